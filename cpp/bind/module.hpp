@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+namespace fubini::bind {
+
+/// C-contiguous arrays; together with .noconvert() anything else is a TypeError instead of a silent copy.
+using RealArray = pybind11::array_t<double, pybind11::array::c_style>;
+using ComplexArray = pybind11::array_t<std::complex<double>, pybind11::array::c_style>;
+using IndexArray = pybind11::array_t<std::int64_t, pybind11::array::c_style>;
+
+// One function per topic, each in its register_<topic>.cpp.
+
+}  // namespace fubini::bind

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/parallel.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
+
+namespace fubini {
+namespace {
+
+thread_local bool inside_parallel = false;
+
+int default_threads() {
+    if (const char* text = std::getenv("FUBINI_NUM_THREADS")) {
+        char* end = nullptr;
+        const long value = std::strtol(text, &end, 10);
+        if (end != text && *end == '\0' && value >= 1 && value <= 1024) return static_cast<int>(value);
+    }
+#if defined(__linux__)
+    cpu_set_t set;  // the affinity mask counts what a container or taskset grants; hardware_concurrency may not
+    if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
+#endif
+    return std::max(1U, std::thread::hardware_concurrency());
+}
+
+/// One round of work: parts are claimed by index, so that a late worker never delays the others.
+struct Round {
+    const std::function<void(std::ptrdiff_t, std::ptrdiff_t)>* body = nullptr;
+    std::ptrdiff_t count = 0;
+    std::ptrdiff_t parts = 0;
+    std::atomic<std::ptrdiff_t> next{0};
+    std::vector<std::exception_ptr> errors;
+
+    void run() {
+        inside_parallel = true;
+        for (std::ptrdiff_t part = next.fetch_add(1); part < parts; part = next.fetch_add(1)) {
+            try {
+                (*body)(count * part / parts, count * (part + 1) / parts);
+            } catch (...) {
+                errors[static_cast<std::size_t>(part)] = std::current_exception();
+            }
+        }
+        inside_parallel = false;
+    }
+};
+
+class Pool {
+  public:
+    explicit Pool(int workers) {
+        threads_.reserve(static_cast<std::size_t>(workers));
+        for (int i = 0; i < workers; ++i) threads_.emplace_back([this] { work(); });
+    }
+    Pool(const Pool&) = delete;
+    Pool& operator=(const Pool&) = delete;
+    ~Pool() {
+        {
+            const std::lock_guard lock(mutex_);
+            stopping_ = true;
+        }
+        wake_.notify_all();
+        for (std::thread& thread : threads_) thread.join();
+    }
+
+    [[nodiscard]] int workers() const { return static_cast<int>(threads_.size()); }
+
+    void run(Round& round) {
+        {
+            const std::lock_guard lock(mutex_);
+            round_ = &round;
+            ++generation_;
+            busy_ = workers();
+        }
+        wake_.notify_all();
+        round.run();
+        std::unique_lock lock(mutex_);
+        done_.wait(lock, [this] { return busy_ == 0; });
+        round_ = nullptr;
+    }
+
+  private:
+    void work() {
+        std::size_t seen = 0;
+        std::unique_lock lock(mutex_);
+        while (true) {
+            wake_.wait(lock, [&] { return stopping_ || generation_ != seen; });
+            if (stopping_) return;
+            seen = generation_;
+            Round* round = round_;
+            lock.unlock();
+            round->run();
+            lock.lock();
+            if (--busy_ == 0) done_.notify_one();
+        }
+    }
+
+    std::mutex mutex_;
+    std::condition_variable wake_;
+    std::condition_variable done_;
+    std::vector<std::thread> threads_;
+    Round* round_ = nullptr;
+    std::size_t generation_ = 0;
+    int busy_ = 0;
+    bool stopping_ = false;
+};
+
+std::atomic<int> requested_threads{0};  // 0: not decided yet
+std::unique_ptr<Pool> pool;             // guarded by pool_mutex
+std::mutex pool_mutex;
+
+#if defined(__unix__) || defined(__APPLE__)
+// After fork only the calling thread exists in the child: the pool's threads are gone, and joining them would hang.
+// The handlers hold the mutex across the fork, so that the child never inherits it locked by another thread.
+void before_fork() { pool_mutex.lock(); }
+void after_fork_parent() { pool_mutex.unlock(); }
+void after_fork_child() {
+    (void)pool.release();
+    pool_mutex.unlock();
+}
+[[maybe_unused]] const int fork_handlers = pthread_atfork(before_fork, after_fork_parent, after_fork_child);
+#endif
+
+}  // namespace
+
+int num_threads() {
+    int threads = requested_threads.load();
+    if (threads == 0) {
+        threads = default_threads();
+        requested_threads.store(threads);
+    }
+    return threads;
+}
+
+void set_num_threads(int threads) {
+    if (threads < 1 || threads > 1024) {
+        throw std::invalid_argument("threads: expected 1 to 1024, got " + std::to_string(threads));
+    }
+    requested_threads.store(threads);
+}
+
+void parallel_for(std::ptrdiff_t count, std::ptrdiff_t grain,
+                  const std::function<void(std::ptrdiff_t, std::ptrdiff_t)>& body) {
+    if (count <= 0) return;
+    const int threads = num_threads();
+    const std::ptrdiff_t parts = std::min<std::ptrdiff_t>(threads, count / std::max<std::ptrdiff_t>(grain, 1));
+    if (parts <= 1 || inside_parallel) {
+        body(0, count);
+        return;
+    }
+    // Two Python threads may call at once: the second one works alone instead of waiting for the first.
+    const std::unique_lock lock(pool_mutex, std::try_to_lock);
+    if (!lock.owns_lock()) {
+        body(0, count);
+        return;
+    }
+    if (!pool || pool->workers() != threads - 1) {
+        pool.reset();
+        pool = std::make_unique<Pool>(threads - 1);
+    }
+    Round round;
+    round.body = &body;
+    round.count = count;
+    round.parts = parts;
+    round.errors.resize(static_cast<std::size_t>(parts));
+    pool->run(round);
+    for (const std::exception_ptr& error : round.errors) {
+        if (error) std::rethrow_exception(error);
+    }
+}
+
+}  // namespace fubini

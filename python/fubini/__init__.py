@@ -1,0 +1,3 @@
+"""Quantum natural gradient for hybrid PyTorch + PennyLane models."""
+
+from fubini import _core as _core

@@ -45,7 +45,7 @@ class Damping:
         if lam.ndim == 0:
             return lam.reshape(1)
         try:
-            return np.ascontiguousarray(np.broadcast_to(lam, batch_shape)).reshape(-1)
+            return np.broadcast_to(lam, batch_shape).copy().reshape(-1)
         except ValueError:
             raise ValueError(
                 f"damping: expected one number or an array of shape (batch) = {batch_shape}, got {lam.shape}"

@@ -6,149 +6,35 @@ without meaning; here every system of a batch gets a status, and one that cannot
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
 
 from fubini import _core
 from fubini._solve_arrays import (
-    RealArray,
     is_tensor,
     like,
     real_array,
     result_dtype,
     symmetry_tolerance,
 )
+from fubini._solve_run import attach_gradient, solve_numpy, solve_operator, solve_values
+from fubini._solve_types import (
+    CG,
+    Dual,
+    Method,
+    Pinv,
+    Plan,
+    Power,
+    SolveInfo,
+    SolveStatus,
+    make_plan,
+    raise_failures,
+)
 from fubini.damping import Damping, as_damping
-from fubini.errors import NumericalError
 
-Operator: TypeAlias = Callable[[Any], Any]
-
-
-class SolveStatus(enum.IntEnum):
-    """What became of a system; ``text`` is a sentence that says what to do."""
-
-    OK = 0
-    USED_PINV = 1
-    NOT_POSITIVE_DEFINITE = 2
-    SINGULAR = 3
-    NOT_FINITE = 4
-    NOT_SYMMETRIC = 5
-    NOT_CONVERGED = 6
-
-    @property
-    def text(self) -> str:
-        """One sentence: what happened, and the remedy."""
-        return str(_core.solve_status_text(int(self)))
-
-    @property
-    def failed(self) -> bool:
-        """Whether there is no solution to trust."""
-        return self > SolveStatus.USED_PINV
-
-
-@dataclass(frozen=True)
-class SolveInfo:
-    """What is known about each system; every field is an array of the batch's shape.
-
-    Attributes:
-        status: Numbers of :class:`SolveStatus`.
-        method: The method that gave x, by name.
-        rank: Number of eigenvalues above the cut-off; n for the methods that do not look at eigenvalues.
-        condition: Condition number of the damped matrix: from its eigenvalues (2-norm), or estimated from its factors
-            (1-norm); NaN for ``cg``.
-        smallest: Smallest eigenvalue (``pinv``, ``power``, ``dual``: of X^T X) or pivot (``cholesky``, ``ldlt``).
-        largest: Largest eigenvalue or pivot.
-        residual: ``max |A x - b| / (|A| |x| + |b|)`` with the damped matrix A; for ``power`` and singular systems it
-            is not small.
-        iterations: Of ``cg``; 0 otherwise.
-    """
-
-    status: NDArray[np.int8]
-    method: NDArray[np.str_]
-    rank: NDArray[np.int64]
-    condition: RealArray
-    smallest: RealArray
-    largest: RealArray
-    residual: RealArray
-    iterations: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Pinv:
-    """Eigenvalue pseudo-inverse.
-
-    Args:
-        rcond: Eigenvalues up to ``rcond`` times the largest magnitude count as zero; None: ``n * 2.2e-16``.
-        smooth: Weigh an eigenvalue v by ``1 / (v (1 + (cut-off / v)^6))`` instead of cutting it off, so that x is a
-            smooth function of the matrix.
-    """
-
-    rcond: float | None = None
-    smooth: bool = False
-
-
-@dataclass(frozen=True)
-class Power:
-    """``x = (G + D)^-exponent b`` for a positive semi-definite matrix; 0.5 is the inverse square root.
-
-    Args:
-        exponent: Any finite number.
-        rcond: Cut-off below which eigenvalues count as zero, as for :class:`Pinv`.
-    """
-
-    exponent: float = 0.5
-    rcond: float | None = None
-
-
-@dataclass(frozen=True)
-class CG:
-    """Preconditioned conjugate gradients.
-
-    Args:
-        tolerance: Stop when the residual's norm is at most this times the right-hand side's.
-        max_iterations: None: 10 n, at least 100.
-        preconditioner: Function that maps residuals to directions, of the shape of ``rhs``; None: the inverse
-            diagonal for a matrix, nothing for an operator.
-        start: First guess, of the shape of ``rhs``; None: zero.
-    """
-
-    tolerance: float = 1e-12
-    max_iterations: int | None = None
-    preconditioner: Operator | None = None
-    start: Any = None
-
-
-@dataclass(frozen=True)
-class Dual:
-    """``matrix`` is a factor X [..., n, m] with G = X X^T; solves with X^T X [..., m, m] where m < n.
-
-    Args:
-        rcond: Cut-off below which eigenvalues of X^T X count as zero when there is no damping, as for :class:`Pinv`.
-    """
-
-    rcond: float | None = None
-
-
-Method: TypeAlias = str | Pinv | Power | CG | Dual
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A method with all of its numbers, as the kernel wants them."""
-
-    name: str
-    rcond: float = -1.0
-    smooth: bool = False
-    exponent: float = 1.0
-    tolerance: float = 1e-12
-    max_iterations: int = 0
-    preconditioner: Operator | None = field(default=None, compare=False)
-    start: Any = field(default=None, compare=False)
+__all__ = ["CG", "Dual", "Pinv", "Power", "SolveInfo", "SolveStatus", "solve", "solve_blocks"]
 
 
 def solve(
@@ -191,24 +77,31 @@ def solve(
         TypeError: If an argument is not made of real numbers, or NumPy and torch are mixed.
         ValueError: If shapes do not fit, or a number is out of its range.
     """
-    # The common case crosses into the kernel at once: for a 4x4 system everything else would cost more than solving.
+    # The common case crosses into the kernel at once: anything else would cost more than a 4x4 system itself.
+    x: Any
     if type(damping) is float and method == "auto" and rcond is None and not return_info:
-        x = _core.solve_fast(matrix, rhs, damping)
+        x = _solve_fast(matrix, rhs, damping)
         if x is not None:
             return x
-    plan = _plan(method, rcond, callable(matrix) and not is_tensor(matrix))
-    damping = as_damping(damping)
-    if callable(matrix) and not is_tensor(matrix):
-        raise NotImplementedError
+    operator = callable(matrix) and not is_tensor(matrix)
+    plan = make_plan(method, rcond, operator)
+    added = as_damping(damping)
+    if operator:
+        x, info = solve_operator(matrix, rhs, added, plan)
+        if throw:
+            raise_failures(info.status)
+        return (x, info) if return_info else x
     _check_kinds(matrix, rhs)
-    a = real_array("matrix", matrix)
-    b = real_array("rhs", rhs)
-    _check_shapes(a.shape, b.shape)
-    x, info = solve_arrays(a, b, damping, plan, symmetry_tolerance(matrix), return_info)
-    if throw:
-        raise_failures(info.status)
-    result = like(x, rhs, result_dtype(matrix, rhs))
-    return (result, info) if return_info else result
+    if is_tensor(matrix):
+        x, info = _solve_tensor(matrix, rhs, added, plan, return_info, throw)
+    else:
+        a, b = real_array("matrix", matrix), real_array("rhs", rhs)
+        _check_shapes(a.shape, b.shape, plan.name != "dual")
+        x, info = solve_numpy(a, b, added, plan, symmetry_tolerance(matrix), return_info)
+        if throw:
+            raise_failures(info.status)
+        x = like(x, rhs, result_dtype(matrix, rhs))
+    return (x, info) if return_info else x
 
 
 def solve_blocks(
@@ -234,16 +127,27 @@ def solve_blocks(
         raise ValueError(
             f"rhs: expected {len(matrices)} entries, one for each matrix, got {len(rhs)}"
         )
-    damping = as_damping(damping)
+    for matrix, vector in zip(matrices, rhs, strict=True):
+        _check_kinds(matrix, vector)
+    added = as_damping(damping)
+    strengths = added.values((len(matrices),))
+    if any(
+        _wants_gradient(matrix, vector, added.lam)
+        for matrix, vector in zip(matrices, rhs, strict=True)
+    ):
+        each = torch.as_tensor(added.lam).expand(len(matrices))
+        return [
+            solve(one, vector, damping=type(added)(lam), throw=throw)
+            for one, vector, lam in zip(matrices, rhs, each, strict=True)
+        ]
     a = [real_array(f"matrices[{i}]", one) for i, one in enumerate(matrices)]
     b = [real_array(f"rhs[{i}]", one) for i, one in enumerate(rhs)]
     for one, vector in zip(a, b, strict=True):
         if one.ndim != 2:
             raise ValueError(f"matrices: expected shapes (n, n), got {one.shape}")
         _check_shapes(one.shape, vector.shape)
-    strengths = damping.values((len(a),))
     tolerance = max((symmetry_tolerance(one) for one in matrices), default=0.0)
-    x, status = _core.solve_list(a, b, strengths, damping.kind, tolerance)
+    x, status = _core.solve_list(a, b, strengths, added.kind, tolerance)
     if throw:
         raise_failures(status, "block")
     return [
@@ -252,139 +156,55 @@ def solve_blocks(
     ]
 
 
-def solve_arrays(
-    a: RealArray, b: RealArray, damping: Damping, plan: Plan, tolerance: float, want_info: bool
-) -> tuple[RealArray, SolveInfo]:
-    """Solve contiguous float64 systems of checked shapes; nothing is raised for those that fail.
-
-    Args:
-        a: Matrices [..., n, n].
-        b: Right-hand sides [..., n] or [..., n, k].
-        damping: What to add.
-        plan: The method.
-        tolerance: Allowed asymmetry relative to the largest entry.
-        want_info: Fill all fields of the result's second half, not only ``status``.
-
-    Returns:
-        x of b's shape, and the information.
-
-    Raises:
-        ValueError: If the method's start does not have b's shape.
-    """
-    batch_shape = a.shape[:-2]
-    n = a.shape[-1]
-    count = int(np.prod(batch_shape))
-    columns = b.shape[-1] if b.ndim == a.ndim else 1
-    start = None
-    if plan.start is not None:
-        start = real_array("start", plan.start)
-        if start.shape != b.shape:
-            raise ValueError(f"start: expected the shape of rhs = {b.shape}, got {start.shape}")
-        start = start.reshape(count, n, columns)
-    x, status, details = _core.solve_batch(
-        a.reshape(count, n, n),
-        b.reshape(count, n, columns),
-        damping.values(batch_shape),
-        plan.name,
-        damping.kind,
-        plan.rcond,
-        plan.smooth,
-        plan.exponent,
-        tolerance,
-        plan.tolerance,
-        plan.max_iterations,
-        start,
-        want_info,
+def _solve_fast(matrix: Any, rhs: Any, damping: float) -> Any:
+    if not isinstance(matrix, torch.Tensor):
+        return _core.solve_fast(matrix, rhs, damping)
+    if (
+        not isinstance(rhs, torch.Tensor)
+        or matrix.dtype is not torch.float64
+        or rhs.dtype is not torch.float64
+        or matrix.device.type != "cpu"
+        or rhs.device.type != "cpu"
+        or ((matrix.requires_grad or rhs.requires_grad) and torch.is_grad_enabled())
+        or matrix.layout is not torch.strided
+        or rhs.layout is not torch.strided
+    ):
+        return None
+    x = _core.solve_fast(
+        matrix.detach().resolve_neg().numpy(), rhs.detach().resolve_neg().numpy(), damping
     )
-    return x.reshape(b.shape), make_info(status, details, batch_shape)
+    return None if x is None else torch.from_numpy(x)
 
 
-def make_info(status: NDArray[np.int8], details: Any, batch_shape: tuple[int, ...]) -> SolveInfo:
-    """Arrange the kernel's arrays [count] in the batch's shape.
-
-    Args:
-        status: One number for each system.
-        details: The other fields by name, or None for empty ones.
-        batch_shape: The leading dimensions of the matrices.
-
-    Returns:
-        The information.
-    """
-    if details is None:
-        empty = np.empty(0)
-        whole = np.empty(0, dtype=np.int64)
-        return SolveInfo(
-            status.reshape(batch_shape), np.empty(0, "U8"), whole, empty, empty, empty, empty, whole
-        )
-    names = np.array([_core.solve_method_name(i) for i in range(6)])
-    shaped = {name: values.reshape(batch_shape) for name, values in details.items()}
-    shaped["method"] = names[shaped["method"]]
-    return SolveInfo(status=status.reshape(batch_shape), **shaped)
+def _wants_gradient(*values: Any) -> bool:
+    return torch.is_grad_enabled() and any(
+        isinstance(value, torch.Tensor) and value.requires_grad for value in values
+    )
 
 
-def raise_failures(status: NDArray[np.int8], noun: str = "system") -> None:
-    """Turn the failures of a batch into one error.
-
-    Args:
-        status: Numbers of :class:`SolveStatus`, of the batch's shape.
-        noun: What one entry is called.
-
-    Raises:
-        NumericalError: If there are failures; names the first ten of each kind and the remedy.
-    """
-    if not (status > SolveStatus.USED_PINV).any():
-        return
-    parts = []
-    for code in np.unique(status[status > SolveStatus.USED_PINV]):
-        where = np.argwhere(status == code)
-        if status.ndim == 0:
-            parts.append(SolveStatus(code).text)
-            continue
-        names = [str(int(i[0]) if len(i) == 1 else tuple(int(j) for j in i)) for i in where[:10]]
-        more = ", ..." if len(where) > 10 else ""
-        parts.append(
-            f"{noun}{'s' if len(where) > 1 else ''} {', '.join(names)}{more}: {SolveStatus(code).text}"
-        )
-    failed = int((status > SolveStatus.USED_PINV).sum())
-    head = f"solve: {failed} of {status.size} {noun}s failed; " if status.ndim else "solve: "
-    raise NumericalError(head + " ".join(parts))
-
-
-def _plan(method: Method, rcond: float | None, is_operator: bool) -> Plan:
-    own = getattr(method, "rcond", None)
-    cut = rcond if rcond is not None else own
-    if cut is not None and not 0.0 <= cut < 1.0:
-        raise ValueError(f"rcond: expected a number in [0, 1), got {cut!r}; None is n * 2.2e-16")
-    kernel_cut = -1.0 if cut is None else float(cut)
-    if isinstance(method, Pinv):
-        return Plan("pinv", kernel_cut, smooth=method.smooth)
-    if isinstance(method, Power):
-        if not np.isfinite(method.exponent):
-            raise ValueError(f"exponent: expected a finite number, got {method.exponent!r}")
-        return Plan("power", kernel_cut, exponent=float(method.exponent))
-    if isinstance(method, Dual):
-        return Plan("dual", kernel_cut)
-    if isinstance(method, CG):
-        limit = 0 if method.max_iterations is None else method.max_iterations
-        if method.max_iterations is not None and limit < 1:
-            raise ValueError(f"max_iterations: expected None or a number >= 1, got {limit!r}")
-        if not method.tolerance >= 0.0:
-            raise ValueError(f"tolerance: expected a number >= 0, got {method.tolerance!r}")
-        return Plan(
-            "cg",
-            tolerance=float(method.tolerance),
-            max_iterations=limit,
-            preconditioner=method.preconditioner,
-            start=method.start,
-        )
-    known = ("auto", "cholesky", "ldlt", "pinv", "power", "cg", "dual")
-    if method not in known:
-        raise ValueError(
-            f"method: expected one of {known}, or Pinv, Power, CG or Dual, got {method!r}"
-        )
-    if method == "auto":
-        method = "cg" if is_operator else "auto" if rcond is None else "pinv"
-    return Plan(method, kernel_cut, exponent=0.5 if method == "power" else 1.0)
+def _solve_tensor(
+    matrix: torch.Tensor,
+    rhs: torch.Tensor,
+    damping: Damping,
+    plan: Plan,
+    want_info: bool,
+    throw: bool,
+) -> tuple[torch.Tensor, SolveInfo]:
+    for name, one in (("matrix", matrix), ("rhs", rhs)):
+        if one.is_complex() or one.layout is not torch.strided or one.is_quantized:
+            real_array(name, one)  # which says what is wrong
+    _check_shapes(tuple(matrix.shape), tuple(rhs.shape), plan.name != "dual")
+    dtype = result_dtype(matrix, rhs)
+    differentiable = _wants_gradient(matrix, rhs, damping.lam)
+    tolerance = symmetry_tolerance(matrix)
+    with torch.no_grad():
+        x, info = solve_values(matrix, rhs, damping, plan, tolerance, want_info)
+    if throw:
+        raise_failures(info.status)
+    if not differentiable:
+        return x.to(matrix.device, dtype), info
+    x = attach_gradient(matrix, rhs, damping, plan, x, info)
+    return x.to(dtype), info
 
 
 def _check_kinds(matrix: Any, rhs: Any) -> None:

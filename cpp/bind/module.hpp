@@ -4,6 +4,9 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <complex>
+#include <cstdint>
+
 namespace fubini::bind {
 
 /// C-contiguous arrays; together with .noconvert() anything else is a TypeError instead of a silent copy.
@@ -12,5 +15,7 @@ using ComplexArray = pybind11::array_t<std::complex<double>, pybind11::array::c_
 using IndexArray = pybind11::array_t<std::int64_t, pybind11::array::c_style>;
 
 // One function per topic, each in its register_<topic>.cpp.
+void register_program(pybind11::module_& m);
+void register_sweeps(pybind11::module_& m);
 
 }  // namespace fubini::bind

@@ -265,11 +265,13 @@ class Compiler {
             return;
         }
         if (word.x == 0 && word.z != 0) {
-            // A Z flip on a subspace is -1 on the smaller subspace where that qubit is 1, qubit by qubit.
-            for (Mask rest = word.z; rest != 0; rest &= rest - 1) {
+            // A Z flip on a subspace is -1 on the smaller subspace where that qubit is 1, qubit by qubit. The word's
+            // image may contain fixed qubits, whose Z is a sign.
+            for (Mask rest = word.z & ~fixed; rest != 0; rest &= rest - 1) {
                 const Mask one = rest & (~rest + 1);
                 phase_flip(fixed | one, value | one);
             }
+            if (parity(word.z & value) != 0) phase_flip(fixed, value);
             if (sign(word) < 0) phase_flip(fixed, value);
             return;
         }

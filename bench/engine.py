@@ -63,9 +63,13 @@ def main():
     _core.set_num_threads(arguments.threads)
     fma, memory = machine_peak(arguments.repeat)
     print(f"isa {_core.isa()}, threads {arguments.threads}")
-    print(f"machine (threads of NumPy's BLAS): {fma / 1e9:.1f} G fma/s, {memory / 1e9:.1f} GB/s copy; goal {GOAL:.0e}")
-    print(f"{'case (n, L, B)':>16} {'passes':>7} {'forward us':>11} {'reverse us':>11} {'jvp us':>9} "
-          f"{'fwd Gag/s':>10} {'rev Gag/s':>10} {'samples/s':>10}")
+    print(
+        f"machine (threads of NumPy's BLAS): {fma / 1e9:.1f} G fma/s, {memory / 1e9:.1f} GB/s copy; goal {GOAL:.0e}"
+    )
+    print(
+        f"{'case (n, L, B)':>16} {'passes':>7} {'forward us':>11} {'reverse us':>11} {'jvp us':>9} "
+        f"{'fwd Gag/s':>10} {'rev Gag/s':>10} {'samples/s':>10}"
+    )
     rows = []
     cases = [(4, 3, 32), (8, 6, 32), (10, 6, 256), (16, 4, 1)]
     cases += [(n, 6, 64) for n in (4, 6, 8, 10, 12)] + [(n, 6, 1) for n in (4, 8, 12, 16, 18, 20)]
@@ -83,15 +87,22 @@ def main():
         tangent = best(lambda: _core.jvp(program, angles, angles), repeat)
         updates = len(tape.operations) * 2**num_wires * batch
         row = {
-            "qubits": num_wires, "layers": num_layers, "batch": batch, "passes": program.num_steps,
-            "forward_s": forward, "reverse_s": reverse, "jvp_s": tangent,
+            "qubits": num_wires,
+            "layers": num_layers,
+            "batch": batch,
+            "passes": program.num_steps,
+            "forward_s": forward,
+            "reverse_s": reverse,
+            "jvp_s": tangent,
             "forward_rate": updates / forward / arguments.threads,
             "reverse_rate": 3 * updates / reverse / arguments.threads,
         }
         rows.append(row)
-        print(f"{f'({num_wires}, {num_layers}, {batch})':>16} {program.num_steps:7d} {forward * 1e6:11.1f} "
-              f"{reverse * 1e6:11.1f} {tangent * 1e6:9.1f} {row['forward_rate'] / 1e9:10.2f} "
-              f"{row['reverse_rate'] / 1e9:10.2f} {batch / reverse:10.0f}")
+        print(
+            f"{f'({num_wires}, {num_layers}, {batch})':>16} {program.num_steps:7d} {forward * 1e6:11.1f} "
+            f"{reverse * 1e6:11.1f} {tangent * 1e6:9.1f} {row['forward_rate'] / 1e9:10.2f} "
+            f"{row['reverse_rate'] / 1e9:10.2f} {batch / reverse:10.0f}"
+        )
     print(json.dumps({"fma_per_s": fma, "copy_bytes_per_s": memory, "rows": rows}))
 
 

@@ -106,6 +106,34 @@ def test_from_torch_layer_shares_parameters() -> None:
         fubini.QuantumLayer.from_torch_layer(torch.nn.Linear(1, 1))
 
 
+def test_replace_torch_layers() -> None:
+    _, theirs = layers(as_list)
+    shared = torch.nn.Sequential(theirs, torch.nn.Sequential(torch.nn.Linear(3, 3), theirs))
+    x = torch.rand(4, 3)
+    expected = shared(x)
+    parameters = list(shared.parameters())
+    state = shared.state_dict()
+    assert fubini.replace_torch_layers(shared) is shared
+    assert isinstance(shared[0], fubini.QuantumLayer)
+    assert shared[1][1] is shared[0]
+    torch.testing.assert_close(shared(x), expected)
+    assert {id(p) for p in shared.parameters()} == {id(p) for p in parameters}
+    assert shared.state_dict().keys() == state.keys()
+    alone = fubini.replace_torch_layers(layers(one)[1])
+    assert isinstance(alone, fubini.QuantumLayer)
+    with pytest.raises(TypeError, match=r"model: expected a torch\.nn\.Module, got list"):
+        fubini.replace_torch_layers([])  # type: ignore[arg-type]
+
+
+def test_torch_compile_is_not_broken() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), layers(as_list)[0])
+    x = torch.rand(4, 2)
+    compiled = torch.compile(model, backend="eager")
+    torch.testing.assert_close(compiled(x), model(x))
+    compiled(x).sum().backward()
+    assert model[0].weight.grad.abs().sum() > 0
+
+
 def test_functional_call_and_deepcopy() -> None:
     mine, _ = layers(as_list)
     x = torch.rand(2, 3)

@@ -5,17 +5,19 @@ solution of its systems.
 """
 
 from fubini.build import build_info, get_num_threads, set_num_threads
+from fubini.circuit import Circuit
 from fubini.damping import Absolute, Damping, Diagonal, Relative
 from fubini.errors import NumericalError, UnsupportedCircuitError
 from fubini.metric import metric_tensor
 from fubini.solve import CG, Dual, Pinv, Power, SolveInfo, SolveStatus, solve, solve_blocks
-from fubini.torch import QNGOptimizer, QuantumLayer
+from fubini.torch import QNGOptimizer, QuantumLayer, replace_torch_layers
 
 __version__ = build_info()["version"]
 
 __all__ = [
     "CG",
     "Absolute",
+    "Circuit",
     "Damping",
     "Diagonal",
     "Dual",
@@ -31,6 +33,7 @@ __all__ = [
     "build_info",
     "get_num_threads",
     "metric_tensor",
+    "replace_torch_layers",
     "set_num_threads",
     "solve",
     "solve_blocks",

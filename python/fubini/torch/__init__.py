@@ -2,3 +2,4 @@
 
 from fubini.torch.layer import QuantumLayer as QuantumLayer
 from fubini.torch.optimizer import QNGOptimizer as QNGOptimizer
+from fubini.torch.replace import replace_torch_layers as replace_torch_layers

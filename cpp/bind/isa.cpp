@@ -14,7 +14,8 @@ PYBIND11_MODULE(_isa, m) {
             std::vector<std::string> names;  // best first
 #if (defined(__x86_64__)) && (defined(__GNUC__) || defined(__clang__))
             __builtin_cpu_init();
-            const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+            const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                              __builtin_cpu_supports("bmi2");
             const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                                 __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
             if (avx2 && avx512) names.emplace_back("avx512");

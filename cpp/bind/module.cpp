@@ -10,12 +10,16 @@ namespace py = pybind11;
 using namespace py::literals;
 
 PYBIND11_MODULE(FUBINI_MODULE, m) {
-    m.doc() = "fubini's kernel. Private: use the functions of the fubini package, which check their arguments.";
+    m.doc() =
+        "fubini's kernel. Private: use the functions of the fubini package, which check their arguments.";
     m.def("isa", [] { return FUBINI_ISA_NAME; }, "Instruction set that this module was compiled for.");
-    m.def("version", [] { return FUBINI_VERSION; }, "Version of the package that this module was built with.");
+    m.def(
+        "version", [] { return FUBINI_VERSION; }, "Version of the package that this module was built with.");
     m.def("compiler", [] { return __VERSION__; }, "Compiler that built this module.");
     m.def("num_threads", &fubini::num_threads, "Number of threads that the kernel may use.");
     m.def("set_num_threads", &fubini::set_num_threads, "threads"_a, "Set the number of threads, 1 to 1024.");
+    fubini::bind::register_assemble(m);
+    fubini::bind::register_solve(m);
     fubini::bind::register_program(m);
     fubini::bind::register_sweeps(m);
 }

@@ -36,8 +36,9 @@ void register_program(py::module_& m) {
         .def_property_readonly("num_outputs", [](const Program& p) { return p.outputs().size(); })
         .def_property_readonly("takes_state", &Program::takes_state)
         .def_property_readonly("num_operations", [](const Program& p) { return p.operations().size(); })
-        .def_property_readonly("num_steps", [](const Program& p) { return p.plan().steps.size(); },
-                               "Passes over the state that one forward sweep makes, after fusion.");
+        .def_property_readonly(
+            "num_steps", [](const Program& p) { return p.plan().steps.size(); },
+            "Passes over the state that one forward sweep makes, after fusion.");
 
     py::class_<ProgramBuilder>(m, "ProgramBuilder", py::module_local(),
                                "Collects gates and observables. A parameter is (slot, coefficient, offset): "
@@ -64,9 +65,8 @@ void register_program(py::module_& m) {
         .def(
             "matrix",
             [](ProgramBuilder& self, const ComplexArray& matrix, const Wires& wires, const Wires& controls,
-               const Wires& values, bool adjoint) {
-                self.matrix(span_of(matrix), placement(wires, controls, values, adjoint));
-            },
+               const Wires& values,
+               bool adjoint) { self.matrix(span_of(matrix), placement(wires, controls, values, adjoint)); },
             "matrix"_a.noconvert(), "wires"_a, "controls"_a, "control_values"_a, "adjoint"_a,
             "Append a constant unitary, shape (2^k, 2^k).")
         .def(
@@ -79,9 +79,8 @@ void register_program(py::module_& m) {
             "Append a constant diagonal unitary, shape (2^k,).")
         .def(
             "pauli_term",
-            [](ProgramBuilder& self, int moment, double coefficient, const std::string& pauli, const Wires& wires) {
-                self.pauli_term(moment, coefficient, pauli, wires);
-            },
+            [](ProgramBuilder& self, int moment, double coefficient, const std::string& pauli,
+               const Wires& wires) { self.pauli_term(moment, coefficient, pauli, wires); },
             "moment"_a, "coefficient"_a, "pauli"_a, "wires"_a, "Add coefficient * <P> to a moment.")
         .def(
             "probability_term",

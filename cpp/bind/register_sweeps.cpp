@@ -21,15 +21,16 @@ using State = std::optional<ComplexArray>;
 
 std::string shape_of(const py::array& array) {
     std::string text = "(";
-    for (py::ssize_t i = 0; i < array.ndim(); ++i) text += (i > 0 ? ", " : "") + std::to_string(array.shape(i));
+    for (py::ssize_t i = 0; i < array.ndim(); ++i)
+        text += (i > 0 ? ", " : "") + std::to_string(array.shape(i));
     return text + ")";
 }
 
 void expect_shape(const char* name, const py::array& array, const char* symbols, py::ssize_t rows,
                   py::ssize_t columns) {
     if (array.ndim() == 2 && array.shape(0) == rows && array.shape(1) == columns) return;
-    throw py::value_error(std::string(name) + ": expected shape " + symbols + " = (" + std::to_string(rows) + ", " +
-                          std::to_string(columns) + "), got " + shape_of(array));
+    throw py::value_error(std::string(name) + ": expected shape " + symbols + " = (" + std::to_string(rows) +
+                          ", " + std::to_string(columns) + "), got " + shape_of(array));
 }
 
 /// Asks Python for pending signals, at most every 50 ms.
@@ -51,8 +52,8 @@ class Signals {
 Batch batch_of(const Program& program, const RealArray& angles, const State& states) {
     const py::ssize_t size = angles.ndim() == 2 ? angles.shape(0) : 0;
     if (angles.ndim() != 2) {
-        throw py::value_error("angles: expected shape (batch, angles) = (batch, " + std::to_string(program.angles()) +
-                              "), got " + shape_of(angles));
+        throw py::value_error("angles: expected shape (batch, angles) = (batch, " +
+                              std::to_string(program.angles()) + "), got " + shape_of(angles));
     }
     expect_shape("angles", angles, "(batch, angles)", size, program.angles());
     Batch batch;
@@ -63,7 +64,8 @@ Batch batch_of(const Program& program, const RealArray& angles, const State& sta
         if (states) throw py::value_error("states: this circuit starts from |0...0>; expected None");
         return batch;
     }
-    if (!states) throw py::value_error("states: this circuit prepares an input state; expected an array, got None");
+    if (!states)
+        throw py::value_error("states: this circuit prepares an input state; expected an array, got None");
     const auto amplitudes = static_cast<py::ssize_t>(1) << program.qubits();
     batch.shared_state = states->ndim() == 2 && states->shape(0) == 1;
     expect_shape("states", *states, "(batch or 1, 2^wires)", batch.shared_state ? 1 : size, amplitudes);
@@ -75,8 +77,9 @@ Batch batch_of(const Program& program, const RealArray& angles, const State& sta
 void expect_fits(double elements, const char* what) {
     const double bytes = 8 * elements;
     if (bytes <= memory_limit()) return;
-    throw MemoryLimit(std::string(what) + " would take " + std::to_string(bytes / 1e9) + " GB of memory, and may take " +
-                      std::to_string(memory_limit() / 1e9) + " GB; use a smaller batch or fewer qubits");
+    throw MemoryLimit(std::string(what) + " would take " + std::to_string(bytes / 1e9) +
+                      " GB of memory, and may take " + std::to_string(memory_limit() / 1e9) +
+                      " GB; use a smaller batch or fewer qubits");
 }
 
 /// Runs a sweep without the GIL; turns what it throws into Python's exceptions.
@@ -114,8 +117,8 @@ ComplexArray state_array(const Program& program, const RealArray& angles, const 
     return result;
 }
 
-py::tuple vjp_arrays(const Program& program, const RealArray& angles, const RealArray& cotangents, const State& states,
-                     bool with_state_gradient) {
+py::tuple vjp_arrays(const Program& program, const RealArray& angles, const RealArray& cotangents,
+                     const State& states, bool with_state_gradient) {
     const Batch batch = batch_of(program, angles, states);
     const auto size = static_cast<py::ssize_t>(batch.size);
     const auto outputs = static_cast<py::ssize_t>(program.outputs().size());
@@ -129,7 +132,8 @@ py::tuple vjp_arrays(const Program& program, const RealArray& angles, const Real
     std::complex<double>* state_to = nullptr;
     if (with_state_gradient) {
         const auto amplitudes = static_cast<py::ssize_t>(1) << program.qubits();
-        expect_fits(2.0 * static_cast<double>(size) * static_cast<double>(amplitudes), "the gradient of the states");
+        expect_fits(2.0 * static_cast<double>(size) * static_cast<double>(amplitudes),
+                    "the gradient of the states");
         ComplexArray array({size, amplitudes});
         state_to = array.mutable_data();
         state_gradient = array;
@@ -140,8 +144,8 @@ py::tuple vjp_arrays(const Program& program, const RealArray& angles, const Real
     return py::make_tuple(values, gradient, state_gradient);
 }
 
-RealArray jvp_array(const Program& program, const RealArray& angles, const RealArray& tangents, const State& states,
-                    const State& state_tangents) {
+RealArray jvp_array(const Program& program, const RealArray& angles, const RealArray& tangents,
+                    const State& states, const State& state_tangents) {
     const Batch batch = batch_of(program, angles, states);
     const auto size = static_cast<py::ssize_t>(batch.size);
     expect_shape("tangents", tangents, "(batch, angles)", size, program.angles());

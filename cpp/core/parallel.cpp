@@ -32,7 +32,8 @@ int default_threads() {
         if (end != text && *end == '\0' && value >= 1 && value <= 1024) return static_cast<int>(value);
     }
 #if defined(__linux__)
-    cpu_set_t set;  // the affinity mask counts what a container or taskset grants; hardware_concurrency may not
+    cpu_set_t
+        set;  // the affinity mask counts what a container or taskset grants; hardware_concurrency may not
     if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
 #endif
     return std::max(1U, std::thread::hardware_concurrency());
@@ -50,7 +51,7 @@ struct Round {
         inside_parallel = true;
         for (std::ptrdiff_t part = next.fetch_add(1); part < parts; part = next.fetch_add(1)) {
             try {
-                (*body)(count * part / parts, count * (part + 1) / parts);
+                (*body)(count* part / parts, count * (part + 1) / parts);
             } catch (...) {
                 errors[static_cast<std::size_t>(part)] = std::current_exception();
             }
@@ -123,8 +124,9 @@ std::unique_ptr<Pool> pool;             // guarded by pool_mutex
 std::mutex pool_mutex;
 
 #if defined(__unix__) || defined(__APPLE__)
-// After fork only the calling thread exists in the child: the pool's threads are gone, and joining them would hang.
-// The handlers hold the mutex across the fork, so that the child never inherits it locked by another thread.
+// After fork only the calling thread exists in the child: the pool's threads are gone, and joining them would
+// hang. The handlers hold the mutex across the fork, so that the child never inherits it locked by another
+// thread.
 void before_fork() { pool_mutex.lock(); }
 void after_fork_parent() { pool_mutex.unlock(); }
 void after_fork_child() {
@@ -156,7 +158,8 @@ void parallel_for(std::ptrdiff_t count, std::ptrdiff_t grain,
                   const std::function<void(std::ptrdiff_t, std::ptrdiff_t)>& body) {
     if (count <= 0) return;
     const int threads = num_threads();
-    const std::ptrdiff_t parts = std::min<std::ptrdiff_t>(threads, count / std::max<std::ptrdiff_t>(grain, 1));
+    const std::ptrdiff_t parts =
+        std::min<std::ptrdiff_t>(threads, count / std::max<std::ptrdiff_t>(grain, 1));
     if (parts <= 1 || inside_parallel) {
         body(0, count);
         return;

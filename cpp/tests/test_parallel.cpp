@@ -43,7 +43,8 @@ TEST_CASE("nested and concurrent calls finish") {
     auto outer = [&] {
         parallel_for(6, 1, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
             for (std::ptrdiff_t i = begin; i < end; ++i) {
-                parallel_for(10, 1, [&](std::ptrdiff_t b, std::ptrdiff_t e) { hits += static_cast<int>(e - b); });
+                parallel_for(10, 1,
+                             [&](std::ptrdiff_t b, std::ptrdiff_t e) { hits += static_cast<int>(e - b); });
             }
         });
     };

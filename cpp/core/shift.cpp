@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/shift.hpp"
+
+#include <Eigen/Core>
+#include <Eigen/SVD>
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <numbers>
+#include <stdexcept>
+#include <string>
+
+#include "core/parallel.hpp"
+
+namespace fubini {
+namespace {
+
+void check_frequencies(const std::vector<double>& sorted) {
+    for (std::size_t i = 0; i < sorted.size(); ++i) {
+        if (!(sorted[i] > 0.0) || !std::isfinite(sorted[i])) {
+            throw std::invalid_argument("frequencies: expected positive finite numbers, got " +
+                                        std::to_string(sorted[i]));
+        }
+        if (i > 0 && sorted[i] - sorted[i - 1] < 1e-10 * sorted.back()) {
+            throw std::invalid_argument("frequencies: expected distinct numbers, got " +
+                                        std::to_string(sorted[i]) + " twice");
+        }
+    }
+}
+
+bool equidistant(const std::vector<double>& sorted) {
+    for (std::size_t k = 0; k < sorted.size(); ++k) {
+        const double expected = static_cast<double>(k + 1) * sorted.front();
+        if (std::abs(sorted[k] - expected) > 1e-12 * expected) return false;
+    }
+    return true;
+}
+
+/// Shift number mu = 0, 1, ...: odd multiples of pi/(2R) in units of the mean frequency spacing.
+double spread_shift(std::size_t mu, const std::vector<double>& sorted) {
+    return static_cast<double>(2 * mu + 1) * std::numbers::pi / (2.0 * sorted.back());
+}
+
+}  // namespace
+
+std::vector<ShiftTerm> shift_rule(std::vector<double> frequencies) {
+    std::sort(frequencies.begin(), frequencies.end());
+    check_frequencies(frequencies);
+    const std::size_t count = frequencies.size();
+    std::vector<ShiftTerm> terms;
+    terms.reserve(2 * count);
+    if (count == 0) return terms;
+
+    // f(t + s) - f(t - s) = sum_k 2 sin(omega_k s) h_k(t) with f' = sum_k omega_k h_k: the coefficients c_mu
+    // of the pairs solve sum_mu 2 sin(omega_k s_mu) c_mu = omega_k.
+    Eigen::VectorXd coefficients(static_cast<Eigen::Index>(count));
+    if (equidistant(frequencies)) {
+        const double spacing = frequencies.front();
+        for (std::size_t mu = 0; mu < count; ++mu) {
+            const double sine = std::sin(spread_shift(mu, frequencies) * spacing / 2.0);
+            const double parity = mu % 2 == 0 ? 1.0 : -1.0;
+            coefficients(static_cast<Eigen::Index>(mu)) =
+                parity * spacing / (4.0 * static_cast<double>(count) * sine * sine);
+        }
+    } else {
+        const auto size = static_cast<Eigen::Index>(count);
+        Eigen::MatrixXd sines(size, size);
+        Eigen::VectorXd right(size);
+        for (Eigen::Index k = 0; k < size; ++k) {
+            right(k) = frequencies[static_cast<std::size_t>(k)];
+            for (Eigen::Index mu = 0; mu < size; ++mu) {
+                sines(k, mu) =
+                    2.0 * std::sin(right(k) * spread_shift(static_cast<std::size_t>(mu), frequencies));
+            }
+        }
+        const Eigen::JacobiSVD<Eigen::MatrixXd> svd(sines, Eigen::ComputeThinU | Eigen::ComputeThinV);
+        const auto& values = svd.singularValues();
+        if (values(size - 1) < 1e-6 * values(0)) {
+            throw std::invalid_argument(
+                "frequencies: too close to each other for a shift rule of ten digits; decompose the gate "
+                "into gates "
+                "with fewer frequencies");
+        }
+        coefficients = svd.solve(right);
+    }
+    for (std::size_t mu = 0; mu < count; ++mu) {
+        const double shift = spread_shift(mu, frequencies);
+        const double coefficient = coefficients(static_cast<Eigen::Index>(mu));
+        terms.push_back({coefficient, shift});
+        terms.push_back({-coefficient, -shift});
+    }
+    return terms;
+}
+
+ShiftPlan shift_plan(const std::vector<std::int64_t>& angles,
+                     const std::vector<std::vector<double>>& frequencies) {
+    if (angles.size() != frequencies.size()) {
+        throw std::invalid_argument("frequencies: expected one list per angle, " +
+                                    std::to_string(angles.size()) + ", got " +
+                                    std::to_string(frequencies.size()));
+    }
+    ShiftPlan plan;
+    std::map<std::vector<double>, std::vector<ShiftTerm>> rules;  // most gates of a circuit share a rule
+    for (std::size_t j = 0; j < angles.size(); ++j) {
+        auto found = rules.find(frequencies[j]);
+        if (found == rules.end()) found = rules.emplace(frequencies[j], shift_rule(frequencies[j])).first;
+        for (const ShiftTerm& term : found->second) {
+            plan.index.push_back(angles[j]);
+            plan.coefficient.push_back(term.coefficient);
+            plan.shift.push_back(term.shift);
+        }
+    }
+    return plan;
+}
+
+void shift_angles(const ShiftPlan& plan, std::size_t batch, std::size_t count, const double* angles,
+                  double* out) {
+    for (const std::int64_t index : plan.index) {
+        if (index < 0 || static_cast<std::size_t>(index) >= count) {
+            throw std::invalid_argument("plan: moves angle " + std::to_string(index) + ", but there are " +
+                                        std::to_string(count) + " angles");
+        }
+    }
+    const std::size_t size = batch * count;
+    parallel_for(static_cast<std::ptrdiff_t>(plan.index.size()), 64,
+                 [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+                     for (auto s = static_cast<std::size_t>(begin); s < static_cast<std::size_t>(end); ++s) {
+                         double* rows = out + s * size;
+                         std::copy_n(angles, size, rows);
+                         for (std::size_t b = 0; b < batch; ++b) {
+                             rows[b * count + static_cast<std::size_t>(plan.index[s])] += plan.shift[s];
+                         }
+                     }
+                 });
+}
+
+void shift_contract(const ShiftPlan& plan, std::size_t batch, std::size_t outputs, std::size_t count,
+                    const double* values, double* out) {
+    std::fill(out, out + batch * outputs * count, 0.0);
+    for (std::size_t s = 0; s < plan.index.size(); ++s) {
+        const std::int64_t index = plan.index[s];
+        if (index < 0 || static_cast<std::size_t>(index) >= count) {
+            throw std::invalid_argument("plan: moves angle " + std::to_string(index) + ", but there are " +
+                                        std::to_string(count) + " angles");
+        }
+        const double* answers = values + s * batch * outputs;
+        for (std::size_t row = 0; row < batch * outputs; ++row) {
+            out[row * count + static_cast<std::size_t>(index)] += plan.coefficient[s] * answers[row];
+        }
+    }
+}
+
+}  // namespace fubini

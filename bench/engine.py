@@ -20,13 +20,13 @@ from fubini.circuit import Circuit
 GOAL = 3e9
 
 
-def best(call, repeat):
-    """Shortest of several runs, in seconds."""
-    call()
+def best(function, *arguments, repeat):
+    """Shortest of several calls, in seconds."""
+    function(*arguments)
     times = []
     for _ in range(repeat):
         begin = time.perf_counter()
-        call()
+        function(*arguments)
         times.append(time.perf_counter() - begin)
     return min(times)
 
@@ -47,10 +47,10 @@ def machine_peak(repeat):
     """(fused multiply-adds per second, bytes per second) of one core."""
     a = np.random.default_rng(0).normal(size=(768, 768))
     out = np.empty_like(a)
-    fma = 768**3 / best(lambda: np.matmul(a, a, out=out), repeat)
+    fma = 768**3 / best(np.matmul, a, a, out, repeat=repeat)
     source = np.zeros(1 << 24)
     target = np.zeros_like(source)
-    copied = 2 * source.nbytes / best(lambda: np.copyto(target, source), repeat)
+    copied = 2 * source.nbytes / best(np.copyto, target, source, repeat=repeat)
     return fma, copied
 
 
@@ -63,9 +63,13 @@ def main():
     _core.set_num_threads(arguments.threads)
     fma, memory = machine_peak(arguments.repeat)
     print(f"isa {_core.isa()}, threads {arguments.threads}")
-    print(f"machine (threads of NumPy's BLAS): {fma / 1e9:.1f} G fma/s, {memory / 1e9:.1f} GB/s copy; goal {GOAL:.0e}")
-    print(f"{'case (n, L, B)':>16} {'passes':>7} {'forward us':>11} {'reverse us':>11} {'jvp us':>9} "
-          f"{'fwd Gag/s':>10} {'rev Gag/s':>10} {'samples/s':>10}")
+    print(
+        f"machine (threads of NumPy's BLAS): {fma / 1e9:.1f} G fma/s, {memory / 1e9:.1f} GB/s copy; goal {GOAL:.0e}"
+    )
+    print(
+        f"{'case (n, L, B)':>16} {'passes':>7} {'forward us':>11} {'reverse us':>11} {'jvp us':>9} "
+        f"{'fwd Gag/s':>10} {'rev Gag/s':>10} {'samples/s':>10}"
+    )
     rows = []
     cases = [(4, 3, 32), (8, 6, 32), (10, 6, 256), (16, 4, 1)]
     cases += [(n, 6, 64) for n in (4, 6, 8, 10, 12)] + [(n, 6, 1) for n in (4, 8, 12, 16, 18, 20)]
@@ -78,20 +82,27 @@ def main():
         ones = np.ones((batch, num_wires))
         program = circuit.program
         repeat = arguments.repeat if num_wires < 18 else 3
-        forward = best(lambda: _core.expval(program, angles), repeat)
-        reverse = best(lambda: _core.vjp(program, angles, ones), repeat)
-        tangent = best(lambda: _core.jvp(program, angles, angles), repeat)
+        forward = best(_core.expval, program, angles, repeat=repeat)
+        reverse = best(_core.vjp, program, angles, ones, repeat=repeat)
+        tangent = best(_core.jvp, program, angles, angles, repeat=repeat)
         updates = len(tape.operations) * 2**num_wires * batch
         row = {
-            "qubits": num_wires, "layers": num_layers, "batch": batch, "passes": program.num_steps,
-            "forward_s": forward, "reverse_s": reverse, "jvp_s": tangent,
+            "qubits": num_wires,
+            "layers": num_layers,
+            "batch": batch,
+            "passes": program.num_steps,
+            "forward_s": forward,
+            "reverse_s": reverse,
+            "jvp_s": tangent,
             "forward_rate": updates / forward / arguments.threads,
             "reverse_rate": 3 * updates / reverse / arguments.threads,
         }
         rows.append(row)
-        print(f"{f'({num_wires}, {num_layers}, {batch})':>16} {program.num_steps:7d} {forward * 1e6:11.1f} "
-              f"{reverse * 1e6:11.1f} {tangent * 1e6:9.1f} {row['forward_rate'] / 1e9:10.2f} "
-              f"{row['reverse_rate'] / 1e9:10.2f} {batch / reverse:10.0f}")
+        print(
+            f"{f'({num_wires}, {num_layers}, {batch})':>16} {program.num_steps:7d} {forward * 1e6:11.1f} "
+            f"{reverse * 1e6:11.1f} {tangent * 1e6:9.1f} {row['forward_rate'] / 1e9:10.2f} "
+            f"{row['reverse_rate'] / 1e9:10.2f} {batch / reverse:10.0f}"
+        )
     print(json.dumps({"fma_per_s": fma, "copy_bytes_per_s": memory, "rows": rows}))
 
 

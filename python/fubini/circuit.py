@@ -263,10 +263,10 @@ class Circuit:
         """
         values, single = self._angles(angles)
         self._check_measured()
-        weights = _matrix("cotangents", cotangents, "(B, M)", (len(values), self.num_outputs), single)
-        _, gradient, _ = _core.vjp(
-            self._program, values, weights, self._states(state, len(values))
+        weights = _matrix(
+            "cotangents", cotangents, "(B, M)", (len(values), self.num_outputs), single
         )
+        _, gradient, _ = _core.vjp(self._program, values, weights, self._states(state, len(values)))
         return gradient[0] if single else gradient
 
     def jvp(self, angles: Any, tangents: Any, state: Any = None) -> Real:
@@ -406,7 +406,7 @@ def decomposed(tape: Any) -> Any:
         )
     except (qml.exceptions.DeviceError, qml.exceptions.DecompositionUndefinedError) as error:
         if failed:
-            raise unsupported(failed[-1]) from error
+            raise UnsupportedCircuitError(unsupported(failed[-1])) from error
         raise UnsupportedCircuitError(str(error)) from error
     check_operations(result.operations)
     return result
@@ -418,7 +418,9 @@ def _structure(tape: Any, wires: Any) -> Structure:
     index = {wire: i for i, wire in enumerate(labels)}
     missing = [wire for wire in tape.wires if wire not in index]
     if missing:
-        raise ValueError(f"wires: expected all wires of the tape, {missing} are missing in {labels}")
+        raise ValueError(
+            f"wires: expected all wires of the tape, {missing} are missing in {labels}"
+        )
     gates: list[NativeGate] = []
     slot = 0
     takes_state = False
@@ -436,7 +438,7 @@ def _structure(tape: Any, wires: Any) -> Structure:
             continue
         native = native_gates(op, slot)
         if native is None:
-            raise unsupported(op)
+            raise UnsupportedCircuitError(unsupported(op))
         gates.extend(native)
         slot += len(angle_values(op))
     if not labels:
@@ -526,4 +528,5 @@ def _stacked(values: list[Any]) -> Any:
         else value.to(torch.float64)
         for value in values
     ]
-    return torch.stack(torch.broadcast_tensors(*tensors), dim=-1)
+    shape = tuple(batch)
+    return torch.stack([tensor.expand(shape) for tensor in tensors], dim=-1)

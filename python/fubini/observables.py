@@ -59,12 +59,16 @@ def measurement_of(process: Any, index: dict[Any, int]) -> Measurement:
         UnsupportedCircuitError: For measurements and observables that the engine does not know.
     """
     if getattr(process, "mv", None) is not None:
-        raise _unsupported(process, "it refers to a mid-circuit measurement")
+        raise UnsupportedCircuitError(
+            _unsupported(process, "it refers to a mid-circuit measurement")
+        )
     if isinstance(process, qml.measurements.StateMP) and type(process).__name__ == "StateMP":
         return Measurement("state")
     if isinstance(process, qml.measurements.ProbabilityMP):
         if process.obs is not None:
-            raise _unsupported(process, "probabilities of an observable; give wires instead")
+            raise UnsupportedCircuitError(
+                _unsupported(process, "probabilities of an observable; give wires instead")
+            )
         wires = tuple(index[wire] for wire in process.wires) or tuple(range(len(index)))
         return Measurement("probs", wires=wires)
     if isinstance(process, qml.measurements.ExpectationMP):
@@ -72,11 +76,15 @@ def measurement_of(process: Any, index: dict[Any, int]) -> Measurement:
     elif isinstance(process, qml.measurements.VarianceMP):
         kind = "var"
     else:
-        raise _unsupported(process, "expected expval, var, probs or state")
+        raise UnsupportedCircuitError(_unsupported(process, "expected expval, var, probs or state"))
     obs = process.obs
     if obs is None:
-        raise _unsupported(process, "it has no observable")
-    if obs.name == "Projector" and obs.pauli_rep is None and obs.parameters[0].shape == (len(obs.wires),):
+        raise UnsupportedCircuitError(_unsupported(process, "it has no observable"))
+    if (
+        obs.name == "Projector"
+        and obs.pauli_rep is None
+        and obs.parameters[0].shape == (len(obs.wires),)
+    ):
         bits = [int(bit) for bit in qml.math.toarray(obs.parameters[0])]
         value = reduce(lambda total, bit: 2 * total + bit, bits, 0)
         return Measurement(kind, projector=(tuple(index[w] for w in obs.wires), value))
@@ -181,8 +189,12 @@ def _from_matrix(obs: Any, index: dict[Any, int]) -> PauliSum:
 
 
 def _masks(word: str, wires: tuple[int, ...], num_wires: int) -> tuple[int, int]:
-    x = sum(1 << (num_wires - 1 - w) for letter, w in zip(word, wires, strict=True) if letter in "XY")
-    z = sum(1 << (num_wires - 1 - w) for letter, w in zip(word, wires, strict=True) if letter in "ZY")
+    x = sum(
+        1 << (num_wires - 1 - w) for letter, w in zip(word, wires, strict=True) if letter in "XY"
+    )
+    z = sum(
+        1 << (num_wires - 1 - w) for letter, w in zip(word, wires, strict=True) if letter in "ZY"
+    )
     return x, z
 
 
@@ -201,11 +213,11 @@ def _frozen(words: PauliSum) -> tuple[tuple[str, tuple[int, ...], float], ...]:
 
 def _real(obs: Any, value: complex) -> float:
     if abs(value.imag) > 1e-12 * max(1.0, abs(value)):
-        raise UnsupportedCircuitError(f"{obs.name}: expected a Hermitian observable, got a coefficient {value}")
+        raise UnsupportedCircuitError(
+            f"{obs.name}: expected a Hermitian observable, got a coefficient {value}"
+        )
     return value.real
 
 
-def _unsupported(process: Any, why: str) -> UnsupportedCircuitError:
-    return UnsupportedCircuitError(
-        f"{process}: the native engine cannot measure this ({why}). Run the QNode on its device (engine='device')."
-    )
+def _unsupported(process: Any, why: str) -> str:
+    return f"{process}: the native engine cannot measure this ({why}). Run the QNode on its device (engine='device')."

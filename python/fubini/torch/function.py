@@ -43,6 +43,9 @@ def expval(circuit: Circuit, angles: Tensor, state: Tensor | None = None) -> Ten
         )
     ready = angles.ndim == 2 and angles.dtype == torch.float64 and angles.is_cpu
     if ready and state is None and not circuit.takes_state:  # the usual call of a layer
+        if _is_plain():
+            plain: Tensor = _apply(_PlainValues, circuit, angles)
+            return plain
         direct: Tensor = _apply(_Values, circuit, angles, None)
         return direct
     lead = angles.shape[:-1]
@@ -75,6 +78,14 @@ def _apply(function: Any, *arguments: Any) -> Any:
     return function.apply(*arguments)
 
 
+_transforms_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+
+
+def _is_plain() -> bool:
+    """Whether neither torch.func nor forward-mode AD is at work, so that tensors are just tensors."""
+    return not _transforms_active() and getattr(torch.autograd.forward_ad, "_current_level", 0) < 0
+
+
 def _real(value: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.ascontiguousarray(value.detach().resolve_neg().numpy())
 
@@ -104,6 +115,25 @@ def _fold(
 
 def _unfold(info: Any, value: Tensor) -> Tensor:
     return value.reshape(info.batch_size, -1, value.shape[-1])
+
+
+class _PlainValues(torch.autograd.Function):
+    """_Values for the usual training step: torch binds no signatures, and the backward pass is one call."""
+
+    @staticmethod
+    def forward(ctx: Any, circuit: Circuit, angles: Tensor) -> Tensor:
+        ctx.circuit = circuit
+        ctx.save_for_backward(angles)
+        return torch.from_numpy(_core.expval(circuit.program, _real(angles), None))
+
+    @staticmethod
+    def backward(ctx: Any, cotangents: Tensor) -> tuple[None, Tensor]:
+        (angles,) = ctx.saved_tensors
+        if not torch.is_grad_enabled() and _is_plain():
+            values = _real(angles), _real(cotangents)
+            _, gradient, _ = _core.vjp(ctx.circuit.program, *values, None)
+            return None, torch.from_numpy(gradient)
+        return None, _apply(_Pullback, ctx.circuit, angles, None, cotangents)
 
 
 class _Values(torch.autograd.Function):

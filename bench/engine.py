@@ -20,13 +20,13 @@ from fubini.circuit import Circuit
 GOAL = 3e9
 
 
-def best(call, repeat):
-    """Shortest of several runs, in seconds."""
-    call()
+def best(function, *arguments, repeat):
+    """Shortest of several calls, in seconds."""
+    function(*arguments)
     times = []
     for _ in range(repeat):
         begin = time.perf_counter()
-        call()
+        function(*arguments)
         times.append(time.perf_counter() - begin)
     return min(times)
 
@@ -47,10 +47,10 @@ def machine_peak(repeat):
     """(fused multiply-adds per second, bytes per second) of one core."""
     a = np.random.default_rng(0).normal(size=(768, 768))
     out = np.empty_like(a)
-    fma = 768**3 / best(lambda: np.matmul(a, a, out=out), repeat)
+    fma = 768**3 / best(np.matmul, a, a, out, repeat=repeat)
     source = np.zeros(1 << 24)
     target = np.zeros_like(source)
-    copied = 2 * source.nbytes / best(lambda: np.copyto(target, source), repeat)
+    copied = 2 * source.nbytes / best(np.copyto, target, source, repeat=repeat)
     return fma, copied
 
 
@@ -82,9 +82,9 @@ def main():
         ones = np.ones((batch, num_wires))
         program = circuit.program
         repeat = arguments.repeat if num_wires < 18 else 3
-        forward = best(lambda: _core.expval(program, angles), repeat)
-        reverse = best(lambda: _core.vjp(program, angles, ones), repeat)
-        tangent = best(lambda: _core.jvp(program, angles, angles), repeat)
+        forward = best(_core.expval, program, angles, repeat=repeat)
+        reverse = best(_core.vjp, program, angles, ones, repeat=repeat)
+        tangent = best(_core.jvp, program, angles, angles, repeat=repeat)
         updates = len(tape.operations) * 2**num_wires * batch
         row = {
             "qubits": num_wires,

@@ -22,9 +22,6 @@ from fubini.gates import TABLE
 TOLERANCE = 1e-10
 DEVICE = qml.device("default.qubit")
 
-# PennyLane itself mixes NumPy and torch in the matrices of some broadcast gates.
-pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
-
 OBSERVABLES = {
     "Z": lambda n: [qml.expval(qml.Z(w)) for w in range(n)],
     "words": lambda n: [

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <optional>
 #include <string>
+#include <tuple>
 
 #include "bind/module.hpp"
 #include "core/adjoint.hpp"
@@ -117,7 +118,7 @@ ComplexArray state_array(const Program& program, const RealArray& angles, const 
     return result;
 }
 
-py::tuple vjp_arrays(const Program& program, const RealArray& angles, const RealArray& cotangents,
+std::tuple<RealArray, RealArray, State> vjp_arrays(const Program& program, const RealArray& angles, const RealArray& cotangents,
                      const State& states, bool with_state_gradient) {
     const Batch batch = batch_of(program, angles, states);
     const auto size = static_cast<py::ssize_t>(batch.size);
@@ -128,7 +129,7 @@ py::tuple vjp_arrays(const Program& program, const RealArray& angles, const Real
     }
     RealArray gradient({size, static_cast<py::ssize_t>(program.angles())});
     RealArray values({size, outputs});
-    py::object state_gradient = py::none();
+    State state_gradient;
     std::complex<double>* state_to = nullptr;
     if (with_state_gradient) {
         const auto amplitudes = static_cast<py::ssize_t>(1) << program.qubits();
@@ -141,7 +142,7 @@ py::tuple vjp_arrays(const Program& program, const RealArray& angles, const Real
     double* gradient_to = gradient.mutable_data();
     double* values_to = values.mutable_data();
     run([&] { vjp(program, batch, cotangents.data(), gradient_to, values_to, state_to); });
-    return py::make_tuple(values, gradient, state_gradient);
+    return {values, gradient, state_gradient};
 }
 
 RealArray jvp_array(const Program& program, const RealArray& angles, const RealArray& tangents,

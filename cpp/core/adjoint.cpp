@@ -9,28 +9,27 @@
 namespace fubini {
 namespace {
 
-constexpr std::size_t overlap_chunk = 2048;  // fixed, so that sums do not depend on the number of threads
-
 /// overlap[j] = Im <bra|Q_j|ket> after the block, and both states are taken before the block.
 void step_back(const Tile& tile, std::size_t s, double* ket, double* bra, Vec overlap[4]) {
     const Geometry& where = tile.geometry(s);
     const Mix m = inverse(where, tile.quaternion(s));
     const Flavor kind = flavor(tile.plan.steps[s]);
-    if (where.count <= overlap_chunk) {
+    if (where.count <= row_chunk) {
         overlap_mix(where, kind, m, ket, bra, overlap, 0, where.count);
         return;
     }
     // Chunk sums are stored and added in order, whichever thread makes them.
-    const std::size_t chunks = (where.count + overlap_chunk - 1) / overlap_chunk;
+    const std::size_t chunks = (where.count + row_chunk - 1) / row_chunk;
     Vec* parts = &vec(tile.scratch());
-    tile.over_rows(chunks, [&](std::size_t begin, std::size_t end) {
+    const auto sum_chunks = [&](std::size_t begin, std::size_t end) {
         for (std::size_t chunk = begin; chunk < end; ++chunk) {
             Vec part[4] = {};
-            overlap_mix(where, kind, m, ket, bra, part, chunk * overlap_chunk,
-                        std::min(where.count, (chunk + 1) * overlap_chunk));
+            overlap_mix(where, kind, m, ket, bra, part, chunk * row_chunk,
+                        std::min(where.count, (chunk + 1) * row_chunk));
             std::copy_n(part + 1, 3, parts + 3 * chunk);
         }
-    });
+    };
+    tile.over_rows(chunks, sum_chunks, 1);
     for (std::size_t chunk = 0; chunk < chunks; ++chunk) {
         for (std::size_t j = 0; j < 3; ++j) overlap[j + 1] += parts[3 * chunk + j];
     }
@@ -130,8 +129,8 @@ void store_slots(const Tile& tile, double* gradient) {
     }
 }
 
-void vjp(const Program& program, const Batch& batch, const double* cotangents, double* gradient, double* values,
-         std::complex<double>* state_gradient) {
+void vjp(const Program& program, const Batch& batch, const double* cotangents, double* gradient,
+         double* values, std::complex<double>* state_gradient) {
     const std::size_t outputs = program.outputs().size();
     const auto cotangent = [&](std::ptrdiff_t element, std::size_t m) {
         return cotangents[static_cast<std::size_t>(element) * outputs + m];

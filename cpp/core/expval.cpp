@@ -81,8 +81,8 @@ void state(const Program& program, const Batch& batch, std::complex<double>* sta
             re[l] = phase.real();
             im[l] = phase.imag();
         }
-        store_states(tile.layout, tile.state(0), re, im, states + static_cast<std::size_t>(tile.first) * amplitudes,
-                     tile.samples);
+        store_states(tile.layout, tile.state(0), re, im,
+                     states + static_cast<std::size_t>(tile.first) * amplitudes, tile.samples);
     });
 }
 

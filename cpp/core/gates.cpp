@@ -67,8 +67,14 @@ const std::vector<Gate>& table() {
         {"IsingXY", 2, 1, {rot("XX", "01", 0, -1)}},
         {"PSWAP", 2, 1, {flip("XX", "01"), rot("II", "01", 0, -2), rot("II", "10", 0, -2)}},
         {"SingleExcitation", 2, 1, {rot("XY", "01", 0, -1)}},
-        {"SingleExcitationPlus", 2, 1, {rot("XY", "01", 0, -1), rot("II", "00", 0, -1), rot("II", "11", 0, -1)}},
-        {"SingleExcitationMinus", 2, 1, {rot("XY", "01", 0, -1), rot("II", "00", 0, 1), rot("II", "11", 0, 1)}},
+        {"SingleExcitationPlus",
+         2,
+         1,
+         {rot("XY", "01", 0, -1), rot("II", "00", 0, -1), rot("II", "11", 0, -1)}},
+        {"SingleExcitationMinus",
+         2,
+         1,
+         {rot("XY", "01", 0, -1), rot("II", "00", 0, 1), rot("II", "11", 0, 1)}},
         {"DoubleExcitation", 4, 1, {rot("XXXY", "0011", 0, -1)}},
         {"DoubleExcitationPlus",
          4,
@@ -121,10 +127,12 @@ bool is_singular(Matrix matrix, std::size_t dimension) {
             if (std::abs(matrix[i * dimension + k]) > std::abs(matrix[pivot * dimension + k])) pivot = i;
         }
         if (std::abs(matrix[pivot * dimension + k]) < 1e-9) return true;
-        for (std::size_t j = 0; j < dimension; ++j) std::swap(matrix[k * dimension + j], matrix[pivot * dimension + j]);
+        for (std::size_t j = 0; j < dimension; ++j)
+            std::swap(matrix[k * dimension + j], matrix[pivot * dimension + j]);
         for (std::size_t i = k + 1; i < dimension; ++i) {
             const std::complex<double> factor = matrix[i * dimension + k] / matrix[k * dimension + k];
-            for (std::size_t j = k; j < dimension; ++j) matrix[i * dimension + j] -= factor * matrix[k * dimension + j];
+            for (std::size_t j = k; j < dimension; ++j)
+                matrix[i * dimension + j] -= factor * matrix[k * dimension + j];
         }
     }
     return false;
@@ -142,8 +150,8 @@ const Gate& find_gate(std::string_view name) {
 }
 
 std::vector<double> shift_frequencies(const Gate& gate, int parameter) {
-    // Factors that share a parameter commute in every gate of the table, so their generators add up. With the table's
-    // coefficients the eigenvalues are multiples of 1/4.
+    // Factors that share a parameter commute in every gate of the table, so their generators add up. With the
+    // table's coefficients the eigenvalues are multiples of 1/4.
     const std::size_t dimension = std::size_t{1} << gate.wires;
     Matrix generator(dimension * dimension);
     for (const Factor& factor : gate.factors) {

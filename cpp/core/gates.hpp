@@ -10,8 +10,10 @@ namespace fubini {
 
 /// One factor of a gate, in the gate's own wires (one character per wire, first wire first).
 ///
-/// K = P Pi: `pauli` gives the Pauli word P (I, X, Y, Z); `where` gives the subspace of Pi: '0' and '1' fix a wire,
-/// '-' leaves it free, and where P flips fixed wires the flipped pattern belongs to the subspace too. So K K = Pi.
+/// K = P Pi: `pauli` gives the Pauli word P (I, X, Y, Z); `where` gives the subspace of Pi: '0' and '1' fix a
+/// wire,
+/// '-' leaves it free, and where P flips fixed wires the flipped pattern belongs to the subspace too. So K K
+/// = Pi.
 ///   rotation: exp(-i t K / 2) with t = coefficient * parameter + offset (radians)
 ///   flip:     1 - Pi + K (unitary, its own inverse)
 struct Factor {

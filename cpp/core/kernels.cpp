@@ -27,7 +27,9 @@ IntVec lane_signs(Mask mask, int lane_bits, bool negative) {
     return signs;
 }
 
-Vec masked(const Vec& value, const IntVec& mask) { return std::bit_cast<Vec>(std::bit_cast<IntVec>(value) & mask); }
+Vec masked(const Vec& value, const IntVec& mask) {
+    return std::bit_cast<Vec>(std::bit_cast<IntVec>(value) & mask);
+}
 
 /// The coefficients of one row, with that row's signs.
 template <Flavor kind, bool signs>
@@ -117,8 +119,8 @@ void run_mix_add(const Geometry& where, const Mix& m, const double* source, doub
 }
 
 template <Flavor kind, bool signs, int lane_x, bool same_row>
-void run_overlap_mix(const Geometry& where, const Mix& m, double* ket, double* bra, Vec overlap[4], std::size_t begin,
-                     std::size_t end) {
+void run_overlap_mix(const Geometry& where, const Mix& m, double* ket, double* bra, Vec overlap[4],
+                     std::size_t begin, std::size_t end) {
     constexpr bool has1 = kind == Flavor::general || kind == Flavor::x_like;
     constexpr bool has2 = kind == Flavor::general || kind == Flavor::y_like;
     constexpr bool has3 = kind == Flavor::general || kind == Flavor::diagonal;
@@ -164,7 +166,8 @@ void run_overlap_mix(const Geometry& where, const Mix& m, double* ket, double* b
             }
         }
         first.apply(kr0, ki0, pkr1, pki1, sa, sr, si, vec(k0), vec(k0 + lanes));
-        first.apply(br0, bi0, permuted<lane_x>(br1), permuted<lane_x>(bi1), sa, sr, si, vec(b0), vec(b0 + lanes));
+        first.apply(br0, bi0, permuted<lane_x>(br1), permuted<lane_x>(bi1), sa, sr, si, vec(b0),
+                    vec(b0 + lanes));
         if constexpr (!same_row) {
             second.apply(kr1, ki1, pkr0, pki0, sa, sr, si, vec(k1), vec(k1 + lanes));
             second.apply(br1, bi1, permuted<lane_x>(br0), permuted<lane_x>(bi0), sa, sr, si, vec(b1),
@@ -190,19 +193,27 @@ void with_lane_x(const Geometry& where, const Body& body) {
         }
     };
     switch (where.lane_x) {
-        case 0: return at.template operator()<0>();
-        case 1: return at.template operator()<1>();
-        case 2: return at.template operator()<2>();
-        case 3: return at.template operator()<3>();
-        case 4: return at.template operator()<4>();
-        case 5: return at.template operator()<5>();
-        case 6: return at.template operator()<6>();
-        default: return at.template operator()<7>();
+        case 0:
+            return at.template operator()<0>();
+        case 1:
+            return at.template operator()<1>();
+        case 2:
+            return at.template operator()<2>();
+        case 3:
+            return at.template operator()<3>();
+        case 4:
+            return at.template operator()<4>();
+        case 5:
+            return at.template operator()<5>();
+        case 6:
+            return at.template operator()<6>();
+        default:
+            return at.template operator()<7>();
     }
 }
 
-/// Calls body with (flavor, signs, lane_x, same_row) as compile-time constants. Fewer combinations are compiled for
-/// amplitudes in lanes: there the general kernel serves all.
+/// Calls body with (flavor, signs, lane_x, same_row) as compile-time constants. Fewer combinations are
+/// compiled for amplitudes in lanes: there the general kernel serves all.
 template <typename Body>
 void with_kernel(const Geometry& where, Flavor kind, const Body& body) {
     if (where.lane_x != 0) {
@@ -219,15 +230,20 @@ void with_kernel(const Geometry& where, Flavor kind, const Body& body) {
         }
     };
     switch (kind) {
-        case Flavor::diagonal: return at.template operator()<Flavor::diagonal, true>();
-        case Flavor::x_like: return at.template operator()<Flavor::x_like, false>();
-        case Flavor::y_like: return at.template operator()<Flavor::y_like, false>();
-        case Flavor::general: return at.template operator()<Flavor::general, false>();
+        case Flavor::diagonal:
+            return at.template operator()<Flavor::diagonal, true>();
+        case Flavor::x_like:
+            return at.template operator()<Flavor::x_like, false>();
+        case Flavor::y_like:
+            return at.template operator()<Flavor::y_like, false>();
+        case Flavor::general:
+            return at.template operator()<Flavor::general, false>();
     }
 }
 
 /// Applies lane signs and, on inactive lanes, the coefficients of the identity (or of zero).
-Mix placed(const Geometry& where, const Vec& ar, const Vec& ai, const Vec& br, const Vec& bi, double outside) {
+Mix placed(const Geometry& where, const Vec& ar, const Vec& ai, const Vec& br, const Vec& bi,
+           double outside) {
     Mix m;
     for (int row = 0; row < 2; ++row) {
         m.ar[row] = ar;
@@ -290,7 +306,8 @@ Geometry geometry(const Step& step, const Layout& layout) {
             const bool direct = (low & fixed) == value;
             const bool flipped_pattern = (low & fixed) == (value ^ (step.x & fixed));
             const bool rows_decide = (g.x & (step.fixed >> k)) != 0;
-            const bool active = rows_decide ? (row == 0 ? direct : flipped_pattern) : (direct || flipped_pattern);
+            const bool active =
+                rows_decide ? (row == 0 ? direct : flipped_pattern) : (direct || flipped_pattern);
             g.active[row][l] = active ? -1 : 0;
             g.all_active = g.all_active && active;
         }
@@ -313,7 +330,8 @@ Mix flip(const Geometry& where, const Step& step) {
     return placed(where, Vec{}, Vec{}, splat(step.flip_real), splat(step.flip_imaginary), 1);
 }
 
-void mix(const Geometry& where, Flavor kind, const Mix& m, double* state, std::size_t begin, std::size_t end) {
+void mix(const Geometry& where, Flavor kind, const Mix& m, double* state, std::size_t begin,
+         std::size_t end) {
     if (begin >= end) return;
     with_kernel(where, kind, [&]<Flavor flavor, bool signs, int lane_x, bool same_row>() {
         run_mix<flavor, signs, lane_x, same_row>(where, m, state, begin, end);

@@ -40,8 +40,8 @@ Vec select(const IntVec& mask, const Vec& yes, const Vec& no) {
 }
 
 /// Targets in rows only: every lane does the same work.
-void matrix_on_rows(const Layout& layout, std::span<const Complex> matrix, std::span<const int> qubits, Mask fixed,
-                    Mask value, bool adjoint, double* state, double* scratch) {
+void matrix_on_rows(const Layout& layout, std::span<const Complex> matrix, std::span<const int> qubits,
+                    Mask fixed, Mask value, bool adjoint, double* state, double* scratch) {
     const std::size_t dimension = std::size_t{1} << qubits.size();
     const IntVec active = lanes_at(layout, fixed, value);
     const std::size_t blocked = (mask_of(qubits) | fixed) >> layout.lane_bits;
@@ -87,7 +87,8 @@ void matrix_on_amplitudes(const Layout& layout, std::span<const Complex> matrix,
             for (std::size_t i = 0; i < dimension; ++i) {
                 double re = 0, im = 0;
                 for (std::size_t j = 0; j < dimension; ++j) {
-                    const Complex m = adjoint ? std::conj(matrix[j * dimension + i]) : matrix[i * dimension + j];
+                    const Complex m =
+                        adjoint ? std::conj(matrix[j * dimension + i]) : matrix[i * dimension + j];
                     re += m.real() * scratch[2 * j] - m.imag() * scratch[2 * j + 1];
                     im += m.real() * scratch[2 * j + 1] + m.imag() * scratch[2 * j];
                 }
@@ -101,8 +102,8 @@ void matrix_on_amplitudes(const Layout& layout, std::span<const Complex> matrix,
 
 }  // namespace
 
-void apply_matrix(const Layout& layout, std::span<const Complex> matrix, std::span<const int> qubits, Mask fixed,
-                  Mask value, bool adjoint, double* state, double* scratch) {
+void apply_matrix(const Layout& layout, std::span<const Complex> matrix, std::span<const int> qubits,
+                  Mask fixed, Mask value, bool adjoint, double* state, double* scratch) {
     if ((mask_of(qubits) & layout.lane_mask()) == 0) {
         matrix_on_rows(layout, matrix, qubits, fixed, value, adjoint, state, scratch);
     } else {
@@ -110,8 +111,8 @@ void apply_matrix(const Layout& layout, std::span<const Complex> matrix, std::sp
     }
 }
 
-void apply_diagonal(const Layout& layout, std::span<const Complex> diagonal, std::span<const int> qubits, Mask fixed,
-                    Mask value, bool adjoint, double* state) {
+void apply_diagonal(const Layout& layout, std::span<const Complex> diagonal, std::span<const int> qubits,
+                    Mask fixed, Mask value, bool adjoint, double* state) {
     const auto gathered = [&](Mask amplitude) {
         std::size_t index = 0;
         for (const int qubit : qubits) index = index << 1 | (amplitude >> qubit & 1);
@@ -145,13 +146,15 @@ void set_zero_state(const Layout& layout, double* state) {
     for (int sample = 0; sample < layout.samples(); ++sample) state[sample << layout.lane_bits] = 1;
 }
 
-void load_states(const Layout& layout, const Complex* states, std::size_t stride, int samples, double* state) {
+void load_states(const Layout& layout, const Complex* states, std::size_t stride, int samples,
+                 double* state) {
     const std::size_t low_count = std::size_t{1} << layout.lane_bits;
     for (std::size_t r = 0; r < layout.rows(); ++r) {
         double* row = state + r * row_doubles;
         std::fill_n(row, row_doubles, 0.0);
         for (int sample = 0; sample < samples; ++sample) {
-            const Complex* from = states + static_cast<std::size_t>(sample) * stride + (r << layout.lane_bits);
+            const Complex* from =
+                states + static_cast<std::size_t>(sample) * stride + (r << layout.lane_bits);
             double* to = row + (static_cast<std::size_t>(sample) << layout.lane_bits);
             for (std::size_t low = 0; low < low_count; ++low) {
                 to[low] = from[low].real();
@@ -161,8 +164,8 @@ void load_states(const Layout& layout, const Complex* states, std::size_t stride
     }
 }
 
-void store_states(const Layout& layout, const double* state, const Vec& factor_real, const Vec& factor_imaginary,
-                  Complex* states, int samples) {
+void store_states(const Layout& layout, const double* state, const Vec& factor_real,
+                  const Vec& factor_imaginary, Complex* states, int samples) {
     const std::size_t low_count = std::size_t{1} << layout.lane_bits;
     const std::size_t amplitudes = std::size_t{1} << layout.qubits;
     for (std::size_t r = 0; r < layout.rows(); ++r) {

@@ -11,11 +11,6 @@ namespace fubini {
 
 constexpr int lanes = 8;
 
-// Vectors never cross a border between differently compiled code: each instruction set is its own library.
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wpsabi"
-#endif
-
 typedef double Vec __attribute__((vector_size(64)));
 typedef std::int64_t IntVec __attribute__((vector_size(64)));
 

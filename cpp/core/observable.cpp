@@ -35,9 +35,9 @@ void for_groups(Terms terms, const Body& body) {
 
 /// The plane of a group has one Vec per row, or per pair of rows when the words flip a qubit that rows count.
 struct Plane {
-    std::size_t x;      ///< row flip
+    std::size_t x;  ///< row flip
     int lane_x;
-    int removed = -1;   ///< row bit that the plane leaves out; -1: none
+    int removed = -1;  ///< row bit that the plane leaves out; -1: none
     std::size_t rows;
 
     Plane(const Group& group, const Layout& layout)
@@ -84,14 +84,15 @@ Vec sample_sum(Vec v, const Layout& layout) {
     return v;
 }
 
-/// i^k with k = -ny for the word: <P> is the real part of it times sum (-1)^parity(z & r) conj(psi[r]) psi[r ^ x].
+/// i^k with k = -ny for the word: <P> is the real part of it times sum (-1)^parity(z & r) conj(psi[r]) psi[r
+/// ^ x].
 double word_factor(const PauliTerm& term) {
     const int ny = std::popcount(term.x & term.z) & 3;
     return ny == 0 || ny == 1 ? 1.0 : -1.0;  // (-i)^ny: 1, -i, -1, i; Re(-i q) = Im q
 }
 
-/// Words [begin, end) of a group, sorted by their mask, on a plane of 2^level rows: calls leaf(term, sum) with the
-/// signed sum over the rows. Destroys the plane.
+/// Words [begin, end) of a group, sorted by their mask, on a plane of 2^level rows: calls leaf(term, sum)
+/// with the signed sum over the rows. Destroys the plane.
 template <typename Leaf>
 void fold(Vec* plane, std::size_t rows, const std::size_t* masks, std::size_t begin, std::size_t end,
           const Leaf& leaf) {
@@ -101,7 +102,8 @@ void fold(Vec* plane, std::size_t rows, const std::size_t* masks, std::size_t be
     }
     const std::size_t half = rows / 2;
     const auto split = static_cast<std::size_t>(
-        std::partition_point(masks + begin, masks + end, [&](std::size_t z) { return (z & half) == 0; }) - masks);
+        std::partition_point(masks + begin, masks + end, [&](std::size_t z) { return (z & half) == 0; }) -
+        masks);
     if (split == end) {
         for (std::size_t r = 0; r < half; ++r) plane[r] += plane[r + half];
     } else if (split == begin) {
@@ -130,7 +132,8 @@ void unfold(Vec* plane, std::size_t rows, const std::size_t* masks, std::size_t 
     }
     const std::size_t half = rows / 2;
     const auto split = static_cast<std::size_t>(
-        std::partition_point(masks + begin, masks + end, [&](std::size_t z) { return (z & half) == 0; }) - masks);
+        std::partition_point(masks + begin, masks + end, [&](std::size_t z) { return (z & half) == 0; }) -
+        masks);
     if (split > begin) unfold(plane, half, masks, begin, split, leaf);
     if (split < end) unfold(plane + half, half, masks, split, end, leaf);
     if (split == end) {
@@ -150,8 +153,8 @@ void unfold(Vec* plane, std::size_t rows, const std::size_t* masks, std::size_t 
     }
 }
 
-/// Which outcome an amplitude is counted under: linear in its bits, because the pending Clifford only permutes basis
-/// states by a linear map and a shift.
+/// Which outcome an amplitude is counted under: linear in its bits, because the pending Clifford only
+/// permutes basis states by a linear map and a shift.
 class OutcomeMap {
   public:
     OutcomeMap(const Plan& plan, const Marginal& marginal, const Layout& layout) : layout_(layout) {
@@ -179,7 +182,8 @@ class OutcomeMap {
     /// Calls body(row, row's part of the outcome) for every row; outcome = row part ^ lane part.
     template <typename Body>
     void for_rows(const Body& body) const {
-        std::array<std::size_t, max_qubits + 1> carried{};  // change of the outcome when a row count carries to bit t
+        std::array<std::size_t, max_qubits + 1>
+            carried{};  // change of the outcome when a row count carries to bit t
         std::size_t sum = 0;
         for (int t = 0; t + layout_.lane_bits < layout_.qubits; ++t) {
             sum ^= columns_[static_cast<std::size_t>(t + layout_.lane_bits)];
@@ -218,7 +222,8 @@ std::size_t observable_scratch(const Program& program, const Layout& layout) {
     return std::max(layout.rows() + masks, outcomes) * lanes;
 }
 
-void measure(const Program& program, const Layout& layout, const double* state, Vec* moments, double* scratch) {
+void measure(const Program& program, const Layout& layout, const double* state, Vec* moments,
+             double* scratch) {
     const Plan& plan = program.plan();
     std::fill_n(moments, program.moments(), Vec{});
     Vec* plane = &vec(scratch);

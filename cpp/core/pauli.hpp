@@ -24,7 +24,9 @@ struct Word {
     return {a.x ^ b.x, a.z ^ b.z, (a.phase + b.phase + 2 * parity(a.z & b.x)) & 3};
 }
 
-[[nodiscard]] inline bool commute(const Word& a, const Word& b) { return parity((a.x & b.z) ^ (a.z & b.x)) == 0; }
+[[nodiscard]] inline bool commute(const Word& a, const Word& b) {
+    return parity((a.x & b.z) ^ (a.z & b.x)) == 0;
+}
 
 /// The positive Hermitian Pauli word with these masks.
 [[nodiscard]] inline Word hermitian(Mask x, Mask z) { return {x, z, std::popcount(x & z) & 3}; }

@@ -33,7 +33,8 @@ struct Draft {
 /// Which quarter turn an angle is (0..3), if it is one to rounding.
 std::optional<int> quarter_turns(double angle) {
     const double quarters = std::round(angle / (pi / 2));
-    if (std::abs(quarters) > 1e6 || std::abs(angle - quarters * (pi / 2)) > 1e-15 * std::max(1.0, std::abs(angle))) {
+    if (std::abs(quarters) > 1e6 ||
+        std::abs(angle - quarters * (pi / 2)) > 1e-15 * std::max(1.0, std::abs(angle))) {
         return std::nullopt;
     }
     return static_cast<int>((static_cast<long>(quarters) % 4 + 4) % 4);
@@ -174,7 +175,8 @@ class Compiler {
             return;
         }
         Draft draft;
-        draft.step.kind = operation.kind == Operation::Kind::matrix ? Step::Kind::matrix : Step::Kind::diagonal;
+        draft.step.kind =
+            operation.kind == Operation::Kind::matrix ? Step::Kind::matrix : Step::Kind::diagonal;
         draft.step.operation = static_cast<int>(index);
         draft.step.fixed = operation.fixed;
         draft.step.value = operation.value;
@@ -265,8 +267,8 @@ class Compiler {
             return;
         }
         if (word.x == 0 && word.z != 0) {
-            // A Z flip on a subspace is -1 on the smaller subspace where that qubit is 1, qubit by qubit. The word's
-            // image may contain fixed qubits, whose Z is a sign.
+            // A Z flip on a subspace is -1 on the smaller subspace where that qubit is 1, qubit by qubit. The
+            // word's image may contain fixed qubits, whose Z is a sign.
             for (Mask rest = word.z & ~fixed; rest != 0; rest &= rest - 1) {
                 const Mask one = rest & (~rest + 1);
                 phase_flip(fixed | one, value | one);
@@ -309,14 +311,16 @@ class Compiler {
 
     void rotate(const Word& word, Mask fixed, Mask value, const Operation& operation, double scale) {
         const double factor = scale * sign(word);
-        const BlockRotation rotation{0, operation.slot, factor * operation.coefficient, factor * operation.offset};
+        const BlockRotation rotation{0, operation.slot, factor * operation.coefficient,
+                                     factor * operation.offset};
         if (word.x == 0 && word.z == 0 && fixed == 0) {
             plan_.phases.push_back(rotation);
             return;
         }
         const Word positive = hermitian(word.x, word.z);
         std::size_t looked = 0;
-        for (auto draft = drafts_.rbegin(); draft != drafts_.rend() && looked < merge_window; ++draft, ++looked) {
+        for (auto draft = drafts_.rbegin(); draft != drafts_.rend() && looked < merge_window;
+             ++draft, ++looked) {
             if (join(*draft, positive, fixed, value)) {
                 draft->turns.push_back({positive, rotation});
                 return;
@@ -335,7 +339,8 @@ class Compiler {
 
     /// Whether the word belongs to the block's triple; extends a block of one word to a triple.
     static bool join(Draft& draft, const Word& word, Mask fixed, Mask value) {
-        if (draft.step.kind != Step::Kind::block || draft.step.fixed != fixed || draft.step.value != value) return false;
+        if (draft.step.kind != Step::Kind::block || draft.step.fixed != fixed || draft.step.value != value)
+            return false;
         for (int i = 0; i < draft.num_words; ++i) {
             if (draft.words[static_cast<std::size_t>(i)] == word) return true;
         }

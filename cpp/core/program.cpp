@@ -34,7 +34,8 @@ std::vector<int> ProgramBuilder::qubits_of(std::span<const int> wires, Mask take
                    std::to_string(wire));
         }
         const int qubit = program_.qubits_ - 1 - wire;
-        if ((taken >> qubit & 1) != 0) refuse(std::string(what) + ": wire " + std::to_string(wire) + " occurs twice");
+        if ((taken >> qubit & 1) != 0)
+            refuse(std::string(what) + ": wire " + std::to_string(wire) + " occurs twice");
         taken |= Mask{1} << qubit;
         qubits.push_back(qubit);
     }
@@ -91,14 +92,16 @@ void ProgramBuilder::add(const Factor& factor, const Frame& frame, const Paramet
     } else {
         const double direction = adjoint ? -1 : 1;
         operation.slot = factor.parameter < 0 ? -1 : parameter.slot;
-        operation.coefficient = operation.slot < 0 ? 0 : direction * factor.coefficient * parameter.coefficient;
+        operation.coefficient =
+            operation.slot < 0 ? 0 : direction * factor.coefficient * parameter.coefficient;
         operation.offset =
             direction * (factor.offset + (factor.parameter < 0 ? 0 : factor.coefficient * parameter.offset));
     }
     program_.operations_.push_back(std::move(operation));
 }
 
-void ProgramBuilder::gate(std::string_view name, const Placement& place, std::span<const Parameter> parameters) {
+void ProgramBuilder::gate(std::string_view name, const Placement& place,
+                          std::span<const Parameter> parameters) {
     const Gate& gate = find_gate(name);
     const std::string label(name);
     // A global phase has no wires of its own; whatever wires it is given do not matter.
@@ -115,7 +118,8 @@ void ProgramBuilder::gate(std::string_view name, const Placement& place, std::sp
     for (const Parameter& parameter : parameters) check(parameter);
     const auto apply = [&](const Factor& factor) {
         const Parameter none;
-        add(factor, frame, factor.parameter < 0 ? none : parameters[static_cast<std::size_t>(factor.parameter)],
+        add(factor, frame,
+            factor.parameter < 0 ? none : parameters[static_cast<std::size_t>(factor.parameter)],
             place.adjoint);
     };
     if (place.adjoint) {
@@ -125,7 +129,8 @@ void ProgramBuilder::gate(std::string_view name, const Placement& place, std::sp
     }
 }
 
-void ProgramBuilder::pauli_rotation(std::string_view pauli, const Placement& place, const Parameter& parameter) {
+void ProgramBuilder::pauli_rotation(std::string_view pauli, const Placement& place,
+                                    const Parameter& parameter) {
     const Frame frame = resolve(place);
     check(parameter);
     if (pauli.size() != frame.qubits.size() || pauli.find_first_not_of("IXYZ") != std::string_view::npos) {
@@ -154,7 +159,8 @@ void ProgramBuilder::matrix(std::span<const std::complex<double>> values, const 
     }
     if (place.adjoint) {
         for (std::size_t i = 0; i < dimension; ++i) {
-            for (std::size_t j = 0; j < dimension; ++j) matrix[i * dimension + j] = std::conj(values[j * dimension + i]);
+            for (std::size_t j = 0; j < dimension; ++j)
+                matrix[i * dimension + j] = std::conj(values[j * dimension + i]);
         }
     }
     Operation operation;
@@ -170,8 +176,8 @@ void ProgramBuilder::matrix(std::span<const std::complex<double>> values, const 
 void ProgramBuilder::diagonal(std::span<const std::complex<double>> values, const Placement& place) {
     Frame frame = resolve(place);
     if (values.size() != std::size_t{1} << frame.qubits.size()) {
-        refuse("diagonal: expected " + std::to_string(std::size_t{1} << frame.qubits.size()) + " elements, got " +
-               std::to_string(values.size()));
+        refuse("diagonal: expected " + std::to_string(std::size_t{1} << frame.qubits.size()) +
+               " elements, got " + std::to_string(values.size()));
     }
     std::vector<std::complex<double>> diagonal(values.begin(), values.end());
     for (std::complex<double>& value : diagonal) {
@@ -188,12 +194,14 @@ void ProgramBuilder::diagonal(std::span<const std::complex<double>> values, cons
     program_.operations_.push_back(std::move(operation));
 }
 
-void ProgramBuilder::pauli_term(int moment, double coefficient, std::string_view pauli, std::span<const int> wires) {
+void ProgramBuilder::pauli_term(int moment, double coefficient, std::string_view pauli,
+                                std::span<const int> wires) {
     const std::vector<int> qubits = qubits_of(wires, 0, "wires");
-    if (moment < 0 || !std::isfinite(coefficient)) refuse("term: expected a moment >= 0 and a finite coefficient");
+    if (moment < 0 || !std::isfinite(coefficient))
+        refuse("term: expected a moment >= 0 and a finite coefficient");
     if (pauli.size() != qubits.size() || pauli.find_first_not_of("IXYZ") != std::string_view::npos) {
-        refuse("pauli: expected " + std::to_string(qubits.size()) + " letters of IXYZ, got '" + std::string(pauli) +
-               "'");
+        refuse("pauli: expected " + std::to_string(qubits.size()) + " letters of IXYZ, got '" +
+               std::string(pauli) + "'");
     }
     PauliTerm term{0, 0, coefficient, moment};
     for (std::size_t w = 0; w < qubits.size(); ++w) {
@@ -205,12 +213,15 @@ void ProgramBuilder::pauli_term(int moment, double coefficient, std::string_view
     program_.moments_ = std::max(program_.moments_, moment + 1);
 }
 
-void ProgramBuilder::probability_term(int moment, double weight, std::span<const int> wires, std::size_t index) {
+void ProgramBuilder::probability_term(int moment, double weight, std::span<const int> wires,
+                                      std::size_t index) {
     std::vector<int> qubits = qubits_of(wires, 0, "wires");
     if (moment < 0 || !std::isfinite(weight)) refuse("term: expected a moment >= 0 and a finite weight");
-    if (index >> qubits.size() != 0) refuse("index: expected less than 2^wires, got " + std::to_string(index));
+    if (index >> qubits.size() != 0)
+        refuse("index: expected less than 2^wires, got " + std::to_string(index));
     auto& marginals = program_.marginals_;
-    auto found = std::find_if(marginals.begin(), marginals.end(), [&](const Marginal& m) { return m.qubits == qubits; });
+    auto found = std::find_if(marginals.begin(), marginals.end(),
+                              [&](const Marginal& m) { return m.qubits == qubits; });
     if (found == marginals.end()) {
         marginals.push_back({std::move(qubits), {}});
         found = marginals.end() - 1;

@@ -17,7 +17,8 @@ constexpr int max_qubits = 24;
 /// One elementary operation, in the order of the circuit. With K = word * projector (see Factor):
 ///   rotation: exp(-i t K / 2), t = coefficient * angles[slot] + offset; slot -1: constant
 ///   flip:     1 - projector + K
-///   matrix, diagonal: constants[data] on `qubits` (most significant first), where the qubits of `fixed` are `value`
+///   matrix, diagonal: constants[data] on `qubits` (most significant first), where the qubits of `fixed` are
+///   `value`
 struct Operation {
     enum class Kind { rotation, flip, matrix, diagonal };
     Kind kind = Kind::rotation;
@@ -58,7 +59,8 @@ struct Output {
 
 struct Plan;
 
-/// A circuit and what is measured. Immutable, and validated where it is built: the sweeps check only array sizes.
+/// A circuit and what is measured. Immutable, and validated where it is built: the sweeps check only array
+/// sizes.
 class Program {
   public:
     [[nodiscard]] int qubits() const { return qubits_; }

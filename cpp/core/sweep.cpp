@@ -21,9 +21,8 @@
 namespace fubini {
 namespace {
 
-constexpr std::size_t row_chunk = 2048;              // rows per part where rows are shared among threads
 constexpr std::size_t keep_bytes = std::size_t{64} << 20;  // larger workspaces are given back after the call
-constexpr double cache_bytes = 1 << 20;              // two states of a tile should stay in this
+constexpr double cache_bytes = 1 << 20;                    // two states of a tile should stay in this
 
 struct AlignedFree {
     void operator()(double* p) const { ::operator delete[](p, std::align_val_t{64}); }
@@ -38,7 +37,8 @@ struct Workspace {
         if (doubles > size) {
             data.reset();
             size = 0;
-            data.reset(static_cast<double*>(::operator new[](doubles * sizeof(double), std::align_val_t{64})));
+            data.reset(
+                static_cast<double*>(::operator new[](doubles * sizeof(double), std::align_val_t{64})));
             size = doubles;
         }
         return data.get();
@@ -70,8 +70,8 @@ double available_memory() {
     return bytes;
 }
 
-/// Few lanes of amplitudes for a small batch, so that lanes are not wasted; all lanes for a state that would not
-/// stay in the cache eightfold.
+/// Few lanes of amplitudes for a small batch, so that lanes are not wasted; all lanes for a state that would
+/// not stay in the cache eightfold.
 Layout choose_layout(const Program& program, std::ptrdiff_t size) {
     int lane_bits = size >= 5 ? 0 : size >= 3 ? 1 : size == 2 ? 2 : 3;
     const double pair = std::ldexp(2.0 * sizeof(double) * 2, program.qubits());
@@ -99,7 +99,8 @@ struct Sizes {
                             3 * lanes * (layout.rows() / row_chunk + 1)});
     }
     [[nodiscard]] std::size_t total(int copies) const {
-        return static_cast<std::size_t>(copies) * state + 2 * moments + slots + quaternions + trig + scratch;
+        return static_cast<std::size_t>(copies) * state + 2 * (moments + slots) + quaternions + trig +
+               scratch;
     }
 };
 
@@ -129,7 +130,8 @@ double sweep_bytes(const Program& program, std::ptrdiff_t size, int copies) {
 class TileRunner {
   public:
     TileRunner(const Program& program, const Layout& layout, const Batch& batch, const Geometry* geometries,
-               const unsigned char* varies, int copies, bool by_rows, std::atomic<bool>& stop, std::thread::id owner)
+               const unsigned char* varies, int copies, bool by_rows, std::atomic<bool>& stop,
+               std::thread::id owner)
         : tile_(program, layout), varies_(varies) {
         const Sizes sizes(program, layout);
         double* p = tile_workspace.reserve(sizes.total(copies));
@@ -140,7 +142,7 @@ class TileRunner {
         tile_.states_ = take(sizes.state * static_cast<std::size_t>(copies));
         tile_.moments_ = &vec(take(sizes.moments));
         tile_.weights_ = &vec(take(sizes.moments));
-        tile_.slots_ = &vec(take(sizes.slots));
+        tile_.slots_ = &vec(take(2 * sizes.slots));
         tile_.quaternions_ = &vec(take(sizes.quaternions));
         tile_.trig_ = &vec(take(sizes.trig));
         tile_.scratch_ = take(sizes.scratch);
@@ -153,7 +155,8 @@ class TileRunner {
     Tile& tile(std::ptrdiff_t index) {
         const int capacity = tile_.layout.samples();
         tile_.first = index * capacity;
-        tile_.samples = static_cast<int>(std::min<std::ptrdiff_t>(capacity, tile_.batch_->size - tile_.first));
+        tile_.samples =
+            static_cast<int>(std::min<std::ptrdiff_t>(capacity, tile_.batch_->size - tile_.first));
         for (std::size_t i = 0; i < tile_.plan.rotations.size(); ++i) {
             const BlockRotation& rotation = tile_.plan.rotations[i];
             if (varying(rotation)) set_angle(i, angle(rotation));
@@ -256,7 +259,8 @@ void Tile::load_initial(double* target) const {
     const std::size_t amplitudes = std::size_t{1} << layout.qubits;
     if (batch_->repeat == 1 || batch_->shared_state) {
         const std::size_t stride = batch_->shared_state ? 0 : amplitudes;
-        load_states(layout, batch_->states + static_cast<std::size_t>(first) * stride, stride, samples, target);
+        load_states(layout, batch_->states + static_cast<std::size_t>(first) * stride, stride, samples,
+                    target);
         return;
     }
     // Repeated elements: gather them lane by lane.
@@ -273,14 +277,12 @@ void Tile::load_initial(double* target) const {
     }
 }
 
-void Tile::over_rows(std::size_t count, const std::function<void(std::size_t, std::size_t)>& body) const {
-    if (!by_rows_) {
-        body(0, count);
-        return;
-    }
-    parallel_for(static_cast<std::ptrdiff_t>(count), row_chunk, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+void Tile::share_rows(std::size_t count, std::size_t grain,
+                      const std::function<void(std::size_t, std::size_t)>& body) {
+    const auto part = [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
         body(static_cast<std::size_t>(begin), static_cast<std::size_t>(end));
-    });
+    };
+    parallel_for(static_cast<std::ptrdiff_t>(count), static_cast<std::ptrdiff_t>(grain), part);
 }
 
 void Tile::checkpoint(std::size_t step) const {
@@ -299,21 +301,18 @@ void Tile::apply(std::size_t s, double* target) const {
     if (step.kind == Step::Kind::block) {
         const Mix m = unitary(where, quaternion(s));
         const Flavor kind = flavor(step);
-        if (!by_rows_) {
-            mix(where, kind, m, target, 0, where.count);
-        } else {
-            over_rows(where.count, [&](std::size_t begin, std::size_t end) { mix(where, kind, m, target, begin, end); });
-        }
+        over_rows(where.count,
+                  [&](std::size_t begin, std::size_t end) { mix(where, kind, m, target, begin, end); });
     } else if (step.kind == Step::Kind::flip) {
         undo_constant(s, target);
     } else {
         const Operation& operation = program.operations()[static_cast<std::size_t>(step.operation)];
         if (step.kind == Step::Kind::matrix) {
-            apply_matrix(layout, program.constant(operation), operation.qubits, step.fixed, step.value, false, target,
-                         scratch());
+            apply_matrix(layout, program.constant(operation), operation.qubits, step.fixed, step.value, false,
+                         target, scratch());
         } else {
-            apply_diagonal(layout, program.constant(operation), operation.qubits, step.fixed, step.value, false,
-                           target);
+            apply_diagonal(layout, program.constant(operation), operation.qubits, step.fixed, step.value,
+                           false, target);
         }
     }
 }
@@ -324,15 +323,17 @@ void Tile::undo_constant(std::size_t s, double* target) const {
         const Geometry& where = geometry(s);
         const Mix m = flip(where, step);
         const Flavor kind = flavor(step);
-        over_rows(where.count, [&](std::size_t begin, std::size_t end) { mix(where, kind, m, target, begin, end); });
+        over_rows(where.count,
+                  [&](std::size_t begin, std::size_t end) { mix(where, kind, m, target, begin, end); });
         return;
     }
     const Operation& operation = program.operations()[static_cast<std::size_t>(step.operation)];
     if (step.kind == Step::Kind::matrix) {
-        apply_matrix(layout, program.constant(operation), operation.qubits, step.fixed, step.value, true, target,
-                     scratch());
+        apply_matrix(layout, program.constant(operation), operation.qubits, step.fixed, step.value, true,
+                     target, scratch());
     } else {
-        apply_diagonal(layout, program.constant(operation), operation.qubits, step.fixed, step.value, true, target);
+        apply_diagonal(layout, program.constant(operation), operation.qubits, step.fixed, step.value, true,
+                       target);
     }
 }
 
@@ -343,7 +344,8 @@ void Tile::run_forward(double* target) const {
     }
 }
 
-void for_tiles(const Program& program, const Batch& batch, int copies, const std::function<void(Tile&)>& body) {
+void for_tiles(const Program& program, const Batch& batch, int copies,
+               const std::function<void(Tile&)>& body) {
     if (batch.size <= 0) return;
     const double bytes = sweep_bytes(program, batch.size, copies);
     if (bytes > memory_limit()) {
@@ -356,7 +358,8 @@ void for_tiles(const Program& program, const Batch& batch, int copies, const std
     const auto angles = static_cast<std::size_t>(program.angles());
     double* call = call_workspace.reserve(geometry_doubles(plan.steps.size()) + rounded(angles / 8 + 1));
     auto* geometries = reinterpret_cast<Geometry*>(call);
-    for (std::size_t s = 0; s < plan.steps.size(); ++s) new (geometries + s) Geometry(geometry(plan.steps[s], layout));
+    for (std::size_t s = 0; s < plan.steps.size(); ++s)
+        new (geometries + s) Geometry(geometry(plan.steps[s], layout));
     // Angles that all elements share (weights, as a rule) need their sine and cosine only once.
     auto* varies = reinterpret_cast<unsigned char*>(call + geometry_doubles(plan.steps.size()));
     std::fill_n(varies, angles, static_cast<unsigned char>(0));
@@ -379,7 +382,8 @@ void for_tiles(const Program& program, const Batch& batch, int copies, const std
         work(0, tiles);
     } else {
         // Below some thousand block rows a second thread costs more than it saves.
-        const double work_per_tile = static_cast<double>(plan.steps.size()) * static_cast<double>(layout.rows());
+        const double work_per_tile =
+            static_cast<double>(plan.steps.size()) * static_cast<double>(layout.rows());
         const auto grain = static_cast<std::ptrdiff_t>(std::ceil(2e4 / std::max(work_per_tile, 1.0)));
         parallel_for(tiles, grain, work);
     }

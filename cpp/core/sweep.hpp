@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the forward, reverse and tangent sweeps share: how a batch is cut into tiles, and one tile's coefficients.
+// What the forward, reverse and tangent sweeps share: how a batch is cut into tiles, and one tile's
+// coefficients.
 #pragma once
 
 #include <atomic>
@@ -29,7 +30,7 @@ struct MemoryLimit : std::runtime_error {
 struct Batch {
     const double* angles = nullptr;  ///< (size / repeat, angles) row-major, radians
     std::ptrdiff_t size = 0;
-    std::ptrdiff_t repeat = 1;       ///< element b uses row b / repeat of angles and states
+    std::ptrdiff_t repeat = 1;                     ///< element b uses row b / repeat of angles and states
     const std::complex<double>* states = nullptr;  ///< (size / repeat, 2^qubits), or one state for all
     bool shared_state = false;
     /// Called now and then on the calling thread; the sweep throws Interrupted when it returns true.
@@ -39,17 +40,22 @@ struct Batch {
 /// Memory in bytes that a sweep with `copies` states per tile needs, for a batch of this size.
 [[nodiscard]] double sweep_bytes(const Program& program, std::ptrdiff_t size, int copies);
 
-/// Limits what sweeps may allocate, in bytes; 0 (the default): three quarters of the memory that this process may
-/// use. Sweeps beyond it throw MemoryLimit before they allocate.
+/// Limits what sweeps may allocate, in bytes; 0 (the default): three quarters of the memory that this process
+/// may use. Sweeps beyond it throw MemoryLimit before they allocate.
 void set_memory_limit(double bytes);
 [[nodiscard]] double memory_limit();
 
+/// Rows per part where rows are shared among threads. Sums over rows are made chunk by chunk of this size, so
+/// that they do not depend on the number of threads.
+constexpr std::size_t row_chunk = 2048;
+
 class Tile;
 
-/// Cuts the batch into tiles and calls body(tile) for each, in parallel over tiles; a batch of few large states is
-/// worked off tile by tile instead, in parallel over rows. Results do not depend on the number of threads.
-/// `copies`: how many states the body keeps per tile. Throws MemoryLimit, Interrupted.
-void for_tiles(const Program& program, const Batch& batch, int copies, const std::function<void(Tile&)>& body);
+/// Cuts the batch into tiles and calls body(tile) for each, in parallel over tiles; a batch of few large
+/// states is worked off tile by tile instead, in parallel over rows. Results do not depend on the number of
+/// threads. `copies`: how many states the body keeps per tile. Throws MemoryLimit, Interrupted.
+void for_tiles(const Program& program, const Batch& batch, int copies,
+               const std::function<void(Tile&)>& body);
 
 /// The samples [first, first + samples) of a batch, with their coefficients, and workspace for the sweep.
 class Tile {
@@ -61,10 +67,13 @@ class Tile {
     int samples = 0;
 
     /// State c of `copies`; 64-byte aligned.
-    [[nodiscard]] double* state(int c) const { return states_ + static_cast<std::size_t>(c) * state_doubles_; }
+    [[nodiscard]] double* state(int c) const {
+        return states_ + static_cast<std::size_t>(c) * state_doubles_;
+    }
     [[nodiscard]] Vec* moments() const { return moments_; }
     [[nodiscard]] Vec* weights() const { return weights_; }
-    [[nodiscard]] Vec* slots() const { return slots_; }  ///< one per angle
+    [[nodiscard]] Vec* slots() const { return slots_; }                          ///< one per angle
+    [[nodiscard]] Vec* more_slots() const { return slots_ + program.angles(); }  ///< one more per angle
     [[nodiscard]] double* scratch() const { return scratch_; }
 
     /// q0..q3 of a block.
@@ -82,13 +91,23 @@ class Tile {
     void apply(std::size_t step, double* state) const;
     /// Undoes a step that has no parameters (flip, matrix, diagonal).
     void undo_constant(std::size_t step, double* state) const;
-    /// Calls body(begin, end) on ranges that cover [0, count): one range, or in parallel over rows.
-    void over_rows(std::size_t count, const std::function<void(std::size_t, std::size_t)>& body) const;
+    /// Calls body(begin, end) on ranges that cover [0, count): one range, or in parallel where rows are
+    /// shared among threads, each range at least `grain` long.
+    template <typename Body>
+    void over_rows(std::size_t count, const Body& body, std::size_t grain = row_chunk) const {
+        if (by_rows_) {
+            share_rows(count, grain, std::ref(body));
+        } else {
+            body(std::size_t{0}, count);
+        }
+    }
     /// Throws Interrupted when the caller wants to stop; to be called before every step.
     void checkpoint(std::size_t step) const;
 
   private:
     friend class TileRunner;
+    static void share_rows(std::size_t count, std::size_t grain,
+                           const std::function<void(std::size_t, std::size_t)>& body);
     Tile(const Program& p, const Layout& l) : program(p), plan(p.plan()), layout(l) {}
 
     const Batch* batch_ = nullptr;

@@ -2,8 +2,6 @@
 #include "core/tangent.hpp"
 
 #include <algorithm>
-#include <cstdint>
-#include <vector>
 
 #include "core/adjoint.hpp"
 #include "core/observable.hpp"
@@ -97,8 +95,8 @@ void jvp(const Program& program, const Batch& batch, const double* tangents,
         double* bra = tile.state(2);
         tile.load_initial(ket);
         if (state_tangents != nullptr) {
-            load_states(tile.layout, state_tangents + static_cast<std::size_t>(tile.first) * amplitudes, amplitudes,
-                        tile.samples, tangent);
+            load_states(tile.layout, state_tangents + static_cast<std::size_t>(tile.first) * amplitudes,
+                        amplitudes, tile.samples, tangent);
         } else {
             std::fill_n(tangent, tile.layout.rows() * row_doubles, 0.0);
         }
@@ -124,8 +122,8 @@ void jvp(const Program& program, const Batch& batch, const double* tangents,
 
 namespace {
 
-/// One block of the second-order reverse sweep: overlaps and their derivatives after the block, then all four states
-/// before it. d<b|Q|k> = <db|Q|k> + <b|Q|dk>.
+/// One block of the second-order reverse sweep: overlaps and their derivatives after the block, then all four
+/// states before it. d<b|Q|k> = <db|Q|k> + <b|Q|dk>.
 void step_back_twice(const Tile& tile, std::size_t s, double* const states[4], const Vec w[4], Vec overlap[4],
                      Vec slope[4]) {
     double *ket = states[0], *ket_tangent = states[1], *bra = states[2], *bra_tangent = states[3];
@@ -145,8 +143,8 @@ void step_back_twice(const Tile& tile, std::size_t s, double* const states[4], c
     for (int i = 0; i < 4; ++i) mix(where, kind, undo, states[i], 0, where.count);
 }
 
-/// The recursion of the gradients inside a block, and its derivative. Tangents of the angles are in tile.slots(),
-/// the result is added to `result`.
+/// The recursion of the gradients inside a block, and its derivative. Tangents of the angles are in
+/// tile.slots(), the result is added to `result`.
 void add_slopes(const Tile& tile, const Step& step, Vec overlap[4], Vec slope[4], Vec* result) {
     for (int i = step.first + step.count - 1; i >= step.first; --i) {
         const BlockRotation& rotation = tile.plan.rotations[static_cast<std::size_t>(i)];
@@ -167,7 +165,8 @@ void add_slopes(const Tile& tile, const Step& step, Vec overlap[4], Vec slope[4]
     }
 }
 
-/// tile.weights() <- derivative of the moments' weights; only variances have one. `scratch_state` is overwritten.
+/// tile.weights() <- derivative of the moments' weights; only variances have one. `scratch_state` is
+/// overwritten.
 bool set_weight_slopes(const Tile& tile, const double* cotangents, const double* ket, const double* tangent,
                        double* scratch_state) {
     const auto outputs = tile.program.outputs();
@@ -192,8 +191,8 @@ bool set_weight_slopes(const Tile& tile, const double* cotangents, const double*
 
 }  // namespace
 
-void hessian_product(const Program& program, const Batch& batch, const double* cotangents, const double* tangents,
-                     double* out) {
+void hessian_product(const Program& program, const Batch& batch, const double* cotangents,
+                     const double* tangents, double* out) {
     const auto angles = static_cast<std::size_t>(program.angles());
     for_tiles(program, batch, 5, [&](Tile& tile) {
         double* const states[4] = {tile.state(0), tile.state(1), tile.state(2), tile.state(3)};
@@ -212,8 +211,7 @@ void hessian_product(const Program& program, const Batch& batch, const double* c
             apply_observables(program, tile.layout, tile.weights(), ket, spare, tile.scratch());
             for (std::size_t i = 0; i < doubles; ++i) bra_tangent[i] += spare[i];
         }
-        std::vector<double> storage((angles + 1) * lanes);
-        auto* result = reinterpret_cast<Vec*>((reinterpret_cast<std::uintptr_t>(storage.data()) + 63) / 64 * 64);
+        Vec* result = tile.more_slots();
         std::fill_n(result, angles, Vec{});
         for (std::size_t s = tile.plan.steps.size(); s-- > 0;) {
             tile.checkpoint(s);

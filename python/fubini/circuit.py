@@ -406,7 +406,7 @@ def decomposed(tape: Any) -> Any:
         )
     except (qml.exceptions.DeviceError, qml.exceptions.DecompositionUndefinedError) as error:
         if failed:
-            raise unsupported(failed[-1]) from error
+            raise UnsupportedCircuitError(unsupported(failed[-1])) from error
         raise UnsupportedCircuitError(str(error)) from error
     check_operations(result.operations)
     return result
@@ -438,7 +438,7 @@ def _structure(tape: Any, wires: Any) -> Structure:
             continue
         native = native_gates(op, slot)
         if native is None:
-            raise unsupported(op)
+            raise UnsupportedCircuitError(unsupported(op))
         gates.extend(native)
         slot += len(angle_values(op))
     if not labels:
@@ -528,4 +528,5 @@ def _stacked(values: list[Any]) -> Any:
         else value.to(torch.float64)
         for value in values
     ]
-    return torch.stack(torch.broadcast_tensors(*tensors), dim=-1)
+    shape = tuple(batch)
+    return torch.stack([tensor.expand(shape) for tensor in tensors], dim=-1)

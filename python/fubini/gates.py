@@ -233,16 +233,16 @@ def add_gate(builder: _core.ProgramBuilder, gate: NativeGate, index: dict[Any, i
         method(array, wires, controls, values, gate.adjoint)
 
 
-def unsupported(op: Any) -> UnsupportedCircuitError:
-    """The error for an operation that is neither native nor decomposable.
+def unsupported(op: Any) -> str:
+    """Says why an operation that is neither native nor decomposable cannot run.
 
     Args:
         op: The operation.
 
     Returns:
-        The exception, to be raised.
+        The message of the exception to be raised.
     """
-    return UnsupportedCircuitError(
+    return (
         f"{op.name}: the native engine does not know this operation, and it has no decomposition into gates that it "
         "knows. Decompose it with qml.transforms.decompose, or run the QNode on its device (engine='device')."
     )

@@ -59,12 +59,16 @@ def measurement_of(process: Any, index: dict[Any, int]) -> Measurement:
         UnsupportedCircuitError: For measurements and observables that the engine does not know.
     """
     if getattr(process, "mv", None) is not None:
-        raise _unsupported(process, "it refers to a mid-circuit measurement")
+        raise UnsupportedCircuitError(
+            _unsupported(process, "it refers to a mid-circuit measurement")
+        )
     if isinstance(process, qml.measurements.StateMP) and type(process).__name__ == "StateMP":
         return Measurement("state")
     if isinstance(process, qml.measurements.ProbabilityMP):
         if process.obs is not None:
-            raise _unsupported(process, "probabilities of an observable; give wires instead")
+            raise UnsupportedCircuitError(
+                _unsupported(process, "probabilities of an observable; give wires instead")
+            )
         wires = tuple(index[wire] for wire in process.wires) or tuple(range(len(index)))
         return Measurement("probs", wires=wires)
     if isinstance(process, qml.measurements.ExpectationMP):
@@ -72,10 +76,10 @@ def measurement_of(process: Any, index: dict[Any, int]) -> Measurement:
     elif isinstance(process, qml.measurements.VarianceMP):
         kind = "var"
     else:
-        raise _unsupported(process, "expected expval, var, probs or state")
+        raise UnsupportedCircuitError(_unsupported(process, "expected expval, var, probs or state"))
     obs = process.obs
     if obs is None:
-        raise _unsupported(process, "it has no observable")
+        raise UnsupportedCircuitError(_unsupported(process, "it has no observable"))
     if (
         obs.name == "Projector"
         and obs.pauli_rep is None
@@ -215,7 +219,5 @@ def _real(obs: Any, value: complex) -> float:
     return value.real
 
 
-def _unsupported(process: Any, why: str) -> UnsupportedCircuitError:
-    return UnsupportedCircuitError(
-        f"{process}: the native engine cannot measure this ({why}). Run the QNode on its device (engine='device')."
-    )
+def _unsupported(process: Any, why: str) -> str:
+    return f"{process}: the native engine cannot measure this ({why}). Run the QNode on its device (engine='device')."

@@ -41,10 +41,17 @@ def expval(circuit: Circuit, angles: Tensor, state: Tensor | None = None) -> Ten
         raise ValueError(
             "circuit: it measures no real quantity (expval, var, probs). Use circuit.state(angles)."
         )
+    ready = angles.ndim == 2 and angles.dtype == torch.float64 and angles.is_cpu
+    if ready and state is None and not circuit.takes_state:  # the usual call of a layer
+        if _is_plain():
+            plain: Tensor = _apply(_PlainValues, circuit, angles)
+            return plain
+        direct: Tensor = _apply(_Values, circuit, angles, None)
+        return direct
     lead = angles.shape[:-1]
     flat = angles.reshape(-1, circuit.num_angles).to(device="cpu", dtype=torch.float64)
     initial = _initial_state(circuit, state, lead, len(flat))
-    values = _Values.apply(circuit, flat, initial)
+    values: Tensor = _apply(_Values, circuit, flat, initial)
     return values.reshape(*lead, circuit.num_outputs).to(device=angles.device, dtype=angles.dtype)
 
 
@@ -64,6 +71,19 @@ def _initial_state(
         )
     converted = state.to(device="cpu", dtype=torch.complex128)
     return converted.expand(*lead, size).reshape(batch, size)
+
+
+def _apply(function: Any, *arguments: Any) -> Any:
+    """function.apply, which torch leaves untyped."""
+    return function.apply(*arguments)
+
+
+_transforms_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+
+
+def _is_plain() -> bool:
+    """Whether neither torch.func nor forward-mode AD is at work, so that tensors are just tensors."""
+    return not _transforms_active() and getattr(torch.autograd.forward_ad, "_current_level", 0) < 0
 
 
 def _real(value: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -97,6 +117,25 @@ def _unfold(info: Any, value: Tensor) -> Tensor:
     return value.reshape(info.batch_size, -1, value.shape[-1])
 
 
+class _PlainValues(torch.autograd.Function):
+    """_Values for the usual training step: torch binds no signatures, and the backward pass is one call."""
+
+    @staticmethod
+    def forward(ctx: Any, circuit: Circuit, angles: Tensor) -> Tensor:
+        ctx.circuit = circuit
+        ctx.save_for_backward(angles)
+        return torch.from_numpy(_core.expval(circuit.program, _real(angles), None))
+
+    @staticmethod
+    def backward(ctx: Any, cotangents: Tensor) -> tuple[None, Tensor]:
+        (angles,) = ctx.saved_tensors
+        if not torch.is_grad_enabled() and _is_plain():
+            values = _real(angles), _real(cotangents)
+            _, gradient, _ = _core.vjp(ctx.circuit.program, *values, None)
+            return None, torch.from_numpy(gradient)
+        return None, _apply(_Pullback, ctx.circuit, angles, None, cotangents)
+
+
 class _Values(torch.autograd.Function):
     """(B, A), (B, N) or None -> (B, M)."""
 
@@ -117,11 +156,11 @@ class _Values(torch.autograd.Function):
     def backward(ctx: Any, cotangents: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
         angles, state = ctx.saved_tensors
         if state is not None and ctx.needs_input_grad[2]:
-            gradient, state_gradient = _PullbackWithState.apply(
-                ctx.circuit, angles, state, cotangents
+            gradient, state_gradient = _apply(
+                _PullbackWithState, ctx.circuit, angles, state, cotangents
             )
             return None, gradient, state_gradient
-        return None, _Pullback.apply(ctx.circuit, angles, state, cotangents), None
+        return None, _apply(_Pullback, ctx.circuit, angles, state, cotangents), None
 
     @staticmethod
     def jvp(
@@ -130,14 +169,15 @@ class _Values(torch.autograd.Function):
         angles, state = ctx.saved_tensors
         if tangents is None:
             tangents = torch.zeros_like(angles)
-        return _Pushforward.apply(ctx.circuit, angles, state, tangents, state_tangents)
+        pushed: Tensor = _apply(_Pushforward, ctx.circuit, angles, state, tangents, state_tangents)
+        return pushed
 
     @staticmethod
     def vmap(
         info: Any, in_dims: Any, circuit: Circuit, angles: Tensor, state: Tensor | None
     ) -> tuple[Tensor, int]:
         folded = _fold(info, in_dims[1:], angles, state)
-        return _unfold(info, _Values.apply(circuit, *folded)), 0
+        return _unfold(info, _apply(_Values, circuit, *folded)), 0
 
 
 class _Pullback(torch.autograd.Function):
@@ -167,9 +207,9 @@ class _Pullback(torch.autograd.Function):
         _refuse_second_state_derivative(ctx.needs_input_grad[2])
         by_angles = by_cotangents = None
         if ctx.needs_input_grad[1]:  # the Hessian is symmetric
-            by_angles = _HessianProduct.apply(ctx.circuit, angles, state, cotangents, vectors)
+            by_angles = _apply(_HessianProduct, ctx.circuit, angles, state, cotangents, vectors)
         if ctx.needs_input_grad[3]:
-            by_cotangents = _Pushforward.apply(ctx.circuit, angles, state, vectors, None)
+            by_cotangents = _apply(_Pushforward, ctx.circuit, angles, state, vectors, None)
         return None, by_angles, None, by_cotangents
 
     @staticmethod
@@ -182,13 +222,13 @@ class _Pullback(torch.autograd.Function):
     ) -> Tensor:
         angles, state, cotangents = ctx.saved_tensors
         _refuse_second_state_derivative(state_tangents is not None)
-        result = torch.zeros_like(angles)
+        result: Tensor = torch.zeros_like(angles)
         if tangents is not None:
-            result = result + _HessianProduct.apply(
-                ctx.circuit, angles, state, cotangents, tangents
+            result = result + _apply(
+                _HessianProduct, ctx.circuit, angles, state, cotangents, tangents
             )
         if cotangent_tangents is not None:
-            result = result + _Pullback.apply(ctx.circuit, angles, state, cotangent_tangents)
+            result = result + _apply(_Pullback, ctx.circuit, angles, state, cotangent_tangents)
         return result
 
     @staticmethod
@@ -201,7 +241,7 @@ class _Pullback(torch.autograd.Function):
         cotangents: Tensor,
     ) -> tuple[Tensor, int]:
         folded = _fold(info, in_dims[1:], angles, state, cotangents)
-        return _unfold(info, _Pullback.apply(circuit, *folded)), 0
+        return _unfold(info, _apply(_Pullback, circuit, *folded)), 0
 
 
 class _PullbackWithState(torch.autograd.Function):
@@ -235,7 +275,7 @@ class _PullbackWithState(torch.autograd.Function):
         info: Any, in_dims: Any, circuit: Circuit, angles: Tensor, state: Tensor, cotangents: Tensor
     ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
         folded = _fold(info, in_dims[1:], angles, state, cotangents)
-        gradient, state_gradient = _PullbackWithState.apply(circuit, *folded)
+        gradient, state_gradient = _apply(_PullbackWithState, circuit, *folded)
         return (_unfold(info, gradient), _unfold(info, state_gradient)), (0, 0)
 
 
@@ -278,9 +318,9 @@ class _Pushforward(torch.autograd.Function):
         _refuse_second_state_derivative(ctx.with_state or ctx.needs_input_grad[2])
         by_angles = by_tangents = None
         if ctx.needs_input_grad[1]:
-            by_angles = _HessianProduct.apply(ctx.circuit, angles, state, cotangents, tangents)
+            by_angles = _apply(_HessianProduct, ctx.circuit, angles, state, cotangents, tangents)
         if ctx.needs_input_grad[3]:
-            by_tangents = _Pullback.apply(ctx.circuit, angles, state, cotangents)
+            by_tangents = _apply(_Pullback, ctx.circuit, angles, state, cotangents)
         return None, by_angles, None, by_tangents, None
 
     @staticmethod
@@ -297,17 +337,17 @@ class _Pushforward(torch.autograd.Function):
             ctx.with_state or state_directions is not None or state_tangent_directions is not None
         )
         columns = ctx.circuit.num_outputs
-        result = angles.new_zeros(len(angles), columns)
+        result: Tensor = angles.new_zeros(len(angles), columns)
         if tangent_directions is not None:
-            result = result + _Pushforward.apply(
-                ctx.circuit, angles, state, tangent_directions, None
+            result = result + _apply(
+                _Pushforward, ctx.circuit, angles, state, tangent_directions, None
             )
         if directions is not None:
             # d^2 f[direction, tangent], one output at a time: (Hessian of output m times direction) . tangent.
             for m in range(columns):
                 pick = angles.new_zeros(len(angles), columns)
                 pick[:, m] = 1.0
-                product = _HessianProduct.apply(ctx.circuit, angles, state, pick, directions)
+                product = _apply(_HessianProduct, ctx.circuit, angles, state, pick, directions)
                 result = result + (product * tangents).sum(-1, keepdim=True) * pick
         return result
 
@@ -322,7 +362,7 @@ class _Pushforward(torch.autograd.Function):
         state_tangents: Tensor | None,
     ) -> tuple[Tensor, int]:
         folded = _fold(info, in_dims[1:], angles, state, tangents, state_tangents)
-        return _unfold(info, _Pushforward.apply(circuit, *folded)), 0
+        return _unfold(info, _apply(_Pushforward, circuit, *folded)), 0
 
 
 class _HessianProduct(torch.autograd.Function):
@@ -367,7 +407,7 @@ class _HessianProduct(torch.autograd.Function):
         vectors: Tensor,
     ) -> tuple[Tensor, int]:
         folded = _fold(info, in_dims[1:], angles, state, cotangents, vectors)
-        return _unfold(info, _HessianProduct.apply(circuit, *folded)), 0
+        return _unfold(info, _apply(_HessianProduct, circuit, *folded)), 0
 
 
 def _refuse_second_state_derivative(wanted: bool) -> None:

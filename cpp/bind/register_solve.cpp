@@ -186,6 +186,40 @@ py::typing::Tuple<py::typing::List<RealArray>, StatusArray> solve_list(const std
     return py::make_tuple(std::move(out), std::move(status));
 }
 
+/// The low-overhead way for lists of NumPy arrays: None for everything but the usual case.
+py::object solve_list_fast(const py::typing::List<py::object>& matrices,
+                           const py::typing::List<py::object>& rhs, double damping) {
+    const std::size_t count = matrices.size();
+    if (rhs.size() != count || !(damping >= 0.0)) return py::none();
+    std::vector<SolveBlock> blocks(count);
+    py::list out(count);
+    for (std::size_t i = 0; i < count; ++i) {
+        const py::handle matrix = PyList_GET_ITEM(matrices.ptr(), static_cast<py::ssize_t>(i));
+        const py::handle vector = PyList_GET_ITEM(rhs.ptr(), static_cast<py::ssize_t>(i));
+        if (!RealArray::check_(matrix) || !RealArray::check_(vector)) return py::none();
+        const auto a = py::reinterpret_borrow<RealArray>(matrix);
+        const auto b = py::reinterpret_borrow<RealArray>(vector);
+        if (a.ndim() != 2 || b.ndim() < 1 || b.ndim() > 2 || a.shape(0) != a.shape(1) ||
+            b.shape(0) != a.shape(0)) {
+            return py::none();
+        }
+        const py::ssize_t columns = b.ndim() == 2 ? b.shape(1) : 1;
+        RealArray x(std::vector<py::ssize_t>(b.shape(), b.shape() + b.ndim()));
+        blocks[i] = {a.data(), b.data(), x.mutable_data(), a.shape(0), columns, damping};
+        PyList_SET_ITEM(out.ptr(), static_cast<py::ssize_t>(i), x.release().ptr());
+    }
+    std::vector<SolveStatus> status(count);
+    {
+        const py::gil_scoped_release release;
+        solve_blocks(blocks.data(), static_cast<std::ptrdiff_t>(count), SolveOptions{}, status.data(),
+                     nullptr);
+    }
+    for (const SolveStatus one : status) {
+        if (is_failure(one)) return py::none();
+    }
+    return out;
+}
+
 }  // namespace
 
 void register_solve(py::module_& m) {
@@ -203,6 +237,8 @@ void register_solve(py::module_& m) {
           "damping_kind"_a = "absolute", "symmetry_tolerance"_a = SolveOptions{}.symmetry_tolerance,
           "(list of x, status) of systems of mixed sizes: matrices (n, n), right-hand sides (n,) or (n, "
           "columns).");
+    m.def("solve_list_fast", &solve_list_fast, "matrices"_a, "rhs"_a, "damping"_a,
+          "List of x for lists of contiguous float64 arrays and one damping; None if that does not fit.");
     m.def(
         "solve_status_text", [](int status) { return status_text(static_cast<SolveStatus>(status)); },
         "status"_a, "One sentence that says what happened and what to do.");

@@ -127,6 +127,10 @@ def solve_blocks(
         raise ValueError(
             f"rhs: expected {len(matrices)} entries, one for each matrix, got {len(rhs)}"
         )
+    if type(damping) is float:
+        solved = _blocks_fast(list(matrices), list(rhs), damping)
+        if solved is not None:
+            return solved
     for matrix, vector in zip(matrices, rhs, strict=True):
         _check_kinds(matrix, vector)
     added = as_damping(damping)
@@ -156,23 +160,33 @@ def solve_blocks(
     ]
 
 
+def _blocks_fast(matrices: list[Any], rhs: list[Any], damping: float) -> list[Any] | None:
+    tensors = bool(matrices) and isinstance(matrices[0], torch.Tensor)
+    if tensors:
+        if not all(map(_is_plain, matrices)) or not all(map(_is_plain, rhs)):
+            return None
+        matrices, rhs = [one.numpy() for one in matrices], [one.numpy() for one in rhs]
+    solved: list[Any] | None = _core.solve_list_fast(matrices, rhs, damping)
+    return [torch.from_numpy(one) for one in solved] if tensors and solved is not None else solved
+
+
+def _is_plain(value: Any) -> bool:
+    return (
+        isinstance(value, torch.Tensor)
+        and value.dtype is torch.float64
+        and value.device.type == "cpu"
+        and not value.requires_grad
+        and value.layout is torch.strided
+        and not value.is_neg()
+    )
+
+
 def _solve_fast(matrix: Any, rhs: Any, damping: float) -> Any:
     if not isinstance(matrix, torch.Tensor):
         return _core.solve_fast(matrix, rhs, damping)
-    if (
-        not isinstance(rhs, torch.Tensor)
-        or matrix.dtype is not torch.float64
-        or rhs.dtype is not torch.float64
-        or matrix.device.type != "cpu"
-        or rhs.device.type != "cpu"
-        or ((matrix.requires_grad or rhs.requires_grad) and torch.is_grad_enabled())
-        or matrix.layout is not torch.strided
-        or rhs.layout is not torch.strided
-    ):
+    if not _is_plain(matrix) or not _is_plain(rhs):
         return None
-    x = _core.solve_fast(
-        matrix.detach().resolve_neg().numpy(), rhs.detach().resolve_neg().numpy(), damping
-    )
+    x = _core.solve_fast(matrix.numpy(), rhs.numpy(), damping)
     return None if x is None else torch.from_numpy(x)
 
 

@@ -69,7 +69,8 @@ struct PackSolver {
         unsigned solved = 0;
         if (tries_cholesky(n, blocks[0].columns, options)) {
             // One lane of a register costs as much as all: a few larger systems go faster one by one.
-            if (n <= 8 || (n <= detail::largest_pack_size && 2 * count >= detail::lanes)) {
+            if (n <= detail::largest_pack_size &&
+                (n <= 8 || (n <= 20 && count >= 2) || 2 * count >= detail::lanes)) {
                 solved = detail::solve_pack(blocks, count, options, interleaved);
             } else {
                 for (int i = 0; i < count; ++i) {

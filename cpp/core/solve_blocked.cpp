@@ -287,9 +287,8 @@ bool solve_blocked(const SolveBlock& block, const SolveOptions& options, Blocked
     m.rows = (n + lanes - 1) / lanes * lanes;
     const Index count = m.count();
     const auto doubles = static_cast<std::size_t>(height * height * (count * (count + 1) / 2));
-    if (workspace.panels.size() < doubles / lanes) workspace.panels.resize(doubles / lanes);
     workspace.inverse_pivots.resize(static_cast<std::size_t>(2 * m.rows));
-    m.data = reinterpret_cast<double*>(workspace.panels.data());
+    m.data = reinterpret_cast<double*>(workspace.panels.reserve(doubles / lanes));
     m.inverse_pivots = workspace.inverse_pivots.data();
 
     std::atomic<bool> sound{true};

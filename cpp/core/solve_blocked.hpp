@@ -10,7 +10,7 @@
 namespace fubini::detail {
 
 struct BlockedWorkspace {
-    std::vector<Vec> panels;
+    VecBuffer panels;
     std::vector<double> inverse_pivots;
     std::vector<double> column;
     std::vector<double> results;

@@ -5,7 +5,7 @@
 #include "core/solve_lanes.hpp"
 
 #include <algorithm>
-#include <limits>
+#include <vector>
 
 #include "core/solve_dense.hpp"
 
@@ -87,8 +87,6 @@ inline void diagonal(Pack& p, std::ptrdiff_t i0) {
         }
     }
 }
-
-// acc(r, later) above needs acc(later, c) already scaled, which the order of r guarantees.
 
 template <int R>
 void factor_rows(Pack& p, std::ptrdiff_t i0) {
@@ -189,8 +187,7 @@ unsigned solve_pack(const SolveBlock* blocks, int count, const SolveOptions& opt
     p.n = n;
     p.ld = n <= 16 ? n : (n | 1);
     const auto needed = static_cast<std::size_t>((n + columns) * p.ld + n);
-    if (workspace.storage.size() < needed) workspace.storage.resize(needed);
-    p.a = workspace.storage.data();
+    p.a = workspace.storage.reserve(needed);
     p.inverse_pivot = p.a + (n + columns) * p.ld;
     if (p.ld == n) {
         interleave(matrices, n * n, p.a);

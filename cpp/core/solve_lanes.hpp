@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "core/solve.hpp"
 #include "core/solve_simd.hpp"
@@ -14,7 +13,7 @@ namespace fubini::detail {
 inline constexpr std::ptrdiff_t largest_pack_size = 64;
 
 struct LaneWorkspace {
-    std::vector<Vec> storage;
+    VecBuffer storage;
 };
 
 /// Solves 1 <= count <= lanes blocks of equal n (1 to largest_pack_size) and equal columns (at least 1) by

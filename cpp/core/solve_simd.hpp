@@ -5,6 +5,8 @@
 #include <cmath>
 #include <cstddef>
 #include <cstring>
+#include <memory>
+#include <new>
 
 namespace fubini::detail {
 
@@ -54,6 +56,27 @@ inline Vec select_greater(Vec a, Vec b, Vec yes, Vec no) {
 }
 
 #endif
+
+/// Aligned memory that grows and is not initialised: it is written before it is read.
+class VecBuffer {
+  public:
+    Vec* reserve(std::size_t size) {
+        if (size > size_) {
+            storage_.reset();
+            storage_.reset(static_cast<Vec*>(::operator new(size * sizeof(Vec), alignment)));
+            size_ = size;
+        }
+        return storage_.get();
+    }
+
+  private:
+    static constexpr std::align_val_t alignment{64};
+    struct Free {
+        void operator()(Vec* memory) const { ::operator delete(memory, alignment); }
+    };
+    std::unique_ptr<Vec, Free> storage_;
+    std::size_t size_ = 0;
+};
 
 inline Vec load(const double* from) {  // needs no alignment
     Vec v;

@@ -354,6 +354,27 @@ BAD_ARGUMENTS = [
     (
         np.eye(2),
         np.ones(2),
+        {"rcond": 0.1, "method": "cholesky"},
+        ValueError,
+        "rcond: expected None",
+    ),
+    (
+        np.eye(2),
+        np.ones(2),
+        {"rcond": 0.1, "method": fubini.CG()},
+        ValueError,
+        "rcond: expected None",
+    ),
+    (
+        np.eye(2),
+        np.ones(2),
+        {"rcond": 0.1, "method": fubini.Pinv(0.2)},
+        ValueError,
+        "rcond: expected once",
+    ),
+    (
+        np.eye(2),
+        np.ones(2),
         {"method": fubini.Power(float("inf"))},
         ValueError,
         "exponent: expected",

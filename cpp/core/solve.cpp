@@ -41,13 +41,21 @@ void check_damping(double damping) {
 }
 
 /// Floating-point operations, roughly, with what packing and checks cost; also that of n = 0.
-double cost_of(std::ptrdiff_t n, std::ptrdiff_t columns) {
+double cost_of(std::ptrdiff_t n, std::ptrdiff_t columns, const SolveOptions& options) {
     const auto size = static_cast<double>(n);
-    return size * size * (size / 3.0 + 8.0 + 2.0 * static_cast<double>(columns)) + 40.0;
+    const double cholesky = size * size * (size / 3.0 + 8.0 + 2.0 * static_cast<double>(columns)) + 40.0;
+    return options.method == SolveMethod::pinv || options.method == SolveMethod::power ? 30.0 * cholesky
+                                                                                       : cholesky;
 }
 
 /// Less than this is not worth waking a thread for, which takes some microseconds.
 constexpr double worthwhile = 3e5;
+
+/// Systems that travel together: a register's width of small ones for Cholesky, else one.
+std::ptrdiff_t width_of(std::ptrdiff_t n, const SolveOptions& options) {
+    const bool cholesky = options.method == SolveMethod::automatic || options.method == SolveMethod::cholesky;
+    return cholesky && n <= detail::largest_pack_size ? detail::lanes : 1;
+}
 
 /// Whether one of the fast Cholesky kernels may try.
 bool tries_cholesky(std::ptrdiff_t n, std::ptrdiff_t columns, const SolveOptions& options) {
@@ -98,12 +106,10 @@ const char* status_text(SolveStatus status) {
             return "The system was solved.";
         case SolveStatus::used_pinv:
             return "The matrix is singular or indefinite to working precision, so the eigenvalue "
-                   "pseudo-inverse was "
-                   "used; add damping if the smallest possible step is not what you want.";
+                   "pseudo-inverse was used; add damping if the smallest possible step is not what you want.";
         case SolveStatus::not_positive_definite:
             return "The damped matrix is not positive definite to working precision; increase the damping, "
-                   "or use "
-                   "method='pinv' or method='auto'.";
+                   "or use method='pinv' or method='auto'.";
         case SolveStatus::singular:
             return "The damped matrix is singular to working precision; increase the damping, or use "
                    "method='pinv'.";
@@ -150,13 +156,13 @@ void solve(const double* matrix, const double* rhs, double* x, std::ptrdiff_t ba
     if (batch > 0) {
         for (std::ptrdiff_t i = 0; i < (damping_stride == 0 ? 1 : batch); ++i) check_damping(damping[i]);
     }
-    constexpr std::ptrdiff_t width = detail::lanes;
-    const double pack_cost = cost_of(n, columns) * static_cast<double>(width);
+    const std::ptrdiff_t width = width_of(n, options);
+    const double pack_cost = cost_of(n, columns, options) * static_cast<double>(width);
     const auto grain = std::max<std::ptrdiff_t>(1, static_cast<std::ptrdiff_t>(worthwhile / pack_cost));
     parallel_for((batch + width - 1) / width, grain, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
         PackSolver solver{options, status, info, {}, {}, {}};
-        SolveBlock blocks[width];
-        std::ptrdiff_t index[width];
+        SolveBlock blocks[detail::lanes];
+        std::ptrdiff_t index[detail::lanes];
         for (std::ptrdiff_t first = begin * width; first < std::min(end * width, batch); first += width) {
             const int count = static_cast<int>(std::min(width, batch - first));
             for (int l = 0; l < count; ++l) {
@@ -198,11 +204,11 @@ void solve_blocks(const SolveBlock* blocks, std::ptrdiff_t count, const SolveOpt
     for (std::size_t i = 0; i < order.size();) {
         const SolveBlock& head = blocks[order[i]];
         std::size_t end = i + 1;
-        while (end < order.size() && end - i < static_cast<std::size_t>(detail::lanes) &&
+        while (end < order.size() && end - i < static_cast<std::size_t>(width_of(head.n, options)) &&
                blocks[order[end]].n == head.n && blocks[order[end]].columns == head.columns) {
             ++end;
         }
-        total += cost_of(head.n, head.columns) * static_cast<double>(end - i);
+        total += cost_of(head.n, head.columns, options) * static_cast<double>(end - i);
         packs.push_back({i, static_cast<int>(end - i), total});
         i = end;
     }

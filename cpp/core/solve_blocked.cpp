@@ -80,11 +80,10 @@ void update(const Panels& m, Index p, Index first, Index last, Index from, Index
     }
 }
 
-/// Tiles [first, last) of panel p, left of its diagonal, become those of the factor; columns before `from`
-/// are done.
+/// Tiles [first, last) of a panel, left of its diagonal, become those of the factor; columns before `from`
+/// are done. For a panel of right-hand sides that is the forward substitution.
 template <int V>
-void finish(const Panels& m, Index p, Index first, Index last, Index from) {
-    double* panel = m.panel(p);
+void finish(const Panels& m, double* panel, Index first, Index last, Index from) {
     for (Index j = first; j < last; ++j) {
         Vec acc[lanes][V];
         load_tile(panel, j, acc);
@@ -164,13 +163,14 @@ bool factor(const Panels& m, const double* limits) {
         const Index to = std::min(m.rows, b1 * height);
         for (Index p = b0; p < b1; ++p) {
             const bool good = by_height(m.used(p), [&]<int V>() {
-                finish<V>(m, p, b0 * vectors, p * vectors, from);
+                finish<V>(m, m.panel(p), b0 * vectors, p * vectors, from);
                 return factor_diagonal<V>(m, p, from, limits);
             });
             if (!good) return false;
         }
         for_panels(m, b1, count, [&](Index p) {
-            by_height(m.used(p), [&]<int V>() { finish<V>(m, p, b0 * vectors, b1 * vectors, from); });
+            by_height(m.used(p),
+                      [&]<int V>() { finish<V>(m, m.panel(p), b0 * vectors, b1 * vectors, from); });
         });
         for_panels(m, b1, count, [&](Index p) {
             by_height(m.used(p),
@@ -178,6 +178,37 @@ bool factor(const Panels& m, const double* limits) {
         });
     }
     return true;
+}
+
+/// Backward substitution for a panel of right-hand sides: each row x becomes the solution of L^T y = x.
+template <int V>
+void finish_backward(const Panels& m, double* panel) {
+    for (Index j = m.rows / lanes - 1; j >= 0; --j) {
+        Vec acc[lanes][V];
+        load_tile(panel, j, acc);
+        for (Index q = j / vectors; q < m.count(); ++q) {
+            const double* below = m.panel(q) + j * lanes * height;
+            const Index first = q == j / vectors ? (j % vectors + 1) * lanes : 0;
+            for (Index r = first; r < Index{m.used(q)} * lanes; ++r) {
+                Vec a[V];
+                for (int v = 0; v < V; ++v) a[v] = load(panel + (q * height + r) * height + v * lanes);
+                for (int c = 0; c < lanes; ++c) {
+                    const Vec b = splat(below[c * height + r]);
+                    for (int v = 0; v < V; ++v) acc[c][v] -= a[v] * b;
+                }
+            }
+        }
+        const double* right = m.right(j);
+        for (int c = lanes - 1; c >= 0; --c) {
+            for (int later = c + 1; later < lanes; ++later) {
+                const Vec l = splat(right[(j * lanes + c) * height + later]);
+                for (int v = 0; v < V; ++v) acc[c][v] -= acc[later][v] * l;
+            }
+            const Vec inverse = splat(m.inverse_pivots[j * lanes + c]);
+            for (int v = 0; v < V; ++v) acc[c][v] *= inverse;
+        }
+        store_tile(panel, j, acc);
+    }
 }
 
 /// y (rows) becomes the solution of L L^T x = y.
@@ -340,32 +371,48 @@ bool solve_blocked(const SolveBlock& block, const SolveOptions& options, Blocked
     }
     if (!factor(m, limits)) return false;
 
+    // One right-hand side is a vector; several are the rows of panels like the matrix's own.
     const Index columns = block.columns;
-    workspace.results.resize(static_cast<std::size_t>(columns * m.rows));
+    const Index width = columns == 1 ? 1 : height;
+    const Index groups = (columns + width - 1) / width;
+    workspace.results.assign(static_cast<std::size_t>(groups * width * m.rows), 0.0);
     double* results = workspace.results.data();
-    parallel_for(columns, m.rows < parallel_rows ? columns : 1, [&](Index begin, Index end) {
-        for (Index c = begin; c < end; ++c) {
-            double* y = results + c * m.rows;
-            double size = 0.0;
+    parallel_for(groups, m.rows < parallel_rows ? groups : 1, [&](Index begin, Index end) {
+        for (Index group = begin; group < end; ++group) {
+            double* y = results + group * width * m.rows;
+            const Index first = group * width;
+            const Index inside = std::min(width, columns - first);
             for (Index i = 0; i < n; ++i) {
-                y[i] = block.rhs[i * columns + c];
-                size = std::max(size, std::abs(y[i]));
+                for (Index c = 0; c < inside; ++c) y[i * width + c] = block.rhs[i * columns + first + c];
             }
-            std::fill(y + n, y + m.rows, 0.0);
-            substitute(m, y);
-            double grown = 0.0;
-            double bad = 0.0;
-            for (Index i = 0; i < n; ++i) {
-                grown = std::max(grown, std::abs(y[i]));
-                bad += y[i] - y[i];
+            if (columns == 1) {
+                substitute(m, y);
+            } else {
+                by_height(static_cast<int>((inside + lanes - 1) / lanes), [&]<int V>() {
+                    finish<V>(m, y, 0, m.rows / lanes, 0);
+                    finish_backward<V>(m, y);
+                });
             }
-            const bool calm = own_scale || grown * damped_largest <= suspicious_growth * size;
-            if (bad != 0.0 || !calm) sound.store(false, std::memory_order_relaxed);
+            for (Index c = 0; c < inside; ++c) {
+                double size = 0.0;
+                double grown = 0.0;
+                double bad = 0.0;
+                for (Index i = 0; i < n; ++i) {
+                    const double x = y[i * width + c];
+                    size = std::max(size, std::abs(block.rhs[i * columns + first + c]));
+                    grown = std::max(grown, std::abs(x));
+                    bad += x - x;
+                }
+                const bool calm = own_scale || grown * damped_largest <= suspicious_growth * size;
+                if (bad != 0.0 || !calm) sound.store(false, std::memory_order_relaxed);
+            }
         }
     });
     if (!sound.load()) return false;
-    for (Index c = 0; c < columns; ++c) {
-        for (Index i = 0; i < n; ++i) block.x[i * columns + c] = results[c * m.rows + i];
+    for (Index i = 0; i < n; ++i) {
+        for (Index c = 0; c < columns; ++c) {
+            block.x[i * columns + c] = results[(c / width * m.rows + i) * width + c % width];
+        }
     }
     return true;
 }

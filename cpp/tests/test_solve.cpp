@@ -297,6 +297,17 @@ TEST_CASE("every number of systems in a pack, every number of columns") {
     }
 }
 
+TEST_CASE("one large system with many right-hand sides") {
+    for (const std::ptrdiff_t n : {66, 125, 290}) {
+        for (const std::ptrdiff_t columns : {2, 7, 8, 9, 23, 24, 25, 61}) {
+            Batch batch(1, n, columns, 1e3, static_cast<unsigned>(n + columns));
+            batch.run(0.01);
+            CHECK(batch.state(0) == SolveStatus::ok);
+            CHECK(batch.residual(0, 0.01) <= 1e-14 * static_cast<double>(n));
+        }
+    }
+}
+
 TEST_CASE("mixed sizes: every block is solved, in its place") {
     std::mt19937 random(10);
     std::vector<Matrix> matrices;

@@ -20,4 +20,6 @@ PYBIND11_MODULE(FUBINI_MODULE, m) {
     m.def("set_num_threads", &fubini::set_num_threads, "threads"_a, "Set the number of threads, 1 to 1024.");
     fubini::bind::register_assemble(m);
     fubini::bind::register_solve(m);
+    fubini::bind::register_program(m);
+    fubini::bind::register_sweeps(m);
 }

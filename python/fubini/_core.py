@@ -34,4 +34,6 @@ def _module_name() -> str:
 
 
 _module = importlib.import_module(_module_name())
-globals().update({name: value for name, value in vars(_module).items() if not name.startswith("__")})
+globals().update(
+    {name: value for name, value in vars(_module).items() if not name.startswith("__")}
+)

@@ -1,0 +1,196 @@
+"""
+fubini's kernel. Private: use the functions of the fubini package, which check their arguments.
+"""
+from __future__ import annotations
+import collections.abc
+import numpy
+import numpy.typing
+import typing
+__all__: list[str] = ['Program', 'ProgramBuilder', 'ShiftPlan', 'blocks_from_probabilities', 'blocks_from_states', 'compiler', 'expval', 'gate_table', 'hessian_product', 'isa', 'jacobian', 'jvp', 'mean_over_batch', 'memory_limit', 'num_threads', 'set_memory_limit', 'set_num_threads', 'shift_frequencies', 'shift_rule', 'solve_batch', 'solve_fast', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'state', 'version', 'vjp']
+class ShiftPlan:
+    """
+    Parameter-shift terms of a circuit: angle index, coefficient and shift of each.
+    """
+    def __init__(self, angles: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], frequencies: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]]) -> None:
+        ...
+    def __len__(self) -> int:
+        ...
+    def angles(self, angles: numpy.typing.NDArray[numpy.float64]) -> numpy.typing.NDArray[numpy.float64]:
+        """
+        (batch, angles) -> shifted (terms, batch, angles).
+        """
+    def contract(self, values: numpy.typing.NDArray[numpy.float64], count: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float64]:
+        """
+        (terms, batch, outputs) -> derivatives (batch, outputs, count).
+        """
+    @property
+    def coefficient(self) -> list[float]:
+        ...
+    @property
+    def index(self) -> list[int]:
+        ...
+    @property
+    def shift(self) -> list[float]:
+        ...
+class Program:
+    """
+    A compiled circuit. Immutable.
+    """
+    @property
+    def num_angles(self) -> int:
+        ...
+    @property
+    def num_operations(self) -> int:
+        ...
+    @property
+    def num_outputs(self) -> int:
+        ...
+    @property
+    def num_steps(self) -> int:
+        """
+        Passes over the state that one forward sweep makes, after fusion.
+        """
+    @property
+    def num_wires(self) -> int:
+        ...
+    @property
+    def takes_state(self) -> bool:
+        ...
+class ProgramBuilder:
+    """
+    Collects gates and observables. A parameter is (slot, coefficient, offset): coefficient * angles[slot] + offset; slot -1 leaves the offset alone.
+    """
+    def __init__(self, wires: typing.SupportsInt | typing.SupportsIndex, angles: typing.SupportsInt | typing.SupportsIndex, takes_state: bool) -> None:
+        ...
+    def build(self) -> Program:
+        """
+        Compile; the builder is empty afterwards.
+        """
+    def diagonal(self, diagonal: numpy.typing.NDArray[numpy.complex128], wires: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], controls: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], control_values: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], adjoint: bool) -> None:
+        """
+        Append a constant diagonal unitary, shape (2^k,).
+        """
+    def gate(self, name: str, wires: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], controls: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], control_values: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], adjoint: bool, parameters: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]]) -> None:
+        """
+        Append a gate of the gate table.
+        """
+    def matrix(self, matrix: numpy.typing.NDArray[numpy.complex128], wires: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], controls: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], control_values: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], adjoint: bool) -> None:
+        """
+        Append a constant unitary, shape (2^k, 2^k).
+        """
+    def output(self, moment: typing.SupportsInt | typing.SupportsIndex, square: typing.SupportsInt | typing.SupportsIndex = -1) -> None:
+        """
+        Append a result column: moment - square^2, or moment alone.
+        """
+    def pauli_rotation(self, pauli: str, wires: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], controls: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], control_values: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], adjoint: bool, parameter: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]) -> None:
+        """
+        Append exp(-i t P / 2).
+        """
+    def pauli_term(self, moment: typing.SupportsInt | typing.SupportsIndex, coefficient: typing.SupportsFloat | typing.SupportsIndex, pauli: str, wires: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> None:
+        """
+        Add coefficient * <P> to a moment.
+        """
+    def probability_term(self, moment: typing.SupportsInt | typing.SupportsIndex, weight: typing.SupportsFloat | typing.SupportsIndex, wires: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], index: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Add weight * probability of reading index on the wires to a moment.
+        """
+def blocks_from_probabilities(probabilities: numpy.typing.NDArray[numpy.float64], generators: collections.abc.Sequence[collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]]], wires: typing.SupportsInt | typing.SupportsIndex, diagonal: bool = False) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    Covariances of diagonal generators, lists of (x mask, z mask, coefficient): (batch, k, k) or (batch, k).
+    """
+def blocks_from_states(states: numpy.typing.NDArray[numpy.complex128], generators: collections.abc.Sequence[collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]]], wires: typing.SupportsInt | typing.SupportsIndex, diagonal: bool = False) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    Covariances of any Pauli-sum generators, lists of (x mask, z mask, coefficient): (batch, k, k) or (batch, k).
+    """
+def compiler() -> str:
+    """
+    Compiler that built this module.
+    """
+def expval(program: Program, angles: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    Results, shape (batch, outputs), at angles of shape (batch, angles).
+    """
+def gate_table() -> list[tuple[str, int, int]]:
+    """
+    Name, number of wires and number of parameters of every native gate.
+    """
+def hessian_product(program: Program, angles: numpy.typing.NDArray[numpy.float64], cotangents: numpy.typing.NDArray[numpy.float64], tangents: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    Hessian of the weighted results times the tangents, shape (batch, angles).
+    """
+def isa() -> str:
+    """
+    Instruction set that this module was compiled for.
+    """
+def jacobian(program: Program, angles: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    Jacobian, shape (batch, outputs, angles).
+    """
+def jvp(program: Program, angles: numpy.typing.NDArray[numpy.float64], tangents: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None, state_tangents: numpy.typing.NDArray[numpy.complex128] | None = None) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    Derivative of the results along the tangents, shape (batch, outputs).
+    """
+def mean_over_batch(values: numpy.typing.NDArray[numpy.float64]) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    Mean over the first axis, added in its order.
+    """
+def memory_limit() -> float:
+    """
+    The limit in bytes.
+    """
+def num_threads() -> int:
+    """
+    Number of threads that the kernel may use.
+    """
+def set_memory_limit(bytes: typing.SupportsFloat | typing.SupportsIndex) -> None:
+    """
+    Limit what one sweep may allocate; 0: three quarters of the memory of this process.
+    """
+def set_num_threads(threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Set the number of threads, 1 to 1024.
+    """
+def shift_frequencies(name: str, parameter: typing.SupportsInt | typing.SupportsIndex) -> list[float]:
+    """
+    Frequencies of expectation values in one parameter of a native gate.
+    """
+def shift_rule(frequencies: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]) -> list[tuple[float, float]]:
+    """
+    Terms (coefficient, shift in radians) of the parameter-shift rule for these frequencies.
+    """
+def solve_batch(matrix: numpy.typing.NDArray[numpy.float64], rhs: numpy.typing.NDArray[numpy.float64], damping: numpy.typing.NDArray[numpy.float64], method: str = 'auto', damping_kind: str = 'absolute', rcond: typing.SupportsFloat | typing.SupportsIndex = -1.0, smooth: bool = False, exponent: typing.SupportsFloat | typing.SupportsIndex = 1.0, symmetry_tolerance: typing.SupportsFloat | typing.SupportsIndex = 1e-09, tolerance: typing.SupportsFloat | typing.SupportsIndex = 1e-12, max_iterations: typing.SupportsInt | typing.SupportsIndex = 0, start: numpy.typing.NDArray[numpy.float64] | None = None, want_info: bool = False) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.int8], dict[str, numpy.ndarray] | None]:
+    """
+    (x (batch, n, columns), status (batch), info or None) of matrix (batch, n, n) and rhs (batch, n, columns).
+    """
+def solve_fast(matrix: typing.Any, rhs: typing.Any, damping: typing.SupportsFloat | typing.SupportsIndex, damping_kind: str = 'absolute') -> typing.Any:
+    """
+    x (shape of rhs) for contiguous float64 arrays, method 'auto' and one damping; None if that does not fit.
+    """
+def solve_list(matrices: list[numpy.typing.NDArray[numpy.float64]], rhs: list[numpy.typing.NDArray[numpy.float64]], damping: numpy.typing.NDArray[numpy.float64], damping_kind: str = 'absolute', symmetry_tolerance: typing.SupportsFloat | typing.SupportsIndex = 1e-09) -> tuple[list[numpy.typing.NDArray[numpy.float64]], numpy.typing.NDArray[numpy.int8]]:
+    """
+    (list of x, status) of systems of mixed sizes: matrices (n, n), right-hand sides (n,) or (n, columns).
+    """
+def solve_list_fast(matrices: list[typing.Any], rhs: list[typing.Any], damping: typing.SupportsFloat | typing.SupportsIndex, damping_kind: str = 'absolute') -> tuple[list[numpy.typing.NDArray[numpy.float64]], numpy.typing.NDArray[numpy.int8]] | None:
+    """
+    (list of x, status) for lists of contiguous float64 arrays and one damping; None if that does not fit.
+    """
+def solve_method_name(method: typing.SupportsInt | typing.SupportsIndex) -> str:
+    """
+    The word for a method number in info.
+    """
+def solve_status_text(status: typing.SupportsInt | typing.SupportsIndex) -> str:
+    """
+    One sentence that says what happened and what to do.
+    """
+def state(program: Program, angles: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None) -> numpy.typing.NDArray[numpy.complex128]:
+    """
+    Final states, shape (batch, 2^wires).
+    """
+def version() -> str:
+    """
+    Version of the package that this module was built with.
+    """
+def vjp(program: Program, angles: numpy.typing.NDArray[numpy.float64], cotangents: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None, with_state_gradient: bool = False) -> tuple:
+    """
+    Results (batch, outputs), gradient (batch, angles), and gradient of the input states or None.
+    """

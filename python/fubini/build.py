@@ -1,0 +1,51 @@
+"""What was built, and how many threads it uses."""
+
+import platform
+from typing import TypedDict
+
+from fubini import _core, _isa
+
+
+class BuildInfo(TypedDict):
+    """Version, compiler and instruction sets of the kernel."""
+
+    version: str
+    isa: str
+    supported_isas: list[str]
+    compiler: str
+    threads: int
+    python: str
+
+
+def build_info() -> BuildInfo:
+    """Return version, instruction set, compiler and number of threads of the kernel that is loaded."""
+    return {
+        "version": _core.version(),
+        "isa": _core.isa(),
+        "supported_isas": list(_isa.supported()),
+        "compiler": _core.compiler(),
+        "threads": _core.num_threads(),
+        "python": platform.python_version(),
+    }
+
+
+def get_num_threads() -> int:
+    """Return the number of threads that the kernel may use; ``FUBINI_NUM_THREADS`` sets the first value."""
+    return _core.num_threads()
+
+
+def set_num_threads(threads: int) -> None:
+    """Set the number of threads that the kernel may use. Results do not depend on it.
+
+    Args:
+        threads: 1 to 1024.
+
+    Raises:
+        TypeError: If threads is no integer.
+        ValueError: If it is out of range.
+    """
+    if not isinstance(threads, int) or isinstance(threads, bool):
+        raise TypeError(f"threads: expected an integer, got {type(threads).__name__}")
+    if not 1 <= threads <= 1024:
+        raise ValueError(f"threads: expected 1 to 1024, got {threads}")
+    _core.set_num_threads(threads)

@@ -1,0 +1,261 @@
+"""The device engine: which circuits a PennyLane device must run, and their answers as metric blocks and gradients.
+
+Block-diagonal and diagonal metric: one circuit per layer, all of them in one batched execution; a device that supports
+parameter broadcasting runs all inputs of the batch at once. Where the generators of a layer share a product basis the
+circuit ends in that basis and returns probabilities of the layer's wires, otherwise it returns the state. Full
+metric: one circuit per Pauli word of each trainable gate, which returns the (unitarily rotated) derivative state; this
+needs a state-vector simulator.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pennylane as qml
+
+from fubini import _core
+from fubini._arrays import to_numpy
+from fubini.errors import UnsupportedCircuitError
+from fubini.layers import Layer, LayerRule, find_layers
+from fubini.pauli import PauliSum, product_basis, restrict
+from fubini.tape import GateTape, rebind
+
+FloatArray = npt.NDArray[np.float64]
+ComplexArray = npt.NDArray[np.complex128]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of the metric over trainable angles.
+
+    Attributes:
+        angles: Positions among the trainable angles, ascending.
+        values: (1 or batch, k, k), or (1 or batch, k) for the diagonal only.
+    """
+
+    angles: tuple[int, ...]
+    values: FloatArray
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A circuit to run and how its answer becomes a block."""
+
+    tape: Any
+    angles: tuple[int, ...]
+    generators: list[PauliSum]
+    wires: int
+    probabilities: bool
+
+
+def metric_blocks(
+    tape: GateTape, device: Any, *, diagonal: bool, layers: LayerRule = "wires"
+) -> list[Block]:
+    """Return the blocks of the Fubini-Study metric over the trainable angles, one circuit per layer.
+
+    Args:
+        tape: The circuit.
+        device: PennyLane device that returns probabilities, and states where a layer needs them.
+        diagonal: Only variances.
+        layers: Which gates form a block, see ``fubini.layers``.
+
+    Returns:
+        One block per layer.
+    """
+    order = {gate: position for position, gate in enumerate(tape.trainable)}
+    shapes = tuple(gate.shape for gate in tape.gates)
+    requests = [_layer_request(tape, layer, order, device) for layer in find_layers(shapes, layers)]
+    answers = execute([request.tape for request in requests], device)
+    blocks = []
+    for request, answer in zip(requests, answers, strict=True):
+        if request.probabilities:
+            values = to_numpy(answer).reshape(-1, 1 << request.wires)
+            block = _core.blocks_from_probabilities(
+                values, request.generators, request.wires, diagonal
+            )
+        else:
+            states = _placed_state(answer, tape, device)
+            block = _core.blocks_from_states(states, request.generators, request.wires, diagonal)
+        blocks.append(Block(request.angles, block))
+    return blocks
+
+
+def _layer_request(tape: GateTape, layer: Layer, order: dict[int, int], device: Any) -> _Request:
+    num_wires = len(tape.wires)
+    operations = [tape.gates[i].operation for i in layer.before]
+    generators = [tape.gates[i].generator or () for i in layer.gates]
+    angles = tuple(order[i] for i in layer.gates)
+    basis = product_basis(generators, num_wires)
+    if basis:
+        wires = sorted(basis)
+        labels = [tape.wires[w] for w in wires]
+        for wire, label in zip(wires, labels, strict=True):
+            operations += _to_z_basis(basis[wire], label)
+        script = qml.tape.QuantumScript(operations, [qml.probs(wires=labels)])
+        measured = [restrict(generator, wires, num_wires) for generator in generators]
+        return _Request(script, angles, measured, len(wires), True)
+    return _Request(_state_script(operations, tape, device), angles, generators, num_wires, False)
+
+
+def _to_z_basis(letter: str, wire: Any) -> list[Any]:
+    """Gates V with V P V^dagger = Z, so that measuring Z after them measures P before them."""
+    if letter == "X":
+        return [qml.Hadamard(wire)]
+    if letter == "Y":
+        return [qml.adjoint(qml.S(wire)), qml.Hadamard(wire)]
+    return []
+
+
+def full_metric(tape: GateTape, device: Any) -> Block:
+    """Return the full metric over the trainable angles from derivative states of a state-vector simulator.
+
+    d_j psi = -i V_j K_j U_j psi_0 with K_j a sum of Pauli words, so a circuit with the word inserted behind gate j
+    gives each term. Costs one circuit per word instead of one per pair of angles, and no auxiliary wire.
+
+    Args:
+        tape: The circuit.
+        device: PennyLane device that returns states.
+
+    Returns:
+        One block with all trainable angles.
+    """
+    operations = [gate.operation for gate in tape.gates]
+    scripts = [_state_script(operations, tape, device)]
+    terms: list[tuple[int, float]] = []
+    for column, i in enumerate(tape.trainable):
+        for x, z, coefficient in tape.gates[i].generator or ():
+            if x | z:
+                inserted = [*operations[: i + 1], *_word(x, z, tape), *operations[i + 1 :]]
+                scripts.append(_state_script(inserted, tape, device))
+                terms.append((column, coefficient))
+    states = [_placed_state(answer, tape, device) for answer in execute(scripts, device)]
+    rows = max(len(state) for state in states)
+    psi = np.broadcast_to(states[0], (rows, states[0].shape[1]))
+    derivatives = np.zeros((rows, len(tape.trainable), psi.shape[1]), dtype=complex)
+    for (column, coefficient), state in zip(terms, states[1:], strict=True):
+        derivatives[:, column] += coefficient * state
+    # K_j psi with the mean removed: the factor -i and the common unitary drop out of the inner products.
+    means = np.einsum("bn,bjn->bj", psi.conj(), derivatives)
+    derivatives -= means[:, :, None] * psi[:, None, :]
+    flat = np.concatenate([derivatives.real, derivatives.imag], axis=2)
+    return Block(tuple(range(len(tape.trainable))), flat @ flat.transpose(0, 2, 1))
+
+
+def _word(x: int, z: int, tape: GateTape) -> list[Any]:
+    letters = []
+    for position, wire in enumerate(tape.wires):
+        bit = 1 << (len(tape.wires) - 1 - position)
+        if x & z & bit:
+            letters.append(qml.PauliY(wire))
+        elif x & bit:
+            letters.append(qml.PauliX(wire))
+        elif z & bit:
+            letters.append(qml.PauliZ(wire))
+    return letters
+
+
+def _state_script(operations: Sequence[Any], tape: GateTape, device: Any) -> Any:
+    # Identities name every wire, in order, so that a device without wires of its own returns all of them; a state
+    # preparation must stay the first operation.
+    if device.wires is None:
+        identities = [qml.Identity(wire) for wire in tape.wires]
+        first = 1 if operations and isinstance(operations[0], qml.operation.StatePrepBase) else 0
+        operations = [*operations[:first], *identities, *operations[first:]]
+        if first and list(operations[0].wires) != list(tape.wires[: len(operations[0].wires)]):
+            raise UnsupportedCircuitError(
+                f"qnode: {operations[0].name} acts on wires {operations[0].wires.tolist()}, which are not the first "
+                f"of {tape.wires.tolist()}; give the device its wires, e.g. qml.device(name, wires={len(tape.wires)})"
+            )
+    return qml.tape.QuantumScript(operations, [qml.state()])
+
+
+def _placed_state(answer: Any, tape: GateTape, device: Any) -> ComplexArray:
+    """Return the states on the circuit's wires in its order; wires of the device beyond them are in state 0."""
+    state = to_numpy(answer, np.complex128)
+    num_wires = len(tape.wires)
+    if device.wires is None or list(device.wires) == list(tape.wires):
+        return state.reshape(-1, 1 << num_wires)
+    labels = list(device.wires)
+    tensor = state.reshape(-1, *(2,) * len(labels))
+    index = tuple(slice(None) if label in tape.wires else 0 for label in labels)
+    kept = [label for label in labels if label in tape.wires]
+    tensor = tensor[(slice(None), *index)]
+    tensor = tensor.transpose(0, *(1 + kept.index(label) for label in tape.wires))
+    return np.ascontiguousarray(tensor.reshape(-1, 1 << num_wires))
+
+
+def execute(scripts: Sequence[Any], device: Any) -> list[Any]:
+    """Run circuits on a device in one batch, without derivatives.
+
+    Args:
+        scripts: Quantum scripts with one measurement each; parameters are NumPy values.
+        device: PennyLane device.
+
+    Returns:
+        One answer per script.
+
+    Raises:
+        UnsupportedCircuitError: If the device refuses a circuit.
+    """
+    if not scripts:
+        return []
+    try:
+        return list(
+            qml.execute(list(scripts), device, diff_method=None, interface="numpy", cache=False)
+        )
+    except (qml.exceptions.DeviceError, qml.exceptions.WireError, NotImplementedError) as error:
+        raise UnsupportedCircuitError(
+            f"device: {device.name} refused a circuit of the metric: {error}"
+        ) from error
+
+
+def shift_jacobian(tape: GateTape, device: Any) -> FloatArray:
+    """Return the derivatives of the QNode's measurements by its trainable angles, by parameter shift.
+
+    All shifts of all inputs are one broadcast circuit. The rule of each gate follows from the eigenvalues of its
+    generator: two terms for RX, four for CRX, 2R for R distinct differences (arXiv:2107.12390).
+
+    Args:
+        tape: The circuit.
+        device: PennyLane device; analytic or with shots.
+
+    Returns:
+        (1 or batch, outputs, trainable angles).
+    """
+    trainable = tape.trainable
+    plan = _core.ShiftPlan(
+        list(range(len(trainable))), [_frequencies(tape.gates[i].operation) for i in trainable]
+    )
+    angles = tape.angles
+    if tape.batch is not None and len(angles) != tape.batch:
+        angles = np.repeat(angles, tape.batch, axis=0)
+    shifted = plan.angles(np.ascontiguousarray(angles))
+    rows = shifted.shape[0] * shifted.shape[1]
+    operations = tape.with_angles(shifted.reshape(rows, -1))
+    if tape.batch is not None:  # the inputs repeat for every shift
+        operations = [
+            op if op.batch_size in (None, rows) else _repeated(op, len(plan)) for op in operations
+        ]
+    answers = execute([qml.tape.QuantumScript(operations, tape.measurements)], device)[0]
+    parts = answers if isinstance(answers, tuple | list) else [answers]
+    values = np.concatenate([to_numpy(part).reshape(rows, -1) for part in parts], axis=1)
+    values = np.ascontiguousarray(values.reshape(*shifted.shape[:2], -1))
+    result: FloatArray = plan.contract(values, len(trainable))
+    return result
+
+
+def _repeated(op: Any, times: int) -> Any:
+    data = [
+        np.tile(p, (times,) + (1,) * (np.ndim(p) - 1)) if np.ndim(p) > n else p
+        for p, n in zip(op.data, op.ndim_params, strict=True)
+    ]
+    return rebind(op, data)
+
+
+def _frequencies(op: Any) -> list[float]:
+    """Distinct positive differences of the generator's eigenvalues."""
+    values = np.linalg.eigvalsh(qml.matrix(op.generator(), wire_order=op.wires))
+    differences = np.abs(values[:, None] - values[None, :]).ravel()
+    return sorted(set(np.round(differences[differences > 1e-9], 12).tolist()))

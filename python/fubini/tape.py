@@ -1,0 +1,449 @@
+"""From a call of a QNode to gates with one angle each, and the Jacobian of those angles by the weights.
+
+The quantum function runs once, with the tensors of the user's framework, so that whatever it computes from weights and
+inputs (``2 * w``, ``w * x``, ``sin(x)``) is differentiated by that framework. Weights are what the user trains; inputs
+and constants are everything else, whether they carry ``requires_grad`` for other reasons or not.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pennylane as qml
+import torch
+
+from fubini._arrays import is_torch, to_numpy
+from fubini.errors import UnsupportedCircuitError
+from fubini.layers import GateShape
+from fubini.pauli import PauliSum, pauli_sum
+
+FloatArray = npt.NDArray[np.float64]
+
+_IGNORED = {"Barrier", "Snapshot", "WireCut"}  # no effect on the state
+_PREPARATIONS = (qml.operation.StatePrepBase,)
+_DENSE_MATRIX_WIRES = 5
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One operation with at most one angle.
+
+    Attributes:
+        operation: The PennyLane operation, its parameters as NumPy values, () or (batch,) for an angle.
+        generator: Pauli sum K with gate = exp(-i angle K), for a gate with an angle.
+        trainable: Whether the angle depends on weights.
+        shape: What decides about dependence on other gates.
+    """
+
+    operation: Any
+    generator: PauliSum | None
+    trainable: bool
+    shape: GateShape
+
+
+@dataclass(frozen=True)
+class GateTape:
+    """A circuit at given weights and inputs.
+
+    Attributes:
+        gates: All gates in queue order.
+        wires: Wire labels; position 0 is the most significant bit.
+        batch: Number of inputs, or None for a circuit without a batch.
+        weight_shapes: Shapes of the weights, in order.
+        jacobian: d angle / d weight, (1 or batch, trainable angles, weights): the first axis is 1 where it does not
+            depend on the input. Trainable angles are in gate order, weights flattened and concatenated.
+        measurements: The measurements of the QNode.
+    """
+
+    gates: tuple[Gate, ...]
+    wires: qml.wires.Wires
+    batch: int | None
+    weight_shapes: tuple[tuple[int, ...], ...]
+    jacobian: FloatArray
+    measurements: tuple[Any, ...]
+
+    @property
+    def trainable(self) -> list[int]:
+        """Indices of the trainable gates."""
+        return [i for i, gate in enumerate(self.gates) if gate.trainable]
+
+    @property
+    def angles(self) -> FloatArray:
+        """Trainable angles, (1 or batch, angles)."""
+        values = [np.asarray(self.gates[i].operation.data[0], dtype=float) for i in self.trainable]
+        rows = max((value.size for value in values), default=1)
+        return np.stack([np.broadcast_to(v.reshape(-1), (rows,)) for v in values], axis=1)
+
+    def with_angles(self, angles: FloatArray) -> list[Any]:
+        """Return the operations with other trainable angles.
+
+        Args:
+            angles: (batch, trainable angles).
+        """
+        operations = [gate.operation for gate in self.gates]
+        for column, i in enumerate(self.trainable):
+            operations[i] = rebind(operations[i], [angles[:, column]])
+        return operations
+
+
+def gate_tape(
+    qnode: Any, args: Sequence[Any], kwargs: dict[str, Any], weights: Sequence[int | str]
+) -> GateTape:
+    """Run a QNode's quantum function and return its gates and their Jacobian.
+
+    Args:
+        qnode: The QNode; any interface, any ``diff_method``.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        weights: Which arguments are weights: indices into args and names in kwargs, in the order wanted.
+
+    Returns:
+        The circuit at these arguments.
+
+    Raises:
+        UnsupportedCircuitError: For shots, mid-circuit measurements, channels, and trainable operations without a
+            generator; names the operation.
+        ValueError: If the batch is empty, an angle is not finite, or no angle depends on a weight.
+    """
+    args, kwargs = list(args), dict(kwargs)
+    values = [args[w] if isinstance(w, int) else kwargs[w] for w in weights]
+    if any(is_torch(v) for v in [*args, *kwargs.values()]):
+        return _torch_tape(qnode, args, kwargs, list(weights), values)
+    return _autograd_tape(qnode, args, kwargs, list(weights), values)
+
+
+def _put(
+    args: list[Any], kwargs: dict[str, Any], weights: Sequence[int | str], values: Sequence[Any]
+) -> None:
+    for weight, value in zip(weights, values, strict=True):
+        if isinstance(weight, int):
+            args[weight] = value
+        else:
+            kwargs[weight] = value
+
+
+def _detached(value: Any) -> Any:
+    """Inputs enter as float64 constants, so that only weights are differentiated and angles are not rounded."""
+    if not is_torch(value):
+        return value
+    return value.detach().to(torch.float64) if value.is_floating_point() else value.detach()
+
+
+def _torch_tape(
+    qnode: Any, args: list[Any], kwargs: dict[str, Any], weights: list[int | str], values: list[Any]
+) -> GateTape:
+    leaves = [
+        torch.as_tensor(v).detach().to(torch.float64).clone().requires_grad_() for v in values
+    ]
+    args = [_detached(v) for v in args]
+    kwargs = {name: _detached(v) for name, v in kwargs.items()}
+    _put(args, kwargs, weights, leaves)
+    with torch.enable_grad():  # users may be inside torch.no_grad(), as in an optimizer step
+        tape = user_tape(qnode, args, kwargs)
+        operations = _gate_operations(tape)
+        angles = [op.data[0] for op in operations if _has_angle(op) and _is_trainable(op)]
+        batch = _batch_size(tape)
+        jacobian = _torch_jacobian(angles, leaves, batch)
+    return _finish(tape, operations, batch, tuple(tuple(v.shape) for v in leaves), jacobian)
+
+
+def _torch_jacobian(
+    angles: list[torch.Tensor], leaves: list[torch.Tensor], batch: int | None
+) -> FloatArray:
+    """Rows by reverse mode; angles that differ between inputs need a row per input."""
+    columns = sum(leaf.numel() for leaf in leaves)
+    batched = [angle.ndim > 0 and batch is not None for angle in angles]
+    rows = batch if any(batched) and batch is not None else 1
+    jacobian = np.zeros((rows, len(angles), columns))
+    for per_input in (False, True):
+        chosen = [i for i, b in enumerate(batched) if b == per_input]
+        if not chosen:
+            continue
+        flat = torch.cat([angles[i].reshape(-1) for i in chosen])
+        parts = torch.autograd.grad(
+            flat,
+            leaves,
+            torch.eye(len(flat), dtype=flat.dtype),
+            is_grads_batched=True,
+            retain_graph=True,
+            allow_unused=True,
+        )
+        block = np.concatenate(
+            [
+                np.zeros((len(flat), leaf.numel()))
+                if part is None
+                else to_numpy(part).reshape(len(flat), -1)
+                for part, leaf in zip(parts, leaves, strict=True)
+            ],
+            axis=1,
+        )
+        per_angle = block.reshape(len(chosen), -1, columns)  # (angles, 1 or batch, weights)
+        jacobian[:, chosen, :] = per_angle.transpose(1, 0, 2)
+    return jacobian
+
+
+def _autograd_tape(
+    qnode: Any, args: list[Any], kwargs: dict[str, Any], weights: list[int | str], values: list[Any]
+) -> GateTape:
+    from autograd import (
+        jacobian as autograd_jacobian,
+    )  # PennyLane's default interface depends on it
+
+    arrays = [np.asarray(to_numpy(v)) for v in values]
+    shapes = tuple(a.shape for a in arrays)
+    seen: list[tuple[Any, list[Any], int | None, list[int]]] = []
+
+    def plain(
+        value: Any,
+    ) -> Any:  # PennyLane's tensors refuse arithmetic with differentiated values
+        return np.array(value) if isinstance(value, np.ndarray) else value
+
+    constant_args = [plain(v) for v in args]
+    constant_kwargs = {name: plain(v) for name, v in kwargs.items()}
+
+    def angles_of(flat: Any) -> Any:
+        parts, start = [], 0
+        for array in arrays:
+            parts.append(qml.math.reshape(flat[start : start + array.size], array.shape))
+            start += array.size
+        a, k = list(constant_args), dict(constant_kwargs)
+        _put(a, k, weights, parts)
+        tape = user_tape(qnode, a, k)
+        operations = _gate_operations(tape)
+        angles = [op.data[0] for op in operations if _has_angle(op) and _is_trainable(op)]
+        seen.append((tape, operations, _batch_size(tape), [int(qml.math.size(v)) for v in angles]))
+        if not angles:
+            return np.zeros(0)
+        return qml.math.concatenate([qml.math.reshape(v, (-1,)) for v in angles])
+
+    flat = np.concatenate([a.reshape(-1) for a in arrays]) if arrays else np.zeros(0)
+    stacked = np.asarray(autograd_jacobian(angles_of)(flat), dtype=float).reshape(-1, flat.size)
+    tape, operations, batch, sizes = seen[-1]
+    jacobian = np.zeros((max(sizes, default=1), len(sizes), flat.size))
+    for column, block in enumerate(np.split(stacked, np.cumsum(sizes)[:-1]) if sizes else []):
+        jacobian[:, column, :] = block
+    return _finish(tape, operations, batch, shapes, jacobian)
+
+
+def _finish(
+    tape: Any,
+    operations: list[Any],
+    batch: int | None,
+    shapes: tuple[tuple[int, ...], ...],
+    jacobian: FloatArray,
+) -> GateTape:
+    wires = tape.wires
+    if set(wires) == set(range(len(wires))):
+        wires = qml.wires.Wires(
+            range(len(wires))
+        )  # the order in which a device without named wires returns states
+    positions = {wire: k for k, wire in enumerate(wires)}
+    if not np.isfinite(jacobian).all():
+        raise ValueError(
+            "weights: an angle has no finite derivative here; move the weights away from the singular point"
+        )
+    gates = tuple(_gate(op, positions) for op in operations)
+    if not any(gate.trainable for gate in gates):
+        raise ValueError(
+            "weights: expected gates whose angles depend on them, got none. Pass the weights as tensors that require "
+            "grad, and use them in the circuit as tensors (float(w), w.item() and w.detach() cut the derivative)."
+        )
+    return GateTape(gates, wires, batch, shapes, jacobian, tuple(tape.measurements))
+
+
+def user_tape(qnode: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """Return the tape of a QNode after the user's transforms, with live tensors as parameters.
+
+    Args:
+        qnode: The QNode.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+
+    Returns:
+        The tape.
+
+    Raises:
+        UnsupportedCircuitError: If the QNode has shots, or its transforms make several circuits of it.
+        ValueError: What the quantum function raises.
+    """
+    try:
+        tape = qml.workflow.construct_tape(qnode, level="user")(*args, **kwargs)
+    except ValueError as error:
+        if "more than one tape" in str(error) or "multiple tapes" in str(error):
+            raise UnsupportedCircuitError(
+                f"qnode: expected one circuit, got several from its transforms ({error}); remove those transforms"
+            ) from error
+        raise
+    if tape.shots.total_shots is not None:
+        raise UnsupportedCircuitError(
+            f"qnode: expected an analytic QNode, got one with {tape.shots.total_shots} shots; use "
+            "qml.set_shots(qnode, shots=None)"
+        )
+    return tape
+
+
+def _batch_size(tape: Any) -> int | None:
+    batch = tape.batch_size
+    if batch == 0:
+        raise ValueError("inputs: expected at least one input, got an empty batch")
+    return None if batch is None else int(batch)
+
+
+def _gate_operations(tape: Any) -> list[Any]:
+    """Decompose to operations with at most one angle, which then has a Pauli-sum generator."""
+    for op in tape.operations:
+        _refuse(op)
+    first = tape.operations[0] if tape.operations else None
+    skip_first = isinstance(first, _PREPARATIONS) and not _is_trainable(first)
+    try:
+        [expanded], _ = qml.devices.preprocess.decompose(
+            tape,
+            stopping_condition=_is_gate,
+            skip_initial_state_prep=skip_first,
+            decomposer=_decomposition,
+            name="fubini",
+        )
+    except (qml.exceptions.DeviceError, qml.exceptions.DecompositionUndefinedError) as error:
+        raise UnsupportedCircuitError(
+            f"qnode: {error}; use gates with one angle and a generator for everything that depends on weights"
+        ) from error
+    operations = [op for op in expanded.operations if op.name not in _IGNORED]
+    for op in operations:
+        _refuse(op)
+    return operations
+
+
+def _decomposition(op: Any) -> Any:
+    """Decompose so that every parameter of the user drives one angle where that is possible."""
+    # PennyLane's own rules for U2, U3 and CRot put a parameter into several gates of different layers, and then not
+    # even the diagonal of an approximated metric is right for that parameter.
+    if isinstance(op, qml.CRot):
+        base, controls, values = qml.Rot(*op.data, wires=op.wires[1]), op.wires[:1], [True]
+    elif isinstance(op, qml.ops.Controlled):
+        base, controls, values = op.base, op.control_wires, op.control_values
+    else:
+        base, controls, values = op, [], []
+    wire = base.wires[0] if len(base.wires) == 1 else None
+    if isinstance(base, qml.Rot):
+        parts = [qml.RZ(base.data[0], wire), qml.RY(base.data[1], wire), qml.RZ(base.data[2], wire)]
+    elif isinstance(base, qml.U3):  # diag(1, e^i phi) RY(theta) diag(1, e^i delta), exactly
+        theta, phi, delta = base.data
+        parts = [qml.PhaseShift(delta, wire), qml.RY(theta, wire), qml.PhaseShift(phi, wire)]
+    elif isinstance(base, qml.U2):
+        phi, delta = base.data
+        parts = [qml.PhaseShift(delta, wire), qml.RY(np.pi / 2, wire), qml.PhaseShift(phi, wire)]
+    else:
+        return op.decomposition()
+    if not controls:
+        return parts
+    return [qml.ctrl(part, control=controls, control_values=values) for part in parts]
+
+
+def _refuse(op: Any) -> None:
+    name = op.name
+    if isinstance(op, qml.operation.Channel):
+        raise UnsupportedCircuitError(
+            f"qnode: {name} is a channel, and the Fubini-Study metric is defined for pure states; remove it"
+        )
+    if isinstance(op, qml.ops.Conditional | qml.ops.MidMeasure):
+        raise UnsupportedCircuitError(
+            f"qnode: {name} is a mid-circuit measurement or depends on one; use qml.defer_measurements(qnode) if the "
+            "outcome is not post-selected"
+        )
+
+
+def _is_trainable(op: Any) -> bool:
+    return any(qml.math.requires_grad(p) for p in op.data)
+
+
+def _has_angle(op: Any) -> bool:
+    """One scalar parameter (per input), as opposed to matrices, state vectors and fixed gates."""
+    return op.num_params == 1 and tuple(op.ndim_params) == (0,)
+
+
+def _is_gate(op: Any) -> bool:
+    if op.name in _IGNORED or isinstance(
+        op, qml.operation.Channel | qml.ops.Conditional | qml.ops.MidMeasure
+    ):
+        return True
+    if op.num_params == 0:
+        return bool(op.has_matrix)
+    if _has_angle(op):
+        return _generator(op) is not None
+    if any(n == 0 for n in op.ndim_params):
+        return False
+    if _is_trainable(
+        op
+    ):  # a matrix made of weights: _gate refuses it; a state preparation has a circuit
+        return bool(op.has_matrix) and not isinstance(op, _PREPARATIONS)
+    return bool(op.has_matrix)
+
+
+def _generator(op: Any) -> Any:
+    """Return G of exp(i angle G), or None."""
+    if not op.has_generator:
+        return None
+    try:
+        generator = op.generator()
+    except qml.operation.GeneratorUndefinedError:
+        return None
+    positions = {wire: k for k, wire in enumerate(op.wires)}
+    return generator if pauli_sum(generator, positions, len(op.wires)) is not None else None
+
+
+def _gate(op: Any, positions: dict[Any, int]) -> Gate:
+    num_wires = len(positions)
+    trainable = _is_trainable(op)
+    support = sum(1 << (num_wires - 1 - positions[w]) for w in op.wires)
+    data = [to_numpy(p, None) for p in op.data]
+    for value in data:
+        if not np.isfinite(value).all():
+            raise ValueError(
+                f"qnode: a parameter of {op.name} on wires {op.wires.tolist()} is NaN or infinite"
+            )
+    if op.data:
+        op = rebind(op, data)
+    if isinstance(op, _PREPARATIONS):
+        # Everything depends on the state preparation: no generator, no matrix, all wires.
+        return Gate(op, None, False, GateShape((1 << num_wires) - 1, False, None))
+    if _has_angle(op):
+        terms = pauli_sum(_generator(op), positions, num_wires)
+        if terms is None:  # pragma: no cover - _is_gate let it pass
+            raise UnsupportedCircuitError(f"qnode: {op.name} has no generator")
+        flipped = tuple((x, z, -c) for x, z, c in terms)  # exp(i t G) = exp(-i t K)
+        return Gate(op, flipped, trainable, GateShape(support, trainable, flipped))
+    if trainable:
+        raise UnsupportedCircuitError(
+            f"qnode: {op.name} on wires {op.wires.tolist()} depends on weights but has no generator; write it as "
+            "gates with one angle each (RX, RZ, PauliRot, ...)"
+        )
+    return Gate(op, None, False, GateShape(support, False, None, _fixed_matrix(op, positions)))
+
+
+def rebind(op: Any, data: Sequence[Any]) -> Any:
+    """Return an operation with other parameter values, whose shapes may have gained or lost the batch.
+
+    ``qml.ops.functions.bind_new_parameters`` keeps a stale batch size for some operations (MultiRZ), and PennyLane
+    then runs the batch as if it were part of the state.
+
+    Args:
+        op: The operation.
+        data: One value per parameter.
+
+    Returns:
+        The new operation.
+    """
+    leaves, structure = qml.pytrees.flatten(op)
+    if len(leaves) == len(op.data):
+        return qml.pytrees.unflatten(list(data), structure)
+    return qml.ops.functions.bind_new_parameters(op, data)
+
+
+def _fixed_matrix(op: Any, positions: dict[Any, int]) -> tuple[int, bytes] | None:
+    if len(op.wires) > _DENSE_MATRIX_WIRES or op.batch_size is not None:
+        return None
+    order = sorted(op.wires, key=lambda w: positions[w])
+    matrix = np.ascontiguousarray(qml.matrix(op, wire_order=order), dtype=complex)
+    return len(matrix), matrix.tobytes()

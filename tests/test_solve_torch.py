@@ -286,3 +286,12 @@ def test_dual_failures():
         fubini.solve(x, np.ones((3, 3)), method="dual")
     with pytest.raises(ValueError, match="damping: expected numbers > 0 for derivatives"):
         fubini.solve(factor(4, 2).requires_grad_(), torch.ones(4).double(), method="dual")
+
+
+def test_a_backward_solve_that_does_not_converge_is_an_error():
+    a = torch.diag(torch.logspace(0, 6, 40, dtype=torch.float64))
+    a = (a + 0.1 * metric(40)).requires_grad_()
+    b = torch.zeros(40, dtype=torch.float64)
+    x = fubini.solve(a, b, method=fubini.CG(max_iterations=3))  # zero needs no iteration
+    with pytest.raises(fubini.NumericalError, match="did not converge"):
+        (x * torch.arange(40.0)).sum().backward()

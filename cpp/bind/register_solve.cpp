@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -28,11 +29,12 @@ SolveMethod method_from(const std::string& name) {
                           name + "'");
 }
 
-DampingKind damping_from(const std::string& name) {
+DampingKind damping_from(std::string_view name) {
     if (name == "absolute") return DampingKind::absolute;
     if (name == "relative") return DampingKind::relative;
     if (name == "diagonal") return DampingKind::diagonal;
-    throw py::value_error("damping_kind: expected 'absolute', 'relative' or 'diagonal', got '" + name + "'");
+    throw py::value_error("damping_kind: expected 'absolute', 'relative' or 'diagonal', got '" +
+                          std::string(name) + "'");
 }
 
 SolveStatus* statuses(StatusArray& array) { return reinterpret_cast<SolveStatus*>(array.mutable_data()); }
@@ -63,7 +65,8 @@ py::typing::Dict<py::str, py::array> info_arrays(const std::vector<SolveInfo>& i
 
 /// The low-overhead way for NumPy arrays: None for everything but the usual case, which the caller then
 /// treats slowly.
-py::object solve_fast(const py::handle& matrix, const py::handle& rhs, double damping) {
+py::object solve_fast(const py::handle& matrix, const py::handle& rhs, double damping,
+                      const char* damping_kind) {
     if (!RealArray::check_(matrix) || !RealArray::check_(rhs) || !(damping >= 0.0)) return py::none();
     const auto a = py::reinterpret_borrow<RealArray>(matrix);
     const auto b = py::reinterpret_borrow<RealArray>(rhs);
@@ -76,6 +79,7 @@ py::object solve_fast(const py::handle& matrix, const py::handle& rhs, double da
     for (py::ssize_t i = 0; i < d - 2; ++i) batch *= a.shape(i);
     const py::ssize_t n = a.shape(d - 1);
     const py::ssize_t columns = b.ndim() == d ? b.shape(d - 1) : 1;
+    const SolveOptions options{.damping = damping_from(damping_kind)};
     RealArray x(std::vector<py::ssize_t>(b.shape(), b.shape() + b.ndim()));
     std::int8_t few[64];
     std::vector<std::int8_t> many(batch > 64 ? static_cast<std::size_t>(batch) : 0U);
@@ -85,7 +89,7 @@ py::object solve_fast(const py::handle& matrix, const py::handle& rhs, double da
     double* x_data = x.mutable_data();
     {
         const py::gil_scoped_release release;
-        solve(a_data, b_data, x_data, batch, n, columns, &damping, 0, SolveOptions{}, status, nullptr);
+        solve(a_data, b_data, x_data, batch, n, columns, &damping, 0, options, status, nullptr);
     }
     for (py::ssize_t i = 0; i < batch; ++i) {
         if (is_failure(status[i])) return py::none();
@@ -186,10 +190,43 @@ py::typing::Tuple<py::typing::List<RealArray>, StatusArray> solve_list(const std
     return py::make_tuple(std::move(out), std::move(status));
 }
 
+/// The low-overhead way for lists of NumPy arrays: None for everything but the usual case.
+py::typing::Optional<py::typing::Tuple<py::typing::List<RealArray>, StatusArray>> solve_list_fast(
+    const py::typing::List<py::object>& matrices, const py::typing::List<py::object>& rhs, double damping,
+    const char* damping_kind) {
+    const std::size_t count = matrices.size();
+    if (rhs.size() != count || !(damping >= 0.0)) return py::none();
+    std::vector<SolveBlock> blocks(count);
+    py::list out(count);
+    for (std::size_t i = 0; i < count; ++i) {
+        const py::handle matrix = PyList_GET_ITEM(matrices.ptr(), static_cast<py::ssize_t>(i));
+        const py::handle vector = PyList_GET_ITEM(rhs.ptr(), static_cast<py::ssize_t>(i));
+        if (!RealArray::check_(matrix) || !RealArray::check_(vector)) return py::none();
+        const auto a = py::reinterpret_borrow<RealArray>(matrix);
+        const auto b = py::reinterpret_borrow<RealArray>(vector);
+        if (a.ndim() != 2 || b.ndim() < 1 || b.ndim() > 2 || a.shape(0) != a.shape(1) ||
+            b.shape(0) != a.shape(0)) {
+            return py::none();
+        }
+        const py::ssize_t columns = b.ndim() == 2 ? b.shape(1) : 1;
+        RealArray x(std::vector<py::ssize_t>(b.shape(), b.shape() + b.ndim()));
+        blocks[i] = {a.data(), b.data(), x.mutable_data(), a.shape(0), columns, damping};
+        PyList_SET_ITEM(out.ptr(), static_cast<py::ssize_t>(i), x.release().ptr());
+    }
+    StatusArray status(static_cast<py::ssize_t>(count));
+    const SolveOptions options{.damping = damping_from(damping_kind)};
+    SolveStatus* status_data = statuses(status);
+    {
+        const py::gil_scoped_release release;
+        solve_blocks(blocks.data(), static_cast<std::ptrdiff_t>(count), options, status_data, nullptr);
+    }
+    return py::make_tuple(std::move(out), std::move(status));
+}
+
 }  // namespace
 
 void register_solve(py::module_& m) {
-    m.def("solve_fast", &solve_fast, "matrix"_a, "rhs"_a, "damping"_a,
+    m.def("solve_fast", &solve_fast, "matrix"_a, "rhs"_a, "damping"_a, "damping_kind"_a = "absolute",
           "x (shape of rhs) for contiguous float64 arrays, method 'auto' and one damping; None if that does "
           "not fit.");
     m.def("solve_batch", &solve_batch, "matrix"_a.noconvert(), "rhs"_a.noconvert(), "damping"_a.noconvert(),
@@ -203,6 +240,10 @@ void register_solve(py::module_& m) {
           "damping_kind"_a = "absolute", "symmetry_tolerance"_a = SolveOptions{}.symmetry_tolerance,
           "(list of x, status) of systems of mixed sizes: matrices (n, n), right-hand sides (n,) or (n, "
           "columns).");
+    m.def("solve_list_fast", &solve_list_fast, "matrices"_a, "rhs"_a, "damping"_a,
+          "damping_kind"_a = "absolute",
+          "(list of x, status) for lists of contiguous float64 arrays and one damping; None if that does not "
+          "fit.");
     m.def(
         "solve_status_text", [](int status) { return status_text(static_cast<SolveStatus>(status)); },
         "status"_a, "One sentence that says what happened and what to do.");

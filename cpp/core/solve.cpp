@@ -3,11 +3,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "core/parallel.hpp"
+#include "core/solve_blocked.hpp"
 #include "core/solve_dense.hpp"
+#include "core/solve_lanes.hpp"
 
 namespace fubini {
 namespace {
@@ -36,11 +40,63 @@ void check_damping(double damping) {
     }
 }
 
-/// Systems per part of parallel_for, such that a part outweighs waking a thread.
-std::ptrdiff_t grain_of(std::ptrdiff_t n) {
-    const double work = static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n + 12);
-    return std::max<std::ptrdiff_t>(1, static_cast<std::ptrdiff_t>(1e6 / std::max(work, 1.0)));
+/// Floating-point operations, roughly, with what packing and checks cost; also that of n = 0.
+double cost_of(std::ptrdiff_t n, std::ptrdiff_t columns, const SolveOptions& options) {
+    const auto size = static_cast<double>(n);
+    const double cholesky = size * size * (size / 3.0 + 8.0 + 2.0 * static_cast<double>(columns)) + 40.0;
+    return options.method == SolveMethod::pinv || options.method == SolveMethod::power ? 30.0 * cholesky
+                                                                                       : cholesky;
 }
+
+/// Less than this is not worth waking a thread for, which takes some microseconds.
+constexpr double worthwhile = 3e5;
+
+/// Systems that travel together: a register's width of small ones for Cholesky, else one.
+std::ptrdiff_t width_of(std::ptrdiff_t n, const SolveOptions& options) {
+    const bool cholesky = options.method == SolveMethod::automatic || options.method == SolveMethod::cholesky;
+    return cholesky && n <= detail::largest_pack_size ? detail::lanes : 1;
+}
+
+/// Whether one of the fast Cholesky kernels may try.
+bool tries_cholesky(std::ptrdiff_t n, std::ptrdiff_t columns, const SolveOptions& options) {
+    return n >= 1 && columns >= 1 &&
+           (options.method == SolveMethod::automatic || options.method == SolveMethod::cholesky);
+}
+
+/// Up to `lanes` blocks of one shape; status and info are reached through `index`.
+struct PackSolver {
+    const SolveOptions& options;
+    SolveStatus* status;
+    SolveInfo* info;
+    DenseWorkspace dense;
+    detail::LaneWorkspace interleaved;
+    detail::BlockedWorkspace blocked;
+
+    void operator()(const SolveBlock* blocks, const std::ptrdiff_t* index, int count) {
+        const std::ptrdiff_t n = blocks[0].n;
+        unsigned solved = 0;
+        if (tries_cholesky(n, blocks[0].columns, options)) {
+            // One lane of a register costs as much as all: a few larger systems go faster one by one.
+            if (n <= detail::largest_pack_size &&
+                (n <= 8 || (n <= 20 && count >= 2) || 2 * count >= detail::lanes)) {
+                solved = detail::solve_pack(blocks, count, options, interleaved);
+            } else {
+                for (int i = 0; i < count; ++i) {
+                    if (detail::solve_blocked(blocks[i], options, blocked)) solved |= 1U << i;
+                }
+            }
+        }
+        for (int i = 0; i < count; ++i) {
+            SolveInfo* one = info == nullptr ? nullptr : info + index[i];
+            if ((solved >> i & 1U) == 0U) {
+                status[index[i]] = detail::solve_one(blocks[i], options, dense, one);
+                continue;
+            }
+            status[index[i]] = SolveStatus::ok;
+            if (one != nullptr) detail::describe_cholesky(blocks[i], options, dense, *one);
+        }
+    }
+};
 
 }  // namespace
 
@@ -50,12 +106,10 @@ const char* status_text(SolveStatus status) {
             return "The system was solved.";
         case SolveStatus::used_pinv:
             return "The matrix is singular or indefinite to working precision, so the eigenvalue "
-                   "pseudo-inverse was "
-                   "used; add damping if the smallest possible step is not what you want.";
+                   "pseudo-inverse was used; add damping if the smallest possible step is not what you want.";
         case SolveStatus::not_positive_definite:
             return "The damped matrix is not positive definite to working precision; increase the damping, "
-                   "or use "
-                   "method='pinv' or method='auto'.";
+                   "or use method='pinv' or method='auto'.";
         case SolveStatus::singular:
             return "The damped matrix is singular to working precision; increase the damping, or use "
                    "method='pinv'.";
@@ -102,13 +156,23 @@ void solve(const double* matrix, const double* rhs, double* x, std::ptrdiff_t ba
     if (batch > 0) {
         for (std::ptrdiff_t i = 0; i < (damping_stride == 0 ? 1 : batch); ++i) check_damping(damping[i]);
     }
-    parallel_for(batch, grain_of(n), [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
-        DenseWorkspace workspace;
-        for (std::ptrdiff_t i = begin; i < end; ++i) {
-            const SolveBlock block{
-                matrix + i * n * n,         rhs + i * n * columns, x + i * n * columns, n, columns,
-                damping[i * damping_stride]};
-            status[i] = detail::solve_one(block, options, workspace, info == nullptr ? nullptr : info + i);
+    const std::ptrdiff_t width = width_of(n, options);
+    const double pack_cost = cost_of(n, columns, options) * static_cast<double>(width);
+    const auto grain = std::max<std::ptrdiff_t>(1, static_cast<std::ptrdiff_t>(worthwhile / pack_cost));
+    parallel_for((batch + width - 1) / width, grain, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+        PackSolver solver{options, status, info, {}, {}, {}};
+        SolveBlock blocks[detail::lanes];
+        std::ptrdiff_t index[detail::lanes];
+        for (std::ptrdiff_t first = begin * width; first < std::min(end * width, batch); first += width) {
+            const int count = static_cast<int>(std::min(width, batch - first));
+            for (int l = 0; l < count; ++l) {
+                const std::ptrdiff_t i = first + l;
+                index[l] = i;
+                blocks[l] = {
+                    matrix + i * n * n,         rhs + i * n * columns, x + i * n * columns, n, columns,
+                    damping[i * damping_stride]};
+            }
+            solver(blocks, index, count);
         }
     });
 }
@@ -116,20 +180,54 @@ void solve(const double* matrix, const double* rhs, double* x, std::ptrdiff_t ba
 void solve_blocks(const SolveBlock* blocks, std::ptrdiff_t count, const SolveOptions& options,
                   SolveStatus* status, SolveInfo* info) {
     check_options(options);
-    std::ptrdiff_t largest = 1;
     for (std::ptrdiff_t i = 0; i < count; ++i) {
         if (blocks[i].n < 0 || blocks[i].columns < 0) {
             throw std::invalid_argument("blocks: expected sizes >= 0, got " + std::to_string(blocks[i].n) +
                                         " and " + std::to_string(blocks[i].columns));
         }
         check_damping(blocks[i].damping);
-        largest = std::max(largest, blocks[i].n);
     }
-    parallel_for(count, grain_of(largest), [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
-        DenseWorkspace workspace;
-        for (std::ptrdiff_t i = begin; i < end; ++i) {
-            status[i] =
-                detail::solve_one(blocks[i], options, workspace, info == nullptr ? nullptr : info + i);
+
+    // Blocks of one shape are brought together, cut into packs, and the packs shared out by their cost.
+    std::vector<std::ptrdiff_t> order(static_cast<std::size_t>(count));
+    std::iota(order.begin(), order.end(), std::ptrdiff_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](std::ptrdiff_t i, std::ptrdiff_t j) {
+        return blocks[i].n != blocks[j].n ? blocks[i].n < blocks[j].n : blocks[i].columns < blocks[j].columns;
+    });
+    struct Pack {
+        std::size_t first;
+        int size;
+        double end_cost;  // of all packs up to this one
+    };
+    std::vector<Pack> packs;
+    double total = 0.0;
+    for (std::size_t i = 0; i < order.size();) {
+        const SolveBlock& head = blocks[order[i]];
+        std::size_t end = i + 1;
+        while (end < order.size() && end - i < static_cast<std::size_t>(width_of(head.n, options)) &&
+               blocks[order[end]].n == head.n && blocks[order[end]].columns == head.columns) {
+            ++end;
+        }
+        total += cost_of(head.n, head.columns, options) * static_cast<double>(end - i);
+        packs.push_back({i, static_cast<int>(end - i), total});
+        i = end;
+    }
+    constexpr std::ptrdiff_t slices = 256;
+    const auto grain = static_cast<std::ptrdiff_t>(std::min(
+        static_cast<double>(slices), worthwhile * static_cast<double>(slices) / std::max(total, 1.0)));
+    parallel_for(slices, grain, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+        PackSolver solver{options, status, info, {}, {}, {}};
+        const auto pack_at = [&](std::ptrdiff_t slice) {
+            const double bound = total * static_cast<double>(slice) / static_cast<double>(slices);
+            return std::partition_point(packs.begin(), packs.end(),
+                                        [&](const Pack& p) { return p.end_cost <= bound; });
+        };
+        const auto last = end == slices ? packs.end() : pack_at(end);
+        for (auto pack = pack_at(begin); pack != last; ++pack) {
+            SolveBlock members[detail::lanes];
+            const std::ptrdiff_t* index = order.data() + pack->first;
+            for (int l = 0; l < pack->size; ++l) members[l] = blocks[index[l]];
+            solver(members, index, pack->size);
         }
     });
 }

@@ -8,6 +8,10 @@
 
 namespace fubini {
 
+namespace {
+constexpr double epsilon = std::numeric_limits<double>::epsilon();
+}
+
 CgResult conjugate_gradient(std::ptrdiff_t n, const Operator& apply, const Operator& precondition,
                             const double* b, double* x, double tolerance, std::int64_t max_iterations) {
     using Vector = Eigen::VectorXd;
@@ -32,6 +36,7 @@ CgResult conjugate_gradient(std::ptrdiff_t n, const Operator& apply, const Opera
     double before = 0.0;
     double reached = residual.norm() / size;
     bool restarted = false;
+    double norm = 0.0;  // of the operator, a lower bound that grows
     while (result.iterations < max_iterations) {
         if (!std::isfinite(reached)) return {SolveStatus::not_finite, result.iterations, reached};
         if (reached <= tolerance) {
@@ -57,8 +62,10 @@ CgResult conjugate_gradient(std::ptrdiff_t n, const Operator& apply, const Opera
         const double curvature = direction.dot(product);
         if (!std::isfinite(curvature)) return {SolveStatus::not_finite, result.iterations, reached};
         // Curvature within rounding of zero: the right-hand side has a part outside the operator's range.
-        const double rounding =
-            4.0 * std::numeric_limits<double>::epsilon() * direction.norm() * product.norm();
+        const double length_in = direction.norm();
+        const double length_out = product.norm();
+        norm = std::max(norm, length_out / length_in);
+        const double rounding = 4.0 * epsilon * length_in * length_out;
         if (curvature < -rounding) return {SolveStatus::not_positive_definite, result.iterations, reached};
         if (curvature <= rounding) break;
         const double length = now / curvature;
@@ -71,9 +78,10 @@ CgResult conjugate_gradient(std::ptrdiff_t n, const Operator& apply, const Opera
     apply(x, product.data());
     result.residual = (rhs - product).norm() / size;
     if (!std::isfinite(result.residual)) return {SolveStatus::not_finite, result.iterations, result.residual};
-    // A tolerance below what float64 can reach counts as reached when the residual is rounding.
-    const double attainable = std::numeric_limits<double>::epsilon() * static_cast<double>(n);
-    if (result.residual > std::max(tolerance, 8.0 * attainable)) result.status = SolveStatus::not_converged;
+    // Below the rounding of one product with x there is nothing to reach.
+    const double rounding = epsilon * (8.0 + std::sqrt(static_cast<double>(n)));
+    const double attainable = rounding * (norm * solution.norm() / size + 1.0);
+    if (result.residual > std::max(tolerance, attainable)) result.status = SolveStatus::not_converged;
     return result;
 }
 

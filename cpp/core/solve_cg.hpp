@@ -20,7 +20,8 @@ struct CgResult {
 
 /// Preconditioned conjugate gradients for a positive semi-definite operator; x (n) holds the start and gets
 /// the solution. Stops at |b - A x| <= tolerance |b|, or when rounding leaves nothing to gain, or after
-/// max_iterations (0: 10 n, at least 100): not_converged. Negative curvature is not_positive_definite, NaN or
+/// max_iterations (0: 10 n, at least 100): not_converged, unless what is
+/// left is the rounding of A x. Negative curvature is not_positive_definite, NaN or
 /// infinity not_finite.
 CgResult conjugate_gradient(std::ptrdiff_t n, const Operator& apply, const Operator& precondition,
                             const double* b, double* x, double tolerance, std::int64_t max_iterations);

@@ -82,9 +82,12 @@ TEST_CASE("direct methods leave a small residual for condition numbers up to 1e1
     set_num_threads(2);
     for (const SolveMethod method :
          {SolveMethod::automatic, SolveMethod::cholesky, SolveMethod::ldlt, SolveMethod::pinv}) {
-        for (const std::ptrdiff_t n : {1, 2, 3, 5, 8, 13, 16, 17, 31, 33, 64, 65, 130}) {
+        for (const std::ptrdiff_t n : {1, 2, 3, 5, 8, 13, 16, 17, 31, 33, 64, 65, 130, 259}) {
             for (const double condition : {1.0, 1e5, 1e10}) {
-                Batch batch(n > 64 ? 2 : 11, n, n == 5 ? 3 : 1, condition, static_cast<unsigned>(n));
+                Batch batch(n > 200  ? 1
+                            : n > 64 ? 2
+                                     : 11,
+                            n, n % 5 == 0 ? 5 : 1, condition, static_cast<unsigned>(n));
                 batch.run(0.0, with(method));
                 for (std::ptrdiff_t i = 0; i < batch.count; ++i) {
                     INFO(method_name(method), " n ", n, " condition ", condition);
@@ -116,7 +119,7 @@ TEST_CASE("damping: absolute, relative and diagonal add what they say") {
 }
 
 TEST_CASE("a bad system gets its status and NaN, and its neighbours the bits they have alone") {
-    for (const std::ptrdiff_t n : {2, 3, 8, 20}) {
+    for (const std::ptrdiff_t n : {2, 3, 8, 20, 70, 130}) {
         Batch good(24, n, 1, 100.0, 3);
         good.run(0.0);
         Batch bad = good;
@@ -261,6 +264,48 @@ TEST_CASE("the same bits for any number of threads, uniform and mixed") {
         CHECK(batch.x == mixed);
     }
     set_num_threads(2);
+}
+
+TEST_CASE("the same bits for any number of threads, one large system") {
+    Batch batch(1, 403, 3, 1e4, 12);
+    set_num_threads(1);
+    batch.run(1e-3);
+    CHECK(batch.state(0) == SolveStatus::ok);
+    CHECK(batch.residual(0, 1e-3) <= 1e-13 * 403);
+    const std::vector<double> expected = batch.x;
+    for (const int threads : {2, 7}) {
+        set_num_threads(threads);
+        batch.x.assign(batch.x.size(), 0.0);
+        batch.run(1e-3);
+        CHECK(batch.x == expected);
+    }
+    set_num_threads(2);
+}
+
+TEST_CASE("every number of systems in a pack, every number of columns") {
+    for (const std::ptrdiff_t n : {1, 2, 4, 7, 11, 26, 41}) {
+        for (std::ptrdiff_t count = 1; count <= 17; ++count) {
+            for (const std::ptrdiff_t columns : {1, 2, 3, 4, 6}) {
+                Batch batch(count, n, columns, 30.0, static_cast<unsigned>(count + 100 * n));
+                batch.run(0.01);
+                for (std::ptrdiff_t i = 0; i < count; ++i) {
+                    CHECK(batch.state(i) == SolveStatus::ok);
+                    CHECK(batch.residual(i, 0.01) <= 1e-14 * static_cast<double>(n + 2));
+                }
+            }
+        }
+    }
+}
+
+TEST_CASE("one large system with many right-hand sides") {
+    for (const std::ptrdiff_t n : {66, 125, 290}) {
+        for (const std::ptrdiff_t columns : {2, 7, 8, 9, 23, 24, 25, 61}) {
+            Batch batch(1, n, columns, 1e3, static_cast<unsigned>(n + columns));
+            batch.run(0.01);
+            CHECK(batch.state(0) == SolveStatus::ok);
+            CHECK(batch.residual(0, 0.01) <= 1e-14 * static_cast<double>(n));
+        }
+    }
 }
 
 TEST_CASE("mixed sizes: every block is solved, in its place") {

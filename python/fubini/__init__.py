@@ -9,6 +9,7 @@ from fubini.circuit import Circuit
 from fubini.damping import Absolute, Damping, Diagonal, Relative
 from fubini.errors import NumericalError, UnsupportedCircuitError
 from fubini.metric import metric_tensor
+from fubini.policies import Armijo, LevenbergMarquardt, Schedule, Tikhonov, TrustRegion
 from fubini.solve import CG, Dual, Pinv, Power, SolveInfo, SolveStatus, solve, solve_blocks
 from fubini.torch import QNGOptimizer, QuantumLayer, replace_torch_layers
 
@@ -17,18 +18,23 @@ __version__ = build_info()["version"]
 __all__ = [
     "CG",
     "Absolute",
+    "Armijo",
     "Circuit",
     "Damping",
     "Diagonal",
     "Dual",
+    "LevenbergMarquardt",
     "NumericalError",
     "Pinv",
     "Power",
     "QNGOptimizer",
     "QuantumLayer",
     "Relative",
+    "Schedule",
     "SolveInfo",
     "SolveStatus",
+    "Tikhonov",
+    "TrustRegion",
     "UnsupportedCircuitError",
     "build_info",
     "get_num_threads",

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Program', 'ProgramBuilder', 'ShiftPlan', 'blocks_from_probabilities', 'blocks_from_states', 'compiler', 'expval', 'gate_table', 'hessian_product', 'isa', 'jacobian', 'jvp', 'mean_over_batch', 'memory_limit', 'num_threads', 'set_memory_limit', 'set_num_threads', 'shift_frequencies', 'shift_rule', 'solve_batch', 'solve_fast', 'solve_list', 'solve_method_name', 'solve_status_text', 'state', 'version', 'vjp']
+__all__: list[str] = ['Program', 'ProgramBuilder', 'ShiftPlan', 'blocks_from_probabilities', 'blocks_from_states', 'compiler', 'expval', 'gate_table', 'hessian_product', 'isa', 'jacobian', 'jvp', 'mean_over_batch', 'memory_limit', 'num_threads', 'set_memory_limit', 'set_num_threads', 'shift_frequencies', 'shift_rule', 'solve_batch', 'solve_fast', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'state', 'version', 'vjp']
 class ShiftPlan:
     """
     Parameter-shift terms of a circuit: angle index, coefficient and shift of each.
@@ -162,13 +162,17 @@ def solve_batch(matrix: numpy.typing.NDArray[numpy.float64], rhs: numpy.typing.N
     """
     (x (batch, n, columns), status (batch), info or None) of matrix (batch, n, n) and rhs (batch, n, columns).
     """
-def solve_fast(matrix: typing.Any, rhs: typing.Any, damping: typing.SupportsFloat | typing.SupportsIndex) -> typing.Any:
+def solve_fast(matrix: typing.Any, rhs: typing.Any, damping: typing.SupportsFloat | typing.SupportsIndex, damping_kind: str = 'absolute') -> typing.Any:
     """
     x (shape of rhs) for contiguous float64 arrays, method 'auto' and one damping; None if that does not fit.
     """
 def solve_list(matrices: list[numpy.typing.NDArray[numpy.float64]], rhs: list[numpy.typing.NDArray[numpy.float64]], damping: numpy.typing.NDArray[numpy.float64], damping_kind: str = 'absolute', symmetry_tolerance: typing.SupportsFloat | typing.SupportsIndex = 1e-09) -> tuple[list[numpy.typing.NDArray[numpy.float64]], numpy.typing.NDArray[numpy.int8]]:
     """
     (list of x, status) of systems of mixed sizes: matrices (n, n), right-hand sides (n,) or (n, columns).
+    """
+def solve_list_fast(matrices: list[typing.Any], rhs: list[typing.Any], damping: typing.SupportsFloat | typing.SupportsIndex, damping_kind: str = 'absolute') -> tuple[list[numpy.typing.NDArray[numpy.float64]], numpy.typing.NDArray[numpy.int8]] | None:
+    """
+    (list of x, status) for lists of contiguous float64 arrays and one damping; None if that does not fit.
     """
 def solve_method_name(method: typing.SupportsInt | typing.SupportsIndex) -> str:
     """
@@ -186,7 +190,7 @@ def version() -> str:
     """
     Version of the package that this module was built with.
     """
-def vjp(program: Program, angles: numpy.typing.NDArray[numpy.float64], cotangents: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None, with_state_gradient: bool = False) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.complex128] | None]:
+def vjp(program: Program, angles: numpy.typing.NDArray[numpy.float64], cotangents: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None, with_state_gradient: bool = False) -> tuple:
     """
     Results (batch, outputs), gradient (batch, angles), and gradient of the input states or None.
     """

@@ -66,6 +66,7 @@ def conjugate_gradients(
     restarted = negative
     direction, before = xp.zeros_like(b), xp.zeros_like(size)
     one = xp.ones_like(size)
+    scale = xp.zeros_like(size)  # the operator's norm, a lower bound that grows
     for _ in range(limit):
         done = active & (norm(r) <= tolerance * size)
         if bool(
@@ -84,7 +85,10 @@ def conjugate_gradients(
         product = apply(direction)
         curvature = dot(direction, product)
         bad = active & ~(xp.isfinite(curvature) & xp.isfinite(now))
-        rounding = 4.0 * epsilon * norm(direction) * norm(product)
+        length_in, length_out = norm(direction), norm(product)
+        rounding = 4.0 * epsilon * length_in * length_out
+        ratio = length_out / xp.where(length_in > 0, length_in, one)
+        scale = xp.where(active & ~bad & (ratio > scale), ratio, scale)
         below = active & ~bad & ((now < 0) | (curvature < -rounding))
         stuck = active & ~bad & (curvature <= rounding)
         broken, negative, active = broken | bad, negative | below, active & ~(bad | below | stuck)
@@ -96,7 +100,9 @@ def conjugate_gradients(
     reached = norm(b - apply(x)) / safe
     broken = broken | ~xp.isfinite(reached)
     status = xp.zeros_like(size)
-    late = reached > max(tolerance, 8.0 * epsilon * b.shape[-1])
+    # Below the rounding of one product with x there is nothing to reach.
+    attainable = epsilon * (8.0 + b.shape[-1] ** 0.5) * (scale * norm(x) / safe + 1.0)
+    late = (reached > tolerance) & (reached > attainable)
     status = xp.where(late, status + int(SolveStatus.NOT_CONVERGED), status)
     status = xp.where(
         negative, xp.zeros_like(status) + int(SolveStatus.NOT_POSITIVE_DEFINITE), status

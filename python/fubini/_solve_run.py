@@ -13,7 +13,7 @@ from fubini import _core
 from fubini._solve_arrays import RealArray, is_tensor, like, real_array, result_dtype
 from fubini._solve_factored import conjugate_gradients, dual_terms, solve_dual
 from fubini._solve_torch import damped_matrix, implicit, implicit_dual, solve_on_device, spectral
-from fubini._solve_types import Plan, SolveInfo, SolveStatus, make_info
+from fubini._solve_types import Plan, SolveInfo, SolveStatus, make_info, raise_failures
 from fubini.damping import Damping, as_damping
 
 
@@ -301,7 +301,9 @@ def attach_gradient(
     plain = replace(plan, start=None, preconditioner=None)
 
     def solver(m: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        y, _ = solve_values(m, v, as_damping(0.0), plain, 1e-9, False)
+        y, known = solve_values(m, v, as_damping(0.0), plain, 1e-9, False)
+        # A system that failed before has NaN for gradient; one that only fails now must not pass for solved.
+        raise_failures(np.where(known.status == SolveStatus.NOT_CONVERGED, known.status, 0))
         return y.to(m.device)
 
     fallback = torch.from_numpy(info.status.reshape(-1) == SolveStatus.USED_PINV).to(a.device)

@@ -208,6 +208,15 @@ def make_plan(method: Method, rcond: float | None, is_operator: bool) -> Plan:
     cut = rcond if rcond is not None else own
     if cut is not None and not 0.0 <= cut < 1.0:
         raise ValueError(f"rcond: expected a number in [0, 1), got {cut!r}; None is n * 2.2e-16")
+    if rcond is not None and own is not None:
+        raise ValueError(
+            f"rcond: expected once, got {rcond!r} and {method!r}; leave one of them out"
+        )
+    if rcond is not None and (method in ("cholesky", "ldlt", "cg") or isinstance(method, CG)):
+        raise ValueError(
+            f"rcond: expected None for method {method!r}, which looks at no eigenvalues, got {rcond!r}; "
+            "use 'pinv' or 'auto'"
+        )
     kernel_cut = -1.0 if cut is None else float(cut)
     if isinstance(method, Pinv):
         return Plan("pinv", kernel_cut, smooth=method.smooth)

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fubini import _core
 from fubini._solve_arrays import (
@@ -79,7 +81,7 @@ def solve(
     """
     # The common case crosses into the kernel at once: anything else would cost more than a 4x4 system itself.
     x: Any
-    if type(damping) is float and method == "auto" and rcond is None and not return_info:
+    if method == "auto" and rcond is None and not return_info:
         x = _solve_fast(matrix, rhs, damping)
         if x is not None:
             return x
@@ -105,8 +107,13 @@ def solve(
 
 
 def solve_blocks(
-    matrices: Sequence[Any], rhs: Sequence[Any], *, damping: Any = 0.0, throw: bool = True
-) -> list[Any]:
+    matrices: Sequence[Any],
+    rhs: Sequence[Any],
+    *,
+    damping: Any = 0.0,
+    throw: bool = True,
+    return_status: bool = False,
+) -> Any:
     """Solve systems of mixed sizes, as the blocks of a block-diagonal metric are, in one call.
 
     Args:
@@ -114,9 +121,10 @@ def solve_blocks(
         rhs: Right-hand sides, each [n_i] or [n_i, k_i].
         damping: As for :func:`solve`; an array has one number for each block.
         throw: Raise an error when a block cannot be solved. If false, its x is NaN.
+        return_status: Return ``(x, status)`` with an array of :class:`SolveStatus` numbers.
 
     Returns:
-        A list with x for each block, of the kind and dtype of its right-hand side.
+        A list with x for each block, of the kind and dtype of its right-hand side; with ``return_status`` a pair.
 
     Raises:
         NumericalError: If a block cannot be solved and ``throw`` is true.
@@ -127,6 +135,17 @@ def solve_blocks(
         raise ValueError(
             f"rhs: expected {len(matrices)} entries, one for each matrix, got {len(rhs)}"
         )
+    x, status = _blocks_fast(list(matrices), list(rhs), damping)
+    if x is None:
+        x, status = _blocks_slow(matrices, rhs, damping, throw)
+    if throw:
+        raise_failures(status, "block")
+    return (x, status) if return_status else x
+
+
+def _blocks_slow(
+    matrices: Sequence[Any], rhs: Sequence[Any], damping: Any, throw: bool
+) -> tuple[list[Any], NDArray[np.int8]]:
     for matrix, vector in zip(matrices, rhs, strict=True):
         _check_kinds(matrix, vector)
     added = as_damping(damping)
@@ -136,10 +155,11 @@ def solve_blocks(
         for matrix, vector in zip(matrices, rhs, strict=True)
     ):
         each = torch.as_tensor(added.lam).expand(len(matrices))
-        return [
-            solve(one, vector, damping=type(added)(lam), throw=throw)
+        pairs = [
+            solve(one, vector, damping=type(added)(lam), throw=throw, return_info=True)
             for one, vector, lam in zip(matrices, rhs, each, strict=True)
         ]
+        return [x for x, _ in pairs], np.array([info.status for _, info in pairs], dtype=np.int8)
     a = [real_array(f"matrices[{i}]", one) for i, one in enumerate(matrices)]
     b = [real_array(f"rhs[{i}]", one) for i, one in enumerate(rhs)]
     for one, vector in zip(a, b, strict=True):
@@ -147,32 +167,55 @@ def solve_blocks(
             raise ValueError(f"matrices: expected shapes (n, n), got {one.shape}")
         _check_shapes(one.shape, vector.shape)
     tolerance = max((symmetry_tolerance(one) for one in matrices), default=0.0)
-    x, status = _core.solve_list(a, b, strengths, added.kind, tolerance)
-    if throw:
-        raise_failures(status, "block")
-    return [
+    solved, status = _core.solve_list(a, b, strengths, added.kind, tolerance)
+    x = [
         like(one, vector, result_dtype(matrix, vector))
-        for one, matrix, vector in zip(x, matrices, rhs, strict=True)
+        for one, matrix, vector in zip(solved, matrices, rhs, strict=True)
     ]
+    return x, status
 
 
-def _solve_fast(matrix: Any, rhs: Any, damping: float) -> Any:
-    if not isinstance(matrix, torch.Tensor):
-        return _core.solve_fast(matrix, rhs, damping)
-    if (
-        not isinstance(rhs, torch.Tensor)
-        or matrix.dtype is not torch.float64
-        or rhs.dtype is not torch.float64
-        or matrix.device.type != "cpu"
-        or rhs.device.type != "cpu"
-        or ((matrix.requires_grad or rhs.requires_grad) and torch.is_grad_enabled())
-        or matrix.layout is not torch.strided
-        or rhs.layout is not torch.strided
-    ):
-        return None
-    x = _core.solve_fast(
-        matrix.detach().resolve_neg().numpy(), rhs.detach().resolve_neg().numpy(), damping
+def _blocks_fast(
+    matrices: list[Any], rhs: list[Any], damping: Any
+) -> tuple[list[Any] | None, NDArray[np.int8]]:
+    kind = "absolute"
+    if isinstance(damping, Damping):
+        damping, kind = damping.lam, damping.kind
+    tensors = bool(matrices) and isinstance(matrices[0], torch.Tensor)
+    usual = type(damping) is float
+    if usual and tensors:
+        usual = all(map(_is_plain, matrices)) and all(map(_is_plain, rhs))
+        if usual:
+            matrices, rhs = [one.numpy() for one in matrices], [one.numpy() for one in rhs]
+    solved = _core.solve_list_fast(matrices, rhs, damping, kind) if usual else None
+    if solved is None:
+        return None, np.empty(0, np.int8)
+    x, status = solved
+    return [torch.from_numpy(one) for one in x] if tensors else list(x), status
+
+
+def _is_plain(value: Any) -> bool:
+    return (
+        isinstance(value, torch.Tensor)
+        and value.dtype is torch.float64
+        and value.device.type == "cpu"
+        and not value.requires_grad
+        and value.layout is torch.strided
+        and not value.is_neg()
     )
+
+
+def _solve_fast(matrix: Any, rhs: Any, damping: Any) -> Any:
+    kind = "absolute"
+    if isinstance(damping, Damping):
+        damping, kind = damping.lam, damping.kind
+    if type(damping) is not float:
+        return None
+    if not isinstance(matrix, torch.Tensor):
+        return _core.solve_fast(matrix, rhs, damping, kind)
+    if not _is_plain(matrix) or not _is_plain(rhs):
+        return None
+    x = _core.solve_fast(matrix.numpy(), rhs.numpy(), damping, kind)
     return None if x is None else torch.from_numpy(x)
 
 

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+// One larger system: blocked Cholesky over packed panels, threaded.
+#pragma once
+
+#include <vector>
+
+#include "core/solve.hpp"
+#include "core/solve_simd.hpp"
+
+namespace fubini::detail {
+
+struct BlockedWorkspace {
+    VecBuffer panels;
+    std::vector<double> inverse_pivots;
+    std::vector<double> column;
+    std::vector<double> results;
+};
+
+/// Solves one block (n and columns at least 1) by Cholesky; uses parallel_for where that pays.
+/// False, with x untouched, when anything is not beyond doubt (not finite, not symmetric, not positive
+/// definite, singular, suspiciously large solution): solve_one then finds out. The same bits come out for any
+/// number of threads.
+bool solve_blocked(const SolveBlock& block, const SolveOptions& options, BlockedWorkspace& workspace);
+
+}  // namespace fubini::detail

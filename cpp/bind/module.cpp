@@ -19,4 +19,7 @@ PYBIND11_MODULE(FUBINI_MODULE, m) {
     m.def("num_threads", &fubini::num_threads, "Number of threads that the kernel may use.");
     m.def("set_num_threads", &fubini::set_num_threads, "threads"_a, "Set the number of threads, 1 to 1024.");
     fubini::bind::register_assemble(m);
+    fubini::bind::register_solve(m);
+    fubini::bind::register_program(m);
+    fubini::bind::register_sweeps(m);
 }

@@ -16,5 +16,8 @@ using IndexArray = pybind11::array_t<std::int64_t, pybind11::array::c_style>;
 
 // One function per topic, each in its register_<topic>.cpp.
 void register_assemble(pybind11::module_& m);
+void register_solve(pybind11::module_& m);
+void register_program(pybind11::module_& m);
+void register_sweeps(pybind11::module_& m);
 
 }  // namespace fubini::bind

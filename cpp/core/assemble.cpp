@@ -24,7 +24,7 @@ void check(const BlockRequest& request, const std::vector<Generator>& generators
     if (generators.empty()) throw std::invalid_argument("generators: expected at least one, got none");
     const std::uint64_t beyond = ~((std::uint64_t{1} << request.wires) - 1);
     for (std::size_t i = 0; i < generators.size(); ++i) {
-        for (const PauliTerm& term : generators[i]) {
+        for (const GeneratorTerm& term : generators[i]) {
             if (((term.x | term.z) & beyond) != 0) {
                 throw std::invalid_argument("generators: number " + std::to_string(i) +
                                             " acts on a wire beyond the " + std::to_string(request.wires) +
@@ -53,8 +53,8 @@ void walsh_hadamard(std::vector<double>& values) {
 
 double covariance(const std::vector<double>& means, const Generator& left, const Generator& right) {
     double sum = 0.0;
-    for (const PauliTerm& a : left) {
-        for (const PauliTerm& b : right) {
+    for (const GeneratorTerm& a : left) {
+        for (const GeneratorTerm& b : right) {
             sum += a.coefficient * b.coefficient * (means[a.z ^ b.z] - means[a.z] * means[b.z]);
         }
     }
@@ -62,7 +62,7 @@ double covariance(const std::vector<double>& means, const Generator& left, const
 }
 
 /// The powers of i in front of X^x Z^z: Y = i X Z on every wire that is in both masks.
-Complex y_phase(const PauliTerm& term) {
+Complex y_phase(const GeneratorTerm& term) {
     static constexpr Complex powers[] = {{1, 0}, {0, 1}, {-1, 0}, {0, -1}};
     return powers[std::popcount(term.x & term.z) & 3];
 }
@@ -72,7 +72,7 @@ void apply_rows(const Generator& generator, const Complex* state, std::size_t be
                 double* re, double* im) {
     std::fill(re, re + count, 0.0);
     std::fill(im, im + count, 0.0);
-    for (const PauliTerm& term : generator) {
+    for (const GeneratorTerm& term : generator) {
         const Complex factor = term.coefficient * y_phase(term);
         for (std::size_t r = 0; r < count; ++r) {
             const std::uint64_t source = (begin + r) ^ term.x;
@@ -166,7 +166,7 @@ void blocks_from_probabilities(const BlockRequest& request, const std::vector<Ge
                                const double* probabilities, double* out) {
     check(request, generators);
     for (std::size_t i = 0; i < generators.size(); ++i) {
-        for (const PauliTerm& term : generators[i]) {
+        for (const GeneratorTerm& term : generators[i]) {
             if (term.x != 0) {
                 throw std::invalid_argument("generators: number " + std::to_string(i) +
                                             " is not diagonal in the measured basis");

@@ -11,14 +11,14 @@ namespace fubini {
 /// One term coefficient * P of a generator. P is a Pauli word given by two bit masks over basis-state
 /// indices: wire w of n owns bit n-1-w (the first wire is the most significant bit); x has the bits of the
 /// wires with X or Y, z those with Z or Y.
-struct PauliTerm {
+struct GeneratorTerm {
     std::uint64_t x = 0;
     std::uint64_t z = 0;
     double coefficient = 0.0;
 };
 
 /// Hermitian generator K = sum of its terms. A gate U(t) = exp(-i t K) has derivative -i K U(t).
-using Generator = std::vector<PauliTerm>;
+using Generator = std::vector<GeneratorTerm>;
 
 /// Covariances of a layer's generators, which are the layer's block of the Fubini-Study metric:
 /// g_ij = Re <K_i K_j> - <K_i><K_j> (Stokes et al. 2020, arXiv:1909.02108, eq. 9).

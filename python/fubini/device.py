@@ -20,7 +20,7 @@ from fubini._arrays import to_numpy
 from fubini.errors import UnsupportedCircuitError
 from fubini.layers import Layer, LayerRule, find_layers
 from fubini.pauli import PauliSum, product_basis, restrict
-from fubini.tape import GateTape
+from fubini.tape import GateTape, rebind
 
 FloatArray = npt.NDArray[np.float64]
 ComplexArray = npt.NDArray[np.complex128]
@@ -251,7 +251,7 @@ def _repeated(op: Any, times: int) -> Any:
         np.tile(p, (times,) + (1,) * (np.ndim(p) - 1)) if np.ndim(p) > n else p
         for p, n in zip(op.data, op.ndim_params, strict=True)
     ]
-    return qml.ops.functions.bind_new_parameters(op, data)
+    return rebind(op, data)
 
 
 def _frequencies(op: Any) -> list[float]:

@@ -195,7 +195,9 @@ def _weights_of(qnode: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list
     positional: list[int | str] = [i for i, value in enumerate(args) if _requires_grad(value)]
     if positional:
         return positional
-    names = [n for n in inspect.signature(qnode.func).parameters if _requires_grad(kwargs.get(n))]
+    order = list(inspect.signature(qnode.func).parameters)
+    names = [n for n, value in kwargs.items() if _requires_grad(value)]
+    names.sort(key=lambda n: order.index(n) if n in order else len(order))
     if not names:
         raise ValueError(
             "arguments: expected at least one that requires grad, got none. Use tensor.requires_grad_() for torch, "

@@ -84,9 +84,7 @@ class GateTape:
         """
         operations = [gate.operation for gate in self.gates]
         for column, i in enumerate(self.trainable):
-            operations[i] = qml.ops.functions.bind_new_parameters(
-                operations[i], [angles[:, column]]
-            )
+            operations[i] = rebind(operations[i], [angles[:, column]])
         return operations
 
 
@@ -301,7 +299,11 @@ def _gate_operations(tape: Any) -> list[Any]:
     skip_first = isinstance(first, _PREPARATIONS) and not _is_trainable(first)
     try:
         [expanded], _ = qml.devices.preprocess.decompose(
-            tape, stopping_condition=_is_gate, skip_initial_state_prep=skip_first, name="fubini"
+            tape,
+            stopping_condition=_is_gate,
+            skip_initial_state_prep=skip_first,
+            decomposer=_decomposition,
+            name="fubini",
         )
     except (qml.exceptions.DeviceError, qml.exceptions.DecompositionUndefinedError) as error:
         raise UnsupportedCircuitError(
@@ -311,6 +313,32 @@ def _gate_operations(tape: Any) -> list[Any]:
     for op in operations:
         _refuse(op)
     return operations
+
+
+def _decomposition(op: Any) -> Any:
+    """Decompose so that every parameter of the user drives one angle where that is possible."""
+    # PennyLane's own rules for U2, U3 and CRot put a parameter into several gates of different layers, and then not
+    # even the diagonal of an approximated metric is right for that parameter.
+    if isinstance(op, qml.CRot):
+        base, controls, values = qml.Rot(*op.data, wires=op.wires[1]), op.wires[:1], [True]
+    elif isinstance(op, qml.ops.Controlled):
+        base, controls, values = op.base, op.control_wires, op.control_values
+    else:
+        base, controls, values = op, [], []
+    wire = base.wires[0] if len(base.wires) == 1 else None
+    if isinstance(base, qml.Rot):
+        parts = [qml.RZ(base.data[0], wire), qml.RY(base.data[1], wire), qml.RZ(base.data[2], wire)]
+    elif isinstance(base, qml.U3):  # diag(1, e^i phi) RY(theta) diag(1, e^i delta), exactly
+        theta, phi, delta = base.data
+        parts = [qml.PhaseShift(delta, wire), qml.RY(theta, wire), qml.PhaseShift(phi, wire)]
+    elif isinstance(base, qml.U2):
+        phi, delta = base.data
+        parts = [qml.PhaseShift(delta, wire), qml.RY(np.pi / 2, wire), qml.PhaseShift(phi, wire)]
+    else:
+        return op.decomposition()
+    if not controls:
+        return parts
+    return [qml.ctrl(part, control=controls, control_values=values) for part in parts]
 
 
 def _refuse(op: Any) -> None:
@@ -344,7 +372,13 @@ def _is_gate(op: Any) -> bool:
         return bool(op.has_matrix)
     if _has_angle(op):
         return _generator(op) is not None
-    return bool(op.has_matrix) and not _is_trainable(op) and all(n > 0 for n in op.ndim_params)
+    if any(n == 0 for n in op.ndim_params):
+        return False
+    if _is_trainable(
+        op
+    ):  # a matrix made of weights: _gate refuses it; a state preparation has a circuit
+        return bool(op.has_matrix) and not isinstance(op, _PREPARATIONS)
+    return bool(op.has_matrix)
 
 
 def _generator(op: Any) -> Any:
@@ -370,7 +404,7 @@ def _gate(op: Any, positions: dict[Any, int]) -> Gate:
                 f"qnode: a parameter of {op.name} on wires {op.wires.tolist()} is NaN or infinite"
             )
     if op.data:
-        op = qml.ops.functions.bind_new_parameters(op, data)
+        op = rebind(op, data)
     if isinstance(op, _PREPARATIONS):
         # Everything depends on the state preparation: no generator, no matrix, all wires.
         return Gate(op, None, False, GateShape((1 << num_wires) - 1, False, None))
@@ -386,6 +420,25 @@ def _gate(op: Any, positions: dict[Any, int]) -> Gate:
             "gates with one angle each (RX, RZ, PauliRot, ...)"
         )
     return Gate(op, None, False, GateShape(support, False, None, _fixed_matrix(op, positions)))
+
+
+def rebind(op: Any, data: Sequence[Any]) -> Any:
+    """Return an operation with other parameter values, whose shapes may have gained or lost the batch.
+
+    ``qml.ops.functions.bind_new_parameters`` keeps a stale batch size for some operations (MultiRZ), and PennyLane
+    then runs the batch as if it were part of the state.
+
+    Args:
+        op: The operation.
+        data: One value per parameter.
+
+    Returns:
+        The new operation.
+    """
+    leaves, structure = qml.pytrees.flatten(op)
+    if len(leaves) == len(op.data):
+        return qml.pytrees.unflatten(list(data), structure)
+    return qml.ops.functions.bind_new_parameters(op, data)
 
 
 def _fixed_matrix(op: Any, positions: dict[Any, int]) -> tuple[int, bytes] | None:

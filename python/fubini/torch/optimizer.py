@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pennylane as qml
 import torch
 
@@ -14,9 +15,11 @@ from fubini._arrays import to_numpy
 from fubini.errors import NumericalError
 from fubini.layers import LayerRule, check_rule
 from fubini.metric import Approx, check_approx, layer_tape, weight_metric
+from fubini.solve import solve
 from fubini.torch.layer import QuantumLayer
 from fubini.torch.recorder import InputRecorder
 
+FloatArray = npt.NDArray[np.float64]
 Direction = dict[torch.Tensor, torch.Tensor]
 
 
@@ -153,6 +156,7 @@ class QNGOptimizer(torch.optim.Optimizer):
             weights = set(module.qnode_weights.values())
             if not weights & owned:
                 continue
+            _check_shapes(name, module)
             recorder = InputRecorder(module.input_arg)
             handle = module.register_forward_hook(recorder, with_kwargs=True)
             weakref.finalize(self, handle.remove)
@@ -201,13 +205,7 @@ class QNGOptimizer(torch.optim.Optimizer):
         return self._solve(label, total[np.ix_(chosen, chosen)], moving, [lam[p] for p in moving])
 
     def _layer_metric(self, name: str, module: Any) -> Any:
-        shapes = getattr(module, "weight_shapes", {})
         for weight, p in module.qnode_weights.items():
-            if tuple(p.shape) != tuple(shapes.get(weight, p.shape)):
-                raise ValueError(
-                    f"{name}.{weight}: expected the shape {tuple(shapes[weight])} of this layer's weight_shapes, got a "
-                    f"parameter of shape {tuple(p.shape)}; layers that share a parameter need the same shape for it"
-                )
             if not torch.isfinite(p).all():
                 raise NumericalError(
                     f"{name}.{weight}: expected finite weights, got NaN or infinity"
@@ -321,6 +319,16 @@ class QNGOptimizer(torch.optim.Optimizer):
                     raise NumericalError(f"{name}: expected a finite gradient, got NaN or infinity")
 
 
+def _check_shapes(name: str, module: Any) -> None:
+    for weight, shape in getattr(module, "weight_shapes", {}).items():
+        actual = tuple(module.qnode_weights[weight].shape)
+        if actual != shape:
+            raise ValueError(
+                f"{name}.{weight}: expected the shape {shape} of this layer's weight_shapes, got a parameter of shape "
+                f"{actual}; layers that share a parameter need the same shape for it"
+            )
+
+
 def _weights(unit: list[tuple[str, Any]]) -> set[torch.Tensor]:
     return {p for _, module in unit for p in module.qnode_weights.values()}
 
@@ -344,12 +352,40 @@ def _check_number(name: str, value: Any) -> None:
         raise ValueError(f"{name}: expected a finite number >= 0, got {value}")
 
 
-def _natural_direction(label: str, metric: Any, gradient: Any, damping: Any) -> Any:
-    matrix = metric + np.diag(damping)
-    try:
-        np.linalg.cholesky(matrix)
-    except np.linalg.LinAlgError as error:
-        raise NumericalError(
-            f"{label}: the metric is singular with lam = 0; use lam > 0, e.g. 1e-3"
-        ) from error
-    return np.linalg.solve(matrix, gradient)
+def _natural_direction(
+    label: str, metric: FloatArray, gradient: FloatArray, lam: FloatArray
+) -> FloatArray:
+    """Solve block by block: weights that the metric does not couple are independent systems."""
+    damped = metric + np.diag(lam)
+    direction = np.empty_like(gradient)
+    for size, indices in _blocks_by_size(metric).items():  # all blocks of one size are one batch
+        matrices = damped[indices[:, :, None], indices[:, None, :]]
+        try:
+            # Without damping a singular block has no natural gradient: the pseudo-inverse would hide that.
+            method: Any = "auto" if lam.all() else "cholesky"
+            direction[indices] = solve(matrices, gradient[indices], method=method)
+        except NumericalError as error:
+            raise NumericalError(
+                f"{label}: a {size} x {size} block of the metric is singular or not positive definite with lam = "
+                f"{lam.min():g}; pass a larger lam, e.g. 1e-3 ({error})"
+            ) from error
+    return direction
+
+
+def _blocks_by_size(metric: FloatArray) -> dict[int, npt.NDArray[np.intp]]:
+    """Connected components of the non-zero pattern: size -> (count, size) indices."""
+    label = np.arange(len(metric))
+    coupled = metric != 0
+    np.fill_diagonal(coupled, True)
+    while (
+        True
+    ):  # the smallest index spreads along couplings; blocks are dense, so one or two rounds suffice
+        spread = np.where(coupled, label[None, :], len(metric)).min(axis=1)
+        if (spread == label).all():
+            break
+        label = spread
+    groups: dict[int, list[npt.NDArray[np.intp]]] = {}
+    for root in np.unique(label):
+        members = np.flatnonzero(label == root)
+        groups.setdefault(len(members), []).append(members)
+    return {size: np.stack(members) for size, members in groups.items()}

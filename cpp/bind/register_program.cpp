@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <pybind11/complex.h>
+#include <pybind11/stl.h>
+
+#include <tuple>
+
+#include "bind/module.hpp"
+#include "core/plan.hpp"
+#include "core/program.hpp"
+
+namespace py = pybind11;
+using namespace py::literals;
+
+namespace fubini::bind {
+namespace {
+
+using Wires = std::vector<int>;
+using ParameterTuple = std::tuple<int, double, double>;
+
+Placement placement(const Wires& wires, const Wires& controls, const Wires& values, bool adjoint) {
+    return {wires, controls, values, adjoint};
+}
+
+Parameter parameter(const ParameterTuple& p) { return {std::get<0>(p), std::get<1>(p), std::get<2>(p)}; }
+
+std::span<const std::complex<double>> span_of(const ComplexArray& array) {
+    return {array.data(), static_cast<std::size_t>(array.size())};
+}
+
+}  // namespace
+
+void register_program(py::module_& m) {
+    py::class_<Program>(m, "Program", py::module_local(), "A compiled circuit. Immutable.")
+        .def_property_readonly("num_wires", &Program::qubits)
+        .def_property_readonly("num_angles", &Program::angles)
+        .def_property_readonly("num_outputs", [](const Program& p) { return p.outputs().size(); })
+        .def_property_readonly("takes_state", &Program::takes_state)
+        .def_property_readonly("num_operations", [](const Program& p) { return p.operations().size(); })
+        .def_property_readonly(
+            "num_steps", [](const Program& p) { return p.plan().steps.size(); },
+            "Passes over the state that one forward sweep makes, after fusion.");
+
+    py::class_<ProgramBuilder>(m, "ProgramBuilder", py::module_local(),
+                               "Collects gates and observables. A parameter is (slot, coefficient, offset): "
+                               "coefficient * angles[slot] + offset; slot -1 leaves the offset alone.")
+        .def(py::init<int, int, bool>(), "wires"_a, "angles"_a, "takes_state"_a)
+        .def(
+            "gate",
+            [](ProgramBuilder& self, const std::string& name, const Wires& wires, const Wires& controls,
+               const Wires& values, bool adjoint, const std::vector<ParameterTuple>& parameters) {
+                std::vector<Parameter> list;
+                for (const ParameterTuple& p : parameters) list.push_back(parameter(p));
+                self.gate(name, placement(wires, controls, values, adjoint), list);
+            },
+            "name"_a, "wires"_a, "controls"_a, "control_values"_a, "adjoint"_a, "parameters"_a,
+            "Append a gate of the gate table.")
+        .def(
+            "pauli_rotation",
+            [](ProgramBuilder& self, const std::string& pauli, const Wires& wires, const Wires& controls,
+               const Wires& values, bool adjoint, const ParameterTuple& p) {
+                self.pauli_rotation(pauli, placement(wires, controls, values, adjoint), parameter(p));
+            },
+            "pauli"_a, "wires"_a, "controls"_a, "control_values"_a, "adjoint"_a, "parameter"_a,
+            "Append exp(-i t P / 2).")
+        .def(
+            "matrix",
+            [](ProgramBuilder& self, const ComplexArray& matrix, const Wires& wires, const Wires& controls,
+               const Wires& values,
+               bool adjoint) { self.matrix(span_of(matrix), placement(wires, controls, values, adjoint)); },
+            "matrix"_a.noconvert(), "wires"_a, "controls"_a, "control_values"_a, "adjoint"_a,
+            "Append a constant unitary, shape (2^k, 2^k).")
+        .def(
+            "diagonal",
+            [](ProgramBuilder& self, const ComplexArray& diagonal, const Wires& wires, const Wires& controls,
+               const Wires& values, bool adjoint) {
+                self.diagonal(span_of(diagonal), placement(wires, controls, values, adjoint));
+            },
+            "diagonal"_a.noconvert(), "wires"_a, "controls"_a, "control_values"_a, "adjoint"_a,
+            "Append a constant diagonal unitary, shape (2^k,).")
+        .def(
+            "pauli_term",
+            [](ProgramBuilder& self, int moment, double coefficient, const std::string& pauli,
+               const Wires& wires) { self.pauli_term(moment, coefficient, pauli, wires); },
+            "moment"_a, "coefficient"_a, "pauli"_a, "wires"_a, "Add coefficient * <P> to a moment.")
+        .def(
+            "probability_term",
+            [](ProgramBuilder& self, int moment, double weight, const Wires& wires, std::size_t index) {
+                self.probability_term(moment, weight, wires, index);
+            },
+            "moment"_a, "weight"_a, "wires"_a, "index"_a,
+            "Add weight * probability of reading index on the wires to a moment.")
+        .def("output", &ProgramBuilder::output, "moment"_a, "square"_a = -1,
+             "Append a result column: moment - square^2, or moment alone.")
+        .def("build", &ProgramBuilder::build, "Compile; the builder is empty afterwards.");
+
+    m.def(
+        "gate_table",
+        [] {
+            std::vector<std::tuple<std::string, int, int>> rows;
+            for (const Gate& gate : gate_table()) {
+                rows.emplace_back(std::string(gate.name), gate.wires, gate.parameters);
+            }
+            return rows;
+        },
+        "Name, number of wires and number of parameters of every native gate.");
+    m.def(
+        "shift_frequencies",
+        [](const std::string& name, int index) {
+            const Gate& gate = find_gate(name);
+            if (index < 0 || index >= gate.parameters) throw py::index_error("parameter: no such parameter");
+            return shift_frequencies(gate, index);
+        },
+        "name"_a, "parameter"_a, "Frequencies of expectation values in one parameter of a native gate.");
+}
+
+}  // namespace fubini::bind

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <pybind11/stl.h>
+#include <pybind11/typing.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bind/module.hpp"
+#include "core/solve.hpp"
+
+namespace py = pybind11;
+using namespace py::literals;
+
+namespace fubini::bind {
+namespace {
+
+using StatusArray = py::array_t<std::int8_t, py::array::c_style>;
+
+SolveMethod method_from(const std::string& name) {
+    for (int i = 0; i <= static_cast<int>(SolveMethod::cg); ++i) {
+        if (name == method_name(static_cast<SolveMethod>(i))) return static_cast<SolveMethod>(i);
+    }
+    throw py::value_error("method: expected 'auto', 'cholesky', 'ldlt', 'pinv', 'power' or 'cg', got '" +
+                          name + "'");
+}
+
+DampingKind damping_from(const std::string& name) {
+    if (name == "absolute") return DampingKind::absolute;
+    if (name == "relative") return DampingKind::relative;
+    if (name == "diagonal") return DampingKind::diagonal;
+    throw py::value_error("damping_kind: expected 'absolute', 'relative' or 'diagonal', got '" + name + "'");
+}
+
+SolveStatus* statuses(StatusArray& array) { return reinterpret_cast<SolveStatus*>(array.mutable_data()); }
+
+py::typing::Dict<py::str, py::array> info_arrays(const std::vector<SolveInfo>& info) {
+    const auto count = static_cast<py::ssize_t>(info.size());
+    py::array_t<std::int8_t> method(count);
+    py::array_t<std::int64_t> rank(count);
+    py::array_t<std::int64_t> iterations(count);
+    py::array_t<double> condition(count);
+    py::array_t<double> smallest(count);
+    py::array_t<double> largest(count);
+    py::array_t<double> residual(count);
+    for (py::ssize_t i = 0; i < count; ++i) {
+        const SolveInfo& one = info[static_cast<std::size_t>(i)];
+        method.mutable_data()[i] = static_cast<std::int8_t>(one.method);
+        rank.mutable_data()[i] = one.rank;
+        iterations.mutable_data()[i] = one.iterations;
+        condition.mutable_data()[i] = one.condition;
+        smallest.mutable_data()[i] = one.smallest;
+        largest.mutable_data()[i] = one.largest;
+        residual.mutable_data()[i] = one.residual;
+    }
+    return py::dict("method"_a = method, "rank"_a = rank, "iterations"_a = iterations,
+                    "condition"_a = condition, "smallest"_a = smallest, "largest"_a = largest,
+                    "residual"_a = residual);
+}
+
+/// The low-overhead way for NumPy arrays: None for everything but the usual case, which the caller then
+/// treats slowly.
+py::object solve_fast(const py::handle& matrix, const py::handle& rhs, double damping) {
+    if (!RealArray::check_(matrix) || !RealArray::check_(rhs) || !(damping >= 0.0)) return py::none();
+    const auto a = py::reinterpret_borrow<RealArray>(matrix);
+    const auto b = py::reinterpret_borrow<RealArray>(rhs);
+    const py::ssize_t d = a.ndim();
+    if (d < 2 || a.shape(d - 1) != a.shape(d - 2) || b.ndim() < d - 1 || b.ndim() > d) return py::none();
+    for (py::ssize_t i = 0; i < d - 1; ++i) {
+        if (a.shape(i) != b.shape(i)) return py::none();
+    }
+    py::ssize_t batch = 1;
+    for (py::ssize_t i = 0; i < d - 2; ++i) batch *= a.shape(i);
+    const py::ssize_t n = a.shape(d - 1);
+    const py::ssize_t columns = b.ndim() == d ? b.shape(d - 1) : 1;
+    RealArray x(std::vector<py::ssize_t>(b.shape(), b.shape() + b.ndim()));
+    std::int8_t few[64];
+    std::vector<std::int8_t> many(batch > 64 ? static_cast<std::size_t>(batch) : 0U);
+    auto* status = reinterpret_cast<SolveStatus*>(batch > 64 ? many.data() : few);
+    const double* a_data = a.data();
+    const double* b_data = b.data();
+    double* x_data = x.mutable_data();
+    {
+        const py::gil_scoped_release release;
+        solve(a_data, b_data, x_data, batch, n, columns, &damping, 0, SolveOptions{}, status, nullptr);
+    }
+    for (py::ssize_t i = 0; i < batch; ++i) {
+        if (is_failure(status[i])) return py::none();
+    }
+    return x;
+}
+
+py::typing::Tuple<RealArray, StatusArray, py::typing::Optional<py::typing::Dict<py::str, py::array>>>
+solve_batch(const RealArray& matrix, const RealArray& rhs, const RealArray& damping,
+            const std::string& method, const std::string& damping_kind, double rcond, bool smooth,
+            double exponent, double symmetry_tolerance, double tolerance, std::int64_t max_iterations,
+            const std::optional<RealArray>& start, bool want_info) {
+    if (matrix.ndim() != 3 || matrix.shape(1) != matrix.shape(2)) {
+        throw py::value_error("matrix: expected shape (batch, n, n)");
+    }
+    const py::ssize_t batch = matrix.shape(0);
+    const py::ssize_t n = matrix.shape(1);
+    if (rhs.ndim() != 3 || rhs.shape(0) != batch || rhs.shape(1) != n) {
+        throw py::value_error("rhs: expected shape (batch, n, columns) to match the matrix");
+    }
+    const py::ssize_t columns = rhs.shape(2);
+    if (damping.ndim() != 1 || (damping.shape(0) != 1 && damping.shape(0) != batch)) {
+        throw py::value_error("damping: expected 1 or batch values");
+    }
+    SolveOptions options{.method = method_from(method),
+                         .damping = damping_from(damping_kind),
+                         .rcond = rcond,
+                         .smooth = smooth,
+                         .exponent = exponent,
+                         .symmetry_tolerance = symmetry_tolerance,
+                         .tolerance = tolerance,
+                         .max_iterations = max_iterations,
+                         .warm_start = start.has_value()};
+    RealArray x({batch, n, columns});
+    if (start) {
+        if (start->size() != x.size()) throw py::value_error("start: expected the shape of rhs");
+        std::copy_n(start->data(), start->size(), x.mutable_data());
+    }
+    StatusArray status(batch);
+    std::vector<SolveInfo> info(want_info ? static_cast<std::size_t>(batch) : 0U);
+    const double* a_data = matrix.data();
+    const double* b_data = rhs.data();
+    const double* damping_data = damping.data();
+    double* x_data = x.mutable_data();
+    SolveStatus* status_data = statuses(status);
+    const py::ssize_t stride = damping.shape(0) == 1 ? 0 : 1;
+    {
+        const py::gil_scoped_release release;
+        solve(a_data, b_data, x_data, batch, n, columns, damping_data, stride, options, status_data,
+              want_info ? info.data() : nullptr);
+    }
+    py::object details = py::none();
+    if (want_info) details = info_arrays(info);
+    return py::make_tuple(std::move(x), std::move(status), std::move(details));
+}
+
+py::typing::Tuple<py::typing::List<RealArray>, StatusArray> solve_list(const std::vector<RealArray>& matrices,
+                                                                       const std::vector<RealArray>& rhs,
+                                                                       const RealArray& damping,
+                                                                       const std::string& damping_kind,
+                                                                       double symmetry_tolerance) {
+    const std::size_t count = matrices.size();
+    if (rhs.size() != count || (damping.size() != 1 && static_cast<std::size_t>(damping.size()) != count)) {
+        throw py::value_error("rhs, damping: expected as many as matrices");
+    }
+    std::vector<SolveBlock> blocks(count);
+    std::vector<RealArray> x;
+    x.reserve(count);
+    for (std::size_t i = 0; i < count; ++i) {
+        const RealArray& a = matrices[i];
+        const RealArray& b = rhs[i];
+        if (a.ndim() != 2 || a.shape(0) != a.shape(1)) {
+            throw py::value_error("matrices[" + std::to_string(i) + "]: expected shape (n, n)");
+        }
+        if (b.ndim() < 1 || b.ndim() > 2 || b.shape(0) != a.shape(0)) {
+            throw py::value_error(
+                "rhs[" + std::to_string(i) +
+                "]: expected shape (n,) or (n, columns) with n = " + std::to_string(a.shape(0)));
+        }
+        x.emplace_back(std::vector<py::ssize_t>(b.shape(), b.shape() + b.ndim()));
+        blocks[i] = {a.data(),
+                     b.data(),
+                     x.back().mutable_data(),
+                     a.shape(0),
+                     b.ndim() == 2 ? b.shape(1) : 1,
+                     damping.data()[damping.size() == 1 ? 0 : static_cast<py::ssize_t>(i)]};
+    }
+    StatusArray status(static_cast<py::ssize_t>(count));
+    const SolveOptions options{.damping = damping_from(damping_kind),
+                               .symmetry_tolerance = symmetry_tolerance};
+    SolveStatus* status_data = statuses(status);
+    {
+        const py::gil_scoped_release release;
+        solve_blocks(blocks.data(), static_cast<std::ptrdiff_t>(count), options, status_data, nullptr);
+    }
+    py::list out(count);
+    for (std::size_t i = 0; i < count; ++i) out[i] = std::move(x[i]);
+    return py::make_tuple(std::move(out), std::move(status));
+}
+
+}  // namespace
+
+void register_solve(py::module_& m) {
+    m.def("solve_fast", &solve_fast, "matrix"_a, "rhs"_a, "damping"_a,
+          "x (shape of rhs) for contiguous float64 arrays, method 'auto' and one damping; None if that does "
+          "not fit.");
+    m.def("solve_batch", &solve_batch, "matrix"_a.noconvert(), "rhs"_a.noconvert(), "damping"_a.noconvert(),
+          "method"_a = "auto", "damping_kind"_a = "absolute", "rcond"_a = -1.0, "smooth"_a = false,
+          "exponent"_a = 1.0, "symmetry_tolerance"_a = SolveOptions{}.symmetry_tolerance,
+          "tolerance"_a = 1e-12, "max_iterations"_a = 0, "start"_a.noconvert() = py::none(),
+          "want_info"_a = false,
+          "(x (batch, n, columns), status (batch), info or None) of matrix (batch, n, n) and rhs (batch, n, "
+          "columns).");
+    m.def("solve_list", &solve_list, "matrices"_a.noconvert(), "rhs"_a.noconvert(), "damping"_a.noconvert(),
+          "damping_kind"_a = "absolute", "symmetry_tolerance"_a = SolveOptions{}.symmetry_tolerance,
+          "(list of x, status) of systems of mixed sizes: matrices (n, n), right-hand sides (n,) or (n, "
+          "columns).");
+    m.def(
+        "solve_status_text", [](int status) { return status_text(static_cast<SolveStatus>(status)); },
+        "status"_a, "One sentence that says what happened and what to do.");
+    m.def(
+        "solve_method_name", [](int method) { return method_name(static_cast<SolveMethod>(method)); },
+        "method"_a, "The word for a method number in info.");
+}
+
+}  // namespace fubini::bind

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <pybind11/complex.h>
+#include <pybind11/stl.h>
+
+#include <chrono>
+#include <optional>
+#include <string>
+
+#include "bind/module.hpp"
+#include "core/adjoint.hpp"
+#include "core/expval.hpp"
+#include "core/tangent.hpp"
+
+namespace py = pybind11;
+using namespace py::literals;
+
+namespace fubini::bind {
+namespace {
+
+using State = std::optional<ComplexArray>;
+
+std::string shape_of(const py::array& array) {
+    std::string text = "(";
+    for (py::ssize_t i = 0; i < array.ndim(); ++i)
+        text += (i > 0 ? ", " : "") + std::to_string(array.shape(i));
+    return text + ")";
+}
+
+void expect_shape(const char* name, const py::array& array, const char* symbols, py::ssize_t rows,
+                  py::ssize_t columns) {
+    if (array.ndim() == 2 && array.shape(0) == rows && array.shape(1) == columns) return;
+    throw py::value_error(std::string(name) + ": expected shape " + symbols + " = (" + std::to_string(rows) +
+                          ", " + std::to_string(columns) + "), got " + shape_of(array));
+}
+
+/// Asks Python for pending signals, at most every 50 ms.
+class Signals {
+  public:
+    bool operator()() {
+        const auto now = std::chrono::steady_clock::now();
+        if (now - last_ < std::chrono::milliseconds(50)) return false;
+        last_ = now;
+        const py::gil_scoped_acquire gil;
+        return PyErr_CheckSignals() != 0;
+    }
+
+  private:
+    std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
+
+/// Checks angles and states, and points a batch at them.
+Batch batch_of(const Program& program, const RealArray& angles, const State& states) {
+    const py::ssize_t size = angles.ndim() == 2 ? angles.shape(0) : 0;
+    if (angles.ndim() != 2) {
+        throw py::value_error("angles: expected shape (batch, angles) = (batch, " +
+                              std::to_string(program.angles()) + "), got " + shape_of(angles));
+    }
+    expect_shape("angles", angles, "(batch, angles)", size, program.angles());
+    Batch batch;
+    batch.angles = angles.data();
+    batch.size = size;
+    batch.poll = Signals{};
+    if (!program.takes_state()) {
+        if (states) throw py::value_error("states: this circuit starts from |0...0>; expected None");
+        return batch;
+    }
+    if (!states)
+        throw py::value_error("states: this circuit prepares an input state; expected an array, got None");
+    const auto amplitudes = static_cast<py::ssize_t>(1) << program.qubits();
+    batch.shared_state = states->ndim() == 2 && states->shape(0) == 1;
+    expect_shape("states", *states, "(batch or 1, 2^wires)", batch.shared_state ? 1 : size, amplitudes);
+    batch.states = states->data();
+    return batch;
+}
+
+/// Refuses results that cannot fit, before they are allocated.
+void expect_fits(double elements, const char* what) {
+    const double bytes = 8 * elements;
+    if (bytes <= memory_limit()) return;
+    throw MemoryLimit(std::string(what) + " would take " + std::to_string(bytes / 1e9) +
+                      " GB of memory, and may take " + std::to_string(memory_limit() / 1e9) +
+                      " GB; use a smaller batch or fewer qubits");
+}
+
+/// Runs a sweep without the GIL; turns what it throws into Python's exceptions.
+template <typename Sweep>
+void run(const Sweep& sweep) {
+    bool interrupted = false;
+    {
+        const py::gil_scoped_release release;
+        try {
+            sweep();
+        } catch (const Interrupted&) {
+            interrupted = true;
+        }
+    }
+    if (interrupted) throw py::error_already_set();
+}
+
+RealArray expval_array(const Program& program, const RealArray& angles, const State& states) {
+    const Batch batch = batch_of(program, angles, states);
+    const auto outputs = static_cast<py::ssize_t>(program.outputs().size());
+    expect_fits(static_cast<double>(batch.size) * static_cast<double>(outputs), "the values");
+    RealArray values({static_cast<py::ssize_t>(batch.size), outputs});
+    double* to = values.mutable_data();
+    run([&] { expval(program, batch, to); });
+    return values;
+}
+
+ComplexArray state_array(const Program& program, const RealArray& angles, const State& states) {
+    const Batch batch = batch_of(program, angles, states);
+    const auto amplitudes = static_cast<py::ssize_t>(1) << program.qubits();
+    expect_fits(2.0 * static_cast<double>(batch.size) * static_cast<double>(amplitudes), "the states");
+    ComplexArray result({static_cast<py::ssize_t>(batch.size), amplitudes});
+    std::complex<double>* to = result.mutable_data();
+    run([&] { state(program, batch, to); });
+    return result;
+}
+
+py::tuple vjp_arrays(const Program& program, const RealArray& angles, const RealArray& cotangents,
+                     const State& states, bool with_state_gradient) {
+    const Batch batch = batch_of(program, angles, states);
+    const auto size = static_cast<py::ssize_t>(batch.size);
+    const auto outputs = static_cast<py::ssize_t>(program.outputs().size());
+    expect_shape("cotangents", cotangents, "(batch, outputs)", size, outputs);
+    if (with_state_gradient && !program.takes_state()) {
+        throw py::value_error("with_state_gradient: this circuit starts from |0...0>; expected False");
+    }
+    RealArray gradient({size, static_cast<py::ssize_t>(program.angles())});
+    RealArray values({size, outputs});
+    py::object state_gradient = py::none();
+    std::complex<double>* state_to = nullptr;
+    if (with_state_gradient) {
+        const auto amplitudes = static_cast<py::ssize_t>(1) << program.qubits();
+        expect_fits(2.0 * static_cast<double>(size) * static_cast<double>(amplitudes),
+                    "the gradient of the states");
+        ComplexArray array({size, amplitudes});
+        state_to = array.mutable_data();
+        state_gradient = array;
+    }
+    double* gradient_to = gradient.mutable_data();
+    double* values_to = values.mutable_data();
+    run([&] { vjp(program, batch, cotangents.data(), gradient_to, values_to, state_to); });
+    return py::make_tuple(values, gradient, state_gradient);
+}
+
+RealArray jvp_array(const Program& program, const RealArray& angles, const RealArray& tangents,
+                    const State& states, const State& state_tangents) {
+    const Batch batch = batch_of(program, angles, states);
+    const auto size = static_cast<py::ssize_t>(batch.size);
+    expect_shape("tangents", tangents, "(batch, angles)", size, program.angles());
+    if (state_tangents) {
+        if (!program.takes_state()) {
+            throw py::value_error("state_tangents: this circuit starts from |0...0>; expected None");
+        }
+        expect_shape("state_tangents", *state_tangents, "(batch, 2^wires)", size,
+                     static_cast<py::ssize_t>(1) << program.qubits());
+    }
+    RealArray result({size, static_cast<py::ssize_t>(program.outputs().size())});
+    double* to = result.mutable_data();
+    const std::complex<double>* from = state_tangents ? state_tangents->data() : nullptr;
+    run([&] { jvp(program, batch, tangents.data(), from, to); });
+    return result;
+}
+
+RealArray jacobian_array(const Program& program, const RealArray& angles, const State& states) {
+    const Batch batch = batch_of(program, angles, states);
+    const auto size = static_cast<py::ssize_t>(batch.size);
+    const auto outputs = static_cast<py::ssize_t>(program.outputs().size());
+    expect_fits(static_cast<double>(size) * static_cast<double>(outputs) * program.angles(), "the Jacobian");
+    RealArray result({size, outputs, static_cast<py::ssize_t>(program.angles())});
+    double* to = result.mutable_data();
+    run([&] { jacobian(program, batch, to); });
+    return result;
+}
+
+}  // namespace
+
+void register_sweeps(py::module_& m) {
+    py::register_local_exception_translator([](std::exception_ptr p) {
+        try {
+            if (p) std::rethrow_exception(p);
+        } catch (const MemoryLimit& error) {
+            PyErr_SetString(PyExc_MemoryError, error.what());
+        }
+    });
+    m.def("expval", &expval_array, "program"_a, "angles"_a.noconvert(), "states"_a.noconvert() = py::none(),
+          "Results, shape (batch, outputs), at angles of shape (batch, angles).");
+    m.def("state", &state_array, "program"_a, "angles"_a.noconvert(), "states"_a.noconvert() = py::none(),
+          "Final states, shape (batch, 2^wires).");
+    m.def("vjp", &vjp_arrays, "program"_a, "angles"_a.noconvert(), "cotangents"_a.noconvert(),
+          "states"_a.noconvert() = py::none(), "with_state_gradient"_a = false,
+          "Results (batch, outputs), gradient (batch, angles), and gradient of the input states or None.");
+    m.def("jvp", &jvp_array, "program"_a, "angles"_a.noconvert(), "tangents"_a.noconvert(),
+          "states"_a.noconvert() = py::none(), "state_tangents"_a.noconvert() = py::none(),
+          "Derivative of the results along the tangents, shape (batch, outputs).");
+    m.def("jacobian", &jacobian_array, "program"_a, "angles"_a.noconvert(),
+          "states"_a.noconvert() = py::none(), "Jacobian, shape (batch, outputs, angles).");
+    m.def("set_memory_limit", &set_memory_limit, "bytes"_a,
+          "Limit what one sweep may allocate; 0: three quarters of the memory of this process.");
+    m.def("memory_limit", &memory_limit, "The limit in bytes.");
+}
+
+}  // namespace fubini::bind

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <complex>
+
+#include "core/sweep.hpp"
+
+namespace fubini {
+
+/// gradient[b, a] = sum over m of cotangents[b, m] d value[b, m] / d angle[b, a], by one reverse sweep.
+///   cotangents (size, outputs), gradient (size, angles)
+///   values: null, or (size, outputs), which come for free
+///   state_gradient: null, or (size, 2^qubits): d / d Re + i d / d Im of the initial state; takes_state() only
+void vjp(const Program& program, const Batch& batch, const double* cotangents, double* gradient,
+         double* values = nullptr, std::complex<double>* state_gradient = nullptr);
+
+/// jacobian (size, outputs, angles); batch.repeat must be 1.
+void jacobian(const Program& program, const Batch& batch, double* jacobian);
+
+}  // namespace fubini

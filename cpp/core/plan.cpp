@@ -1,0 +1,449 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/plan.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <numbers>
+#include <optional>
+#include <tuple>
+
+namespace fubini {
+namespace {
+
+constexpr double pi = std::numbers::pi;
+constexpr std::size_t merge_window = 128;  // how many steps back a rotation may be moved; bounds compile time
+
+Mask bit(int qubit) { return Mask{1} << qubit; }
+
+/// A step under construction: its words are collected before axes are assigned.
+struct Draft {
+    Step step;
+    struct Turn {
+        Word word;
+        BlockRotation rotation;
+    };
+    std::vector<Turn> turns;
+    std::array<Word, 3> words{};  // distinct masks so far, as positive Hermitian words
+    int num_words = 0;
+    bool complete = false;  // z1 and z3 are determined
+    Mask support = 0;
+};
+
+/// Which quarter turn an angle is (0..3), if it is one to rounding.
+std::optional<int> quarter_turns(double angle) {
+    const double quarters = std::round(angle / (pi / 2));
+    if (std::abs(quarters) > 1e6 || std::abs(angle - quarters * (pi / 2)) > 1e-15 * std::max(1.0, std::abs(angle))) {
+        return std::nullopt;
+    }
+    return static_cast<int>((static_cast<long>(quarters) % 4 + 4) % 4);
+}
+
+class Compiler {
+  public:
+    explicit Compiler(const Program& program) : program_(program) { reset_frame(); }
+
+    Plan run() {
+        for (std::size_t i = 0; i < program_.operations().size(); ++i) add(i);
+        finish_terms();
+        for (const Word& image : z_images_) plan_.z_images.push_back(image);
+        emit(drafts_, plan_.steps, !program_.takes_state());
+        // The pending Clifford as executable steps, for the state alone.
+        std::vector<BlockRotation> phases;
+        std::swap(phases, plan_.phases);
+        drafts_.clear();
+        const std::vector<std::size_t> pending = std::move(pending_);
+        pending_.clear();
+        reset_frame();
+        for (const std::size_t i : pending) add_physical(i);
+        emit(drafts_, plan_.tail, false);
+        plan_.phases.insert(plan_.phases.begin(), phases.begin(), phases.end());
+        return std::move(plan_);
+    }
+
+  private:
+    void reset_frame() {
+        x_images_.clear();
+        z_images_.clear();
+        for (int q = 0; q < program_.qubits(); ++q) {
+            x_images_.push_back({bit(q), 0, 0});
+            z_images_.push_back({0, bit(q), 0});
+        }
+    }
+
+    /// C^dagger word C.
+    [[nodiscard]] Word image(const Word& word) const {
+        Word result{0, 0, word.phase};
+        for (Mask rest = word.x; rest != 0; rest &= rest - 1) {
+            result = result * x_images_[static_cast<std::size_t>(std::countr_zero(rest))];
+        }
+        for (Mask rest = word.z; rest != 0; rest &= rest - 1) {
+            result = result * z_images_[static_cast<std::size_t>(std::countr_zero(rest))];
+        }
+        return result;
+    }
+
+    /// g^dagger word g for a g that maps Z words to Z words; nothing when g is not such a Clifford.
+    [[nodiscard]] static std::optional<Word> pull(const Operation& g, const Word& word) {
+        if (g.kind == Operation::Kind::rotation && g.slot < 0) return pull_rotation(g, word);
+        if (g.kind != Operation::Kind::flip) return std::nullopt;
+        const bool anticommutes = !commute(g.word, word);
+        if (g.fixed == 0) return anticommutes ? negated(word) : word;
+        if (std::popcount(g.fixed) == 1 && (g.fixed & g.word.x) == 0) {
+            // 1 - 2 Pi = -+ Z on the control: + where the control value is 1.
+            const Word control{0, g.fixed, g.value != 0 ? 0 : 2};
+            Word result = word;
+            if (!commute(control, word)) result = result * g.word;
+            return anticommutes ? control * result : result;
+        }
+        if (std::popcount(g.fixed) == 2 && g.word == hermitian(g.fixed, 0) && std::popcount(g.value) == 1) {
+            Word result = word;
+            if (std::popcount(word.x & g.fixed) == 1) result.x ^= g.fixed;
+            if (std::popcount(word.z & g.fixed) == 1) result.z ^= g.fixed;
+            return result;
+        }
+        return std::nullopt;
+    }
+
+    [[nodiscard]] static std::optional<Word> pull_rotation(const Operation& g, const Word& word) {
+        Word axis = g.word;
+        double angle = g.offset;
+        if (g.fixed != 0) {
+            // A phase on one qubit's |value> is, up to a global phase, half a turn's worth of Z.
+            if (std::popcount(g.fixed) != 1 || axis.x != 0 || axis.z != 0) return std::nullopt;
+            axis = {0, g.fixed, g.value == 0 ? 0 : 2};
+            angle /= 2;
+            if (sign(g.word) < 0) angle = -angle;
+        }
+        const std::optional<int> quarters = quarter_turns(angle);
+        if (!quarters || (axis.x != 0 && *quarters % 2 != 0)) return std::nullopt;
+        if (commute(axis, word) || *quarters == 0) return word;
+        if (*quarters == 2) return negated(word);
+        Word result = word * axis;  // exp(i t A / 2) W exp(-i t A / 2) = W (cos t - i sin t A)
+        result.phase = (result.phase + (*quarters == 1 ? 3 : 1)) & 3;
+        return result;
+    }
+
+    [[nodiscard]] bool absorb(const Operation& g) {
+        if (!pull(g, {})) return false;
+        std::vector<Word> x = x_images_;
+        std::vector<Word> z = z_images_;
+        for (int q = 0; q < program_.qubits(); ++q) {
+            x[static_cast<std::size_t>(q)] = image(*pull(g, {bit(q), 0, 0}));
+            z[static_cast<std::size_t>(q)] = image(*pull(g, {0, bit(q), 0}));
+        }
+        x_images_ = std::move(x);
+        z_images_ = std::move(z);
+        return true;
+    }
+
+    void add(std::size_t index) {
+        const Operation& operation = program_.operations()[index];
+        if (absorb(operation)) {
+            pending_.push_back(index);
+            return;
+        }
+        if (operation.kind == Operation::Kind::matrix || operation.kind == Operation::Kind::diagonal) {
+            if (!frame_is_trivial_on(support_of(operation))) flush();
+            add_physical(index);
+            return;
+        }
+        if (operation.fixed == 0) {
+            rotate(image(operation.word), 0, 0, operation, 1);
+            return;
+        }
+        if (add_split_phase(operation)) return;
+        Mask fixed = 0;
+        Mask value = 0;
+        if (map_fixed(operation, fixed, value)) {
+            place(image(operation.word), fixed, value, operation);
+        } else if (!expand(operation)) {
+            flush();
+            place(operation.word, operation.fixed, operation.value, operation);
+        }
+    }
+
+    void add_physical(std::size_t index) {
+        const Operation& operation = program_.operations()[index];
+        if (operation.kind == Operation::Kind::rotation || operation.kind == Operation::Kind::flip) {
+            if (operation.fixed == 0 && operation.kind == Operation::Kind::rotation) {
+                rotate(operation.word, 0, 0, operation, 1);
+            } else {
+                place(operation.word, operation.fixed, operation.value, operation);
+            }
+            return;
+        }
+        Draft draft;
+        draft.step.kind = operation.kind == Operation::Kind::matrix ? Step::Kind::matrix : Step::Kind::diagonal;
+        draft.step.operation = static_cast<int>(index);
+        draft.step.fixed = operation.fixed;
+        draft.step.value = operation.value;
+        draft.support = support_of(operation);
+        drafts_.push_back(std::move(draft));
+    }
+
+    void flush() {
+        const std::vector<std::size_t> pending = std::move(pending_);
+        pending_.clear();
+        reset_frame();
+        for (const std::size_t i : pending) add_physical(i);
+    }
+
+    [[nodiscard]] static Mask support_of(const Operation& operation) {
+        Mask support = operation.word.x | operation.word.z | operation.fixed;
+        for (const int qubit : operation.qubits) support |= bit(qubit);
+        return support;
+    }
+
+    [[nodiscard]] bool frame_is_trivial_on(Mask support) const {
+        for (int q = 0; q < program_.qubits(); ++q) {
+            if ((support & bit(q)) == 0) continue;
+            const auto i = static_cast<std::size_t>(q);
+            if (x_images_[i] != Word{bit(q), 0, 0} || z_images_[i] != Word{0, bit(q), 0}) return false;
+        }
+        return true;
+    }
+
+    /// A phase on one qubit is a Z rotation, which can join a block, and a global phase.
+    bool add_split_phase(const Operation& operation) {
+        if (operation.kind != Operation::Kind::rotation || std::popcount(operation.fixed) != 1 ||
+            operation.word.x != 0 || operation.word.z != 0) {
+            return false;
+        }
+        rotate({0, 0, operation.word.phase}, 0, 0, operation, 0.5);
+        Word word{0, operation.fixed, operation.word.phase};
+        if (operation.value != 0) word = negated(word);
+        rotate(image(word), 0, 0, operation, 0.5);
+        return true;
+    }
+
+    /// The subspace in the frame, when every fixed qubit's Z is the Z of one qubit there.
+    [[nodiscard]] bool map_fixed(const Operation& operation, Mask& fixed, Mask& value) const {
+        for (Mask rest = operation.fixed; rest != 0; rest &= rest - 1) {
+            const int qubit = std::countr_zero(rest);
+            const Word& mapped = z_images_[static_cast<std::size_t>(qubit)];
+            if (std::popcount(mapped.z) != 1) return false;
+            fixed |= mapped.z;
+            const bool one = ((operation.value >> qubit & 1) != 0) != (sign(mapped) < 0);
+            if (one) value |= mapped.z;
+        }
+        return true;
+    }
+
+    /// Writes K = P Pi as a sum of commuting words, when they are few.
+    bool expand(const Operation& operation) {
+        if (operation.kind != Operation::Kind::rotation) return false;
+        std::vector<Word> constraints;  // Pi = product of (1 + constraint) / 2
+        int pivot = -1;
+        for (Mask rest = operation.fixed; rest != 0; rest &= rest - 1) {
+            const int qubit = std::countr_zero(rest);
+            const int one = (operation.value >> qubit & 1) != 0 ? 1 : 0;
+            if ((operation.word.x >> qubit & 1) == 0) {
+                constraints.push_back({0, bit(qubit), 2 * one});
+            } else if (pivot < 0) {
+                pivot = qubit;
+            } else {
+                const int other = (operation.value >> pivot & 1) != 0 ? 1 : 0;
+                constraints.push_back({0, bit(qubit) | bit(pivot), 2 * ((one + other) & 1)});
+            }
+        }
+        if (constraints.size() > 2) return false;
+        const std::size_t subsets = std::size_t{1} << constraints.size();
+        for (std::size_t subset = 0; subset < subsets; ++subset) {
+            Word word = operation.word;
+            for (std::size_t i = 0; i < constraints.size(); ++i) {
+                if ((subset >> i & 1) != 0) word = word * constraints[i];
+            }
+            rotate(image(word), 0, 0, operation, 1.0 / static_cast<double>(subsets));
+        }
+        return true;
+    }
+
+    void place(const Word& word, Mask fixed, Mask value, const Operation& operation) {
+        if (operation.kind == Operation::Kind::rotation) {
+            rotate(word, fixed, value, operation, 1);
+            return;
+        }
+        if (word.x == 0 && word.z != 0) {
+            // A Z flip on a subspace is -1 on the smaller subspace where that qubit is 1, qubit by qubit. The word's
+            // image may contain fixed qubits, whose Z is a sign.
+            for (Mask rest = word.z & ~fixed; rest != 0; rest &= rest - 1) {
+                const Mask one = rest & (~rest + 1);
+                phase_flip(fixed | one, value | one);
+            }
+            if (parity(word.z & value) != 0) phase_flip(fixed, value);
+            if (sign(word) < 0) phase_flip(fixed, value);
+            return;
+        }
+        if (word.x == 0) {
+            if (sign(word) < 0) phase_flip(fixed, value);
+            return;
+        }
+        Draft draft;
+        Step& step = draft.step;
+        step.kind = Step::Kind::flip;
+        step.x = word.x;
+        step.fixed = fixed;
+        step.value = value;
+        // (P psi)[r] = (-i)^ny (-1)^parity(z & r) psi[r ^ x]
+        const int ny = std::popcount(word.x & word.z) & 3;
+        const double factor = sign(word) * (ny == 0 || ny == 3 ? 1.0 : -1.0);
+        if ((ny & 1) == 0) {
+            step.z3 = word.z;
+            step.flip_real = factor;
+        } else {
+            step.z1 = word.z;
+            step.flip_imaginary = factor;
+        }
+        draft.words[0] = hermitian(word.x, word.z);
+        draft.num_words = 1;
+        draft.support = word.x | word.z | fixed;
+        drafts_.push_back(std::move(draft));
+    }
+
+    void phase_flip(Mask fixed, Mask value) {
+        Operation half_turn;  // exp(-i pi Pi) = 1 - 2 Pi
+        half_turn.offset = 2 * pi;
+        rotate({}, fixed, value, half_turn, 1);
+    }
+
+    void rotate(const Word& word, Mask fixed, Mask value, const Operation& operation, double scale) {
+        const double factor = scale * sign(word);
+        const BlockRotation rotation{0, operation.slot, factor * operation.coefficient, factor * operation.offset};
+        if (word.x == 0 && word.z == 0 && fixed == 0) {
+            plan_.phases.push_back(rotation);
+            return;
+        }
+        const Word positive = hermitian(word.x, word.z);
+        std::size_t looked = 0;
+        for (auto draft = drafts_.rbegin(); draft != drafts_.rend() && looked < merge_window; ++draft, ++looked) {
+            if (join(*draft, positive, fixed, value)) {
+                draft->turns.push_back({positive, rotation});
+                return;
+            }
+            if (!passes(*draft, positive, fixed)) break;
+        }
+        Draft draft;
+        draft.step.fixed = fixed;
+        draft.step.value = value;
+        draft.words[0] = positive;
+        draft.num_words = 1;
+        draft.support = word.x | word.z | fixed;
+        draft.turns.push_back({positive, rotation});
+        drafts_.push_back(std::move(draft));
+    }
+
+    /// Whether the word belongs to the block's triple; extends a block of one word to a triple.
+    static bool join(Draft& draft, const Word& word, Mask fixed, Mask value) {
+        if (draft.step.kind != Step::Kind::block || draft.step.fixed != fixed || draft.step.value != value) return false;
+        for (int i = 0; i < draft.num_words; ++i) {
+            if (draft.words[static_cast<std::size_t>(i)] == word) return true;
+        }
+        if (draft.num_words != 1) return false;
+        const Word& first = draft.words[0];
+        const bool one_is_diagonal = word.x == 0 || first.x == 0 || word.x == first.x;
+        if (commute(word, first) || !one_is_diagonal || ((word.x | first.x) & fixed) != 0) return false;
+        draft.words[1] = word;
+        draft.words[2] = hermitian(word.x ^ first.x, word.z ^ first.z);
+        draft.num_words = 3;
+        draft.support |= word.x | word.z;
+        return true;
+    }
+
+    [[nodiscard]] bool passes(const Draft& draft, const Word& word, Mask fixed) const {
+        if (((word.x | word.z | fixed) & draft.support) == 0) return true;
+        if (draft.step.kind == Step::Kind::matrix) return false;
+        if (draft.step.kind == Step::Kind::diagonal) return (word.x & draft.support) == 0;
+        if ((word.x & draft.step.fixed) != 0) return false;
+        for (int i = 0; i < draft.num_words; ++i) {
+            const Word& other = draft.words[static_cast<std::size_t>(i)];
+            if (!commute(other, word) || (other.x & fixed) != 0) return false;
+        }
+        return true;
+    }
+
+    /// Fixes the axes of a block: which word is Q1, Q2, Q3, and with which sign.
+    static void assign_axes(Draft& draft) {
+        Step& step = draft.step;
+        Word flipping{};
+        for (int i = 0; i < draft.num_words; ++i) {
+            const Word& word = draft.words[static_cast<std::size_t>(i)];
+            if (word.x != 0) flipping = word;
+        }
+        step.x = flipping.x;
+        if (draft.num_words == 3) {
+            for (const Word& word : draft.words) {
+                if (word.x == 0) step.z3 = word.z;
+            }
+        } else if (step.x != 0) {
+            step.z3 = std::bit_floor(step.x);  // any Z word that anticommutes completes the triple
+        } else {
+            step.z3 = draft.words[0].z;
+        }
+        if (step.x != 0) {
+            step.z1 = flipping.z;
+            if (parity(step.x & step.z1) != 0) step.z1 ^= step.z3;
+        }
+        for (Draft::Turn& turn : draft.turns) {
+            double factor = 1;
+            const int ny = std::popcount(turn.word.x & turn.word.z) & 3;
+            if (turn.word.x == 0) {
+                turn.rotation.axis = 3;
+            } else if ((ny & 1) == 0) {
+                turn.rotation.axis = 1;
+                factor = ny == 0 ? 1 : -1;
+            } else {
+                turn.rotation.axis = 2;
+                factor = ny == 1 ? 1 : -1;
+            }
+            turn.rotation.coefficient *= factor;
+            turn.rotation.offset *= factor;
+            step.uses[turn.rotation.axis] = true;
+        }
+    }
+
+    void emit(std::vector<Draft>& drafts, std::vector<Step>& steps, bool from_zero) {
+        const Mask all = (Mask{1} << program_.qubits()) - 1;
+        Mask reached = from_zero ? 0 : all;
+        for (Draft& draft : drafts) {
+            if (draft.step.kind == Step::Kind::block) assign_axes(draft);
+            draft.step.first = static_cast<int>(plan_.rotations.size());
+            draft.step.count = static_cast<int>(draft.turns.size());
+            for (const Draft::Turn& turn : draft.turns) plan_.rotations.push_back(turn.rotation);
+            reached |= draft.step.x;
+            if (draft.step.kind == Step::Kind::matrix) reached |= draft.support;
+            draft.step.idle = all & ~reached;
+            steps.push_back(draft.step);
+        }
+    }
+
+    void finish_terms() {
+        for (const PauliTerm& term : program_.terms()) {
+            const Word mapped = image(hermitian(term.x, term.z));
+            plan_.terms.push_back({mapped.x, mapped.z, term.coefficient * sign(mapped), term.moment});
+        }
+        const auto key = [](const PauliTerm& term) {
+            Mask z = term.z;
+            if (term.x != 0) {  // the fold runs over the other qubits only
+                const int top = static_cast<int>(std::bit_width(term.x)) - 1;
+                z = (z & (bit(top) - 1)) | (z >> (top + 1) << top);
+            }
+            return std::tuple(term.x, std::popcount(term.x & term.z) & 1, z, term.moment);
+        };
+        std::sort(plan_.terms.begin(), plan_.terms.end(),
+                  [&](const PauliTerm& a, const PauliTerm& b) { return key(a) < key(b); });
+    }
+
+    const Program& program_;
+    Plan plan_;
+    std::vector<Word> x_images_;
+    std::vector<Word> z_images_;
+    std::vector<std::size_t> pending_;
+    std::vector<Draft> drafts_;
+};
+
+}  // namespace
+
+Plan compile(const Program& program) { return Compiler(program).run(); }
+
+}  // namespace fubini

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/program.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "core/plan.hpp"
+
+namespace fubini {
+namespace {
+
+[[noreturn]] void refuse(const std::string& message) { throw std::invalid_argument(message); }
+
+}  // namespace
+
+ProgramBuilder::ProgramBuilder(int wires, int angles, bool takes_state) {
+    if (wires < 1 || wires > max_qubits) {
+        refuse("wires: expected 1 to " + std::to_string(max_qubits) + ", got " + std::to_string(wires));
+    }
+    if (angles < 0) refuse("angles: expected 0 or more, got " + std::to_string(angles));
+    program_.qubits_ = wires;
+    program_.angles_ = angles;
+    program_.takes_state_ = takes_state;
+}
+
+std::vector<int> ProgramBuilder::qubits_of(std::span<const int> wires, Mask taken, const char* what) const {
+    std::vector<int> qubits;
+    for (const int wire : wires) {
+        if (wire < 0 || wire >= program_.qubits_) {
+            refuse(std::string(what) + ": expected 0 to " + std::to_string(program_.qubits_ - 1) + ", got " +
+                   std::to_string(wire));
+        }
+        const int qubit = program_.qubits_ - 1 - wire;
+        if ((taken >> qubit & 1) != 0) refuse(std::string(what) + ": wire " + std::to_string(wire) + " occurs twice");
+        taken |= Mask{1} << qubit;
+        qubits.push_back(qubit);
+    }
+    return qubits;
+}
+
+ProgramBuilder::Frame ProgramBuilder::resolve(const Placement& place) const {
+    Frame frame;
+    frame.qubits = qubits_of(place.wires, 0, "wires");
+    Mask taken = 0;
+    for (const int qubit : frame.qubits) taken |= Mask{1} << qubit;
+    if (place.controls.size() != place.control_values.size()) {
+        refuse("control_values: expected " + std::to_string(place.controls.size()) + " values, got " +
+               std::to_string(place.control_values.size()));
+    }
+    const std::vector<int> controls = qubits_of(place.controls, taken, "controls");
+    for (std::size_t i = 0; i < controls.size(); ++i) {
+        const int value = place.control_values[i];
+        if (value != 0 && value != 1) refuse("control_values: expected 0 or 1, got " + std::to_string(value));
+        frame.controls |= Mask{1} << controls[i];
+        frame.control_values |= static_cast<Mask>(value) << controls[i];
+    }
+    return frame;
+}
+
+void ProgramBuilder::check(const Parameter& parameter) const {
+    if (parameter.slot < -1 || parameter.slot >= program_.angles_) {
+        refuse("slot: expected -1 to " + std::to_string(program_.angles_ - 1) + ", got " +
+               std::to_string(parameter.slot));
+    }
+    if (!std::isfinite(parameter.coefficient) || !std::isfinite(parameter.offset)) {
+        refuse("parameter: expected a finite coefficient and offset");
+    }
+}
+
+void ProgramBuilder::add(const Factor& factor, const Frame& frame, const Parameter& parameter, bool adjoint) {
+    Operation operation;
+    operation.fixed = frame.controls;
+    operation.value = frame.control_values;
+    Mask x = 0;
+    Mask z = 0;
+    for (std::size_t w = 0; w < factor.pauli.size(); ++w) {
+        const Mask bit = Mask{1} << frame.qubits[w];
+        if (factor.pauli[w] == 'X' || factor.pauli[w] == 'Y') x |= bit;
+        if (factor.pauli[w] == 'Z' || factor.pauli[w] == 'Y') z |= bit;
+        if (w < factor.where.size() && factor.where[w] != '-') {
+            operation.fixed |= bit;
+            if (factor.where[w] == '1') operation.value |= bit;
+        }
+    }
+    operation.word = hermitian(x, z);
+    if (factor.kind == Factor::Kind::flip) {
+        operation.kind = Operation::Kind::flip;
+    } else {
+        const double direction = adjoint ? -1 : 1;
+        operation.slot = factor.parameter < 0 ? -1 : parameter.slot;
+        operation.coefficient = operation.slot < 0 ? 0 : direction * factor.coefficient * parameter.coefficient;
+        operation.offset =
+            direction * (factor.offset + (factor.parameter < 0 ? 0 : factor.coefficient * parameter.offset));
+    }
+    program_.operations_.push_back(std::move(operation));
+}
+
+void ProgramBuilder::gate(std::string_view name, const Placement& place, std::span<const Parameter> parameters) {
+    const Gate& gate = find_gate(name);
+    const std::string label(name);
+    // A global phase has no wires of its own; whatever wires it is given do not matter.
+    Frame frame = resolve(place);
+    if (gate.wires == 0) frame.qubits.clear();
+    if (frame.qubits.size() != static_cast<std::size_t>(gate.wires)) {
+        refuse("wires: " + label + " expects " + std::to_string(gate.wires) + ", got " +
+               std::to_string(frame.qubits.size()));
+    }
+    if (parameters.size() != static_cast<std::size_t>(gate.parameters)) {
+        refuse("parameters: " + label + " expects " + std::to_string(gate.parameters) + ", got " +
+               std::to_string(parameters.size()));
+    }
+    for (const Parameter& parameter : parameters) check(parameter);
+    const auto apply = [&](const Factor& factor) {
+        const Parameter none;
+        add(factor, frame, factor.parameter < 0 ? none : parameters[static_cast<std::size_t>(factor.parameter)],
+            place.adjoint);
+    };
+    if (place.adjoint) {
+        std::for_each(gate.factors.rbegin(), gate.factors.rend(), apply);
+    } else {
+        std::for_each(gate.factors.begin(), gate.factors.end(), apply);
+    }
+}
+
+void ProgramBuilder::pauli_rotation(std::string_view pauli, const Placement& place, const Parameter& parameter) {
+    const Frame frame = resolve(place);
+    check(parameter);
+    if (pauli.size() != frame.qubits.size() || pauli.find_first_not_of("IXYZ") != std::string_view::npos) {
+        refuse("pauli: expected " + std::to_string(frame.qubits.size()) + " letters of IXYZ, got '" +
+               std::string(pauli) + "'");
+    }
+    add({Factor::Kind::rotation, pauli, {}, 0, 1, 0}, frame, parameter, place.adjoint);
+}
+
+void ProgramBuilder::matrix(std::span<const std::complex<double>> values, const Placement& place) {
+    Frame frame = resolve(place);
+    const std::size_t dimension = std::size_t{1} << frame.qubits.size();
+    if (values.size() != dimension * dimension) {
+        refuse("matrix: expected " + std::to_string(dimension * dimension) + " elements, got " +
+               std::to_string(values.size()));
+    }
+    std::vector<std::complex<double>> matrix(values.begin(), values.end());
+    for (std::size_t i = 0; i < dimension; ++i) {
+        for (std::size_t j = 0; j < dimension; ++j) {
+            std::complex<double> dot = 0;
+            for (std::size_t k = 0; k < dimension; ++k) {
+                dot += matrix[i * dimension + k] * std::conj(matrix[j * dimension + k]);
+            }
+            if (!(std::abs(dot - (i == j ? 1.0 : 0.0)) < 1e-6)) refuse("matrix: expected a unitary matrix");
+        }
+    }
+    if (place.adjoint) {
+        for (std::size_t i = 0; i < dimension; ++i) {
+            for (std::size_t j = 0; j < dimension; ++j) matrix[i * dimension + j] = std::conj(values[j * dimension + i]);
+        }
+    }
+    Operation operation;
+    operation.kind = Operation::Kind::matrix;
+    operation.fixed = frame.controls;
+    operation.value = frame.control_values;
+    operation.qubits = std::move(frame.qubits);
+    operation.data = program_.constants_.size();
+    program_.constants_.push_back(std::move(matrix));
+    program_.operations_.push_back(std::move(operation));
+}
+
+void ProgramBuilder::diagonal(std::span<const std::complex<double>> values, const Placement& place) {
+    Frame frame = resolve(place);
+    if (values.size() != std::size_t{1} << frame.qubits.size()) {
+        refuse("diagonal: expected " + std::to_string(std::size_t{1} << frame.qubits.size()) + " elements, got " +
+               std::to_string(values.size()));
+    }
+    std::vector<std::complex<double>> diagonal(values.begin(), values.end());
+    for (std::complex<double>& value : diagonal) {
+        if (!(std::abs(std::abs(value) - 1) < 1e-6)) refuse("diagonal: expected elements of modulus 1");
+        if (place.adjoint) value = std::conj(value);
+    }
+    Operation operation;
+    operation.kind = Operation::Kind::diagonal;
+    operation.fixed = frame.controls;
+    operation.value = frame.control_values;
+    operation.qubits = std::move(frame.qubits);
+    operation.data = program_.constants_.size();
+    program_.constants_.push_back(std::move(diagonal));
+    program_.operations_.push_back(std::move(operation));
+}
+
+void ProgramBuilder::pauli_term(int moment, double coefficient, std::string_view pauli, std::span<const int> wires) {
+    const std::vector<int> qubits = qubits_of(wires, 0, "wires");
+    if (moment < 0 || !std::isfinite(coefficient)) refuse("term: expected a moment >= 0 and a finite coefficient");
+    if (pauli.size() != qubits.size() || pauli.find_first_not_of("IXYZ") != std::string_view::npos) {
+        refuse("pauli: expected " + std::to_string(qubits.size()) + " letters of IXYZ, got '" + std::string(pauli) +
+               "'");
+    }
+    PauliTerm term{0, 0, coefficient, moment};
+    for (std::size_t w = 0; w < qubits.size(); ++w) {
+        const Mask bit = Mask{1} << qubits[w];
+        if (pauli[w] == 'X' || pauli[w] == 'Y') term.x |= bit;
+        if (pauli[w] == 'Z' || pauli[w] == 'Y') term.z |= bit;
+    }
+    program_.terms_.push_back(term);
+    program_.moments_ = std::max(program_.moments_, moment + 1);
+}
+
+void ProgramBuilder::probability_term(int moment, double weight, std::span<const int> wires, std::size_t index) {
+    std::vector<int> qubits = qubits_of(wires, 0, "wires");
+    if (moment < 0 || !std::isfinite(weight)) refuse("term: expected a moment >= 0 and a finite weight");
+    if (index >> qubits.size() != 0) refuse("index: expected less than 2^wires, got " + std::to_string(index));
+    auto& marginals = program_.marginals_;
+    auto found = std::find_if(marginals.begin(), marginals.end(), [&](const Marginal& m) { return m.qubits == qubits; });
+    if (found == marginals.end()) {
+        marginals.push_back({std::move(qubits), {}});
+        found = marginals.end() - 1;
+    }
+    found->entries.push_back({index, moment, weight});
+    program_.moments_ = std::max(program_.moments_, moment + 1);
+}
+
+void ProgramBuilder::output(int moment, int square) {
+    if (moment < 0 || square < -1) refuse("output: expected moment >= 0 and square >= -1");
+    program_.outputs_.push_back({moment, square});
+    program_.moments_ = std::max({program_.moments_, moment + 1, square + 1});
+}
+
+Program ProgramBuilder::build() {
+    program_.plan_ = std::make_shared<const Plan>(compile(program_));
+    return std::exchange(program_, Program{});
+}
+
+}  // namespace fubini

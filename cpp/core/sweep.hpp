@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the forward, reverse and tangent sweeps share: how a batch is cut into tiles, and one tile's coefficients.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <functional>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+#include "core/kernels.hpp"
+#include "core/plan.hpp"
+#include "core/program.hpp"
+
+namespace fubini {
+
+/// The caller's poll function asked to stop.
+struct Interrupted : std::runtime_error {
+    Interrupted() : std::runtime_error("interrupted") {}
+};
+
+/// The request does not fit into memory; the message has the size.
+struct MemoryLimit : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+/// A batch of angles and, where the program takes them, initial states. All pointers stay the caller's.
+struct Batch {
+    const double* angles = nullptr;  ///< (size / repeat, angles) row-major, radians
+    std::ptrdiff_t size = 0;
+    std::ptrdiff_t repeat = 1;       ///< element b uses row b / repeat of angles and states
+    const std::complex<double>* states = nullptr;  ///< (size / repeat, 2^qubits), or one state for all
+    bool shared_state = false;
+    /// Called now and then on the calling thread; the sweep throws Interrupted when it returns true.
+    std::function<bool()> poll = {};
+};
+
+/// Memory in bytes that a sweep with `copies` states per tile needs, for a batch of this size.
+[[nodiscard]] double sweep_bytes(const Program& program, std::ptrdiff_t size, int copies);
+
+/// Limits what sweeps may allocate, in bytes; 0 (the default): three quarters of the memory that this process may
+/// use. Sweeps beyond it throw MemoryLimit before they allocate.
+void set_memory_limit(double bytes);
+[[nodiscard]] double memory_limit();
+
+class Tile;
+
+/// Cuts the batch into tiles and calls body(tile) for each, in parallel over tiles; a batch of few large states is
+/// worked off tile by tile instead, in parallel over rows. Results do not depend on the number of threads.
+/// `copies`: how many states the body keeps per tile. Throws MemoryLimit, Interrupted.
+void for_tiles(const Program& program, const Batch& batch, int copies, const std::function<void(Tile&)>& body);
+
+/// The samples [first, first + samples) of a batch, with their coefficients, and workspace for the sweep.
+class Tile {
+  public:
+    const Program& program;
+    const Plan& plan;
+    const Layout layout;
+    std::ptrdiff_t first = 0;
+    int samples = 0;
+
+    /// State c of `copies`; 64-byte aligned.
+    [[nodiscard]] double* state(int c) const { return states_ + static_cast<std::size_t>(c) * state_doubles_; }
+    [[nodiscard]] Vec* moments() const { return moments_; }
+    [[nodiscard]] Vec* weights() const { return weights_; }
+    [[nodiscard]] Vec* slots() const { return slots_; }  ///< one per angle
+    [[nodiscard]] double* scratch() const { return scratch_; }
+
+    /// q0..q3 of a block.
+    [[nodiscard]] const Vec* quaternion(std::size_t step) const { return quaternions_ + 4 * step; }
+    /// sine and cosine of half a rotation's angle.
+    [[nodiscard]] const Vec* half_angle(int rotation) const { return trig_ + 2 * rotation; }
+    [[nodiscard]] const Geometry& geometry(std::size_t step) const { return geometries_[step]; }
+
+    /// The batch element that a lane holds; lanes beyond the samples repeat the last one.
+    [[nodiscard]] std::ptrdiff_t element(int lane) const;
+
+    void load_initial(double* state) const;
+    /// state <- U state for every step in order.
+    void run_forward(double* state) const;
+    void apply(std::size_t step, double* state) const;
+    /// Undoes a step that has no parameters (flip, matrix, diagonal).
+    void undo_constant(std::size_t step, double* state) const;
+    /// Calls body(begin, end) on ranges that cover [0, count): one range, or in parallel over rows.
+    void over_rows(std::size_t count, const std::function<void(std::size_t, std::size_t)>& body) const;
+    /// Throws Interrupted when the caller wants to stop; to be called before every step.
+    void checkpoint(std::size_t step) const;
+
+  private:
+    friend class TileRunner;
+    Tile(const Program& p, const Layout& l) : program(p), plan(p.plan()), layout(l) {}
+
+    const Batch* batch_ = nullptr;
+    const Geometry* geometries_ = nullptr;
+    double* states_ = nullptr;
+    std::size_t state_doubles_ = 0;
+    Vec* moments_ = nullptr;
+    Vec* weights_ = nullptr;
+    Vec* slots_ = nullptr;
+    Vec* quaternions_ = nullptr;
+    Vec* trig_ = nullptr;
+    double* scratch_ = nullptr;
+    bool by_rows_ = false;
+    std::atomic<bool>* stop_ = nullptr;
+    std::thread::id owner_;
+};
+
+}  // namespace fubini

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <complex>
+
+#include "core/sweep.hpp"
+
+namespace fubini {
+
+/// out[b, m] = sum over a of d value[b, m] / d angle[b, a] * tangents[b, a], by one forward sweep of (psi, d psi).
+///   tangents (size, angles), out (size, outputs)
+///   state_tangents: null, or (size, 2^qubits), the derivative of the initial states; takes_state() only
+void jvp(const Program& program, const Batch& batch, const double* tangents,
+         const std::complex<double>* state_tangents, double* out);
+
+}  // namespace fubini

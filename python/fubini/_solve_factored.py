@@ -1,0 +1,194 @@
+"""Solves that never form the matrix: conjugate gradients on an operator, and the dual of a factored metric.
+
+Both are written for NumPy and torch alike (``xp`` is the module), so that they run where the data are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from fubini._solve_arrays import is_tensor
+from fubini._solve_types import Operator, SolveStatus
+
+
+def module_of(array: Any) -> Any:
+    """Return torch for a tensor and numpy for everything else."""
+    return torch if is_tensor(array) else np
+
+
+def conjugate_gradients(
+    apply: Operator,
+    b: Any,
+    precondition: Operator | None,
+    start: Any,
+    tolerance: float,
+    max_iterations: int,
+) -> tuple[Any, Any, Any, Any]:
+    """Preconditioned conjugate gradients for a batch of vectors at once.
+
+    The same rules as the kernel's: the residual is computed anew before it is believed, negative curvature is an
+    error, and a residual of a few roundings counts as converged.
+
+    Args:
+        apply: Maps [..., n] to the damped matrix times it.
+        b: Right-hand sides [..., n].
+        precondition: Maps residuals [..., n] to directions, or None.
+        start: First guess [..., n], or None.
+        tolerance: Relative to the norm of b.
+        max_iterations: 0 means 10 n, at least 100.
+
+    Returns:
+        x [..., n], status, iterations, and ``|b - A x| / |b|`` [...].
+    """
+    xp = module_of(b)
+    limit = max_iterations or max(100, 10 * b.shape[-1])
+    epsilon = float(xp.finfo(b.dtype).eps)
+
+    def dot(u: Any, v: Any) -> Any:
+        return (u * v).sum(-1)
+
+    def norm(u: Any) -> Any:
+        return xp.sqrt(dot(u, u))
+
+    x = xp.zeros_like(b) if start is None else start + xp.zeros_like(b)
+    r = b - apply(x) if start is not None else b + xp.zeros_like(b)
+    size = norm(b)
+    safe = xp.where(size > 0, size, xp.ones_like(size))
+    x = xp.where((size > 0)[..., None], x, xp.zeros_like(x))
+    iterations = xp.zeros_like(size)
+    negative = size < 0
+    broken = ~xp.isfinite(size) | ~xp.isfinite(norm(r))
+    active = (size > 0) & ~broken
+    restarted = negative
+    direction, before = xp.zeros_like(b), xp.zeros_like(size)
+    one = xp.ones_like(size)
+    for _ in range(limit):
+        done = active & (norm(r) <= tolerance * size)
+        if bool(
+            done.any()
+        ):  # the recursive residual drifts: compute it, and start once more from it
+            r = xp.where(done[..., None], b - apply(x), r)
+            active = active & ~(done & (restarted | (norm(r) <= tolerance * size)))
+            before = xp.where(done, xp.zeros_like(before), before)
+            restarted = restarted | done
+        if not bool(active.any()):
+            break
+        z = r if precondition is None else precondition(r)
+        now = dot(r, z)
+        ratio = xp.where(before != 0, now / xp.where(before != 0, before, one), xp.zeros_like(now))
+        direction = z + ratio[..., None] * direction
+        product = apply(direction)
+        curvature = dot(direction, product)
+        bad = active & ~(xp.isfinite(curvature) & xp.isfinite(now))
+        rounding = 4.0 * epsilon * norm(direction) * norm(product)
+        below = active & ~bad & ((now < 0) | (curvature < -rounding))
+        stuck = active & ~bad & (curvature <= rounding)
+        broken, negative, active = broken | bad, negative | below, active & ~(bad | below | stuck)
+        length = xp.where(active, now / xp.where(active, curvature, one), xp.zeros_like(now))
+        x = xp.where(active[..., None], x + length[..., None] * direction, x)
+        r = xp.where(active[..., None], r - length[..., None] * product, r)
+        before = now
+        iterations = iterations + active
+    reached = norm(b - apply(x)) / safe
+    broken = broken | ~xp.isfinite(reached)
+    status = xp.zeros_like(size)
+    late = reached > max(tolerance, 8.0 * epsilon * b.shape[-1])
+    status = xp.where(late, status + int(SolveStatus.NOT_CONVERGED), status)
+    status = xp.where(
+        negative, xp.zeros_like(status) + int(SolveStatus.NOT_POSITIVE_DEFINITE), status
+    )
+    status = xp.where(broken, xp.zeros_like(status) + int(SolveStatus.NOT_FINITE), status)
+    return x, status, iterations, reached
+
+
+def dual_terms(factor: Any, b: Any, lam: Any, kind: str) -> tuple[Any, Any, Any, Any]:
+    """Turn every kind of damping into a multiple of the identity; differentiable for tensors.
+
+    Args:
+        factor: X [batch, n, m].
+        b: Right-hand sides [batch, n, k].
+        lam: Strengths [batch].
+        kind: ``"absolute"``, ``"relative"`` or ``"diagonal"``.
+
+    Returns:
+        X with its rows scaled, b scaled, strengths [batch], and the scale [batch, n, 1] that x is to be multiplied
+        with, or None.
+    """
+    xp = module_of(factor)
+    if kind == "absolute":
+        return factor, b, lam, None
+    squares = (factor * factor).sum(-1)
+    if kind == "relative":
+        return factor, b, lam * squares.sum(-1) / factor.shape[-2], None
+    # G + lam diag(G) = S^-1 (S G S + lam I) S^-1 with S = diag(G)^-1/2. A row of zeros has no scale and no effect: the
+    # pseudo-inverse leaves its parameter alone.
+    alive = squares > 0
+    scale = xp.where(
+        alive,
+        1.0 / xp.sqrt(xp.where(alive, squares, xp.ones_like(squares))),
+        xp.zeros_like(squares),
+    )
+    scale = xp.where((lam > 0)[:, None], scale, xp.ones_like(scale))[..., None]
+    return factor * scale, b * scale, lam, scale
+
+
+def solve_dual(
+    factor: Any, b: Any, lam: Any, rcond: float, inner: Callable[[Any, Any, Any], tuple[Any, Any]]
+) -> tuple[Any, Any, Any]:
+    """Solve ``(X X^T + lam I) x = b`` through the m x m matrix ``X^T X``.
+
+    ``x = (b - X (X^T X + lam)^-1 X^T b) / lam``. Where lam is small against X^T X that difference cancels, so the
+    residual is put through the same formula twice more. Without damping, the smallest solution is
+    ``X (X^T X)^{+2} X^T b``.
+
+    Args:
+        factor: X [batch, n, m].
+        b: Right-hand sides [batch, n, k].
+        lam: Damping strengths [batch].
+        rcond: Cut-off for ``lam = 0``; negative: ``n * 2.2e-16``.
+        inner: Solves (K + d I) y = c for K [batch, m, m], c [batch, m, k], d [batch]; returns y and status [batch].
+
+    Returns:
+        x [batch, n, k], status [batch], and the rank [batch].
+    """
+    xp = module_of(factor)
+    n = factor.shape[-2]
+    finite = xp.isfinite(factor).all(-1).all(-1) & xp.isfinite(b).all(-1).all(-1)
+    factor = xp.where(finite[:, None, None], factor, xp.zeros_like(factor))
+    b = xp.where(finite[:, None, None], b, xp.zeros_like(b))
+    transposed = factor.swapaxes(-1, -2)
+    gram = transposed @ factor
+    damped = lam > 0
+    safe = xp.where(damped, lam, xp.ones_like(lam))
+
+    def woodbury(v: Any) -> tuple[Any, Any]:
+        y, inner_status = inner(gram, transposed @ v, safe)
+        return (v - factor @ y) / safe[:, None, None], inner_status
+
+    x, status = woodbury(b)
+    for _ in range(2):
+        x = x + woodbury(b - factor @ (transposed @ x) - safe[:, None, None] * x)[0]
+    ok, used_pinv = xp.zeros_like(status), xp.zeros_like(status) + int(SolveStatus.USED_PINV)
+    status = xp.where(status == int(SolveStatus.USED_PINV), ok, status)
+    rank = 0 * finite + n
+    if not bool(damped.all()):
+        values, vectors = xp.linalg.eigh(gram)
+        largest = values[:, -1:]  # in rising order
+        cut = (n * 2.220446049250313e-16 if rcond < 0 else rcond) * largest
+        kept = values > cut
+        weights = xp.where(
+            kept, 1.0 / xp.where(kept, values, xp.ones_like(values)) ** 2, xp.zeros_like(values)
+        )
+        inverse = (vectors * weights[:, None, :]) @ vectors.swapaxes(-1, -2)
+        x = xp.where(damped[:, None, None], x, factor @ (inverse @ (transposed @ b)))
+        rank = xp.where(damped, rank, kept.sum(-1))
+        status = xp.where(damped, status, xp.where(rank < n, used_pinv, ok))
+    broken = xp.zeros_like(status) + int(SolveStatus.NOT_FINITE)
+    fine = finite & xp.isfinite(x).all(-1).all(-1)
+    status = xp.where(fine | (status > int(SolveStatus.USED_PINV)), status, broken)
+    failed = (status > int(SolveStatus.USED_PINV))[:, None, None]
+    return xp.where(failed, xp.zeros_like(x) + float("nan"), x), status, rank

@@ -1,0 +1,231 @@
+"""Damped symmetric systems ``(G + D) x = b``: the step of every natural gradient.
+
+A metric is often singular and sometimes, when it was measured, indefinite. ``numpy.linalg.solve`` then returns numbers
+without meaning; here every system of a batch gets a status, and one that cannot be solved never disturbs the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from fubini import _core
+from fubini._solve_arrays import (
+    is_tensor,
+    like,
+    real_array,
+    result_dtype,
+    symmetry_tolerance,
+)
+from fubini._solve_run import attach_gradient, solve_numpy, solve_operator, solve_values
+from fubini._solve_types import (
+    CG,
+    Dual,
+    Method,
+    Pinv,
+    Plan,
+    Power,
+    SolveInfo,
+    SolveStatus,
+    make_plan,
+    raise_failures,
+)
+from fubini.damping import Damping, as_damping
+
+__all__ = ["CG", "Dual", "Pinv", "Power", "SolveInfo", "SolveStatus", "solve", "solve_blocks"]
+
+
+def solve(
+    matrix: Any,
+    rhs: Any,
+    *,
+    damping: Any = 0.0,
+    method: Method = "auto",
+    rcond: float | None = None,
+    throw: bool = True,
+    return_info: bool = False,
+) -> Any:
+    """Solve ``(G + D) x = b`` for every symmetric matrix G of a batch.
+
+    A right-hand side of shape ``matrix.shape[:-1]`` is one vector for each system; one with a further dimension holds
+    k columns for each system. Nothing is broadcast. ``(3, 3, 3)`` with ``(3, 3)`` is therefore three systems with
+    one vector each, and ``(3, 3)`` with ``(3, 3)`` one system with three columns.
+
+    Args:
+        matrix: Symmetric matrices [..., n, n]: NumPy array, torch tensor on any device, or nested lists. For
+            ``method="dual"`` factors [..., n, m]. For ``"cg"`` also a function that maps vectors [..., n] to G times
+            them.
+        rhs: Right-hand sides [..., n] or [..., n, k], of the same kind.
+        damping: ``lam``, one number or one for each system, for ``D = lam I``; :class:`~fubini.Relative` for
+            ``lam mean(diag G) I``; :class:`~fubini.Diagonal` for ``lam diag(G)``.
+        method: ``"auto"`` (Cholesky; where the matrix is not positive definite to working precision, ``"pinv"``; for
+            a function, ``"cg"``), ``"cholesky"``, ``"ldlt"`` (symmetric indefinite), ``"pinv"``, ``"cg"``,
+            ``"dual"``, ``"power"`` (inverse square root), or one of the objects :class:`Pinv`, :class:`CG`,
+            :class:`Dual`, :class:`Power` with further options.
+        rcond: Cut-off of the pseudo-inverse relative to the largest eigenvalue, default ``n * 2.2e-16``. If given,
+            ``"auto"`` is ``"pinv"``.
+        throw: Raise an error when a system cannot be solved. If false, its x is NaN (``"cg"``: the last iterate).
+        return_info: Return ``(x, info)`` with a :class:`SolveInfo`; costs a second factorisation.
+
+    Returns:
+        x, of the shape, kind, dtype and device of ``rhs``; with ``return_info`` a pair.
+
+    Raises:
+        NumericalError: If a system cannot be solved and ``throw`` is true.
+        TypeError: If an argument is not made of real numbers, or NumPy and torch are mixed.
+        ValueError: If shapes do not fit, or a number is out of its range.
+    """
+    # The common case crosses into the kernel at once: anything else would cost more than a 4x4 system itself.
+    x: Any
+    if type(damping) is float and method == "auto" and rcond is None and not return_info:
+        x = _solve_fast(matrix, rhs, damping)
+        if x is not None:
+            return x
+    operator = callable(matrix) and not is_tensor(matrix)
+    plan = make_plan(method, rcond, operator)
+    added = as_damping(damping)
+    if operator:
+        x, info = solve_operator(matrix, rhs, added, plan)
+        if throw:
+            raise_failures(info.status)
+        return (x, info) if return_info else x
+    _check_kinds(matrix, rhs)
+    if is_tensor(matrix):
+        x, info = _solve_tensor(matrix, rhs, added, plan, return_info, throw)
+    else:
+        a, b = real_array("matrix", matrix), real_array("rhs", rhs)
+        _check_shapes(a.shape, b.shape, plan.name != "dual")
+        x, info = solve_numpy(a, b, added, plan, symmetry_tolerance(matrix), return_info)
+        if throw:
+            raise_failures(info.status)
+        x = like(x, rhs, result_dtype(matrix, rhs))
+    return (x, info) if return_info else x
+
+
+def solve_blocks(
+    matrices: Sequence[Any], rhs: Sequence[Any], *, damping: Any = 0.0, throw: bool = True
+) -> list[Any]:
+    """Solve systems of mixed sizes, as the blocks of a block-diagonal metric are, in one call.
+
+    Args:
+        matrices: Symmetric matrices, each [n_i, n_i].
+        rhs: Right-hand sides, each [n_i] or [n_i, k_i].
+        damping: As for :func:`solve`; an array has one number for each block.
+        throw: Raise an error when a block cannot be solved. If false, its x is NaN.
+
+    Returns:
+        A list with x for each block, of the kind and dtype of its right-hand side.
+
+    Raises:
+        NumericalError: If a block cannot be solved and ``throw`` is true.
+        TypeError: If an argument is not made of real numbers, or NumPy and torch are mixed.
+        ValueError: If lengths or shapes do not fit, or damping is out of its range.
+    """
+    if len(matrices) != len(rhs):
+        raise ValueError(
+            f"rhs: expected {len(matrices)} entries, one for each matrix, got {len(rhs)}"
+        )
+    for matrix, vector in zip(matrices, rhs, strict=True):
+        _check_kinds(matrix, vector)
+    added = as_damping(damping)
+    strengths = added.values((len(matrices),))
+    if any(
+        _wants_gradient(matrix, vector, added.lam)
+        for matrix, vector in zip(matrices, rhs, strict=True)
+    ):
+        each = torch.as_tensor(added.lam).expand(len(matrices))
+        return [
+            solve(one, vector, damping=type(added)(lam), throw=throw)
+            for one, vector, lam in zip(matrices, rhs, each, strict=True)
+        ]
+    a = [real_array(f"matrices[{i}]", one) for i, one in enumerate(matrices)]
+    b = [real_array(f"rhs[{i}]", one) for i, one in enumerate(rhs)]
+    for one, vector in zip(a, b, strict=True):
+        if one.ndim != 2:
+            raise ValueError(f"matrices: expected shapes (n, n), got {one.shape}")
+        _check_shapes(one.shape, vector.shape)
+    tolerance = max((symmetry_tolerance(one) for one in matrices), default=0.0)
+    x, status = _core.solve_list(a, b, strengths, added.kind, tolerance)
+    if throw:
+        raise_failures(status, "block")
+    return [
+        like(one, vector, result_dtype(matrix, vector))
+        for one, matrix, vector in zip(x, matrices, rhs, strict=True)
+    ]
+
+
+def _solve_fast(matrix: Any, rhs: Any, damping: float) -> Any:
+    if not isinstance(matrix, torch.Tensor):
+        return _core.solve_fast(matrix, rhs, damping)
+    if (
+        not isinstance(rhs, torch.Tensor)
+        or matrix.dtype is not torch.float64
+        or rhs.dtype is not torch.float64
+        or matrix.device.type != "cpu"
+        or rhs.device.type != "cpu"
+        or ((matrix.requires_grad or rhs.requires_grad) and torch.is_grad_enabled())
+        or matrix.layout is not torch.strided
+        or rhs.layout is not torch.strided
+    ):
+        return None
+    x = _core.solve_fast(
+        matrix.detach().resolve_neg().numpy(), rhs.detach().resolve_neg().numpy(), damping
+    )
+    return None if x is None else torch.from_numpy(x)
+
+
+def _wants_gradient(*values: Any) -> bool:
+    return torch.is_grad_enabled() and any(
+        isinstance(value, torch.Tensor) and value.requires_grad for value in values
+    )
+
+
+def _solve_tensor(
+    matrix: torch.Tensor,
+    rhs: torch.Tensor,
+    damping: Damping,
+    plan: Plan,
+    want_info: bool,
+    throw: bool,
+) -> tuple[torch.Tensor, SolveInfo]:
+    for name, one in (("matrix", matrix), ("rhs", rhs)):
+        if one.is_complex() or one.layout is not torch.strided or one.is_quantized:
+            real_array(name, one)  # which says what is wrong
+    _check_shapes(tuple(matrix.shape), tuple(rhs.shape), plan.name != "dual")
+    dtype = result_dtype(matrix, rhs)
+    differentiable = _wants_gradient(matrix, rhs, damping.lam)
+    tolerance = symmetry_tolerance(matrix)
+    with torch.no_grad():
+        x, info = solve_values(matrix, rhs, damping, plan, tolerance, want_info)
+    if throw:
+        raise_failures(info.status)
+    if not differentiable:
+        return x.to(matrix.device, dtype), info
+    x = attach_gradient(matrix, rhs, damping, plan, x, info)
+    return x.to(dtype), info
+
+
+def _check_kinds(matrix: Any, rhs: Any) -> None:
+    if is_tensor(matrix) != is_tensor(rhs):
+        kind = "torch.Tensor" if is_tensor(matrix) else "NumPy array"
+        raise TypeError(
+            f"rhs: expected a {kind} like matrix, got {type(rhs).__name__}; convert one with torch.as_tensor or .numpy()"
+        )
+    if is_tensor(matrix) and matrix.device != rhs.device:
+        raise ValueError(
+            f"rhs: expected device {matrix.device} like matrix, got {rhs.device}; use .to(device)"
+        )
+
+
+def _check_shapes(matrix: tuple[int, ...], rhs: tuple[int, ...], square: bool = True) -> None:
+    if len(matrix) < 2 or (square and matrix[-1] != matrix[-2]):
+        wanted = "(..., n, n)" if square else "(..., n, m)"
+        raise ValueError(f"matrix: expected shape {wanted}, got {matrix}")
+    vector = matrix[:-1]
+    if rhs != vector and (len(rhs) != len(matrix) or rhs[:-1] != vector):
+        raise ValueError(
+            f"rhs: expected shape (..., n) = {vector} or (..., n, k) = ({', '.join(map(str, vector))}, k), got {rhs}; "
+            "batch dimensions are not broadcast, use numpy.broadcast_to or Tensor.expand"
+        )

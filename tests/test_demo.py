@@ -117,7 +117,7 @@ def test_score_prefers_the_target_then_the_loss():
         return Run("SGD", (1.0,), [1.0, loss], [(1, loss)], reached, 0.0)
 
     ordered = [run(3, 0.5), run(4, 0.1), run(None, 0.1), run(None, 0.2), run(None, math.nan)]
-    assert sorted(ordered[::-1], key=lambda r: score(r, 10)) == ordered
+    assert sorted(reversed(ordered), key=lambda r: score(r, 10)) == ordered
 
 
 def test_table_of_a_case():

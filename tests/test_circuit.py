@@ -144,7 +144,20 @@ def test_values_and_derivatives(num_wires, batch, measured):
     check_against_pennylane(qml.tape.QuantumScript(operations, OBSERVABLES[measured](num_wires)))
 
 
-FUSIBLE = ["RX", "RY", "RZ", "Rot", "CNOT", "CZ", "SWAP", "S", "PauliX", "Hadamard", "IsingZZ", "CRZ"]
+FUSIBLE = [
+    "RX",
+    "RY",
+    "RZ",
+    "Rot",
+    "CNOT",
+    "CZ",
+    "SWAP",
+    "S",
+    "PauliX",
+    "Hadamard",
+    "IsingZZ",
+    "CRZ",
+]
 
 
 @settings(max_examples=150, deadline=None)
@@ -223,7 +236,9 @@ def test_large_circuit_in_chunks(num_wires):
     tape = layered(num_wires, 1)
     circuit = Circuit.from_tape(tape)
     angles = circuit.angles_of(tape)
-    (expected,) = qml.execute([tape], qml.device("lightning.qubit", wires=num_wires), diff_method=None)
+    (expected,) = qml.execute(
+        [tape], qml.device("lightning.qubit", wires=num_wires), diff_method=None
+    )
     np.testing.assert_allclose(circuit.expval(angles), np.stack(expected), atol=TOLERANCE)
     tangent = np.random.default_rng(0).normal(size=angles.shape)
     cotangent = np.random.default_rng(1).normal(size=num_wires)
@@ -264,17 +279,27 @@ def test_amplitude_embedding_is_an_input(batch):
     plus = circuit.expval(angles, states + step * direction)
     minus = circuit.expval(angles, states - step * direction)
     slope = np.sum(cotangents * (plus - minus)) / (2 * step)
-    _, _, gradient = _core.vjp(circuit.program, np.ascontiguousarray(angles), cotangents, states.copy(), True)
+    _, _, gradient = _core.vjp(
+        circuit.program, np.ascontiguousarray(angles), cotangents, states.copy(), True
+    )
     assert np.sum((gradient.conj() * direction).real) == pytest.approx(slope, abs=1e-8)
     tangent = _core.jvp(
-        circuit.program, np.array(angles, order="C"), np.zeros(angles.shape), states.copy(), direction
+        circuit.program,
+        np.array(angles, order="C"),
+        np.zeros(angles.shape),
+        states.copy(),
+        direction,
     )
     assert np.sum(tangent * cotangents) == pytest.approx(slope, abs=1e-8)
 
 
 def test_basis_state_and_labels():
     tape = qml.tape.QuantumScript(
-        [qml.BasisState([1, 0, 1], wires=["b", 7, "a"]), qml.CRX(0.4, ["a", 7]), qml.CNOT([7, "b"])],
+        [
+            qml.BasisState([1, 0, 1], wires=["b", 7, "a"]),
+            qml.CRX(0.4, ["a", 7]),
+            qml.CNOT([7, "b"]),
+        ],
         [qml.expval(qml.Z("b")), qml.expval(qml.Z(7)), qml.probs(wires=["a", "b"])],
     )
     circuit = Circuit.from_tape(tape)
@@ -325,7 +350,11 @@ def test_angles_of_another_structure_are_refused():
 
 def test_circuit_is_a_value():
     tape = layered(3, 2)
-    circuit, same, other = Circuit.from_tape(tape), Circuit.from_tape(tape), Circuit.from_tape(layered(3, 1))
+    circuit, same, other = (
+        Circuit.from_tape(tape),
+        Circuit.from_tape(tape),
+        Circuit.from_tape(layered(3, 1)),
+    )
     assert circuit == same
     assert hash(circuit) == hash(same)
     assert circuit != other
@@ -343,7 +372,10 @@ CIRCUIT = Circuit.from_tape(layered(2, 1))
 BAD_CALLS = {
     "angles": (lambda: CIRCUIT.expval(np.zeros((3, 4))), r"angles: expected shape .*got \(3, 4\)"),
     "scalar": (lambda: CIRCUIT.expval(0.3), "angles: expected shape"),
-    "cotangents": (lambda: CIRCUIT.vjp(np.zeros((3, 8)), np.zeros((3, 1))), r"cotangents: .*\(3, 2\)"),
+    "cotangents": (
+        lambda: CIRCUIT.vjp(np.zeros((3, 8)), np.zeros((3, 1))),
+        r"cotangents: .*\(3, 2\)",
+    ),
     "tangents": (lambda: CIRCUIT.jvp(np.zeros(8), np.zeros(7)), "tangents: expected"),
     "state": (lambda: CIRCUIT.expval(np.zeros(8), np.zeros(4)), "state: this circuit starts"),
 }

@@ -128,7 +128,11 @@ OTHER_OPS = {
         [0.1, 0.2, 0.3], range(4), np.array([1, 1, 0, 0]), [[0, 2], [1, 3]], [[0, 1, 2, 3]]
     ),
     "UCCSD": qml.UCCSD(
-        [0.1, 0.2, 0.3], range(4), [[0, 1, 2], [1, 2, 3]], [[[0, 1], [2, 3]]], np.array([1, 1, 0, 0])
+        [0.1, 0.2, 0.3],
+        range(4),
+        [[0, 1, 2], [1, 2, 3]],
+        [[[0, 1], [2, 3]]],
+        np.array([1, 1, 0, 0]),
     ),
     "ParticleConservingU2": qml.ParticleConservingU2(
         np.linspace(-1, 1, 14).reshape(2, 7), range(4), init_state=np.array([1, 1, 0, 0])
@@ -148,13 +152,17 @@ OTHER_OPS = {
 @pytest.mark.parametrize("name", OTHER_OPS)
 def test_other_operation(name):
     op = OTHER_OPS[name]
-    if name in {"AllSinglesDoubles", "UCCSD", "ParticleConservingU2", "GateFabric", "BasisState later"}:
+    if name in {
+        "AllSinglesDoubles",
+        "UCCSD",
+        "ParticleConservingU2",
+        "GateFabric",
+        "BasisState later",
+    }:
         tape = qml.tape.QuantumScript([op, qml.RX(0.3, 0)], [qml.state()])
         circuit = Circuit.from_tape(tape)
         expected = reference(tape)
-        np.testing.assert_allclose(
-            circuit.state(circuit.angles_of(tape)), expected, atol=TOLERANCE
-        )
+        np.testing.assert_allclose(circuit.state(circuit.angles_of(tape)), expected, atol=TOLERANCE)
     else:
         assert_equal_state(op, 4, np.random.default_rng(3))
 

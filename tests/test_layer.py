@@ -44,16 +44,19 @@ def scaled(inputs: Any, weights: Any, scale: Any) -> Any:
     return [qml.expval(qml.Z(0)), qml.expval(qml.Z(1))]
 
 
-def layers(function: Any, device: str = "default.qubit", **shapes: Any) -> tuple[Any, Any]:
+def layers(
+    function: Any, device: str = "default.qubit", engine: Any = "auto", **shapes: Any
+) -> tuple[Any, Any]:
     shapes = shapes or {"weights": (2, 3, 3)}
     qnode = qml.QNode(function, qml.device(device, wires=3))
-    mine = fubini.QuantumLayer(qnode, shapes)
+    mine = fubini.QuantumLayer(qnode, shapes, engine=engine)
     theirs = qml.qnn.TorchLayer(
         qnode, shapes, init_method={n: w.detach() for n, w in mine.qnode_weights.items()}
     )
     return mine, theirs
 
 
+@pytest.mark.parametrize("engine", ["native", "device"])
 @pytest.mark.parametrize(
     ("device", "function", "shape"),
     [
@@ -68,9 +71,9 @@ def layers(function: Any, device: str = "default.qubit", **shapes: Any) -> tuple
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_same_values_shapes_and_gradients_as_torch_layer(
-    device: str, function: Any, shape: Any, dtype: Any
+    device: str, function: Any, shape: Any, dtype: Any, engine: Any
 ) -> None:
-    mine, theirs = layers(function, device)
+    mine, theirs = layers(function, device, engine)
     x = torch.rand(shape, dtype=dtype)
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
     of_mine, of_theirs = mine(a), theirs(b)
@@ -146,12 +149,14 @@ def test_scalar_and_integer_shapes_as_in_torch_layer() -> None:
 
 def test_repr_and_explain() -> None:
     layer = layers(as_list)[0]
-    assert (
-        repr(layer)
-        == "QuantumLayer(as_list, weights=[2, 3, 3], device='default.qubit', engine='device')"
-    )
-    assert layer.engine == "device"
-    assert layer.explain().startswith("The circuit runs on its PennyLane device 'default.qubit'")
+    expected = "QuantumLayer(as_list, weights=[2, 3, 3], device='default.qubit', engine='{}')"
+    assert repr(layer) == expected.format("native")
+    assert layer.explain().startswith("The native engine compiles the circuit in the first call")
+    layer(torch.ones(3))
+    assert layer.explain().startswith("The native engine runs the compiled circuit")
+    layer = layers(as_list, engine="device")[0]
+    assert repr(layer) == expected.format("device")
+    assert "PennyLane device 'default.qubit': the device engine was asked for" in layer.explain()
 
 
 def first_sample(inputs: Any, weights: Any) -> Any:
@@ -203,7 +208,9 @@ def test_refused_construction(function: Any, shapes: Any, error: Any, message: s
 def test_refused_words_and_initial_values() -> None:
     qnode = layers(one)[0].qnode
     shapes = {"weights": (2, 3, 3)}
-    with pytest.raises(ValueError, match="engine: expected 'auto' or 'device', got 'gpu'"):
+    with pytest.raises(
+        ValueError, match="engine: expected 'auto', 'native' or 'device', got 'gpu'"
+    ):
         fubini.QuantumLayer(qnode, shapes, engine="gpu")  # type: ignore[arg-type]
     with pytest.raises(
         ValueError, match=r"init_method: expected shape \(2, 3, 3\) for 'weights', got \(2,\)"

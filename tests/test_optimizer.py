@@ -1,6 +1,7 @@
 """QNGOptimizer: where it ends, what it leaves alone, and what it refuses."""
 
 import copy
+import functools
 import io
 from collections.abc import Callable
 from typing import Any
@@ -106,10 +107,15 @@ def reuploading(inputs: Any, weights: Any, scale: Any) -> Any:
 
 
 def hybrid(
-    device: str = "default.qubit", foreign: bool = False, second: bool = False
+    device: str = "default.qubit",
+    foreign: bool = False,
+    second: bool = False,
+    engine: Any = "auto",
 ) -> torch.nn.Sequential:
     dev = qml.device(device, wires=2)
-    kind: Any = qml.qnn.TorchLayer if foreign else fubini.QuantumLayer
+    kind: Any = (
+        qml.qnn.TorchLayer if foreign else functools.partial(fubini.QuantumLayer, engine=engine)
+    )
     parts: list[torch.nn.Module] = [
         torch.nn.Linear(3, 2),
         kind(qml.QNode(entangler, dev), {"weights": (2, 2, 3)}),
@@ -239,7 +245,7 @@ def test_layers_that_share_a_parameter_are_one_system() -> None:
 
 def test_a_step_runs_few_circuits() -> None:
     """Layers plus two: one forward pass (backprop differentiates it), one circuit per layer of gates."""
-    model, x = hybrid(), torch.rand(32, 3, dtype=torch.float64)
+    model, x = hybrid(engine="device"), torch.rand(32, 3, dtype=torch.float64)
     dev = model[1].qnode.device
     opt = fubini.QNGOptimizer(model, lr=0.1)
     with qml.Tracker(dev) as tracker:

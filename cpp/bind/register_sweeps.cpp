@@ -163,6 +163,19 @@ RealArray jvp_array(const Program& program, const RealArray& angles, const RealA
     return result;
 }
 
+RealArray hessian_product_array(const Program& program, const RealArray& angles, const RealArray& cotangents,
+                                const RealArray& tangents, const State& states) {
+    const Batch batch = batch_of(program, angles, states);
+    const auto size = static_cast<py::ssize_t>(batch.size);
+    expect_shape("cotangents", cotangents, "(batch, outputs)", size,
+                 static_cast<py::ssize_t>(program.outputs().size()));
+    expect_shape("tangents", tangents, "(batch, angles)", size, program.angles());
+    RealArray result({size, static_cast<py::ssize_t>(program.angles())});
+    double* to = result.mutable_data();
+    run([&] { hessian_product(program, batch, cotangents.data(), tangents.data(), to); });
+    return result;
+}
+
 RealArray jacobian_array(const Program& program, const RealArray& angles, const State& states) {
     const Batch batch = batch_of(program, angles, states);
     const auto size = static_cast<py::ssize_t>(batch.size);
@@ -194,6 +207,9 @@ void register_sweeps(py::module_& m) {
     m.def("jvp", &jvp_array, "program"_a, "angles"_a.noconvert(), "tangents"_a.noconvert(),
           "states"_a.noconvert() = py::none(), "state_tangents"_a.noconvert() = py::none(),
           "Derivative of the results along the tangents, shape (batch, outputs).");
+    m.def("hessian_product", &hessian_product_array, "program"_a, "angles"_a.noconvert(),
+          "cotangents"_a.noconvert(), "tangents"_a.noconvert(), "states"_a.noconvert() = py::none(),
+          "Hessian of the weighted results times the tangents, shape (batch, angles).");
     m.def("jacobian", &jacobian_array, "program"_a, "angles"_a.noconvert(),
           "states"_a.noconvert() = py::none(), "Jacobian, shape (batch, outputs, angles).");
     m.def("set_memory_limit", &set_memory_limit, "bytes"_a,

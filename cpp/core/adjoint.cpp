@@ -56,7 +56,7 @@ void add_gradients(const Tile& tile, const Step& step, Vec overlap[4]) {
 
 /// cotangent(b, m) of the outputs, as weights of the moments.
 template <typename Cotangent>
-void set_weights(const Tile& tile, const Cotangent& cotangent) {
+void weigh(const Tile& tile, const Cotangent& cotangent) {
     const auto outputs = tile.program.outputs();
     std::fill_n(tile.weights(), tile.program.moments(), Vec{});
     for (int l = 0; l < tile.samples << tile.layout.lane_bits; ++l) {
@@ -85,7 +85,7 @@ void reverse_sweep(const Program& program, const Batch& batch, const Cotangent& 
         tile.run_forward(ket);
         if (needs_moments) measure(program, tile.layout, ket, tile.moments(), tile.scratch());
         if (values != nullptr) store_outputs(tile, values);
-        set_weights(tile, cotangent);
+        weigh(tile, cotangent);
         apply_observables(program, tile.layout, tile.weights(), ket, bra, tile.scratch());
         std::fill_n(tile.slots(), angles, Vec{});
         for (std::size_t s = tile.plan.steps.size(); s-- > 0;) {
@@ -100,15 +100,7 @@ void reverse_sweep(const Program& program, const Batch& batch, const Cotangent& 
                 tile.undo_constant(s, bra);
             }
         }
-        const int width = 1 << tile.layout.lane_bits;
-        for (int sample = 0; sample < tile.samples; ++sample) {
-            double* row = gradient + static_cast<std::size_t>(tile.first + sample) * angles;
-            for (std::size_t a = 0; a < angles; ++a) {
-                double sum = 0;
-                for (int low = 0; low < width; ++low) sum += tile.slots()[a][sample * width + low];
-                row[a] = sum;
-            }
-        }
+        store_slots(tile, gradient);
         if (state_gradient != nullptr) {
             store_states(tile.layout, bra, splat(2), Vec{},
                          state_gradient + static_cast<std::size_t>(tile.first) * amplitudes, tile.samples);
@@ -117,6 +109,26 @@ void reverse_sweep(const Program& program, const Batch& batch, const Cotangent& 
 }
 
 }  // namespace
+
+void set_weights(const Tile& tile, const double* cotangents) {
+    const std::size_t outputs = tile.program.outputs().size();
+    weigh(tile, [&](std::ptrdiff_t element, std::size_t m) {
+        return cotangents[static_cast<std::size_t>(element) * outputs + m];
+    });
+}
+
+void store_slots(const Tile& tile, double* gradient) {
+    const auto angles = static_cast<std::size_t>(tile.program.angles());
+    const int width = 1 << tile.layout.lane_bits;
+    for (int sample = 0; sample < tile.samples; ++sample) {
+        double* row = gradient + static_cast<std::size_t>(tile.first + sample) * angles;
+        for (std::size_t a = 0; a < angles; ++a) {
+            double sum = 0;
+            for (int low = 0; low < width; ++low) sum += tile.slots()[a][sample * width + low];
+            row[a] = sum;
+        }
+    }
+}
 
 void vjp(const Program& program, const Batch& batch, const double* cotangents, double* gradient, double* values,
          std::complex<double>* state_gradient) {

@@ -14,6 +14,12 @@ namespace fubini {
 void vjp(const Program& program, const Batch& batch, const double* cotangents, double* gradient,
          double* values = nullptr, std::complex<double>* state_gradient = nullptr);
 
+/// Weights of the moments in tile.weights(), from the cotangents of the outputs. Needs tile.moments() for variances.
+void set_weights(const Tile& tile, const double* cotangents);
+
+/// gradient[first.., a] = tile.slots()[a], summed over the lanes of each sample.
+void store_slots(const Tile& tile, double* gradient);
+
 /// jacobian (size, outputs, angles); batch.repeat must be 1.
 void jacobian(const Program& program, const Batch& batch, double* jacobian);
 

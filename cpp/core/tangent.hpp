@@ -13,4 +13,9 @@ namespace fubini {
 void jvp(const Program& program, const Batch& batch, const double* tangents,
          const std::complex<double>* state_tangents, double* out);
 
+/// out (size, angles): the derivative of vjp's gradient along the tangents at fixed cotangents, that is, the Hessian
+/// of sum over m of cotangents[b, m] value[b, m], times tangents[b]. Forward over reverse, exact.
+void hessian_product(const Program& program, const Batch& batch, const double* cotangents, const double* tangents,
+                     double* out);
+
 }  // namespace fubini

@@ -263,10 +263,10 @@ class Circuit:
         """
         values, single = self._angles(angles)
         self._check_measured()
-        weights = _matrix("cotangents", cotangents, "(B, M)", (len(values), self.num_outputs), single)
-        _, gradient, _ = _core.vjp(
-            self._program, values, weights, self._states(state, len(values))
+        weights = _matrix(
+            "cotangents", cotangents, "(B, M)", (len(values), self.num_outputs), single
         )
+        _, gradient, _ = _core.vjp(self._program, values, weights, self._states(state, len(values)))
         return gradient[0] if single else gradient
 
     def jvp(self, angles: Any, tangents: Any, state: Any = None) -> Real:
@@ -418,7 +418,9 @@ def _structure(tape: Any, wires: Any) -> Structure:
     index = {wire: i for i, wire in enumerate(labels)}
     missing = [wire for wire in tape.wires if wire not in index]
     if missing:
-        raise ValueError(f"wires: expected all wires of the tape, {missing} are missing in {labels}")
+        raise ValueError(
+            f"wires: expected all wires of the tape, {missing} are missing in {labels}"
+        )
     gates: list[NativeGate] = []
     slot = 0
     takes_state = False

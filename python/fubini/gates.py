@@ -211,9 +211,7 @@ def _constant_array(op: Any, value: Any, ndim: int) -> np.ndarray[Any, np.dtype[
     return array
 
 
-def add_gate(
-    builder: _core.ProgramBuilder, gate: NativeGate, index: dict[Any, int]
-) -> None:
+def add_gate(builder: _core.ProgramBuilder, gate: NativeGate, index: dict[Any, int]) -> None:
     """Appends a gate to a program builder.
 
     Args:

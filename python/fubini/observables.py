@@ -76,7 +76,11 @@ def measurement_of(process: Any, index: dict[Any, int]) -> Measurement:
     obs = process.obs
     if obs is None:
         raise _unsupported(process, "it has no observable")
-    if obs.name == "Projector" and obs.pauli_rep is None and obs.parameters[0].shape == (len(obs.wires),):
+    if (
+        obs.name == "Projector"
+        and obs.pauli_rep is None
+        and obs.parameters[0].shape == (len(obs.wires),)
+    ):
         bits = [int(bit) for bit in qml.math.toarray(obs.parameters[0])]
         value = reduce(lambda total, bit: 2 * total + bit, bits, 0)
         return Measurement(kind, projector=(tuple(index[w] for w in obs.wires), value))
@@ -181,8 +185,12 @@ def _from_matrix(obs: Any, index: dict[Any, int]) -> PauliSum:
 
 
 def _masks(word: str, wires: tuple[int, ...], num_wires: int) -> tuple[int, int]:
-    x = sum(1 << (num_wires - 1 - w) for letter, w in zip(word, wires, strict=True) if letter in "XY")
-    z = sum(1 << (num_wires - 1 - w) for letter, w in zip(word, wires, strict=True) if letter in "ZY")
+    x = sum(
+        1 << (num_wires - 1 - w) for letter, w in zip(word, wires, strict=True) if letter in "XY"
+    )
+    z = sum(
+        1 << (num_wires - 1 - w) for letter, w in zip(word, wires, strict=True) if letter in "ZY"
+    )
     return x, z
 
 
@@ -201,7 +209,9 @@ def _frozen(words: PauliSum) -> tuple[tuple[str, tuple[int, ...], float], ...]:
 
 def _real(obs: Any, value: complex) -> float:
     if abs(value.imag) > 1e-12 * max(1.0, abs(value)):
-        raise UnsupportedCircuitError(f"{obs.name}: expected a Hermitian observable, got a coefficient {value}")
+        raise UnsupportedCircuitError(
+            f"{obs.name}: expected a Hermitian observable, got a coefficient {value}"
+        )
     return value.real
 
 

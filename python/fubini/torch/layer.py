@@ -3,16 +3,29 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import pennylane as qml
 import torch
 
-from fubini.tape import user_tape
+from fubini.circuit import Circuit
+from fubini.compiled import Affine, Traced, compile_function, outside_transforms
+from fubini.errors import UnsupportedCircuitError
+from fubini.torch.native import run_affine, run_traced
 
-Engine = Literal["auto", "device"]
+Engine = Literal["auto", "native", "device"]
 WeightShapes = Mapping[str, int | Sequence[int]]
 InitMethod = Callable[[torch.Tensor], torch.Tensor] | Mapping[str, Any] | None
+
+# Noiseless simulators of state vectors, whose results the native engine reproduces.
+_SIMULATORS = {
+    "default.qubit",
+    "lightning.qubit",
+    "lightning.kokkos",
+    "lightning.gpu",
+    "reference.qubit",
+}
 
 
 class QuantumLayer(torch.nn.Module):
@@ -22,12 +35,19 @@ class QuantumLayer(torch.nn.Module):
     of shape (features,) give one result; leading dimensions are batches, run by parameter broadcasting, so the
     function must index features from the end: ``inputs[..., 0]``.
 
+    The native engine compiles the circuit in the first call. What the quantum function captures besides its arguments
+    is compared in every call, and a change compiles it anew; a function that branches on data or computes angles that
+    are not affine in weights and inputs still runs in every call, and only its gates are native. ``explain()`` says
+    what was done and why.
+
     Args:
         qnode: The QNode, interface ``"auto"`` or ``"torch"``.
         weight_shapes: Shape of every weight by name; an int n stands for (n,), 1 for (), as in TorchLayer.
         init_method: Initialises a weight in place, e.g. ``torch.nn.init.normal_``; or a dictionary with such a
             function or a tensor per weight. Default: uniform in [0, 2 pi).
-        engine: ``"device"`` runs the QNode on its PennyLane device; ``"auto"`` chooses.
+        engine: ``"native"`` runs the circuit in fubini's kernel, ``"device"`` the QNode on its PennyLane device;
+            ``"auto"`` takes the native engine where the device is a noiseless state-vector simulator without shots
+            and every operation and measurement is supported.
 
     Attributes:
         qnode: The QNode.
@@ -50,8 +70,8 @@ class QuantumLayer(torch.nn.Module):
         engine: Engine = "auto",
     ) -> None:
         super().__init__()
-        if engine not in ("auto", "device"):
-            raise ValueError(f"engine: expected 'auto' or 'device', got {engine!r}")
+        if engine not in ("auto", "native", "device"):
+            raise ValueError(f"engine: expected 'auto', 'native' or 'device', got {engine!r}")
         if qnode.interface not in ("auto", "torch"):
             raise ValueError(
                 f"qnode: expected the interface 'auto' or 'torch', got {qnode.interface!r}; "
@@ -64,6 +84,8 @@ class QuantumLayer(torch.nn.Module):
             self.register_parameter(name, torch.nn.Parameter(_initial(name, shape, init_method)))
         self._requested_engine: Engine = engine
         self._width: int | None = None
+        self._forms: dict[int, _Form] = {}
+        self._circuits: dict[Any, Circuit] = {}
 
     @classmethod
     def from_torch_layer(cls, layer: Any, *, engine: Engine = "auto") -> "QuantumLayer":
@@ -98,18 +120,29 @@ class QuantumLayer(torch.nn.Module):
 
     @property
     def engine(self) -> str:
-        """The engine that evaluates the circuit: ``"device"``."""
-        return "device"
+        """The engine that evaluates the circuit, ``"native"`` or ``"device"``; before the first call, the plan."""
+        if self._forms:
+            return "device" if isinstance(next(iter(self._forms.values())).how, str) else "native"
+        return "native" if self._device_reason() is None else "device"
 
     def explain(self) -> str:
         """Say in one sentence which engine evaluates the circuit and why."""
-        reason = (
-            "was asked for"
-            if self._requested_engine == "device"
-            else "is the only engine of this version"
-        )
-        return f"The circuit runs on its PennyLane device {self.qnode.device.name!r}: the device engine {reason}."
+        how = next(iter(self._forms.values())).how if self._forms else self._device_reason()
+        if isinstance(how, str):
+            return f"The circuit runs on its PennyLane device {self.qnode.device.name!r}: {how}."
+        if how is None:
+            return "The native engine compiles the circuit in the first call: the device is a noiseless simulator."
+        if isinstance(how, Traced):
+            return (
+                f"The quantum function runs in every call and its gates run natively: {how.reason}."
+            )
+        return "The native engine runs the compiled circuit: its angles are affine in weights and inputs."
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Compiled circuits are not copied: the copy compiles its own."""
+        return {**self.__dict__, "_forms": {}, "_circuits": {}}
+
+    @torch.compiler.disable
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Evaluate the circuit.
 
@@ -126,9 +159,12 @@ class QuantumLayer(torch.nn.Module):
                 the quantum function; or if weights or inputs do not fit it.
         """
         self._check_inputs(inputs)
+        if not inputs.is_floating_point():
+            inputs = inputs.to(torch.get_default_dtype())
         leading = inputs.shape[:-1]
         flat = inputs.reshape(-1, inputs.shape[-1]) if leading else inputs
-        results: Any = self._evaluate(flat)
+        form = self._form(flat)
+        results: Any = self._evaluate(flat) if isinstance(form.how, str) else self._run(form, flat)
         if isinstance(results, tuple):
             return torch.stack(
                 [r.reshape(*leading, *r.shape[1:]) if leading else r for r in results]
@@ -139,7 +175,62 @@ class QuantumLayer(torch.nn.Module):
     def extra_repr(self) -> str:
         """Return the part of ``repr`` between the parentheses."""
         shapes = ", ".join(f"{name}={list(shape)}" for name, shape in self.weight_shapes.items())
-        return f"{self.qnode.func.__name__}, {shapes}, device={self.qnode.device.name!r}, engine={self.engine!r}"
+        return f"{getattr(self.qnode.func, '__name__', 'function')}, {shapes}, device={self.qnode.device.name!r}, engine={self.engine!r}"
+
+    def _device_reason(self) -> str | None:
+        """Why the circuit cannot run natively, as far as that is known without compiling it."""
+        if self._requested_engine == "device":
+            return "the device engine was asked for"
+        device = self.qnode.device
+        if device.name not in _SIMULATORS:
+            return "it is no noiseless state-vector simulator"
+        if self.qnode.shots.total_shots is not None:
+            return f"it has {self.qnode.shots.total_shots} shots"
+        return None
+
+    def _form(self, x: torch.Tensor) -> "_Form":
+        """The compiled form for single inputs or for batches, compiled anew where something has changed."""
+        form = self._forms.get(x.ndim)
+        if form is not None and form.holds(self.qnode):
+            return form
+        self._check_function(x.ndim, x.shape[-1])
+        how: Affine | Traced | str | None = self._device_reason()
+        kind = "list"
+        if how is None:
+            how = compile_function(
+                self.qnode, self.input_arg, self.qnode_weights, x.ndim, x.shape[-1]
+            )
+            kind = _returned(self.qnode, self.input_arg, self.qnode_weights, x)
+            if kind == "other":
+                how = (
+                    "the quantum function returns something else than measurements of real numbers"
+                )
+        if isinstance(how, str) and self._requested_engine == "native":
+            raise UnsupportedCircuitError(
+                f"engine: 'native' cannot run this circuit: {how}; use engine='auto'"
+            )
+        self._width = x.shape[-1]
+        form = self._forms[x.ndim] = _Form(how, kind, self.qnode, self.qnode.device)
+        return form
+
+    def _run(self, form: "_Form", x: torch.Tensor) -> Any:
+        weights = self.qnode_weights
+        if isinstance(form.how, Affine):
+            batch = x if x.ndim > 1 else x.unsqueeze(0)
+            circuit = form.how.circuit
+            values = run_affine(form.how, batch, list(weights.values()))
+            values = values if x.ndim > 1 else values.squeeze(0)
+        else:
+            values, circuit = run_traced(
+                self.qnode, self.input_arg, x, dict(weights), self._circuits
+            )
+        values = values.to(x)
+        shapes = circuit.output_shapes
+        if form.kind == "single":
+            return values if shapes[0] else values[..., 0]
+        if form.kind == "tuple":
+            return values.split([math.prod(shape) for shape in shapes], dim=-1)
+        return values
 
     def _evaluate(self, x: torch.Tensor) -> Any:
         results = self.qnode(
@@ -201,45 +292,80 @@ class QuantumLayer(torch.nn.Module):
                     f"{name}: expected the shape {shape} of weight_shapes, got {tuple(getattr(self, name).shape)}"
                 )
         width = inputs.shape[-1]
-        if width == self._width:
-            return
-        if self._width is not None:
+        if self._width is not None and width != self._width:
             raise ValueError(
                 f"inputs: expected {self._width} features as in the first call, got shape {tuple(inputs.shape)}"
             )
-        self._check_batching(width)
-        self._width = width
 
-    def _check_batching(self, width: int) -> None:
-        """Run the quantum function on made-up inputs and see that every angle belongs to one input of the batch."""
+    def _check_function(self, ndim: int, width: int) -> None:
+        """Run the quantum function on made-up inputs; in a batch, see that every angle belongs to one input."""
         count = 3 if width != 3 else 5  # distinct from the width, so that a mixed-up axis shows
-        probe = (
-            torch.linspace(0.1, 0.9, count * width, dtype=torch.float64)
-            .reshape(count, width)
-            .requires_grad_()
-        )
-        weights = {name: w.detach().to(torch.float64) for name, w in self.qnode_weights.items()}
-        try:
-            with torch.enable_grad():
-                tape = user_tape(self.qnode, (), {self.input_arg: probe, **weights})
+        with outside_transforms():
+            probe = torch.linspace(0.1, 0.9, count * width, dtype=torch.float64).reshape(
+                count, width
+            )
+            probe = (probe if ndim > 1 else probe[0]).clone().requires_grad_()
+            weights = {
+                name: torch.full(shape, 0.3, dtype=torch.float64)
+                for name, shape in self.weight_shapes.items()
+            }
+            try:
+                construct = qml.workflow.construct_tape(self.qnode, level="user")
+                tape = construct(**{self.input_arg: probe}, **weights)
                 batch = tape.batch_size
-        except (ValueError, IndexError, RuntimeError) as error:
-            shapes = {name: list(shape) for name, shape in self.weight_shapes.items()}
+            except (ValueError, IndexError, RuntimeError) as error:
+                shapes = {name: list(shape) for name, shape in self.weight_shapes.items()}
+                raise ValueError(
+                    f"weight_shapes, inputs: weights {shapes} and inputs of {width} features do not fit the quantum "
+                    f"function: {error}"
+                ) from error
+            expected = count if ndim > 1 else None
+            mixed = [
+                op.name
+                for op in tape.operations
+                if any(qml.math.requires_grad(p) for p in op.data) and op.batch_size != expected
+            ]
+        if mixed or batch not in (None, expected):
             raise ValueError(
-                f"weight_shapes, inputs: weights {shapes} and inputs of {width} features do not fit the quantum "
-                f"function: {error}"
-            ) from error
-        mixed = [
-            op.name
-            for op in tape.operations
-            if any(qml.math.requires_grad(p) for p in op.data) and op.batch_size != count
-        ]
-        if mixed or batch not in (None, count):
-            raise ValueError(
-                f"inputs: for a batch of shape ({count}, {width}) the quantum function makes {mixed or 'operations'} "
+                f"inputs: for inputs of shape {tuple(probe.shape)} the quantum function makes {mixed or 'operations'} "
                 "whose parameters do not have one value per input. Index features from the end, inputs[..., 0] "
                 "instead of inputs[0], and do not sum over the batch."
             )
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How one kind of input is evaluated: compiled, traced, or on the device for a reason."""
+
+    how: Affine | Traced | str
+    kind: str  # what the quantum function returns: "single", "list" or "tuple"
+    qnode: Any
+    device: Any
+
+    def holds(self, qnode: Any) -> bool:
+        if qnode is not self.qnode or qnode.device is not self.device:
+            return False
+        return self.how.guard.holds() if isinstance(self.how, Affine) else True
+
+
+def _returned(
+    qnode: Any, input_arg: str, weights: Mapping[str, torch.Tensor], x: torch.Tensor
+) -> str:
+    """What the quantum function returns: TorchLayer arranges a list and a tuple of measurements differently."""
+    values = {name: torch.zeros(w.shape, dtype=torch.float64) for name, w in weights.items()}
+    with qml.queuing.AnnotatedQueue():
+        result = qnode.func(**{input_arg: torch.ones(x.shape, dtype=torch.float64), **values})
+    parts = result if isinstance(result, tuple | list) else [result]
+    real = (
+        qml.measurements.ExpectationMP,
+        qml.measurements.VarianceMP,
+        qml.measurements.ProbabilityMP,
+    )
+    if not all(isinstance(part, real) for part in parts):
+        return "other"
+    if isinstance(result, tuple) and len(result) > 1:
+        return "tuple"
+    return "list" if isinstance(result, tuple | list) else "single"
 
 
 def _shape(name: str, size: int | Sequence[int]) -> tuple[int, ...]:

@@ -1,0 +1,316 @@
+"""Compiles what a quantum function does with weights and inputs into a circuit and a map to its angles.
+
+Three outcomes, the fastest that can be promised to be right:
+
+* ``Affine``: angles = constant + W weights + X inputs. The quantum function is not called again.
+* ``Traced``: the function runs for every call (it may branch and compute what it likes); only gates are native.
+* a reason, as text, why the circuit must run on its device.
+
+"Affine" is promised only if the function, run at several points with tensors that record what is asked of them,
+never turns a tensor into a Python number, gives the same circuit at all of them and angles on an affine function, and
+if everything else that it reads can be guarded against change.
+"""
+
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch.overrides import TorchFunctionMode
+
+from fubini._arrays import to_numpy
+from fubini.circuit import Circuit, _measured_wires, decomposed
+from fubini.errors import UnsupportedCircuitError
+from fubini.guards import Guard
+from fubini.tape import user_tape
+
+FloatArray = npt.NDArray[np.float64]
+IndexArray = npt.NDArray[np.intp]
+
+_PROBES = 3
+# Angles are sums of a few products of numbers of order ten.
+_TOLERANCE = 1e-11
+
+
+class Affine:
+    """A circuit whose angles are affine in weights and inputs.
+
+    Args:
+        circuit: The compiled circuit.
+        constant: (A,).
+        weights: W, (A, P), over the flattened weights in order.
+        inputs: X, (A, d).
+        guard: What the quantum function captured.
+
+    Attributes:
+        circuit: As above.
+        guard: As above.
+        constant: As above.
+        weights: As above.
+        inputs: As above.
+    """
+
+    def __init__(
+        self,
+        circuit: Circuit,
+        constant: FloatArray,
+        weights: FloatArray,
+        inputs: FloatArray,
+        guard: Guard,
+    ) -> None:
+        self.circuit, self.guard = circuit, guard
+        self.constant, self.weights, self.inputs = constant, weights, inputs
+        self._of_weight = _single_source(weights)
+        # Usually few angles depend on inputs, and no product with the others is needed.
+        self._encoding = np.flatnonzero(inputs.any(axis=1))
+        self._features = np.ascontiguousarray(inputs[self._encoding].T)  # (d, encoding angles)
+
+    def angles(self, weights: FloatArray, inputs: FloatArray) -> FloatArray:
+        """Return the angles, (B, A), for weights (P,) and inputs (B, d)."""
+        if self._of_weight is None:
+            base = self.constant + self.weights @ weights
+        else:
+            columns, coefficients = self._of_weight
+            base = self.constant + coefficients * weights[columns]
+        result = np.empty((len(inputs), len(base)))
+        result[:] = base
+        if len(self._encoding):
+            result[:, self._encoding] += inputs @ self._features
+        return result
+
+    def pull_back(self, gradient: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the gradients by weights (P,) and inputs (B, d) of a gradient by angles (B, A)."""
+        total = gradient.sum(axis=0)
+        if self._of_weight is None:
+            by_weights = total @ self.weights
+        else:
+            columns, coefficients = self._of_weight
+            by_weights = np.bincount(columns, coefficients * total, minlength=self.weights.shape[1])
+        return by_weights, gradient[:, self._encoding] @ self._features.T
+
+
+def _single_source(matrix: FloatArray) -> tuple[IndexArray, FloatArray] | None:
+    """Column and coefficient of every row, if no row has more than one (a gather instead of a product)."""
+    if matrix.shape[1] == 0 or (np.count_nonzero(matrix, axis=1) > 1).any():
+        return None
+    columns = np.abs(matrix).argmax(axis=1)
+    return columns, matrix[np.arange(len(matrix)), columns]
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A circuit whose angles are computed by the quantum function in every call.
+
+    Attributes:
+        reason: Why it is not compiled to the end, in words.
+    """
+
+    reason: str
+
+
+class _Asked(TorchFunctionMode):
+    """Notes where user code turns a tensor into a Python number or an array."""
+
+    _CONVERSIONS = frozenset(
+        {
+            "__bool__",
+            "item",
+            "__float__",
+            "__int__",
+            "__index__",
+            "__complex__",
+            "tolist",
+            "numpy",
+            "__array__",
+        }
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: str | None = None
+
+    def __torch_function__(
+        self,
+        function: Any,
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        name = getattr(function, "__name__", "")
+        # Any tensor counts: the result of a comparison does not require grad, whatever it compares.
+        if name in self._CONVERSIONS and self.found is None and _called_by_user():
+            self.found = name.strip("_")
+        return function(*args, **(kwargs or {}))
+
+
+def _called_by_user() -> bool:
+    """Whether the tensor method was called outside PennyLane and torch, which convert only to validate."""
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(
+        ("torch", "fubini.compiled")
+    ):
+        frame = frame.f_back  # type: ignore[assignment]
+    name = frame.f_globals.get("__name__", "") if frame is not None else ""
+    return not name.startswith(("pennylane", "autoray", "numpy"))
+
+
+@contextlib.contextmanager
+def outside_transforms() -> Iterator[None]:
+    """Suspend torch.func's transforms: compilation makes tensors of its own and differentiates them."""
+    with temporarily_clear_interpreter_stack(), torch.enable_grad():
+        yield
+
+
+def compile_function(
+    qnode: Any, input_arg: str, weights: Mapping[str, torch.Tensor], inputs_ndim: int, width: int
+) -> Affine | Traced | str:
+    """Compile a QNode for inputs of a given width.
+
+    Args:
+        qnode: The QNode.
+        input_arg: Name of the data argument.
+        weights: The weights by name; only shapes matter.
+        inputs_ndim: 1 for a single input, 2 for a batch.
+        width: Number of features.
+
+    Returns:
+        The compiled form, or the reason why the QNode must run on its device.
+
+    Raises:
+        ValueError: What the quantum function raises for these shapes.
+    """
+    shapes = {name: tuple(w.shape) for name, w in weights.items()}
+    with outside_transforms():
+        try:
+            probes = [
+                _probe(qnode, input_arg, shapes, inputs_ndim, width, seed)
+                for seed in range(_PROBES)
+            ]
+        except UnsupportedCircuitError as error:
+            return str(error)
+        return _form(probes, Guard(qnode.func), width)
+
+
+def _form(probes: list["_Probe"], guard: Guard, width: int) -> Affine | Traced:
+    first = probes[0]
+    asked = next((p.asked for p in probes if p.asked), None)
+    if asked:
+        return Traced(
+            f"the quantum function calls {asked} on a tensor, so the circuit may depend on values"
+        )
+    if any(p.circuit != first.circuit for p in probes):
+        return Traced("the circuit differs between weights or inputs")
+    if first.circuit.takes_state:
+        return Traced("the initial state is computed from the inputs")
+    if guard.problem:
+        return Traced(guard.problem)
+    return _affine(probes, guard, width) or Traced(
+        "the angles are not affine in weights and inputs"
+    )
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """One run of the function: where, and the circuit and angles that came out."""
+
+    circuit: Circuit
+    asked: str | None
+    leaves: list[torch.Tensor]  # weights, then inputs
+    point: FloatArray  # weights, then the features of the first input
+    row: torch.Tensor  # (A,) of the first input, with its graph
+
+
+def _probe(
+    qnode: Any,
+    input_arg: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    ndim: int,
+    width: int,
+    seed: int,
+) -> _Probe:
+    rng = np.random.default_rng(seed)
+
+    def draw(shape: tuple[int, ...]) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(rng.uniform(-4, 4, shape))).requires_grad_()
+
+    weights = {name: draw(shape) for name, shape in shapes.items()}
+    batch = (3, 5, 4)[seed % 3]  # different sizes, so that nothing can depend on one
+    inputs = draw((width,) if ndim == 1 else (batch, width))
+    with torch.enable_grad():
+        with _Asked() as asked:
+            tape = user_tape(qnode, (), {input_arg: inputs, **weights})
+        expanded = decomposed(tape)
+        circuit = Circuit.from_tape(expanded, _measured_wires(qnode, tape))
+        angles = torch.as_tensor(circuit.angles_of(expanded), dtype=torch.float64)
+    row = (angles if angles.ndim == 1 else angles[0]).reshape(-1)
+    x = inputs if ndim == 1 else inputs[0]
+    point = np.concatenate([to_numpy(w).reshape(-1) for w in [*weights.values(), x]])
+    return _Probe(circuit, asked.found, [*weights.values(), inputs], point, row)
+
+
+def _jacobian(probe: _Probe, width: int) -> FloatArray:
+    """Derivatives of the first input's angles by weights and features, (A, P + d)."""
+    values = to_numpy(probe.row)
+    jacobian = np.zeros((len(values), len(probe.point)))
+    # Nearly every angle is a weight or a feature as it stands, and a random number occurs only once: a derivative by
+    # backward passes would take a hundred times longer. Whatever this assumes is checked at the other points.
+    where = {value: column for column, value in enumerate(probe.point.tolist())}
+    found = np.array([where.get(value, -1) for value in values.tolist()], dtype=int)
+    plain = np.flatnonzero(found >= 0)
+    jacobian[plain, found[plain]] = 1.0
+    others = np.flatnonzero(found < 0)
+    if len(others) and probe.row.requires_grad:
+        parts = torch.autograd.grad(
+            probe.row[others],
+            probe.leaves,
+            torch.eye(len(others), dtype=probe.row.dtype),
+            is_grads_batched=True,
+            retain_graph=True,
+            allow_unused=True,
+        )
+        columns = [
+            np.zeros((len(others), leaf.numel()))
+            if part is None
+            else to_numpy(part).reshape(len(others), -1)
+            for part, leaf in zip(parts, probe.leaves, strict=True)
+        ]
+        # Of the inputs the first one: others do not reach the first row, the layer checks that.
+        columns[-1] = columns[-1][:, :width]
+        jacobian[others] = np.concatenate(columns, axis=1)
+    return jacobian
+
+
+def _same_derivative(probe: _Probe, jacobian: FloatArray, width: int) -> bool:
+    """Whether torch agrees along one random cotangent: w.detach() has the value of w, but no derivative."""
+    if not probe.row.requires_grad:
+        return not jacobian.any()
+    cotangent = torch.linspace(0.5, 1.5, len(probe.row), dtype=probe.row.dtype)
+    parts = torch.autograd.grad(probe.row, probe.leaves, cotangent, allow_unused=True)
+    flat = [
+        np.zeros(leaf.numel()) if part is None else to_numpy(part).reshape(-1)
+        for part, leaf in zip(parts, probe.leaves, strict=True)
+    ]
+    flat[-1] = flat[-1][:width]
+    return np.allclose(
+        np.concatenate(flat), to_numpy(cotangent) @ jacobian, rtol=1e-9, atol=_TOLERANCE
+    )
+
+
+def _affine(probes: list[_Probe], guard: Guard, width: int) -> Affine | None:
+    jacobian = _jacobian(probes[0], width)
+    # Rounding of the derivatives must not couple an angle to weights it does not depend on.
+    jacobian[np.abs(jacobian) < _TOLERANCE] = 0.0
+    constant = to_numpy(probes[0].row) - jacobian @ probes[0].point
+    constant[np.abs(constant) < _TOLERANCE] = 0.0
+    if not _same_derivative(probes[0], jacobian, width):
+        return None
+    for p in probes[1:]:
+        if not np.allclose(constant + jacobian @ p.point, to_numpy(p.row), rtol=0, atol=_TOLERANCE):
+            return None
+    count = jacobian.shape[1] - width
+    return Affine(probes[0].circuit, constant, jacobian[:, :count], jacobian[:, count:], guard)

@@ -1,0 +1,226 @@
+"""Notices when Python values that a quantum function captured have changed since its circuit was compiled.
+
+A compiled circuit replaces the quantum function, so whatever the function reads besides its arguments is frozen into
+it: closure cells, globals that it names, attributes of objects that it reaches. Each is remembered and compared before
+the circuit is used: plain values by value, arrays and tensors by content, functions by what they capture themselves,
+everything else by identity. What can change unseen makes the function unguardable.
+"""
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pennylane as qml
+import torch
+
+_PLAIN = (int, float, complex, str, bytes, bool, type(None), range, slice, type(...))
+_MAX_ELEMENTS = (
+    100_000  # content of larger arrays would cost more to compare than the circuit to run
+)
+_MAX_DEPTH = 6
+# Names whose values differ from call to call.
+_RANDOM_MODULES = {"random", "secrets", "time", "datetime", "uuid"}
+_RANDOM_NAMES = {
+    "rand",
+    "randn",
+    "randint",
+    "normal",
+    "uniform",
+    "default_rng",
+    "choice",
+    "shuffle",
+    "now",
+    "perf_counter",
+}
+
+Check = Callable[[], bool]
+
+
+class Guard:
+    """What a function captures.
+
+    Args:
+        function: The quantum function.
+
+    Attributes:
+        problem: Why the function cannot be guarded, in words; None if it can.
+    """
+
+    def __init__(self, function: Any) -> None:
+        self.problem: str | None = None
+        self._checks: list[Check] = []
+        self._seen: set[Any] = set()
+        # Attribute names in the code of any function that is reached: an object may be handed from one to another, so
+        # all of them are watched on every object.
+        self._names: frozenset[str] = frozenset()
+        self._found: set[str] = set()
+        while True:
+            self._watch_function(function, 0)
+            if self._found <= self._names:
+                break
+            self._names = frozenset(self._found)
+            self.problem, self._checks, self._seen = None, [], set()
+
+    def holds(self) -> bool:
+        """Say whether everything is as it was."""
+        return all(check() for check in self._checks)
+
+    def __len__(self) -> int:
+        return len(self._checks)
+
+    # -- collection ---------------------------------------------------------------------------------------------
+
+    def _fail(self, name: str, why: str) -> None:
+        self.problem = self.problem or f"it uses {name}, {why}"
+
+    def _watch_function(self, function: Any, depth: int) -> None:
+        function = inspect.unwrap(function) if callable(function) else function
+        if isinstance(function, functools.partial):
+            for k, value in enumerate([*function.args, *function.keywords.values()]):
+                self._watch_value(
+                    f"argument {k} of a partial", value, lambda value=value: value, depth
+                )
+            self._watch_function(function.func, depth)
+            return
+        if isinstance(function, types.MethodType):
+            self._watch_object("self", function.__self__, depth)
+            function = function.__func__
+        if not isinstance(function, types.FunctionType) or id(function) in self._seen:
+            return
+        self._seen.add(id(function))
+        if depth > _MAX_DEPTH:
+            self._fail(function.__name__, "too deep a chain of functions to follow")
+            return
+        code = function.__code__
+        self._checks.append(lambda: function.__code__ is code)
+        names = _names(code)
+        self._found |= names
+        for k, default in enumerate(
+            [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+        ):
+            self._watch_value(f"default value {k}", default, lambda default=default: default, depth)
+        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+            try:
+                value = cell.cell_contents
+            except ValueError:  # not assigned yet
+                self._fail(name, "which has no value yet")
+                continue
+            self._watch_value(name, value, functools.partial(getattr, cell, "cell_contents"), depth)
+        for name in sorted(names):
+            if name in function.__globals__:
+                value = function.__globals__[name]
+                get = functools.partial(function.__globals__.get, name)
+                self._watch_value(name, value, get, depth)
+
+    def _watch_value(self, name: str, value: Any, get: Callable[[], Any], depth: int) -> None:
+        if isinstance(value, types.ModuleType):
+            random = value.__name__.split(".")[0] in _RANDOM_MODULES or value.__name__.endswith(
+                ".random"
+            )
+            if random or (
+                self._names & _RANDOM_NAMES
+                and value.__name__ in ("numpy", "torch", "pennylane.numpy")
+            ):
+                self._fail(name, "whose values differ from call to call")
+            self._checks.append(lambda: get() is value)
+        elif isinstance(value, _PLAIN):
+            kind = type(value)
+            self._checks.append(lambda: type(now := get()) is kind and now == value)
+        elif isinstance(value, torch.Tensor):
+            self._watch_tensor(name, value, get)
+        elif isinstance(value, np.ndarray | np.generic):
+            self._watch_array(name, value, get)
+        elif isinstance(value, tuple | list | set | frozenset | dict):
+            self._watch_container(name, value, get, depth)
+        elif isinstance(value, types.FunctionType | types.MethodType | functools.partial):
+            self._checks.append(lambda: get() is value or get() == value)
+            if not getattr(value, "__module__", "").startswith(("pennylane", "torch", "numpy")):
+                self._watch_function(value, depth + 1)
+        elif isinstance(
+            value, np.random.Generator | np.random.RandomState | torch.Generator | Iterator
+        ):
+            self._fail(name, "whose values differ from call to call")
+        elif isinstance(
+            value, type | types.BuiltinFunctionType | qml.operation.Operator | qml.wires.Wires
+        ) or type(value).__module__.startswith("pennylane"):
+            self._checks.append(lambda: get() is value)
+        else:
+            self._checks.append(lambda: get() is value)
+            self._watch_object(name, value, depth)
+
+    def _watch_tensor(self, name: str, value: torch.Tensor, get: Callable[[], Any]) -> None:
+        if value.requires_grad:
+            self._fail(
+                name,
+                "a tensor that requires grad but is no argument, so its gradient would be lost",
+            )
+        elif value.numel() > _MAX_ELEMENTS:
+            self._fail(name, f"a tensor of more than {_MAX_ELEMENTS} elements")
+        else:
+            copy = value.detach().clone()
+            self._checks.append(
+                lambda: isinstance(now := get(), torch.Tensor) and _same_tensor(now, copy)
+            )
+
+    def _watch_array(self, name: str, value: Any, get: Callable[[], Any]) -> None:
+        if value.size > _MAX_ELEMENTS or value.dtype.hasobject:
+            self._fail(name, f"an array of objects or of more than {_MAX_ELEMENTS} elements")
+        else:
+            copy = np.array(value)
+            self._checks.append(
+                lambda: (
+                    isinstance(now := get(), np.ndarray | np.generic)
+                    and now.dtype == copy.dtype
+                    and np.array_equal(now, copy, equal_nan=copy.dtype.kind in "fc")
+                )
+            )
+
+    def _watch_container(self, name: str, value: Any, get: Callable[[], Any], depth: int) -> None:
+        if depth > _MAX_DEPTH or len(value) > 1000:
+            self._fail(name, "a container too large or too deep to compare")
+            return
+        kind, size = type(value), len(value)
+        self._checks.append(lambda: type(now := get()) is kind and len(now) == size)
+        if isinstance(value, set | frozenset):
+            if not all(isinstance(v, _PLAIN) for v in value):
+                self._fail(name, "a set of objects")
+            copy = frozenset(value)
+            self._checks.append(lambda: frozenset(get()) == copy)
+            return
+        keys = list(value) if isinstance(value, dict) else list(range(size))
+        if isinstance(value, dict):
+            self._checks.append(lambda: list(get()) == keys)
+        for key in keys:
+            self._watch_value(f"{name}[{key!r}]", value[key], lambda key=key: get()[key], depth + 1)
+
+    def _watch_object(self, name: str, value: Any, depth: int) -> None:
+        """Attributes that the code names; an object that computes them on access cannot be followed."""
+        if depth > _MAX_DEPTH or id(value) in self._seen:
+            return
+        self._seen.add(id(value))
+        for attribute in sorted(self._names | {"__call__"}):
+            found = inspect.getattr_static(value, attribute, None)
+            computed = hasattr(type(found), "__get__") and not callable(found)
+            if isinstance(found, property) or (found is not None and computed):
+                self._fail(f"{name}.{attribute}", "which is computed when it is read")
+            elif isinstance(found, types.FunctionType):
+                self._watch_function(found, depth + 1)
+            elif attribute != "__call__" and hasattr(value, attribute):
+                get = functools.partial(getattr, value, attribute)
+                self._watch_value(f"{name}.{attribute}", get(), get, depth + 1)
+
+
+def _same_tensor(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.dtype == b.dtype and not a.requires_grad and torch.equal(a, b)
+
+
+def _names(code: types.CodeType) -> frozenset[str]:
+    """Global and attribute names in a function and in the functions and comprehensions defined inside it."""
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            names |= _names(constant)
+    return frozenset(names)

@@ -1,0 +1,384 @@
+"""Expectation values of a compiled circuit as a torch function with exact first and second derivatives.
+
+Three autograd functions call the native engine: the values (forward), their pullback (backward) and their pushforward
+(forward mode). The pullback can be differentiated once more, because the engine has an exact Hessian product; third
+derivatives are an error. Each function has its own vmap rule, which folds the mapped dimension into the batch.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from fubini import _core
+from fubini.circuit import Circuit
+
+Tensor = torch.Tensor
+
+
+def expval(circuit: Circuit, angles: Tensor, state: Tensor | None = None) -> Tensor:
+    """Evaluates a circuit's measurements, differentiably.
+
+    Reverse mode, forward mode, ``torch.func`` (jvp, vjp, jacrev, jacfwd, hessian, vmap) and double backward work;
+    the numbers are computed in float64 whatever the dtype of the angles.
+
+    Args:
+        circuit: The circuit.
+        angles: Radians, shape (..., A); any floating dtype, on any device.
+        state: Initial states, shape (..., N) like the angles or (N,), for a circuit that takes them.
+
+    Returns:
+        Results, shape (..., M), in the dtype and on the device of the angles.
+
+    Raises:
+        ValueError: For a wrong shape, or a circuit that measures nothing but the state.
+    """
+    if angles.shape[-1:] != (circuit.num_angles,):
+        raise ValueError(
+            f"angles: expected shape (..., A) = (..., {circuit.num_angles}), got {tuple(angles.shape)}"
+        )
+    if circuit.num_outputs == 0:
+        raise ValueError(
+            "circuit: it measures no real quantity (expval, var, probs). Use circuit.state(angles)."
+        )
+    lead = angles.shape[:-1]
+    flat = angles.reshape(-1, circuit.num_angles).to(device="cpu", dtype=torch.float64)
+    initial = _initial_state(circuit, state, lead, len(flat))
+    values = _Values.apply(circuit, flat, initial)
+    return values.reshape(*lead, circuit.num_outputs).to(device=angles.device, dtype=angles.dtype)
+
+
+def _initial_state(
+    circuit: Circuit, state: Tensor | None, lead: torch.Size, batch: int
+) -> Tensor | None:
+    size = 2**circuit.num_wires
+    if not circuit.takes_state:
+        if state is not None:
+            raise ValueError("state: this circuit starts from |0...0>; expected None")
+        return None
+    if state is None or state.shape not in {(size,), (*lead, size)}:
+        got = None if state is None else tuple(state.shape)
+        raise ValueError(
+            f"state: expected shape (..., N) = {(*lead, size)} or ({size},), got {got}. "
+            "circuit.state_of(tape) collects it."
+        )
+    converted = state.to(device="cpu", dtype=torch.complex128)
+    return converted.expand(*lead, size).reshape(batch, size)
+
+
+def _real(value: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.ascontiguousarray(value.detach().resolve_neg().numpy())
+
+
+def _complex(value: Tensor | None) -> np.ndarray[Any, np.dtype[np.complex128]] | None:
+    if value is None:
+        return None
+    return np.ascontiguousarray(value.detach().resolve_conj().resolve_neg().numpy())
+
+
+def _fold(
+    info: Any, in_dims: tuple[int | None, ...], *values: Tensor | None
+) -> list[Tensor | None]:
+    """Moves the mapped dimension into the batch; tensors that are not mapped are repeated."""
+    folded: list[Tensor | None] = []
+    for value, dim in zip(values, in_dims, strict=True):
+        if value is None:
+            folded.append(None)
+            continue
+        if dim is None:
+            whole = value.expand(info.batch_size, *value.shape)
+        else:
+            whole = value.movedim(dim, 0)
+        folded.append(whole.reshape(-1, whole.shape[-1]))
+    return folded
+
+
+def _unfold(info: Any, value: Tensor) -> Tensor:
+    return value.reshape(info.batch_size, -1, value.shape[-1])
+
+
+class _Values(torch.autograd.Function):
+    """(B, A), (B, N) or None -> (B, M)."""
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(circuit: Circuit, angles: Tensor, state: Tensor | None) -> Tensor:
+        return torch.from_numpy(_core.expval(circuit.program, _real(angles), _complex(state)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        circuit, angles, state = inputs
+        ctx.circuit = circuit
+        ctx.save_for_backward(angles, state)
+        ctx.save_for_forward(angles, state)
+
+    @staticmethod
+    def backward(ctx: Any, cotangents: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
+        angles, state = ctx.saved_tensors
+        if state is not None and ctx.needs_input_grad[2]:
+            gradient, state_gradient = _PullbackWithState.apply(
+                ctx.circuit, angles, state, cotangents
+            )
+            return None, gradient, state_gradient
+        return None, _Pullback.apply(ctx.circuit, angles, state, cotangents), None
+
+    @staticmethod
+    def jvp(
+        ctx: Any, _circuit: None, tangents: Tensor | None, state_tangents: Tensor | None
+    ) -> Tensor:
+        angles, state = ctx.saved_tensors
+        if tangents is None:
+            tangents = torch.zeros_like(angles)
+        return _Pushforward.apply(ctx.circuit, angles, state, tangents, state_tangents)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: Any, circuit: Circuit, angles: Tensor, state: Tensor | None
+    ) -> tuple[Tensor, int]:
+        folded = _fold(info, in_dims[1:], angles, state)
+        return _unfold(info, _Values.apply(circuit, *folded)), 0
+
+
+class _Pullback(torch.autograd.Function):
+    """(B, A), state, cotangents (B, M) -> gradient (B, A)."""
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(
+        circuit: Circuit, angles: Tensor, state: Tensor | None, cotangents: Tensor
+    ) -> Tensor:
+        _, gradient, _ = _core.vjp(
+            circuit.program, _real(angles), _real(cotangents), _complex(state)
+        )
+        return torch.from_numpy(gradient)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        circuit, angles, state, cotangents = inputs
+        ctx.circuit = circuit
+        ctx.save_for_backward(angles, state, cotangents)
+        ctx.save_for_forward(angles, state, cotangents)
+
+    @staticmethod
+    def backward(ctx: Any, vectors: Tensor) -> tuple[None, Tensor | None, None, Tensor | None]:
+        angles, state, cotangents = ctx.saved_tensors
+        _refuse_second_state_derivative(ctx.needs_input_grad[2])
+        by_angles = by_cotangents = None
+        if ctx.needs_input_grad[1]:  # the Hessian is symmetric
+            by_angles = _HessianProduct.apply(ctx.circuit, angles, state, cotangents, vectors)
+        if ctx.needs_input_grad[3]:
+            by_cotangents = _Pushforward.apply(ctx.circuit, angles, state, vectors, None)
+        return None, by_angles, None, by_cotangents
+
+    @staticmethod
+    def jvp(
+        ctx: Any,
+        _circuit: None,
+        tangents: Tensor | None,
+        state_tangents: Tensor | None,
+        cotangent_tangents: Tensor | None,
+    ) -> Tensor:
+        angles, state, cotangents = ctx.saved_tensors
+        _refuse_second_state_derivative(state_tangents is not None)
+        result = torch.zeros_like(angles)
+        if tangents is not None:
+            result = result + _HessianProduct.apply(
+                ctx.circuit, angles, state, cotangents, tangents
+            )
+        if cotangent_tangents is not None:
+            result = result + _Pullback.apply(ctx.circuit, angles, state, cotangent_tangents)
+        return result
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: Any,
+        circuit: Circuit,
+        angles: Tensor,
+        state: Tensor | None,
+        cotangents: Tensor,
+    ) -> tuple[Tensor, int]:
+        folded = _fold(info, in_dims[1:], angles, state, cotangents)
+        return _unfold(info, _Pullback.apply(circuit, *folded)), 0
+
+
+class _PullbackWithState(torch.autograd.Function):
+    """The pullback to angles and initial state; first derivatives only."""
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(
+        circuit: Circuit, angles: Tensor, state: Tensor, cotangents: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        _, gradient, state_gradient = _core.vjp(
+            circuit.program, _real(angles), _real(cotangents), _complex(state), True
+        )
+        return torch.from_numpy(gradient), torch.from_numpy(state_gradient)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *vectors: Tensor) -> Any:
+        _refuse_second_state_derivative(True)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Any:
+        _refuse_second_state_derivative(True)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: Any, circuit: Circuit, angles: Tensor, state: Tensor, cotangents: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+        folded = _fold(info, in_dims[1:], angles, state, cotangents)
+        gradient, state_gradient = _PullbackWithState.apply(circuit, *folded)
+        return (_unfold(info, gradient), _unfold(info, state_gradient)), (0, 0)
+
+
+class _Pushforward(torch.autograd.Function):
+    """(B, A), state, tangents (B, A), state tangents -> (B, M); linear in the tangents."""
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(
+        circuit: Circuit,
+        angles: Tensor,
+        state: Tensor | None,
+        tangents: Tensor,
+        state_tangents: Tensor | None,
+    ) -> Tensor:
+        return torch.from_numpy(
+            _core.jvp(
+                circuit.program,
+                _real(angles),
+                _real(tangents),
+                _complex(state),
+                _complex(state_tangents),
+            )
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        circuit, angles, state, tangents, state_tangents = inputs
+        ctx.circuit = circuit
+        ctx.with_state = state_tangents is not None
+        ctx.save_for_backward(angles, state, tangents)
+        ctx.save_for_forward(angles, state, tangents)
+
+    @staticmethod
+    def backward(
+        ctx: Any, cotangents: Tensor
+    ) -> tuple[None, Tensor | None, None, Tensor | None, None]:
+        angles, state, tangents = ctx.saved_tensors
+        _refuse_second_state_derivative(ctx.with_state or ctx.needs_input_grad[2])
+        by_angles = by_tangents = None
+        if ctx.needs_input_grad[1]:
+            by_angles = _HessianProduct.apply(ctx.circuit, angles, state, cotangents, tangents)
+        if ctx.needs_input_grad[3]:
+            by_tangents = _Pullback.apply(ctx.circuit, angles, state, cotangents)
+        return None, by_angles, None, by_tangents, None
+
+    @staticmethod
+    def jvp(
+        ctx: Any,
+        _circuit: None,
+        directions: Tensor | None,
+        state_directions: Tensor | None,
+        tangent_directions: Tensor | None,
+        state_tangent_directions: Tensor | None,
+    ) -> Tensor:
+        angles, state, tangents = ctx.saved_tensors
+        _refuse_second_state_derivative(
+            ctx.with_state or state_directions is not None or state_tangent_directions is not None
+        )
+        columns = ctx.circuit.num_outputs
+        result = angles.new_zeros(len(angles), columns)
+        if tangent_directions is not None:
+            result = result + _Pushforward.apply(
+                ctx.circuit, angles, state, tangent_directions, None
+            )
+        if directions is not None:
+            # d^2 f[direction, tangent], one output at a time: (Hessian of output m times direction) . tangent.
+            for m in range(columns):
+                pick = angles.new_zeros(len(angles), columns)
+                pick[:, m] = 1.0
+                product = _HessianProduct.apply(ctx.circuit, angles, state, pick, directions)
+                result = result + (product * tangents).sum(-1, keepdim=True) * pick
+        return result
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: Any,
+        circuit: Circuit,
+        angles: Tensor,
+        state: Tensor | None,
+        tangents: Tensor,
+        state_tangents: Tensor | None,
+    ) -> tuple[Tensor, int]:
+        folded = _fold(info, in_dims[1:], angles, state, tangents, state_tangents)
+        return _unfold(info, _Pushforward.apply(circuit, *folded)), 0
+
+
+class _HessianProduct(torch.autograd.Function):
+    """(B, A), state, cotangents (B, M), vectors (B, A) -> (B, A); the end of the line."""
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(
+        circuit: Circuit,
+        angles: Tensor,
+        state: Tensor | None,
+        cotangents: Tensor,
+        vectors: Tensor,
+    ) -> Tensor:
+        return torch.from_numpy(
+            _core.hessian_product(
+                circuit.program, _real(angles), _real(cotangents), _real(vectors), _complex(state)
+            )
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *vectors: Tensor) -> Any:
+        _refuse_third_derivative()
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Any:
+        _refuse_third_derivative()
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: Any,
+        circuit: Circuit,
+        angles: Tensor,
+        state: Tensor | None,
+        cotangents: Tensor,
+        vectors: Tensor,
+    ) -> tuple[Tensor, int]:
+        folded = _fold(info, in_dims[1:], angles, state, cotangents, vectors)
+        return _unfold(info, _HessianProduct.apply(circuit, *folded)), 0
+
+
+def _refuse_second_state_derivative(wanted: bool) -> None:
+    if wanted:
+        raise NotImplementedError(
+            "fubini: second derivatives that involve the initial state (StatePrep, AmplitudeEmbedding) are not "
+            "available. Detach the amplitudes, or use default.qubit with diff_method='backprop'."
+        )
+
+
+def _refuse_third_derivative() -> None:
+    raise NotImplementedError(
+        "fubini: third derivatives of a circuit are not available. Use default.qubit with diff_method='backprop'."
+    )

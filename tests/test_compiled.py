@@ -1,0 +1,403 @@
+"""What is compiled, what runs in every call, and that nothing is ever frozen that could change."""
+
+import functools
+import random
+from typing import Any
+
+import numpy as np
+import pennylane as qml
+import pytest
+import torch
+
+import fubini
+from fubini.compiled import Affine, Traced, compile_function
+from fubini.guards import Guard
+
+WIRES = 2
+SCALE = 0.5
+TABLE = {"gates": [1, 2], "shift": np.array([0.1, 0.2])}
+
+
+def measure() -> Any:
+    return [qml.expval(qml.Z(0)), qml.expval(qml.Z(1) @ qml.X(0))]
+
+
+def layer_of(function: Any, engine: Any = "auto", weights: Any = 3) -> fubini.QuantumLayer:
+    torch.manual_seed(1)
+    return fubini.QuantumLayer(
+        qml.QNode(function, qml.device("default.qubit", wires=WIRES)),
+        {"weights": weights},
+        engine=engine,
+    ).double()
+
+
+def check(layer: fubini.QuantumLayer, x: torch.Tensor) -> None:
+    """Values and gradients are those of the QNode as it is now."""
+    oracle = qml.qnn.TorchLayer(
+        layer.qnode, {"weights": layer.weights.shape}, {"weights": layer.weights.detach()}
+    )
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    mine, theirs = layer(a), oracle(b)
+    torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-10)
+    cotangent = torch.linspace(0.3, 1.7, mine.numel(), dtype=torch.float64).reshape(mine.shape)
+    layer.weights.grad = None
+    mine.backward(cotangent)
+    theirs.backward(cotangent)
+    zero = torch.zeros_like
+    for p, q in ((layer.weights, oracle.weights), (a, b)):
+        mine_grad = zero(p) if p.grad is None else p.grad
+        torch.testing.assert_close(
+            mine_grad, zero(q) if q.grad is None else q.grad, rtol=0, atol=1e-10
+        )
+
+
+# -- affine and traced --------------------------------------------------------------------------------------------
+
+
+def plain(inputs: Any, weights: Any) -> Any:
+    qml.AngleEmbedding(inputs, wires=range(2))
+    qml.RX(weights[0], 0)
+    qml.CRY(weights[1], [1, 0])
+    qml.RZ(weights[2], 1)
+    return measure()
+
+
+def arithmetic(inputs: Any, weights: Any) -> Any:
+    qml.RX(2 * weights[0] - inputs[..., 0] / 3 + 0.2, 0)
+    qml.RY(weights[0] + weights[1], 1)
+    qml.U3(weights[0], weights[2], inputs[..., 1], wires=0)
+    qml.CNOT([0, 1])
+    qml.RX(weights[2] * 0.5, 1)
+    return measure()
+
+
+def product(inputs: Any, weights: Any) -> Any:
+    qml.RX(weights[0] * inputs[..., 0], 0)
+    qml.RY(torch.sin(weights[1]) + inputs[..., 1] ** 2, 1)
+    qml.CRX(weights[2], [0, 1])
+    return measure()
+
+
+def amplitudes(inputs: Any, weights: Any) -> Any:
+    qml.AmplitudeEmbedding(inputs + 2, wires=[0], normalize=True)
+    qml.CRX(weights[0], [0, 1])
+    return measure()
+
+
+def branch_on_weights(inputs: Any, weights: Any) -> Any:
+    if weights[0] > 1.0:
+        qml.Hadamard(0)
+    qml.RX(inputs[..., 0], 0)
+    qml.RY(weights[1], 1)
+    return measure()
+
+
+def number_of_a_weight(inputs: Any, weights: Any) -> Any:
+    qml.RX(inputs[..., 0] + weights[1], 0)
+    qml.RY(weights[0].item(), 1)
+    return measure()
+
+
+def detached(inputs: Any, weights: Any) -> Any:
+    qml.RX(inputs[..., 0] + weights[1], 0)
+    qml.RY(weights[0].detach(), 1)
+    return measure()
+
+
+def repeated_by_value(inputs: Any, weights: Any) -> Any:
+    for _ in range(int(abs(weights[0].detach())) + 1):
+        qml.RX(inputs[..., 0], 0)
+    qml.RY(weights[1], 0)
+    return measure()
+
+
+def helper(t: Any) -> None:
+    qml.RY(SCALE * t, 0)
+
+
+def with_helper(inputs: Any, weights: Any) -> Any:
+    qml.AngleEmbedding(inputs, wires=range(2))
+    helper(weights[0])
+    return measure()
+
+
+FORMS: list[tuple[Any, type, str]] = [
+    (plain, Affine, ""),
+    (arithmetic, Affine, ""),
+    (with_helper, Affine, ""),
+    (product, Traced, "not affine"),
+    (amplitudes, Traced, "initial state"),
+    (branch_on_weights, Traced, "calls bool on a tensor"),
+    (number_of_a_weight, Traced, "calls item on a tensor"),
+    (detached, Traced, "not affine"),
+]
+
+
+@pytest.mark.parametrize(("function", "form", "reason"), FORMS, ids=[f[0].__name__ for f in FORMS])
+def test_forms(function: Any, form: type, reason: str) -> None:
+    layer = layer_of(function)
+    result = compile_function(layer.qnode, "inputs", layer.qnode_weights, 2, 2)
+    assert isinstance(result, form)
+    if isinstance(result, Traced):
+        assert reason in result.reason
+        layer(torch.rand(2, 2, dtype=torch.float64))
+        assert reason in layer.explain()
+
+
+@pytest.mark.parametrize(
+    "function", [*(f[0] for f in FORMS), repeated_by_value], ids=lambda f: f.__name__
+)
+@pytest.mark.parametrize("shape", [(2,), (4, 2), (2, 3, 2)])
+def test_values_and_gradients_at_many_weights(function: Any, shape: Any) -> None:
+    layer = layer_of(function, engine="native")
+    for seed in range(4):
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            layer.weights.copy_(torch.randn(3, generator=generator, dtype=torch.float64) * 2)
+        check(layer, torch.rand(shape, generator=generator, dtype=torch.float64))
+
+
+def test_gradcheck_and_second_derivatives() -> None:
+    layer = layer_of(arithmetic, engine="native")
+    x = torch.rand(3, 2, dtype=torch.float64, requires_grad=True)
+    weights = layer.weights.detach().clone().requires_grad_()
+
+    def function(inputs: Any, values: Any) -> Any:
+        return torch.func.functional_call(layer, {"weights": values}, (inputs,))
+
+    assert torch.autograd.gradcheck(function, (x, weights))
+    assert torch.autograd.gradgradcheck(function, (x, weights))
+
+
+def test_torch_func_transforms() -> None:
+    layer = layer_of(arithmetic, engine="native")
+    x = torch.rand(4, 2, dtype=torch.float64)
+    w = layer.weights.detach()
+
+    def function(values: Any, inputs: Any) -> Any:
+        return torch.func.functional_call(layer, {"weights": values}, (inputs,))
+
+    expected = torch.autograd.functional.jacobian(lambda v: function(v, x), w)
+    torch.testing.assert_close(torch.func.jacrev(function)(w, x), expected)
+    torch.testing.assert_close(torch.func.jacfwd(function)(w, x), expected)
+    per_sample = torch.func.vmap(torch.func.jacrev(function), (None, 0))(w, x)
+    torch.testing.assert_close(per_sample, expected)
+    values, tangents = torch.func.jvp(lambda v: function(v, x), (w,), (torch.ones_like(w),))
+    torch.testing.assert_close(tangents, expected.sum(-1))
+    torch.testing.assert_close(values, layer(x).detach())
+    _, pullback = torch.func.vjp(lambda v: function(v, x), w)
+    torch.testing.assert_close(pullback(torch.ones_like(values))[0], expected.sum((0, 1)))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
+        _, tangent = torch.autograd.forward_ad.unpack_dual(layer(dual))
+    by_inputs = torch.autograd.functional.jacobian(layer, x)
+    torch.testing.assert_close(tangent, by_inputs.sum((-1, -2)))
+
+
+# -- guards -------------------------------------------------------------------------------------------------------
+
+
+class Holder:
+    """Owns the quantum function and what it uses."""
+
+    def __init__(self) -> None:
+        self.scale = 0.5
+        self.angles = torch.tensor([0.1, 0.2], dtype=torch.float64)
+        self.options = {"entangle": True, "wires": [0, 1]}
+
+    def function(self, inputs: Any, weights: Any) -> Any:
+        qml.AngleEmbedding(inputs * self.scale, wires=self.options["wires"])
+        if self.options["entangle"]:
+            qml.CNOT([0, 1])
+        qml.RX(weights[0] + self.angles[1], 0)
+        return measure()
+
+
+def change_scale(holder: Holder) -> None:
+    holder.scale = 0.7
+
+
+def change_angles_in_place(holder: Holder) -> None:
+    holder.angles[1] += 1.0
+
+
+def replace_angles(holder: Holder) -> None:
+    holder.angles = torch.tensor([0.1, 2.0], dtype=torch.float64)
+
+
+def change_data(holder: Holder) -> None:
+    holder.angles.data[1] = -1.0  # does not raise the version counter
+
+
+def change_option(holder: Holder) -> None:
+    holder.options["entangle"] = False
+
+
+def change_nested_list(holder: Holder) -> None:
+    holder.options["wires"].reverse()
+
+
+CHANGES = [
+    change_scale,
+    change_angles_in_place,
+    replace_angles,
+    change_data,
+    change_option,
+    change_nested_list,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda c: c.__name__)
+@pytest.mark.parametrize("how", ["method", "closure", "partial"])
+def test_changed_attributes_compile_anew(change: Any, how: str) -> None:
+    holder = Holder()
+
+    def closure(inputs: Any, weights: Any) -> Any:
+        return holder.function(inputs, weights)
+
+    def free(owner: Any, inputs: Any, weights: Any) -> Any:
+        return owner.function(inputs, weights)
+
+    bound = functools.partial(free, holder)
+    bound.__name__ = "bound"  # type: ignore[attr-defined]
+    function = {"method": holder.function, "closure": closure, "partial": bound}[how]
+    layer = layer_of(function)
+    x = torch.rand(3, 2, dtype=torch.float64)
+    check(layer, x)
+    change(holder)
+    check(layer, x)
+
+
+def test_changed_closure_cell_and_global(monkeypatch: pytest.MonkeyPatch) -> None:
+    factor = 0.3
+
+    def function(inputs: Any, weights: Any) -> Any:
+        qml.RX(factor * inputs[..., 0], 0)
+        helper(weights[0])
+        qml.RY(float(TABLE["shift"][0]) * weights[1], 1)
+        return measure()
+
+    layer = layer_of(function)
+    x = torch.rand(3, 2, dtype=torch.float64)
+    check(layer, x)
+    assert "compiled circuit" in layer.explain()
+    factor = 0.9
+    check(layer, x)
+    monkeypatch.setattr(f"{__name__}.SCALE", 1.5)
+    check(layer, x)
+    monkeypatch.setitem(TABLE, "shift", np.array([0.7, 0.2]))
+    check(layer, x)
+
+
+def noisy_python(inputs: Any, weights: Any) -> Any:
+    qml.RX(inputs[..., 0] + random.random(), 0)
+    return measure()
+
+
+def noisy_numpy(inputs: Any, weights: Any) -> Any:
+    qml.RX(inputs[..., 0] + np.random.default_rng().normal(), 0)
+    return measure()
+
+
+GENERATOR = np.random.default_rng(0)
+
+
+def noisy_generator(inputs: Any, weights: Any) -> Any:
+    qml.RX(inputs[..., 0] + GENERATOR.normal(), 0)
+    return measure()
+
+
+HIDDEN = torch.nn.Parameter(torch.tensor(0.3))
+
+
+def hidden_parameter(inputs: Any, weights: Any) -> Any:
+    qml.RX(inputs[..., 0] + HIDDEN, 0)
+    return measure()
+
+
+class Computed:
+    @property
+    def value(self) -> float:
+        return random.random()
+
+
+COMPUTED = Computed()
+
+
+def computed_attribute(inputs: Any, weights: Any) -> Any:
+    qml.RX(inputs[..., 0] + COMPUTED.value, 0)
+    return measure()
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (noisy_python, "random"),
+        (noisy_numpy, "np"),
+        (noisy_generator, "GENERATOR"),
+        (hidden_parameter, "HIDDEN"),
+        (computed_attribute, "COMPUTED.value"),
+    ],
+)
+def test_what_cannot_be_guarded_runs_in_every_call(function: Any, name: str) -> None:
+    guard = Guard(function)
+    assert guard.problem is not None
+    assert f"it uses {name}," in guard.problem
+    layer = layer_of(function)
+    x = torch.zeros(1, 2, dtype=torch.float64)
+    first, second = layer(x), layer(x)
+    assert "runs in every call" in layer.explain()
+    if name != "HIDDEN":
+        assert not torch.equal(first, second)
+
+
+def test_hidden_parameters_get_their_gradient() -> None:
+    layer = layer_of(hidden_parameter)
+    HIDDEN.grad = None
+    layer(torch.zeros(1, 2, dtype=torch.float64)).sum().backward()
+    assert HIDDEN.grad is not None
+    assert HIDDEN.grad.abs() > 0.1
+
+
+# -- engine choice ------------------------------------------------------------------------------------------------
+
+
+def with_channel(inputs: Any, weights: Any) -> Any:
+    qml.AngleEmbedding(inputs, wires=range(2))
+    qml.RX(weights[0], 0)
+    qml.DepolarizingChannel(0.1, 0)
+    return measure()
+
+
+def test_engine_choice() -> None:
+    x = torch.rand(2, 2, dtype=torch.float64)
+    noisy = fubini.QuantumLayer(
+        qml.QNode(with_channel, qml.device("default.mixed", wires=2)), {"weights": 3}
+    )
+    noisy(x.float())
+    assert noisy.engine == "device"
+    assert "no noiseless state-vector simulator" in noisy.explain()
+    shots = qml.QNode(plain, qml.device("default.qubit", wires=2, seed=1), shots=10)
+    layer = fubini.QuantumLayer(shots, {"weights": 3})
+    layer(x.float())
+    assert layer.engine == "device"
+    assert "10 shots" in layer.explain()
+    with pytest.raises(
+        fubini.UnsupportedCircuitError, match="engine: 'native' cannot run this circuit"
+    ):
+        fubini.QuantumLayer(shots, {"weights": 3}, engine="native")(x.float())
+
+
+def test_a_new_qnode_is_compiled() -> None:
+    layer = layer_of(plain)
+    x = torch.rand(2, 2, dtype=torch.float64)
+    check(layer, x)
+    layer.qnode = qml.QNode(arithmetic, qml.device("default.qubit", wires=WIRES))
+    check(layer, x)
+
+
+def test_no_device_call_on_the_native_engine() -> None:
+    layer = layer_of(plain)
+    with qml.Tracker(layer.qnode.device) as tracker:
+        layer(torch.rand(4, 2, dtype=torch.float64)).sum().backward()
+    assert tracker.totals == {}

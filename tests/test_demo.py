@@ -22,11 +22,10 @@ def no_tick() -> None:
 @pytest.mark.parametrize("name", ["circuit", "molecule"])
 def test_exact_cases_reach_their_minimum(name, optimizer):
     case = CASES[name]
-    steps = {"circuit": 100, "molecule": 100}[name]
-    run = case.train(optimizer, case.rates[optimizer], steps, 0, no_tick)
+    run = case.train(optimizer, case.rates[optimizer], case.steps, 0, no_tick)
     assert run.reached is not None
     assert run.measures[-1][1] >= -1e-12  # the exact minimum cannot be undercut
-    assert len(run.losses) == steps + 1
+    assert len(run.losses) == case.steps + 1
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

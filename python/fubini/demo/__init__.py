@@ -101,9 +101,9 @@ def tune(*, only: str | None = None, quick: bool = False) -> dict[tuple[str, str
                     scores = [score(r, steps) for r in runs]
                     mean = tuple(sum(part) / len(runs) for part in zip(*scores, strict=True))
                     ranked.append((mean, rates))
-                best[case.name, name] = min(ranked)[1]
-    for (case_name, name), rates in best.items():
-        print(f"{case_name:<10}{name:<16}{report.rates_text(rates)}")
+                _, rates = min(ranked)
+                best[case.name, name] = rates
+                bar.write(f"{case.name:<10}{name:<16}{report.rates_text(rates)}", file=sys.stdout)
     return best
 
 

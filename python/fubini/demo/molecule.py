@@ -86,7 +86,7 @@ CASE = Case(
     quick_steps=3,
     rate_names=("lr",),
     grid=((0.03,), (0.1,), (0.3,), (1.0,), (3.0,)),
-    rates={"SGD": (1.0,), "Adam": (0.3,), "QNG diag": (0.3,), "QNG block-diag": (0.3,)},
+    rates={"SGD": (1.0,), "Adam": (1.0,), "QNG diag": (0.3,), "QNG block-diag": (0.3,)},
     log_scale=True,
     train=train,
 )

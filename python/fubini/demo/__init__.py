@@ -1,0 +1,160 @@
+"""``python -m fubini demo``: three problems, each trained by SGD, Adam and quantum natural gradient.
+
+Every optimizer runs with the best learning rate that a small grid gave it on other random seeds (``Case.grid``,
+``Case.rates``); ``--tune`` repeats that search.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fubini.demo import circuit, digits, molecule, report
+from fubini.demo.training import OPTIMIZERS, Case, Run, score
+
+CASES: tuple[Case, ...] = (circuit.CASE, molecule.CASE, digits.CASE)
+_NEEDED = {"matplotlib": "matplotlib", "sklearn": "scikit-learn", "tqdm": "tqdm"}
+_SEED = 0
+_TUNING_SEEDS = {"circuit": (1, 2, 3), "molecule": (1, 2, 3), "digits": (1,)}
+
+
+def chosen_cases(only: str | None) -> tuple[Case, ...]:
+    """Return the cases to run.
+
+    Args:
+        only: Name of one case, or None for all.
+
+    Raises:
+        ValueError: If there is no such case.
+    """
+    cases = tuple(case for case in CASES if only in (None, case.name))
+    if not cases:
+        raise ValueError(f"only: expected one of {[c.name for c in CASES]} or None, got {only!r}")
+    return cases
+
+
+def run(
+    output: str | Path = "fubini_demo.png", *, only: str | None = None, quick: bool = False
+) -> dict[Case, list[Run]]:
+    """Train every case with every optimizer, print the table, write the picture.
+
+    Args:
+        output: File of the picture.
+        only: Name of one case, or None for all.
+        quick: A few steps each: shows that everything works, not how it compares.
+
+    Returns:
+        The runs by case.
+
+    Raises:
+        ValueError: If only or output is not usable.
+    """
+    check_packages()
+    cases = chosen_cases(only)
+    path = _checked_output(Path(output))
+    total = len(OPTIMIZERS) * sum(_steps(case, quick) for case in cases)
+    results: dict[Case, list[Run]] = {}
+    with _one_thread(), _progress(total) as bar:
+        for case in cases:
+            results[case] = []
+            for name in OPTIMIZERS:
+                bar.set_description(f"{case.name}, {name}")
+                found = case.train(name, case.rates[name], _steps(case, quick), _SEED, bar.update)
+                results[case].append(found)
+    print(report.table(results))
+    report.picture(results, path)
+    print(f"\nTraining curves: {path}")
+    return results
+
+
+def tune(*, only: str | None = None, quick: bool = False) -> dict[tuple[str, str], Any]:
+    """Try every learning rate of the grids and print the best: fewest steps to the target, then the lowest loss.
+
+    Args:
+        only: Name of one case, or None for all.
+        quick: A few steps each.
+
+    Returns:
+        The best learning rates by case and optimizer.
+    """
+    check_packages()
+    cases = chosen_cases(only)
+    total = len(OPTIMIZERS) * sum(
+        _steps(case, quick) * len(case.grid) * len(_TUNING_SEEDS[case.name]) for case in cases
+    )
+    best: dict[tuple[str, str], Any] = {}
+    with _one_thread(), _progress(total) as bar:
+        for case in cases:
+            steps = _steps(case, quick)
+            for name in OPTIMIZERS:
+                bar.set_description(f"{case.name}, {name}")
+                ranked = []
+                for rates in case.grid:
+                    runs = [
+                        case.train(name, rates, steps, seed, bar.update)
+                        for seed in _TUNING_SEEDS[case.name]
+                    ]
+                    scores = [score(r, steps) for r in runs]
+                    mean = tuple(sum(part) / len(runs) for part in zip(*scores, strict=True))
+                    ranked.append((mean, rates))
+                _, rates = min(ranked)
+                best[case.name, name] = rates
+                bar.write(f"{case.name:<10}{name:<16}{report.rates_text(rates)}", file=sys.stdout)
+    return best
+
+
+def check_packages() -> None:
+    """Raise an ImportError that names the packages of the demo that are missing, and how to get them.
+
+    Raises:
+        ImportError: If one is missing.
+    """
+    missing = [
+        package for module, package in _NEEDED.items() if importlib.util.find_spec(module) is None
+    ]
+    if missing:
+        raise ImportError(
+            f"the demo needs {', '.join(missing)}, which the package installs with its extra 'demo'; in a clone run: "
+            "pip install -c constraints.txt '.[demo]'"
+        )
+
+
+def _steps(case: Case, quick: bool) -> int:
+    return case.quick_steps if quick else case.steps
+
+
+def _checked_output(path: Path) -> Path:
+    """Find out before the training, not after it, whether the picture can be written."""
+    from matplotlib.figure import Figure
+
+    if not path.resolve().parent.is_dir():
+        raise ValueError(f"output: expected a file in an existing folder, got {str(path)!r}")
+    formats = Figure().canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in formats:
+        raise ValueError(
+            f"output: expected one of the formats {sorted(formats)}, got {str(path)!r}"
+        )
+    return path
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Any]:
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="step", file=sys.stderr, dynamic_ncols=True) as bar:
+        yield bar
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread: for tensors of 16 amplitudes several only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

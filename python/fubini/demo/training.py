@@ -1,0 +1,147 @@
+"""What the cases of the demo share: the optimizers that are compared, the training loop, the record of a run."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+import fubini
+
+APPROX: Mapping[str, Literal["diag", "block-diag"]] = {
+    "QNG diag": "diag",
+    "QNG block-diag": "block-diag",
+}
+OPTIMIZERS = ("SGD", "Adam", *APPROX)
+
+Rates = tuple[float, ...]
+Tick = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run.
+
+    Attributes:
+        optimizer: A name of OPTIMIZERS.
+        rates: Its learning rates.
+        losses: The loss before every step; where the loss is exact, also after the last one.
+        measures: (step, value) of what the case is judged by: an error or an accuracy.
+        reached: The first step at which the target of the case was met; None if never, or without a target.
+        seconds: Time of the steps; measuring the accuracy is not counted.
+    """
+
+    optimizer: str
+    rates: Rates
+    losses: list[float]
+    measures: list[tuple[int, float]]
+    reached: int | None
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A training problem.
+
+    Attributes:
+        name: As the command line spells it.
+        title: Heading of the picture.
+        measure: What the case is judged by, with its unit.
+        target: What counts as solved, in words; empty if nothing does.
+        steps: Number of steps.
+        quick_steps: Number of steps with ``--quick``.
+        rate_names: What each learning rate is for.
+        grid: Learning rates that every optimizer was tried with; ``--tune`` does it again.
+        rates: The best of them for each optimizer.
+        log_scale: Draw the measure on a logarithmic axis.
+        train: (optimizer, rates, steps, seed, tick) -> run; calls tick after every step.
+    """
+
+    name: Literal["circuit", "molecule", "digits"]
+    title: str
+    measure: str
+    target: str
+    steps: int
+    quick_steps: int
+    rate_names: tuple[str, ...]
+    grid: tuple[Rates, ...]
+    rates: Mapping[str, Rates]
+    log_scale: bool
+    train: Callable[[str, Rates, int, int, Tick], Run]
+
+
+def minimise(
+    qnode: Any,
+    start: torch.Tensor,
+    optimizer: str,
+    lr: float,
+    *,
+    lam: float,
+    minimum: float,
+    tolerance: float,
+    steps: int,
+    tick: Tick,
+) -> Run:
+    """Minimise the value of a circuit over its parameters: the optimizers' way of use with a closure.
+
+    Args:
+        qnode: Takes one tensor, returns one number.
+        start: Where to begin.
+        optimizer: A name of OPTIMIZERS.
+        lr: Learning rate.
+        lam: Damping of the metric.
+        minimum: The exact minimum.
+        tolerance: The case counts as solved once the value is that close to the minimum.
+        steps: Number of steps.
+        tick: Called after every step.
+
+    Returns:
+        The run; its measure is the distance from the minimum.
+    """
+    params = torch.nn.Parameter(start.clone())
+    metric_fn = None
+    opt: torch.optim.Optimizer
+    if optimizer == "SGD":
+        opt = torch.optim.SGD([params], lr=lr)
+    elif optimizer == "Adam":
+        opt = torch.optim.Adam([params], lr=lr)
+    else:
+        opt = fubini.QNGOptimizer([params], lr=lr, lam=lam)
+        metric_fn = fubini.metric_tensor(qnode, approx=APPROX[optimizer])
+
+    losses: list[float] = []
+
+    def closure() -> Any:
+        opt.zero_grad()
+        loss = qnode(params)
+        loss.backward()
+        losses.append(loss.item())
+        return (loss, metric_fn) if metric_fn else loss
+
+    begin = time.perf_counter()
+    for _ in range(steps):
+        opt.step(closure)
+        tick()
+    seconds = time.perf_counter() - begin
+    losses.append(qnode(params.detach()).item())
+    errors = [loss - minimum for loss in losses]
+    reached = next((k for k, error in enumerate(errors) if error <= tolerance), None)
+    return Run(optimizer, (lr,), losses, list(enumerate(errors)), reached, seconds)
+
+
+def score(run: Run, steps: int) -> tuple[float, float]:
+    """Return what tuning minimises: steps to the target if it was reached, then the loss over the last tenth.
+
+    Args:
+        run: A run of the case.
+        steps: Its number of steps, which stands for a target that was not reached.
+
+    Returns:
+        A pair that sorts better runs first.
+    """
+    tail = run.losses[-max(1, steps // 10) :]
+    mean = sum(tail) / len(tail)
+    reached = steps + 1 if run.reached is None else run.reached
+    return float(reached), float("inf") if math.isnan(mean) else mean

@@ -190,7 +190,7 @@ def version() -> str:
     """
     Version of the package that this module was built with.
     """
-def vjp(program: Program, angles: numpy.typing.NDArray[numpy.float64], cotangents: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None, with_state_gradient: bool = False) -> tuple:
+def vjp(program: Program, angles: numpy.typing.NDArray[numpy.float64], cotangents: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None, with_state_gradient: bool = False) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.complex128] | None]:
     """
     Results (batch, outputs), gradient (batch, angles), and gradient of the input states or None.
     """

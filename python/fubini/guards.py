@@ -80,9 +80,7 @@ class Guard:
         function = inspect.unwrap(function) if callable(function) else function
         if isinstance(function, functools.partial):
             for k, value in enumerate([*function.args, *function.keywords.values()]):
-                self._watch_value(
-                    f"argument {k} of a partial", value, lambda value=value: value, depth
-                )
+                self._watch_value(f"argument {k} of a partial", value, _constant(value), depth)
             self._watch_function(function.func, depth)
             return
         if isinstance(function, types.MethodType):
@@ -101,7 +99,7 @@ class Guard:
         for k, default in enumerate(
             [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
         ):
-            self._watch_value(f"default value {k}", default, lambda default=default: default, depth)
+            self._watch_value(f"default value {k}", default, _constant(default), depth)
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             try:
                 value = cell.cell_contents
@@ -127,8 +125,7 @@ class Guard:
                 self._fail(name, "whose values differ from call to call")
             self._checks.append(lambda: get() is value)
         elif isinstance(value, _PLAIN):
-            kind = type(value)
-            self._checks.append(lambda: type(now := get()) is kind and now == value)
+            self._checks.append(lambda: type(get()) is type(value) and get() == value)
         elif isinstance(value, torch.Tensor):
             self._watch_tensor(name, value, get)
         elif isinstance(value, np.ndarray | np.generic):
@@ -194,7 +191,7 @@ class Guard:
         if isinstance(value, dict):
             self._checks.append(lambda: list(get()) == keys)
         for key in keys:
-            self._watch_value(f"{name}[{key!r}]", value[key], lambda key=key: get()[key], depth + 1)
+            self._watch_value(f"{name}[{key!r}]", value[key], _entry(get, key), depth + 1)
 
     def _watch_object(self, name: str, value: Any, depth: int) -> None:
         """Attributes that the code names; an object that computes them on access cannot be followed."""
@@ -211,6 +208,14 @@ class Guard:
             elif attribute != "__call__" and hasattr(value, attribute):
                 get = functools.partial(getattr, value, attribute)
                 self._watch_value(f"{name}.{attribute}", get(), get, depth + 1)
+
+
+def _constant(value: Any) -> Callable[[], Any]:
+    return lambda: value
+
+
+def _entry(get: Callable[[], Any], key: Any) -> Callable[[], Any]:
+    return lambda: get()[key]
 
 
 def _same_tensor(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -142,7 +142,7 @@ class QuantumLayer(torch.nn.Module):
         """Compiled circuits are not copied: the copy compiles its own."""
         return {**self.__dict__, "_forms": {}, "_circuits": {}}
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Evaluate the circuit.
 
@@ -229,7 +229,7 @@ class QuantumLayer(torch.nn.Module):
         if form.kind == "single":
             return values if shapes[0] else values[..., 0]
         if form.kind == "tuple":
-            return values.split([math.prod(shape) for shape in shapes], dim=-1)
+            return torch.split(values, [math.prod(shape) for shape in shapes], dim=-1)
         return values
 
     def _evaluate(self, x: torch.Tensor) -> Any:

@@ -29,7 +29,7 @@ def run_affine(form: Affine, inputs: Tensor, weights: Sequence[Tensor]) -> Tenso
     """
     if _transformed(inputs, weights):
         return _run_with_torch(form, inputs, weights)
-    result: Tensor = _AffineExpval.apply(form, inputs, *weights)
+    result: Tensor = _AffineExpval.apply(form, inputs, *weights)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -94,7 +94,7 @@ class _AffineExpval(torch.autograd.Function):
     """(inputs, weights) -> results, without a torch operation in between."""
 
     @staticmethod
-    def forward(ctx: Any, form: Affine, inputs: Tensor, *weights: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, form: Affine, inputs: Tensor, *weights: Tensor) -> Tensor:
         ctx.form = form
         ctx.save_for_backward(inputs, *weights)
         flat = _flat(weights)
@@ -102,7 +102,7 @@ class _AffineExpval(torch.autograd.Function):
         return torch.from_numpy(_core.expval(form.circuit.program, ctx.angles, None))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         inputs, *weights = ctx.saved_tensors
         if (
             torch.is_grad_enabled()

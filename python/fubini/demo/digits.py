@@ -128,7 +128,7 @@ CASE = Case(
     steps=330,
     quick_steps=3,
     rate_names=("classical", "circuit"),
-    grid=tuple((c, q) for c in (0.01, 0.03, 0.1, 0.3) for q in (0.03, 0.1, 0.3)),
+    grid=tuple((c, q) for c in (0.01, 0.03, 0.1, 0.3, 1.0) for q in (0.03, 0.1, 0.3, 1.0)),
     rates={
         "SGD": (0.3, 0.3),
         "Adam": (0.03, 0.1),

@@ -2,7 +2,7 @@
 #include "core/shift.hpp"
 
 #include <Eigen/Core>
-#include <Eigen/SVD>
+#include <Eigen/LU>
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -73,15 +73,13 @@ std::vector<ShiftTerm> shift_rule(std::vector<double> frequencies) {
                     2.0 * std::sin(right(k) * spread_shift(static_cast<std::size_t>(mu), frequencies));
             }
         }
-        const Eigen::JacobiSVD<Eigen::MatrixXd> svd(sines, Eigen::ComputeThinU | Eigen::ComputeThinV);
-        const auto& values = svd.singularValues();
-        if (values(size - 1) < 1e-6 * values(0)) {
+        const Eigen::PartialPivLU<Eigen::MatrixXd> lu(sines);
+        if (!(lu.rcond() > 1e-6)) {
             throw std::invalid_argument(
-                "frequencies: too close to each other for a shift rule of ten digits; decompose the gate "
-                "into gates "
+                "frequencies: too close to each other for a shift rule of ten digits; decompose the gate into gates "
                 "with fewer frequencies");
         }
-        coefficients = svd.solve(right);
+        coefficients = lu.solve(right);
     }
     for (std::size_t mu = 0; mu < count; ++mu) {
         const double shift = spread_shift(mu, frequencies);

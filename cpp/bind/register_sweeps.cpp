@@ -118,8 +118,9 @@ ComplexArray state_array(const Program& program, const RealArray& angles, const 
     return result;
 }
 
-std::tuple<RealArray, RealArray, State> vjp_arrays(const Program& program, const RealArray& angles, const RealArray& cotangents,
-                     const State& states, bool with_state_gradient) {
+std::tuple<RealArray, RealArray, State> vjp_arrays(const Program& program, const RealArray& angles,
+                                                   const RealArray& cotangents, const State& states,
+                                                   bool with_state_gradient) {
     const Batch batch = batch_of(program, angles, states);
     const auto size = static_cast<py::ssize_t>(batch.size);
     const auto outputs = static_cast<py::ssize_t>(program.outputs().size());

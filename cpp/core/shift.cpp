@@ -76,7 +76,8 @@ std::vector<ShiftTerm> shift_rule(std::vector<double> frequencies) {
         const Eigen::PartialPivLU<Eigen::MatrixXd> lu(sines);
         if (!(lu.rcond() > 1e-6)) {
             throw std::invalid_argument(
-                "frequencies: too close to each other for a shift rule of ten digits; decompose the gate into gates "
+                "frequencies: too close to each other for a shift rule of ten digits; decompose the gate "
+                "into gates "
                 "with fewer frequencies");
         }
         coefficients = lu.solve(right);

@@ -1,110 +1,109 @@
 """How fast is the engine's arithmetic? Amplitude-gates per second and core, next to what the machine can do.
 
-An amplitude-gate is one amplitude updated by one gate of the circuit as written (RX, RY, RZ, CNOT: fused or not).
-The goal is 3e9 per second and core at 4 to 12 qubits with batches of 64 and more. The peak is measured in the same
+An amplitude-gate is one amplitude updated by one gate of the circuit as written (RX, RY, RZ, CNOT: fused or not). The
+goal is 3e9 per second and core, forward, at 4 to 12 qubits with batches of 64 and more. The peak is measured in the same
 process: fused multiply-adds by matrix products in float64, memory by copying arrays that do not fit the cache.
-
-    python bench/engine.py [--threads N] [--repeat N]
 """
 
-import argparse
-import json
-import time
+from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pennylane as qml
 
+import common
 from fubini import _core
 from fubini.circuit import Circuit
 
 GOAL = 3e9
+# (qubits, layers, inputs)
+CASES = [(4, 3, 64), (6, 4, 64), (8, 6, 64), (10, 6, 256), (12, 6, 64), (16, 4, 1), (20, 2, 1)]
 
 
-def best(function, *arguments, repeat):
-    """Shortest of several calls, in seconds."""
-    function(*arguments)
-    times = []
-    for _ in range(repeat):
-        begin = time.perf_counter()
-        function(*arguments)
-        times.append(time.perf_counter() - begin)
-    return min(times)
-
-
-def ansatz(num_wires, num_layers):
-    """AngleEmbedding, then layers of RX, RY, RZ and a ring of CNOT."""
-    operations = [qml.RX(0.1, w) for w in range(num_wires)]
-    for _ in range(num_layers):
-        for w in range(num_wires):
+def ansatz(wires: int, layers: int) -> Any:
+    """Angle encoding, then layers of RX, RY, RZ and a ring of CNOT; <Z> on every wire."""
+    operations = [qml.RX(0.1, w) for w in range(wires)]
+    for _ in range(layers):
+        for w in range(wires):
             operations += [qml.RX(0.1, w), qml.RY(0.2, w), qml.RZ(0.3, w)]
-        if num_wires > 1:
-            operations += [qml.CNOT([w, (w + 1) % num_wires]) for w in range(num_wires)]
-    measurements = [qml.expval(qml.Z(w)) for w in range(num_wires)]
-    return qml.tape.QuantumScript(operations, measurements)
+        operations += [qml.CNOT([w, (w + 1) % wires]) for w in range(wires)]
+    return qml.tape.QuantumScript(operations, [qml.expval(qml.Z(w)) for w in range(wires)])
 
 
-def machine_peak(repeat):
-    """(fused multiply-adds per second, bytes per second) of one core."""
-    a = np.random.default_rng(0).normal(size=(768, 768))
-    out = np.empty_like(a)
-    fma = 768**3 / best(np.matmul, a, a, out, repeat=repeat)
+def memory_rate() -> float:
+    """Bytes per second of copying arrays larger than the cache, read and written."""
     source = np.zeros(1 << 24)
-    target = np.zeros_like(source)
-    copied = 2 * source.nbytes / best(np.copyto, target, source, repeat=repeat)
-    return fma, copied
+    target = np.empty_like(source)
+    timing = common.interleaved({"copy": lambda: np.copyto(target, source)}, seconds=0.5)
+    return 2 * source.nbytes / timing["copy"].minimum
 
 
-def main():
-    """Prints the table and, last, one line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeat", type=int, default=20)
-    arguments = parser.parse_args()
-    _core.set_num_threads(arguments.threads)
-    fma, memory = machine_peak(arguments.repeat)
-    print(f"isa {_core.isa()}, threads {arguments.threads}")
-    print(
-        f"machine (threads of NumPy's BLAS): {fma / 1e9:.1f} G fma/s, {memory / 1e9:.1f} GB/s copy; goal {GOAL:.0e}"
-    )
-    print(
-        f"{'case (n, L, B)':>16} {'passes':>7} {'forward us':>11} {'reverse us':>11} {'jvp us':>9} "
-        f"{'fwd Gag/s':>10} {'rev Gag/s':>10} {'samples/s':>10}"
-    )
+def case(wires: int, layers: int, inputs: int) -> dict[str, Any]:
+    """Time forward, reverse and tangent sweeps of one circuit on one thread."""
+    tape = ansatz(wires, layers)
+    circuit = Circuit.from_tape(tape)
+    program = circuit.program
+    rng = np.random.default_rng(0)
+    angles = np.tile(rng.uniform(0, 2 * np.pi, circuit.num_angles), (inputs, 1))
+    angles[:, :wires] = rng.uniform(
+        0, 1, (inputs, wires)
+    )  # the encoding; weights are the same for all inputs
+    cotangents = np.ones((inputs, circuit.num_outputs))
+    calls = {
+        "forward": lambda: _core.expval(program, angles),
+        "reverse": lambda: _core.vjp(program, angles, cotangents),
+        "tangent": lambda: _core.jvp(program, angles, angles),
+    }
+    timings = common.interleaved(calls, seconds=1.0)
+    updates = len(tape.operations) * 2**wires * inputs
+    return {
+        "qubits": wires,
+        "layers": layers,
+        "inputs": inputs,
+        "gates": len(tape.operations),
+        "times": {name: t.as_dict() for name, t in timings.items()},
+        "amplitude_gates_per_s": {name: updates / t.minimum for name, t in timings.items()},
+    }
+
+
+def run(quick: bool) -> dict[str, Any]:
+    """Time all cases on one thread.
+
+    Args:
+        quick: Only up to 12 qubits.
+
+    Returns:
+        The results.
+    """
+    with common.threads(1):
+        results = [case(*c) for c in CASES if not quick or c[0] <= 12]
+        fma, copied = common.gemm_rate() / 2, memory_rate()
     rows = []
-    cases = [(4, 3, 32), (8, 6, 32), (10, 6, 256), (16, 4, 1)]
-    cases += [(n, 6, 64) for n in (4, 6, 8, 10, 12)] + [(n, 6, 1) for n in (4, 8, 12, 16, 18, 20)]
-    for num_wires, num_layers, batch in cases:
-        tape = ansatz(num_wires, num_layers)
-        circuit = Circuit.from_tape(tape)
-        rng = np.random.default_rng(0)
-        angles = np.tile(rng.normal(size=circuit.num_angles), (batch, 1))
-        angles[:, :num_wires] = rng.normal(size=(batch, num_wires))
-        ones = np.ones((batch, num_wires))
-        program = circuit.program
-        repeat = arguments.repeat if num_wires < 18 else 3
-        forward = best(_core.expval, program, angles, repeat=repeat)
-        reverse = best(_core.vjp, program, angles, ones, repeat=repeat)
-        tangent = best(_core.jvp, program, angles, angles, repeat=repeat)
-        updates = len(tape.operations) * 2**num_wires * batch
-        row = {
-            "qubits": num_wires,
-            "layers": num_layers,
-            "batch": batch,
-            "passes": program.num_steps,
-            "forward_s": forward,
-            "reverse_s": reverse,
-            "jvp_s": tangent,
-            "forward_rate": updates / forward / arguments.threads,
-            "reverse_rate": 3 * updates / reverse / arguments.threads,
-        }
-        rows.append(row)
-        print(
-            f"{f'({num_wires}, {num_layers}, {batch})':>16} {program.num_steps:7d} {forward * 1e6:11.1f} "
-            f"{reverse * 1e6:11.1f} {tangent * 1e6:9.1f} {row['forward_rate'] / 1e9:10.2f} "
-            f"{row['reverse_rate'] / 1e9:10.2f} {batch / reverse:10.0f}"
+    for r in results:
+        rates = r["amplitude_gates_per_s"]
+        goal = "" if r["inputs"] < 64 else "+" if rates["forward"] >= GOAL else "-"
+        rows.append(
+            [
+                f"({r['qubits']}, {r['layers']}, {r['inputs']})",
+                *(f"{r['times'][name]['min_s'] * 1e6:.0f}" for name in r["times"]),
+                *(f"{rate / 1e9:.1f}" for rate in rates.values()),
+                goal,
+            ]
         )
-    print(json.dumps({"fma_per_s": fma, "copy_bytes_per_s": memory, "rows": rows}))
-
-
-if __name__ == "__main__":
-    main()
+    common.print_table(
+        f"one thread; 1e9 amplitude-gates/s, goal {GOAL / 1e9:g} forward; machine: {fma / 1e9:.1f}e9 fused "
+        f"multiply-adds/s, {copied / 1e9:.0f} GB/s copied",
+        [
+            "(qubits, layers, inputs)",
+            "forward us",
+            "reverse us",
+            "tangent us",
+            "forward",
+            "reverse",
+            "tangent",
+            "goal",
+        ],
+        rows,
+    )
+    return {"cases": results, "fma_per_s": fma, "copy_bytes_per_s": copied, "goal": GOAL}

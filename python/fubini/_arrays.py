@@ -1,43 +1,106 @@
-"""The one place where tensors of any framework become NumPy arrays, and results become tensors again."""
+"""The one place where what callers pass becomes what the kernel takes, and results become what callers passed."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
-import numpy.typing as npt
 import pennylane as qml
 import torch
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any] | torch.Tensor
+RealArray: TypeAlias = NDArray[np.float64]
+
+#: How far a matrix of this dtype may be from symmetric, relative to its largest entry: rounding of the
+#: dtype times what a sum of a few hundred terms loses.
+_SYMMETRY_TOLERANCE = {2: 2e-2, 4: 1e-4, 8: 1e-9}
 
 
-def is_torch(value: Any) -> bool:
-    """Say whether value is a torch tensor."""
+def is_tensor(value: object) -> TypeGuard[torch.Tensor]:
+    """Return whether the value is a torch tensor."""
     return isinstance(value, torch.Tensor)
 
 
-def to_numpy(value: Any, dtype: Any = np.float64) -> npt.NDArray[Any]:
-    """Return value as a C-contiguous NumPy array; shares memory where dtype and layout already fit.
+def to_numpy(value: Any, dtype: Any = np.float64) -> NDArray[Any]:
+    """Return a value as a C-contiguous NumPy array on the host; shares memory where dtype and layout already fit.
 
     Args:
         value: Torch tensor (any device, strides, conjugate or negative bit), PennyLane or NumPy array, or number.
         dtype: NumPy dtype of the result; None keeps the value's own.
     """
-    if isinstance(value, torch.Tensor):
-        value = value.detach().resolve_conj().resolve_neg().cpu().numpy()
+    if is_tensor(value):
+        array: Any = value.detach().resolve_conj().resolve_neg().cpu().numpy()
     else:
-        value = qml.math.toarray(qml.math.unwrap([value])[0])
-    return np.asarray(value, dtype=dtype, order="C")  # ascontiguousarray would turn () into (1,)
+        array = qml.math.toarray(qml.math.unwrap([value])[0])
+    return np.asarray(array, dtype=dtype, order="C")  # ascontiguousarray would turn () into (1,)
 
 
-def like(result: npt.NDArray[Any], template: Any) -> Any:
-    """Return a result in the framework of template: for a torch tensor in its dtype and on its device.
+def real_array(name: str, value: object) -> RealArray:
+    """The value as a contiguous float64 array.
 
     Args:
-        result: float64 or complex128 array.
-        template: What the user passed in.
+        name: The argument's name, for error messages.
+        value: A NumPy array, torch tensor, number or nested list.
+
+    Returns:
+        A C-contiguous float64 array; the caller's memory where that already is one.
+
+    Raises:
+        TypeError: If the value is not made of real numbers of at most 64 bits.
     """
-    if not isinstance(template, torch.Tensor):
-        return result
-    tensor = torch.from_numpy(np.array(result))
-    dtype = template.dtype
-    if tensor.is_complex() and not dtype.is_complex:
-        dtype = torch.complex64 if dtype == torch.float32 else torch.complex128
-    return tensor.to(device=template.device, dtype=dtype)
+    if is_tensor(value):
+        if value.is_complex() or value.is_sparse or value.is_quantized:
+            raise TypeError(f"{name}: expected dense real numbers, got {_describe(value)}")
+        return to_numpy(value.to(torch.float64))
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub" or (array.dtype.kind == "f" and array.dtype.itemsize > 8):
+        raise TypeError(
+            f"{name}: expected real numbers of at most 64 bits, got dtype {array.dtype}; "
+            "a complex Hermitian system is a real one of twice the size, [[Re, -Im], [Im, Re]]"
+            if array.dtype.kind == "c"
+            else f"{name}: expected real numbers of at most 64 bits, got dtype {array.dtype}"
+        )
+    return np.ascontiguousarray(array, dtype=np.float64).reshape(array.shape)
+
+
+def _describe(tensor: torch.Tensor) -> str:
+    return f"dtype {tensor.dtype}, layout {tensor.layout}"
+
+
+def result_dtype(first: object, second: object) -> Any:
+    """Return the floating-point dtype of a result of two arguments; integers count as float64."""
+    if is_tensor(first) and is_tensor(second):
+        promoted = torch.promote_types(first.dtype, second.dtype)
+        return promoted if promoted.is_floating_point else torch.float64
+    dtype = np.result_type(np.asarray(first).dtype, np.asarray(second).dtype)
+    return dtype if dtype.kind == "f" else np.dtype(np.float64)
+
+
+def symmetry_tolerance(matrix: object) -> float:
+    """Return how far a matrix of this dtype may be from symmetric, relative to its largest entry."""
+    if is_tensor(matrix):
+        size = matrix.dtype.itemsize if matrix.is_floating_point() else 8
+    else:
+        dtype = np.asarray(matrix).dtype
+        size = dtype.itemsize if dtype.kind == "f" else 8
+    return _SYMMETRY_TOLERANCE.get(size, 1e-9)
+
+
+def like(values: NDArray[Any], template: object, dtype: Any = None) -> Any:
+    """Return values as the template's kind.
+
+    Args:
+        values: float64 or complex128 array.
+        template: What the caller passed: a tensor gives a tensor on its device.
+        dtype: Of the result. None: a tensor's own (its complex counterpart for complex values); float64 for arrays.
+    """
+    if not is_tensor(template):
+        return values if dtype is None else values.astype(dtype, copy=False)
+    if dtype is None:
+        dtype = template.dtype
+        if values.dtype.kind == "c" and not dtype.is_complex:
+            dtype = torch.complex64 if dtype == torch.float32 else torch.complex128
+    if not values.flags.writeable or any(stride < 0 for stride in values.strides):
+        values = values.copy()  # torch cannot share such memory
+    return torch.from_numpy(values).to(template.device, dtype)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fubini._solve_arrays import is_tensor
+from fubini._arrays import is_tensor
 from fubini._solve_types import Operator, SolveStatus
 
 

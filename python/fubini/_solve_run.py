@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from fubini import _core
-from fubini._solve_arrays import RealArray, is_tensor, like, real_array, result_dtype
+from fubini._arrays import RealArray, is_tensor, like, real_array, result_dtype
 from fubini._solve_factored import conjugate_gradients, dual_terms, solve_dual
 from fubini._solve_torch import damped_matrix, implicit, implicit_dual, solve_on_device, spectral
 from fubini._solve_types import Plan, SolveInfo, SolveStatus, make_info, raise_failures

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fubini import _core
-from fubini._solve_arrays import RealArray
+from fubini._arrays import RealArray
 from fubini.errors import NumericalError
 
 Operator: TypeAlias = Callable[[Any], Any]

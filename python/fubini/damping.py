@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fubini._solve_arrays import RealArray, is_tensor, real_array
+from fubini._arrays import RealArray, is_tensor, real_array
 
 
 @dataclass(frozen=True)

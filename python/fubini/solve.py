@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from fubini import _core
-from fubini._solve_arrays import (
+from fubini._arrays import (
     is_tensor,
     like,
     real_array,

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pennylane as qml
 import torch
 
-from fubini._arrays import is_torch, to_numpy
+from fubini._arrays import is_tensor, to_numpy
 from fubini.errors import UnsupportedCircuitError
 from fubini.layers import GateShape
 from fubini.pauli import PauliSum, pauli_sum
@@ -109,7 +109,7 @@ def gate_tape(
     """
     args, kwargs = list(args), dict(kwargs)
     values = [args[w] if isinstance(w, int) else kwargs[w] for w in weights]
-    if any(is_torch(v) for v in [*args, *kwargs.values()]):
+    if any(is_tensor(v) for v in [*args, *kwargs.values()]):
         return _torch_tape(qnode, args, kwargs, list(weights), values)
     return _autograd_tape(qnode, args, kwargs, list(weights), values)
 
@@ -126,7 +126,7 @@ def _put(
 
 def _detached(value: Any) -> Any:
     """Inputs enter as float64 constants, so that only weights are differentiated and angles are not rounded."""
-    if not is_torch(value):
+    if not is_tensor(value):
         return value
     return value.detach().to(torch.float64) if value.is_floating_point() else value.detach()
 

@@ -218,6 +218,6 @@ def _as_returned(matrix: FloatArray, templates: list[Any], joint: bool) -> Any:
         shape = tuple(template.shape)
         size = int(np.prod(shape, dtype=int))
         part = matrix[..., start : start + size, start : start + size]
-        results.append(like(part.reshape(*matrix.shape[:-2], *shape, *shape), template))
+        results.append(like(part.reshape((*matrix.shape[:-2], *shape, *shape)), template))
         start += size
     return results[0] if len(results) == 1 else tuple(results)

@@ -29,7 +29,7 @@ class QNGOptimizer(torch.optim.Optimizer):
     Every ``QuantumLayer`` or ``qml.qnn.TorchLayer`` in the model gets its own metric g, the Fubini-Study metric
     averaged over the inputs that the layer saw in the passes whose gradients are being applied (behind any classical
     layers): :math:`g = \frac1B \sum_b J_b^T g_b J_b` (Stokes et al. 2020, arXiv:1909.02108). Layers that share a
-    parameter are treated together, their metrics added. All other parameters take the plain gradient step.
+    parameter are treated together, their metrics added. The metric is taken at the weights that ``step`` finds. All other parameters take the plain gradient step.
 
     Two ways of use::
 
@@ -107,6 +107,10 @@ class QNGOptimizer(torch.optim.Optimizer):
             if len({id(p) for p in parameters}) < len(parameters):
                 raise ValueError("params: expected every parameter once, got a duplicate")
         super().add_param_group(param_group)
+        if hasattr(
+            self, "_units"
+        ):  # after construction: the new parameters may belong to quantum layers
+            self._attach()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -143,6 +147,7 @@ class QNGOptimizer(torch.optim.Optimizer):
 
     def _attach(self) -> None:
         """Find the quantum layers, join those that share parameters, and start recording their inputs."""
+        known: dict[torch.nn.Module, InputRecorder] = getattr(self, "_recorders", {})
         self._recorders: dict[torch.nn.Module, InputRecorder] = {}
         self._units: list[list[tuple[str, Any]]] = []
         self._names: dict[torch.Tensor, str] = {}
@@ -157,9 +162,11 @@ class QNGOptimizer(torch.optim.Optimizer):
             if not weights & owned:
                 continue
             _check_shapes(name, module)
-            recorder = InputRecorder(module.input_arg)
-            handle = module.register_forward_hook(recorder, with_kwargs=True)
-            weakref.finalize(self, handle.remove)
+            recorder = known.get(module) or InputRecorder(module.input_arg)
+            if module not in known:
+                handle = module.register_forward_hook(recorder, with_kwargs=True)
+                weakref.finalize(self, handle.remove)
+                weakref.finalize(self, recorder.detach)
             self._recorders[module] = recorder
             unit = [(name or type(module).__name__, module)]
             for other in [u for u in self._units if weights & _weights(u)]:
@@ -248,6 +255,12 @@ class QNGOptimizer(torch.optim.Optimizer):
         directions: Direction = {}
         for matrix, part in zip(metrics, parts, strict=True):
             size = sum(p.numel() for p, _ in part)
+            if np.iscomplexobj(matrix) or (
+                isinstance(matrix, torch.Tensor) and matrix.is_complex()
+            ):
+                raise TypeError(
+                    "metric_tensor_fn: expected a real metric, got a complex one; take its real part"
+                )
             if np.prod(matrix.shape, dtype=int) != size**2:
                 raise ValueError(
                     f"metric_tensor_fn: expected a metric of {size} x {size} entries for parameters of shapes "
@@ -272,6 +285,13 @@ class QNGOptimizer(torch.optim.Optimizer):
         """Return (g + lam I)^-1 grad, cut into the parameters' shapes."""
         if not np.isfinite(metric).all():
             raise NumericalError(f"{label}: expected a finite metric, got NaN or infinity")
+        largest = np.abs(metric).max(initial=0.0)
+        if not np.allclose(
+            metric, metric.T, rtol=0, atol=1e-6 * largest
+        ):  # float32 metrics are symmetric to 1e-7
+            raise ValueError(
+                f"{label}: expected a symmetric metric, got one that differs from its transpose"
+            )
         gradient = np.concatenate([to_numpy(p.grad).reshape(-1) for p in parameters])
         damping = np.concatenate(
             [np.full(p.numel(), value) for p, value in zip(parameters, lam, strict=True)]
@@ -290,14 +310,14 @@ class QNGOptimizer(torch.optim.Optimizer):
             return None, None
         with torch.enable_grad():
             result = closure()
-        if not isinstance(result, tuple):
+        if not isinstance(result, tuple | list):
             return result, None
         if len(result) != 2 or not callable(result[1]):
             raise TypeError(
                 "closure: expected it to return the loss or (loss, metric_tensor_fn), got "
                 f"({', '.join(type(r).__name__ for r in result)})"
             )
-        return result
+        return result[0], result[1]
 
     def _check_groups(self) -> None:
         for group in self.param_groups:
@@ -361,9 +381,8 @@ def _natural_direction(
     for size, indices in _blocks_by_size(metric).items():  # all blocks of one size are one batch
         matrices = damped[indices[:, :, None], indices[:, None, :]]
         try:
-            # Without damping a singular block has no natural gradient: the pseudo-inverse would hide that.
-            method: Any = "auto" if lam.all() else "cholesky"
-            direction[indices] = solve(matrices, gradient[indices], method=method)
+            # A pseudo-inverse would hide that a block is singular, and a step along a negative eigenvalue goes uphill.
+            direction[indices] = solve(matrices, gradient[indices], method="cholesky")
         except NumericalError as error:
             raise NumericalError(
                 f"{label}: a {size} x {size} block of the metric is singular or not positive definite with lam = "

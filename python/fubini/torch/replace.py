@@ -11,8 +11,9 @@ from fubini.torch.layer import Engine, QuantumLayer
 def replace_torch_layers(model: torch.nn.Module, *, engine: Engine = "auto") -> torch.nn.Module:
     """Replace every ``qml.qnn.TorchLayer`` in a model by a QuantumLayer with the same QNode and Parameters.
 
-    Optimizers that hold the model's parameters stay valid, and so do state dictionaries. A layer that the model uses in
-    several places is replaced by one layer in all of them. Hooks that were registered on a TorchLayer are not moved.
+    The parameters stay the same objects, so torch's optimizers and state dictionaries stay valid. A layer that the model
+    uses in several places is replaced by one layer in all of them. Hooks that were registered on a TorchLayer are not
+    moved: make a ``QNGOptimizer``, which hooks its layers, afterwards.
 
     Args:
         model: The model; changed in place.

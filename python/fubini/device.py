@@ -172,9 +172,13 @@ def _state_script(operations: Sequence[Any], tape: GateTape, device: Any) -> Any
 
 
 def _placed_state(answer: Any, tape: GateTape, device: Any) -> ComplexArray:
-    """Return the states on the circuit's wires in its order; wires of the device beyond them are in state 0."""
+    # Wires of the device beyond the circuit's are in state 0.
     state = to_numpy(answer, np.complex128)
     num_wires = len(tape.wires)
+    if device.name == "default.mixed":  # returns a density matrix of the same name
+        raise UnsupportedCircuitError(
+            "device: default.mixed returns density matrices, and this metric needs state vectors; use default.qubit"
+        )
     if device.wires is None or list(device.wires) == list(tape.wires):
         return state.reshape(-1, 1 << num_wires)
     labels = list(device.wires)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pennylane as qml
 import torch
 
 from fubini import _core
@@ -48,7 +49,7 @@ def weight_metric(
         approx: Which part of the metric over angles to take.
         layers: Which gates form a block.
         reduce: ``"mean"`` averages over the inputs.
-        angles: Trainable angles to include; None for all.
+        angles: Gate parameters to include, see ``GateTape.parameter_numbers``; None for all.
 
     Returns:
         (batch, P, P) for a circuit with a batch and no reduction, else (P, P).
@@ -57,6 +58,8 @@ def weight_metric(
         blocks = [device_engine.full_metric(tape, device)]
     else:
         blocks = device_engine.metric_blocks(tape, device, diagonal=approx == "diag", layers=layers)
+    if angles is not None:
+        angles = [i for i, number in enumerate(tape.parameter_numbers) if number in angles]
     rows = max([tape.jacobian.shape[0], *(block.values.shape[0] for block in blocks)])
     size = tape.jacobian.shape[2]
     mean = reduce == "mean"
@@ -121,8 +124,8 @@ def metric_tensor(
         approx: ``None`` for the full metric (needs a device that returns states), ``"block-diag"`` for one block per
             layer of gates, ``"diag"`` for the variances only. The approximation is made between angles; where
             several angles share a weight, or one angle mixes several, the pulled-back matrix couples them.
-        argnum: Trainable angles to take, by their position in gate order; entries of all others are zero, as in
-            ``qml.metric_tensor``. None for all.
+        argnum: Gate parameters to take, by their position among all parameters of the decomposed circuit; entries of
+            all others are zero, as in ``qml.metric_tensor``. None for all.
         layers: Which gates form a block: ``"wires"``, ``"maximal"`` or ``"queue"``, see ``fubini.layers``.
         reduce: ``"mean"`` averages over a batch of inputs; None keeps one metric per input.
         joint: Return one matrix over all weights, with the blocks between different arguments.
@@ -135,6 +138,7 @@ def metric_tensor(
         result has the dtype and device of the weight and carries no graph.
 
     Raises:
+        TypeError: If qnode is no QNode or quantum layer.
         ValueError: For an unknown approx, layers or reduce.
     """
     check_approx(approx)
@@ -144,6 +148,12 @@ def metric_tensor(
     chosen = None if argnum is None else [argnum] if isinstance(argnum, int) else list(argnum)
     if isinstance(qnode, torch.nn.Module):
         return _layer_metric_fn(qnode, approx, chosen, layers, reduce, joint)
+
+    if not isinstance(qnode, qml.QNode):
+        raise TypeError(
+            f"qnode: expected a QNode, a QuantumLayer or a TorchLayer, got {type(qnode).__name__}; make one by "
+            "qml.QNode(function, device)"
+        )
 
     @functools.wraps(qnode.func)
     def metric(*args: Any, **kwargs: Any) -> Any:

@@ -70,6 +70,16 @@ class GateTape:
         return [i for i, gate in enumerate(self.gates) if gate.trainable]
 
     @property
+    def parameter_numbers(self) -> list[int]:
+        """Position of every trainable angle among all gate parameters, as ``qml.metric_tensor`` counts them."""
+        numbers, count = [], 0
+        for gate in self.gates:
+            if gate.trainable:
+                numbers.append(count)
+            count += len(gate.operation.data)
+        return numbers
+
+    @property
     def angles(self) -> FloatArray:
         """Trainable angles, (1 or batch, angles)."""
         values = [np.asarray(self.gates[i].operation.data[0], dtype=float) for i in self.trainable]
@@ -305,9 +315,20 @@ def _gate_operations(tape: Any) -> list[Any]:
             decomposer=_decomposition,
             name="fubini",
         )
-    except (qml.exceptions.DeviceError, qml.exceptions.DecompositionUndefinedError) as error:
+    except UnsupportedCircuitError:
+        raise
+    except (
+        qml.exceptions.DeviceError,
+        qml.exceptions.DecompositionUndefinedError,
+        AttributeError,
+        ImportError,
+        IndexError,
+        RuntimeError,
+        TypeError,
+    ) as error:  # what PennyLane's own rules raise for operations they cannot take apart
         raise UnsupportedCircuitError(
-            f"qnode: {error}; use gates with one angle and a generator for everything that depends on weights"
+            f"qnode: an operation could not be decomposed ({error}); use gates with one angle and a generator for "
+            "everything that depends on weights"
         ) from error
     operations = [op for op in expanded.operations if op.name not in _IGNORED]
     for op in operations:
@@ -319,6 +340,13 @@ def _decomposition(op: Any) -> Any:
     """Decompose so that every parameter of the user drives one angle where that is possible."""
     # PennyLane's own rules for U2, U3 and CRot put a parameter into several gates of different layers, and then not
     # even the diagonal of an approximated metric is right for that parameter.
+    if isinstance(op, qml.ops.Exp) and not isinstance(op, qml.ops.Evolution):
+        return [_as_evolution(op)]
+    if isinstance(op, qml.ops.Evolution) and _hidden_weights(op):
+        return _word_by_word(op)
+    if isinstance(op, qml.ops.op_math.Adjoint) and isinstance(op.base, qml.ops.Exp):
+        inner = op.base if isinstance(op.base, qml.ops.Evolution) else _as_evolution(op.base)
+        return [qml.evolve(inner.base, -inner.data[0])]
     if isinstance(op, qml.CRot):
         base, controls, values = qml.Rot(*op.data, wires=op.wires[1]), op.wires[:1], [True]
     elif isinstance(op, qml.ops.Controlled):
@@ -326,7 +354,9 @@ def _decomposition(op: Any) -> Any:
     else:
         base, controls, values = op, [], []
     wire = base.wires[0] if len(base.wires) == 1 else None
-    if isinstance(base, qml.Rot):
+    if isinstance(base, qml.ops.Exp) and controls and not isinstance(base, qml.ops.Evolution):
+        parts = [_as_evolution(base)]
+    elif isinstance(base, qml.Rot):
         parts = [qml.RZ(base.data[0], wire), qml.RY(base.data[1], wire), qml.RZ(base.data[2], wire)]
     elif isinstance(base, qml.U3):  # diag(1, e^i phi) RY(theta) diag(1, e^i delta), exactly
         theta, phi, delta = base.data
@@ -339,6 +369,33 @@ def _decomposition(op: Any) -> Any:
     if not controls:
         return parts
     return [qml.ctrl(part, control=controls, control_values=values) for part in parts]
+
+
+def _word_by_word(op: Any) -> list[Any]:
+    """exp(-i t sum_k c_k P_k) with trainable c_k, for commuting words, as one evolution per word."""
+    sentence = op.base.pauli_rep
+    words = list(sentence or ())
+    if not words or any(not a.commutes_with(b) for a in words for b in words):
+        raise UnsupportedCircuitError(
+            f"qnode: {op.name} depends on weights through the coefficients of an operator whose terms do not commute; "
+            "use qml.TrotterProduct, or make the time the weight"
+        )
+    return [
+        qml.evolve(word.operation(wire_order=op.wires), op.data[0] * sentence[word])
+        for word in words
+        if len(word)
+    ]
+
+
+def _as_evolution(op: Any) -> Any:
+    """exp(i t H) as PennyLane's evolution exp(-i (-t) H), whose parameter is real."""
+    real = np.abs(np.real(to_numpy(op.scalar, None))).max(initial=0.0)
+    positions = {wire: k for k, wire in enumerate(op.wires)}
+    if real > 1e-12 or pauli_sum(op.base, positions, len(op.wires)) is None:
+        raise UnsupportedCircuitError(
+            f"qnode: {op.name} is not unitary or its operator not Hermitian; use qml.evolve(H, t)"
+        )
+    return qml.evolve(op.base, -qml.math.imag(op.scalar))
 
 
 def _refuse(op: Any) -> None:
@@ -360,7 +417,19 @@ def _is_trainable(op: Any) -> bool:
 
 def _has_angle(op: Any) -> bool:
     """One scalar parameter (per input), as opposed to matrices, state vectors and fixed gates."""
-    return op.num_params == 1 and tuple(op.ndim_params) == (0,)
+    return (
+        op.num_params == 1
+        and _ndims(op) == (0,)
+        and not qml.math.iscomplexobj(to_numpy(op.data[0], None))
+    )
+
+
+def _ndims(op: Any) -> tuple[int, ...] | None:
+    """Dimensions of the parameters without a batch, None for composite operations that do not know them."""
+    try:
+        return tuple(op.ndim_params)
+    except (AttributeError, TypeError, NotImplementedError):
+        return None
 
 
 def _is_gate(op: Any) -> bool:
@@ -370,15 +439,26 @@ def _is_gate(op: Any) -> bool:
         return True
     if op.num_params == 0:
         return bool(op.has_matrix)
+    if _hidden_weights(op):
+        return not isinstance(
+            op, qml.ops.Exp
+        )  # _decomposition takes exponents apart, _gate refuses the others
     if _has_angle(op):
         return _generator(op) is not None
-    if any(n == 0 for n in op.ndim_params):
+    dims = _ndims(op)
+    if dims is None or any(n == 0 for n in dims):
         return False
     if _is_trainable(
         op
     ):  # a matrix made of weights: _gate refuses it; a state preparation has a circuit
         return bool(op.has_matrix) and not isinstance(op, _PREPARATIONS)
     return bool(op.has_matrix)
+
+
+def _hidden_weights(op: Any) -> bool:
+    """Whether something that depends on weights is part of the operation without being one of its parameters."""
+    leaves, _ = qml.pytrees.flatten(op)
+    return any(qml.math.requires_grad(v) and all(v is not p for p in op.data) for v in leaves)
 
 
 def _generator(op: Any) -> Any:
@@ -395,6 +475,11 @@ def _generator(op: Any) -> Any:
 
 def _gate(op: Any, positions: dict[Any, int]) -> Gate:
     num_wires = len(positions)
+    if _hidden_weights(op):
+        raise UnsupportedCircuitError(
+            f"qnode: {op.name} on wires {op.wires.tolist()} depends on weights in a part that is no parameter of it; "
+            "write it as gates with one angle each (RX, RZ, PauliRot, ...)"
+        )
     trainable = _is_trainable(op)
     support = sum(1 << (num_wires - 1 - positions[w]) for w in op.wires)
     data = [to_numpy(p, None) for p in op.data]
@@ -435,6 +520,14 @@ def rebind(op: Any, data: Sequence[Any]) -> Any:
     Returns:
         The new operation.
     """
+    if isinstance(op, qml.ops.Evolution):  # its leaves include the operator's coefficients
+        return qml.evolve(op.base, data[0])
+    if isinstance(op, qml.ops.Controlled) and type(op).__name__ in ("Controlled", "ControlledOp"):
+        return qml.ctrl(
+            rebind(op.base, data), control=op.control_wires, control_values=op.control_values
+        )
+    if isinstance(op, qml.ops.op_math.Adjoint):
+        return qml.adjoint(rebind(op.base, data), lazy=True)
     leaves, structure = qml.pytrees.flatten(op)
     if len(leaves) == len(op.data):
         return qml.pytrees.unflatten(list(data), structure)

@@ -127,16 +127,16 @@ FORMS: list[tuple[Any, type, str]] = [
     (with_helper, Affine, ""),
     (product, Traced, "not affine"),
     (amplitudes, Traced, "initial state"),
-    (branch_on_weights, Traced, "calls bool on a tensor"),
-    (number_of_a_weight, Traced, "calls item on a tensor"),
-    (detached, Traced, "not affine"),
+    (branch_on_weights, Traced, "asks a tensor for"),
+    (number_of_a_weight, Traced, "asks a tensor for item"),
+    (detached, Traced, "asks a tensor for detach"),
 ]
 
 
 @pytest.mark.parametrize(("function", "form", "reason"), FORMS, ids=[f[0].__name__ for f in FORMS])
 def test_forms(function: Any, form: type, reason: str) -> None:
     layer = layer_of(function)
-    result = compile_function(layer.qnode, "inputs", layer.qnode_weights, 2, 2)
+    result = compile_function(layer.qnode, "inputs", layer.qnode_weights, (3, 2))
     assert isinstance(result, form)
     if isinstance(result, Traced):
         assert reason in result.reason

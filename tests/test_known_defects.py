@@ -195,3 +195,67 @@ def test_templates_with_amplitude_data_per_input() -> None:
     metric = fubini.metric_tensor(state_qnode(function, 2))(x, w)
     true = metric_by_autodiff(state_qnode(function, 2), x, w)
     torch.testing.assert_close(metric.reshape(5, 12, 12), true, rtol=0, atol=1e-12)
+
+
+EXPONENTS = {
+    "exp": lambda p: qml.exp(qml.Z(0) @ qml.X(1), 1j * p[0]),
+    "exp of complex": lambda p: qml.exp(
+        qml.Z(0) @ qml.X(1), torch.complex(torch.zeros_like(p[0]), p[0])
+    ),
+    "ctrl of exp": lambda p: qml.ctrl(qml.exp(qml.X(1), 1j * p[0]), 0),
+    "evolve": lambda p: qml.evolve(qml.Z(0) @ qml.Z(1) + 0.5 * qml.X(0), p[0]),
+    "adjoint of evolve": lambda p: qml.adjoint(
+        qml.evolve(qml.Z(0) @ qml.Z(1) + 0.5 * qml.X(0), p[0])
+    ),
+    "trainable coefficients": lambda p: qml.TrotterProduct(
+        qml.dot([p[0], 0.5], [qml.Z(0) @ qml.Z(1), qml.X(0)]), 1.0, n=2
+    ),
+    "product": lambda p: qml.prod(qml.RX(p[0], 0), qml.RY(0.3, 1)),
+    "power": lambda p: qml.pow(qml.RX(p[0], 0), 2),
+}
+
+
+@pytest.mark.parametrize("gate", EXPONENTS.values(), ids=EXPONENTS.keys())
+def test_weights_inside_exponents(gate: Any) -> None:
+    """The metric of these was zero, or the extraction broke: the weight is complex or part of an operator."""
+
+    def function(p: Any) -> None:
+        qml.RY(0.4, 0)
+        qml.RY(0.7, 1)
+        qml.CNOT([0, 1])
+        gate(p)
+        qml.RX(p[1], 1)
+
+    w = torch.tensor([0.3, 0.5], dtype=torch.float64)
+    true = metric_by_autodiff_of(function, 2, w)
+    metric = fubini.metric_tensor(state_qnode(function, 2))(w.requires_grad_())
+    torch.testing.assert_close(metric, true, rtol=0, atol=1e-12)
+
+
+def test_scalar_weights_and_things_that_are_no_qnode() -> None:
+    a = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
+    metric = fubini.metric_tensor(state_qnode(lambda t: qml.RX(t, 0), 1))(a)
+    torch.testing.assert_close(metric, torch.tensor(0.25, dtype=torch.float64))
+    with pytest.raises(
+        TypeError, match="qnode: expected a QNode, a QuantumLayer or a TorchLayer, got function"
+    ):
+        fubini.metric_tensor(lambda t: t)
+
+
+@pytest.mark.parametrize("argnum", [[2], 3, [0, 5], None])
+def test_argnum_counts_constants_too(argnum: Any) -> None:
+    @qml.qnode(qml.device("default.qubit", wires=2))
+    def circuit(w: Any) -> Any:
+        qml.RY(0.4, 0)
+        qml.RY(0.7, 1)
+        qml.RX(w[0], 0)
+        qml.RX(w[1], 0)
+        qml.RZ(w[0], 1)
+        qml.RZ(w[2], 1)
+        return qml.expval(qml.Z(0))
+
+    w = torch.tensor([0.3, 0.4, 0.5], dtype=torch.float64, requires_grad=True)
+    expected = qml.metric_tensor(circuit, approx="block-diag", argnum=argnum)(w).detach()
+    torch.testing.assert_close(
+        fubini.metric_tensor(circuit, "block-diag", argnum=argnum, layers="queue")(w), expected
+    )

@@ -527,3 +527,52 @@ def test_sparse_and_complex() -> None:
     c.grad = torch.ones_like(c)
     with pytest.raises(TypeError, match="expected a real parameter"):
         fubini.QNGOptimizer([c]).step()
+
+
+# -- what once went wrong -------------------------------------------------------------------------------------------
+
+
+def test_added_groups_of_a_quantum_layer_get_its_metric() -> None:
+    model, x = hybrid(), torch.rand(4, 3, dtype=torch.float64)
+    expected = expected_step(model, x, 0.1, 1e-3, "block-diag")
+    opt = fubini.QNGOptimizer(
+        list(model[0].parameters()) + list(model[2].parameters()), lr=0.1, model=model
+    )
+    opt.add_param_group({"params": model[1].parameters()})
+    model.zero_grad()
+    model(x).square().mean().backward()
+    opt.step()
+    check_parameters(model, expected)
+
+
+def test_gradients_that_reach_no_grad_do_not_count() -> None:
+    model, x = hybrid(), torch.rand(4, 3, dtype=torch.float64)
+    expected = expected_step(model, x, 0.1, 1e-3, "block-diag")
+    opt = fubini.QNGOptimizer(model, lr=0.1)
+    opt.zero_grad()
+    model(x).square().mean().backward()
+    torch.autograd.grad(model(torch.rand(9, 3, dtype=torch.float64)).sum(), model[1].weights)
+    opt.step()
+    check_parameters(model, expected)
+
+
+def test_a_closure_may_return_a_list() -> None:
+    p, opt = bare()
+    opt.step(lambda: [torch.tensor(0.0), lambda _: 4 * torch.eye(2)])
+    torch.testing.assert_close(p.detach(), torch.tensor([0.1, 0.2]) - 0.01 / 4)
+
+
+@pytest.mark.parametrize(
+    ("metric", "error", "message"),
+    [
+        (torch.tensor([[1.0, 0.5], [0.0, 1.0]]), ValueError, "expected a symmetric metric"),
+        (-torch.eye(2), fubini.NumericalError, "not positive definite"),
+        (torch.eye(2) * 1j, TypeError, "expected a real metric"),
+    ],
+)
+def test_metrics_that_are_none(metric: Any, error: Any, message: str) -> None:
+    p, opt = bare()
+    opt.param_groups[0]["lam"] = 1e-3
+    with pytest.raises(error, match=message):
+        opt.step(lambda: (torch.tensor(0.0), lambda _: metric))
+    assert torch.equal(p.detach(), torch.tensor([0.1, 0.2]))

@@ -46,10 +46,12 @@ class Affine:
         weights: W, (A, P), over the flattened weights in order.
         inputs: X, (A, d).
         guard: What the quantum function captured.
+        batch: The only number of inputs for which this holds, where the function asked for it; None: any number.
 
     Attributes:
         circuit: As above.
         guard: As above.
+        batch: As above.
         constant: As above.
         weights: As above.
         inputs: As above.
@@ -62,8 +64,9 @@ class Affine:
         weights: FloatArray,
         inputs: FloatArray,
         guard: Guard,
+        batch: int | None = None,
     ) -> None:
-        self.circuit, self.guard = circuit, guard
+        self.circuit, self.guard, self.batch = circuit, guard, batch
         self.constant, self.weights, self.inputs = constant, weights, inputs
         self._of_weight = _single_source(weights)
         # Usually few angles depend on inputs, and no product with the others is needed.
@@ -80,7 +83,10 @@ class Affine:
         result = np.empty((len(inputs), len(base)))
         result[:] = base
         if len(self._encoding):
-            result[:, self._encoding] += inputs @ self._features
+            with np.errstate(
+                invalid="ignore", over="ignore"
+            ):  # infinite inputs give NaN, as everywhere in torch
+                result[:, self._encoding] += inputs @ self._features
         return result
 
     def pull_back(self, gradient: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -113,26 +119,27 @@ class Traced:
     reason: str
 
 
-class _Asked(TorchFunctionMode):
-    """Notes where user code turns a tensor into a Python number or an array."""
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
 
-    _CONVERSIONS = frozenset(
-        {
-            "__bool__",
-            "item",
-            "__float__",
-            "__int__",
-            "__index__",
-            "__complex__",
-            "tolist",
-            "numpy",
-            "__array__",
-        }
+
+class _Asked(TorchFunctionMode):
+    """Notes where user code asks a tensor for something that a fixed circuit cannot follow."""
+
+    # Values that leave the reach of derivatives, and properties that can differ from call to call.
+    _VALUES = _words(
+        "bool item float int index complex tolist numpy array gt lt ge le eq ne greater less greater_equal less_equal "
+        "not_equal isnan isinf isfinite isclose allclose equal sign sgn signbit floor ceil round trunc fix frac "
+        "floor_divide floordiv remainder fmod mod argmax argmin argsort sort topk max min nonzero bucketize any all "
+        "searchsorted unique where logical_and logical_or logical_not long short byte dtype requires_grad is_leaf grad "
+        "grad_fn data detach is_floating_point is_complex is_inference count_nonzero"
     )
+    _SIZES = frozenset({"shape", "size", "len", "numel", "nelement"})
 
     def __init__(self) -> None:
         super().__init__()
         self.found: str | None = None
+        self.size = False
 
     def __torch_function__(
         self,
@@ -141,22 +148,53 @@ class _Asked(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        name = getattr(function, "__name__", "")
-        # Any tensor counts: the result of a comparison does not require grad, whatever it compares.
-        if name in self._CONVERSIONS and self.found is None and _called_by_user():
-            self.found = name.strip("_")
+        name = getattr(function, "__name__", "").strip("_")
+        if name == "get":  # the getter of a property
+            name = getattr(getattr(function, "__self__", None), "__name__", "")
+        if (name in self._VALUES or name in self._SIZES) and _called_by_user():
+            if name in self._SIZES:
+                self.size = True
+            else:
+                self.found = self.found or name
         return function(*args, **(kwargs or {}))
 
 
+# Frames between user code and the tensor method: who calls through them is the one who asks.
+_CARRIERS = ("torch", "fubini.compiled", "autoray", "pennylane.math", "pennylane.numpy")
+
+
 def _called_by_user() -> bool:
-    """Whether the tensor method was called outside PennyLane and torch, which convert only to validate."""
-    frame = sys._getframe(2)
-    while frame is not None and frame.f_globals.get("__name__", "").startswith(
-        ("torch", "fubini.compiled")
-    ):
-        frame = frame.f_back  # type: ignore[assignment]
+    """Whether the tensor method was called outside PennyLane, which asks only to validate."""
+    frame: Any = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(_CARRIERS):
+        frame = frame.f_back
     name = frame.f_globals.get("__name__", "") if frame is not None else ""
-    return not name.startswith(("pennylane", "autoray", "numpy"))
+    return not name.startswith(("pennylane", "numpy"))
+
+
+# Nodes of torch's graph that are linear in each argument. Anything else, a clamp or a where, may be affine at the
+# points that were tried and not elsewhere.
+_LINEAR_NODES = _words(
+    "AccumulateGrad Add Addmm Alias AsStrided Bmm Cat Clone Diagonal Div Dot Expand Flatten Index IndexSelect Mm Mul Mv "
+    "Narrow Neg Permute Repeat Reshape ReshapeAlias Rsub Select Slice Split SplitWithSizes Squeeze Stack Sub Sum T Tile "
+    "ToCopy Transpose Unbind Unsqueeze UnsafeView UnsafeSplit View ViewAsReal Movedim Contiguous Flip Roll Unfold"
+)
+
+
+def _nonlinear_node(row: torch.Tensor) -> str | None:
+    """Name of an operation between the leaves and the angles that is not linear, or None."""
+    waiting, seen = [row.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        name = node.name().split("::")[-1]
+        kind = name.rstrip("0123456789").removesuffix("Backward")
+        if kind not in _LINEAR_NODES:
+            return kind
+        waiting += [following for following, _ in node.next_functions]
+    return None
 
 
 @contextlib.contextmanager
@@ -167,7 +205,7 @@ def outside_transforms() -> Iterator[None]:
 
 
 def compile_function(
-    qnode: Any, input_arg: str, weights: Mapping[str, torch.Tensor], inputs_ndim: int, width: int
+    qnode: Any, input_arg: str, weights: Mapping[str, torch.Tensor], shape: Sequence[int]
 ) -> Affine | Traced | str:
     """Compile a QNode for inputs of a given width.
 
@@ -175,8 +213,7 @@ def compile_function(
         qnode: The QNode.
         input_arg: Name of the data argument.
         weights: The weights by name; only shapes matter.
-        inputs_ndim: 1 for a single input, 2 for a batch.
-        width: Number of features.
+        shape: Of the inputs, (features,) or (batch, features).
 
     Returns:
         The compiled form, or the reason why the QNode must run on its device.
@@ -188,12 +225,20 @@ def compile_function(
     with outside_transforms():
         try:
             probes = [
-                _probe(qnode, input_arg, shapes, inputs_ndim, width, seed)
-                for seed in range(_PROBES)
+                _probe(qnode, input_arg, shapes, tuple(shape), seed) for seed in range(_PROBES)
             ]
         except UnsupportedCircuitError as error:
             return str(error)
-        return _form(probes, Guard(qnode.func), width)
+        except (
+            AttributeError,
+            ImportError,
+            IndexError,
+            NotImplementedError,
+            RuntimeError,
+            TypeError,
+        ) as error:
+            return f"the circuit could not be compiled ({type(error).__name__}: {error})"
+        return _form(probes, Guard(qnode.func), shape[-1])
 
 
 def _form(probes: list["_Probe"], guard: Guard, width: int) -> Affine | Traced:
@@ -201,7 +246,7 @@ def _form(probes: list["_Probe"], guard: Guard, width: int) -> Affine | Traced:
     asked = next((p.asked for p in probes if p.asked), None)
     if asked:
         return Traced(
-            f"the quantum function calls {asked} on a tensor, so the circuit may depend on values"
+            f"the quantum function asks a tensor for {asked}, so the circuit may depend on values"
         )
     if any(p.circuit != first.circuit for p in probes):
         return Traced("the circuit differs between weights or inputs")
@@ -220,6 +265,7 @@ class _Probe:
 
     circuit: Circuit
     asked: str | None
+    asked_size: bool
     leaves: list[torch.Tensor]  # weights, then inputs
     point: FloatArray  # weights, then the features of the first input
     row: torch.Tensor  # (A,) of the first input, with its graph
@@ -229,8 +275,7 @@ def _probe(
     qnode: Any,
     input_arg: str,
     shapes: Mapping[str, tuple[int, ...]],
-    ndim: int,
-    width: int,
+    shape: tuple[int, ...],
     seed: int,
 ) -> _Probe:
     rng = np.random.default_rng(seed)
@@ -239,8 +284,7 @@ def _probe(
         return torch.from_numpy(np.asarray(rng.uniform(-4, 4, shape))).requires_grad_()
 
     weights = {name: draw(shape) for name, shape in shapes.items()}
-    batch = (3, 5, 4)[seed % 3]  # different sizes, so that nothing can depend on one
-    inputs = draw((width,) if ndim == 1 else (batch, width))
+    inputs = draw(shape)
     with torch.enable_grad():
         with _Asked() as asked:
             tape = user_tape(qnode, (), {input_arg: inputs, **weights})
@@ -248,9 +292,9 @@ def _probe(
         circuit = Circuit.from_tape(expanded, _measured_wires(qnode, tape))
         angles = torch.as_tensor(circuit.angles_of(expanded), dtype=torch.float64)
     row = (angles if angles.ndim == 1 else angles[0]).reshape(-1)
-    x = inputs if ndim == 1 else inputs[0]
+    x = inputs if inputs.ndim == 1 else inputs[0]
     point = np.concatenate([to_numpy(w).reshape(-1) for w in [*weights.values(), x]])
-    return _Probe(circuit, asked.found, [*weights.values(), inputs], point, row)
+    return _Probe(circuit, asked.found, asked.size, [*weights.values(), inputs], point, row)
 
 
 def _jacobian(probe: _Probe, width: int) -> FloatArray:
@@ -302,6 +346,8 @@ def _same_derivative(probe: _Probe, jacobian: FloatArray, width: int) -> bool:
 
 
 def _affine(probes: list[_Probe], guard: Guard, width: int) -> Affine | None:
+    if any(_nonlinear_node(p.row) for p in probes):
+        return None
     jacobian = _jacobian(probes[0], width)
     # Rounding of the derivatives must not couple an angle to weights it does not depend on.
     jacobian[np.abs(jacobian) < _TOLERANCE] = 0.0
@@ -313,4 +359,8 @@ def _affine(probes: list[_Probe], guard: Guard, width: int) -> Affine | None:
         if not np.allclose(constant + jacobian @ p.point, to_numpy(p.row), rtol=0, atol=_TOLERANCE):
             return None
     count = jacobian.shape[1] - width
-    return Affine(probes[0].circuit, constant, jacobian[:, :count], jacobian[:, count:], guard)
+    inputs = probes[0].leaves[-1]
+    batch = len(inputs) if inputs.ndim > 1 and any(p.asked_size for p in probes) else None
+    return Affine(
+        probes[0].circuit, constant, jacobian[:, :count], jacobian[:, count:], guard, batch
+    )

@@ -6,10 +6,11 @@ the circuit is used: plain values by value, arrays and tensors by content, funct
 everything else by identity. What can change unseen makes the function unguardable.
 """
 
+import dis
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,17 @@ _RANDOM_NAMES = {
     "now",
     "perf_counter",
 }
+
+# Ways to reach values that no name in the code tells, or that belong to the caller's situation.
+_OPAQUE_NAMES = {
+    "getattr", "globals", "locals", "vars", "eval", "exec", "__import__", "__dict__", "environ", "getenv", "open", "input",
+    "is_grad_enabled", "is_inference_mode_enabled", "get_default_dtype", "is_autocast_enabled", "import_module", "modules",
+}  # fmt: skip
+# Libraries whose attributes do not change while a program runs.
+_STABLE_MODULES = {
+    "pennylane", "torch", "numpy", "math", "cmath", "scipy", "functools", "itertools", "operator", "typing", "collections",
+    "jax", "autograd", "builtins", "fubini",
+}  # fmt: skip
 
 Check = Callable[[], bool]
 
@@ -86,7 +98,15 @@ class Guard:
         if isinstance(function, types.MethodType):
             self._watch_object("self", function.__self__, depth)
             function = function.__func__
-        if not isinstance(function, types.FunctionType) or id(function) in self._seen:
+        if isinstance(function, types.BuiltinFunctionType | type) or id(function) in self._seen:
+            return
+        if not isinstance(
+            function, types.FunctionType
+        ):  # an object with __call__, or a wrapper such as a cache
+            if hasattr(function, "__dict__") and not _stable(type(function).__module__):
+                self._watch_object("the function", function, depth)
+            else:
+                self._fail("the function", f"a {type(function).__name__}, which may change unseen")
             return
         self._seen.add(id(function))
         if depth > _MAX_DEPTH:
@@ -96,6 +116,15 @@ class Guard:
         self._checks.append(lambda: function.__code__ is code)
         names = _names(code)
         self._found |= names
+        opaque = names & _OPAQUE_NAMES
+        if opaque:
+            self._fail(min(opaque), "through which anything may be read")
+        for instruction in dis.get_instructions(code):
+            if instruction.opname == "IMPORT_NAME" and not _stable(str(instruction.argval)):
+                self._fail(f"import {instruction.argval}", "whose values may change")
+        for name in sorted(names & set(vars(function))):  # attributes of the function itself
+            get = functools.partial(getattr, function, name)
+            self._watch_value(f"{function.__name__}.{name}", get(), get, depth + 1)
         for k, default in enumerate(
             [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
         ):
@@ -115,15 +144,7 @@ class Guard:
 
     def _watch_value(self, name: str, value: Any, get: Callable[[], Any], depth: int) -> None:
         if isinstance(value, types.ModuleType):
-            random = value.__name__.split(".")[0] in _RANDOM_MODULES or value.__name__.endswith(
-                ".random"
-            )
-            if random or (
-                self._names & _RANDOM_NAMES
-                and value.__name__ in ("numpy", "torch", "pennylane.numpy")
-            ):
-                self._fail(name, "whose values differ from call to call")
-            self._checks.append(lambda: get() is value)
+            self._watch_module(name, value, get, depth)
         elif isinstance(value, _PLAIN):
             self._checks.append(lambda: type(get()) is type(value) and get() == value)
         elif isinstance(value, torch.Tensor):
@@ -134,18 +155,41 @@ class Guard:
             self._watch_container(name, value, get, depth)
         elif isinstance(value, types.FunctionType | types.MethodType | functools.partial):
             self._checks.append(lambda: get() is value or get() == value)
-            if not getattr(value, "__module__", "").startswith(("pennylane", "torch", "numpy")):
+            if not _stable(getattr(value, "__module__", None) or ""):
                 self._watch_function(value, depth + 1)
-        elif isinstance(
-            value, np.random.Generator | np.random.RandomState | torch.Generator | Iterator
-        ):
-            self._fail(name, "whose values differ from call to call")
-        elif isinstance(
-            value, type | types.BuiltinFunctionType | qml.operation.Operator | qml.wires.Wires
-        ) or type(value).__module__.startswith("pennylane"):
+        elif isinstance(value, qml.operation.Operator):
             self._checks.append(lambda: get() is value)
+            for k, parameter in enumerate(value.data):
+                self._watch_value(f"{name}.data[{k}]", parameter, _parameter(get, k), depth + 1)
+        elif isinstance(
+            value,
+            qml.wires.Wires | qml.devices.Device | types.BuiltinFunctionType | np.ufunc | np.dtype,
+        ):
+            self._checks.append(lambda: get() is value)
+        elif isinstance(value, torch.dtype | torch.device):
+            self._checks.append(lambda: get() == value)
+        elif isinstance(value, type) and _stable(value.__module__):
+            self._checks.append(lambda: get() is value)
+        elif _stable(type(value).__module__) or not (
+            isinstance(value, type) or hasattr(value, "__dict__")
+        ):
+            # Objects of libraries and of compiled extensions may change inside.
+            self._fail(name, f"a {type(value).__name__}, which may change unseen")
         else:
             self._checks.append(lambda: get() is value)
+            self._watch_object(name, value, depth)
+
+    def _watch_module(
+        self, name: str, value: types.ModuleType, get: Callable[[], Any], depth: int
+    ) -> None:
+        root = value.__name__.split(".")[0]
+        random = root in _RANDOM_MODULES or value.__name__.endswith(".random")
+        if random or (
+            self._names & _RANDOM_NAMES and value.__name__ in ("numpy", "torch", "pennylane.numpy")
+        ):
+            self._fail(name, "whose values differ from call to call")
+        self._checks.append(lambda: get() is value)
+        if not _stable(value.__name__):
             self._watch_object(name, value, depth)
 
     def _watch_tensor(self, name: str, value: torch.Tensor, get: Callable[[], Any]) -> None:
@@ -198,11 +242,26 @@ class Guard:
         if depth > _MAX_DEPTH or id(value) in self._seen:
             return
         self._seen.add(id(value))
+        if (
+            not isinstance(value, type | types.ModuleType)
+            and any(
+                hasattr(type(value), hook)
+                and getattr(type(value), hook) is not getattr(object, hook, None)
+                for hook in ("__getattr__", "__getattribute__")
+            )
+            and not isinstance(value, torch.nn.Module)
+        ):
+            self._fail(name, "an object that computes its attributes")
         for attribute in sorted(self._names | {"__call__"}):
             found = inspect.getattr_static(value, attribute, None)
             computed = hasattr(type(found), "__get__") and not callable(found)
+            computed = computed and not isinstance(
+                found, staticmethod | classmethod | types.MemberDescriptorType
+            )
             if isinstance(found, property) or (found is not None and computed):
                 self._fail(f"{name}.{attribute}", "which is computed when it is read")
+            elif isinstance(found, staticmethod | classmethod):
+                self._watch_function(found.__func__, depth + 1)
             elif isinstance(found, types.FunctionType):
                 self._watch_function(found, depth + 1)
             elif attribute != "__call__" and hasattr(value, attribute):
@@ -212,6 +271,14 @@ class Guard:
 
 def _constant(value: Any) -> Callable[[], Any]:
     return lambda: value
+
+
+def _parameter(get: Callable[[], Any], k: int) -> Callable[[], Any]:
+    return lambda: get().data[k]
+
+
+def _stable(module: str) -> bool:
+    return module.split(".", maxsplit=1)[0] in _STABLE_MODULES
 
 
 def _entry(get: Callable[[], Any], key: Any) -> Callable[[], Any]:

@@ -191,15 +191,13 @@ class QuantumLayer(torch.nn.Module):
     def _form(self, x: torch.Tensor) -> "_Form":
         """The compiled form for single inputs or for batches, compiled anew where something has changed."""
         form = self._forms.get(x.ndim)
-        if form is not None and form.holds(self.qnode):
+        if form is not None and form.holds(self.qnode, x):
             return form
-        self._check_function(x.ndim, x.shape[-1])
-        how: Affine | Traced | str | None = self._device_reason()
+        why = self._check_function(x.ndim, x.shape[-1])
+        how: Affine | Traced | str | None = self._device_reason() or why
         kind = "list"
         if how is None:
-            how = compile_function(
-                self.qnode, self.input_arg, self.qnode_weights, x.ndim, x.shape[-1]
-            )
+            how = compile_function(self.qnode, self.input_arg, self.qnode_weights, x.shape)
             kind = _returned(self.qnode, self.input_arg, self.qnode_weights, x)
             if kind == "other":
                 how = (
@@ -210,7 +208,9 @@ class QuantumLayer(torch.nn.Module):
                 f"engine: 'native' cannot run this circuit: {how}; use engine='auto'"
             )
         self._width = x.shape[-1]
-        form = self._forms[x.ndim] = _Form(how, kind, self.qnode, self.qnode.device)
+        form = self._forms[x.ndim] = _Form(
+            how, kind, self.qnode, self.qnode.device, self.qnode.func
+        )
         return form
 
     def _run(self, form: "_Form", x: torch.Tensor) -> Any:
@@ -297,8 +297,15 @@ class QuantumLayer(torch.nn.Module):
                 f"inputs: expected {self._width} features as in the first call, got shape {tuple(inputs.shape)}"
             )
 
-    def _check_function(self, ndim: int, width: int) -> None:
-        """Run the quantum function on made-up inputs; in a batch, see that every angle belongs to one input."""
+    def _check_function(self, ndim: int, width: int) -> str | None:
+        """Run the quantum function on made-up inputs; in a batch, see that every angle belongs to one input.
+
+        Returns:
+            Why it cannot be compiled, if it cannot.
+
+        Raises:
+            ValueError: If weights and inputs do not fit the function, or it mixes up the inputs of a batch.
+        """
         count = 3 if width != 3 else 5  # distinct from the width, so that a mixed-up axis shows
         with outside_transforms():
             probe = torch.linspace(0.1, 0.9, count * width, dtype=torch.float64).reshape(
@@ -314,23 +321,39 @@ class QuantumLayer(torch.nn.Module):
                 tape = construct(**{self.input_arg: probe}, **weights)
                 batch = tape.batch_size
             except (ValueError, IndexError, RuntimeError) as error:
+                if "more than one tape" in str(error):
+                    return "the QNode's transforms make several circuits of it"
                 shapes = {name: list(shape) for name, shape in self.weight_shapes.items()}
                 raise ValueError(
                     f"weight_shapes, inputs: weights {shapes} and inputs of {width} features do not fit the quantum "
                     f"function: {error}"
                 ) from error
-            expected = count if ndim > 1 else None
+            if ndim == 1:
+                return (
+                    None
+                    if batch is None
+                    else "the quantum function broadcasts over the features of one input"
+                )
             mixed = [
                 op.name
                 for op in tape.operations
-                if any(qml.math.requires_grad(p) for p in op.data) and op.batch_size != expected
+                for p in op.data
+                if _depends(p, probe) and (p.ndim == 0 or len(p) != count)
             ]
-        if mixed or batch not in (None, expected):
+        if mixed or batch not in (None, count):
             raise ValueError(
                 f"inputs: for inputs of shape {tuple(probe.shape)} the quantum function makes {mixed or 'operations'} "
                 "whose parameters do not have one value per input. Index features from the end, inputs[..., 0] "
                 "instead of inputs[0], and do not sum over the batch."
             )
+        return None
+
+
+def _depends(value: Any, leaf: torch.Tensor) -> bool:
+    if not isinstance(value, torch.Tensor) or not value.requires_grad:
+        return False
+    total = value.real.sum() if value.is_complex() else value.sum()
+    return torch.autograd.grad(total, leaf, retain_graph=True, allow_unused=True)[0] is not None
 
 
 @dataclass(frozen=True)
@@ -341,11 +364,18 @@ class _Form:
     kind: str  # what the quantum function returns: "single", "list" or "tuple"
     qnode: Any
     device: Any
+    function: Any
 
-    def holds(self, qnode: Any) -> bool:
-        if qnode is not self.qnode or qnode.device is not self.device:
+    def holds(self, qnode: Any, x: torch.Tensor) -> bool:
+        if (
+            qnode is not self.qnode
+            or qnode.device is not self.device
+            or qnode.func is not self.function
+        ):
             return False
-        return self.how.guard.holds() if isinstance(self.how, Affine) else True
+        if not isinstance(self.how, Affine):
+            return True
+        return self.how.batch in (None, len(x)) and self.how.guard.holds()
 
 
 def _returned(
@@ -369,6 +399,10 @@ def _returned(
 
 
 def _shape(name: str, size: int | Sequence[int]) -> tuple[int, ...]:
+    if not isinstance(size, int | Sequence):
+        raise TypeError(
+            f"weight_shapes: expected an integer or a sequence of them for {name!r}, got {size!r}"
+        )
     shape = (() if size == 1 else (size,)) if isinstance(size, int) else tuple(size)
     if not all(isinstance(n, int) and n >= 0 for n in shape):
         raise ValueError(

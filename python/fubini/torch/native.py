@@ -52,14 +52,15 @@ def run_traced(
     Returns:
         Results side by side, (M,) or (B, M), float64 on the CPU; and the circuit that ran.
     """
-    doubles = {name: w.to("cpu", torch.float64) for name, w in weights.items()}
-    tape = decomposed(user_tape(qnode, (), {input_arg: inputs.to("cpu", torch.float64), **doubles}))
+    # Exactly what TorchLayer passes, because the function may look at it.
+    arguments = {input_arg: inputs, **{name: w.to(inputs) for name, w in weights.items()}}
+    tape = decomposed(user_tape(qnode, (), arguments))
     compiled = Circuit.from_tape(tape, _measured_wires(qnode, tape))
     circuit = cache.setdefault(compiled, compiled)
-    angles = torch.as_tensor(circuit.angles_of(tape), dtype=torch.float64)
+    angles = torch.as_tensor(circuit.angles_of(tape), dtype=torch.float64, device="cpu")
     state = circuit.state_of(tape)
     if state is not None:
-        state = torch.as_tensor(state, dtype=torch.complex128)
+        state = torch.as_tensor(state, dtype=torch.complex128, device="cpu")
     batch = inputs.shape[:-1]
     if (
         batch and angles.ndim == 1

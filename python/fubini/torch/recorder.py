@@ -65,7 +65,7 @@ class InputRecorder:
         for p in module.parameters():
             known = self._watched.get(id(p))
             if p.requires_grad and p.is_leaf and (known is None or known() is not p):
-                p.register_post_accumulate_grad_hook(accumulated)
+                p.register_post_accumulate_grad_hook(accumulated)  # type: ignore[no-untyped-call]
                 self._watched[id(p)] = weakref.ref(p)
 
     def _passed(self, module: torch.nn.Module, inputs: torch.Tensor) -> None:

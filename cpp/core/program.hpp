@@ -79,6 +79,7 @@ class Program {
 
   private:
     friend class ProgramBuilder;
+    friend Program subset(const Program& program, std::span<const int> operations);
     int qubits_ = 0;
     int angles_ = 0;
     int moments_ = 0;
@@ -90,6 +91,14 @@ class Program {
     std::vector<Output> outputs_;
     std::shared_ptr<const Plan> plan_;
 };
+
+/// The chosen operations (indices, ascending) of a program as a program of its own, which measures nothing.
+/// Throws std::invalid_argument on an index that is out of range or not ascending.
+[[nodiscard]] Program subset(const Program& program, std::span<const int> operations);
+
+/// K of a rotation or flip as a sum of Pauli words; the coefficient of a word includes its sign. 2^c words,
+/// where c is the number of conditions that the projector makes.
+[[nodiscard]] std::vector<PauliTerm> expansion(const Operation& operation);
 
 /// Where a gate acts. Wire w is qubit (qubits - 1 - w): the first wire is the most significant bit.
 struct Placement {

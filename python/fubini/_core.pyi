@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Program', 'ProgramBuilder', 'ShiftPlan', 'blocks_from_probabilities', 'blocks_from_states', 'compiler', 'expval', 'gate_table', 'hessian_product', 'isa', 'jacobian', 'jvp', 'mean_over_batch', 'memory_limit', 'num_threads', 'set_memory_limit', 'set_num_threads', 'shift_frequencies', 'shift_rule', 'solve_batch', 'solve_fast', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'state', 'version', 'vjp']
+__all__: list[str] = ['Program', 'ProgramBuilder', 'ShiftPlan', 'blocks_from_probabilities', 'blocks_from_states', 'compiler', 'expval', 'gate_table', 'hessian_product', 'isa', 'jacobian', 'jvp', 'mean_over_batch', 'memory_limit', 'metric', 'metric_vector_product', 'num_threads', 'set_memory_limit', 'set_num_threads', 'shift_frequencies', 'shift_rule', 'solve_batch', 'solve_fast', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'state', 'version', 'vjp']
 class ShiftPlan:
     """
     Parameter-shift terms of a circuit: angle index, coefficient and shift of each.
@@ -36,6 +36,18 @@ class Program:
     """
     A compiled circuit. Immutable.
     """
+    def expansion(self, operation: typing.SupportsInt | typing.SupportsIndex) -> list[tuple[int, int, float]]:
+        """
+        K of a rotation or flip as a sum of words: (x mask, z mask, coefficient).
+        """
+    def operations(self) -> list[tuple[str, int, int, float, int, int, int, float, float, int]]:
+        """
+        Elementary operations in order: (kind, x mask, z mask, sign, fixed mask, fixed value, slot, coefficient, offset, mask of all wires).
+        """
+    def subset(self, operations: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> Program:
+        """
+        The chosen operations (ascending indices) as a program that measures nothing.
+        """
     @property
     def num_angles(self) -> int:
         ...
@@ -137,6 +149,14 @@ def mean_over_batch(values: numpy.typing.NDArray[numpy.float64]) -> numpy.typing
 def memory_limit() -> float:
     """
     The limit in bytes.
+    """
+def metric(program: Program, angles: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None, mean: bool = False, columns: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None = None) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    Fubini-Study metric over the angles (or the chosen columns), shape (batch, k, k) or their mean (k, k).
+    """
+def metric_vector_product(program: Program, angles: numpy.typing.NDArray[numpy.float64], vectors: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None, mean: bool = False) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    Metric of each batch element times its vector, (batch, angles), or the mean (angles,).
     """
 def num_threads() -> int:
     """

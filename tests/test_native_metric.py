@@ -163,7 +163,7 @@ def ansatz(wires, layers):
 
 def test_ansatz_has_pennylanes_layers():
     circuit = ansatz(4, 3)
-    assert len(layer_plan(circuit)) == 6
+    assert len(layer_plan(circuit).blocks) == 6
     assert layer_plan(circuit) is layer_plan(circuit)
 
 

@@ -69,6 +69,34 @@ RealArray product_array(const Program& program, const RealArray& angles, const R
     return mean ? averaged : products;
 }
 
+std::vector<RealArray> covariance_arrays(const Program& program, const RealArray& angles,
+                                         const std::vector<int>& counts, bool diagonal, const State& states) {
+    const Batch batch = batch_of(program, angles, states);
+    const auto size = static_cast<py::ssize_t>(batch.size);
+    if (counts.size() != program.stages().size()) {
+        throw py::value_error("counts: expected " + std::to_string(program.stages().size()) +
+                              " numbers, one per stage, got " + std::to_string(counts.size()));
+    }
+    std::vector<RealArray> results;
+    std::vector<double*> to;
+    double elements = 0;
+    for (const int count : counts) {
+        const py::ssize_t k = count;
+        const py::ssize_t moments = diagonal ? 2 * k : k + k * (k + 1) / 2;
+        if (k < 0 || moments > program.moments()) {
+            throw py::value_error("counts: the program has too few moments for " + std::to_string(k) +
+                                  " generators in a stage");
+        }
+        elements += static_cast<double>(size) * static_cast<double>(diagonal ? k : k * k);
+        expect_fits(elements, "the blocks of the metric");
+        results.emplace_back(diagonal ? std::vector<py::ssize_t>{size, k}
+                                      : std::vector<py::ssize_t>{size, k, k});
+        to.push_back(results.back().mutable_data());
+    }
+    run([&] { stage_covariances(program, batch, counts, diagonal, to); });
+    return results;
+}
+
 }  // namespace
 
 void register_metric(py::module_& m) {
@@ -76,6 +104,11 @@ void register_metric(py::module_& m) {
           "mean"_a = false, "columns"_a = py::none(),
           "Fubini-Study metric over the angles (or the chosen columns), shape (batch, k, k) or their mean "
           "(k, k).");
+    m.def("stage_covariances", &covariance_arrays, "program"_a, "angles"_a.noconvert(), "counts"_a,
+          "diagonal"_a = false, "states"_a.noconvert() = py::none(),
+          "Covariances of the generators of each stage, (batch, k, k), or (batch, k) if diagonal. The "
+          "moments of "
+          "a stage are <K_i>, then <K_i K_j> for j <= i, or <K_i K_i>.");
     m.def("metric_vector_product", &product_array, "program"_a, "angles"_a.noconvert(),
           "vectors"_a.noconvert(), "states"_a.noconvert() = py::none(), "mean"_a = false,
           "Metric of each batch element times its vector, (batch, angles), or the mean (angles,).");

@@ -83,6 +83,25 @@ void register_program(py::module_& m) {
             },
             "operation"_a, "K of a rotation or flip as a sum of words: (x mask, z mask, coefficient).")
         .def(
+            "staged",
+            [](const Program& p, const std::vector<int>& order,
+               const std::vector<std::pair<std::size_t, std::vector<std::tuple<Mask, Mask, double, int>>>>&
+                   stages) {
+                std::vector<Stage> list;
+                for (const auto& [operations, terms] : stages) {
+                    Stage stage{operations, {}};
+                    for (const auto& [x, z, coefficient, moment] : terms) {
+                        stage.terms.push_back({x, z, coefficient, moment});
+                    }
+                    list.push_back(std::move(stage));
+                }
+                return staged(p, order, std::move(list));
+            },
+            "order"_a, "stages"_a,
+            "The operations in another order, measured on the way; a stage is (number of operations before "
+            "it, "
+            "[(x mask, z mask, coefficient, moment)]).")
+        .def(
             "subset",
             [](const Program& p, const std::vector<int>& operations) { return subset(p, operations); },
             "operations"_a, "The chosen operations (ascending indices) as a program that measures nothing.");

@@ -24,4 +24,10 @@ void metric_full(const Program& program, const Batch& batch, std::span<const int
 /// Memory is that of a few states per thread.
 void metric_vector_product(const Program& program, const Batch& batch, const double* vectors, double* out);
 
+/// Covariances of each stage's generators, by one forward sweep. A stage with k generators has the moments
+/// <K_i> for i < k, then <K_i K_j> for j <= i, row by row, or only <K_i K_i> if `diagonal`.
+///   counts: k of each stage; out: for each stage (size, k, k), or (size, k) if diagonal
+void stage_covariances(const Program& program, const Batch& batch, std::span<const int> counts, bool diagonal,
+                       std::span<double* const> out);
+
 }  // namespace fubini

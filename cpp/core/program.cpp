@@ -262,6 +262,43 @@ Program subset(const Program& program, std::span<const int> operations) {
     return result;
 }
 
+Program staged(const Program& program, std::span<const int> order, std::vector<Stage> stages) {
+    Program result;
+    result.qubits_ = program.qubits_;
+    result.angles_ = program.angles_;
+    result.takes_state_ = program.takes_state_;
+    result.constants_ = program.constants_;
+    std::vector<bool> seen(program.operations_.size());
+    for (const int index : order) {
+        const auto i = static_cast<std::size_t>(index);
+        if (index < 0 || i >= seen.size() || seen[i]) {
+            refuse("order: expected distinct indices below " + std::to_string(seen.size()) + ", got " +
+                   std::to_string(index) + " out of range or twice");
+        }
+        seen[i] = true;
+        result.operations_.push_back(program.operations_[i]);
+    }
+    std::size_t previous = 0;
+    for (const Stage& stage : stages) {
+        if (stage.operations < previous || stage.operations > order.size()) {
+            refuse("stages: expected ascending numbers of operations up to " + std::to_string(order.size()) +
+                   ", got " + std::to_string(stage.operations));
+        }
+        previous = stage.operations;
+        for (const PauliTerm& term : stage.terms) {
+            if ((term.x | term.z) >> program.qubits_ != 0 || term.moment < 0 ||
+                !std::isfinite(term.coefficient)) {
+                refuse("stages: expected words on " + std::to_string(program.qubits_) +
+                       " qubits, moments >= 0 and finite coefficients");
+            }
+            result.moments_ = std::max(result.moments_, term.moment + 1);
+        }
+    }
+    result.stages_ = std::move(stages);
+    result.plan_ = std::make_shared<const Plan>(compile(result));
+    return result;
+}
+
 std::vector<PauliTerm> expansion(const Operation& operation) {
     std::vector<Word> constraints;  // the projector is the product of (1 + constraint) / 2
     int pivot = -1;

@@ -2,7 +2,7 @@
 
 The full metric and its product with vectors are one call of the kernel each. Blocks need to know which rotations form a
 layer: :func:`layer_plan` finds that once per circuit, on the elementary operations that the engine compiled the gates
-to, and compiles the circuit that prepares each layer's state.
+to, and compiles one sweep that meets the state of every layer on its way.
 """
 
 import functools
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from fubini import _core
 from fubini.layers import GateShape, LayerRule, check_rule, find_layers
-from fubini.pauli import PauliSum, dense, sums_commute
+from fubini.pauli import PauliSum, PauliTerm, dense, sums_commute, words_commute
 
 if TYPE_CHECKING:
     from fubini.circuit import Circuit
@@ -28,6 +28,8 @@ Block = tuple[tuple[int, ...], Real]
 
 # Matrices of constants on more wires are not made: their gates count as dependent, which is exact.
 _MAX_CONSTANT_WIRES = 4
+# Products of generators with more words are left to derivative states.
+_MAX_WORD_PAIRS = 250_000
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,50 @@ class LayerBlock:
         angles: Indices of the angles, ascending.
         generators: Generator K of each angle, for exp(-i t K); None where an angle's rotations are in several layers,
             and the block comes from derivative states.
-        prefix: Prepares the state in which the generators' covariances are the block.
+        before: How many operations of the plan's order prepare the state in which the generators' covariances are
+            the block.
     """
 
     angles: tuple[int, ...]
     generators: tuple[PauliSum, ...] | None
-    prefix: _core.Program | None
+    before: int = 0
+
+
+class LayerPlan:
+    """The blocks of a circuit's metric, and what is run to get them.
+
+    Every layer's state is met on the way of one sweep over the circuit, its operations reordered so that each layer
+    comes as late as it can. There the words in K_i and K_i K_j are measured.
+
+    Args:
+        program: The circuit's program.
+        order: Operations in the order of the layers.
+        blocks: Blocks in the order of the layers; every angle is in exactly one.
+    """
+
+    def __init__(
+        self, program: _core.Program, order: list[int], blocks: tuple[LayerBlock, ...]
+    ) -> None:
+        self.blocks = blocks
+        self._program = program
+        self._order = order
+        self._sweeps: dict[bool, _core.Program] = {}
+        self.counts = [len(block.angles) for block in blocks if block.generators is not None]
+
+    def sweep(self, diagonal: bool) -> _core.Program:
+        """Return the program whose stages are the blocks with generators.
+
+        Args:
+            diagonal: Whether only the variances are measured.
+        """
+        if diagonal not in self._sweeps:
+            stages = [
+                (block.before, _moments(block.generators, diagonal))
+                for block in self.blocks
+                if block.generators is not None
+            ]
+            self._sweeps[diagonal] = self._program.staged(self._order, stages)
+        return self._sweeps[diagonal]
 
 
 @dataclass
@@ -56,15 +96,15 @@ class _Unit:
 
 
 @functools.lru_cache(maxsize=128)
-def layer_plan(circuit: "Circuit", rule: LayerRule = "wires") -> tuple[LayerBlock, ...]:
-    """Return the blocks of a circuit's metric; every angle is in exactly one.
+def layer_plan(circuit: "Circuit", rule: LayerRule = "wires") -> LayerPlan:
+    """Return the blocks of a circuit's metric.
 
     Args:
         circuit: The circuit.
         rule: Which gates form a layer, see :mod:`fubini.layers`.
 
     Returns:
-        Blocks in the order of the layers. Angles that the state does not depend on come last.
+        The plan; angles that the state does not depend on are its last block.
     """
     units = _units(circuit.program)
     layers = find_layers(tuple(unit.shape for unit in units), rule)
@@ -76,25 +116,53 @@ def layer_plan(circuit: "Circuit", rule: LayerRule = "wires") -> tuple[LayerBloc
             if home.setdefault(slot, number) != number:
                 split.add(slot)
                 home[slot] = number
+    order: list[int] = []
+    placed: set[int] = set()
     blocks = []
     for number, layer in enumerate(layers):
+        # What earlier layers need never depends on this layer, so it may precede it as well.
+        for unit in layer.before:
+            if unit not in placed:
+                placed.add(unit)
+                order += units[unit].operations
         angles = tuple(sorted(slot for slot, where in home.items() if where == number))
         if not angles:
-            continue
-        if split.intersection(angles):
-            blocks.append(LayerBlock(angles, None, None))
             continue
         sums: dict[int, PauliSum] = dict.fromkeys(angles, ())
         for gate in layer.gates:
             if units[gate].slot in sums:
                 sums[units[gate].slot] += units[gate].shape.generator or ()
-        before = [operation for unit in layer.before for operation in units[unit].operations]
-        prefix = circuit.program.subset(before)
-        blocks.append(LayerBlock(angles, tuple(_collected(sums[a]) for a in angles), prefix))
+        generators = tuple(_collected(sums[a]) for a in angles)
+        if split.intersection(angles) or sum(map(len, generators)) ** 2 > _MAX_WORD_PAIRS:
+            blocks.append(LayerBlock(angles, None))
+        else:
+            blocks.append(LayerBlock(angles, generators, len(order)))
     idle = tuple(a for a in range(circuit.num_angles) if a not in home)
     if idle:
-        blocks.append(LayerBlock(idle, None, None))
-    return tuple(blocks)
+        blocks.append(LayerBlock(idle, None))
+    return LayerPlan(circuit.program, order, tuple(blocks))
+
+
+def _moments(generators: tuple[PauliSum, ...], diagonal: bool) -> list[tuple[int, int, float, int]]:
+    """Words of <K_i>, numbered from 0, and of Re <K_i K_j>, in the order that the kernel expects."""
+    terms = [(x, z, c, i) for i, generator in enumerate(generators) for x, z, c in generator]
+    moment = len(generators)
+    for i, left in enumerate(generators):
+        for right in [left] if diagonal else generators[: i + 1]:
+            # The real part of a product of anticommuting words is 0.
+            products = tuple(_product(a, b) for a in left for b in right if words_commute(a, b))
+            terms += [(x, z, c, moment) for x, z, c in _collected(products)]
+            moment += 1
+    return terms
+
+
+def _product(a: PauliTerm, b: PauliTerm) -> PauliTerm:
+    """The product of two commuting words."""
+    x, z = a[0] ^ b[0], a[1] ^ b[1]
+    # A word is i^|x & z| X^x Z^z, and Z^z X^u = (-1)^|z & u| X^u Z^z.
+    quarter_turns = (a[0] & a[1]).bit_count() + (b[0] & b[1]).bit_count() - (x & z).bit_count()
+    quarter_turns += 2 * (a[1] & b[0]).bit_count()
+    return x, z, a[2] * b[2] * (1.0 if quarter_turns % 4 == 0 else -1.0)
 
 
 def _units(program: _core.Program) -> list[_Unit]:
@@ -186,18 +254,21 @@ def metric_blocks(
     """
     check_rule(layers)
     mean = reduce == "mean"
+    plan = layer_plan(circuit, layers)
+    staged = iter(
+        _core.stage_covariances(plan.sweep(diagonal), angles, plan.counts, diagonal, states)
+        if plan.counts
+        else []
+    )
     blocks: list[Block] = []
-    for block in layer_plan(circuit, layers):
-        if block.generators is None or block.prefix is None:
+    for block in plan.blocks:
+        if block.generators is None:
             columns = list(block.angles)
             values = _core.metric(circuit.program, angles, states, mean, columns)
             if diagonal:
                 values = np.ascontiguousarray(np.diagonal(values, axis1=-2, axis2=-1))
         else:
-            prepared = _core.state(block.prefix, angles, states)
-            values = _core.blocks_from_states(
-                prepared, list(map(list, block.generators)), circuit.num_wires, diagonal
-            )
+            values = next(staged)
             if mean:
                 values = _core.mean_over_batch(values)
         blocks.append((block.angles, values))

@@ -22,4 +22,5 @@ PYBIND11_MODULE(FUBINI_MODULE, m) {
     fubini::bind::register_solve(m);
     fubini::bind::register_program(m);
     fubini::bind::register_sweeps(m);
+    fubini::bind::register_metric(m);
 }

@@ -19,5 +19,6 @@ void register_assemble(pybind11::module_& m);
 void register_solve(pybind11::module_& m);
 void register_program(pybind11::module_& m);
 void register_sweeps(pybind11::module_& m);
+void register_metric(pybind11::module_& m);
 
 }  // namespace fubini::bind

@@ -27,6 +27,31 @@ std::span<const std::complex<double>> span_of(const ComplexArray& array) {
     return {array.data(), static_cast<std::size_t>(array.size())};
 }
 
+using OperationRow = std::tuple<std::string, Mask, Mask, double, Mask, Mask, int, double, double, Mask>;
+
+std::vector<OperationRow> operation_rows(const Program& program) {
+    const auto name = [](Operation::Kind kind) {
+        switch (kind) {
+            case Operation::Kind::rotation:
+                return "rotation";
+            case Operation::Kind::flip:
+                return "flip";
+            case Operation::Kind::matrix:
+                return "matrix";
+            default:
+                return "diagonal";
+        }
+    };
+    std::vector<OperationRow> rows;
+    for (const Operation& o : program.operations()) {
+        Mask support = o.word.x | o.word.z | o.fixed;
+        for (const int qubit : o.qubits) support |= Mask{1} << qubit;
+        rows.emplace_back(name(o.kind), o.word.x, o.word.z, sign(o.word), o.fixed, o.value, o.slot,
+                          o.coefficient, o.offset, support);
+    }
+    return rows;
+}
+
 }  // namespace
 
 void register_program(py::module_& m) {
@@ -38,7 +63,48 @@ void register_program(py::module_& m) {
         .def_property_readonly("num_operations", [](const Program& p) { return p.operations().size(); })
         .def_property_readonly(
             "num_steps", [](const Program& p) { return p.plan().steps.size(); },
-            "Passes over the state that one forward sweep makes, after fusion.");
+            "Passes over the state that one forward sweep makes, after fusion.")
+        .def("operations", &operation_rows,
+             "Elementary operations in order: (kind, x mask, z mask, sign, fixed mask, fixed value, slot, "
+             "coefficient, offset, mask of all wires).")
+        .def(
+            "expansion",
+            [](const Program& p, int index) {
+                if (index < 0 || static_cast<std::size_t>(index) >= p.operations().size()) {
+                    throw py::index_error("operation: expected 0 to " +
+                                          std::to_string(p.operations().size()) + " - 1, got " +
+                                          std::to_string(index));
+                }
+                std::vector<std::tuple<Mask, Mask, double>> terms;
+                for (const PauliTerm& term : expansion(p.operations()[static_cast<std::size_t>(index)])) {
+                    terms.emplace_back(term.x, term.z, term.coefficient);
+                }
+                return terms;
+            },
+            "operation"_a, "K of a rotation or flip as a sum of words: (x mask, z mask, coefficient).")
+        .def(
+            "staged",
+            [](const Program& p, const std::vector<int>& order,
+               const std::vector<std::pair<std::size_t, std::vector<std::tuple<Mask, Mask, double, int>>>>&
+                   stages) {
+                std::vector<Stage> list;
+                for (const auto& [operations, terms] : stages) {
+                    Stage stage{operations, {}};
+                    for (const auto& [x, z, coefficient, moment] : terms) {
+                        stage.terms.push_back({x, z, coefficient, moment});
+                    }
+                    list.push_back(std::move(stage));
+                }
+                return staged(p, order, std::move(list));
+            },
+            "order"_a, "stages"_a,
+            "The operations in another order, measured on the way; a stage is (number of operations before "
+            "it, "
+            "[(x mask, z mask, coefficient, moment)]).")
+        .def(
+            "subset",
+            [](const Program& p, const std::vector<int>& operations) { return subset(p, operations); },
+            "operations"_a, "The chosen operations (ascending indices) as a program that measures nothing.");
 
     py::class_<ProgramBuilder>(m, "ProgramBuilder", py::module_local(),
                                "Collects gates and observables. A parameter is (slot, coefficient, offset): "

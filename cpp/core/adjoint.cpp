@@ -87,18 +87,7 @@ void reverse_sweep(const Program& program, const Batch& batch, const Cotangent& 
         weigh(tile, cotangent);
         apply_observables(program, tile.layout, tile.weights(), ket, bra, tile.scratch());
         std::fill_n(tile.slots(), angles, Vec{});
-        for (std::size_t s = tile.plan.steps.size(); s-- > 0;) {
-            tile.checkpoint(s);
-            const Step& step = tile.plan.steps[s];
-            if (step.kind == Step::Kind::block) {
-                Vec overlap[4] = {};
-                step_back(tile, s, ket, bra, overlap);
-                add_gradients(tile, step, overlap);
-            } else {
-                tile.undo_constant(s, ket);
-                tile.undo_constant(s, bra);
-            }
-        }
+        run_back(tile, ket, bra);
         store_slots(tile, gradient);
         if (state_gradient != nullptr) {
             store_states(tile.layout, bra, splat(2), Vec{},
@@ -108,6 +97,21 @@ void reverse_sweep(const Program& program, const Batch& batch, const Cotangent& 
 }
 
 }  // namespace
+
+void run_back(const Tile& tile, double* ket, double* bra) {
+    for (std::size_t s = tile.plan.steps.size(); s-- > 0;) {
+        tile.checkpoint(s);
+        const Step& step = tile.plan.steps[s];
+        if (step.kind == Step::Kind::block) {
+            Vec overlap[4] = {};
+            step_back(tile, s, ket, bra, overlap);
+            add_gradients(tile, step, overlap);
+        } else {
+            tile.undo_constant(s, ket);
+            tile.undo_constant(s, bra);
+        }
+    }
+}
 
 void set_weights(const Tile& tile, const double* cotangents) {
     const std::size_t outputs = tile.program.outputs().size();

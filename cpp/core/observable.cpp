@@ -218,17 +218,19 @@ std::size_t observable_scratch(const Program& program, const Layout& layout) {
     for (const Marginal& marginal : program.marginals()) {
         outcomes = std::max(outcomes, std::size_t{1} << marginal.qubits.size());
     }
-    const std::size_t masks = (largest_group(program.plan().terms) + lanes - 1) / lanes;
+    std::size_t words = largest_group(program.plan().terms);
+    for (const Checkpoint& checkpoint : program.plan().checkpoints) {
+        words = std::max(words, largest_group(checkpoint.terms));
+    }
+    const std::size_t masks = (words + lanes - 1) / lanes;
     return std::max(layout.rows() + masks, outcomes) * lanes;
 }
 
-void measure(const Program& program, const Layout& layout, const double* state, Vec* moments,
-             double* scratch) {
-    const Plan& plan = program.plan();
-    std::fill_n(moments, program.moments(), Vec{});
+void measure_terms(std::span<const PauliTerm> terms, const Layout& layout, const double* state, Vec* moments,
+                   double* scratch) {
     Vec* plane = &vec(scratch);
     auto* masks = reinterpret_cast<std::size_t*>(scratch + layout.rows() * lanes);
-    for_groups(plan.terms, [&](const Group& group) {
+    for_groups(terms, [&](const Group& group) {
         const Plane shape(group, layout);
         for (std::size_t t = 0; t < group.terms.size(); ++t) masks[t] = shape.mask(group.terms[t], layout);
         for (std::size_t index = 0; index < shape.rows; ++index) {
@@ -252,6 +254,14 @@ void measure(const Program& program, const Layout& layout, const double* state, 
                                     sample_sum(flipped(sum, lane_signs(term.z, layout)), layout);
         });
     });
+}
+
+void measure(const Program& program, const Layout& layout, const double* state, Vec* moments,
+             double* scratch) {
+    const Plan& plan = program.plan();
+    std::fill_n(moments, program.moments(), Vec{});
+    measure_terms(plan.terms, layout, state, moments, scratch);
+    Vec* plane = &vec(scratch);
     for (const Marginal& marginal : program.marginals()) {
         const OutcomeMap map(plan, marginal, layout);
         std::fill_n(plane, map.outcomes(), Vec{});

@@ -15,6 +15,10 @@ namespace fubini {
 void measure(const Program& program, const Layout& layout, const double* state, Vec* moments,
              double* scratch);
 
+/// The same for sorted terms of a checkpoint; adds to the moments.
+void measure_terms(std::span<const PauliTerm> terms, const Layout& layout, const double* state, Vec* moments,
+                   double* scratch);
+
 /// bra = sum over moments of weights[m] * O_m ket.
 void apply_observables(const Program& program, const Layout& layout, const Vec* weights, const double* ket,
                        double* bra, double* scratch);

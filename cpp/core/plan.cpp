@@ -45,14 +45,22 @@ class Compiler {
     explicit Compiler(const Program& program) : program_(program) { reset_frame(); }
 
     Plan run() {
-        for (std::size_t i = 0; i < program_.operations().size(); ++i) add(i);
-        finish_terms();
+        std::size_t stage = 0;
+        for (std::size_t i = 0; i <= program_.operations().size(); ++i) {
+            for (; stage < program_.stages().size() && program_.stages()[stage].operations == i; ++stage) {
+                plan_.checkpoints.push_back({drafts_.size(), images(program_.stages()[stage].terms)});
+                barrier_ = drafts_.size();
+            }
+            if (i < program_.operations().size()) add(i);
+        }
+        plan_.terms = images(program_.terms());
         for (const Word& image : z_images_) plan_.z_images.push_back(image);
         emit(drafts_, plan_.steps, !program_.takes_state());
         // The pending Clifford as executable steps, for the state alone.
         std::vector<BlockRotation> phases;
         std::swap(phases, plan_.phases);
         drafts_.clear();
+        barrier_ = 0;
         const std::vector<std::size_t> pending = std::move(pending_);
         pending_.clear();
         reset_frame();
@@ -319,8 +327,8 @@ class Compiler {
         }
         const Word positive = hermitian(word.x, word.z);
         std::size_t looked = 0;
-        for (auto draft = drafts_.rbegin(); draft != drafts_.rend() && looked < merge_window;
-             ++draft, ++looked) {
+        const auto end = drafts_.rend() - static_cast<std::ptrdiff_t>(barrier_);
+        for (auto draft = drafts_.rbegin(); draft != end && looked < merge_window; ++draft, ++looked) {
             if (join(*draft, positive, fixed, value)) {
                 draft->turns.push_back({positive, rotation});
                 return;
@@ -422,10 +430,12 @@ class Compiler {
         }
     }
 
-    void finish_terms() {
-        for (const PauliTerm& term : program_.terms()) {
+    /// The terms in the present frame, in the order that the measuring kernels need.
+    [[nodiscard]] std::vector<PauliTerm> images(std::span<const PauliTerm> terms) const {
+        std::vector<PauliTerm> result;
+        for (const PauliTerm& term : terms) {
             const Word mapped = image(hermitian(term.x, term.z));
-            plan_.terms.push_back({mapped.x, mapped.z, term.coefficient * sign(mapped), term.moment});
+            result.push_back({mapped.x, mapped.z, term.coefficient * sign(mapped), term.moment});
         }
         const auto key = [](const PauliTerm& term) {
             Mask z = term.z;
@@ -435,8 +445,9 @@ class Compiler {
             }
             return std::tuple(term.x, std::popcount(term.x & term.z) & 1, z, term.moment);
         };
-        std::sort(plan_.terms.begin(), plan_.terms.end(),
+        std::sort(result.begin(), result.end(),
                   [&](const PauliTerm& a, const PauliTerm& b) { return key(a) < key(b); });
+        return result;
     }
 
     const Program& program_;
@@ -445,6 +456,7 @@ class Compiler {
     std::vector<Word> z_images_;
     std::vector<std::size_t> pending_;
     std::vector<Draft> drafts_;
+    std::size_t barrier_ = 0;  // drafts before it are measured, and take no more rotations
 };
 
 }  // namespace

@@ -38,6 +38,12 @@ struct Step {
     int operation = -1;  ///< for matrix and diagonal
 };
 
+/// A stage of the program: its terms in the frame after `steps` steps, sorted as those of the plan.
+struct Checkpoint {
+    std::size_t steps = 0;
+    std::vector<PauliTerm> terms;
+};
+
 /// What is executed. Clifford gates that map Z words to Z words (X, Z, S, CNOT, CZ, SWAP, ...) are not: they
 /// are commuted to the end, so the sweeps work on phi with psi = C phi, and every later generator and
 /// observable is replaced by C^dagger (.) C, again a Pauli word. C itself is applied only when the state is
@@ -50,7 +56,8 @@ struct Plan {
     /// Sorted by (x, odd number of Y, z without its top x bit), which is the order the measuring kernels
     /// need.
     std::vector<PauliTerm> terms;
-    std::vector<Word> z_images;  ///< C^dagger Z_q C for every qubit q: a signed Z word
+    std::vector<Checkpoint> checkpoints;  ///< one per stage
+    std::vector<Word> z_images;           ///< C^dagger Z_q C for every qubit q: a signed Z word
 };
 
 [[nodiscard]] Plan compile(const Program& program);

@@ -2,6 +2,7 @@
 #include "core/program.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <stdexcept>
 #include <string>
@@ -239,6 +240,91 @@ void ProgramBuilder::output(int moment, int square) {
 Program ProgramBuilder::build() {
     program_.plan_ = std::make_shared<const Plan>(compile(program_));
     return std::exchange(program_, Program{});
+}
+
+Program subset(const Program& program, std::span<const int> operations) {
+    Program result;
+    result.qubits_ = program.qubits_;
+    result.angles_ = program.angles_;
+    result.takes_state_ = program.takes_state_;
+    result.constants_ = program.constants_;
+    int previous = -1;
+    for (const int index : operations) {
+        if (index <= previous || index >= static_cast<int>(program.operations_.size())) {
+            refuse("operations: expected ascending indices below " +
+                   std::to_string(program.operations_.size()) + ", got " + std::to_string(index) + " after " +
+                   std::to_string(previous));
+        }
+        result.operations_.push_back(program.operations_[static_cast<std::size_t>(index)]);
+        previous = index;
+    }
+    result.plan_ = std::make_shared<const Plan>(compile(result));
+    return result;
+}
+
+Program staged(const Program& program, std::span<const int> order, std::vector<Stage> stages) {
+    Program result;
+    result.qubits_ = program.qubits_;
+    result.angles_ = program.angles_;
+    result.takes_state_ = program.takes_state_;
+    result.constants_ = program.constants_;
+    std::vector<bool> seen(program.operations_.size());
+    for (const int index : order) {
+        const auto i = static_cast<std::size_t>(index);
+        if (index < 0 || i >= seen.size() || seen[i]) {
+            refuse("order: expected distinct indices below " + std::to_string(seen.size()) + ", got " +
+                   std::to_string(index) + " out of range or twice");
+        }
+        seen[i] = true;
+        result.operations_.push_back(program.operations_[i]);
+    }
+    std::size_t previous = 0;
+    for (const Stage& stage : stages) {
+        if (stage.operations < previous || stage.operations > order.size()) {
+            refuse("stages: expected ascending numbers of operations up to " + std::to_string(order.size()) +
+                   ", got " + std::to_string(stage.operations));
+        }
+        previous = stage.operations;
+        for (const PauliTerm& term : stage.terms) {
+            if ((term.x | term.z) >> program.qubits_ != 0 || term.moment < 0 ||
+                !std::isfinite(term.coefficient)) {
+                refuse("stages: expected words on " + std::to_string(program.qubits_) +
+                       " qubits, moments >= 0 and finite coefficients");
+            }
+            result.moments_ = std::max(result.moments_, term.moment + 1);
+        }
+    }
+    result.stages_ = std::move(stages);
+    result.plan_ = std::make_shared<const Plan>(compile(result));
+    return result;
+}
+
+std::vector<PauliTerm> expansion(const Operation& operation) {
+    std::vector<Word> constraints;  // the projector is the product of (1 + constraint) / 2
+    int pivot = -1;
+    const auto bit = [](int qubit) { return Mask{1} << qubit; };
+    for (Mask rest = operation.fixed; rest != 0; rest &= rest - 1) {
+        const int qubit = std::countr_zero(rest);
+        const int one = static_cast<int>(operation.value >> qubit & 1);
+        if ((operation.word.x >> qubit & 1) == 0) {
+            constraints.push_back({0, bit(qubit), 2 * one});
+        } else if (pivot < 0) {
+            pivot = qubit;  // flipped qubits are all at their value or all at the opposite
+        } else {
+            const int other = static_cast<int>(operation.value >> pivot & 1);
+            constraints.push_back({0, bit(qubit) | bit(pivot), 2 * (one ^ other)});
+        }
+    }
+    const std::size_t subsets = std::size_t{1} << constraints.size();
+    std::vector<PauliTerm> terms;
+    for (std::size_t subset = 0; subset < subsets; ++subset) {
+        Word word = operation.word;
+        for (std::size_t i = 0; i < constraints.size(); ++i) {
+            if ((subset >> i & 1) != 0) word = word * constraints[i];
+        }
+        terms.push_back({word.x, word.z, sign(word) / static_cast<double>(subsets), 0});
+    }
+    return terms;
 }
 
 }  // namespace fubini

@@ -57,6 +57,12 @@ struct Output {
     int square = -1;
 };
 
+/// What is measured on the way: after the first `operations` operations, moments of its own, numbered from 0.
+struct Stage {
+    std::size_t operations = 0;
+    std::vector<PauliTerm> terms;
+};
+
 struct Plan;
 
 /// A circuit and what is measured. Immutable, and validated where it is built: the sweeps check only array
@@ -75,10 +81,13 @@ class Program {
     [[nodiscard]] std::span<const PauliTerm> terms() const { return terms_; }
     [[nodiscard]] std::span<const Marginal> marginals() const { return marginals_; }
     [[nodiscard]] std::span<const Output> outputs() const { return outputs_; }
+    [[nodiscard]] std::span<const Stage> stages() const { return stages_; }
     [[nodiscard]] const Plan& plan() const { return *plan_; }
 
   private:
     friend class ProgramBuilder;
+    friend Program subset(const Program& program, std::span<const int> operations);
+    friend Program staged(const Program& program, std::span<const int> order, std::vector<Stage> stages);
     int qubits_ = 0;
     int angles_ = 0;
     int moments_ = 0;
@@ -88,8 +97,21 @@ class Program {
     std::vector<PauliTerm> terms_;
     std::vector<Marginal> marginals_;
     std::vector<Output> outputs_;
+    std::vector<Stage> stages_;
     std::shared_ptr<const Plan> plan_;
 };
+
+/// The chosen operations (indices, ascending) of a program as a program of its own, which measures nothing.
+/// Throws std::invalid_argument on an index that is out of range or not ascending.
+[[nodiscard]] Program subset(const Program& program, std::span<const int> operations);
+
+/// The operations in another order (distinct indices, not all need occur), with stages to be measured on the
+/// way, in the order in which they are reached. Throws std::invalid_argument on bad indices or masks.
+[[nodiscard]] Program staged(const Program& program, std::span<const int> order, std::vector<Stage> stages);
+
+/// K of a rotation or flip as a sum of Pauli words; the coefficient of a word includes its sign. 2^c words,
+/// where c is the number of conditions that the projector makes.
+[[nodiscard]] std::vector<PauliTerm> expansion(const Operation& operation);
 
 /// Where a gate acts. Wire w is qubit (qubits - 1 - w): the first wire is the most significant bit.
 struct Placement {

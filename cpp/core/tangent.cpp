@@ -7,9 +7,7 @@
 #include "core/observable.hpp"
 
 namespace fubini {
-namespace {
 
-/// w with d U U^dagger = -(i/2) w.Q for the block, from the tangents of its rotations (first one first).
 void block_tangent(const Tile& tile, const Step& step, Vec w[4]) {
     for (int i = step.first; i < step.first + step.count; ++i) {
         const BlockRotation& rotation = tile.plan.rotations[static_cast<std::size_t>(i)];
@@ -27,17 +25,6 @@ void block_tangent(const Tile& tile, const Step& step, Vec w[4]) {
     }
 }
 
-/// out += 2 Re <bra|ket> for every sample, in rows order.
-Vec twice_real_overlap(const Layout& layout, const double* bra, const double* ket) {
-    Vec sum{};
-    for (std::size_t r = 0; r < layout.rows(); ++r) {
-        const std::size_t at = r * row_doubles;
-        sum += vec(bra + at) * vec(ket + at) + vec(bra + at + lanes) * vec(ket + at + lanes);
-    }
-    return 2.0 * sum;
-}
-
-/// Tangents of the angles, from (size, angles), into tile.slots().
 void load_slots(const Tile& tile, const double* tangents) {
     const auto angles = static_cast<std::size_t>(tile.program.angles());
     for (std::size_t a = 0; a < angles; ++a) {
@@ -47,7 +34,6 @@ void load_slots(const Tile& tile, const double* tangents) {
     }
 }
 
-/// ket <- U ket for every step, and tangent <- its derivative along tile.slots().
 void run_forward(const Tile& tile, double* ket, double* tangent) {
     for (std::size_t s = 0; s < tile.plan.steps.size(); ++s) {
         tile.checkpoint(s);
@@ -66,19 +52,31 @@ void run_forward(const Tile& tile, double* ket, double* tangent) {
     }
 }
 
+double over_sample(const Vec& v, const Layout& layout, int sample) {
+    double sum = 0;
+    const int width = 1 << layout.lane_bits;
+    for (int low = 0; low < width; ++low) sum += v[sample * width + low];
+    return sum;
+}
+
+namespace {
+
+/// out += 2 Re <bra|ket> for every sample, in rows order.
+Vec twice_real_overlap(const Layout& layout, const double* bra, const double* ket) {
+    Vec sum{};
+    for (std::size_t r = 0; r < layout.rows(); ++r) {
+        const std::size_t at = r * row_doubles;
+        sum += vec(bra + at) * vec(ket + at) + vec(bra + at + lanes) * vec(ket + at + lanes);
+    }
+    return 2.0 * sum;
+}
+
 /// The derivative of one moment in every lane's sample; `bra` is scratch.
 Vec moment_slope(const Tile& tile, int moment, const double* ket, const double* tangent, double* bra) {
     std::fill_n(tile.weights(), tile.program.moments(), Vec{});
     tile.weights()[moment] = splat(1);
     apply_observables(tile.program, tile.layout, tile.weights(), ket, bra, tile.scratch());
     return twice_real_overlap(tile.layout, bra, tangent);
-}
-
-double over_sample(const Vec& v, const Layout& layout, int sample) {
-    double sum = 0;
-    const int width = 1 << layout.lane_bits;
-    for (int low = 0; low < width; ++low) sum += v[sample * width + low];
-    return sum;
 }
 
 }  // namespace

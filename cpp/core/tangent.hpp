@@ -19,4 +19,18 @@ void jvp(const Program& program, const Batch& batch, const double* tangents,
 void hessian_product(const Program& program, const Batch& batch, const double* cotangents,
                      const double* tangents, double* out);
 
+// What other forward sweeps with tangents share.
+
+/// w with d U U^dagger = -(i/2) w.Q for the block, from the tangents of the angles in tile.slots().
+void block_tangent(const Tile& tile, const Step& step, Vec w[4]);
+
+/// Tangents of the angles, from (size, angles), into tile.slots().
+void load_slots(const Tile& tile, const double* tangents);
+
+/// ket <- U ket for every step, and tangent <- its derivative along tile.slots().
+void run_forward(const Tile& tile, double* ket, double* tangent);
+
+/// The sum over the lanes of one sample.
+[[nodiscard]] double over_sample(const Vec& v, const Layout& layout, int sample);
+
 }  // namespace fubini

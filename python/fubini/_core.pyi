@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Program', 'ProgramBuilder', 'ShiftPlan', 'blocks_from_probabilities', 'blocks_from_states', 'compiler', 'expval', 'gate_table', 'hessian_product', 'isa', 'jacobian', 'jvp', 'mean_over_batch', 'memory_limit', 'num_threads', 'set_memory_limit', 'set_num_threads', 'shift_frequencies', 'shift_rule', 'solve_batch', 'solve_fast', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'state', 'version', 'vjp']
+__all__: list[str] = ['Program', 'ProgramBuilder', 'ShiftPlan', 'blocks_from_probabilities', 'blocks_from_states', 'compiler', 'expval', 'gate_table', 'hessian_product', 'isa', 'jacobian', 'jvp', 'mean_over_batch', 'memory_limit', 'metric', 'metric_vector_product', 'num_threads', 'set_memory_limit', 'set_num_threads', 'shift_frequencies', 'shift_rule', 'solve_batch', 'solve_fast', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'stage_covariances', 'state', 'version', 'vjp']
 class ShiftPlan:
     """
     Parameter-shift terms of a circuit: angle index, coefficient and shift of each.
@@ -36,6 +36,22 @@ class Program:
     """
     A compiled circuit. Immutable.
     """
+    def expansion(self, operation: typing.SupportsInt | typing.SupportsIndex) -> list[tuple[int, int, float]]:
+        """
+        K of a rotation or flip as a sum of words: (x mask, z mask, coefficient).
+        """
+    def operations(self) -> list[tuple[str, int, int, float, int, int, int, float, float, int]]:
+        """
+        Elementary operations in order: (kind, x mask, z mask, sign, fixed mask, fixed value, slot, coefficient, offset, mask of all wires).
+        """
+    def staged(self, order: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], stages: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]]]]) -> Program:
+        """
+        The operations in another order, measured on the way; a stage is (number of operations before it, [(x mask, z mask, coefficient, moment)]).
+        """
+    def subset(self, operations: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> Program:
+        """
+        The chosen operations (ascending indices) as a program that measures nothing.
+        """
     @property
     def num_angles(self) -> int:
         ...
@@ -138,6 +154,14 @@ def memory_limit() -> float:
     """
     The limit in bytes.
     """
+def metric(program: Program, angles: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None, mean: bool = False, columns: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None = None) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    Fubini-Study metric over the angles (or the chosen columns), shape (batch, k, k) or their mean (k, k).
+    """
+def metric_vector_product(program: Program, angles: numpy.typing.NDArray[numpy.float64], vectors: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None, mean: bool = False) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    Metric of each batch element times its vector, (batch, angles), or the mean (angles,).
+    """
 def num_threads() -> int:
     """
     Number of threads that the kernel may use.
@@ -181,6 +205,10 @@ def solve_method_name(method: typing.SupportsInt | typing.SupportsIndex) -> str:
 def solve_status_text(status: typing.SupportsInt | typing.SupportsIndex) -> str:
     """
     One sentence that says what happened and what to do.
+    """
+def stage_covariances(program: Program, angles: numpy.typing.NDArray[numpy.float64], counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], diagonal: bool = False, states: numpy.typing.NDArray[numpy.complex128] | None = None) -> list[numpy.typing.NDArray[numpy.float64]]:
+    """
+    Covariances of the generators of each stage, (batch, k, k), or (batch, k) if diagonal. The moments of a stage are <K_i>, then <K_i K_j> for j <= i, or <K_i K_i>.
     """
 def state(program: Program, angles: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None) -> numpy.typing.NDArray[numpy.complex128]:
     """

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pennylane as qml
 
-from fubini import _core
+from fubini import _core, native_metric
 from fubini.errors import UnsupportedCircuitError
 from fubini.gates import (
     NativeGate,
@@ -24,6 +24,7 @@ from fubini.gates import (
     native_gates,
     unsupported,
 )
+from fubini.layers import LayerRule
 from fubini.observables import Measurement, measurement_of, square
 
 Real = npt.NDArray[np.float64]
@@ -306,6 +307,79 @@ class Circuit:
         self._check_measured()
         result = _core.jacobian(self._program, values, self._states(state, len(values)))
         return result[0] if single else result
+
+    def metric(
+        self,
+        angles: Any,
+        approx: native_metric.Approx = None,
+        reduce: native_metric.Reduce = None,
+        layers: LayerRule = "wires",
+        state: Any = None,
+    ) -> Any:
+        """Computes the Fubini-Study metric g = Re[<d_i psi|d_j psi> - <d_i psi|psi><psi|d_j psi>] over the angles.
+
+        Args:
+            angles: Radians, shape (B, A) or (A,).
+            approx: None for the full metric, ``"block-diag"`` for one block per layer of gates, ``"diag"`` for the
+                diagonal. Blocks and diagonal are exact parts of the full metric.
+            reduce: ``"mean"`` averages over the batch.
+            layers: Which gates form a block: ``"wires"``, ``"maximal"`` or ``"queue"``, see :mod:`fubini.layers`.
+            state: Initial states, shape (B, N) or (N,), for a circuit that takes them.
+
+        Returns:
+            Full: (B, A, A); diagonal: (B, A); blocks: a list of pairs of angle indices and (B, k, k), which together
+            have every angle once. There is no B for the mean or for angles of shape (A,).
+
+        Raises:
+            ValueError: For a wrong shape, an unknown name, or an angle that is NaN or infinite (names its position).
+            MemoryError: If the result, or eight derivative states, do not fit into memory.
+        """
+        values, single = self._angles(angles)
+        native_metric.check_request(values, approx, reduce, single)
+        states = self._states(state, len(values))
+        first = single and reduce is None
+        if approx == "block-diag":
+            blocks = native_metric.metric_blocks(self, values, states, reduce, layers)
+            return [(indices, block[0] if first else block) for indices, block in blocks]
+        if approx == "diag":
+            result = native_metric.metric_diagonal(self, values, states, reduce, layers)
+        else:
+            result = native_metric.full_metric(self, values, states, reduce)
+        return result[0] if first else result
+
+    def metric_vector_product(
+        self,
+        angles: Any,
+        vectors: Any,
+        reduce: native_metric.Reduce = None,
+        state: Any = None,
+    ) -> Real:
+        """Multiplies the full metric by vectors without forming it, by one forward and one reverse sweep.
+
+        Args:
+            angles: Radians, shape (B, A) or (A,).
+            vectors: Shape (B, A), or (A,) for the same vector for the whole batch.
+            reduce: ``"mean"`` averages the products over the batch.
+            state: Initial states, shape (B, N) or (N,), for a circuit that takes them.
+
+        Returns:
+            g v, shape (B, A); (A,) for the mean or for angles of shape (A,).
+
+        Raises:
+            ValueError: For a wrong shape, or an entry that is NaN or infinite (names its position).
+        """
+        values, single = self._angles(angles)
+        native_metric.check_request(values, None, reduce, single)
+        shape = (len(values), self.num_angles)
+        given = np.asarray(vectors, dtype=np.float64)
+        if given.shape == shape[1:]:
+            given = np.broadcast_to(given, shape)
+        directions = _matrix("vectors", given, "(B, A)", shape, single)
+        native_metric.check_finite("vectors", directions, np.ndim(vectors) == 1)
+        states = self._states(state, len(values))
+        mean = reduce == "mean"
+        result = _core.metric_vector_product(self._program, values, directions, states, mean)
+        return result[0] if single and not mean else result
 
     def _check_measured(self) -> None:
         if self.num_outputs == 0:

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <pybind11/complex.h>
+#include <pybind11/stl.h>
+
+#include <numeric>
+#include <vector>
+
+#include "bind/sweep_arrays.hpp"
+#include "core/assemble.hpp"
+#include "core/metric.hpp"
+
+namespace py = pybind11;
+using namespace py::literals;
+
+namespace fubini::bind {
+namespace {
+
+/// The angles asked for; all of them by default.
+std::vector<int> chosen(const Program& program, const std::optional<std::vector<int>>& columns) {
+    std::vector<int> all(static_cast<std::size_t>(program.angles()));
+    std::iota(all.begin(), all.end(), 0);
+    if (!columns) return all;
+    std::vector<bool> seen(all.size());
+    for (const int column : *columns) {
+        if (column < 0 || column >= program.angles() || seen[static_cast<std::size_t>(column)]) {
+            throw py::value_error("columns: expected distinct angles 0 to " +
+                                  std::to_string(program.angles() - 1) + ", got " + std::to_string(column) +
+                                  " out of range or twice");
+        }
+        seen[static_cast<std::size_t>(column)] = true;
+    }
+    return *columns;
+}
+
+RealArray metric_array(const Program& program, const RealArray& angles, const State& states, bool mean,
+                       const std::optional<std::vector<int>>& columns) {
+    const Batch batch = batch_of(program, angles, states);
+    if (mean && batch.size == 0)
+        throw py::value_error("angles: expected at least one row for the mean, got none");
+    const std::vector<int> picked = chosen(program, columns);
+    const auto k = static_cast<py::ssize_t>(picked.size());
+    const auto size = static_cast<py::ssize_t>(batch.size);
+    expect_fits(static_cast<double>(mean ? 1 : size) * static_cast<double>(k) * static_cast<double>(k),
+                "the metric");
+    RealArray result(mean ? std::vector<py::ssize_t>{k, k} : std::vector<py::ssize_t>{size, k, k});
+    double* to = result.mutable_data();
+    run([&] { metric_full(program, batch, picked, mean, to); });
+    return result;
+}
+
+RealArray product_array(const Program& program, const RealArray& angles, const RealArray& vectors,
+                        const State& states, bool mean) {
+    const Batch batch = batch_of(program, angles, states);
+    if (mean && batch.size == 0)
+        throw py::value_error("angles: expected at least one row for the mean, got none");
+    const auto size = static_cast<py::ssize_t>(batch.size);
+    const auto count = static_cast<py::ssize_t>(program.angles());
+    expect_shape("vectors", vectors, "(batch, angles)", size, count);
+    RealArray products({size, count});
+    RealArray averaged(std::vector<py::ssize_t>{mean ? count : 0});
+    double* to = products.mutable_data();
+    double* mean_to = averaged.mutable_data();
+    run([&] {
+        metric_vector_product(program, batch, vectors.data(), to);
+        if (mean) {
+            mean_over_batch(static_cast<std::size_t>(size), static_cast<std::size_t>(count), to, mean_to);
+        }
+    });
+    return mean ? averaged : products;
+}
+
+std::vector<RealArray> covariance_arrays(const Program& program, const RealArray& angles,
+                                         const std::vector<int>& counts, bool diagonal, const State& states) {
+    const Batch batch = batch_of(program, angles, states);
+    const auto size = static_cast<py::ssize_t>(batch.size);
+    if (counts.size() != program.stages().size()) {
+        throw py::value_error("counts: expected " + std::to_string(program.stages().size()) +
+                              " numbers, one per stage, got " + std::to_string(counts.size()));
+    }
+    std::vector<RealArray> results;
+    std::vector<double*> to;
+    double elements = 0;
+    for (const int count : counts) {
+        const py::ssize_t k = count;
+        const py::ssize_t moments = diagonal ? 2 * k : k + k * (k + 1) / 2;
+        if (k < 0 || moments > program.moments()) {
+            throw py::value_error("counts: the program has too few moments for " + std::to_string(k) +
+                                  " generators in a stage");
+        }
+        elements += static_cast<double>(size) * static_cast<double>(diagonal ? k : k * k);
+        expect_fits(elements, "the blocks of the metric");
+        results.emplace_back(diagonal ? std::vector<py::ssize_t>{size, k}
+                                      : std::vector<py::ssize_t>{size, k, k});
+        to.push_back(results.back().mutable_data());
+    }
+    run([&] { stage_covariances(program, batch, counts, diagonal, to); });
+    return results;
+}
+
+}  // namespace
+
+void register_metric(py::module_& m) {
+    m.def("metric", &metric_array, "program"_a, "angles"_a.noconvert(), "states"_a.noconvert() = py::none(),
+          "mean"_a = false, "columns"_a = py::none(),
+          "Fubini-Study metric over the angles (or the chosen columns), shape (batch, k, k) or their mean "
+          "(k, k).");
+    m.def("stage_covariances", &covariance_arrays, "program"_a, "angles"_a.noconvert(), "counts"_a,
+          "diagonal"_a = false, "states"_a.noconvert() = py::none(),
+          "Covariances of the generators of each stage, (batch, k, k), or (batch, k) if diagonal. The "
+          "moments of "
+          "a stage are <K_i>, then <K_i K_j> for j <= i, or <K_i K_i>.");
+    m.def("metric_vector_product", &product_array, "program"_a, "angles"_a.noconvert(),
+          "vectors"_a.noconvert(), "states"_a.noconvert() = py::none(), "mean"_a = false,
+          "Metric of each batch element times its vector, (batch, angles), or the mean (angles,).");
+}
+
+}  // namespace fubini::bind

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the functions that run sweeps share: checks of their arrays, and the call without the GIL.
+#pragma once
+
+#include <chrono>
+#include <optional>
+#include <string>
+
+#include "bind/module.hpp"
+#include "core/sweep.hpp"
+
+namespace fubini::bind {
+
+namespace py = pybind11;
+
+using State = std::optional<ComplexArray>;
+
+inline std::string shape_of(const py::array& array) {
+    std::string text = "(";
+    for (py::ssize_t i = 0; i < array.ndim(); ++i)
+        text += (i > 0 ? ", " : "") + std::to_string(array.shape(i));
+    return text + ")";
+}
+
+inline void expect_shape(const char* name, const py::array& array, const char* symbols, py::ssize_t rows,
+                         py::ssize_t columns) {
+    if (array.ndim() == 2 && array.shape(0) == rows && array.shape(1) == columns) return;
+    throw py::value_error(std::string(name) + ": expected shape " + symbols + " = (" + std::to_string(rows) +
+                          ", " + std::to_string(columns) + "), got " + shape_of(array));
+}
+
+/// Asks Python for pending signals, at most every 50 ms.
+class Signals {
+  public:
+    bool operator()() {
+        const auto now = std::chrono::steady_clock::now();
+        if (now - last_ < std::chrono::milliseconds(50)) return false;
+        last_ = now;
+        const py::gil_scoped_acquire gil;
+        return PyErr_CheckSignals() != 0;
+    }
+
+  private:
+    std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
+
+/// Checks angles and states, and points a batch at them.
+inline Batch batch_of(const Program& program, const RealArray& angles, const State& states) {
+    const py::ssize_t size = angles.ndim() == 2 ? angles.shape(0) : 0;
+    if (angles.ndim() != 2) {
+        throw py::value_error("angles: expected shape (batch, angles) = (batch, " +
+                              std::to_string(program.angles()) + "), got " + shape_of(angles));
+    }
+    expect_shape("angles", angles, "(batch, angles)", size, program.angles());
+    Batch batch;
+    batch.angles = angles.data();
+    batch.size = size;
+    batch.poll = Signals{};
+    if (!program.takes_state()) {
+        if (states) throw py::value_error("states: this circuit starts from |0...0>; expected None");
+        return batch;
+    }
+    if (!states)
+        throw py::value_error("states: this circuit prepares an input state; expected an array, got None");
+    const auto amplitudes = static_cast<py::ssize_t>(1) << program.qubits();
+    batch.shared_state = states->ndim() == 2 && states->shape(0) == 1;
+    expect_shape("states", *states, "(batch or 1, 2^wires)", batch.shared_state ? 1 : size, amplitudes);
+    batch.states = states->data();
+    return batch;
+}
+
+/// Refuses results that cannot fit, before they are allocated.
+inline void expect_fits(double elements, const char* what) {
+    const double bytes = 8 * elements;
+    if (bytes <= memory_limit()) return;
+    throw MemoryLimit(std::string(what) + " would take " + std::to_string(bytes / 1e9) +
+                      " GB of memory, and may take " + std::to_string(memory_limit() / 1e9) +
+                      " GB; use a smaller batch or fewer qubits");
+}
+
+/// Runs a sweep without the GIL; turns what it throws into Python's exceptions.
+template <typename Sweep>
+void run(const Sweep& sweep) {
+    bool interrupted = false;
+    {
+        const py::gil_scoped_release release;
+        try {
+            sweep();
+        } catch (const Interrupted&) {
+            interrupted = true;
+        }
+    }
+    if (interrupted) throw py::error_already_set();
+}
+
+}  // namespace fubini::bind

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <span>
+
+#include "core/sweep.hpp"
+
+namespace fubini {
+
+// The Fubini-Study metric over the angles: g_ij = Re[<d_i psi|d_j psi> - <d_i psi|psi><psi|d_j psi>], per
+// batch element, or the mean over the batch. Results do not depend on the number of threads.
+
+/// out (size, k, k), or (k, k) if `mean`, for the k `angles` (distinct, in range), in their order;
+/// batch.repeat must be 1. Tangents of all angles are brought to one frame in the middle of the circuit;
+/// their memory is bounded, and tangents that do not fit together are computed again. Throws MemoryLimit,
+/// Interrupted.
+void metric_full(const Program& program, const Batch& batch, std::span<const int> angles, bool mean,
+                 double* out);
+
+/// Bytes that metric_full takes at least, besides its result: two panels of eight tangents and the sweep.
+[[nodiscard]] double metric_bytes(const Program& program);
+
+/// out[b] = g_b vectors[b], by one forward and one reverse sweep; vectors (size, angles), out (size, angles).
+/// Memory is that of a few states per thread.
+void metric_vector_product(const Program& program, const Batch& batch, const double* vectors, double* out);
+
+/// Covariances of each stage's generators, by one forward sweep. A stage with k generators has the moments
+/// <K_i> for i < k, then <K_i K_j> for j <= i, row by row, or only <K_i K_i> if `diagonal`.
+///   counts: k of each stage; out: for each stage (size, k, k), or (size, k) if diagonal
+void stage_covariances(const Program& program, const Batch& batch, std::span<const int> counts, bool diagonal,
+                       std::span<double* const> out);
+
+}  // namespace fubini

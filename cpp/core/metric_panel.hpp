@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// Derivative states of all angles in one frame, in a layout that a Gram matrix can be made from.
+#pragma once
+
+#include <complex>
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "core/sweep.hpp"
+
+namespace fubini {
+
+constexpr std::size_t amplitude_doubles = 16;  ///< of a panel's tile: 8 real parts, 8 imaginary parts
+constexpr double serial_work = 2e4;            ///< block rows below which work is not split among threads
+
+/// Eight tangents, and the steps that contribute to them: before the middle frame, and after it.
+struct Group {
+    std::vector<int> early;
+    std::vector<int> late;
+};
+
+/// Which tangent goes where. Tangents are sorted by the first step that contributes to them.
+struct Schedule {
+    std::vector<int> position;  ///< sorted tangent -> index in `angles`
+    std::vector<int> slot;      ///< sorted tangent -> slot
+    std::vector<Group> groups;
+    int middle = 0;  ///< the common frame: after so many steps
+
+    Schedule(const Program& program, std::span<const int> angles);
+};
+
+/// Tangents [first, last) of the groups, for consecutive batch elements. Element b's group g is a tile of
+/// (2^qubits, 16) doubles: real and imaginary parts of one amplitude of eight tangents.
+struct Panel {
+    double* data = nullptr;
+    std::size_t first = 0;
+    std::size_t last = 0;
+    std::size_t tile = 0;  ///< doubles
+
+    [[nodiscard]] std::size_t groups() const { return last - first; }
+    [[nodiscard]] double* of(std::size_t element, std::size_t group) const {
+        return data + (element * groups() + group - first) * tile;
+    }
+};
+
+/// Computes the tangents of a panel's groups for every element of the batch, without their part along psi;
+/// psi (size, 2^qubits) becomes the states in the same frame.
+void fill_panel(const Program& program, const Batch& batch, const Schedule& schedule, const Panel& panel,
+                std::complex<double>* psi);
+
+}  // namespace fubini

@@ -1,0 +1,340 @@
+"""The Fubini-Study metric over a circuit's angles, on the native engine.
+
+The full metric and its product with vectors are one call of the kernel each. Blocks need to know which rotations form a
+layer: :func:`layer_plan` finds that once per circuit, on the elementary operations that the engine compiled the gates
+to, and compiles one sweep that meets the state of every layer on its way.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from fubini import _core
+from fubini.layers import GateShape, LayerRule, check_rule, find_layers
+from fubini.pauli import PauliSum, PauliTerm, dense, sums_commute, words_commute
+
+if TYPE_CHECKING:
+    from fubini.circuit import Circuit
+
+Real = npt.NDArray[np.float64]
+Complex = npt.NDArray[np.complex128]
+Approx = Literal["block-diag", "diag"] | None
+Reduce = Literal["mean"] | None
+Block = tuple[tuple[int, ...], Real]
+
+# Matrices of constants on more wires are not made: their gates count as dependent, which is exact.
+_MAX_CONSTANT_WIRES = 4
+# Products of generators with more words are left to derivative states.
+_MAX_WORD_PAIRS = 250_000
+
+
+@dataclass(frozen=True)
+class LayerBlock:
+    """Angles whose metric block is evaluated together.
+
+    Attributes:
+        angles: Indices of the angles, ascending.
+        generators: Generator K of each angle, for exp(-i t K); None where an angle's rotations are in several layers,
+            and the block comes from derivative states.
+        before: How many operations of the plan's order prepare the state in which the generators' covariances are
+            the block.
+    """
+
+    angles: tuple[int, ...]
+    generators: tuple[PauliSum, ...] | None
+    before: int = 0
+
+
+class LayerPlan:
+    """The blocks of a circuit's metric, and what is run to get them.
+
+    Every layer's state is met on the way of one sweep over the circuit, its operations reordered so that each layer
+    comes as late as it can. There the words in K_i and K_i K_j are measured.
+
+    Args:
+        program: The circuit's program.
+        order: Operations in the order of the layers.
+        blocks: Blocks in the order of the layers; every angle is in exactly one.
+    """
+
+    def __init__(
+        self, program: _core.Program, order: list[int], blocks: tuple[LayerBlock, ...]
+    ) -> None:
+        self.blocks = blocks
+        self._program = program
+        self._order = order
+        self._sweeps: dict[bool, _core.Program] = {}
+        self.counts = [len(block.angles) for block in blocks if block.generators is not None]
+
+    def sweep(self, diagonal: bool) -> _core.Program:
+        """Return the program whose stages are the blocks with generators.
+
+        Args:
+            diagonal: Whether only the variances are measured.
+        """
+        if diagonal not in self._sweeps:
+            stages = [
+                (block.before, _moments(block.generators, diagonal))
+                for block in self.blocks
+                if block.generators is not None
+            ]
+            self._sweeps[diagonal] = self._program.staged(self._order, stages)
+        return self._sweeps[diagonal]
+
+
+@dataclass
+class _Unit:
+    """Consecutive operations that the layers treat as one gate."""
+
+    operations: list[int]
+    shape: GateShape
+    slot: int
+
+
+@functools.lru_cache(maxsize=128)
+def layer_plan(circuit: "Circuit", rule: LayerRule = "wires") -> LayerPlan:
+    """Return the blocks of a circuit's metric.
+
+    Args:
+        circuit: The circuit.
+        rule: Which gates form a layer, see :mod:`fubini.layers`.
+
+    Returns:
+        The plan; angles that the state does not depend on are its last block.
+    """
+    units = _units(circuit.program)
+    layers = find_layers(tuple(unit.shape for unit in units), rule)
+    home: dict[int, int] = {}
+    split: set[int] = set()  # angles with rotations in several layers
+    for number, layer in enumerate(layers):
+        for gate in layer.gates:
+            slot = units[gate].slot
+            if home.setdefault(slot, number) != number:
+                split.add(slot)
+                home[slot] = number
+    order: list[int] = []
+    placed: set[int] = set()
+    blocks = []
+    for number, layer in enumerate(layers):
+        # What earlier layers need never depends on this layer, so it may precede it as well.
+        for unit in layer.before:
+            if unit not in placed:
+                placed.add(unit)
+                order += units[unit].operations
+        angles = tuple(sorted(slot for slot, where in home.items() if where == number))
+        if not angles:
+            continue
+        sums: dict[int, PauliSum] = dict.fromkeys(angles, ())
+        for gate in layer.gates:
+            if units[gate].slot in sums:
+                sums[units[gate].slot] += units[gate].shape.generator or ()
+        generators = tuple(_collected(sums[a]) for a in angles)
+        if split.intersection(angles) or sum(map(len, generators)) ** 2 > _MAX_WORD_PAIRS:
+            blocks.append(LayerBlock(angles, None))
+        else:
+            blocks.append(LayerBlock(angles, generators, len(order)))
+    idle = tuple(a for a in range(circuit.num_angles) if a not in home)
+    if idle:
+        blocks.append(LayerBlock(idle, None))
+    return LayerPlan(circuit.program, order, tuple(blocks))
+
+
+def _moments(generators: tuple[PauliSum, ...], diagonal: bool) -> list[tuple[int, int, float, int]]:
+    """Words of <K_i>, numbered from 0, and of Re <K_i K_j>, in the order that the kernel expects."""
+    terms = [(x, z, c, i) for i, generator in enumerate(generators) for x, z, c in generator]
+    moment = len(generators)
+    for i, left in enumerate(generators):
+        for right in [left] if diagonal else generators[: i + 1]:
+            # The real part of a product of anticommuting words is 0.
+            products = tuple(_product(a, b) for a in left for b in right if words_commute(a, b))
+            terms += [(x, z, c, moment) for x, z, c in _collected(products)]
+            moment += 1
+    return terms
+
+
+def _product(a: PauliTerm, b: PauliTerm) -> PauliTerm:
+    """The product of two commuting words."""
+    x, z = a[0] ^ b[0], a[1] ^ b[1]
+    # A word is i^|x & z| X^x Z^z, and Z^z X^u = (-1)^|z & u| X^u Z^z.
+    quarter_turns = (a[0] & a[1]).bit_count() + (b[0] & b[1]).bit_count() - (x & z).bit_count()
+    quarter_turns += 2 * (a[1] & b[0]).bit_count()
+    return x, z, a[2] * b[2] * (1.0 if quarter_turns % 4 == 0 else -1.0)
+
+
+def _units(program: _core.Program) -> list[_Unit]:
+    units: list[_Unit] = []
+    for index, row in enumerate(program.operations()):
+        kind, _, _, _, _, _, slot, coefficient, offset, support = row
+        if kind != "rotation" or slot < 0 or coefficient == 0:
+            angle = offset if kind == "rotation" else 0.0
+            matrix = _constant(program, index, kind, angle, support)
+            units.append(_Unit([index], GateShape(support, False, None, matrix), -1))
+            continue
+        terms = tuple((x, z, coefficient / 2 * c) for x, z, c in program.expansion(index))
+        last = units[-1] if units else None
+        # A gate with one angle may be several commuting rotations; a layer must not cut it.
+        if last is not None and last.slot == slot and last.shape.generator is not None:
+            known = last.shape.generator
+            if sums_commute(known, terms):
+                last.operations.append(index)
+                last.shape = GateShape(last.shape.support | support, True, known + terms)
+                continue
+        units.append(_Unit([index], GateShape(support, True, terms), slot))
+    return units
+
+
+def _constant(
+    program: _core.Program, index: int, kind: str, angle: float, support: int
+) -> tuple[int, bytes] | None:
+    """The matrix of a constant rotation or flip on its wires, as GateShape wants it."""
+    if kind not in ("rotation", "flip") or support.bit_count() > _MAX_CONSTANT_WIRES:
+        return None
+    bits = [1 << k for k in range(support.bit_length() - 1, -1, -1) if support >> k & 1]
+
+    def local(mask: int) -> int:
+        return sum(1 << (len(bits) - 1 - k) for k, bit in enumerate(bits) if mask & bit)
+
+    terms = tuple((local(x), local(z), c) for x, z, c in program.expansion(index))
+    word = dense(terms, len(bits))
+    projector = word @ word  # K = word * projector, and the word squares to one
+    identity = np.eye(len(word))
+    if kind == "flip":
+        matrix = identity - projector + word
+    else:
+        matrix = identity + (np.cos(angle / 2) - 1) * projector - 1j * np.sin(angle / 2) * word
+    return len(matrix), np.ascontiguousarray(matrix, dtype=complex).tobytes()
+
+
+def _collected(terms: PauliSum) -> PauliSum:
+    sums: dict[tuple[int, int], float] = {}
+    for x, z, coefficient in terms:
+        sums[x, z] = sums.get((x, z), 0.0) + coefficient
+    return tuple((x, z, c) for (x, z), c in sums.items())
+
+
+def full_metric(circuit: "Circuit", angles: Real, states: Complex | None, reduce: Reduce) -> Real:
+    """Return the metric over all angles.
+
+    Args:
+        circuit: The circuit.
+        angles: Shape (B, A), finite.
+        states: Initial states, or None.
+        reduce: ``"mean"`` averages over the batch.
+
+    Returns:
+        (B, A, A), or (A, A) for the mean.
+    """
+    return _core.metric(circuit.program, angles, states, reduce == "mean")
+
+
+def metric_blocks(
+    circuit: "Circuit",
+    angles: Real,
+    states: Complex | None,
+    reduce: Reduce,
+    layers: LayerRule,
+    diagonal: bool = False,
+) -> list[Block]:
+    """Return the metric's diagonal blocks, each an exact sub-matrix.
+
+    Args:
+        circuit: The circuit.
+        angles: Shape (B, A), finite.
+        states: Initial states, or None.
+        reduce: ``"mean"`` averages over the batch.
+        layers: Which gates form a layer.
+        diagonal: Only the diagonals of the blocks.
+
+    Returns:
+        Pairs of angle indices and values: (B, k, k), or (B, k) for diagonals; without B for the mean.
+    """
+    check_rule(layers)
+    mean = reduce == "mean"
+    plan = layer_plan(circuit, layers)
+    staged = iter(
+        _core.stage_covariances(plan.sweep(diagonal), angles, plan.counts, diagonal, states)
+        if plan.counts
+        else []
+    )
+    blocks: list[Block] = []
+    for block in plan.blocks:
+        if block.generators is None:
+            columns = list(block.angles)
+            values = _core.metric(circuit.program, angles, states, mean, columns)
+            if diagonal:
+                values = np.ascontiguousarray(np.diagonal(values, axis1=-2, axis2=-1))
+        else:
+            values = next(staged)
+            if mean:
+                values = _core.mean_over_batch(values)
+        blocks.append((block.angles, values))
+    return blocks
+
+
+def metric_diagonal(
+    circuit: "Circuit", angles: Real, states: Complex | None, reduce: Reduce, layers: LayerRule
+) -> Real:
+    """Return the metric's diagonal.
+
+    Args:
+        circuit: The circuit.
+        angles: Shape (B, A), finite.
+        states: Initial states, or None.
+        reduce: ``"mean"`` averages over the batch.
+        layers: Which gates are evaluated together; the result does not depend on it.
+
+    Returns:
+        (B, A), or (A,) for the mean.
+    """
+    lead = () if reduce == "mean" else (len(angles),)
+    result = np.zeros((*lead, circuit.num_angles))
+    for columns, values in metric_blocks(circuit, angles, states, reduce, layers, diagonal=True):
+        result[..., list(columns)] = values
+    return result
+
+
+def check_request(angles: Real, approx: str | None, reduce: str | None, single: bool) -> None:
+    """Raise a ValueError unless a metric can be computed.
+
+    Args:
+        angles: Shape (B, A).
+        approx: Which part is asked for.
+        reduce: Whether the mean is asked for.
+        single: Whether the caller left out the batch dimension.
+
+    Raises:
+        ValueError: For an unknown name, angles that are not finite, or the mean of nothing.
+    """
+    if approx not in (None, "block-diag", "diag"):
+        raise ValueError(f"approx: expected None (full), 'block-diag' or 'diag', got {approx!r}")
+    if reduce not in (None, "mean"):
+        raise ValueError(f"reduce: expected None or 'mean', got {reduce!r}")
+    if reduce == "mean" and not len(angles):
+        raise ValueError("angles: expected at least one row for the mean, got an empty batch")
+    check_finite("angles", angles, single)
+
+
+def check_finite(name: str, values: Real, single: bool) -> None:
+    """Raise a ValueError that names the first entry that is NaN or infinite.
+
+    Args:
+        name: The argument's name.
+        values: Shape (B, A).
+        single: Whether the caller left out the batch dimension.
+
+    Raises:
+        ValueError: If there is such an entry.
+    """
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        row, column = (int(i) for i in bad[0])
+        at: Sequence[int] = (column,) if single else (row, column)
+        place = ", ".join(map(str, at))
+        raise ValueError(
+            f"{name}: expected finite numbers, got {values[row, column]} at {name}[{place}]"
+            f"{f' and {len(bad) - 1} more' if len(bad) > 1 else ''}. Check the weights and inputs they come from."
+        )

@@ -1,0 +1,300 @@
+"""The native engine's metric against PennyLane's state and torch's Jacobian, and the contract of the methods."""
+
+import numpy as np
+import pennylane as qml
+import pytest
+import torch
+
+from circuits import ANGLE_GATES, FIXED_GATES, THREE_ANGLE_GATES
+from fubini import _core
+from fubini.circuit import Circuit
+from fubini.gates import TABLE
+from fubini.native_metric import layer_plan
+
+TOLERANCE = 1e-11  # double precision over tens of gates
+RULES = ["wires", "maximal", "queue"]
+DEVICE = qml.device("default.qubit")
+
+
+def random_tape(seed, wires=None, gates=14, prepared=False):
+    """Gates of the whole table, some controlled, some inverted; every parameter is an angle."""
+    rng = np.random.default_rng(seed)
+    wires = wires or int(rng.integers(1, 6))
+    operations = [qml.Hadamard(w) for w in range(0, wires, 2)]
+    if prepared:
+        state = rng.normal(size=2**wires) + 1j * rng.normal(size=2**wires)
+        operations = [qml.StatePrep(state / np.linalg.norm(state), wires=range(wires))]
+    tables = [ANGLE_GATES, ANGLE_GATES, THREE_ANGLE_GATES, FIXED_GATES]
+    while len(operations) < gates:
+        if rng.integers(2):
+            name = list(TABLE)[rng.integers(len(TABLE))]
+            size, count = TABLE[name]
+            if name == "GlobalPhase" or size > wires:
+                continue
+            gate = getattr(qml, name)
+        else:
+            table = tables[rng.integers(4)]
+            gate, size = table[rng.integers(len(table))]
+            count = 0 if table is FIXED_GATES else 3 if table is THREE_ANGLE_GATES else 1
+        if size > wires:
+            continue
+        order = rng.permutation(wires).tolist()
+        op = gate(*torch.tensor(rng.uniform(-3, 3, count)), wires=order[:size])
+        if size < wires and rng.integers(6) == 0:
+            op = qml.ctrl(op, order[size], control_values=[int(rng.integers(2))])
+        operations.append(qml.adjoint(op) if rng.integers(6) == 0 else op)
+    operations.append(qml.RY(torch.tensor(0.3, dtype=torch.float64), wires=0))
+    operations.append(qml.PauliRot(torch.tensor(0.4), "Y" * wires, wires=range(wires)))
+    return qml.tape.QuantumScript(operations, [qml.state()])
+
+
+def drawn(seed, batch=None, **kwargs):
+    tape = random_tape(seed, **kwargs)
+    circuit = Circuit.from_tape(tape, wires=range(len(tape.wires)))
+    shape = (circuit.num_angles,) if batch is None else (batch, circuit.num_angles)
+    return tape, circuit, np.random.default_rng(seed + 1000).uniform(-3, 3, shape)
+
+
+def expected_metric(tape, angles):
+    """From PennyLane's final state and torch's Jacobian: no code of fubini."""
+
+    def state(values):
+        operations, slot = [], 0
+        for op in tape.operations:
+            count = 0 if isinstance(op, qml.StatePrep) else len(op.data)
+            new = [values[slot + i] for i in range(count)]
+            operations.append(qml.ops.functions.bind_new_parameters(op, new) if count else op)
+            slot += count
+        script = qml.tape.QuantumScript(operations, [qml.state()])
+        (psi,) = qml.execute([script], DEVICE, diff_method="backprop", interface="torch")
+        return torch.view_as_real(psi.to(torch.complex128))
+
+    values = torch.as_tensor(angles)
+    jacobian = torch.autograd.functional.jacobian(state, values)
+    derivatives = torch.complex(jacobian[:, 0], jacobian[:, 1]).numpy()
+    psi = torch.view_as_complex(state(values).contiguous()).numpy()
+    overlaps = psi.conj() @ derivatives
+    return (derivatives.conj().T @ derivatives - np.outer(overlaps.conj(), overlaps)).real
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_full_metric_is_that_of_the_derivative_states(seed):
+    tape, circuit, angles = drawn(seed, prepared=seed % 4 == 0)
+    got = circuit.metric(angles, state=circuit.state_of(tape))
+    np.testing.assert_allclose(got, expected_metric(tape, angles), atol=TOLERANCE)
+    assert (got == got.T).all()
+    assert np.linalg.eigvalsh(got).min() > -1e-13 * max(1.0, np.abs(got).max() * len(got))
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("seed", range(30))
+def test_blocks_and_diagonal_are_parts_of_the_full_metric(seed, rule):
+    _, circuit, angles = drawn(seed, batch=1 + seed % 4)
+    full = circuit.metric(angles)
+    blocks = circuit.metric(angles, "block-diag", layers=rule)
+    assert sorted(a for indices, _ in blocks for a in indices) == list(range(circuit.num_angles))
+    for indices, block in blocks:
+        np.testing.assert_allclose(block, full[:, indices][:, :, indices], atol=TOLERANCE)
+    diagonal = circuit.metric(angles, "diag", layers=rule)
+    np.testing.assert_allclose(diagonal, np.diagonal(full, axis1=1, axis2=2), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("batch", range(1, 9))
+def test_batch_is_the_same_as_single_inputs(batch):
+    tape, circuit, angles = drawn(7 + batch, batch=batch, wires=4)
+    full = circuit.metric(angles)
+    assert full.shape == (batch, circuit.num_angles, circuit.num_angles)
+    singles = np.stack([circuit.metric(row) for row in angles])
+    np.testing.assert_allclose(full, singles, atol=1e-13)
+    np.testing.assert_allclose(full[-1], expected_metric(tape, angles[-1]), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8, 19])
+def test_mean(batch):
+    _, circuit, angles = drawn(3, batch=batch)
+    singles = [circuit.metric(row) for row in angles]
+    mean = np.mean(singles, axis=0)
+    np.testing.assert_allclose(circuit.metric(angles, reduce="mean"), mean, atol=1e-12)
+    np.testing.assert_allclose(
+        circuit.metric(angles, "diag", reduce="mean"), np.diag(mean), atol=1e-12
+    )
+    for indices, block in circuit.metric(angles, "block-diag", reduce="mean"):
+        np.testing.assert_allclose(block, mean[np.ix_(indices, indices)], atol=1e-12)
+    vector = np.linspace(-1, 1, circuit.num_angles)
+    product = circuit.metric_vector_product(angles, vector, reduce="mean")
+    np.testing.assert_allclose(product, mean @ vector, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_product_with_vectors(seed):
+    batch = 1 + seed % 9
+    tape, circuit, angles = drawn(seed, batch=batch, prepared=seed % 3 == 0)
+    state = circuit.state_of(tape)
+    full = circuit.metric(angles, state=state)
+    vectors = np.random.default_rng(seed).normal(size=angles.shape)
+    got = circuit.metric_vector_product(angles, vectors, state=state)
+    np.testing.assert_allclose(got, np.einsum("bij,bj->bi", full, vectors), atol=TOLERANCE)
+    one = circuit.metric_vector_product(angles[0], vectors[0], state=state)
+    np.testing.assert_allclose(one, got[0], atol=1e-13)
+
+
+def test_initial_states_may_differ_between_inputs():
+    _, circuit, angles = drawn(5, batch=3, wires=3, prepared=True)
+    rng = np.random.default_rng(0)
+    states = rng.normal(size=(3, 8)) + 1j * rng.normal(size=(3, 8))
+    states /= np.linalg.norm(states, axis=1, keepdims=True)
+    full = circuit.metric(angles, state=states)
+    for b in range(3):
+        alone = circuit.metric(angles[b], state=states[b])
+        np.testing.assert_allclose(full[b], alone, atol=1e-13)
+    for indices, block in circuit.metric(angles, "block-diag", state=states):
+        np.testing.assert_allclose(block, full[:, indices][:, :, indices], atol=TOLERANCE)
+
+
+def ansatz(wires, layers):
+    """RY and RZ on every wire, then a ring of CNOTs."""
+    operations = []
+    for _ in range(layers):
+        for w in range(wires):
+            operations += [qml.RY(0.0, w), qml.RZ(0.0, w)]
+        operations += [qml.CNOT([w, (w + 1) % wires]) for w in range(wires)]
+    return Circuit.from_tape(qml.tape.QuantumScript(operations, [qml.state()]), range(wires))
+
+
+def test_ansatz_has_pennylanes_layers():
+    circuit = ansatz(4, 3)
+    assert len(layer_plan(circuit).blocks) == 6
+    assert layer_plan(circuit) is layer_plan(circuit)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_bits_do_not_depend_on_the_number_of_threads(batch):
+    circuit = ansatz(10, 2)
+    angles = np.random.default_rng(2).uniform(-3, 3, (batch, circuit.num_angles))
+    threads = _core.num_threads()
+    results = []
+    try:
+        for count in (1, 2, 7):
+            _core.set_num_threads(count)
+            results.append(
+                [
+                    circuit.metric(angles),
+                    circuit.metric(angles, reduce="mean"),
+                    circuit.metric_vector_product(angles, angles),
+                    circuit.metric(angles, "diag"),
+                ]
+            )
+    finally:
+        _core.set_num_threads(threads)
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            assert (a == b).all()
+
+
+def test_states_beyond_the_cache_share_lanes_among_amplitudes():
+    """From 14 qubits on a tile holds fewer than eight states."""
+    circuit = ansatz(15, 1)
+    angles = np.random.default_rng(3).uniform(-3, 3, circuit.num_angles)
+    full = circuit.metric(angles)
+    for indices, block in circuit.metric(angles, "block-diag"):
+        np.testing.assert_allclose(block, full[np.ix_(indices, indices)], atol=TOLERANCE)
+    vector = np.linspace(-1, 1, circuit.num_angles)
+    product = circuit.metric_vector_product(angles, vector)
+    np.testing.assert_allclose(product, full @ vector, atol=TOLERANCE)
+
+
+def test_tangents_that_do_not_fit_are_computed_again():
+    circuit = ansatz(8, 4)
+    angles = np.random.default_rng(4).uniform(-3, 3, (2, circuit.num_angles))
+    whole, mean = circuit.metric(angles), circuit.metric(angles, reduce="mean")
+    threads = _core.num_threads()
+    try:
+        _core.set_num_threads(1)
+        _core.set_memory_limit(400e3)
+        np.testing.assert_allclose(circuit.metric(angles), whole, atol=1e-13)
+        np.testing.assert_allclose(circuit.metric(angles, reduce="mean"), mean, atol=1e-13)
+        _core.set_memory_limit(40e3)
+        with pytest.raises(MemoryError, match=r"the metric would take .* GB"):
+            circuit.metric(angles)
+    finally:
+        _core.set_memory_limit(0)
+        _core.set_num_threads(threads)
+
+
+def test_shared_slots_and_idle_angles():
+    """Angles of several gates, which tapes do not have, and one that nothing depends on."""
+    builder = _core.ProgramBuilder(3, 4, False)
+    wires = [0, 1, 2, 0, 1, 2, 0]
+    for i, wire in enumerate(wires):
+        name = ["RX", "RY", "RZ"][i % 3] if i != 3 else "RY"
+        builder.gate(name, [wire], [], [], False, [(i % 3, 0.5 + i, 0.1 * i)])
+        builder.gate("CNOT", [wire, (wire + 1) % 3], [], [], False, [])
+    program = builder.build()
+    angles = np.array([[0.3, -1.2, 0.7, 0.4], [1.3, 0.2, -0.7, 0.9]])
+    full = _core.metric(program, angles)
+    step = 1e-4
+    for b in range(2):
+        derivatives = []
+        for a in range(4):
+            shift = np.eye(4)[a : a + 1] * step
+            row = angles[b : b + 1]
+            near = _core.state(program, row + shift) - _core.state(program, row - shift)
+            far = _core.state(program, row + 2 * shift) - _core.state(program, row - 2 * shift)
+            derivatives.append(((8 * near - far) / (12 * step))[0])
+        jacobian = np.array(derivatives).T
+        psi = _core.state(program, angles[b : b + 1])[0]
+        overlaps = psi.conj() @ jacobian
+        tensor = jacobian.conj().T @ jacobian - np.outer(overlaps.conj(), overlaps)
+        np.testing.assert_allclose(full[b], tensor.real, atol=1e-9)
+    chosen = _core.metric(program, angles, None, False, [3, 1])
+    np.testing.assert_array_equal(chosen[:, 1, 1], full[:, 1, 1])
+    assert (chosen[:, 0] == 0).all()
+    with pytest.raises(ValueError, match="columns"):
+        _core.metric(program, angles, None, False, [1, 1])
+
+
+def test_angle_whose_rotations_are_in_several_layers():
+    # RY(t) = (S H) RZ(t) (S H)^-1 is one layer; Trotter steps share one angle between many gates.
+    generator = qml.dot([0.3, 0.4, -0.2], [qml.X(0), qml.Z(0) @ qml.Z(1), qml.Y(1)])
+    tape = qml.tape.QuantumScript(
+        [qml.RY(0.2, 0), qml.Rot(0.1, 0.2, 0.3, 1), qml.TrotterProduct(generator, 0.8, n=2)],
+        [qml.state()],
+    )
+    circuit = Circuit.from_tape(tape, wires=[0, 1])
+    angles = circuit.angles_of(tape)
+    full = circuit.metric(angles)
+    for rule in RULES:
+        for indices, block in circuit.metric(angles, "block-diag", layers=rule):
+            np.testing.assert_allclose(block, full[np.ix_(indices, indices)], atol=TOLERANCE)
+
+
+def test_circuit_without_angles():
+    circuit = Circuit.from_tape(qml.tape.QuantumScript([qml.Hadamard(0)], [qml.state()]))
+    assert circuit.metric(np.zeros(0)).shape == (0, 0)
+    assert circuit.metric(np.zeros((3, 0)), "diag").shape == (3, 0)
+    assert circuit.metric(np.zeros((3, 0)), "block-diag") == []
+    assert circuit.metric_vector_product(np.zeros((3, 0)), np.zeros((3, 0))).shape == (3, 0)
+
+
+def test_bad_requests_say_what_is_wrong():
+    circuit = ansatz(3, 1)
+    angles = np.zeros((2, 6))
+    angles[1, 4] = np.nan
+    for approx in (None, "block-diag", "diag"):
+        with pytest.raises(ValueError, match=r"nan at angles\[1, 4\]"):
+            circuit.metric(angles, approx)
+    with pytest.raises(ValueError, match=r"nan at angles\[4\]"):
+        circuit.metric_vector_product(angles[1], np.zeros(6))
+    with pytest.raises(ValueError, match=r"inf at vectors\[2\]"):
+        circuit.metric_vector_product(angles[0], [0, 0, np.inf, 0, 0, 0])
+    with pytest.raises(ValueError, match="approx: expected"):
+        circuit.metric(angles[0], "blocks")
+    with pytest.raises(ValueError, match="reduce: expected"):
+        circuit.metric(angles[0], reduce="sum")
+    with pytest.raises(ValueError, match="layers: expected"):
+        circuit.metric(angles[0], "block-diag", layers="depth")
+    with pytest.raises(ValueError, match="empty batch"):
+        circuit.metric(np.zeros((0, 6)), reduce="mean")
+    with pytest.raises(ValueError, match="vectors: expected shape"):
+        circuit.metric_vector_product(angles[0], np.zeros(5))
+    assert circuit.metric(np.zeros((0, 6))).shape == (0, 6, 6)

@@ -132,9 +132,8 @@ CASE = Case(
     rates={
         "SGD": (0.3, 0.3),
         "Adam": (0.03, 0.1),
-        # The search of the two below has not been through the whole grid; --tune --only digits does it.
-        "QNG diag": (0.03, 0.1),
-        "QNG block-diag": (0.03, 0.1),
+        "QNG diag": (0.03, 0.3),
+        "QNG block-diag": (0.03, 0.3),
     },
     log_scale=False,
     train=train,

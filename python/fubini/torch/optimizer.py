@@ -154,10 +154,12 @@ class QNGOptimizer(torch.optim.Optimizer):
         if self._model is None:
             return
         self._names = {p: name for name, p in self._model.named_parameters()}
+        found = False
         owned = {p for group in self.param_groups for p in group["params"]}
         for name, module in self._model.named_modules():
             if not isinstance(module, QuantumLayer | qml.qnn.TorchLayer):
                 continue
+            found = True
             weights = set(module.qnode_weights.values())
             if not weights & owned:
                 continue
@@ -173,10 +175,9 @@ class QNGOptimizer(torch.optim.Optimizer):
                 self._units.remove(other)
                 unit = other + unit
             self._units.append(unit)
-        if not self._units:
+        if not found:
             warnings.warn(
-                "model: found no QuantumLayer or TorchLayer with parameters of this optimizer; every parameter takes "
-                "the plain gradient step",
+                "model: found no QuantumLayer or TorchLayer; every parameter takes the plain gradient step",
                 stacklevel=3,
             )
 

@@ -1,10 +1,13 @@
 """The native engine's metric against PennyLane's state and torch's Jacobian, and the contract of the methods."""
 
+from typing import Any
+
 import numpy as np
 import pennylane as qml
 import pytest
 import torch
 
+import fubini
 from circuits import ANGLE_GATES, FIXED_GATES, THREE_ANGLE_GATES
 from fubini import _core
 from fubini.circuit import Circuit
@@ -298,3 +301,36 @@ def test_bad_requests_say_what_is_wrong():
     with pytest.raises(ValueError, match="vectors: expected shape"):
         circuit.metric_vector_product(angles[0], np.zeros(5))
     assert circuit.metric(np.zeros((0, 6))).shape == (0, 6, 6)
+
+
+# -- layers: the native metric against the device engine ------------------------------------------------------------
+
+
+def reuploading(inputs: Any, weights: Any) -> Any:
+    for k in range(2):
+        qml.AngleEmbedding(inputs * (k + 1), wires=range(3), rotation="Y")
+        qml.StronglyEntanglingLayers(weights[k : k + 1], wires=range(3))
+        qml.CRX(weights[k, 0, 0] + inputs[..., 1], [2, 0])
+        qml.IsingZZ(2 * weights[k, 1, 1], [0, 1])
+        qml.U3(weights[k, 0, 1], inputs[..., 0], weights[k, 2, 2], wires=1)
+    return qml.expval(qml.Z(0))
+
+
+@pytest.mark.parametrize("approx", [None, "block-diag", "diag"])
+@pytest.mark.parametrize("rule", ["wires", "maximal", "queue"])
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (5, 3)])
+def test_layer_metric_equals_the_device_engine(
+    approx: Any, rule: Any, shape: tuple[int, ...]
+) -> None:
+    qnode = qml.QNode(reuploading, qml.device("default.qubit", wires=3))
+    native = fubini.QuantumLayer(qnode, {"weights": (2, 3, 3)}, engine="native").double()
+    device = fubini.QuantumLayer(
+        qnode, {"weights": (2, 3, 3)}, {"weights": native.weights.detach()}, engine="device"
+    )
+    x = torch.rand(shape, dtype=torch.float64)
+    assert native.compiled(x) is not None
+    for reduce in (None, "mean"):
+        options: Any = {"layers": rule, "reduce": reduce, "joint": True}
+        mine = fubini.metric_tensor(native, approx, **options)(x)
+        theirs = fubini.metric_tensor(device, approx, **options)(x)
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)

@@ -10,9 +10,10 @@ import numpy.typing as npt
 import pennylane as qml
 import torch
 
-from fubini import _core
+from fubini import _core, native_metric
 from fubini import device as device_engine
-from fubini._arrays import like
+from fubini._arrays import like, to_numpy
+from fubini.compiled import Affine
 from fubini.layers import LayerRule, check_rule
 from fubini.tape import GateTape, gate_tape
 
@@ -69,6 +70,48 @@ def weight_metric(
     if mean or tape.batch is None:
         return total.reshape(size, size)
     return np.broadcast_to(total, (tape.batch, size, size)) if rows == 1 else total
+
+
+def compiled_metric(
+    form: Affine,
+    weights: FloatArray,
+    inputs: FloatArray,
+    approx: Approx,
+    layers: LayerRule = "wires",
+    reduce: Literal["mean"] | None = None,
+) -> FloatArray:
+    """Return the metric over the flattened weights of a compiled circuit, on the native engine.
+
+    Args:
+        form: The compiled circuit.
+        weights: (P,).
+        inputs: (batch, features).
+        approx: Which part of the metric over angles to take.
+        layers: Which gates form a block.
+        reduce: ``"mean"`` averages over the inputs.
+
+    Returns:
+        (batch, P, P), or (P, P) for the mean.
+    """
+    angles = form.angles(weights, inputs)
+    native_metric.check_finite("angles", angles, False)
+    # Angles that only encode inputs have no row in the Jacobian, and must not cut layers.
+    trainable = np.flatnonzero(form.weights.any(axis=1)).tolist()
+    if approx is None:
+        values = _core.metric(form.circuit.program, angles, None, reduce == "mean", trainable)
+        blocks = [(tuple(trainable), values)]
+    else:
+        diagonal = approx == "diag"
+        blocks = native_metric.metric_blocks(
+            form.circuit, angles, None, reduce, layers, diagonal, frozenset(trainable)
+        )
+    size = form.weights.shape[1]
+    mean = reduce == "mean"
+    total = np.zeros((1 if mean else len(inputs), size, size))
+    for indices, values in blocks:
+        block = device_engine.Block(indices, values[None] if mean else values)
+        _add_pulled_back(total, block, form.weights[None], False, None)
+    return total[0] if mean else total
 
 
 def _add_pulled_back(
@@ -181,24 +224,44 @@ def _layer_metric_fn(
         )
 
     def metric(inputs: Any) -> Any:
-        tape = layer_tape(layer, inputs)
-        matrix = weight_metric(tape, layer.qnode.device, approx, layers, reduce, argnum)
+        matrix = layer_metric(layer, inputs, approx, layers, reduce, argnum)
         return _as_returned(matrix, list(layer.qnode_weights.values()), joint)
 
     return metric
 
 
-def layer_tape(layer: Any, inputs: Any) -> GateTape:
-    """Return the circuit of a QuantumLayer or TorchLayer at its weights.
+def layer_metric(
+    layer: Any,
+    inputs: torch.Tensor,
+    approx: Approx,
+    layers: LayerRule = "wires",
+    reduce: Literal["mean"] | None = None,
+    argnum: Sequence[int] | None = None,
+) -> FloatArray:
+    """Return the metric over the flattened weights of a QuantumLayer or TorchLayer.
 
     Args:
-        layer: The layer.
+        layer: The layer; a QuantumLayer whose circuit is compiled is served by the native engine, others by the device.
         inputs: (features,) or (..., features); leading dimensions are one batch, as in the layer's forward.
+        approx: Which part of the metric over angles to take.
+        layers: Which gates form a block.
+        reduce: ``"mean"`` averages over the inputs.
+        argnum: Gate parameters to include; None for all.
+
+    Returns:
+        (batch, P, P), or (P, P) for the mean and for a single input.
     """
     if inputs.ndim > 1:
         inputs = inputs.reshape(-1, inputs.shape[-1])
-    names = list(layer.qnode_weights)
-    return gate_tape(layer.qnode, (), {layer.input_arg: inputs, **layer.qnode_weights}, names)
+    weights = layer.qnode_weights
+    form = layer.compiled(inputs) if argnum is None and hasattr(layer, "compiled") else None
+    if form is None:
+        tape = gate_tape(layer.qnode, (), {layer.input_arg: inputs, **weights}, list(weights))
+        return weight_metric(tape, layer.qnode.device, approx, layers, reduce, argnum)
+    flat = np.concatenate([to_numpy(w).reshape(-1) for w in weights.values()])
+    values = to_numpy(inputs).reshape(-1, inputs.shape[-1])
+    result = compiled_metric(form, flat, values, approx, layers, reduce)
+    return result[0] if inputs.ndim == 1 and reduce is None else result
 
 
 def _weights_of(qnode: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[int | str]:

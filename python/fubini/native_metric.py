@@ -96,17 +96,20 @@ class _Unit:
 
 
 @functools.lru_cache(maxsize=128)
-def layer_plan(circuit: "Circuit", rule: LayerRule = "wires") -> LayerPlan:
+def layer_plan(
+    circuit: "Circuit", rule: LayerRule = "wires", trainable: frozenset[int] | None = None
+) -> LayerPlan:
     """Return the blocks of a circuit's metric.
 
     Args:
         circuit: The circuit.
         rule: Which gates form a layer, see :mod:`fubini.layers`.
+        trainable: Angles of which the metric is wanted, so that others, which encode inputs, cut no layer; None: all.
 
     Returns:
         The plan; angles that the state does not depend on are its last block.
     """
-    units = _units(circuit.program)
+    units = _units(circuit.program, trainable)
     layers = find_layers(tuple(unit.shape for unit in units), rule)
     home: dict[int, int] = {}
     split: set[int] = set()  # angles with rotations in several layers
@@ -137,7 +140,8 @@ def layer_plan(circuit: "Circuit", rule: LayerRule = "wires") -> LayerPlan:
             blocks.append(LayerBlock(angles, None))
         else:
             blocks.append(LayerBlock(angles, generators, len(order)))
-    idle = tuple(a for a in range(circuit.num_angles) if a not in home)
+    wanted = range(circuit.num_angles) if trainable is None else sorted(trainable)
+    idle = tuple(a for a in wanted if a not in home)
     if idle:
         blocks.append(LayerBlock(idle, None))
     return LayerPlan(circuit.program, order, tuple(blocks))
@@ -165,7 +169,7 @@ def _product(a: PauliTerm, b: PauliTerm) -> PauliTerm:
     return x, z, a[2] * b[2] * (1.0 if quarter_turns % 4 == 0 else -1.0)
 
 
-def _units(program: _core.Program) -> list[_Unit]:
+def _units(program: _core.Program, trainable: frozenset[int] | None) -> list[_Unit]:
     units: list[_Unit] = []
     for index, row in enumerate(program.operations()):
         kind, _, _, _, _, _, slot, coefficient, offset, support = row
@@ -181,9 +185,12 @@ def _units(program: _core.Program) -> list[_Unit]:
             known = last.shape.generator
             if sums_commute(known, terms):
                 last.operations.append(index)
-                last.shape = GateShape(last.shape.support | support, True, known + terms)
+                last.shape = GateShape(
+                    last.shape.support | support, last.shape.trainable, known + terms
+                )
                 continue
-        units.append(_Unit([index], GateShape(support, True, terms), slot))
+        wanted = trainable is None or slot in trainable
+        units.append(_Unit([index], GateShape(support, wanted, terms), slot))
     return units
 
 
@@ -238,6 +245,7 @@ def metric_blocks(
     reduce: Reduce,
     layers: LayerRule,
     diagonal: bool = False,
+    trainable: frozenset[int] | None = None,
 ) -> list[Block]:
     """Return the metric's diagonal blocks, each an exact sub-matrix.
 
@@ -248,13 +256,14 @@ def metric_blocks(
         reduce: ``"mean"`` averages over the batch.
         layers: Which gates form a layer.
         diagonal: Only the diagonals of the blocks.
+        trainable: Angles of which blocks are wanted; None: all.
 
     Returns:
         Pairs of angle indices and values: (B, k, k), or (B, k) for diagonals; without B for the mean.
     """
     check_rule(layers)
     mean = reduce == "mean"
-    plan = layer_plan(circuit, layers)
+    plan = layer_plan(circuit, layers, trainable)
     staged = iter(
         _core.stage_covariances(plan.sweep(diagonal), angles, plan.counts, diagonal, states)
         if plan.counts

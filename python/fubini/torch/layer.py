@@ -172,6 +172,15 @@ class QuantumLayer(torch.nn.Module):
         result: torch.Tensor = results.reshape(*leading, *results.shape[1:]) if leading else results
         return result
 
+    def compiled(self, inputs: torch.Tensor) -> Affine | None:
+        """Return the compiled circuit that serves these inputs, or None where the quantum function runs in every call.
+
+        Args:
+            inputs: (features,) or (batch, features).
+        """
+        how = self._form(inputs).how
+        return how if isinstance(how, Affine) else None
+
     def extra_repr(self) -> str:
         """Return the part of ``repr`` between the parentheses."""
         shapes = ", ".join(f"{name}={list(shape)}" for name, shape in self.weight_shapes.items())

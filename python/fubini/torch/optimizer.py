@@ -14,7 +14,7 @@ import torch
 from fubini._arrays import to_numpy
 from fubini.errors import NumericalError
 from fubini.layers import LayerRule, check_rule
-from fubini.metric import Approx, check_approx, layer_tape, weight_metric
+from fubini.metric import Approx, check_approx, layer_metric
 from fubini.solve import solve
 from fubini.torch.layer import QuantumLayer
 from fubini.torch.recorder import InputRecorder
@@ -229,8 +229,7 @@ class QNGOptimizer(torch.optim.Optimizer):
             raise NumericalError(
                 f"{name}: expected finite inputs of the layer, got NaN or infinity"
             )
-        tape = layer_tape(module, inputs)
-        return weight_metric(tape, module.qnode.device, self._approx, self._layers, "mean")
+        return layer_metric(module, inputs, self._approx, self._layers, "mean")
 
     def _closure_directions(self, metric_fn: Callable[..., Any]) -> Direction:
         in_layers = {p for unit in self._units for p in _weights(unit)}

@@ -130,10 +130,10 @@ CASE = Case(
     rate_names=("classical", "circuit"),
     grid=tuple((c, q) for c in (0.01, 0.03, 0.1, 0.3, 1.0) for q in (0.03, 0.1, 0.3, 1.0)),
     rates={
-        "SGD": (0.3, 0.3),
+        "SGD": (0.3, 1.0),
         "Adam": (0.03, 0.1),
-        "QNG diag": (0.03, 0.3),
-        "QNG block-diag": (0.03, 0.3),
+        "QNG diag": (0.03, 0.03),
+        "QNG block-diag": (0.03, 0.1),
     },
     log_scale=False,
     train=train,

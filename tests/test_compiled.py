@@ -401,3 +401,53 @@ def test_no_device_call_on_the_native_engine() -> None:
     with qml.Tracker(layer.qnode.device) as tracker:
         layer(torch.rand(4, 2, dtype=torch.float64)).sum().backward()
     assert tracker.totals == {}
+
+
+# -- passes that wait for their backward pass ----------------------------------------------------------------------
+
+
+def test_states_kept_for_the_backward_pass_serve_one_pass_each() -> None:
+    layer = layer_of(arithmetic)
+    first, second = (
+        torch.full((5, 2), v, dtype=torch.float64, requires_grad=True) for v in (0.3, 0.8)
+    )
+    expected = [
+        torch.autograd.grad(layer(x).sum(), [layer.weights, x], create_graph=True)
+        for x in (first, second)
+    ]  # create_graph takes the path that keeps nothing
+    a, b = layer(first).sum(), layer(second).sum()
+    for total, x, wanted in ((b, second, expected[1]), (a, first, expected[0])) * 2:
+        found = torch.autograd.grad(total, [layer.weights, x], retain_graph=True)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-14)
+
+
+def test_weights_changed_between_forward_and_backward_pass_are_an_error() -> None:
+    layer = layer_of(arithmetic)
+    total = layer(torch.rand(3, 2)).sum()
+    with torch.no_grad():
+        layer.weights += 1.0
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        total.backward()
+
+
+def test_states_too_large_to_keep_are_computed_again() -> None:
+    wires = 19  # 9 states of 8 MB each
+
+    def function(inputs: Any, weights: Any) -> Any:
+        qml.RX(weights[0] * 0.7, 0)
+        qml.RY(inputs[..., 0], wires - 1)
+        qml.CNOT([0, wires - 1])
+        return qml.expval(qml.Z(wires - 1))
+
+    x = torch.linspace(0.1, 0.9, 9, dtype=torch.float64).reshape(9, 1).requires_grad_()
+    layer = fubini.QuantumLayer(
+        qml.QNode(function, qml.device("default.qubit", wires=wires)), {"weights": 2}
+    ).double()
+    layer(x).sum().backward()
+    # <Z> = cos(0.7 w) cos(x)
+    angle = 0.7 * layer.weights.detach()[0]
+    torch.testing.assert_close(
+        x.grad, -torch.cos(angle) * torch.sin(x.detach()), rtol=0, atol=1e-12
+    )
+    expected = -0.7 * torch.sin(angle) * torch.cos(x.detach()).sum()
+    torch.testing.assert_close(layer.weights.grad[0], expected, rtol=0, atol=1e-12)

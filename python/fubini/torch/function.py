@@ -43,7 +43,7 @@ def expval(circuit: Circuit, angles: Tensor, state: Tensor | None = None) -> Ten
         )
     ready = angles.ndim == 2 and angles.dtype == torch.float64 and angles.is_cpu
     if ready and state is None and not circuit.takes_state:  # the usual call of a layer
-        if _is_plain():
+        if is_plain():
             plain: Tensor = _apply(_PlainValues, circuit, angles)
             return plain
         direct: Tensor = _apply(_Values, circuit, angles, None)
@@ -81,8 +81,8 @@ def _apply(function: Any, *arguments: Any) -> Any:
 _transforms_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 
 
-def _is_plain() -> bool:
-    """Whether neither torch.func nor forward-mode AD is at work, so that tensors are just tensors."""
+def is_plain() -> bool:
+    """Return whether neither torch.func nor forward-mode AD is at work, so that tensors are just tensors."""
     return not _transforms_active() and getattr(torch.autograd.forward_ad, "_current_level", 0) < 0
 
 
@@ -129,7 +129,7 @@ class _PlainValues(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, cotangents: Tensor) -> tuple[None, Tensor]:
         (angles,) = ctx.saved_tensors
-        if not torch.is_grad_enabled() and _is_plain():
+        if not torch.is_grad_enabled() and is_plain():
             values = _real(angles), _real(cotangents)
             _, gradient, _ = _core.vjp(ctx.circuit.program, *values, None)
             return None, torch.from_numpy(gradient)

@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from fubini import _core
 from fubini._arrays import to_numpy
 from fubini.circuit import Circuit, _measured_wires, decomposed
 from fubini.compiled import Affine
 from fubini.tape import user_tape
-from fubini.torch.function import expval
+from fubini.torch.function import expval, is_plain
 
 Tensor = torch.Tensor
 
@@ -27,7 +26,7 @@ def run_affine(form: Affine, inputs: Tensor, weights: Sequence[Tensor]) -> Tenso
     Returns:
         Results side by side, (B, M), float64 on the CPU.
     """
-    if _transformed(inputs, weights):
+    if not is_plain():  # torch.func or forward-mode AD, which autograd functions do not follow
         return _run_with_torch(form, inputs, weights)
     result: Tensor = _AffineExpval.apply(form, inputs, *weights)  # type: ignore[no-untyped-call]
     return result
@@ -69,14 +68,6 @@ def run_traced(
     return expval(circuit, angles, state), circuit
 
 
-def _transformed(inputs: Tensor, weights: Sequence[Tensor]) -> bool:
-    """Inside torch.func or forward-mode AD, where plain autograd functions do not reach."""
-    if torch.autograd.forward_ad._current_level >= 0:
-        return True
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-    return wrapped(inputs) or any(wrapped(w) for w in weights)
-
-
 def _run_with_torch(form: Affine, inputs: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """The same in torch operations around the differentiable ``expval``."""
     flat = (
@@ -96,41 +87,33 @@ class _AffineExpval(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, form: Affine, inputs: Tensor, *weights: Tensor) -> Tensor:
-        ctx.form = form
-        ctx.save_for_backward(inputs, *weights)
-        flat = _flat(weights)
-        ctx.angles = form.angles(flat, to_numpy(inputs))
-        return torch.from_numpy(_core.expval(form.circuit.program, ctx.angles, None))
+        needed = ctx.needs_input_grad
+        values, passed = form.forward(
+            [to_numpy(w) for w in weights], to_numpy(inputs), True in needed
+        )
+        if passed is not None:
+            ctx.form, ctx.passed = form, passed
+            ctx.save_for_backward(inputs, *weights)
+        return torch.from_numpy(values)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        inputs, *weights = ctx.saved_tensors
-        if (
-            torch.is_grad_enabled()
-        ):  # create_graph=True: derivatives of this derivative may be asked for
-            return None, *_differentiable_gradient(ctx.form, inputs, weights, gradient)
-        _, by_angles, _ = _core.vjp(ctx.form.circuit.program, ctx.angles, to_numpy(gradient), None)
-        by_weights, by_inputs = ctx.form.pull_back(by_angles)
-        pieces = (
-            np.split(by_weights, np.cumsum([w.numel() for w in weights])[:-1]) if weights else []
-        )
-        return (
-            None,
-            torch.from_numpy(by_inputs).to(inputs) if ctx.needs_input_grad[1] else None,
-            *(
-                torch.from_numpy(p).reshape(w.shape).to(w)
-                for p, w in zip(pieces, weights, strict=True)
-            ),
-        )
+        leaves = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph=True: a derivative of this may be asked for
+            return None, *_differentiable_gradient(ctx.form, leaves[0], leaves[1:], gradient)
+        by_inputs, by_weights = ctx.form.backward(ctx.passed, to_numpy(gradient))
+        needed = ctx.needs_input_grad
+        found = [_like(value, leaf) for value, leaf in zip(by_weights, leaves[1:], strict=True)]
+        return None, _like(by_inputs, leaves[0]) if needed[1] else None, *found
 
 
-def _flat(weights: Sequence[Tensor]) -> Any:
-    parts = [to_numpy(w).reshape(-1) for w in weights]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.zeros(0)
+def _like(values: Any, leaf: Tensor) -> Tensor:
+    result = torch.from_numpy(values)
+    return result if leaf.dtype == torch.float64 and leaf.is_cpu else result.to(leaf)
 
 
 def _differentiable_gradient(
-    form: Affine, inputs: Tensor, weights: list[Tensor], gradient: Tensor
+    form: Affine, inputs: Tensor, weights: Sequence[Tensor], gradient: Tensor
 ) -> Any:
     leaves = [inputs, *weights]
     chosen = [leaf for leaf in leaves if leaf.requires_grad]

@@ -451,3 +451,17 @@ def test_states_too_large_to_keep_are_computed_again() -> None:
     )
     expected = -0.7 * torch.sin(angle) * torch.cos(x.detach()).sum()
     torch.testing.assert_close(layer.weights.grad[0], expected, rtol=0, atol=1e-12)
+
+
+def test_batched_backward_passes_are_refused_with_the_remedy() -> None:
+    layer = layer_of(arithmetic)
+    x = torch.linspace(0.1, 0.8, 6, dtype=torch.float64).reshape(3, 2)
+    found = torch.autograd.functional.jacobian(layer, x)
+    torch.testing.assert_close(found, torch.func.jacrev(layer)(x), rtol=0, atol=1e-13)
+    with pytest.raises(NotImplementedError, match=r"torch\.func\.jacrev"):
+        torch.autograd.functional.jacobian(layer, x, vectorize=True)
+    y = layer(x)
+    with pytest.raises(NotImplementedError, match="is_grads_batched"):
+        torch.autograd.grad(
+            y, layer.weights, torch.ones(4, *y.shape).double(), is_grads_batched=True
+        )

@@ -55,6 +55,21 @@ def expval(circuit: Circuit, angles: Tensor, state: Tensor | None = None) -> Ten
     return values.reshape(*lead, circuit.num_outputs).to(device=angles.device, dtype=angles.dtype)
 
 
+def pullback(circuit: Circuit, angles: Tensor, cotangents: Tensor) -> Tensor:
+    """Returns the gradient of weighted results by the angles, differentiably.
+
+    Args:
+        circuit: The circuit; it takes no initial state.
+        angles: (B, A), float64 on the CPU.
+        cotangents: The weights of the results, (B, M), float64 on the CPU.
+
+    Returns:
+        (B, A).
+    """
+    gradient: Tensor = _apply(_Pullback, circuit, angles, None, cotangents)
+    return gradient
+
+
 def _initial_state(
     circuit: Circuit, state: Tensor | None, lead: torch.Size, batch: int
 ) -> Tensor | None:
@@ -86,6 +101,22 @@ def is_plain() -> bool:
     return not _transforms_active() and getattr(torch.autograd.forward_ad, "_current_level", 0) < 0
 
 
+def check_not_batched(cotangents: Tensor) -> None:
+    """Refuse the batches of ``is_grads_batched=True``, which only torch's own operations can look into.
+
+    Args:
+        cotangents: What a backward pass was called with.
+
+    Raises:
+        NotImplementedError: If it is such a batch.
+    """
+    if torch._C._functorch.is_legacy_batchedtensor(cotangents):
+        raise NotImplementedError(
+            "is_grads_batched, vectorize: expected False for a circuit on the native engine, got True. "
+            "Use torch.func.jacrev or torch.func.vmap, which are supported."
+        )
+
+
 def _real(value: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.ascontiguousarray(value.detach().resolve_neg().numpy())
 
@@ -113,8 +144,21 @@ def _fold(
     return folded
 
 
-def _unfold(info: Any, value: Tensor) -> Tensor:
-    return value.reshape(info.batch_size, -1, value.shape[-1])
+def _folds_vmap(function: Any) -> Any:
+    """Gives an autograd function the vmap rule of a batched function: the mapped dimension joins the batch."""
+
+    def vmap(info: Any, in_dims: Any, circuit: Circuit, *values: Tensor | None) -> tuple[Any, Any]:
+        def unfold(result: Tensor) -> Tensor:
+            return result.reshape(info.batch_size, -1, result.shape[-1])
+
+        results = _apply(function, circuit, *_fold(info, in_dims[1:], *values))
+        if isinstance(results, tuple):
+            return tuple(unfold(r) for r in results), (0,) * len(results)
+        return unfold(results), 0
+
+    function.vmap = staticmethod(vmap)
+    function.generate_vmap_rule = False
+    return function
 
 
 class _PlainValues(torch.autograd.Function):
@@ -128,6 +172,7 @@ class _PlainValues(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, cotangents: Tensor) -> tuple[None, Tensor]:
+        check_not_batched(cotangents)
         (angles,) = ctx.saved_tensors
         if not torch.is_grad_enabled() and is_plain():
             values = _real(angles), _real(cotangents)
@@ -136,10 +181,9 @@ class _PlainValues(torch.autograd.Function):
         return None, _apply(_Pullback, ctx.circuit, angles, None, cotangents)
 
 
+@_folds_vmap
 class _Values(torch.autograd.Function):
     """(B, A), (B, N) or None -> (B, M)."""
-
-    generate_vmap_rule = False
 
     @staticmethod
     def forward(circuit: Circuit, angles: Tensor, state: Tensor | None) -> Tensor:
@@ -154,6 +198,7 @@ class _Values(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, cotangents: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
+        check_not_batched(cotangents)
         angles, state = ctx.saved_tensors
         if state is not None and ctx.needs_input_grad[2]:
             gradient, state_gradient = _apply(
@@ -172,18 +217,10 @@ class _Values(torch.autograd.Function):
         pushed: Tensor = _apply(_Pushforward, ctx.circuit, angles, state, tangents, state_tangents)
         return pushed
 
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: Any, circuit: Circuit, angles: Tensor, state: Tensor | None
-    ) -> tuple[Tensor, int]:
-        folded = _fold(info, in_dims[1:], angles, state)
-        return _unfold(info, _apply(_Values, circuit, *folded)), 0
 
-
+@_folds_vmap
 class _Pullback(torch.autograd.Function):
     """(B, A), state, cotangents (B, M) -> gradient (B, A)."""
-
-    generate_vmap_rule = False
 
     @staticmethod
     def forward(
@@ -231,23 +268,10 @@ class _Pullback(torch.autograd.Function):
             result = result + _apply(_Pullback, ctx.circuit, angles, state, cotangent_tangents)
         return result
 
-    @staticmethod
-    def vmap(
-        info: Any,
-        in_dims: Any,
-        circuit: Circuit,
-        angles: Tensor,
-        state: Tensor | None,
-        cotangents: Tensor,
-    ) -> tuple[Tensor, int]:
-        folded = _fold(info, in_dims[1:], angles, state, cotangents)
-        return _unfold(info, _apply(_Pullback, circuit, *folded)), 0
 
-
+@_folds_vmap
 class _PullbackWithState(torch.autograd.Function):
     """The pullback to angles and initial state; first derivatives only."""
-
-    generate_vmap_rule = False
 
     @staticmethod
     def forward(
@@ -270,19 +294,10 @@ class _PullbackWithState(torch.autograd.Function):
     def jvp(ctx: Any, *tangents: Tensor) -> Any:
         _refuse_second_state_derivative(True)
 
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: Any, circuit: Circuit, angles: Tensor, state: Tensor, cotangents: Tensor
-    ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-        folded = _fold(info, in_dims[1:], angles, state, cotangents)
-        gradient, state_gradient = _apply(_PullbackWithState, circuit, *folded)
-        return (_unfold(info, gradient), _unfold(info, state_gradient)), (0, 0)
 
-
+@_folds_vmap
 class _Pushforward(torch.autograd.Function):
     """(B, A), state, tangents (B, A), state tangents -> (B, M); linear in the tangents."""
-
-    generate_vmap_rule = False
 
     @staticmethod
     def forward(
@@ -351,24 +366,10 @@ class _Pushforward(torch.autograd.Function):
                 result = result + (product * tangents).sum(-1, keepdim=True) * pick
         return result
 
-    @staticmethod
-    def vmap(
-        info: Any,
-        in_dims: Any,
-        circuit: Circuit,
-        angles: Tensor,
-        state: Tensor | None,
-        tangents: Tensor,
-        state_tangents: Tensor | None,
-    ) -> tuple[Tensor, int]:
-        folded = _fold(info, in_dims[1:], angles, state, tangents, state_tangents)
-        return _unfold(info, _apply(_Pushforward, circuit, *folded)), 0
 
-
+@_folds_vmap
 class _HessianProduct(torch.autograd.Function):
     """(B, A), state, cotangents (B, M), vectors (B, A) -> (B, A); the end of the line."""
-
-    generate_vmap_rule = False
 
     @staticmethod
     def forward(
@@ -395,19 +396,6 @@ class _HessianProduct(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor) -> Any:
         _refuse_third_derivative()
-
-    @staticmethod
-    def vmap(
-        info: Any,
-        in_dims: Any,
-        circuit: Circuit,
-        angles: Tensor,
-        state: Tensor | None,
-        cotangents: Tensor,
-        vectors: Tensor,
-    ) -> tuple[Tensor, int]:
-        folded = _fold(info, in_dims[1:], angles, state, cotangents, vectors)
-        return _unfold(info, _apply(_HessianProduct, circuit, *folded)), 0
 
 
 def _refuse_second_state_derivative(wanted: bool) -> None:

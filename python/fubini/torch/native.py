@@ -10,7 +10,7 @@ from fubini._arrays import to_numpy
 from fubini.circuit import Circuit, _measured_wires, decomposed
 from fubini.compiled import Affine
 from fubini.tape import user_tape
-from fubini.torch.function import expval, is_plain
+from fubini.torch.function import check_not_batched, expval, is_plain, pullback
 
 Tensor = torch.Tensor
 
@@ -70,16 +70,18 @@ def run_traced(
 
 def _run_with_torch(form: Affine, inputs: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """The same in torch operations around the differentiable ``expval``."""
-    flat = (
-        torch.cat([w.reshape(-1).to("cpu", torch.float64) for w in weights])
-        if weights
-        else torch.zeros(0).double()
-    )
-    constant, by_weights, by_inputs = (
-        torch.from_numpy(np.array(m)) for m in (form.constant, form.weights, form.inputs)
-    )
-    angles = constant + by_weights @ flat + inputs.to("cpu", torch.float64) @ by_inputs.T
-    return expval(form.circuit, angles)
+    return expval(form.circuit, _angles(form, inputs, weights))
+
+
+def _angles(form: Affine, inputs: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    flat = [w.reshape(-1).to("cpu", torch.float64) for w in weights]
+    joined = torch.cat(flat) if flat else torch.zeros(0, dtype=torch.float64)
+    constant, by_weights, by_inputs = _matrices(form)
+    return constant + by_weights @ joined + inputs.to("cpu", torch.float64) @ by_inputs.T
+
+
+def _matrices(form: Affine) -> list[Tensor]:
+    return [torch.from_numpy(np.array(m)) for m in (form.constant, form.weights, form.inputs)]
 
 
 class _AffineExpval(torch.autograd.Function):
@@ -99,6 +101,7 @@ class _AffineExpval(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         leaves = ctx.saved_tensors
+        check_not_batched(gradient)
         if torch.is_grad_enabled():  # create_graph=True: a derivative of this may be asked for
             return None, *_differentiable_gradient(ctx.form, leaves[0], leaves[1:], gradient)
         by_inputs, by_weights = ctx.form.backward(ctx.passed, to_numpy(gradient))
@@ -114,11 +117,13 @@ def _like(values: Any, leaf: Tensor) -> Tensor:
 
 def _differentiable_gradient(
     form: Affine, inputs: Tensor, weights: Sequence[Tensor], gradient: Tensor
-) -> Any:
-    leaves = [inputs, *weights]
-    chosen = [leaf for leaf in leaves if leaf.requires_grad]
-    output = _run_with_torch(form, inputs, weights)
-    found = iter(
-        torch.autograd.grad(output, chosen, gradient, create_graph=True, allow_unused=True)
-    )
-    return [next(found) if leaf.requires_grad else None for leaf in leaves]
+) -> list[Tensor]:
+    """The gradients by inputs and weights, in torch operations."""
+    by_angles = pullback(form.circuit, _angles(form, inputs, weights), gradient)
+    _, by_weights, by_inputs = _matrices(form)
+    sizes = [w.numel() for w in weights]
+    parts = torch.split(by_angles.sum(0) @ by_weights, sizes) if sizes else ()
+    return [
+        (by_angles @ by_inputs).to(inputs),
+        *(part.reshape(w.shape).to(w) for part, w in zip(parts, weights, strict=True)),
+    ]

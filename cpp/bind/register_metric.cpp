@@ -70,8 +70,11 @@ RealArray product_array(const Program& program, const RealArray& angles, const R
 }
 
 std::vector<RealArray> covariance_arrays(const Program& program, const RealArray& angles,
-                                         const std::vector<int>& counts, bool diagonal, const State& states) {
+                                         const std::vector<int>& counts, bool diagonal, const State& states,
+                                         bool mean) {
     const Batch batch = batch_of(program, angles, states);
+    if (mean && batch.size == 0)
+        throw py::value_error("angles: expected at least one row for the mean, got none");
     const auto size = static_cast<py::ssize_t>(batch.size);
     if (counts.size() != program.stages().size()) {
         throw py::value_error("counts: expected " + std::to_string(program.stages().size()) +
@@ -87,13 +90,21 @@ std::vector<RealArray> covariance_arrays(const Program& program, const RealArray
             throw py::value_error("counts: the program has too few moments for " + std::to_string(k) +
                                   " generators in a stage");
         }
-        elements += static_cast<double>(size) * static_cast<double>(diagonal ? k : k * k);
+        elements += static_cast<double>(mean ? 1 : size) * static_cast<double>(diagonal ? k : k * k);
         expect_fits(elements, "the blocks of the metric");
-        results.emplace_back(diagonal ? std::vector<py::ssize_t>{size, k}
-                                      : std::vector<py::ssize_t>{size, k, k});
+        std::vector<py::ssize_t> shape{size, k, k};
+        if (diagonal) shape.pop_back();
+        if (mean) shape.erase(shape.begin());
+        results.emplace_back(shape);
         to.push_back(results.back().mutable_data());
     }
-    run([&] { stage_covariances(program, batch, counts, diagonal, to); });
+    run([&] {
+        if (mean) {
+            mean_stage_covariances(program, batch, counts, diagonal, to);
+        } else {
+            stage_covariances(program, batch, counts, diagonal, to);
+        }
+    });
     return results;
 }
 
@@ -105,10 +116,10 @@ void register_metric(py::module_& m) {
           "Fubini-Study metric over the angles (or the chosen columns), shape (batch, k, k) or their mean "
           "(k, k).");
     m.def("stage_covariances", &covariance_arrays, "program"_a, "angles"_a.noconvert(), "counts"_a,
-          "diagonal"_a = false, "states"_a.noconvert() = py::none(),
-          "Covariances of the generators of each stage, (batch, k, k), or (batch, k) if diagonal. The "
-          "moments of "
-          "a stage are <K_i>, then <K_i K_j> for j <= i, or <K_i K_i>.");
+          "diagonal"_a = false, "states"_a.noconvert() = py::none(), "mean"_a = false,
+          "Covariances of the generators of each stage, (batch, k, k), or (batch, k) if diagonal, or their "
+          "means without the batch. The moments of a stage are <K_i>, then <K_i K_j> for j <= i, or <K_i "
+          "K_i>.");
     m.def("metric_vector_product", &product_array, "program"_a, "angles"_a.noconvert(),
           "vectors"_a.noconvert(), "states"_a.noconvert() = py::none(), "mean"_a = false,
           "Metric of each batch element times its vector, (batch, angles), or the mean (angles,).");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The only files that know how amplitudes lie in memory: kernels*, observable.
+// The only files that know how amplitudes lie in memory: kernels*, observable, walsh, metric_panel.
 //
 // A tile holds the states of a few samples. Row r is 16 doubles: 8 real parts, then 8 imaginary parts. With
 // lane_bits = k the lowest k qubits live in the lanes: lane l holds sample l >> k of the tile and amplitude

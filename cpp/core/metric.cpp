@@ -25,15 +25,6 @@ Buffer allocate(std::size_t doubles) {
     return Buffer(static_cast<double*>(::operator new[](doubles * sizeof(double), std::align_val_t{64})));
 }
 
-/// Elements [first, first + size) of a batch.
-Batch part_of(const Batch& batch, const Program& program, std::ptrdiff_t first, std::ptrdiff_t size) {
-    Batch part = batch;
-    part.angles += first * program.angles();
-    if (batch.states != nullptr && !batch.shared_state) part.states += first << program.qubits();
-    part.size = size;
-    return part;
-}
-
 /// Adds the products of two panels to out, (size, k, k) or (k, k).
 void multiply(const Schedule& schedule, const Panel& left, const Panel& right, std::ptrdiff_t size, bool mean,
               std::size_t k, double* out) {

@@ -30,4 +30,8 @@ void metric_vector_product(const Program& program, const Batch& batch, const dou
 void stage_covariances(const Program& program, const Batch& batch, std::span<const int> counts, bool diagonal,
                        std::span<double* const> out);
 
+/// Their means over the batch; out: for each stage (k, k), or (k) if diagonal.
+void mean_stage_covariances(const Program& program, const Batch& batch, std::span<const int> counts,
+                            bool diagonal, std::span<double* const> out);
+
 }  // namespace fubini

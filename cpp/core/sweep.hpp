@@ -37,6 +37,16 @@ struct Batch {
     std::function<bool()> poll = {};
 };
 
+/// Elements [first, first + size) of a batch whose repeat is 1.
+[[nodiscard]] inline Batch part_of(const Batch& batch, const Program& program, std::ptrdiff_t first,
+                                   std::ptrdiff_t size) {
+    Batch part = batch;
+    part.angles += first * program.angles();
+    if (batch.states != nullptr && !batch.shared_state) part.states += first << program.qubits();
+    part.size = size;
+    return part;
+}
+
 /// Memory in bytes that a sweep with `copies` states per tile needs, for a batch of this size.
 [[nodiscard]] double sweep_bytes(const Program& program, std::ptrdiff_t size, int copies);
 

@@ -265,7 +265,7 @@ def metric_blocks(
     mean = reduce == "mean"
     plan = layer_plan(circuit, layers, trainable)
     staged = iter(
-        _core.stage_covariances(plan.sweep(diagonal), angles, plan.counts, diagonal, states)
+        _core.stage_covariances(plan.sweep(diagonal), angles, plan.counts, diagonal, states, mean)
         if plan.counts
         else []
     )
@@ -278,8 +278,6 @@ def metric_blocks(
                 values = np.ascontiguousarray(np.diagonal(values, axis1=-2, axis2=-1))
         else:
             values = next(staged)
-            if mean:
-                values = _core.mean_over_batch(values)
         blocks.append((block.angles, values))
     return blocks
 

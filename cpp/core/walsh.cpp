@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: Apache-2.0
+// The transform to an eigenbasis, and that of its probabilities: up to three qubits per pass over the state.
+#include <algorithm>
+#include <array>
+
+#include "core/eigenbasis.hpp"
+#include "core/sweep.hpp"
+
+namespace fubini {
+namespace {
+
+constexpr std::int64_t sign_bit = std::int64_t{1} << 63;
+alignas(64) constexpr std::int64_t sign_rows[2][lanes] = {
+    {}, {sign_bit, sign_bit, sign_bit, sign_bit, sign_bit, sign_bit, sign_bit, sign_bit}};
+
+/// (a, b) <- (a + b, a - b), for a bit that the lanes count.
+Vec lane_butterfly(const Vec& v, int bit) {
+    IntVec upper{};
+    for (int l = 0; l < lanes; ++l) upper[l] = (l >> bit & 1) != 0 ? sign_bit : 0;
+    const Vec partner = bit == 0 ? permuted<1>(v) : bit == 1 ? permuted<2>(v) : permuted<4>(v);
+    return partner + flipped(v, upper);
+}
+
+/// Rows whose `bits` row bits are combined at once.
+struct Pass {
+    int bits = 0;
+    std::array<std::size_t, 3> stride{};
+    std::array<bool, 3> pivot{};  ///< whether amplitudes are combined, and not only probabilities
+    std::size_t blocked = 0;
+
+    void add(int row_bit, bool is_pivot) {
+        stride[static_cast<std::size_t>(bits)] = std::size_t{1} << row_bit;
+        pivot[static_cast<std::size_t>(bits)] = is_pivot;
+        blocked |= std::size_t{1} << row_bit;
+        ++bits;
+    }
+    [[nodiscard]] std::size_t next(std::size_t base) const { return ((base | blocked) + 1) & ~blocked; }
+    /// The index-th base: the bits of `index` in the places that are not blocked.
+    [[nodiscard]] std::size_t base(std::size_t index) const {
+        std::size_t r = 0;
+        for (std::size_t at = 0; index != 0; ++at) {
+            if ((blocked >> at & 1) != 0) continue;
+            r |= (index & 1) << at;
+            index >>= 1;
+        }
+        return r;
+    }
+    [[nodiscard]] std::size_t offset(std::size_t j) const {
+        return (j & 1) * stride[0] + (j >> 1 & 1) * stride[1] + (j >> 2) * stride[2];
+    }
+};
+
+/// The axes of the bits of y above those of Eigenbasis::low.
+struct High {
+    Mask x = 0;
+    Mask z = 0;
+    Mask t = 0;
+    std::uint32_t phase = 0;
+
+    High(const Eigenbasis& basis, Mask y) : t(y & ~basis.pivots) {
+        Word word;
+        for (Mask rest = y & basis.pivots; rest != 0; rest &= rest - 1) {
+            word = word * basis.axes[static_cast<std::size_t>(std::countr_zero(rest))];
+        }
+        x = word.x ^ t;
+        z = word.z;
+        phase = static_cast<std::uint32_t>(word.phase + 2 * parity(word.z & t)) & 3;
+    }
+    /// The power of i in K^c X^t |0>.
+    [[nodiscard]] std::uint32_t phase_with(const Eigenbasis::Low& low) const {
+        return (phase + low.phase + 2 * static_cast<std::uint32_t>(parity((z & low.x) ^ (low.z & t)))) & 3;
+    }
+};
+
+class Transform {
+  public:
+    Transform(const Eigenbasis& basis, const Tile& tile, const double* state)
+        : basis_(basis),
+          tile_(tile),
+          layout_(tile.layout),
+          ket_(state),
+          work_(tile.scratch()),
+          plane_(tile.scratch() + tile.layout.rows() * row_doubles) {
+        for (std::size_t l = 0; l < lanes; ++l) {
+            const std::size_t from = basis.low[l & layout_.lane_mask()].x;
+            lane_of_[l] = static_cast<int>((l & ~layout_.lane_mask()) | from);
+            plain_lanes_ = plain_lanes_ && from == (l & layout_.lane_mask());
+        }
+    }
+
+    const double* run() {
+        std::vector<int> pivots, others;
+        for (int bit = layout_.lane_bits; bit < layout_.qubits; ++bit) {
+            ((basis_.pivots >> bit & 1) != 0 ? pivots : others).push_back(bit - layout_.lane_bits);
+        }
+        // The first pass gathers amplitudes from where the basis has them, block by block of low bits.
+        std::size_t at = 0;
+        const auto take = [&](Pass& pass, int limit) {
+            while (pass.bits < 3 && at < pivots.size() && pivots[at] < limit) pass.add(pivots[at++], true);
+        };
+        Pass pass;
+        take(pass, low_bits - layout_.lane_bits);
+        bool gathered = false;
+        while (true) {
+            const bool last = at == pivots.size();
+            if (last) {  // what probabilities alone need of this pass's rows
+                while (pass.bits < 3 && !others.empty() &&
+                       (gathered || others.front() < low_bits - layout_.lane_bits)) {
+                    pass.add(others.front(), false);
+                    others.erase(others.begin());
+                }
+            }
+            combine(pass, !gathered, last);
+            gathered = true;
+            if (last) break;
+            pass = Pass();
+            take(pass, layout_.qubits);
+        }
+        for (int bit = 0; bit < layout_.qubits - layout_.lane_bits; ++bit) {
+            if ((pass.blocked >> bit & 1) == 0) rest_.push_back(bit);
+        }
+        for (std::size_t i = 0; i < rest_.size(); i += 3) {
+            Pass real;
+            for (std::size_t j = i; j < std::min(i + 3, rest_.size()); ++j) real.add(rest_[j], false);
+            fold(real);
+        }
+        return plane_;
+    }
+
+  private:
+    /// i^-phase times the amplitude of |y~>, with low.x and low.z those of the row's first lane.
+    void load(const High& high, std::size_t y, Vec& re, Vec& im) const {
+        const Eigenbasis::Low& low = basis_.low[y & (basis_.low.size() - 1)];
+        const std::size_t from = high.x ^ low.x;
+        const double* row = ket_ + (from >> layout_.lane_bits) * row_doubles;
+        if (layout_.lane_bits == 0) {
+            // (-i)^phase: an odd one swaps the parts.
+            const std::uint32_t phase = high.phase_with(low);
+            const std::size_t odd = (phase & 1) * lanes;
+            re = flipped(vec(row + odd), sign_row(phase >> 1));
+            im = flipped(vec(row + (odd ^ lanes)), sign_row((phase + 1) >> 1 & 1));
+            return;
+        }
+        re = vec(row);
+        im = vec(row + lanes);
+        if (!plain_lanes_ || (from & layout_.lane_mask()) != 0) {
+            const Vec a = re, b = im;
+            const auto flip = static_cast<int>(from & layout_.lane_mask());
+            for (std::size_t l = 0; l < lanes; ++l) {
+                re[l] = a[lane_of_[l] ^ flip];
+                im[l] = b[lane_of_[l] ^ flip];
+            }
+        }
+        IntVec phases;
+        for (std::size_t l = 0; l < lanes; ++l) {
+            const std::size_t index = (y & (basis_.low.size() - 1)) | (l & layout_.lane_mask());
+            phases[l] = high.phase_with(basis_.low[index]);
+        }
+        const IntVec odd = -(phases & 1);
+        const IntVec a = std::bit_cast<IntVec>(re), b = std::bit_cast<IntVec>(im);
+        re = std::bit_cast<Vec>(((a & ~odd) | (b & odd)) ^ ((phases & 2) << 62));
+        im = std::bit_cast<Vec>(((b & ~odd) | (a & odd)) ^ (((phases + 1) & 2) << 62));
+        for (int bit = 0; bit < layout_.lane_bits; ++bit) {
+            if ((basis_.pivots >> bit & 1) == 0) continue;
+            re = lane_butterfly(re, bit);
+            im = lane_butterfly(im, bit);
+        }
+    }
+    static const IntVec& sign_row(std::uint32_t negative) {
+        return reinterpret_cast<const IntVec&>(sign_rows[negative]);
+    }
+
+    template <int bits>
+    static void butterflies(Vec* v, const std::array<bool, 3>& wanted) {
+        for (int b = 0; b < bits; ++b) {
+            if (!wanted[static_cast<std::size_t>(b)]) continue;
+            for (int j = 0; j < 1 << bits; ++j) {
+                if ((j >> b & 1) != 0) continue;
+                const Vec sum = v[j] + v[j | 1 << b];
+                v[j | 1 << b] = v[j] - v[j | 1 << b];
+                v[j] = sum;
+            }
+        }
+    }
+
+    /// One group of rows: amplitudes, and then, with `squared`, their probabilities.
+    template <int bits, bool gather, bool squared>
+    void combine_group(const Pass& pass, const High& high, std::size_t base) const {
+        constexpr std::size_t count = std::size_t{1} << bits;
+        Vec re[count], im[count];
+        for (std::size_t j = 0; j < count; ++j) {
+            const std::size_t r = base | pass.offset(j);
+            if constexpr (gather) {
+                load(high, r << layout_.lane_bits, re[j], im[j]);
+            } else {
+                re[j] = vec(work_ + r * row_doubles);
+                im[j] = vec(work_ + r * row_doubles + lanes);
+            }
+        }
+        butterflies<bits>(re, pass.pivot);
+        butterflies<bits>(im, pass.pivot);
+        if constexpr (squared) {
+            for (std::size_t j = 0; j < count; ++j) {
+                re[j] = re[j] * re[j] + im[j] * im[j];
+                for (int bit = 0; bit < layout_.lane_bits; ++bit) re[j] = lane_butterfly(re[j], bit);
+            }
+            butterflies<bits>(re, {true, true, true});
+        }
+        for (std::size_t j = 0; j < count; ++j) {
+            const std::size_t r = base | pass.offset(j);
+            if constexpr (squared) {
+                vec(plane_ + r * lanes) = re[j];
+            } else {
+                vec(work_ + r * row_doubles) = re[j];
+                vec(work_ + r * row_doubles + lanes) = im[j];
+            }
+        }
+    }
+
+    template <int bits, bool gather, bool squared>
+    void combine_rows(const Pass& pass) const {
+        const std::size_t rows = layout_.rows();
+        if constexpr (gather) {
+            const std::size_t block = std::min(rows, std::size_t{1} << (low_bits - layout_.lane_bits));
+            const auto work = [&](std::size_t begin, std::size_t end) {
+                for (std::size_t b = begin; b < end; ++b) {
+                    const High high(basis_, b * block << layout_.lane_bits);
+                    for (std::size_t base = 0; base < block; base = pass.next(base)) {
+                        combine_group<bits, true, squared>(pass, high, b * block | base);
+                    }
+                }
+            };
+            tile_.over_rows(rows / block, work, std::max<std::size_t>(row_chunk / block, 1));
+        } else {
+            const High none(basis_, 0);
+            const auto work = [&](std::size_t begin, std::size_t end) {
+                std::size_t base = pass.base(begin);
+                for (std::size_t i = begin; i < end; ++i, base = pass.next(base)) {
+                    combine_group<bits, false, squared>(pass, none, base);
+                }
+            };
+            tile_.over_rows(rows >> bits, work, row_chunk >> bits);
+        }
+    }
+
+    void combine(const Pass& pass, bool gather, bool squared) const {
+        const auto with_bits = [&]<bool from_ket, bool to_plane>() {
+            switch (pass.bits) {
+                case 0:
+                    return combine_rows<0, from_ket, to_plane>(pass);
+                case 1:
+                    return combine_rows<1, from_ket, to_plane>(pass);
+                case 2:
+                    return combine_rows<2, from_ket, to_plane>(pass);
+                default:
+                    return combine_rows<3, from_ket, to_plane>(pass);
+            }
+        };
+        if (gather) {
+            squared ? with_bits.template operator()<true, true>()
+                    : with_bits.template operator()<true, false>();
+        } else {
+            squared ? with_bits.template operator()<false, true>()
+                    : with_bits.template operator()<false, false>();
+        }
+    }
+
+    template <int bits>
+    void fold_rows(const Pass& pass) const {
+        const auto work = [&](std::size_t begin, std::size_t end) {
+            std::size_t base = pass.base(begin);
+            for (std::size_t i = begin; i < end; ++i, base = pass.next(base)) {
+                constexpr std::size_t count = std::size_t{1} << bits;
+                Vec v[count];
+                for (std::size_t j = 0; j < count; ++j) v[j] = vec(plane_ + (base | pass.offset(j)) * lanes);
+                butterflies<bits>(v, {true, true, true});
+                for (std::size_t j = 0; j < count; ++j) vec(plane_ + (base | pass.offset(j)) * lanes) = v[j];
+            }
+        };
+        tile_.over_rows(layout_.rows() >> bits, work, row_chunk >> bits);
+    }
+    void fold(const Pass& pass) const {
+        switch (pass.bits) {
+            case 1:
+                return fold_rows<1>(pass);
+            case 2:
+                return fold_rows<2>(pass);
+            default:
+                return fold_rows<3>(pass);
+        }
+    }
+
+    const Eigenbasis& basis_;
+    const Tile& tile_;
+    Layout layout_;
+    const double* ket_;
+    double* work_;
+    double* plane_;
+    std::array<int, lanes> lane_of_{};
+    bool plain_lanes_ = true;
+    std::vector<int> rest_;
+};
+
+}  // namespace
+
+std::size_t eigenbasis_scratch(std::size_t rows) { return rows * (row_doubles + lanes); }
+
+const double* walsh_plane(const Eigenbasis& basis, const Tile& tile, const double* state) {
+    return Transform(basis, tile, state).run();
+}
+
+}  // namespace fubini

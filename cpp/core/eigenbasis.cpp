@@ -43,7 +43,7 @@ double cost_by_planes(int qubits, std::span<const PauliTerm> terms) {
     return cost;
 }
 
-double cost_by_transform(int qubits, int pivots) { return 4 + 2.0 * pivots + qubits; }
+double cost_by_transform(int qubits, int pivots) { return 2 + pivots + 0.5 * qubits; }
 
 }  // namespace
 
@@ -95,7 +95,7 @@ Eigenbasis eigenbasis(int qubits, std::span<const PauliTerm> terms) {
             word = word * basis.axes[static_cast<std::size_t>(std::countr_zero(rest))];
         }
         const Mask t = y & ~basis.pivots;
-        basis.low[y] = {static_cast<std::uint32_t>(word.x ^ t), static_cast<std::uint32_t>(word.z),
+        basis.low[y] = {static_cast<std::uint32_t>(word.x ^ t),
                         static_cast<std::uint32_t>(word.phase + 2 * parity(word.z & t)) & 3};
     }
     return basis;

@@ -29,7 +29,6 @@ struct Eigenbasis {
     /// K^c X^t for the lowest bits of y.
     struct Low {
         std::uint32_t x = 0;
-        std::uint32_t z = 0;  ///< of K^c alone
         std::uint32_t phase = 0;
     };
     Mask pivots = 0;

@@ -21,18 +21,33 @@ Vec lane_butterfly(const Vec& v, int bit) {
     return partner + flipped(v, upper);
 }
 
-/// Rows whose `bits` row bits are combined at once.
+/// The same for the first `wanted` bits of the index into v.
+template <int bits, int wanted, int b = 0>
+[[gnu::always_inline]] inline void butterflies(Vec* v) {
+    if constexpr (b < wanted) {
+#pragma GCC unroll 8
+        for (int j = 0; j < 1 << bits; ++j) {
+            if ((j >> b & 1) != 0) continue;
+            const Vec sum = v[j] + v[j | 1 << b];
+            v[j | 1 << b] = v[j] - v[j | 1 << b];
+            v[j] = sum;
+        }
+        butterflies<bits, wanted, b + 1>(v);
+    }
+}
+
+/// Rows whose `bits` row bits are combined at once; amplitudes over the first `pivots` of them only.
 struct Pass {
     int bits = 0;
+    int pivots = 0;
     std::array<std::size_t, 3> stride{};
-    std::array<bool, 3> pivot{};  ///< whether amplitudes are combined, and not only probabilities
     std::size_t blocked = 0;
 
     void add(int row_bit, bool is_pivot) {
         stride[static_cast<std::size_t>(bits)] = std::size_t{1} << row_bit;
-        pivot[static_cast<std::size_t>(bits)] = is_pivot;
         blocked |= std::size_t{1} << row_bit;
         ++bits;
+        if (is_pivot) ++pivots;
     }
     [[nodiscard]] std::size_t next(std::size_t base) const { return ((base | blocked) + 1) & ~blocked; }
     /// The index-th base: the bits of `index` in the places that are not blocked.
@@ -53,24 +68,31 @@ struct Pass {
 /// The axes of the bits of y above those of Eigenbasis::low.
 struct High {
     Mask x = 0;
-    Mask z = 0;
-    Mask t = 0;
     std::uint32_t phase = 0;
+    /// Low bits whose axes do not commute with these: they change the order's sign.
+    std::size_t crossed = 0;
 
-    High(const Eigenbasis& basis, Mask y) : t(y & ~basis.pivots) {
+    High(const Eigenbasis& basis, Mask y) {
+        const Mask t = y & ~basis.pivots;
         Word word;
         for (Mask rest = y & basis.pivots; rest != 0; rest &= rest - 1) {
             word = word * basis.axes[static_cast<std::size_t>(std::countr_zero(rest))];
         }
         x = word.x ^ t;
-        z = word.z;
         phase = static_cast<std::uint32_t>(word.phase + 2 * parity(word.z & t)) & 3;
+        for (std::size_t bit = 0; std::size_t{1} << bit < basis.low.size(); ++bit) {
+            const Word& axis = basis.axes[bit];
+            crossed |= static_cast<std::size_t>(parity((word.z & axis.x) ^ (axis.z & t))) << bit;
+        }
     }
-    /// The power of i in K^c X^t |0>.
-    [[nodiscard]] std::uint32_t phase_with(const Eigenbasis::Low& low) const {
-        return (phase + low.phase + 2 * static_cast<std::uint32_t>(parity((z & low.x) ^ (low.z & t)))) & 3;
+    /// The power of i in K^c X^t |0>, modulo 4.
+    [[nodiscard]] std::uint32_t phase_with(std::size_t y, const Eigenbasis::Low& low) const {
+        return phase + low.phase + 2 * static_cast<std::uint32_t>(std::popcount(y & crossed));
     }
 };
+
+/// Where a pass has its amplitudes from: the state, the state in the eigenbasis, or the pass before.
+enum class Source { ket, eigenbasis, work };
 
 class Transform {
   public:
@@ -135,9 +157,9 @@ class Transform {
         const double* row = ket_ + (from >> layout_.lane_bits) * row_doubles;
         if (layout_.lane_bits == 0) {
             // (-i)^phase: an odd one swaps the parts.
-            const std::uint32_t phase = high.phase_with(low);
+            const std::uint32_t phase = high.phase_with(y & (basis_.low.size() - 1), low);
             const std::size_t odd = (phase & 1) * lanes;
-            re = flipped(vec(row + odd), sign_row(phase >> 1));
+            re = flipped(vec(row + odd), sign_row(phase >> 1 & 1));
             im = flipped(vec(row + (odd ^ lanes)), sign_row((phase + 1) >> 1 & 1));
             return;
         }
@@ -154,7 +176,7 @@ class Transform {
         IntVec phases;
         for (std::size_t l = 0; l < lanes; ++l) {
             const std::size_t index = (y & (basis_.low.size() - 1)) | (l & layout_.lane_mask());
-            phases[l] = high.phase_with(basis_.low[index]);
+            phases[l] = high.phase_with(index, basis_.low[index]);
         }
         const IntVec odd = -(phases & 1);
         const IntVec a = std::bit_cast<IntVec>(re), b = std::bit_cast<IntVec>(im);
@@ -170,42 +192,34 @@ class Transform {
         return reinterpret_cast<const IntVec&>(sign_rows[negative]);
     }
 
-    template <int bits>
-    static void butterflies(Vec* v, const std::array<bool, 3>& wanted) {
-        for (int b = 0; b < bits; ++b) {
-            if (!wanted[static_cast<std::size_t>(b)]) continue;
-            for (int j = 0; j < 1 << bits; ++j) {
-                if ((j >> b & 1) != 0) continue;
-                const Vec sum = v[j] + v[j | 1 << b];
-                v[j | 1 << b] = v[j] - v[j | 1 << b];
-                v[j] = sum;
-            }
-        }
-    }
-
     /// One group of rows: amplitudes, and then, with `squared`, their probabilities.
-    template <int bits, bool gather, bool squared>
-    void combine_group(const Pass& pass, const High& high, std::size_t base) const {
+    template <int bits, int pivots, Source source, bool squared>
+    [[gnu::always_inline]] inline void combine_group(const Pass& pass, const High& high,
+                                                     std::size_t base) const {
         constexpr std::size_t count = std::size_t{1} << bits;
         Vec re[count], im[count];
+#pragma GCC unroll 8
         for (std::size_t j = 0; j < count; ++j) {
             const std::size_t r = base | pass.offset(j);
-            if constexpr (gather) {
+            if constexpr (source == Source::eigenbasis) {
                 load(high, r << layout_.lane_bits, re[j], im[j]);
             } else {
-                re[j] = vec(work_ + r * row_doubles);
-                im[j] = vec(work_ + r * row_doubles + lanes);
+                const double* row = (source == Source::ket ? ket_ : work_) + r * row_doubles;
+                re[j] = vec(row);
+                im[j] = vec(row + lanes);
             }
         }
-        butterflies<bits>(re, pass.pivot);
-        butterflies<bits>(im, pass.pivot);
+        butterflies<bits, pivots>(re);
+        butterflies<bits, pivots>(im);
         if constexpr (squared) {
+#pragma GCC unroll 8
             for (std::size_t j = 0; j < count; ++j) {
                 re[j] = re[j] * re[j] + im[j] * im[j];
                 for (int bit = 0; bit < layout_.lane_bits; ++bit) re[j] = lane_butterfly(re[j], bit);
             }
-            butterflies<bits>(re, {true, true, true});
+            butterflies<bits, bits>(re);
         }
+#pragma GCC unroll 8
         for (std::size_t j = 0; j < count; ++j) {
             const std::size_t r = base | pass.offset(j);
             if constexpr (squared) {
@@ -217,16 +231,16 @@ class Transform {
         }
     }
 
-    template <int bits, bool gather, bool squared>
+    template <int bits, int pivots, Source source, bool squared>
     void combine_rows(const Pass& pass) const {
         const std::size_t rows = layout_.rows();
-        if constexpr (gather) {
+        if constexpr (source == Source::eigenbasis) {
             const std::size_t block = std::min(rows, std::size_t{1} << (low_bits - layout_.lane_bits));
             const auto work = [&](std::size_t begin, std::size_t end) {
                 for (std::size_t b = begin; b < end; ++b) {
                     const High high(basis_, b * block << layout_.lane_bits);
                     for (std::size_t base = 0; base < block; base = pass.next(base)) {
-                        combine_group<bits, true, squared>(pass, high, b * block | base);
+                        combine_group<bits, pivots, source, squared>(pass, high, b * block | base);
                     }
                 }
             };
@@ -236,32 +250,50 @@ class Transform {
             const auto work = [&](std::size_t begin, std::size_t end) {
                 std::size_t base = pass.base(begin);
                 for (std::size_t i = begin; i < end; ++i, base = pass.next(base)) {
-                    combine_group<bits, false, squared>(pass, none, base);
+                    combine_group<bits, pivots, source, squared>(pass, none, base);
                 }
             };
             tile_.over_rows(rows >> bits, work, row_chunk >> bits);
         }
     }
 
-    void combine(const Pass& pass, bool gather, bool squared) const {
-        const auto with_bits = [&]<bool from_ket, bool to_plane>() {
-            switch (pass.bits) {
-                case 0:
-                    return combine_rows<0, from_ket, to_plane>(pass);
-                case 1:
-                    return combine_rows<1, from_ket, to_plane>(pass);
-                case 2:
-                    return combine_rows<2, from_ket, to_plane>(pass);
-                default:
-                    return combine_rows<3, from_ket, to_plane>(pass);
+    template <Source source, bool squared>
+    void combine_with(const Pass& pass) const {
+        const auto with_pivots = [&]<int bits>() {
+            if constexpr (squared) {
+                switch (pass.pivots) {
+                    case 0:
+                        return combine_rows<bits, 0, source, true>(pass);
+                    case 1:
+                        return combine_rows<bits, std::min(1, bits), source, true>(pass);
+                    case 2:
+                        return combine_rows<bits, std::min(2, bits), source, true>(pass);
+                    default:
+                        return combine_rows<bits, bits, source, true>(pass);
+                }
+            } else {
+                combine_rows<bits, bits, source, false>(pass);
             }
         };
-        if (gather) {
-            squared ? with_bits.template operator()<true, true>()
-                    : with_bits.template operator()<true, false>();
+        switch (pass.bits) {
+            case 0:
+                return with_pivots.template operator()<0>();
+            case 1:
+                return with_pivots.template operator()<1>();
+            case 2:
+                return with_pivots.template operator()<2>();
+            default:
+                return with_pivots.template operator()<3>();
+        }
+    }
+    void combine(const Pass& pass, bool first, bool squared) const {
+        if (!first) {
+            squared ? combine_with<Source::work, true>(pass) : combine_with<Source::work, false>(pass);
+        } else if (basis_.pivots != 0) {
+            squared ? combine_with<Source::eigenbasis, true>(pass)
+                    : combine_with<Source::eigenbasis, false>(pass);
         } else {
-            squared ? with_bits.template operator()<false, true>()
-                    : with_bits.template operator()<false, false>();
+            combine_with<Source::ket, true>(pass);
         }
     }
 
@@ -272,8 +304,10 @@ class Transform {
             for (std::size_t i = begin; i < end; ++i, base = pass.next(base)) {
                 constexpr std::size_t count = std::size_t{1} << bits;
                 Vec v[count];
+#pragma GCC unroll 8
                 for (std::size_t j = 0; j < count; ++j) v[j] = vec(plane_ + (base | pass.offset(j)) * lanes);
-                butterflies<bits>(v, {true, true, true});
+                butterflies<bits, bits>(v);
+#pragma GCC unroll 8
                 for (std::size_t j = 0; j < count; ++j) vec(plane_ + (base | pass.offset(j)) * lanes) = v[j];
             }
         };

@@ -88,15 +88,14 @@ Eigenbasis eigenbasis(int qubits, std::span<const PauliTerm> terms) {
     for (std::size_t m = 0; m < basis.readings.size(); ++m) {
         basis.simple = basis.simple && basis.readings[m].moment == static_cast<int>(m);
     }
-    basis.low.resize(std::size_t{1} << std::min(qubits, low_bits));
-    for (std::size_t y = 0; y < basis.low.size(); ++y) {
+    for (std::size_t y = 0; y < std::size_t{1} << std::min(qubits, low_bits); ++y) {
         Word word;
         for (Mask rest = y & basis.pivots; rest != 0; rest &= rest - 1) {
             word = word * basis.axes[static_cast<std::size_t>(std::countr_zero(rest))];
         }
         const Mask t = y & ~basis.pivots;
-        basis.low[y] = {static_cast<std::uint32_t>(word.x ^ t),
-                        static_cast<std::uint32_t>(word.phase + 2 * parity(word.z & t)) & 3};
+        basis.low_flips.push_back(static_cast<std::uint32_t>(word.x ^ t));
+        basis.low_phases.push_back(static_cast<std::uint8_t>((word.phase + 2 * parity(word.z & t)) & 3));
     }
     return basis;
 }

@@ -26,21 +26,17 @@ struct Eigenbasis {
         double coefficient = 0;
         int moment = 0;
     };
-    /// K^c X^t for the lowest bits of y.
-    struct Low {
-        std::uint32_t x = 0;
-        std::uint32_t phase = 0;
-    };
     Mask pivots = 0;
     std::vector<Word> axes;
-    std::vector<Low> low;
+    std::vector<std::uint32_t> low_flips;  ///< x of K^c X^t, for the lowest bits of y
+    std::vector<std::uint8_t> low_phases;  ///< and its power of i
     std::vector<Reading> readings;  ///< sorted by moment
     bool simple = false;            ///< reading m is moment m: every moment is one word
 
     [[nodiscard]] bool empty() const { return axes.empty(); }
 };
 
-constexpr int low_bits = 8;  ///< bits of y that Eigenbasis::low covers
+constexpr int low_bits = 8;  ///< bits of y that Eigenbasis::low_flips and low_phases cover
 
 /// The basis for the words of these terms; empty where they do not commute, or are so few that pass by pass
 /// over the state is cheaper.

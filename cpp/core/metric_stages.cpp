@@ -30,6 +30,10 @@ void measure_stage(const Checkpoint& checkpoint, const Tile& tile, const double*
             continue;
         }
         const int low = static_cast<int>(reading.mask & tile.layout.lane_mask());
+        if (k == max_lane_bits) {
+            moments[reading.moment] += splat(reading.coefficient * row[low]);
+            continue;
+        }
         for (int l = 0; l < lanes; ++l) {
             moments[reading.moment][l] += reading.coefficient * row[(l >> k << k) | low];
         }

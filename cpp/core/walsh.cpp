@@ -2,6 +2,7 @@
 // The transform to an eigenbasis, and that of its probabilities: up to three qubits per pass over the state.
 #include <algorithm>
 #include <array>
+#include <cstring>
 
 #include "core/eigenbasis.hpp"
 #include "core/sweep.hpp"
@@ -71,8 +72,9 @@ struct High {
     std::uint32_t phase = 0;
     /// Low bits whose axes do not commute with these: they change the order's sign.
     std::size_t crossed = 0;
+    IntVec lane_phases{};  ///< of the lanes' bits among them
 
-    High(const Eigenbasis& basis, Mask y) {
+    High(const Eigenbasis& basis, Mask y, const Layout& layout) {
         const Mask t = y & ~basis.pivots;
         Word word;
         for (Mask rest = y & basis.pivots; rest != 0; rest &= rest - 1) {
@@ -80,14 +82,17 @@ struct High {
         }
         x = word.x ^ t;
         phase = static_cast<std::uint32_t>(word.phase + 2 * parity(word.z & t)) & 3;
-        for (std::size_t bit = 0; std::size_t{1} << bit < basis.low.size(); ++bit) {
+        for (std::size_t bit = 0; std::size_t{1} << bit < basis.low_flips.size(); ++bit) {
             const Word& axis = basis.axes[bit];
             crossed |= static_cast<std::size_t>(parity((word.z & axis.x) ^ (axis.z & t))) << bit;
         }
+        for (std::size_t l = 0; l < lanes; ++l) {
+            lane_phases[l] = 2 * parity(l & layout.lane_mask() & crossed);
+        }
     }
-    /// The power of i in K^c X^t |0>, modulo 4.
-    [[nodiscard]] std::uint32_t phase_with(std::size_t y, const Eigenbasis::Low& low) const {
-        return phase + low.phase + 2 * static_cast<std::uint32_t>(std::popcount(y & crossed));
+    /// The power of i in K^c X^t |0> for low bits y, modulo 4, but for that of the low bits alone.
+    [[nodiscard]] std::uint32_t phase_at(std::size_t y) const {
+        return phase + 2 * static_cast<std::uint32_t>(std::popcount(y & crossed));
     }
 };
 
@@ -104,7 +109,7 @@ class Transform {
           work_(tile.scratch()),
           plane_(tile.scratch() + tile.layout.rows() * row_doubles) {
         for (std::size_t l = 0; l < lanes; ++l) {
-            const std::size_t from = basis.low[l & layout_.lane_mask()].x;
+            const std::size_t from = basis.low_flips[l & layout_.lane_mask()];
             lane_of_[l] = static_cast<int>((l & ~layout_.lane_mask()) | from);
             plain_lanes_ = plain_lanes_ && from == (l & layout_.lane_mask());
         }
@@ -150,14 +155,14 @@ class Transform {
     }
 
   private:
-    /// i^-phase times the amplitude of |y~>, with low.x and low.z those of the row's first lane.
+    /// i^-phase times the amplitudes of |y~> and, in the lanes, of those after it.
     void load(const High& high, std::size_t y, Vec& re, Vec& im) const {
-        const Eigenbasis::Low& low = basis_.low[y & (basis_.low.size() - 1)];
-        const std::size_t from = high.x ^ low.x;
+        const std::size_t low = y & (basis_.low_flips.size() - 1);
+        const std::size_t from = high.x ^ basis_.low_flips[low];
         const double* row = ket_ + (from >> layout_.lane_bits) * row_doubles;
         if (layout_.lane_bits == 0) {
             // (-i)^phase: an odd one swaps the parts.
-            const std::uint32_t phase = high.phase_with(y & (basis_.low.size() - 1), low);
+            const std::uint32_t phase = high.phase_at(low) + basis_.low_phases[low];
             const std::size_t odd = (phase & 1) * lanes;
             re = flipped(vec(row + odd), sign_row(phase >> 1 & 1));
             im = flipped(vec(row + (odd ^ lanes)), sign_row((phase + 1) >> 1 & 1));
@@ -173,11 +178,17 @@ class Transform {
                 im[l] = b[lane_of_[l] ^ flip];
             }
         }
-        IntVec phases;
-        for (std::size_t l = 0; l < lanes; ++l) {
-            const std::size_t index = (y & (basis_.low.size() - 1)) | (l & layout_.lane_mask());
-            phases[l] = high.phase_with(index, basis_.low[index]);
+        typedef std::uint8_t Bytes __attribute__((vector_size(lanes)));
+        Bytes bytes;
+        if (layout_.lane_bits == max_lane_bits) {
+            std::memcpy(&bytes, basis_.low_phases.data() + low, lanes);
+        } else {
+            for (std::size_t l = 0; l < lanes; ++l) {
+                bytes[l] = basis_.low_phases[low | (l & layout_.lane_mask())];
+            }
         }
+        const IntVec phases = __builtin_convertvector(bytes, IntVec) + high.lane_phases +
+                              static_cast<std::int64_t>(high.phase_at(low));
         const IntVec odd = -(phases & 1);
         const IntVec a = std::bit_cast<IntVec>(re), b = std::bit_cast<IntVec>(im);
         re = std::bit_cast<Vec>(((a & ~odd) | (b & odd)) ^ ((phases & 2) << 62));
@@ -238,7 +249,7 @@ class Transform {
             const std::size_t block = std::min(rows, std::size_t{1} << (low_bits - layout_.lane_bits));
             const auto work = [&](std::size_t begin, std::size_t end) {
                 for (std::size_t b = begin; b < end; ++b) {
-                    const High high(basis_, b * block << layout_.lane_bits);
+                    const High high(basis_, b * block << layout_.lane_bits, layout_);
                     for (std::size_t base = 0; base < block; base = pass.next(base)) {
                         combine_group<bits, pivots, source, squared>(pass, high, b * block | base);
                     }
@@ -246,7 +257,7 @@ class Transform {
             };
             tile_.over_rows(rows / block, work, std::max<std::size_t>(row_chunk / block, 1));
         } else {
-            const High none(basis_, 0);
+            const High none(basis_, 0, layout_);
             const auto work = [&](std::size_t begin, std::size_t end) {
                 std::size_t base = pass.base(begin);
                 for (std::size_t i = begin; i < end; ++i, base = pass.next(base)) {

@@ -65,10 +65,13 @@ class LayerPlan:
         self, program: _core.Program, order: list[int], blocks: tuple[LayerBlock, ...]
     ) -> None:
         self.blocks = blocks
+        self.angles = [block.angles for block in blocks]
         self._program = program
         self._order = order
         self._sweeps: dict[bool, _core.Program] = {}
         self.counts = [len(block.angles) for block in blocks if block.generators is not None]
+        #: The blocks' angles, one block after the other.
+        self.columns = np.array([a for block in blocks for a in block.angles], dtype=np.intp)
 
     def sweep(self, diagonal: bool) -> _core.Program:
         """Return the program whose stages are the blocks with generators.
@@ -264,11 +267,14 @@ def metric_blocks(
     check_rule(layers)
     mean = reduce == "mean"
     plan = layer_plan(circuit, layers, trainable)
-    staged = iter(
+    covariances = (
         _core.stage_covariances(plan.sweep(diagonal), angles, plan.counts, diagonal, states, mean)
         if plan.counts
         else []
     )
+    if len(covariances) == len(plan.blocks):
+        return list(zip(plan.angles, covariances, strict=True))
+    staged = iter(covariances)
     blocks: list[Block] = []
     for block in plan.blocks:
         if block.generators is None:
@@ -299,8 +305,10 @@ def metric_diagonal(
     """
     lead = () if reduce == "mean" else (len(angles),)
     result = np.zeros((*lead, circuit.num_angles))
-    for columns, values in metric_blocks(circuit, angles, states, reduce, layers, diagonal=True):
-        result[..., list(columns)] = values
+    blocks = metric_blocks(circuit, angles, states, reduce, layers, diagonal=True)
+    if blocks:
+        columns = layer_plan(circuit, layers).columns
+        result[..., columns] = np.concatenate([values for _, values in blocks], axis=-1)
     return result
 
 
@@ -336,6 +344,9 @@ def check_finite(name: str, values: Real, single: bool) -> None:
     Raises:
         ValueError: If there is such an entry.
     """
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(values.sum()):
+            return
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
         row, column = (int(i) for i in bad[0])

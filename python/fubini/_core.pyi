@@ -206,9 +206,9 @@ def solve_status_text(status: typing.SupportsInt | typing.SupportsIndex) -> str:
     """
     One sentence that says what happened and what to do.
     """
-def stage_covariances(program: Program, angles: numpy.typing.NDArray[numpy.float64], counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], diagonal: bool = False, states: numpy.typing.NDArray[numpy.complex128] | None = None) -> list[numpy.typing.NDArray[numpy.float64]]:
+def stage_covariances(program: Program, angles: numpy.typing.NDArray[numpy.float64], counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], diagonal: bool = False, states: numpy.typing.NDArray[numpy.complex128] | None = None, mean: bool = False) -> list[numpy.typing.NDArray[numpy.float64]]:
     """
-    Covariances of the generators of each stage, (batch, k, k), or (batch, k) if diagonal. The moments of a stage are <K_i>, then <K_i K_j> for j <= i, or <K_i K_i>.
+    Covariances of the generators of each stage, (batch, k, k), or (batch, k) if diagonal, or their means without the batch. The moments of a stage are <K_i>, then <K_i K_j> for j <= i, or <K_i K_i>.
     """
 def state(program: Program, angles: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None) -> numpy.typing.NDArray[numpy.complex128]:
     """

@@ -2,6 +2,7 @@
 #include "core/metric.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <thread>
 
@@ -67,7 +68,7 @@ void multiply(const Schedule& schedule, const Panel& left, const Panel& right, s
 
 /// One element after the other, each with all threads, and panel by panel where tangents do not fit together.
 void element_by_element(const Program& program, const Batch& batch, const Schedule& schedule,
-                        std::size_t fits, bool mean, std::size_t k, double* out) {
+                        std::size_t fits, bool mean, bool centred, std::size_t k, double* out) {
     const std::size_t groups = schedule.groups.size();
     const std::size_t amplitudes = std::size_t{1} << program.qubits();
     const std::size_t tile = amplitudes * amplitude_doubles;
@@ -81,11 +82,11 @@ void element_by_element(const Program& program, const Batch& batch, const Schedu
         double* matrix = out + (mean ? 0 : static_cast<std::size_t>(b) * k * k);
         for (std::size_t first = 0; first < groups; first += width) {
             const Panel left{first_panel, first, std::min(first + width, groups), tile};
-            fill_panel(program, one, schedule, left, num_threads(), psi);
+            fill_panel(program, one, schedule, left, num_threads(), centred, psi);
             multiply(schedule, left, left, k, matrix);
             for (std::size_t other = 0; other < first; other += width) {
                 const Panel right{second_panel, other, other + width, tile};
-                fill_panel(program, one, schedule, right, num_threads(), psi);
+                fill_panel(program, one, schedule, right, num_threads(), centred, psi);
                 multiply(schedule, left, right, k, matrix);
             }
         }
@@ -93,14 +94,43 @@ void element_by_element(const Program& program, const Batch& batch, const Schedu
     panels.release_if_large();
 }
 
+/// Where the tangents of a panel's tile go in a factor of the mean metric.
+struct FactorWriter {
+    const Schedule& schedule;
+    std::size_t amplitudes;
+    std::size_t columns;
+    double scale;
+    double* out;
+
+    void write(const double* tile, std::size_t group, std::size_t element) const {
+        double* rows[lanes];
+        std::size_t count = 0;
+        for (std::size_t p = group * lanes; p < schedule.position.size() && count < lanes; ++p) {
+            rows[count++] =
+                out + static_cast<std::size_t>(schedule.position[p]) * columns + element * 2 * amplitudes;
+        }
+        for (std::size_t r = 0; r < amplitudes; ++r) {
+            for (std::size_t i = 0; i < count; ++i) {
+                rows[i][r] = scale * tile[r * amplitude_doubles + i];
+                rows[i][amplitudes + r] = scale * tile[r * amplitude_doubles + lanes + i];
+            }
+        }
+    }
+};
+
 /// Elements whose tangents stay in a core's cache: shared among threads as wholes.
 class SmallElements {
   public:
-    SmallElements(const Program& program, const Batch& batch, const Schedule& schedule)
-        : program_(program), batch_(batch), schedule_(schedule), owner_(std::this_thread::get_id()) {
-        const double bytes = static_cast<double>(groups_ * tile_) * sizeof(double);
+    SmallElements(const Program& program, const Batch& batch, const Schedule& schedule, bool centred)
+        : program_(program),
+          batch_(batch),
+          schedule_(schedule),
+          centred_(centred),
+          owner_(std::this_thread::get_id()) {
+        const double bytes = panel_bytes();
         slab_ = std::max<std::ptrdiff_t>(static_cast<std::ptrdiff_t>(slab_bytes / bytes), 1);
     }
+    [[nodiscard]] double panel_bytes() const { return static_cast<double>(groups_ * tile_) * sizeof(double); }
     [[nodiscard]] double bytes_per_thread() const {
         return static_cast<double>(slab_) * static_cast<double>(groups_ * tile_ + 2 * amplitudes_) *
                sizeof(double);
@@ -111,6 +141,19 @@ class SmallElements {
         const double each = static_cast<double>(sums() * sizeof(double));
         return std::min(batch_.size,
                         std::clamp(static_cast<std::ptrdiff_t>(sums_budget / each), least_parts, most_parts));
+    }
+
+    /// Writes the factor's columns of every element.
+    void factor(const FactorWriter& writer) const {
+        parallel_for(batch_.size, 1, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+            for_slabs(begin, end, [&](std::ptrdiff_t first, const Panel& panel, std::size_t size) {
+                for (std::size_t b = 0; b < size; ++b) {
+                    for (std::size_t group = 0; group < groups_; ++group) {
+                        writer.write(panel.of(b, group), group, static_cast<std::size_t>(first) + b);
+                    }
+                }
+            });
+        });
     }
 
     void each(std::size_t k, double* out) const {
@@ -157,7 +200,7 @@ class SmallElements {
         for (std::ptrdiff_t first = begin; first < end; first += slab_) {
             Batch part = part_of(batch_, program_, first, std::min(slab_, end - first));
             if (std::this_thread::get_id() != owner_) part.poll = {};
-            fill_panel(program_, part, schedule_, panel, 1, psi);
+            fill_panel(program_, part, schedule_, panel, 1, centred_, psi);
             body(first, panel, static_cast<std::size_t>(part.size));
         }
     }
@@ -176,6 +219,7 @@ class SmallElements {
     const Program& program_;
     const Batch& batch_;
     const Schedule& schedule_;
+    bool centred_;
     std::thread::id owner_;
     std::size_t groups_ = schedule_.groups.size();
     std::size_t amplitudes_ = std::size_t{1} << program_.qubits();
@@ -190,15 +234,11 @@ double metric_bytes(const Program& program) {
     return sweep_bytes(program, static_cast<std::ptrdiff_t>(lanes) * num_threads(), 2) + 2 * tile + tile / 8;
 }
 
-void metric_full(const Program& program, const Batch& batch, std::span<const int> angles, bool mean,
-                 double* out) {
-    const std::size_t k = angles.size();
-    const std::size_t matrices = mean ? 1 : static_cast<std::size_t>(batch.size);
-    std::fill_n(out, matrices * k * k, 0.0);
-    const Schedule schedule(program, angles);
-    const std::size_t groups = schedule.groups.size();
-    if (batch.size <= 0 || groups == 0) return;
-    const double tile_bytes = static_cast<double>(amplitude_doubles * sizeof(double) << program.qubits());
+namespace {
+
+/// Bytes that panels may take. Throws MemoryLimit if two tiles are too many.
+double budget_for(const Program& program) {
+    const double tile = static_cast<double>(amplitude_doubles * sizeof(double) << program.qubits());
     const double least = metric_bytes(program);
     if (least > memory_limit()) {
         throw MemoryLimit("the metric would take at least " + std::to_string(least / 1e9) +
@@ -206,13 +246,23 @@ void metric_full(const Program& program, const Batch& batch, std::span<const int
                           std::to_string(memory_limit() / 1e9) +
                           " GB; use metric_vector_product, fewer qubits or fewer threads");
     }
-    const double budget = std::min(panel_budget, memory_limit() - least + 2 * tile_bytes);
-    const SmallElements elements(program, batch, schedule);
+    return std::min(panel_budget, memory_limit() - least + 2 * tile);
+}
+
+void metric(const Program& program, const Batch& batch, std::span<const int> angles, bool mean, bool centred,
+            double* out) {
+    const std::size_t k = angles.size();
+    const std::size_t matrices = mean ? 1 : static_cast<std::size_t>(batch.size);
+    std::fill_n(out, matrices * k * k, 0.0);
+    const Schedule schedule(program, angles);
+    if (batch.size <= 0 || schedule.groups.empty()) return;
+    const double budget = budget_for(program);
+    const SmallElements elements(program, batch, schedule, centred);
     const double sums_bytes = static_cast<double>(elements.sums() * sizeof(double));
     const double together =
         num_threads() * elements.bytes_per_thread() +
         sums_bytes * static_cast<double>(mean ? elements.parts() : std::ptrdiff_t{num_threads()});
-    if (batch.size > 1 && static_cast<double>(groups) * tile_bytes <= element_budget &&
+    if (batch.size > 1 && elements.panel_bytes() <= element_budget &&
         sums_bytes * static_cast<double>(least_parts) <= sums_budget && together <= budget) {
         if (mean) {
             elements.mean(k, out);
@@ -220,12 +270,58 @@ void metric_full(const Program& program, const Batch& batch, std::span<const int
             elements.each(k, out);
         }
     } else {
-        element_by_element(program, batch, schedule, static_cast<std::size_t>(budget / tile_bytes), mean, k,
-                           out);
+        const double tile = static_cast<double>(amplitude_doubles * sizeof(double) << program.qubits());
+        element_by_element(program, batch, schedule, static_cast<std::size_t>(budget / tile), mean, centred,
+                           k, out);
     }
     if (mean) {
         for (std::size_t i = 0; i < k * k; ++i) out[i] /= static_cast<double>(batch.size);
     }
+}
+
+}  // namespace
+
+void metric_full(const Program& program, const Batch& batch, std::span<const int> angles, bool mean,
+                 double* out) {
+    metric(program, batch, angles, mean, true, out);
+}
+
+void metric_uncentred_mean(const Program& program, const Batch& batch, std::span<const int> angles,
+                           double* out) {
+    metric(program, batch, angles, true, false, out);
+}
+
+void metric_factor(const Program& program, const Batch& batch, std::span<const int> angles, double* out) {
+    const std::size_t amplitudes = std::size_t{1} << program.qubits();
+    const std::size_t columns = static_cast<std::size_t>(batch.size) * 2 * amplitudes;
+    std::fill_n(out, angles.size() * columns, 0.0);
+    const Schedule schedule(program, angles);
+    if (batch.size <= 0 || schedule.groups.empty()) return;
+    const double budget = budget_for(program);
+    const FactorWriter writer{schedule, amplitudes, columns, 1 / std::sqrt(static_cast<double>(batch.size)),
+                              out};
+    const SmallElements elements(program, batch, schedule, true);
+    if (batch.size > 1 && elements.panel_bytes() <= element_budget &&
+        num_threads() * elements.bytes_per_thread() <= budget) {
+        elements.factor(writer);
+        return;
+    }
+    const std::size_t groups = schedule.groups.size();
+    const std::size_t tile = amplitudes * amplitude_doubles;
+    const auto fits = static_cast<std::size_t>(budget / static_cast<double>(tile * sizeof(double)));
+    const std::size_t width = std::min(groups, std::max<std::size_t>(fits, 1));
+    double* data = panels.reserve(width * tile + 2 * amplitudes);
+    auto* psi = reinterpret_cast<std::complex<double>*>(data + width * tile);
+    for (std::ptrdiff_t b = 0; b < batch.size; ++b) {
+        for (std::size_t first = 0; first < groups; first += width) {
+            const Panel panel{data, first, std::min(first + width, groups), tile};
+            fill_panel(program, part_of(batch, program, b, 1), schedule, panel, num_threads(), true, psi);
+            for (std::size_t group = panel.first; group < panel.last; ++group) {
+                writer.write(panel.of(0, group), group, static_cast<std::size_t>(b));
+            }
+        }
+    }
+    panels.release_if_large();
 }
 
 }  // namespace fubini

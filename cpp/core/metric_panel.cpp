@@ -386,7 +386,7 @@ void project(const std::complex<double>* psi, std::size_t amplitudes, double* ti
 }  // namespace
 
 void fill_panel(const Program& program, const Batch& batch, const Schedule& schedule, const Panel& panel,
-                int threads, std::complex<double>* psi) {
+                int threads, bool centred, std::complex<double>* psi) {
     const std::size_t amplitudes = std::size_t{1} << program.qubits();
     const double work = static_cast<double>(program.plan().steps.size()) * static_cast<double>(amplitudes);
     const std::ptrdiff_t parts = work < serial_work ? 1 : (threads + batch.size - 1) / batch.size;
@@ -407,6 +407,7 @@ void fill_panel(const Program& program, const Batch& batch, const Schedule& sche
             .run(begin + units * part / tiles, begin + units * (part + 1) / tiles,
                  part == 0 ? psi + element * amplitudes : nullptr);
     });
+    if (!centred) return;
     const auto tiles = batch.size * static_cast<std::ptrdiff_t>(panel.groups());
     const auto grain = static_cast<std::ptrdiff_t>(serial_work / static_cast<double>(amplitudes)) + 1;
     parallel_for(tiles, grain, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {

@@ -46,10 +46,10 @@ struct Panel {
     }
 };
 
-/// Computes the tangents of a panel's groups for every element of the batch, without their part along psi;
-/// psi (size, 2^qubits) becomes the states in the same frame. The groups of an element may be shared among so
-/// many threads.
+/// Computes the tangents of a panel's groups for every element of the batch, without their part along psi
+/// where `centred`; psi (size, 2^qubits) becomes the states in the same frame. The groups of an element may
+/// be shared among so many threads.
 void fill_panel(const Program& program, const Batch& batch, const Schedule& schedule, const Panel& panel,
-                int threads, std::complex<double>* psi);
+                int threads, bool centred, std::complex<double>* psi);
 
 }  // namespace fubini

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Program', 'ProgramBuilder', 'ShiftPlan', 'blocks_from_probabilities', 'blocks_from_states', 'compiler', 'expval', 'gate_table', 'hessian_product', 'isa', 'jacobian', 'jvp', 'mean_over_batch', 'memory_limit', 'metric', 'metric_vector_product', 'num_threads', 'set_memory_limit', 'set_num_threads', 'shift_frequencies', 'shift_rule', 'solve_batch', 'solve_fast', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'stage_covariances', 'state', 'version', 'vjp']
+__all__: list[str] = ['Program', 'ProgramBuilder', 'ShiftPlan', 'blocks_from_probabilities', 'blocks_from_states', 'compiler', 'derivative_states', 'expval', 'gate_table', 'hessian_product', 'isa', 'jacobian', 'jvp', 'mean_over_batch', 'memory_limit', 'metric', 'metric_vector_product', 'num_threads', 'overlap_gradient', 'set_memory_limit', 'set_num_threads', 'shift_frequencies', 'shift_rule', 'solve_batch', 'solve_fast', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'stage_covariances', 'state', 'version', 'vjp']
 class ShiftPlan:
     """
     Parameter-shift terms of a circuit: angle index, coefficient and shift of each.
@@ -122,6 +122,10 @@ def compiler() -> str:
     """
     Compiler that built this module.
     """
+def derivative_states(program: Program, angles: numpy.typing.NDArray[numpy.float64], tangents: numpy.typing.NDArray[numpy.float64] | None = None, states: numpy.typing.NDArray[numpy.complex128] | None = None, repeat: typing.SupportsInt | typing.SupportsIndex = 1) -> numpy.typing.NDArray[numpy.complex128]:
+    """
+    Derivatives of the states along the tangents, (batch * repeat, 2^wires), or the states for None, in the sweeps' frame: without the Clifford at the end and the global phase.
+    """
 def expval(program: Program, angles: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None) -> numpy.typing.NDArray[numpy.float64]:
     """
     Results, shape (batch, outputs), at angles of shape (batch, angles).
@@ -165,6 +169,10 @@ def metric_vector_product(program: Program, angles: numpy.typing.NDArray[numpy.f
 def num_threads() -> int:
     """
     Number of threads that the kernel may use.
+    """
+def overlap_gradient(program: Program, angles: numpy.typing.NDArray[numpy.float64], covectors: numpy.typing.NDArray[numpy.complex128], tangents: numpy.typing.NDArray[numpy.float64] | None = None, states: numpy.typing.NDArray[numpy.complex128] | None = None, repeat: typing.SupportsInt | typing.SupportsIndex = 1) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    Re <d_a psi|phi> for covectors phi in the sweeps' frame, (batch * repeat, angles), or its derivative along the tangents.
     """
 def set_memory_limit(bytes: typing.SupportsFloat | typing.SupportsIndex) -> None:
     """

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from fubini._arrays import is_tensor, like, to_numpy
 
@@ -124,14 +125,43 @@ def returned(matrix: npt.NDArray[Any], templates: Sequence[Any], joint: bool) ->
     """
     if joint:
         return in_kind(matrix, templates[0])
-    results, start = [], 0
+    results = [
+        in_kind(part, w) for part, w in zip(_parts(matrix, templates), templates, strict=True)
+    ]
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def returned_tensors(
+    matrix: torch.Tensor, templates: Sequence[Any], joint: bool
+) -> tuple[torch.Tensor, ...]:
+    """Return the same of a tensor, with its graph.
+
+    Args:
+        matrix: (..., P, P) over the flattened weights in order.
+        templates: The weights.
+        joint: Whether the matrix is wanted as a whole.
+
+    Returns:
+        One tensor, or one for each weight.
+    """
+    parts = [matrix] if joint else _parts(matrix, templates)
+    results = []
+    for part, template in zip(parts, templates, strict=False):
+        dtype = torch.complex64 if template.dtype == torch.float32 else torch.complex128
+        results.append(part.to(template.device, dtype if part.is_complex() else template.dtype))
+    return tuple(results)
+
+
+def _parts(matrix: Any, templates: Sequence[Any]) -> list[Any]:
+    """The diagonal blocks of (..., P, P) that belong to the weights, (..., *w.shape, *w.shape)."""
+    parts, start = [], 0
     for template in templates:
         shape = tuple(np.shape(template))
         size = int(np.prod(shape, dtype=int))
         part = matrix[..., start : start + size, start : start + size]
-        results.append(in_kind(part.reshape((*matrix.shape[:-2], *shape, *shape)), template))
+        parts.append(part.reshape((*matrix.shape[:-2], *shape, *shape)))
         start += size
-    return results[0] if len(results) == 1 else tuple(results)
+    return parts
 
 
 def in_kind(values: npt.NDArray[Any], template: Any) -> Any:

@@ -79,7 +79,8 @@ class Jacobian:
     def values(self) -> Real:
         """The dense matrices, (1 or batch, k, P)."""
         if self._values is None:
-            assert self.columns is not None and self.coefficients is not None
+            assert self.columns is not None
+            assert self.coefficients is not None
             self._values = np.zeros((self.inputs, len(self.rows), self.size))
             self._values[:, np.arange(len(self.rows)), self.columns] = self.coefficients
         return self._values

@@ -1,8 +1,8 @@
 """Where a metric is asked for: a QNode or layer at given weights and inputs, and the engine that serves it."""
 
 import weakref
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -30,6 +30,66 @@ Engine = Literal["auto", "native", "device"]
 
 
 @dataclass(frozen=True, eq=False)
+class Call:
+    """A call of a quantum function, to be made again for derivatives.
+
+    Attributes:
+        qnode: The QNode.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        weights: Which of them are the weights.
+        compiled: Whether the circuit is what a layer compiled, rather than the gates of ``fubini.tape``.
+    """
+
+    qnode: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    weights: tuple[int | str, ...]
+    compiled: bool = False
+
+    def values(self) -> list[Any]:
+        """All arguments, positional ones first."""
+        return [*self.args, *self.kwargs.values()]
+
+    def value(self, name: int | str) -> Any:
+        """The argument of a position or name."""
+        return self.args[name] if isinstance(name, int) else self.kwargs[name]
+
+    def _mapped(self, change: Callable[[Any], Any]) -> "Call":
+        args = tuple(change(v) for v in self.args)
+        return replace(self, args=args, kwargs={n: change(v) for n, v in self.kwargs.items()})
+
+    def replaced(self, leaves: Sequence[torch.Tensor]) -> "Call":
+        """Return the call with other tensors for those that require grad, in order."""
+        following = iter(leaves)
+        return self._mapped(
+            lambda v: next(following) if isinstance(v, torch.Tensor) and v.requires_grad else v
+        )
+
+    def with_weights(self, weights: Sequence[torch.Tensor]) -> "Call":
+        """Return the call with other weights."""
+        args, kwargs = list(self.args), dict(self.kwargs)
+        for name, weight in zip(self.weights, weights, strict=True):
+            if isinstance(name, int):
+                args[name] = weight
+            else:
+                kwargs[name] = weight
+        return replace(self, args=tuple(args), kwargs=kwargs)
+
+    def detached(self) -> "Call":
+        """Return the call with tensors that carry no graph."""
+        return self._mapped(lambda v: v.detach() if isinstance(v, torch.Tensor) else v)
+
+    def in_double(self) -> "Call":
+        """Return the call with float64 tensors, as angles are computed from; graphs go on through the conversion."""
+        return self._mapped(
+            lambda v: (
+                v.to(torch.float64) if isinstance(v, torch.Tensor) and v.is_floating_point() else v
+            )
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class Point:
     """A circuit at given weights and inputs.
 
@@ -40,6 +100,7 @@ class Point:
         device: The PennyLane device.
         reason: Why the device serves it, where it does.
         argnum: Gate parameters that are differentiated; None for all.
+        call: The call that led here.
     """
 
     weights: list[Any]
@@ -48,6 +109,7 @@ class Point:
     device: Any = None
     reason: str = ""
     argnum: tuple[int, ...] | None = None
+    call: Call | None = None
 
     def metric(self, approx: Approx, layers: LayerRule, reduce: Reduce) -> Real:
         """Return the metric over the flattened weights.
@@ -147,11 +209,12 @@ def at_call(
     weights = [args[w] if isinstance(w, int) else kwargs[w] for w in names]
     check_finite_weights(qnode.func, names, weights)
     tape = gate_tape(qnode, args, kwargs, names)
-    return _of_tape(qnode, tape, weights, engine, argnum)
+    call = Call(qnode, tuple(args), dict(kwargs), tuple(names))
+    return _of_tape(call, tape, weights, engine, argnum)
 
 
 def _of_tape(
-    qnode: Any,
+    call: Call,
     tape: GateTape,
     weights: list[Any],
     engine: Engine,
@@ -159,7 +222,7 @@ def _of_tape(
 ) -> Point:
     reason = "the device engine was asked for" if engine == "device" else ""
     if engine == "auto":
-        reason = device_reason(qnode)
+        reason = device_reason(call.qnode)
     if not reason:
         try:
             pullback = of_tape(tape, argnum)
@@ -168,8 +231,8 @@ def _of_tape(
                 raise
             reason = str(error)
         else:
-            return Point(weights, pullback, argnum=argnum)
-    return Point(weights, None, tape, qnode.device, reason, argnum)
+            return Point(weights, pullback, argnum=argnum, call=call)
+    return Point(weights, None, tape, call.qnode.device, reason, argnum, call)
 
 
 # What TorchLayers compile to, while they live.
@@ -230,11 +293,13 @@ def at_inputs(
     compiling = _compiling(layer)
     if engine == "auto" and getattr(compiling, "engine", "native") == "device":
         engine = "device"
+    arguments = {layer.input_arg: inputs, **weights}
+    call = Call(layer.qnode, (), arguments, tuple(weights))
+    values = list(weights.values())
     if engine != "device" and argnum is None and hasattr(compiling, "compiled"):
         form = compiling.compiled(inputs)
         if form is not None:
-            values = list(weights.values())
-            return Point(values, of_affine(form, values, inputs))
-    arguments = {layer.input_arg: inputs, **weights}
+            pullback = of_affine(form, values, inputs)
+            return Point(values, pullback, call=replace(call, compiled=True))
     tape = gate_tape(layer.qnode, (), arguments, list(weights))
-    return _of_tape(layer.qnode, tape, list(weights.values()), engine, argnum)
+    return _of_tape(call, tape, values, engine, argnum)

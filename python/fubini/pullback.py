@@ -21,6 +21,7 @@ from fubini.circuit import Circuit, Structure, _structure
 from fubini.gates import angle_values
 from fubini.jacobian import AngleBlock, Complex, Index, Jacobian, Real, WeightBlock, merged
 from fubini.layers import LayerRule
+from fubini.metric_derivative import tangent_states, without_state
 from fubini.tape import GateTape
 
 if TYPE_CHECKING:
@@ -150,20 +151,14 @@ class Pullback:
             psi and (k, N), up to one constant unitary and the global phase.
         """
         angles, states = self._rows(row, row + 1)
-        unit = np.zeros((len(self.jacobian.rows), self.circuit.num_angles))
-        unit[np.arange(len(unit)), self.jacobian.rows] = 1.0
+        rows = self.jacobian.rows
         check_fits(
-            f"{len(unit)} derivative states of {self.circuit.num_wires} qubits",
-            2.0 * len(unit) * 2.0**self.circuit.num_wires,
+            f"{len(rows)} derivative states of {self.circuit.num_wires} qubits",
+            4.0 * len(rows) * 2.0**self.circuit.num_wires,
             MATRIX_FREE,
         )
-        psi: Complex = _core.derivative_states(self.circuit.program, angles, None, states)[0]
-        if not len(unit):
-            return psi, np.zeros((0, len(psi)), dtype=complex)
-        tangents: Complex = _core.derivative_states(
-            self.circuit.program, angles, unit, states, len(unit)
-        )
-        return psi, tangents - (tangents @ psi.conj())[:, None] * psi
+        psi, tangents = tangent_states(self.circuit, angles, states, rows)
+        return psi, without_state(psi, tangents)
 
     def weight_blocks(self, layers: LayerRule = "wires") -> list[tuple[Index, Real]]:
         """Return the block-diagonal metric's mean over the inputs as blocks without a common weight.
@@ -323,16 +318,17 @@ def assembled(
     total: npt.NDArray[Any] = np.zeros((rows, size, size), dtype=dtype)
     for columns, matrices in pulled:
         total[:, columns[:, None], columns] += matrices
-    if mean or batch is None:
-        return total[0]
-    return np.broadcast_to(total, (batch, size, size)) if rows == 1 else total
+    if not mean and batch is not None:
+        return np.broadcast_to(total, (batch, size, size)) if rows == 1 else total
+    return total.reshape(size, size)
 
 
 def _mean(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if np.iscomplexobj(values):
-        return values.mean(axis=0, keepdims=True)
+        result: npt.NDArray[Any] = values.mean(axis=0, keepdims=True)
+        return result
     mean: Real = _core.mean_over_batch(np.ascontiguousarray(values))
-    return mean[None]
+    return mean.reshape(1, *mean.shape)
 
 
 def of_affine(form: "Affine", weights: Sequence[torch.Tensor], inputs: torch.Tensor) -> Pullback:

@@ -447,6 +447,8 @@ def _is_gate(op: Any) -> bool:
         return True
     if op.num_params == 0:
         return bool(op.has_matrix)
+    if isinstance(op, qml.ops.Pow) and op.has_decomposition:
+        return False  # RX(t)**2 is RX(2 t), which both engines know
     if _hidden_weights(op):
         return not isinstance(
             op, qml.ops.Exp
@@ -493,9 +495,12 @@ def _gate(op: Any, positions: dict[Any, int], number: int) -> Gate:
     data = [to_numpy(p, None) for p in op.data]
     for value in data:
         if not np.isfinite(value).all():
+            at = f"operation {number} of the decomposed circuit"
+            if value.ndim and op.batch_size:
+                at += f", input {int(np.argwhere(~np.isfinite(value))[0][0])}"
             raise ValueError(
-                f"qnode: a parameter of {op.name} on wires {op.wires.tolist()} (operation {number} of the decomposed "
-                "circuit) is NaN or infinite; check the weights and inputs it comes from"
+                f"qnode: a parameter of {op.name} on wires {op.wires.tolist()} is NaN or infinite ({at}); check the "
+                "weights and inputs that it is computed from"
             )
     if op.data:
         op = rebind(op, data)

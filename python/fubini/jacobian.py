@@ -154,7 +154,7 @@ class Jacobian:
         pulled = part.transpose(0, 2, 1) @ (
             values[:, :, None] * part if diagonal else values @ part
         )
-        return columns, _hermitian(pulled)
+        return columns, hermitian(pulled)
 
 
 def _gathered(
@@ -174,13 +174,17 @@ def _gathered(
     scaled = values[:, order][:, :, order] * (coefficients[:, :, None] * coefficients[:, None, :])
     if len(distinct) == len(columns):
         return distinct, scaled
-    return distinct, _hermitian(
+    return distinct, hermitian(
         np.add.reduceat(np.add.reduceat(scaled, starts, axis=1), starts, axis=2)
     )
 
 
-def _hermitian(matrices: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The lower triangle and its mirror image: products in floating point need not be symmetric to the last bit."""
+def hermitian(matrices: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the lower triangle and its mirror image, because products need not be symmetric to the last bit.
+
+    Args:
+        matrices: (..., n, n), symmetric or Hermitian to rounding.
+    """
     upper = np.swapaxes(np.tril(matrices, -1), -1, -2)
     lower = np.tril(matrices)
     if np.iscomplexobj(matrices):

@@ -19,7 +19,16 @@ from fubini import _core, native_metric
 from fubini._arrays import to_numpy
 from fubini.circuit import Circuit, Structure, _structure
 from fubini.gates import angle_values
-from fubini.jacobian import AngleBlock, Complex, Index, Jacobian, Real, WeightBlock, merged
+from fubini.jacobian import (
+    AngleBlock,
+    Complex,
+    Index,
+    Jacobian,
+    Real,
+    WeightBlock,
+    hermitian,
+    merged,
+)
 from fubini.layers import LayerRule
 from fubini.metric_derivative import tangent_states, without_state
 from fubini.tape import GateTape
@@ -132,7 +141,7 @@ class Pullback:
         total = np.zeros((1 if mean else len(self.angles), self.size, self.size), dtype=complex)
         for row in range(len(self.angles)):
             _, derivatives = self.derivative_states(row)
-            tensor = derivatives.conj() @ derivatives.T
+            tensor = hermitian(derivatives.conj() @ derivatives.T)
             columns, matrices = self.jacobian.of(row, row + 1).congruence(
                 (self.jacobian.rows.tolist(), tensor[None])
             )

@@ -22,8 +22,10 @@ from fubini.metric import (
     quantum_fisher,
 )
 from fubini.metric_operator import MetricOperator
+from fubini.plotting import plot_metric
 from fubini.policies import Armijo, LevenbergMarquardt, Schedule, Tikhonov, TrustRegion
 from fubini.solve import CG, Dual, Pinv, Power, SolveInfo, SolveStatus, solve, solve_blocks
+from fubini.spectrum import MetricSpectrum, metric_spectrum
 from fubini.torch import QNGOptimizer, QuantumLayer, replace_torch_layers
 
 __version__ = build_info()["version"]
@@ -38,6 +40,7 @@ __all__ = [
     "Dual",
     "LevenbergMarquardt",
     "MetricOperator",
+    "MetricSpectrum",
     "NumericalError",
     "Pinv",
     "Power",
@@ -56,7 +59,9 @@ __all__ = [
     "get_num_threads",
     "metric_derivative",
     "metric_operator",
+    "metric_spectrum",
     "metric_tensor",
+    "plot_metric",
     "quantum_fisher",
     "replace_torch_layers",
     "set_memory_limit",

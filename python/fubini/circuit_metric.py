@@ -117,12 +117,7 @@ class MetricMethods:
         """
         values, single = self._angles(angles)
         native_metric.check_request(values, None, reduce, single)
-        shape = (len(values), self.num_angles)
-        given = np.asarray(vectors, dtype=np.float64)
-        if given.shape == shape[1:]:
-            given = np.broadcast_to(given, shape)
-        directions = matrix_argument("vectors", given, "(B, A)", shape, single)
-        native_metric.check_finite("vectors", directions, np.ndim(vectors) == 1)
+        directions = self._directions("vectors", vectors, len(values), single)
         states = self._states(state, len(values))
         mean = reduce == "mean"
         result = _core.metric_vector_product(self.program, values, directions, states, mean)
@@ -173,6 +168,51 @@ class MetricMethods:
         values, single = self._angles(angles)
         native_metric.check_request(values, None, "mean", single)
         return MetricOperator(self._pullback(values, state, single), form, layers=layers)
+
+    def metric_derivative(
+        self,
+        angles: Any,
+        direction: Any,
+        reduce: native_metric.Reduce = None,
+        state: Any = None,
+    ) -> Real:
+        """Computes d/dt g(angles + t direction) at t = 0, exactly.
+
+        Args:
+            angles: Radians, shape (B, A) or (A,).
+            direction: Shape (B, A), or (A,) for the same direction for the whole batch.
+            reduce: ``"mean"`` averages over the batch.
+            state: Initial states, shape (B, N) or (N,), for a circuit that takes them.
+
+        Returns:
+            (B, A, A); no B for the mean or for angles of shape (A,).
+
+        Raises:
+            ValueError: For a wrong shape, or an entry that is NaN or infinite (names its position).
+        """
+        from fubini.metric_derivative import along
+
+        values, single = self._angles(angles)
+        native_metric.check_request(values, None, reduce, single)
+        directions = self._directions("direction", direction, len(values), single)
+        states = self._states(state, len(values))
+        every = np.arange(self.num_angles)
+        result = np.zeros((len(values), self.num_angles, self.num_angles))
+        for b, (row, velocity) in enumerate(zip(values, directions, strict=True)):
+            own = states if states is None or len(states) == 1 else states[b : b + 1]
+            result[b] = along(self._circuit, row[None], own, every, velocity)
+        if reduce == "mean":
+            return _core.mean_over_batch(result)
+        return result[0] if single else result
+
+    def _directions(self, name: str, vectors: Any, batch: int, single: bool) -> Real:
+        shape = (batch, self.num_angles)
+        given = np.asarray(vectors, dtype=np.float64)
+        if given.shape == shape[1:]:
+            given = np.broadcast_to(given, shape)
+        result = matrix_argument(name, given, "(B, A)", shape, single)
+        native_metric.check_finite(name, result, np.ndim(vectors) == 1)
+        return result
 
     def _pullback(self, values: Real, state: Any, single: bool) -> "Pullback":
         from fubini.jacobian import Jacobian

@@ -16,7 +16,7 @@ from fubini.jacobian import Real
 from fubini.layers import LayerRule, check_rule
 from fubini.metric_gradient import Wanted, derivative_along, with_gradient
 from fubini.metric_operator import Form, MetricOperator, check_form
-from fubini.points import Engine, Point, at_call, at_inputs
+from fubini.points import Engine, Point, at_inputs, points
 from fubini.pullback import Approx, Reduce
 
 __all__ = [
@@ -217,7 +217,7 @@ def metric_operator(
             return MetricOperator.of_matrix(matrix, point.weights[0])
         return MetricOperator(point.pullback, form, layers=layers, like=point.weights[0])
 
-    at = _points(qnode, argnum, argnums, engine)
+    at = points(qnode, argnum, argnums, engine)
     return _named(qnode, lambda *args, **kwargs: compute(at(args, kwargs)))
 
 
@@ -256,7 +256,7 @@ def metric_derivative(
     check_rule(layers)
     if reduce not in (None, "mean"):
         raise ValueError(f"reduce: expected None or 'mean', got {reduce!r}")
-    at = _points(qnode, None, argnums, "native")
+    at = points(qnode, None, argnums, "native")
 
     def call(*args: Any, **kwargs: Any) -> Any:
         point = at(args, kwargs)
@@ -316,7 +316,7 @@ def _over_calls(
     """A function of the QNode's arguments that returns the metric wanted."""
     if wanted.reduce not in (None, "mean"):
         raise ValueError(f"reduce: expected None or 'mean', got {wanted.reduce!r}")
-    at = _points(qnode, argnum, argnums, engine)
+    at = points(qnode, argnum, argnums, engine)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         point = at(args, kwargs)
@@ -327,42 +327,6 @@ def _over_calls(
         return with_gradient(returned(value, point.weights, wanted.joint), point, wanted)
 
     return _named(qnode, call)
-
-
-def _points(
-    qnode: Any, argnum: Argnum, argnums: Argnums, engine: Engine
-) -> Callable[[Sequence[Any], dict[str, Any]], Point]:
-    if engine not in ("auto", "native", "device"):
-        raise ValueError(f"engine: expected 'auto', 'native' or 'device', got {engine!r}")
-    chosen = None if argnum is None else (argnum,) if isinstance(argnum, int) else tuple(argnum)
-    if isinstance(qnode, torch.nn.Module):
-        if not (hasattr(qnode, "qnode") and hasattr(qnode, "qnode_weights")):
-            raise TypeError(
-                _EXPECTED + f"{type(qnode).__name__}; for a model, pass one of its quantum layers"
-            )
-        if argnums is not None:
-            raise ValueError(
-                "argnums: expected None for a layer, whose weights are its parameters, got "
-                f"{argnums!r}"
-            )
-
-        def at_layer(args: Sequence[Any], kwargs: dict[str, Any]) -> Point:
-            given = (*args, *kwargs.values())
-            if len(given) != 1 or not set(kwargs) <= {"inputs", qnode.input_arg}:
-                raise TypeError(
-                    f"inputs: expected one argument, the layer's inputs, got {len(given)}"
-                )
-            return at_inputs(qnode, given[0], engine, chosen)
-
-        return at_layer
-    if not isinstance(qnode, qml.QNode):
-        raise TypeError(
-            _EXPECTED + f"{type(qnode).__name__}; make one by qml.QNode(function, device)"
-        )
-    return lambda args, kwargs: at_call(qnode, args, kwargs, engine, chosen, argnums)
-
-
-_EXPECTED = "qnode: expected a QNode, a QuantumLayer or a TorchLayer, got "
 
 
 def _named(qnode: Any, function: Callable[..., Any]) -> Callable[..., Any]:

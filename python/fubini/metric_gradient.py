@@ -62,7 +62,7 @@ def with_gradient(result: Any, point: Point, wanted: Wanted) -> Any:
     Returns:
         The same values, which torch can differentiate, if a tensor of the call requires grad and grad is enabled.
     """
-    if not torch.is_grad_enabled() or point.pullback is None or point.call is None:
+    if not torch.is_grad_enabled() or point.pullback is None:
         return result
     leaves = [v for v in point.call.values() if is_tensor(v) and v.requires_grad]
     results = result if isinstance(result, tuple) else (result,)
@@ -268,7 +268,6 @@ def derivative_along(point: Point, direction: Sequence[Tensor], wanted: Wanted) 
     """
     pullback = point.pullback
     assert pullback is not None
-    assert point.call is not None
     with torch.enable_grad():
         leaves = [
             torch.as_tensor(w).detach().to(torch.float64).requires_grad_() for w in point.weights

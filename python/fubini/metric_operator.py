@@ -9,7 +9,7 @@ import numpy as np
 from fubini._arrays import is_tensor, like, real_array
 from fubini.cost import Choice, choose
 from fubini.damping import Damping, as_damping
-from fubini.jacobian import Index, Jacobian, Real
+from fubini.jacobian import Index, Real
 from fubini.layers import LayerRule, check_rule
 from fubini.pullback import MATRIX_FREE, Pullback, check_fits
 from fubini.solve import CG, Dual, SolveInfo, solve
@@ -116,7 +116,7 @@ class MetricOperator:
             ValueError: For a wrong shape, or an entry that is NaN or infinite.
         """
         values = self._vectors("vectors", vectors)
-        product = self._product(values.reshape(len(values), -1).T).T.reshape(values.shape)
+        product = self._product(_columns(values).T).T.reshape(values.shape)
         return _as_given(product, vectors)
 
     def diagonal(self) -> Any:
@@ -238,13 +238,13 @@ class MetricOperator:
         lam = float(damping.lam)
         if not (np.isfinite(lam) and lam >= 0):
             raise ValueError(f"damping: expected a finite number >= 0, got {damping.lam!r}")
-        flat = np.ascontiguousarray(b.reshape(len(b), -1).T)
+        flat = np.ascontiguousarray(_columns(b).T)
         start = None
         if x0 is not None:
             given = self._vectors("x0", x0)
             if given.shape != b.shape:
                 raise ValueError(f"x0: expected the shape of rhs = {b.shape}, got {given.shape}")
-            start = np.ascontiguousarray(given.reshape(len(b), -1).T)
+            start = np.ascontiguousarray(_columns(given).T)
         diagonal = self._diagonal
         if damping.kind == "relative":
             lam *= float(diagonal.mean()) if len(diagonal) else 0.0
@@ -325,6 +325,11 @@ class MetricOperator:
         return array
 
 
+def _columns(values: Real) -> Real:
+    """(P, c) for (P, c), (P, 1) for (P,)."""
+    return values if values.ndim == 2 else values[:, None]
+
+
 def _as_given(values: Real, template: Any) -> Any:
     if is_tensor(template) and not template.is_floating_point():
         return like(values, template.double())
@@ -332,24 +337,3 @@ def _as_given(values: Real, template: Any) -> Any:
         return like(np.ascontiguousarray(values), template)
     dtype = np.asarray(template).dtype
     return values.astype(dtype if dtype.kind == "f" else np.float64, copy=False)
-
-
-def operator_of(
-    circuit: Any, angles: Real, states: Any, form: Form, layers: LayerRule
-) -> MetricOperator:
-    """Return the operator over a circuit's angles.
-
-    Args:
-        circuit: The circuit.
-        angles: (B, A).
-        states: Initial states or None.
-        form: As for :class:`MetricOperator`.
-        layers: As there.
-
-    Returns:
-        The operator.
-    """
-    every = frozenset(range(circuit.num_angles))
-    jacobian = Jacobian.identity(circuit.num_angles)
-    pullback = Pullback(circuit, angles, jacobian, states, len(angles), every)
-    return MetricOperator(pullback, form, layers=layers)

@@ -95,21 +95,21 @@ class Point:
 
     Attributes:
         weights: The weights as the caller passed them.
+        call: The call that led here.
         pullback: On the native engine; None for the device.
         tape: On the device; None where the circuit is compiled.
         device: The PennyLane device.
         reason: Why the device serves it, where it does.
         argnum: Gate parameters that are differentiated; None for all.
-        call: The call that led here.
     """
 
     weights: list[Any]
+    call: Call
     pullback: Pullback | None
     tape: GateTape | None = None
     device: Any = None
     reason: str = ""
     argnum: tuple[int, ...] | None = None
-    call: Call | None = None
 
     def metric(self, approx: Approx, layers: LayerRule, reduce: Reduce) -> Real:
         """Return the metric over the flattened weights.
@@ -231,8 +231,8 @@ def _of_tape(
                 raise
             reason = str(error)
         else:
-            return Point(weights, pullback, argnum=argnum, call=call)
-    return Point(weights, None, tape, call.qnode.device, reason, argnum, call)
+            return Point(weights, call, pullback, argnum=argnum)
+    return Point(weights, call, None, tape, call.qnode.device, reason, argnum)
 
 
 # What TorchLayers compile to, while they live.
@@ -276,11 +276,7 @@ def at_inputs(
     Raises:
         TypeError: If layer is no quantum layer, or inputs is no tensor.
     """
-    if not (hasattr(layer, "qnode") and hasattr(layer, "qnode_weights")):
-        raise TypeError(
-            f"qnode: expected a QNode, a QuantumLayer or a TorchLayer, got {type(layer).__name__}; for a model, pass "
-            "one of its quantum layers"
-        )
+    _check_layer(layer)
     if not isinstance(inputs, torch.Tensor):
         raise TypeError(
             f"inputs: expected a torch tensor, got {type(inputs).__name__}; use torch.as_tensor"
@@ -300,6 +296,61 @@ def at_inputs(
         form = compiling.compiled(inputs)
         if form is not None:
             pullback = of_affine(form, values, inputs)
-            return Point(values, pullback, call=replace(call, compiled=True))
+            return Point(values, replace(call, compiled=True), pullback)
     tape = gate_tape(layer.qnode, (), arguments, list(weights))
     return _of_tape(call, tape, values, engine, argnum)
+
+
+def points(
+    qnode: Any, argnum: int | Sequence[int] | None, argnums: Argnums, engine: Engine
+) -> Callable[[Sequence[Any], dict[str, Any]], Point]:
+    """Return a function from the arguments of a QNode or layer to the point that they are.
+
+    Args:
+        qnode: A QNode, QuantumLayer or TorchLayer.
+        argnum: Gate parameters that are differentiated; None for all.
+        argnums: Positions of the weights, if the caller names them.
+        engine: Which engine is asked for.
+
+    Returns:
+        A function of positional and keyword arguments.
+
+    Raises:
+        TypeError: If qnode is no QNode or quantum layer.
+        ValueError: For an unknown engine, or argnums for a layer.
+    """
+    if engine not in ("auto", "native", "device"):
+        raise ValueError(f"engine: expected 'auto', 'native' or 'device', got {engine!r}")
+    chosen = None if argnum is None else (argnum,) if isinstance(argnum, int) else tuple(argnum)
+    if isinstance(qnode, torch.nn.Module):
+        _check_layer(qnode)
+        if argnums is not None:
+            raise ValueError(
+                "argnums: expected None for a layer, whose weights are its parameters, got "
+                f"{argnums!r}"
+            )
+
+        def at_layer(args: Sequence[Any], kwargs: dict[str, Any]) -> Point:
+            given = (*args, *kwargs.values())
+            if len(given) != 1 or not set(kwargs) <= {"inputs", qnode.input_arg}:
+                raise TypeError(
+                    f"inputs: expected one argument, the layer's inputs, got {len(given)}"
+                )
+            return at_inputs(qnode, given[0], engine, chosen)
+
+        return at_layer
+    if not isinstance(qnode, qml.QNode):
+        raise TypeError(
+            _EXPECTED + f"{type(qnode).__name__}; make one by qml.QNode(function, device)"
+        )
+    return lambda args, kwargs: at_call(qnode, args, kwargs, engine, chosen, argnums)
+
+
+_EXPECTED = "qnode: expected a QNode, a QuantumLayer or a TorchLayer, got "
+
+
+def _check_layer(layer: Any) -> None:
+    if not (hasattr(layer, "qnode") and hasattr(layer, "qnode_weights")):
+        raise TypeError(
+            _EXPECTED + f"{type(layer).__name__}; for a model, pass one of its quantum layers"
+        )

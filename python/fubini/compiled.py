@@ -15,6 +15,7 @@ import contextlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from fubini._arrays import to_numpy
 from fubini.circuit import Circuit, _measured_wires, decomposed
 from fubini.errors import UnsupportedCircuitError
 from fubini.guards import Guard
+from fubini.jacobian import Jacobian
 from fubini.tape import user_tape
 
 FloatArray = npt.NDArray[np.float64]
@@ -75,6 +77,12 @@ class Affine:
             _entries(weights),
             _entries(inputs),
         )
+
+    @cached_property
+    def jacobian(self) -> Jacobian:
+        """Derivative of the angles by the weights, for those that depend on weights."""
+        rows = np.flatnonzero(self.weights.any(axis=1))
+        return Jacobian(rows, self.weights[rows][None])
 
     def angles(self, weights: FloatArray, inputs: FloatArray) -> FloatArray:
         """Return the angles, (B, A), for weights (P,) and inputs (B, d)."""

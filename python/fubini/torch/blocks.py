@@ -21,6 +21,9 @@ from fubini.solve import CG, Dual, solve
 
 Tensor = torch.Tensor
 
+# Up to so many rows a Kronecker product is solved row by row: eigenvectors cost about 20 Cholesky decompositions.
+_FEW_ROWS = 16
+
 
 @dataclass(frozen=True)
 class BlockInfo:
@@ -394,35 +397,52 @@ class KroneckerBlock(Block):
         if scales is None:
             return DenseBlock(self.parameters, self.dense(), self.label).solve(rhs, damping)
         rows, columns, lam = scales
-        if self._left.ndim == 2:
-            left, left_vectors = self._left * rows**2, None
-        else:
-            left, left_vectors = torch.linalg.eigh(rows[:, :, None] * self._left * rows[:, None, :])
-        right, right_vectors = torch.linalg.eigh(
-            columns[:, :, None] * self._right * columns[:, None, :]
-        )
-        # Both factors are positive semi-definite: eigenvalues below zero are rounding.
-        values = left.clamp_min(0)[:, :, None] * right.clamp_min(0)[:, None, :] + lam
-        largest = values.amax()
-        if not bool((values > largest * 2.3e-16 * max(values.shape[1:])).all()):
-            raise self._singular(damping)
         scale = (rows[:, :, None] * columns[:, None, :])[:, None]
         m = self._matrices(rhs) * scale
-        if left_vectors is not None:
-            m = left_vectors.mT[:, None] @ m
-        m = (m @ right_vectors[:, None]) / values[:, None] @ right_vectors.mT[:, None]
-        if left_vectors is not None:
-            m = left_vectors[:, None] @ m
+        right = columns[:, :, None] * self._right * columns[:, None, :]
+        vectors = None
+        if self._left.ndim == 2:
+            values = self._left * rows**2
+        else:
+            values, vectors = torch.linalg.eigh(rows[:, :, None] * self._left * rows[:, None, :])
+            m = vectors.mT[:, None] @ m
+        # Factors are positive semi-definite: eigenvalues below zero are rounding.
+        values = values.clamp_min(0)
+        # In the eigenvectors of the left factor every row is a system of its own.
+        m, condition = self._solve_rows(values, right, lam, m, damping)
+        if vectors is not None:
+            m = vectors[:, None] @ m
         x = self._vector(m * scale, rhs.ndim)
-        info = BlockInfo(
-            self.label,
-            self.size,
-            "eigen",
-            0,
-            lambda: float(values.max() / values.min()),
-            self._residual(x, rhs, damping),
-        )
-        return x, info
+        residual = self._residual(x, rhs, damping)
+        return x, BlockInfo(self.label, self.size, "eigen", 0, condition, residual)
+
+    def _solve_rows(
+        self, values: Tensor, right: Tensor, lam: Tensor, m: Tensor, damping: Tensor
+    ) -> tuple[Tensor, Callable[[], float]]:
+        """Solve ``(values_i R + lam) x_i = m_i`` for each row i, with m (groups, k, rows, columns)."""
+        groups, count, width = *values.shape, right.shape[-1]
+
+        def condition() -> float:
+            largest = torch.linalg.eigvalsh(right).clamp_min(0)
+            products = values[:, :, None] * largest[:, None, :] + lam
+            return float(products.max() / products.min())
+
+        if count > _FEW_ROWS or count >= width:
+            spectrum, vectors = torch.linalg.eigh(right)
+            products = values[:, :, None] * spectrum.clamp_min(0)[:, None, :] + lam
+            if not bool((products > products.amax() * 2.3e-16 * max(count, width)).all()):
+                raise self._singular(damping)
+            solved = (m @ vectors[:, None]) / products[:, None] @ vectors.mT[:, None]
+            return solved, condition
+        # Few rows: a Cholesky decomposition for each is cheaper than all eigenvectors.
+        matrices = values[:, :, None, None] * right[:, None]
+        matrices.diagonal(dim1=-2, dim2=-1).add_(lam)
+        flat = m.permute(0, 2, 3, 1).reshape(groups * count, width, -1)
+        try:
+            solved = solve(matrices.flatten(0, 1), flat.contiguous(), method="cholesky")
+        except NumericalError as error:
+            raise self._singular(damping, f" ({error})") from error
+        return solved.reshape(groups, count, width, -1).permute(0, 3, 1, 2), condition
 
     def diagonal(self) -> Tensor:
         """Return the diagonal, (n,)."""

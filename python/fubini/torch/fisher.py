@@ -29,7 +29,7 @@ from fubini.layers import LayerRule, check_rule
 from fubini.metric import Approx, check_approx
 from fubini.torch.blocks import Block, DiagonalBlock
 from fubini.torch.fisher_operator import fisher_operator
-from fubini.torch.fisher_pass import Layout, Pass, run, survey
+from fubini.torch.fisher_pass import Layout, Pass, run, survey, without_autocast
 from fubini.torch.fisher_rules import (
     BatchNormCall,
     Call,
@@ -130,10 +130,21 @@ def fisher_blocks(
     )
     _check_request(request)
     layout = survey(_unwrapped(model))
-    names = layout.names
-    _check_parameters(parameters, names)
+    _check_parameters(parameters, layout.names)
     if not parameters:
         return []
+    with without_autocast():
+        return _blocks(layout, args, kwargs, parameters, request)
+
+
+def _blocks(
+    layout: Layout,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    parameters: Sequence[Tensor],
+    request: _Request,
+) -> list[Block]:
+    names, approx, fallback = layout.names, request.approx, request.fallback
     trace = run(layout, args, kwargs, wanted=parameters, fixed_statistics=approx is not None)
     data = request.likelihood.counts(trace.output.detach())[0]
     if not trace.independent(layout.model, data):
@@ -152,10 +163,9 @@ def fisher_blocks(
             ones = torch.ones(p.numel(), dtype=torch.float64, device=p.device)
             blocks.append(DiagonalBlock([p], ones, names[id(p)]))
     elif strangers:
-        others = [
-            DiagonalUnit([p], names[id(p)], [call])
-            for p, call in zip(strangers, _leaf_calls(trace, strangers), strict=True)
-        ]
+        # A parameter that is used outside of its layer has calls of the layer as well.
+        calls = [*enumerate(trace.calls), *_leaf_calls(trace, strangers)]
+        others = [DiagonalUnit([p], names[id(p)], calls) for p in strangers]
         _accumulate(trace, others, 1, request, strangers)
         blocks += [unit.block() for unit in others]
     return blocks
@@ -192,7 +202,8 @@ def _groups(parameters: Sequence[Tensor], owners: Owners) -> list[list[Tensor]]:
         groups = [group for group in groups if not group[1] & modules]
         members = [q for group in touched for q in group[0]]
         groups.append(([*members, p], modules.union(*(group[1] for group in touched))))
-    return [members for members, _ in groups]
+    place = {id(p): i for i, p in enumerate(parameters)}
+    return sorted((members for members, _ in groups), key=lambda members: place[id(members[0])])
 
 
 def _unit(group: list[Tensor], trace: Pass, owners: Owners, request: _Request) -> Unit:

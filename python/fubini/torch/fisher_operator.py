@@ -9,7 +9,13 @@ import pennylane as qml
 import torch
 
 from fubini.torch.blocks import OperatorBlock
-from fubini.torch.fisher_pass import Layout, apart, check_output, replaced_forwards
+from fubini.torch.fisher_pass import (
+    Layout,
+    apart,
+    check_output,
+    replaced_forwards,
+    without_autocast,
+)
 from fubini.torch.fisher_quantum import as_native
 
 Tensor = torch.Tensor
@@ -59,15 +65,17 @@ def fisher_operator(
     def apply(v: Tensor) -> Tensor:
         parts = torch.split(v, sizes)
         result = [torch.zeros_like(part) for part in parts]
-        if live:
-            vectors = [parts[i].reshape(leaves[i].shape).to(leaves[i]) for i in live]
-            gradients = [one for i in live if (one := pulled[i]) is not None]
+        if not live:
+            return torch.cat(result)
+        vectors = [parts[i].reshape(leaves[i].shape).to(leaves[i]) for i in live]
+        gradients = [one for i in live if (one := pulled[i]) is not None]
+        with without_autocast():
             (pushed,) = torch.autograd.grad(gradients, u, vectors, retain_graph=True)
             back = torch.autograd.grad(
                 output, [leaves[i] for i in live], product_of_outputs(pushed), retain_graph=True
             )
-            for i, part in zip(live, back, strict=True):
-                result[i] = part.reshape(-1).to(v)
+        for i, part in zip(live, back, strict=True):
+            result[i] = part.reshape(-1).to(v)
         return torch.cat(result)
 
     found = None if diagonal is None else lambda: diagonal

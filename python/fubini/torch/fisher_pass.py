@@ -312,21 +312,28 @@ def check_output(output: Any) -> Tensor:
     return output
 
 
+def without_autocast() -> Any:
+    """Return a context in which operations keep the precision of their tensors."""
+    kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+    if not kinds:
+        return contextlib.nullcontext()
+    stack = contextlib.ExitStack()
+    for kind in kinds:
+        stack.enter_context(torch.autocast(kind, enabled=False))
+    return stack
+
+
 @contextlib.contextmanager
 def apart(devices: Collection[torch.device]) -> Iterator[None]:
-    """Differentiate, without autocast, and leave the random generators as they are.
+    """Differentiate, and leave the random generators as they are.
 
     Args:
         devices: CUDA devices that may be used.
     """
     host = torch.get_rng_state()
     states = {device: torch.cuda.get_rng_state(device) for device in devices}
-    kind = "cuda" if devices else "cpu"
-    plain: Any = contextlib.nullcontext()
-    if torch.is_autocast_enabled(kind):
-        plain = torch.autocast(kind, enabled=False)
     try:
-        with torch.enable_grad(), plain:
+        with torch.enable_grad():
             yield
     finally:
         torch.set_rng_state(host)

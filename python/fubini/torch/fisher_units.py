@@ -26,7 +26,7 @@ class Unit(ABC):
     Args:
         parameters: In the block's order.
         label: For messages.
-        calls: The uses, with their numbers in the pass.
+        calls: Uses of layers, with their numbers in the pass; those of others count for nothing.
     """
 
     def __init__(
@@ -40,7 +40,8 @@ class Unit(ABC):
         for number, call in calls:
             known = call.parameters_of(call.module)
             names = {order[id(p)]: n for n, p in known.items() if id(p) in order}
-            self._calls.append((number, call, dict(sorted(names.items()))))
+            if names:
+                self._calls.append((number, call, dict(sorted(names.items()))))
 
     @abstractmethod
     def add(self, cotangents: Cotangents, data: int) -> None:
@@ -183,7 +184,6 @@ class KroneckerUnit(Unit):
         self._inner: Tensor | None = None
         self._count = 0
         self._seen: set[int] = set()
-        self._module = calls[0][1].module if calls else None
 
     def add(self, cotangents: Cotangents, data: int) -> None:
         """Take note of a backward pass, see Unit."""

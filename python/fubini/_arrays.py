@@ -30,7 +30,8 @@ def to_numpy(value: Any, dtype: Any = np.float64) -> NDArray[Any]:
         dtype: NumPy dtype of the result; None keeps the value's own.
     """
     if is_tensor(value):
-        array: Any = value.detach().resolve_conj().resolve_neg().cpu().numpy()
+        value = value.detach().resolve_conj().resolve_neg().cpu()
+        array: Any = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
     else:
         array = qml.math.toarray(qml.math.unwrap([value])[0])
     return np.asarray(array, dtype=dtype, order="C")  # ascontiguousarray would turn () into (1,)

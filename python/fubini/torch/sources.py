@@ -15,7 +15,9 @@ from fubini.layers import LayerRule
 from fubini.metric import Approx, check_approx, layer_metric
 from fubini.torch.blocks import Block, DenseBlock
 from fubini.torch.evaluation import undisturbed
+from fubini.torch.fisher import fisher_blocks
 from fubini.torch.layer import QuantumLayer
+from fubini.torch.likelihoods import OutputGradient, as_likelihood
 from fubini.torch.recorder import PassRecorder, check_same_weights, joined, record
 
 Tensor = torch.Tensor
@@ -163,8 +165,6 @@ class FisherSource:
                 f"likelihood: expected 'categorical', 'bernoulli' or 'gaussian' for metric={metric!r}, got None; it says "
                 "which distribution the loss is the negative logarithm of"
             )
-        from fubini.torch.likelihoods import as_likelihood
-
         self._model = model
         quantum = "fubini-study" if metric == "hybrid" else "gauss-newton"
         self._likelihood = as_likelihood(likelihood)
@@ -191,9 +191,6 @@ class FisherSource:
 
     def blocks(self, moving: AbstractSet[Tensor], targets: Any, seed: int) -> list[Counted]:
         """See Source."""
-        from fubini.torch.fisher import fisher_blocks
-        from fubini.torch.likelihoods import OutputGradient
-
         wanted = [p for p in self._model.parameters() if p in moving and p in self._owned]
         if not wanted:
             return []

@@ -17,7 +17,7 @@ from typing import Any, Self
 import torch
 
 from fubini.errors import NumericalError
-from fubini.solve import CG, Dual, solve
+from fubini.solve import CG, Dual, SolveStatus, solve, solve_blocks
 
 Tensor = torch.Tensor
 
@@ -273,19 +273,23 @@ class DenseBlock(Block):
 
     def solve(self, rhs: Tensor, damping: Tensor) -> tuple[Tensor, BlockInfo]:
         """Solve ``(G + D) x = rhs``, see Block."""
-        damped = self._matrix + torch.diag(damping)
-        groups = self._parts
-        x = torch.empty_like(rhs)
-        try:
-            # A pseudo-inverse would hide that a block is singular, and a step along a negative eigenvalue goes uphill.
-            if groups is None:
-                x = solve(damped, rhs, method="cholesky")
-            else:
-                for index in groups:
-                    parts = damped[index[:, :, None], index[:, None, :]]
+        damped = self._matrix.clone()
+        damped.diagonal().add_(damping)
+        # A pseudo-inverse would hide that a block is singular, and a step along a negative eigenvalue goes uphill.
+        if self._parts is None:
+            [x], status = solve_blocks(
+                [damped], [rhs], damping=0.0, throw=False, return_status=True
+            )
+            if status[0]:
+                raise self._singular(damping, f" ({SolveStatus(status[0]).text})")
+        else:
+            x = torch.empty_like(rhs)
+            for index in self._parts:
+                parts = damped[index[:, :, None], index[:, None, :]]
+                try:
                     x[index] = solve(parts, rhs[index], method="cholesky")
-        except NumericalError as error:
-            raise self._singular(damping, f" ({error})") from error
+                except NumericalError as error:
+                    raise self._singular(damping, f" ({error})") from error
 
         def condition() -> float:
             _, info = solve(damped, rhs, method="cholesky", return_info=True)
@@ -383,48 +387,49 @@ class KroneckerBlock(Block):
 
     def product(self, v: Tensor) -> Tensor:
         """Return G v, see Block."""
-        m = self._matrices(v)
-        m = (
-            self._left[:, None, :, None] * m if self._left.ndim == 2 else self._left[:, None] @ m
-        ) @ self._right[:, None]
-        return self._vector(m, v.ndim)
+        m = _times_columns(self._matrices(v), self._right)
+        if self._left.ndim == 2:
+            return self._vector(self._left[:, :, None, None] * m, v.ndim)
+        return self._vector(_times_rows(self._left, m), v.ndim)
 
     def solve(self, rhs: Tensor, damping: Tensor) -> tuple[Tensor, BlockInfo]:
         """Solve ``(G + D) x = rhs``, see Block."""
         # Dampings that are equal within each parameter, or proportional to the diagonal, have this form. Then one
         # eigenvalue decomposition of each factor gives the exact solution; else the matrix is formed.
-        scales = self._product_form(self._matrices(damping)[:, 0])
-        if scales is None:
+        found = self._product_form(damping)
+        if found is None:
             return DenseBlock(self.parameters, self.dense(), self.label).solve(rhs, damping)
-        rows, columns, lam = scales
-        scale = (rows[:, :, None] * columns[:, None, :])[:, None]
-        m = self._matrices(rhs) * scale
-        right = columns[:, :, None] * self._right * columns[:, None, :]
+        lam, scales = found
+        left, right, m = self._left, self._right, self._matrices(rhs)
+        if scales is not None:
+            rows, columns = scales
+            left = left * rows**2 if left.ndim == 2 else rows[:, :, None] * left * rows[:, None]
+            right = columns[:, :, None] * right * columns[:, None]
+            m = m * (rows[:, :, None, None] * columns[:, None, :, None])
         vectors = None
-        if self._left.ndim == 2:
-            values = self._left * rows**2
-        else:
-            values, vectors = torch.linalg.eigh(rows[:, :, None] * self._left * rows[:, None, :])
-            m = vectors.mT[:, None] @ m
-        # Factors are positive semi-definite: eigenvalues below zero are rounding.
-        values = values.clamp_min(0)
-        # In the eigenvectors of the left factor every row is a system of its own.
-        m, condition = self._solve_rows(values, right, lam, m, damping)
+        if left.ndim == 3:
+            left, vectors = torch.linalg.eigh(left)
+            m = _times_rows(vectors.mT, m)
+        # In the eigenvectors of the left factor every row is a system of its own. Factors are positive semi-definite:
+        # eigenvalues below zero are rounding.
+        m, condition = self._solve_rows(left.clamp_min(0), right, lam, m, damping)
         if vectors is not None:
-            m = vectors[:, None] @ m
-        x = self._vector(m * scale, rhs.ndim)
+            m = _times_rows(vectors, m)
+        if scales is not None:
+            m = m * (rows[:, :, None, None] * columns[:, None, :, None])
+        x = self._vector(m, rhs.ndim)
         residual = self._residual(x, rhs, damping)
         return x, BlockInfo(self.label, self.size, "eigen", 0, condition, residual)
 
     def _solve_rows(
         self, values: Tensor, right: Tensor, lam: Tensor, m: Tensor, damping: Tensor
     ) -> tuple[Tensor, Callable[[], float]]:
-        """Solve ``(values_i R + lam) x_i = m_i`` for each row i, with m (groups, k, rows, columns)."""
-        groups, count, width = *values.shape, right.shape[-1]
+        """Solve ``(values_i R + lam) x_i = m_i`` for each row i, with m (groups, rows, columns, k)."""
+        (groups, count), width = values.shape, right.shape[-1]
 
         def condition() -> float:
-            largest = torch.linalg.eigvalsh(right).clamp_min(0)
-            products = values[:, :, None] * largest[:, None, :] + lam
+            spectrum = torch.linalg.eigvalsh(right).clamp_min(0)
+            products = values[:, :, None] * spectrum[:, None, :] + lam
             return float(products.max() / products.min())
 
         if count > _FEW_ROWS or count >= width:
@@ -432,23 +437,26 @@ class KroneckerBlock(Block):
             products = values[:, :, None] * spectrum.clamp_min(0)[:, None, :] + lam
             if not bool((products > products.amax() * 2.3e-16 * max(count, width)).all()):
                 raise self._singular(damping)
-            solved = (m @ vectors[:, None]) / products[:, None] @ vectors.mT[:, None]
-            return solved, condition
+            m = _times_columns(m, vectors) / products[..., None]
+            return _times_columns(m, vectors.mT), condition
         # Few rows: a Cholesky decomposition for each is cheaper than all eigenvectors.
         matrices = values[:, :, None, None] * right[:, None]
         matrices.diagonal(dim1=-2, dim2=-1).add_(lam)
-        flat = m.permute(0, 2, 3, 1).reshape(groups * count, width, -1)
         try:
-            solved = solve(matrices.flatten(0, 1), flat.contiguous(), method="cholesky")
+            m = solve(
+                matrices.reshape(groups * count, width, width),
+                m.reshape(groups * count, width, -1),
+                method="cholesky",
+            ).reshape(m.shape)
         except NumericalError as error:
             raise self._singular(damping, f" ({error})") from error
-        return solved.reshape(groups, count, width, -1).permute(0, 3, 1, 2), condition
+        return m, condition
 
     def diagonal(self) -> Tensor:
         """Return the diagonal, (n,)."""
         left = self._left if self._left.ndim == 2 else self._left.diagonal(dim1=-2, dim2=-1)
         right = self._right.diagonal(dim1=-2, dim2=-1)
-        return self._vector((left[:, :, None] * right[:, None, :])[:, None], 1)
+        return self._vector((left[:, :, None] * right[:, None])[..., None], 1)
 
     def scaled(self, factor: float) -> KroneckerBlock:
         """Return the block times a number, which goes into L, see Block."""
@@ -479,35 +487,42 @@ class KroneckerBlock(Block):
         )
 
     def _matrices(self, v: Tensor) -> Tensor:
-        """(n,) or (n, k) -> (groups, k, rows, columns)."""
+        """(n,) or (n, k) -> (groups, rows, columns, k)."""
         groups, rows = self._left.shape[:2]
-        parts = torch.split(v.reshape(self.size, -1), [p.numel() for p in self.parameters])
-        matrix = torch.cat(
-            [p.reshape(groups, rows, c, -1) for p, c in zip(parts, self._columns, strict=True)],
-            dim=2,
-        )
-        return matrix.permute(0, 3, 1, 2)
+        parts = torch.split(v, [p.numel() for p in self.parameters])
+        shaped = [p.reshape(groups, rows, c, -1) for p, c in zip(parts, self._columns, strict=True)]
+        return shaped[0] if len(shaped) == 1 else torch.cat(shaped, dim=2)
 
     def _vector(self, matrix: Tensor, ndim: int) -> Tensor:
         """The inverse of _matrices."""
-        parts = torch.split(matrix.permute(0, 2, 3, 1), list(self._columns), dim=2)
-        v = torch.cat([p.reshape(-1, p.shape[-1]) for p in parts])
-        return v[:, 0] if ndim == 1 else v
+        parts = torch.split(matrix, list(self._columns), dim=2)
+        shape = (-1,) if ndim == 1 else (-1, matrix.shape[-1])
+        return torch.cat([p.reshape(shape) for p in parts])
 
-    @staticmethod
-    def _product_form(damping: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Write D = lam / (r c)^2 with r for each row and c for each column; None where that is not possible."""
-        first = damping[0, 0, 0]
-        ones = torch.ones_like(damping)
-        if bool((damping == first).all()):
-            return ones[:, :, 0], ones[:, 0], first
+    def _product_form(self, damping: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None] | None:
+        """Write D as lam / (r c)^2 with r for each row and c for each column; None where that is not possible."""
+        # Scaling rows and columns by r and c then turns D into lam times the identity.
+        if bool((damping == damping[0]).all()):
+            return damping[0], None
         if not bool((damping > 0).all()):
             return None
-        left, right = damping[:, :, 0], damping[:, 0] / damping[:, :1, 0]
-        product = left[:, :, None] * right[:, None, :]
-        if not torch.allclose(product, damping, rtol=1e-13, atol=0):
+        table = self._matrices(damping)[..., 0]
+        left, right = table[:, :, 0], table[:, 0] / table[:, :1, 0]
+        if not torch.allclose(left[:, :, None] * right[:, None], table, rtol=1e-13, atol=0):
             return None
-        return left.rsqrt(), right.rsqrt(), torch.ones_like(first)
+        return torch.ones_like(damping[0]), (left.rsqrt(), right.rsqrt())
+
+
+def _times_rows(matrix: Tensor, m: Tensor) -> Tensor:
+    """(groups, a, rows) times (groups, rows, columns, k) over the rows."""
+    return (matrix @ m.flatten(2)).reshape(len(m), -1, *m.shape[2:])
+
+
+def _times_columns(m: Tensor, matrix: Tensor) -> Tensor:
+    """(groups, rows, columns, k) times (groups, columns, a) over the columns."""
+    moved = m.permute(0, 3, 1, 2)
+    product = moved.reshape(len(m), -1, m.shape[2]) @ matrix
+    return product.reshape(*moved.shape[:3], -1).permute(0, 2, 3, 1)
 
 
 class FactorBlock(Block):

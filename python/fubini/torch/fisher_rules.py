@@ -178,10 +178,8 @@ class LinearCall(KroneckerCall):
         matrix = matrix.reshape(out * width, out * width)
         if "bias" not in names:
             return matrix
-        # from rows of [W, b] to all of W, then all of b
-        order = torch.arange(out * width, device=g.device).reshape(out, width)
-        order = torch.cat([order[:, :-1].reshape(-1), order[:, -1]])
-        return matrix[order][:, order]
+        order = _weights_first(out, width, g.device)
+        return matrix.index_select(0, order).index_select(1, order)
 
     def squares(self, g: Tensor, data: int, names: tuple[str, ...]) -> Tensor | None:
         """Return the sum of the squares of all rows, see Call."""
@@ -443,7 +441,7 @@ class QuantumCall(Call):
         """Return the cotangents of the inputs, see Call."""
         assert self._linear.by_inputs is not None
         jacobian = torch.from_numpy(self._linear.by_inputs).to(g.device)
-        pulled = torch.einsum("klm,lmd->kld", self.flat(g).to(jacobian), jacobian)
+        pulled = (self.flat(g).transpose(0, 1) @ jacobian).transpose(0, 1)
         return pulled.to(g.dtype).reshape(len(g), *self.inputs.shape)
 
     def flat(self, g: Tensor) -> Tensor:
@@ -533,6 +531,13 @@ class LeafCall(Call):
     def rows(self, g: Tensor, data: int, part: slice) -> dict[str, Tensor]:
         """Return the derivatives by the parameter, see Call."""
         return {"": g.reshape(len(g), 1, -1)[:, part].double()}
+
+
+@functools.lru_cache(maxsize=256)
+def _weights_first(rows: int, width: int, device: torch.device) -> Tensor:
+    """Positions of all of W, then all of b, in the rows of [W, b]."""
+    order = torch.arange(rows * width, device=device).reshape(rows, width)
+    return torch.cat([order[:, :-1].reshape(-1), order[:, -1]])
 
 
 def batched_gradients(output: Tensor, leaves: list[Tensor], g: Tensor) -> list[Tensor | None]:

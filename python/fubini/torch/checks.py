@@ -1,5 +1,6 @@
 """What the optimizer refuses, before anything has changed."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,16 @@ import torch
 from fubini.errors import NumericalError
 
 Groups = Sequence[Mapping[str, Any]]
+
+
+def all_finite(values: torch.Tensor) -> bool:
+    """Return whether there is neither NaN nor infinity.
+
+    Args:
+        values: Of any shape.
+    """
+    # Nothing finite sums to NaN, and a sum that overflows is looked at again: one pass and one number in the usual case.
+    return math.isfinite(float(values.sum())) or bool(torch.isfinite(values).all())
 
 
 def check_number(name: str, value: Any, below: float = float("inf")) -> None:
@@ -85,5 +96,5 @@ def check_gradients(groups: Groups, names: Mapping[Any, str]) -> None:
                 raise TypeError(
                     f"{name}: expected a dense gradient, got a sparse one; use sparse=False"
                 )
-            if not torch.isfinite(p.grad).all():
+            if not all_finite(p.grad):
                 raise NumericalError(f"{name}: expected a finite gradient, got NaN or infinity")

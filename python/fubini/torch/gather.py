@@ -8,7 +8,8 @@ import torch
 from fubini.errors import NumericalError
 from fubini.torch import distributed
 from fubini.torch.blocks import Block
-from fubini.torch.evaluation import paused
+from fubini.torch.checks import all_finite
+from fubini.torch.evaluation import full_precision, paused
 from fubini.torch.history import MetricHistory
 from fubini.torch.proposal import Part, plain
 from fubini.torch.sources import Counted, Source, closure_blocks
@@ -123,7 +124,7 @@ class Gatherer:
         def compute() -> list[Counted]:
             found: list[Counted] = []
             if source is not None:
-                with torch.autocast(device.type, enabled=False), paused(source.recorders):
+                with full_precision(device), paused(source.recorders):
                     found = source.blocks(wanted, targets, seed)
             if metric_fn is not None:
                 found += [(block, 1.0) for block in closure_blocks(metric_fn, free)]
@@ -162,5 +163,5 @@ def check_finite(blocks: Sequence[Block]) -> None:
         NumericalError: Names the block.
     """
     for block in blocks:
-        if not all(bool(torch.isfinite(values).all()) for values in block.tensors().values()):
+        if not all(all_finite(values) for values in block.tensors().values()):
             raise NumericalError(f"{block.label}: expected a finite metric, got NaN or infinity")

@@ -11,6 +11,7 @@ import torch
 from fubini.damping import Damping
 from fubini.errors import NumericalError
 from fubini.torch.blocks import Block, BlockInfo, DiagonalBlock
+from fubini.torch.checks import all_finite
 
 Tensor = torch.Tensor
 Group = MutableMapping[str, Any]
@@ -106,8 +107,9 @@ class Proposal:
         self.scale = scale
         for part in self.parts:
             damping = self._damping(part, damping_of)
-            momentum = part.spread([float(g["momentum"]) for g in part.groups])
-            last = self._last(part) if with_momentum and bool(momentum.any()) else None
+            rho = [float(g["momentum"]) for g in part.groups]
+            last = self._last(part) if with_momentum and any(rho) else None
+            momentum = part.spread(rho) if last is not None else torch.zeros(())
             rhs = part.gradient
             if self._spring and last is not None:
                 rhs = rhs - part.block.product(momentum * last)
@@ -123,7 +125,7 @@ class Proposal:
             if any(decay):
                 weights = torch.cat([p.reshape(-1) for p in part.block.parameters])
                 change = change - part.spread(decay) * weights.to(change)
-            if not bool(torch.isfinite(change).all()):
+            if not all_finite(change):
                 raise NumericalError(
                     f"{part.block.label}: expected a finite step, got NaN or infinity; pass a larger lam"
                 )
@@ -180,9 +182,12 @@ class Proposal:
             factor: Multiplies the change.
         """
         self.restore()
-        for part, change in zip(self.parts, self.changes, strict=True):
-            for p, piece in part.split(change if factor == 1.0 else factor * change):
-                p.add_(piece.to(p.dtype))
+        pairs = [
+            (p, piece.to(p.dtype))
+            for part, change in zip(self.parts, self.changes, strict=True)
+            for p, piece in part.split(change if factor == 1.0 else factor * change)
+        ]
+        torch._foreach_add_([p for p, _ in pairs], [piece for _, piece in pairs])
 
     def restore(self) -> None:
         """Put the parameters back, to the bit."""
@@ -192,6 +197,8 @@ class Proposal:
     def remember(self) -> None:
         """Store what the next step's momentum needs."""
         for part, kept in zip(self.parts, self._kept, strict=True):
+            if not any(float(g["momentum"]) for g in part.groups):
+                continue
             for (p, piece), group in zip(part.split(kept), part.groups, strict=True):
                 if float(group["momentum"]):
                     self._state[p]["momentum"] = piece.clone()

@@ -214,6 +214,10 @@ def _equal(a: Any, b: Any) -> bool:
 
 def _copied(values: Any) -> Any:
     """The same with detached copies of the tensors, because the caller may reuse the buffers before the step."""
+    if not values:
+        return values
+    if type(values) is tuple and all(type(value) is torch.Tensor for value in values):
+        return tuple(value.detach().clone() for value in values)  # the usual case, without a tree
 
     def copy(value: Any) -> Any:
         return value.detach().clone() if isinstance(value, torch.Tensor) else value

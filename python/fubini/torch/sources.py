@@ -14,6 +14,7 @@ from fubini.errors import NumericalError
 from fubini.layers import LayerRule
 from fubini.metric import Approx, check_approx, layer_metric
 from fubini.torch.blocks import Block, DenseBlock
+from fubini.torch.checks import all_finite
 from fubini.torch.evaluation import undisturbed
 from fubini.torch.fisher import fisher_blocks
 from fubini.torch.layer import QuantumLayer
@@ -122,7 +123,7 @@ class QuantumSource:
 
     def _layer_metric(self, name: str, module: Any) -> tuple[Any, int]:
         for weight, p in module.qnode_weights.items():
-            if not torch.isfinite(p).all():
+            if not all_finite(p):
                 raise NumericalError(
                     f"{name}.{weight}: expected finite weights, got NaN or infinity"
                 )
@@ -135,7 +136,7 @@ class QuantumSource:
         check_same_weights(name, passes)
         parts = [p.args[0] if p.args else p.kwargs[module.input_arg] for p in passes]
         inputs = torch.cat([x.reshape(-1, x.shape[-1]) for x in parts])
-        if not torch.isfinite(inputs).all():
+        if not all_finite(inputs):
             raise NumericalError(
                 f"{name}: expected finite inputs of the layer, got NaN or infinity"
             )

@@ -9,7 +9,9 @@ import torch
 from curvlinops import EFLinearOperator, GGNLinearOperator
 from torch import nn
 
+import fubini
 from fubini.torch import fisher as fisher_module
+from fubini.torch import fisher_pass, fisher_units
 from fubini.torch.blocks import (
     Block,
     DenseBlock,
@@ -719,7 +721,7 @@ def test_weights_shared_by_different_layers_have_no_kronecker_block() -> None:
 MISUSE: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
     "no likelihood": (nn.Linear(4, 3), {"likelihood": None}, ValueError, "likelihood: expected"),
     "unknown likelihood": (
-        nn.Linear(4, 3),
+        nn.Linear(4, 3).double(),
         {"likelihood": "poisson"},
         ValueError,
         "likelihood: .*poisson",
@@ -728,10 +730,22 @@ MISUSE: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
     "unknown fisher": (nn.Linear(4, 3), {"fisher": "type-2"}, ValueError, "fisher: expected"),
     "unknown quantum": (nn.Linear(4, 3), {"quantum": "qgt"}, ValueError, "quantum: expected"),
     "unknown fallback": (nn.Linear(4, 3), {"fallback": "none"}, ValueError, "fallback: expected"),
+    "one class": (
+        nn.Linear(4, 1).double(),
+        {"likelihood": "categorical"},
+        ValueError,
+        r"outputs: expected two classes or more.*'bernoulli'",
+    ),
+    "dim": (
+        nn.Linear(4, 3).double(),
+        {"likelihood": Categorical(dim=2)},
+        ValueError,
+        r"outputs: expected two classes or more along dimension 2",
+    ),
     "no targets": (nn.Linear(4, 3), {"fisher": "empirical"}, ValueError, "targets: expected"),
     "samples": (nn.Linear(4, 3), {"samples": 0}, ValueError, "samples: expected"),
     "foreign": (
-        nn.Linear(4, 3),
+        nn.Linear(4, 3).double(),
         {"parameters": [torch.zeros(2)]},
         ValueError,
         "parameters of the model",
@@ -765,6 +779,8 @@ def test_more_misuse_is_named() -> None:
     mixed = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 3).float())
     with pytest.raises(TypeError, match=r"1.weight: expected torch.float64 as 0.weight has"):
         blocks_of(mixed, torch.randn(N, 4), "gaussian")
+    with pytest.raises(fubini.NumericalError, match=r"model: expected finite outputs"):
+        blocks_of(nn.Linear(4, 3), torch.full((N, 4), torch.nan), "gaussian")
     lstm = nn.LSTM(4, 3)
     with pytest.raises(TypeError, match=r"model: expected one tensor of real numbers.*tuple"):
         blocks_of(lstm, torch.randn(N, 4), "gaussian")
@@ -784,12 +800,67 @@ def test_more_misuse_is_named() -> None:
         blocks_of(model, torch.randn(N, 4), "gaussian", parameters=[model[0].weight] * 2)
 
 
-def test_unused_parameters_have_zero_blocks() -> None:
+@pytest.mark.parametrize("limit", [0, 128])
+def test_unused_parameters_have_zero_blocks(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fisher_module, "EXACT_LIMIT", limit)
     model = Reused()
-    model.extra = nn.Linear(3, 2)
+    model.extra = nn.Sequential(nn.Linear(3, 2), nn.Conv1d(4, 2, 3, groups=2), nn.Embedding(5, 2))
     blocks = blocks_of(model, torch.randn(N, 4), "gaussian")
-    assert torch.equal(blocks[-1].dense(), torch.zeros(8, 8))
+    # of the kind that they have when they are used, so that averages over steps fit
+    kind = KroneckerBlock if limit == 0 else DenseBlock
+    for block in blocks[-3:]:
+        assert isinstance(block, kind)
+        assert torch.equal(block.dense(), torch.zeros(block.size, block.size))
+        block.solve(torch.ones(block.size), torch.ones(block.size))
     assert blocks_of(model, torch.randn(N, 4), "gaussian", parameters=[]) == []
+
+
+def test_keyword_inputs_and_inputs_that_require_gradients() -> None:
+    model, x = Reused(), torch.randn(N, 4, requires_grad=True)
+    plain = blocks_of(model, x.detach(), "gaussian")
+    blocks = fisher_blocks(
+        model,
+        (),
+        {"x": x},
+        parameters=list(model.parameters()),
+        likelihood="gaussian",
+        approx="block-diag",
+    )
+    assert x.grad is None
+    for block, other in zip(blocks, plain, strict=True):
+        torch.testing.assert_close(block.dense(), other.dense(), rtol=1e-12, atol=1e-15)
+
+
+def test_many_columns_are_carried_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = Reused(), torch.randn(N, 4)
+    expected = [blocks_of(model, x, "categorical", approx=a) for a in (None, "block-diag", "diag")]
+    monkeypatch.setattr(fisher_pass, "_CHUNK", 1)
+    monkeypatch.setattr(fisher_units, "_CHUNK", 1)
+    for approx, blocks in zip((None, "block-diag", "diag"), expected, strict=True):
+        for block, other in zip(
+            blocks_of(model, x, "categorical", approx=approx), blocks, strict=True
+        ):
+            torch.testing.assert_close(block.dense(), other.dense(), rtol=1e-12, atol=1e-15)
+
+
+def test_attention_has_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.mix, self.last = nn.Embedding(7, 4), nn.Linear(4, 12), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.mix(self.embed(x)).chunk(3, -1)
+            return self.last(nn.functional.scaled_dot_product_attention(q, k, v).mean(1))
+
+    model, x = Attention(), torch.randint(7, (N, 5))
+    [dense] = blocks_of(model, x, "categorical", approx=None)
+    torch.testing.assert_close(
+        dense.dense(), reference(model, x, Categorical()), rtol=1e-9, atol=1e-12
+    )
+    monkeypatch.setattr(fisher_module, "DENSE_LIMIT", 0)
+    [block] = blocks_of(model, x, "categorical", approx=None)
+    torch.testing.assert_close(block.dense(), dense.dense(), rtol=1e-9, atol=1e-12)
 
 
 def test_wrapped_models_stand_for_the_module_in_them() -> None:

@@ -408,7 +408,7 @@ class KroneckerBlock(Block):
             m = m * (rows[:, :, None, None] * columns[:, None, :, None])
         vectors = None
         if left.ndim == 3:
-            left, vectors = torch.linalg.eigh(left)
+            left, vectors = self._left_spectrum if scales is None else torch.linalg.eigh(left)
             m = _times_rows(vectors.mT, m)
         # In the eigenvectors of the left factor every row is a system of its own. Factors are positive semi-definite:
         # eigenvalues below zero are rounding.
@@ -433,7 +433,8 @@ class KroneckerBlock(Block):
             return float(products.max() / products.min())
 
         if count > _FEW_ROWS or count >= width:
-            spectrum, vectors = torch.linalg.eigh(right)
+            known = right is self._right
+            spectrum, vectors = self._right_spectrum if known else torch.linalg.eigh(right)
             products = values[:, :, None] * spectrum.clamp_min(0)[:, None, :] + lam
             if not bool((products > products.amax() * 2.3e-16 * max(count, width)).all()):
                 raise self._singular(damping)
@@ -485,6 +486,18 @@ class KroneckerBlock(Block):
         return KroneckerBlock(
             parameters, self._left, self._right[:, index][:, :, index], columns, self.label
         )
+
+    # Kept, because a block is often solved again with another damping.
+
+    @cached_property
+    def _left_spectrum(self) -> tuple[Tensor, Tensor]:
+        values, vectors = torch.linalg.eigh(self._left)
+        return values, vectors
+
+    @cached_property
+    def _right_spectrum(self) -> tuple[Tensor, Tensor]:
+        values, vectors = torch.linalg.eigh(self._right)
+        return values, vectors
 
     def _matrices(self, v: Tensor) -> Tensor:
         """(n,) or (n, k) -> (groups, rows, columns, k)."""

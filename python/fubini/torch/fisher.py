@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 import torch
 
+from fubini.errors import NumericalError
 from fubini.layers import LayerRule, check_rule
 from fubini.metric import Approx, check_approx
 from fubini.torch.blocks import Block, DiagonalBlock
@@ -122,6 +123,7 @@ def fisher_blocks(
     Raises:
         TypeError: If the model does not return a tensor; for parameters that are complex, sparse or of two dtypes; for a
             parameter or layer without a rule.
+        NumericalError: If an output of the model is not finite.
         UnsupportedCircuitError: If a quantum layer has no such metric.
         ValueError: If an argument is out of its range.
     """
@@ -146,7 +148,10 @@ def _blocks(
 ) -> list[Block]:
     names, approx, fallback = layout.names, request.approx, request.fallback
     trace = run(layout, args, kwargs, wanted=parameters, fixed_statistics=approx is not None)
-    data = request.likelihood.counts(trace.output.detach())[0]
+    f = trace.output.detach()
+    if not bool(torch.isfinite(f).all()):
+        raise NumericalError("model: expected finite outputs, got NaN or infinity")
+    data = request.likelihood.counts(f)[0]
     if not trace.independent(layout.model, data):
         data = 1
     owners = _owners(layout, parameters, trace)
@@ -227,18 +232,15 @@ def _unit(group: list[Tensor], trace: Pass, owners: Owners, request: _Request) -
         return DiagonalUnit(group, label, calls)
     if size <= EXACT_LIMIT:
         return ExactUnit(group, label, calls)
-    if len(kinds) == 1 and all(issubclass(kind, KroneckerCall) for kind in kinds if kind):
+    first = rule_for(modules[0])
+    if len(kinds) == 1 and first is not None and issubclass(first, KroneckerCall):
         wanted = {id(p) for p in group}
         shared = {
-            tuple(
-                (name, id(p))
-                for name, p in call.parameters_of(call.module).items()
-                if id(p) in wanted
-            )
-            for _, call in calls
+            tuple((n, id(p)) for n, p in first.parameters_of(m).items() if id(p) in wanted)
+            for m in modules
         }
-        if len(shared) <= 1:
-            return KroneckerUnit(group, label, calls)
+        if len(shared) == 1:
+            return KroneckerUnit(group, label, calls, modules[0], first)
     elif kinds == {NormCall}:
         return DiagonalUnit(group, label, calls)
     if request.fallback == "diagonal":

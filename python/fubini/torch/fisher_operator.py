@@ -7,6 +7,7 @@ from typing import Any
 
 import pennylane as qml
 import torch
+import torch.nn.attention
 
 from fubini.torch.blocks import OperatorBlock
 from fubini.torch.fisher_pass import (
@@ -46,14 +47,17 @@ def fisher_operator(
         The block.
 
     Raises:
-        TypeError: For a ``TorchLayer`` that has to run on its device, whose weights cannot be exchanged.
+        TypeError: For a ``TorchLayer`` that has to run on its device, whose weights cannot be exchanged; from products, for
+            an operation that torch cannot differentiate twice.
     """
     model = layout.model
     copies = {id(p): p.detach().clone().requires_grad_() for p in parameters}
     replaced: dict[str, Tensor] = {name: b.clone() for name, b in model.named_buffers()}
     for name, p in model.named_parameters():
         replaced[name] = copies.get(id(p), p.detach())
-    with apart(layout.devices), replaced_forwards(_torch_layers(model, copies)):
+    # Fused attention has no second derivatives.
+    plain = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
+    with apart(layout.devices), plain, replaced_forwards(_torch_layers(model, copies)):
         output = check_output(torch.func.functional_call(model, replaced, args, dict(kwargs)))
         leaves = [copies[id(p)] for p in parameters]
         u = torch.zeros_like(output, requires_grad=True)
@@ -70,7 +74,13 @@ def fisher_operator(
         vectors = [parts[i].reshape(leaves[i].shape).to(leaves[i]) for i in live]
         gradients = [one for i in live if (one := pulled[i]) is not None]
         with without_autocast():
-            (pushed,) = torch.autograd.grad(gradients, u, vectors, retain_graph=True)
+            try:
+                (pushed,) = torch.autograd.grad(gradients, u, vectors, retain_graph=True)
+            except RuntimeError as error:
+                raise TypeError(
+                    f"model: expected operations with second derivatives, for products with its joint metric ({error}); "
+                    "use approx='block-diag'"
+                ) from error
             back = torch.autograd.grad(
                 output, [leaves[i] for i in live], product_of_outputs(pushed), retain_graph=True
             )

@@ -135,14 +135,28 @@ class KroneckerCall(Call):
             names: The parameters, in order; with a bias, a is the inputs with a 1 appended.
         """
 
-    def columns(self, names: tuple[str, ...]) -> tuple[int, ...]:
+    @classmethod
+    def columns(cls, module: Any, names: tuple[str, ...]) -> tuple[int, ...]:
         """Return how many columns each parameter has in the matrix of the Kronecker product, such as [W, b].
 
         Args:
+            module: The layer.
             names: The parameters, in order.
         """
-        width = {"weight": self.module.weight[0].numel(), "bias": 1}
+        width = {"weight": module.weight[0].numel(), "bias": 1}
         return tuple(width[name] for name in names)
+
+    @classmethod
+    def factor_shapes(cls, module: Any, names: tuple[str, ...]) -> list[tuple[int, ...]]:
+        """Return the shapes of what ``outer`` and ``inner`` return.
+
+        Args:
+            module: The layer.
+            names: The parameters, in order.
+        """
+        groups = getattr(module, "groups", 1)
+        rows, width = len(module.weight) // groups, sum(cls.columns(module, names))
+        return [(groups, rows, rows), (groups, width, width)]
 
 
 class LinearCall(KroneckerCall):
@@ -307,7 +321,7 @@ class EmbeddingCall(KroneckerCall):
         """Return the derivatives by the parameters, see Call."""
         words, width = self.module.weight.shape
         g = self._used(g).reshape(len(g), data, -1, width)[:, part]
-        index = self.inputs.reshape(data, -1)[part]
+        index = self.inputs.long().reshape(data, -1)[part]
         result = g.new_zeros(len(g), len(index), words, width)
         where = index[None, :, :, None].expand(g.shape)
         return {"weight": result.scatter_add_(2, where, g).flatten(2)}
@@ -327,9 +341,16 @@ class EmbeddingCall(KroneckerCall):
         )
         return counts[None], self.inputs.numel()
 
-    def columns(self, names: tuple[str, ...]) -> tuple[int, ...]:
+    @classmethod
+    def columns(cls, module: Any, names: tuple[str, ...]) -> tuple[int, ...]:
         """Return the number of columns, see KroneckerCall."""
-        return (int(self.module.weight.shape[1]),)
+        return (int(module.weight.shape[1]),)
+
+    @classmethod
+    def factor_shapes(cls, module: Any, names: tuple[str, ...]) -> list[tuple[int, ...]]:
+        """Return the shapes of the factors, see KroneckerCall."""
+        words, width = module.weight.shape
+        return [(1, width, width), (1, words)]
 
     def _used(self, g: Tensor) -> Tensor:
         g = g.double()

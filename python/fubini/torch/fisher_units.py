@@ -123,9 +123,8 @@ class ExactUnit(Unit):
 
     def block(self) -> Block:
         """Return the block."""
-        if self._matrix is None:
-            return DiagonalBlock(self.parameters, self._zeros(self.size), self.label)
-        return DenseBlock(self.parameters, symmetric(self._matrix), self.label)
+        matrix = self._zeros(self.size, self.size) if self._matrix is None else self._matrix
+        return DenseBlock(self.parameters, symmetric(matrix), self.label)
 
 
 class FactorUnit(Unit):
@@ -174,39 +173,52 @@ class DiagonalUnit(Unit):
 
 
 class KroneckerUnit(Unit):
-    """K-FAC, over all positions of all uses."""
+    """K-FAC, over all positions of all uses.
+
+    Args:
+        parameters: As for Unit.
+        label: As for Unit.
+        calls: As for Unit, all of the same kind and with the same parameters.
+        module: A layer that has the parameters.
+        kind: Its rule.
+    """
 
     def __init__(
-        self, parameters: Sequence[Tensor], label: str, calls: Sequence[tuple[int, Call]]
+        self,
+        parameters: Sequence[Tensor],
+        label: str,
+        calls: Sequence[tuple[int, Call]],
+        module: torch.nn.Module,
+        kind: type[KroneckerCall],
     ) -> None:
         super().__init__(parameters, label, calls)
-        self._outer: Tensor | None = None
-        self._inner: Tensor | None = None
+        self._kind, self._module = kind, module
+        position = {id(p): i for i, p in enumerate(parameters)}
+        known = kind.parameters_of(module).items()
+        names = {position[id(p)]: name for name, p in known if id(p) in position}
+        self._names = tuple(names[i] for i in sorted(names))
+        self._outer, self._inner = (
+            self._zeros(*shape) for shape in kind.factor_shapes(module, self._names)
+        )
         self._count = 0
         self._seen: set[int] = set()
 
     def add(self, cotangents: Cotangents, data: int) -> None:
         """Take note of a backward pass, see Unit."""
-        for call, g, names in self._live(cotangents):
+        for call, g, _ in self._live(cotangents):
             assert isinstance(call, KroneckerCall)
-            outer = call.outer(g)
-            self._outer = outer if self._outer is None else self._outer + outer
+            self._outer = self._outer + call.outer(g)
             # The moments of the inputs are the same in all backward passes.
             if id(call) not in self._seen:
                 self._seen.add(id(call))
-                inner, count = call.inner(tuple(names.values()))
-                self._inner = inner if self._inner is None else self._inner + inner
-                self._count += count
+                inner, count = call.inner(self._names)
+                self._inner, self._count = self._inner + inner, self._count + count
 
     def block(self) -> Block:
         """Return the block."""
-        if self._outer is None or self._inner is None:
-            return DiagonalBlock(self.parameters, self._zeros(self.size), self.label)
-        _, call, names = self._calls[0]
-        assert isinstance(call, KroneckerCall)
-        outer, inner = self._outer, self._inner / self._count
-        left, right = (inner, outer) if call.inputs_first else (outer, inner)
-        columns = call.columns(tuple(names.values()))
+        outer, inner = self._outer, self._inner / max(1, self._count)
+        left, right = (inner, outer) if self._kind.inputs_first else (outer, inner)
+        columns = self._kind.columns(self._module, self._names)
         return KroneckerBlock(self.parameters, left, right, columns, self.label)
 
 

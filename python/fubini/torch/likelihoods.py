@@ -88,7 +88,7 @@ class Likelihood(ABC):
             number of outputs in the part.
         """
         z = self._canonical(f)
-        return self._spread(self._factor(z, part) * math.sqrt(self._share(z)), f)
+        return self._spread(self._factor(z, part, self._share(z)), f)
 
     def sampled_columns(self, f: Tensor, samples: int) -> Tensor:
         """Return columns of random labels, whose outer products have the expectation of those of ``columns``.
@@ -179,8 +179,8 @@ class Likelihood(ABC):
         return z.numel()
 
     @abstractmethod
-    def _factor(self, z: Tensor, part: slice) -> Tensor:
-        """(N, T, C) -> (C or fewer, N, T, C), columns of a factor of E[grad l grad l^T]."""
+    def _factor(self, z: Tensor, part: slice, share: float) -> Tensor:
+        """(N, T, C) -> (C or fewer, N, T, C), columns of a factor of r E[grad l grad l^T]."""
 
     @abstractmethod
     def _curvature(self, z: Tensor, v: Tensor) -> Tensor:
@@ -210,21 +210,21 @@ class Categorical(Likelihood):
     name = "categorical"
 
     def _axis(self, f: Tensor) -> int:
-        if f.ndim == 0:
-            raise ValueError("outputs: expected (N, classes, ...) or (classes,), got a number")
-        axis = 0 if f.ndim == 1 else self.dim % f.ndim if -f.ndim <= self.dim < f.ndim else 0
-        if f.ndim > 1 and axis == 0:
+        axis = 0 if f.ndim == 1 else self.dim + f.ndim if self.dim < 0 else self.dim
+        valid = f.ndim == 1 or 0 < axis < f.ndim
+        if not valid or f.shape[axis] < 2:
             raise ValueError(
-                f"dim: expected a dimension of the outputs {tuple(f.shape)} other than 0, got {self.dim}"
+                f"outputs: expected two classes or more along dimension {self.dim}, after the data, got the shape "
+                f"{tuple(f.shape)}; a single logit is likelihood='bernoulli'"
             )
         return axis
 
     def _canonical(self, v: Tensor, f: Tensor | None = None) -> Tensor:
         f = v if f is None else f
-        lead = v.ndim - f.ndim
+        lead, axis = v.ndim - f.ndim, self._axis(f)
         if f.ndim == 1:
             return v[..., None, None, :]
-        moved = v.movedim(lead + self._axis(f), -1)
+        moved = v.movedim(lead + axis, -1)
         return moved.reshape(*moved.shape[: lead + 1], -1, moved.shape[-1])
 
     def _restored(self, z: Tensor, f: Tensor) -> Tensor:
@@ -254,10 +254,10 @@ class Categorical(Likelihood):
     def _count(self, z: Tensor) -> int:
         return z.shape[0] * z.shape[1]
 
-    def _factor(self, z: Tensor, part: slice) -> Tensor:
+    def _factor(self, z: Tensor, part: slice, share: float) -> Tensor:
         p = z.softmax(-1)
         unit = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)[part]
-        return p.sqrt().movedim(-1, 0)[part, ..., None] * (unit[:, None, None] - p)
+        return (p * share).sqrt().movedim(-1, 0)[part, ..., None] * (unit[:, None, None] - p)
 
     def _curvature(self, z: Tensor, v: Tensor) -> Tensor:
         p = z.softmax(-1)
@@ -275,9 +275,9 @@ class Categorical(Likelihood):
 class _Elementwise(Likelihood):
     """Independent outputs: the Fisher information of the outputs is diagonal."""
 
-    def _factor(self, z: Tensor, part: slice) -> Tensor:
+    def _factor(self, z: Tensor, part: slice, share: float) -> Tensor:
         unit = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)[part]
-        return unit[:, None, None] * self._variance(z).sqrt()
+        return unit[:, None, None] * (self._variance(z) * share).sqrt()
 
     def _curvature(self, z: Tensor, v: Tensor) -> Tensor:
         return self._variance(z) * v

@@ -169,7 +169,7 @@ class LevenbergMarquardt:
         ValueError: If a number is out of its range.
     """
 
-    lam: Any = 1e-2
+    lam: Any = 3e-3
     decrease: float = 0.5
     lower: float = 0.25
     upper: float = 0.75

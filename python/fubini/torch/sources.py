@@ -1,6 +1,7 @@
 """Where the metric of a step comes from: which parameters have one, from which passes, as which blocks."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Literal, Protocol
@@ -272,10 +273,7 @@ def closure_blocks(
     with torch.enable_grad():
         metric = metric_fn(*free)
     metrics = metric if isinstance(metric, tuple | list) else (metric,)
-    if (
-        len(metrics) == 1
-        and np.prod(metrics[0].shape, dtype=int) == sum(p.numel() for p in free) ** 2
-    ):
+    if len(metrics) == 1 and math.prod(metrics[0].shape) == sum(p.numel() for p in free) ** 2:
         parts = [free]  # one matrix over all of them
     elif len(metrics) == len(free):
         parts = [[p] for p in free]
@@ -290,22 +288,19 @@ def _matrix_block(name: str, matrix: Any, part: list[Tensor]) -> Block:
     size = sum(p.numel() for p in part)
     if np.iscomplexobj(matrix) or (isinstance(matrix, torch.Tensor) and matrix.is_complex()):
         raise TypeError(f"{name}: expected a real metric, got a complex one; take its real part")
-    if np.prod(matrix.shape, dtype=int) != size**2:
+    if math.prod(matrix.shape) != size**2:
         raise ValueError(
             f"{name}: expected a metric of {size} x {size} entries for parameters of shapes "
             f"{[tuple(p.shape) for p in part]}, got shape {tuple(matrix.shape)}; for a batch of inputs use "
             "fubini.metric_tensor(..., reduce='mean')"
         )
-    values = torch.tensor(to_numpy(matrix).reshape(size, size), device=part[0].device)
-    largest = float(values.abs().max()) if size else 0.0
-    # float32 metrics are symmetric to 1e-7
-    if bool(torch.isfinite(values).all()) and not torch.allclose(
-        values, values.mT, rtol=0, atol=1e-6 * largest
-    ):
+    values = to_numpy(matrix).reshape(size, size)
+    # float32 metrics are symmetric to 1e-7; what is not finite is refused for that.
+    if np.abs(values - values.T).max(initial=0.0) > 1e-6 * np.abs(values).max(initial=0.0):
         raise ValueError(
             f"{name}: expected a symmetric metric, got one that differs from its transpose"
         )
-    return DenseBlock(part, values, name)
+    return DenseBlock(part, torch.tensor(values, device=part[0].device), name)
 
 
 def _check_shapes(name: str, module: Any) -> None:

@@ -35,7 +35,8 @@ def to_numpy(value: Any, dtype: Any = np.float64) -> NDArray[Any]:
         if ready and dtype is np.float64 and not value.is_neg():  # what a training step passes
             plain: NDArray[np.float64] = value.numpy()
             return plain
-        array: Any = value.resolve_conj().resolve_neg().cpu().numpy()
+        value = value.resolve_conj().resolve_neg().cpu()
+        array: Any = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
     else:
         array = qml.math.toarray(qml.math.unwrap([value])[0])
     return np.asarray(array, dtype=dtype, order="C")  # ascontiguousarray would turn () into (1,)

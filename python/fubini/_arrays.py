@@ -35,6 +35,8 @@ def to_numpy(value: Any, dtype: Any = np.float64) -> NDArray[Any]:
         if ready and dtype is np.float64 and not value.is_neg():  # what a training step passes
             plain: NDArray[np.float64] = value.numpy()
             return plain
+        if value.dtype is torch.bfloat16:  # which NumPy does not have
+            value = value.to(torch.float32)
         array: Any = value.resolve_conj().resolve_neg().cpu().numpy()
     else:
         array = qml.math.toarray(qml.math.unwrap([value])[0])

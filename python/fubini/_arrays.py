@@ -35,8 +35,9 @@ def to_numpy(value: Any, dtype: Any = np.float64) -> NDArray[Any]:
         if ready and dtype is np.float64 and not value.is_neg():  # what a training step passes
             plain: NDArray[np.float64] = value.numpy()
             return plain
-        value = value.resolve_conj().resolve_neg().cpu()
-        array: Any = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+        if value.dtype is torch.bfloat16:  # which NumPy does not have
+            value = value.to(torch.float32)
+        array: Any = value.resolve_conj().resolve_neg().cpu().numpy()
     else:
         array = qml.math.toarray(qml.math.unwrap([value])[0])
     return np.asarray(array, dtype=dtype, order="C")  # ascontiguousarray would turn () into (1,)

@@ -54,7 +54,7 @@ _NOT_READ = {
 
 # Ways to reach values that no name in the code tells, or that belong to the caller's situation.
 _OPAQUE_NAMES = {
-    "getattr", "globals", "locals", "vars", "eval", "exec", "__import__", "__dict__", "environ", "getenv", "open", "input",
+    "Parameter", "getattr", "globals", "locals", "vars", "eval", "exec", "__import__", "__dict__", "environ", "getenv", "open", "input",
     "is_grad_enabled", "is_inference_mode_enabled", "get_default_dtype", "is_autocast_enabled", "import_module", "modules",
 }  # fmt: skip
 # Libraries whose attributes do not change while a program runs.

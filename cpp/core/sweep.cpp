@@ -42,15 +42,6 @@ double available_memory() {
     return bytes;
 }
 
-/// Few lanes of amplitudes for a small batch, so that lanes are not wasted; all lanes for a state that would
-/// not stay in the cache eightfold.
-Layout choose_layout(const Program& program, std::ptrdiff_t size) {
-    int lane_bits = size >= 5 ? 0 : size >= 3 ? 1 : size == 2 ? 2 : 3;
-    const double pair = std::ldexp(2.0 * sizeof(double) * 2, program.qubits());
-    while (lane_bits < max_lane_bits && pair * (lanes >> lane_bits) > cache_bytes * 2) ++lane_bits;
-    return {program.qubits(), std::min(lane_bits, program.qubits())};
-}
-
 std::size_t rounded(std::size_t doubles) { return (doubles + lanes - 1) / lanes * lanes; }
 
 /// Where the parts of a tile's workspace begin.
@@ -81,6 +72,15 @@ std::size_t geometry_doubles(std::size_t steps) {
 }
 
 }  // namespace
+
+/// Few lanes of amplitudes for a small batch, so that lanes are not wasted; all lanes for a state that would
+/// not stay in the cache eightfold.
+Layout choose_layout(const Program& program, std::ptrdiff_t size) {
+    int lane_bits = size >= 5 ? 0 : size >= 3 ? 1 : size == 2 ? 2 : 3;
+    const double pair = std::ldexp(2.0 * sizeof(double) * 2, program.qubits());
+    while (lane_bits < max_lane_bits && pair * (lanes >> lane_bits) > cache_bytes * 2) ++lane_bits;
+    return {program.qubits(), std::min(lane_bits, program.qubits())};
+}
 
 void set_memory_limit(double bytes) { requested_limit.store(bytes); }
 
@@ -353,10 +353,10 @@ void for_tiles(const Program& program, const Batch& batch, int copies,
     if (by_rows) {
         work(0, tiles);
     } else {
-        // Below some thousand block rows a second thread costs more than it saves.
+        // Handing work to another thread takes about as long as some thousand block rows.
         const double work_per_tile =
             static_cast<double>(plan.steps.size()) * static_cast<double>(layout.rows());
-        const auto grain = static_cast<std::ptrdiff_t>(std::ceil(2e4 / std::max(work_per_tile, 1.0)));
+        const auto grain = static_cast<std::ptrdiff_t>(std::ceil(5e3 / std::max(work_per_tile, 1.0)));
         parallel_for(tiles, grain, work);
     }
 }

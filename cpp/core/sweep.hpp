@@ -37,6 +37,9 @@ struct Batch {
     std::function<bool()> poll = {};
 };
 
+/// How a sweep over a batch of this size arranges amplitudes.
+[[nodiscard]] Layout choose_layout(const Program& program, std::ptrdiff_t size);
+
 /// Elements [first, first + size) of a batch whose repeat is 1.
 [[nodiscard]] inline Batch part_of(const Batch& batch, const Program& program, std::ptrdiff_t first,
                                    std::ptrdiff_t size) {
@@ -79,6 +82,10 @@ class Tile {
     /// State c of `copies`; 64-byte aligned.
     [[nodiscard]] double* state(int c) const {
         return states_ + static_cast<std::size_t>(c) * state_doubles_;
+    }
+    /// This tile's part of memory that holds the states of all tiles.
+    [[nodiscard]] double* kept_state(double* all) const {
+        return all + static_cast<std::size_t>(first / layout.samples()) * layout.rows() * row_doubles;
     }
     [[nodiscard]] Vec* moments() const { return moments_; }
     [[nodiscard]] Vec* weights() const { return weights_; }

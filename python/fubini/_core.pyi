@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Program', 'ProgramBuilder', 'ShiftPlan', 'berry_connection', 'blocks_from_probabilities', 'blocks_from_states', 'compiler', 'expval', 'gate_table', 'hessian_product', 'isa', 'jacobian', 'jvp', 'mean_over_batch', 'memory_limit', 'metric', 'metric_factor', 'metric_vector_product', 'num_threads', 'set_memory_limit', 'set_num_threads', 'shift_frequencies', 'shift_rule', 'solve_batch', 'solve_fast', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'stage_covariances', 'state', 'version', 'vjp']
+__all__: list[str] = ['AffineMap', 'Pass', 'Program', 'ProgramBuilder', 'ShiftPlan', 'backward', 'berry_connection', 'blocks_from_probabilities', 'blocks_from_states', 'compiler', 'derivative_states', 'expval', 'forward', 'gate_table', 'hessian_product', 'isa', 'jacobian', 'jvp', 'mean_over_batch', 'memory_limit', 'metric', 'metric_factor', 'metric_vector_product', 'num_threads', 'overlap_gradient', 'set_memory_limit', 'set_num_threads', 'shift_frequencies', 'shift_rule', 'solve_batch', 'solve_fast', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'stage_covariances', 'state', 'version', 'vjp']
 class ShiftPlan:
     """
     Parameter-shift terms of a circuit: angle index, coefficient and shift of each.
@@ -110,6 +110,24 @@ class ProgramBuilder:
         """
         Add weight * probability of reading index on the wires to a moment.
         """
+class AffineMap:
+    """
+    angles = constant + W weights + X inputs; matrices as (angle, source, value) entries.
+    """
+    def __init__(self, constant: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], weights: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, by_weights: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]], by_inputs: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]]) -> None:
+        ...
+    def angles(self, weights: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]], inputs: typing.Annotated[numpy.typing.ArrayLike, numpy.float64]) -> numpy.typing.NDArray[numpy.float64]:
+        """
+        Angles (batch, angles) for a list of weights and inputs (batch, features).
+        """
+class Pass:
+    """
+    What `backward` needs of a call of `forward`.
+    """
+def backward(program: Program, map: AffineMap, passed: Pass, cotangents: numpy.typing.NDArray[numpy.float64]) -> tuple[numpy.typing.NDArray[numpy.float64], list[numpy.typing.NDArray[numpy.float64]]]:
+    """
+    Gradients by inputs (batch, features) and by every weight.
+    """
 def berry_connection(program: Program, angles: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None) -> numpy.typing.NDArray[numpy.float64]:
     """
     Im <psi|d_a psi>, shape (batch, angles).
@@ -126,9 +144,17 @@ def compiler() -> str:
     """
     Compiler that built this module.
     """
+def derivative_states(program: Program, angles: numpy.typing.NDArray[numpy.float64], tangents: numpy.typing.NDArray[numpy.float64] | None = None, states: numpy.typing.NDArray[numpy.complex128] | None = None, repeat: typing.SupportsInt | typing.SupportsIndex = 1) -> numpy.typing.NDArray[numpy.complex128]:
+    """
+    Derivatives of the states along the tangents, (batch * repeat, 2^wires), or the states for None, in the sweeps' frame: without the Clifford at the end and the global phase.
+    """
 def expval(program: Program, angles: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None) -> numpy.typing.NDArray[numpy.float64]:
     """
     Results, shape (batch, outputs), at angles of shape (batch, angles).
+    """
+def forward(program: Program, map: AffineMap, weights: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]], inputs: numpy.typing.NDArray[numpy.float64], keep: bool) -> tuple[numpy.typing.NDArray[numpy.float64], Pass | None]:
+    """
+    Results (batch, outputs), and a Pass if keep.
     """
 def gate_table() -> list[tuple[str, int, int]]:
     """
@@ -173,6 +199,10 @@ def metric_vector_product(program: Program, angles: numpy.typing.NDArray[numpy.f
 def num_threads() -> int:
     """
     Number of threads that the kernel may use.
+    """
+def overlap_gradient(program: Program, angles: numpy.typing.NDArray[numpy.float64], covectors: numpy.typing.NDArray[numpy.complex128], tangents: numpy.typing.NDArray[numpy.float64] | None = None, states: numpy.typing.NDArray[numpy.complex128] | None = None, repeat: typing.SupportsInt | typing.SupportsIndex = 1) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    Re <d_a psi|phi> for covectors phi in the sweeps' frame, (batch * repeat, angles), or its derivative along the tangents.
     """
 def set_memory_limit(bytes: typing.SupportsFloat | typing.SupportsIndex) -> None:
     """

@@ -72,7 +72,8 @@ def angle_values(op: Any) -> list[Any]:
         return [op.data[0]]
     if isinstance(op, qml.ops.Exp):
         coefficient = op.data[0]
-        return [qml.math.imag(coefficient) if qml.math.iscomplexobj(coefficient) else 0.0]
+        is_complex = "complex" in qml.math.get_dtype_name(coefficient)
+        return [qml.math.imag(coefficient) if is_complex else 0.0]
     if op.name in TABLE or op.name in {"PauliRot", "MultiRZ"}:
         return list(op.data)
     return []

@@ -154,23 +154,24 @@ class QuantumLayer(torch.nn.Module):
             measurements: (..., m) side by side; a tuple: stacked along a new first axis, as in TorchLayer.
 
         Raises:
-            TypeError: If inputs is no tensor.
+            TypeError: If inputs is no tensor, or complex.
             ValueError: If inputs are empty, of another width than in the first call, or mixed up with the batch by
                 the quantum function; or if weights or inputs do not fit it.
         """
-        self._check_inputs(inputs)
+        weights = self._check_inputs(inputs)
         if not inputs.is_floating_point():
             inputs = inputs.to(torch.get_default_dtype())
         leading = inputs.shape[:-1]
-        flat = inputs.reshape(-1, inputs.shape[-1]) if leading else inputs
+        flat = inputs if len(leading) < 2 else inputs.reshape(-1, inputs.shape[-1])
         form = self._form(flat)
-        results: Any = self._evaluate(flat) if isinstance(form.how, str) else self._run(form, flat)
+        results: Any
+        if isinstance(form.how, str):
+            results = self._evaluate(flat)
+        else:
+            results = self._run(form, flat, weights)
         if isinstance(results, tuple):
-            return torch.stack(
-                [r.reshape(*leading, *r.shape[1:]) if leading else r for r in results]
-            )
-        result: torch.Tensor = results.reshape(*leading, *results.shape[1:]) if leading else results
-        return result
+            return torch.stack([_leading(r, leading) for r in results])
+        return _leading(results, leading)
 
     def compiled(self, inputs: torch.Tensor) -> Affine | None:
         """Return the compiled circuit that serves these inputs, or None where the quantum function runs in every call.
@@ -222,17 +223,14 @@ class QuantumLayer(torch.nn.Module):
         )
         return form
 
-    def _run(self, form: "_Form", x: torch.Tensor) -> Any:
-        weights = self.qnode_weights
+    def _run(self, form: "_Form", x: torch.Tensor, weights: list[torch.Tensor]) -> Any:
         if isinstance(form.how, Affine):
-            batch = x if x.ndim > 1 else x.unsqueeze(0)
             circuit = form.how.circuit
-            values = run_affine(form.how, batch, list(weights.values()))
+            values = run_affine(form.how, x if x.ndim > 1 else x.unsqueeze(0), weights)
             values = values if x.ndim > 1 else values.squeeze(0)
         else:
-            values, circuit = run_traced(
-                self.qnode, self.input_arg, x, dict(weights), self._circuits
-            )
+            named = dict(zip(self.weight_shapes, weights, strict=True))
+            values, circuit = run_traced(self.qnode, self.input_arg, x, named, self._circuits)
         values = values.to(x)
         shapes = circuit.output_shapes
         if form.kind == "single":
@@ -286,25 +284,37 @@ class QuantumLayer(torch.nn.Module):
                 f"weight_shapes: expected shapes for the QNode's arguments {wanted}, got {list(self.weight_shapes)}"
             )
 
-    def _check_inputs(self, inputs: torch.Tensor) -> None:
+    def _check_inputs(self, inputs: torch.Tensor) -> list[torch.Tensor]:
+        """The weights in order, after all checks."""
         if not isinstance(inputs, torch.Tensor):
             raise TypeError(
                 f"inputs: expected a torch tensor, got {type(inputs).__name__}; use torch.as_tensor"
+            )
+        if inputs.is_complex():
+            raise TypeError(
+                f"inputs: expected real numbers, got {inputs.dtype}; pass real and imaginary parts as features and "
+                "join them in the quantum function by torch.complex"
             )
         if inputs.ndim == 0 or inputs.numel() == 0:
             raise ValueError(
                 f"inputs: expected shape (..., features) with at least one input, got {tuple(inputs.shape)}"
             )
+        weights: list[torch.Tensor] = []
         for name, shape in self.weight_shapes.items():
-            if tuple(getattr(self, name).shape) != shape:
+            # A look-up in the dictionary is quicker, and there for all but parametrised weights.
+            weight = self._parameters.get(name)
+            weight = getattr(self, name) if weight is None else weight
+            if weight.shape != shape:
                 raise ValueError(
-                    f"{name}: expected the shape {shape} of weight_shapes, got {tuple(getattr(self, name).shape)}"
+                    f"{name}: expected the shape {shape} of weight_shapes, got {tuple(weight.shape)}"
                 )
+            weights.append(weight)
         width = inputs.shape[-1]
         if self._width is not None and width != self._width:
             raise ValueError(
                 f"inputs: expected {self._width} features as in the first call, got shape {tuple(inputs.shape)}"
             )
+        return weights
 
     def _check_function(self, ndim: int, width: int) -> str | None:
         """Run the quantum function on made-up inputs; in a batch, see that every angle belongs to one input.
@@ -358,6 +368,11 @@ class QuantumLayer(torch.nn.Module):
         return None
 
 
+def _leading(result: torch.Tensor, leading: torch.Size) -> torch.Tensor:
+    """Restore the batch dimensions of the inputs."""
+    return result if len(leading) < 2 else result.reshape(*leading, *result.shape[1:])
+
+
 def _depends(value: Any, leaf: torch.Tensor) -> bool:
     if not isinstance(value, torch.Tensor) or not value.requires_grad:
         return False
@@ -391,8 +406,8 @@ def _returned(
     qnode: Any, input_arg: str, weights: Mapping[str, torch.Tensor], x: torch.Tensor
 ) -> str:
     """What the quantum function returns: TorchLayer arranges a list and a tuple of measurements differently."""
-    values = {name: torch.zeros(w.shape, dtype=torch.float64) for name, w in weights.items()}
-    with qml.queuing.AnnotatedQueue():
+    with outside_transforms(), qml.queuing.AnnotatedQueue():
+        values = {name: torch.zeros(w.shape, dtype=torch.float64) for name, w in weights.items()}
         result = qnode.func(**{input_arg: torch.ones(x.shape, dtype=torch.float64), **values})
     parts = result if isinstance(result, tuple | list) else [result]
     real = (

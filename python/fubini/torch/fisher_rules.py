@@ -1,0 +1,620 @@
+"""What each kind of layer does in a Fisher pass: its outputs, its pull-back, and the derivatives by its parameters.
+
+A call is one use of a layer on a batch. Its outputs are cut from the graph, so that the pass can carry many cotangents
+back at once, layer by layer: ``pull`` maps those of the outputs to those of the inputs, ``rows`` to derivatives by the
+parameters, datum by datum, and ``kronecker`` to the factors of K-FAC.
+
+Cotangents of the outputs have the shape (K, *outputs.shape). Where a pass sees D independent data, outputs have D times
+some number T of positions along their first dimensions, datum by datum.
+"""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from pennylane.qnn import TorchLayer
+from torch.nn import functional
+
+from fubini.torch.fisher_quantum import Linearised, covariances, linearise
+from fubini.torch.layer import QuantumLayer
+
+Tensor = torch.Tensor
+
+
+class Call(ABC):
+    """One use of a layer.
+
+    Args:
+        module: The layer.
+        name: Its name in the model.
+        inputs: What it was called with.
+
+    Attributes:
+        module: As above.
+        name: As above.
+        inputs: As above.
+        outputs: The outputs, without a graph.
+    """
+
+    #: The layer's parameters that have rules, by name, in the order in which blocks have them.
+    names: tuple[str, ...] = ("weight", "bias")
+
+    def __init__(self, module: Any, name: str, inputs: Tensor) -> None:
+        self.module, self.name, self.inputs = module, name, inputs
+        with torch.no_grad():
+            self.outputs = self._evaluate(inputs.detach())
+
+    @classmethod
+    def parameters_of(cls, module: Any) -> dict[str, Tensor]:
+        """Return the layer's parameters that have rules, by name."""
+        return {n: p for n in cls.names if (p := module._parameters.get(n)) is not None}
+
+    @classmethod
+    def refuse(cls, module: Any, name: str) -> None:
+        """Raise an error where an option of the layer has no rule."""
+        return  # most have none
+
+    def fits(self, data: int) -> bool:
+        """Whether the outputs' first dimension may hold so many data."""
+        return self.outputs.ndim > 0 and self.outputs.shape[0] % data == 0
+
+    def pull(self, g: Tensor) -> Tensor:
+        """Return the cotangents of the inputs, (K, *inputs.shape).
+
+        Args:
+            g: (K, *outputs.shape).
+        """
+        with torch.enable_grad():
+            x = self.inputs.detach().requires_grad_()
+            s = self._evaluate(x)
+        part = batched_gradients(s, [x], g)[0]
+        assert part is not None
+        return part
+
+    @abstractmethod
+    def rows(self, g: Tensor, data: int, part: slice) -> dict[str, Tensor]:
+        """Return the derivatives by the parameters: (K, data in the part, entries) by name.
+
+        Args:
+            g: (K, *outputs.shape).
+            data: Number of data in the batch.
+            part: Which of them.
+        """
+
+    def gram(self, g: Tensor, data: int, names: tuple[str, ...]) -> Tensor | None:
+        """Return the sum of the outer products of all rows, (P, P), where there is a cheaper way; else None.
+
+        Args:
+            g: (K, *outputs.shape).
+            data: Number of data in the batch.
+            names: The parameters, in order.
+        """
+        return None
+
+    def squares(self, g: Tensor, data: int, names: tuple[str, ...]) -> Tensor | None:
+        """Return the sum of the squares of all rows, (P,), where there is a cheaper way; else None.
+
+        Args:
+            g: (K, *outputs.shape).
+            data: Number of data in the batch.
+            names: The parameters, in order.
+        """
+        return None
+
+    @abstractmethod
+    def _evaluate(self, x: Tensor) -> Tensor:
+        """The outputs, without a graph to the parameters."""
+
+    def _detached(self, name: str) -> Tensor | None:
+        parameter = self.module._parameters.get(name)
+        return None if parameter is None else parameter.detach()
+
+
+class KroneckerCall(Call):
+    """A call of a layer with K-FAC factors."""
+
+    #: Whether the parameters' first index is the inputs'.
+    inputs_first = False
+
+    @abstractmethod
+    def outer(self, g: Tensor) -> Tensor:
+        """Return the sum of g g^T over all positions, (groups, out, out).
+
+        Args:
+            g: (K, *outputs.shape).
+        """
+
+    @abstractmethod
+    def inner(self, names: tuple[str, ...]) -> tuple[Tensor, int]:
+        """Return the sum of a a^T over all positions, (groups, in, in), and the number of positions.
+
+        Args:
+            names: The parameters, in order; with a bias, a is the inputs with a 1 appended.
+        """
+
+    @classmethod
+    def columns(cls, module: Any, names: tuple[str, ...]) -> tuple[int, ...]:
+        """Return how many columns each parameter has in the matrix of the Kronecker product, such as [W, b].
+
+        Args:
+            module: The layer.
+            names: The parameters, in order.
+        """
+        width = {"weight": module.weight[0].numel(), "bias": 1}
+        return tuple(width[name] for name in names)
+
+    @classmethod
+    def factor_shapes(cls, module: Any, names: tuple[str, ...]) -> list[tuple[int, ...]]:
+        """Return the shapes of what ``outer`` and ``inner`` return.
+
+        Args:
+            module: The layer.
+            names: The parameters, in order.
+        """
+        groups = getattr(module, "groups", 1)
+        rows, width = len(module.weight) // groups, sum(cls.columns(module, names))
+        return [(groups, rows, rows), (groups, width, width)]
+
+
+class LinearCall(KroneckerCall):
+    """``torch.nn.Linear``."""
+
+    def _evaluate(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.module.weight.detach(), self._detached("bias"))
+
+    def pull(self, g: Tensor) -> Tensor:
+        """Return the cotangents of the inputs, see Call."""
+        pulled: Tensor = g @ self.module.weight.detach()
+        return pulled
+
+    def rows(self, g: Tensor, data: int, part: slice) -> dict[str, Tensor]:
+        """Return the derivatives by the parameters, see Call."""
+        g, a = self._split(g, data)
+        g, a = g[:, part], a[part]
+        weight: Tensor = g.mT @ a
+        return {"weight": weight.flatten(2), "bias": g.sum(2)}
+
+    def gram(self, g: Tensor, data: int, names: tuple[str, ...]) -> Tensor | None:
+        """Return the sum of the outer products of all rows, see Call."""
+        g, a = self._split(g, data)
+        if a.shape[1] > 1 or "weight" not in names:
+            return None
+        g, a = g[:, :, 0].movedim(0, 2), self._augmented(a[:, 0], names)
+        out, width = g.shape[1], a.shape[1]
+        curvature = (g @ g.mT).reshape(
+            data, -1
+        )  # (D, out^2): the outputs' curvature, datum by datum
+        moments = (a[:, :, None] * a[:, None, :]).reshape(data, -1)
+        matrix = (curvature.mT @ moments).reshape(out, out, width, width).transpose(1, 2)
+        matrix = matrix.reshape(out * width, out * width)
+        if "bias" not in names:
+            return matrix
+        order = _weights_first(out, width, g.device)
+        return matrix.index_select(0, order).index_select(1, order)
+
+    def squares(self, g: Tensor, data: int, names: tuple[str, ...]) -> Tensor | None:
+        """Return the sum of the squares of all rows, see Call."""
+        g, a = self._split(g, data)
+        if a.shape[1] > 1:
+            return None
+        curvature = g[:, :, 0].square().sum(0)  # (D, out)
+        parts = {"weight": curvature.mT @ a[:, 0].square(), "bias": curvature.sum(0)}
+        return torch.cat([parts[name].reshape(-1) for name in names])
+
+    def outer(self, g: Tensor) -> Tensor:
+        """Return the sum of g g^T over all positions, see KroneckerCall."""
+        g = g.reshape(-1, g.shape[-1]).double()
+        return (g.mT @ g)[None]
+
+    def inner(self, names: tuple[str, ...]) -> tuple[Tensor, int]:
+        """Return the sum of a a^T over all positions, see KroneckerCall."""
+        a = self.inputs.detach().reshape(-1, self.inputs.shape[-1]).double()
+        a = self._augmented(a, names)
+        return (a.mT @ a)[None], len(a)
+
+    def _split(self, g: Tensor, data: int) -> tuple[Tensor, Tensor]:
+        """(K, D, T, out) and (D, T, in), float64."""
+        g = g.reshape(len(g), data, -1, g.shape[-1]).double()
+        return g, self.inputs.detach().reshape(data, -1, self.inputs.shape[-1]).double()
+
+    @staticmethod
+    def _augmented(a: Tensor, names: tuple[str, ...]) -> Tensor:
+        parts = [a] if "weight" in names else []
+        if "bias" in names:
+            parts.append(a.new_ones(*a.shape[:-1], 1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+class ConvCall(KroneckerCall):
+    """``torch.nn.Conv1d`` and ``Conv2d``, with stride, padding of every mode, dilation and groups."""
+
+    def fits(self, data: int) -> bool:
+        """Whether the outputs may hold so many data, see Call."""
+        return super().fits(data) if self._batched() else data == 1
+
+    def _evaluate(self, x: Tensor) -> Tensor:
+        result: Tensor = self.module._conv_forward(
+            x, self.module.weight.detach(), self._detached("bias")
+        )
+        return result
+
+    def rows(self, g: Tensor, data: int, part: slice) -> dict[str, Tensor]:
+        """Return the derivatives by the parameters, see Call."""
+        g, a = self._gradients(g, data)[:, part], self._patches(data)[part]
+        weight = torch.einsum("kdgto,dgtc->kdgoc", g, a)
+        return {"weight": weight.flatten(2), "bias": g.sum(3).flatten(2)}
+
+    def outer(self, g: Tensor) -> Tensor:
+        """Return the sum of g g^T over all positions, see KroneckerCall."""
+        g = self._gradients(g, 1)[:, 0].movedim(0, 1).flatten(1, 2)
+        return g.mT @ g
+
+    def inner(self, names: tuple[str, ...]) -> tuple[Tensor, int]:
+        """Return the sum of a a^T over all positions, see KroneckerCall."""
+        a = LinearCall._augmented(self._patches(1)[0], names)
+        return a.mT @ a, a.shape[1]
+
+    def _gradients(self, g: Tensor, data: int) -> Tensor:
+        """(K, D, groups, T, out), float64; T counts a datum's images and the places in them."""
+        groups, channels = self.module.groups, self.module.out_channels
+        places = self.outputs[0, 0].numel() if self._batched() else self.outputs[0].numel()
+        g = g.double().reshape(len(g), data, -1, groups, channels // groups, places)
+        return g.permute(0, 1, 3, 2, 5, 4).flatten(3, 4)
+
+    def _patches(self, data: int) -> Tensor:
+        """(D, groups, T, in), float64: the inputs that each place sees."""
+        module = self.module
+        x = self.inputs.detach().double()
+        x = x if self._batched() else x[None]
+        padding = module._reversed_padding_repeated_twice
+        if any(padding):
+            mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+            x = functional.pad(x, padding, mode=mode)
+        sizes = [module.kernel_size, module.dilation, module.stride]
+        if x.ndim == 3:  # one dimension is two, of which one has the length 1
+            x, sizes = x[:, :, None], [(1, *size) for size in sizes]
+        kernel, dilation, stride = sizes
+        patches = functional.unfold(x, kernel, dilation=dilation, stride=stride)
+        width, places = patches.shape[1] // module.groups, patches.shape[2]
+        patches = patches.reshape(data, -1, module.groups, width, places)
+        return patches.permute(0, 2, 1, 4, 3).flatten(2, 3)
+
+    def _batched(self) -> bool:
+        return bool(self.outputs.ndim == self.module.weight.ndim)
+
+
+class EmbeddingCall(KroneckerCall):
+    """``torch.nn.Embedding``."""
+
+    names = ("weight",)
+    inputs_first = True
+
+    @classmethod
+    def refuse(cls, module: Any, name: str) -> None:
+        """Raise an error where an option of the layer has no rule, see Call."""
+        for option in ("sparse", "scale_grad_by_freq"):
+            if getattr(module, option):
+                raise TypeError(
+                    f"{name}: expected an Embedding with {option}=False, got {option}=True; "
+                    + (
+                        "its gradients are sparse"
+                        if option == "sparse"
+                        else "it rescales gradients"
+                    )
+                )
+        if module.max_norm is not None:
+            raise TypeError(
+                f"{name}: expected an Embedding without max_norm, which changes weights in the forward pass, "
+                f"got {module.max_norm}"
+            )
+
+    def _evaluate(self, x: Tensor) -> Tensor:
+        result: Tensor = functional.embedding(
+            x, self.module.weight.detach(), self.module.padding_idx
+        )
+        return result
+
+    def rows(self, g: Tensor, data: int, part: slice) -> dict[str, Tensor]:
+        """Return the derivatives by the parameters, see Call."""
+        words, width = self.module.weight.shape
+        g = self._used(g).reshape(len(g), data, -1, width)[:, part]
+        index = self.inputs.long().reshape(data, -1)[part]
+        result = g.new_zeros(len(g), len(index), words, width)
+        where = index[None, :, :, None].expand(g.shape)
+        return {"weight": result.scatter_add_(2, where, g).flatten(2)}
+
+    def outer(self, g: Tensor) -> Tensor:
+        """Return the sum of g g^T over all positions, see KroneckerCall."""
+        g = self._used(g).reshape(-1, g.shape[-1])
+        return (g.mT @ g)[None]
+
+    def inner(self, names: tuple[str, ...]) -> tuple[Tensor, int]:
+        """Return how often each word is used, (1, words), see KroneckerCall."""
+        used = torch.ones_like(self.inputs, dtype=torch.float64)
+        if self.module.padding_idx is not None:
+            used = used * (self.inputs != self.module.padding_idx)
+        counts = torch.bincount(
+            self.inputs.reshape(-1), used.reshape(-1), minlength=len(self.module.weight)
+        )
+        return counts[None], self.inputs.numel()
+
+    @classmethod
+    def columns(cls, module: Any, names: tuple[str, ...]) -> tuple[int, ...]:
+        """Return the number of columns, see KroneckerCall."""
+        return (int(module.weight.shape[1]),)
+
+    @classmethod
+    def factor_shapes(cls, module: Any, names: tuple[str, ...]) -> list[tuple[int, ...]]:
+        """Return the shapes of the factors, see KroneckerCall."""
+        words, width = module.weight.shape
+        return [(1, width, width), (1, words)]
+
+    def _used(self, g: Tensor) -> Tensor:
+        g = g.double()
+        if self.module.padding_idx is not None:
+            g = g * (self.inputs != self.module.padding_idx)[..., None]
+        return g
+
+
+class NormCall(Call):
+    """``torch.nn.LayerNorm`` and BatchNorm: ``weight * normalised + bias``."""
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        return functional.layer_norm(x, self.module.normalized_shape, eps=self.module.eps)
+
+    def _shaped(self, parameter: Tensor) -> Tensor:
+        """The parameter, so that it broadcasts with the outputs."""
+        return parameter
+
+    def _evaluate(self, x: Tensor) -> Tensor:
+        result = self._normalised(x)
+        weight, bias = self._detached("weight"), self._detached("bias")
+        if weight is not None:
+            result = result * self._shaped(weight)
+        return result if bias is None else result + self._shaped(bias)
+
+    def rows(self, g: Tensor, data: int, part: slice) -> dict[str, Tensor]:
+        """Return the derivatives by the parameters, see Call."""
+        with torch.no_grad():
+            normalised = self._normalised(self.inputs.detach()).double()
+        g = g.double()
+        return {
+            "weight": self._summed(g * normalised, data, part),
+            "bias": self._summed(g, data, part),
+        }
+
+    def _summed(self, g: Tensor, data: int, part: slice) -> Tensor:
+        """(K, *outputs.shape) -> (K, data in the part, entries)."""
+        entries = int(torch.Size(self.module.normalized_shape).numel())
+        return g.reshape(len(g), data, -1, entries)[:, part].sum(2)
+
+
+class BatchNormCall(NormCall):
+    """``torch.nn.BatchNorm1d`` to ``3d``.
+
+    Args:
+        module: As for Call.
+        name: As for Call.
+        inputs: As for Call.
+        fixed_statistics: Whether the batch's mean and variance count as constants, so that data stay independent.
+    """
+
+    def __init__(
+        self, module: Any, name: str, inputs: Tensor, fixed_statistics: bool = True
+    ) -> None:
+        self._statistics: tuple[Tensor, Tensor] | None = None
+        x = inputs.detach()
+        if not module.training and module.running_mean is not None:
+            self._statistics = (module.running_mean.detach(), module.running_var.detach())
+        elif fixed_statistics:
+            over = [0, *range(2, x.ndim)]
+            self._statistics = (x.mean(over), x.var(over, correction=0))
+        super().__init__(module, name, inputs)
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        if self._statistics is None:
+            return functional.batch_norm(x, None, None, training=True, eps=self.module.eps)
+        mean, variance = self._statistics
+        return (x - self._shaped(mean)) * self._shaped((variance + self.module.eps).rsqrt())
+
+    def _shaped(self, parameter: Tensor) -> Tensor:
+        return parameter.reshape(-1, *(1,) * (self.inputs.ndim - 2))
+
+    def _summed(self, g: Tensor, data: int, part: slice) -> Tensor:
+        shape = (len(g), data, -1, self.module.num_features, g[0, 0, 0].numel())
+        return g.reshape(shape)[:, part].sum((2, 4))
+
+
+class QuantumCall(Call):
+    """``fubini.QuantumLayer`` and ``qml.qnn.TorchLayer``."""
+
+    _linear: Linearised
+
+    @classmethod
+    def parameters_of(cls, module: Any) -> dict[str, Tensor]:
+        """Return the layer's weights by name."""
+        return dict(module.qnode_weights)
+
+    def _evaluate(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        self._linear = linearise(self.module, flat, self.inputs.requires_grad)
+        dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+        values = torch.from_numpy(self._linear.values).to(x.device, dtype)
+        lead, parts = x.shape[:-1], self._linear.parts
+        if parts > 1:
+            vectors = torch.chunk(values, parts, dim=1)
+            return torch.stack([v.reshape(*lead, -1) for v in vectors])
+        return values.reshape(lead if parts == 0 else (*lead, -1))
+
+    @property
+    def positions(self) -> int:
+        """Number of inputs in the whole batch."""
+        return len(self._linear.values)
+
+    def fits(self, data: int) -> bool:
+        """Whether the inputs may hold so many data, see Call."""
+        return self.positions % data == 0
+
+    def pull(self, g: Tensor) -> Tensor:
+        """Return the cotangents of the inputs, see Call."""
+        assert self._linear.by_inputs is not None
+        jacobian = torch.from_numpy(self._linear.by_inputs).to(g.device)
+        pulled = (self.flat(g).transpose(0, 1) @ jacobian).transpose(0, 1)
+        return pulled.to(g.dtype).reshape(len(g), *self.inputs.shape)
+
+    def flat(self, g: Tensor) -> Tensor:
+        """Return the cotangents of the results side by side, (K, L, M), float64.
+
+        Args:
+            g: (K, *outputs.shape).
+        """
+        lead = self.inputs.ndim - 1
+        if g.ndim == lead + 3:  # (K, parts, *lead, M / parts)
+            g = g.movedim(1, -2)
+        return g.reshape(len(g), self.positions, -1).double()
+
+    def rows(self, g: Tensor, data: int, part: slice) -> dict[str, Tensor]:
+        """Return the derivatives by the parameters, see Call."""
+        jacobian = self._by_weights(g.device, data)[part]
+        g = self.flat(g).reshape(len(g), data, -1)[:, part]
+        joint = torch.einsum("kdm,dmp->kdp", g, jacobian)
+        weights = self.parameters_of(self.module)
+        parts = torch.split(joint, [w.numel() for w in weights.values()], dim=2)
+        return dict(zip(weights, parts, strict=True))
+
+    def gram(self, g: Tensor, data: int, names: tuple[str, ...]) -> Tensor | None:
+        """Return the sum of the outer products of all rows, see Call."""
+        if names != tuple(self.parameters_of(self.module)):
+            return None
+        jacobian = self._by_weights(g.device, data)
+        g = self.flat(g).reshape(len(g), data, -1).movedim(0, 1)
+        if g.shape[1] > g.shape[2]:  # more cotangents than results
+            return _product(jacobian, (g.mT @ g) @ jacobian)
+        rows = g @ jacobian
+        return _product(rows, rows)
+
+    def curvature(self, g: Tensor) -> Tensor:
+        """Return the loss's curvature by the layer's results, ``B = sum_k g_k g_k^T``, (L, M, M).
+
+        Args:
+            g: (K, *outputs.shape).
+        """
+        g = self.flat(g).movedim(0, 1)
+        return g.mT @ g
+
+    def bound(self, curvature: Tensor) -> Tensor:
+        """Return s (L,) with ``J^T B J <= 4 s g`` at each input: the largest eigenvalue of ``B^1/2 C B^1/2``.
+
+        C is the covariance of the layer's observables. The derivative of <O_k> by v is Re<a, b_k> with a = 2 (d_v psi)
+        without its part along psi, |a|^2 = 4 v^T g v, and b_k = (O_k - <O_k>) psi, whose Gram matrix is C.
+
+        Args:
+            curvature: B, (L, M, M).
+        """
+        flat = self.inputs.detach().reshape(-1, self.inputs.shape[-1])
+        values, vectors = torch.linalg.eigh(
+            torch.from_numpy(covariances(self.module, flat)).to(curvature)
+        )
+        root = vectors * values.clamp_min(0).sqrt()[:, None, :]  # C = root root^T
+        largest: Tensor = torch.linalg.eigvalsh(root.mT @ curvature @ root)[:, -1]
+        return largest.clamp_min(0)
+
+    def _by_weights(self, device: torch.device, data: int) -> Tensor:
+        """(D, T M, P)."""
+        jacobian = torch.from_numpy(self._linear.by_weights).to(device)
+        return jacobian.reshape(data, -1, jacobian.shape[-1])
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    return left.flatten(0, 1).mT @ right.flatten(0, 1)
+
+
+class LeafCall(Call):
+    """A parameter without a layer, for which torch's own gradients are the rows. Data count as one.
+
+    Args:
+        module: The parameter.
+        name: As for Call.
+        inputs: The parameter.
+    """
+
+    @classmethod
+    def parameters_of(cls, module: Any) -> dict[str, Tensor]:
+        """Return the parameter."""
+        return {"": module}
+
+    def _evaluate(self, x: Tensor) -> Tensor:
+        return x
+
+    def rows(self, g: Tensor, data: int, part: slice) -> dict[str, Tensor]:
+        """Return the derivatives by the parameter, see Call."""
+        return {"": g.reshape(len(g), 1, -1)[:, part].double()}
+
+
+@functools.lru_cache(maxsize=256)
+def _weights_first(rows: int, width: int, device: torch.device) -> Tensor:
+    """Positions of all of W, then all of b, in the rows of [W, b]."""
+    order = torch.arange(rows * width, device=device).reshape(rows, width)
+    return torch.cat([order[:, :-1].reshape(-1), order[:, -1]])
+
+
+def batched_gradients(output: Tensor, leaves: list[Tensor], g: Tensor) -> list[Tensor | None]:
+    """Return the gradients by leaves for K cotangents at once, (K, *leaf.shape) each, or None where there is no path.
+
+    Args:
+        output: Tensor with a graph.
+        leaves: What to differentiate by.
+        g: (K, *output.shape).
+    """
+    try:
+        return list(
+            torch.autograd.grad(
+                output, leaves, g, is_grads_batched=True, retain_graph=True, allow_unused=True
+            )
+        )
+    except RuntimeError:  # an operation that cannot be batched: one cotangent at a time
+        each = [
+            torch.autograd.grad(output, leaves, one, retain_graph=True, allow_unused=True)
+            for one in g
+        ]
+        return [
+            None if column[0] is None else torch.stack(list(column))
+            for column in zip(*each, strict=True)
+        ]
+
+
+def rule_for(module: torch.nn.Module) -> type[Call] | None:
+    """Return the rule of a layer, or None where it has none.
+
+    A subclass with a forward of its own has none: nobody knows what it does with the parameters.
+
+    Args:
+        module: The layer.
+    """
+    kind: Any = type(module)
+    return _rule_of(kind)
+
+
+@functools.cache
+def _rule_of(kind: Any) -> type[Call] | None:
+    if issubclass(kind, QuantumLayer | TorchLayer):
+        return QuantumCall
+    for known, call in _RULES.items():
+        if issubclass(kind, known) and kind.forward is known.forward:
+            return call
+    return None
+
+
+_RULES: dict[Any, type[Call]] = {
+    torch.nn.Linear: LinearCall,
+    torch.nn.Conv1d: ConvCall,
+    torch.nn.Conv2d: ConvCall,
+    torch.nn.Embedding: EmbeddingCall,
+    torch.nn.LayerNorm: NormCall,
+    torch.nn.BatchNorm1d: BatchNormCall,
+    torch.nn.BatchNorm2d: BatchNormCall,
+    torch.nn.BatchNorm3d: BatchNormCall,
+}

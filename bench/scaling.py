@@ -2,7 +2,8 @@
 
 RY and RZ on every wire and a ring of CNOTs, repeated, and the energy of the transverse-field Ising chain: one step is
 the gradient, the metric in one of three forms, and the solution of (g + lam I) d = gradient. Dense forms the matrix.
-Dual forms a factor X with g = X X^T, shown where X is not much wider than long. Matrix-free forms neither: conjugate
+Dual forms a factor X with g = X X^T,
+shown where X has fewer columns than rows. Matrix-free forms neither: conjugate
 gradients on products with g, preconditioned by the block-diagonal metric and started from the last step's direction,
 until the residual is a tenth, or a hundredth, of the gradient. An inexact direction of a tenth is what such a method is
 used with; its goal is at most 25 gradients for every number of parameters.
@@ -30,7 +31,7 @@ Real = NDArray[np.float64]
 Step = Callable[[], Real]
 
 QUBITS = [10, 12]
-PARAMETERS = [100, 200, 500, 1000, 2000, 4000]
+PARAMETERS = [100, 200, 500, 1000, 2000, 3000, 4000]
 GOAL = 25.0
 DAMPING = 1e-2
 LEARNING_RATE = 0.05
@@ -105,7 +106,7 @@ class Problem:
     def steps(self) -> dict[str, Step]:
         """What is timed, by name."""
         steps: dict[str, Step] = {"dense": self.dense}
-        if 2 ** (len(self.circuit.wires) + 1) <= 2 * len(self.angles):
+        if 2 ** (len(self.circuit.wires) + 1) < len(self.angles):
             steps["dual"] = self.dual
         for name, tolerance in TOLERANCES.items():
             steps[name] = lambda tolerance=tolerance: self.matrix_free(tolerance)  # type: ignore[misc]

@@ -117,3 +117,14 @@ def test_statuses_are_sentences_with_a_remedy():
         assert status.text[0].isupper()
         assert ";" in status.text or not status.failed
     assert [s for s in SolveStatus if s.failed] == list(SolveStatus)[2:]
+
+
+def test_dual_with_more_rows_than_a_small_integer_counts():
+    """The rank of a wide factor with over 127 rows was counted in the status's integers, which overflowed."""
+    x = np.random.default_rng(0).normal(size=(150, 160))
+    b = np.ones(150)
+    got, info = fubini.solve(x, b, damping=0.1, method="dual", return_info=True)
+    assert info.rank == 150
+    np.testing.assert_allclose(
+        got, np.linalg.solve(x @ x.T + 0.1 * np.eye(150), b), rtol=0, atol=1e-9 * np.abs(got).max()
+    )

@@ -66,33 +66,35 @@ struct Pass {
     }
 };
 
-/// The axes of the bits of y above those of Eigenbasis::low.
-struct High {
+/// What K^c X^t |0> is for a block of y with the same high bits: flips by `x` and those of the low bits, and
+/// a power of i for each of the low bits' values.
+struct Block {
     Mask x = 0;
-    std::uint32_t phase = 0;
-    /// Low bits whose axes do not commute with these: they change the order's sign.
-    std::size_t crossed = 0;
-    IntVec lane_phases{};  ///< of the lanes' bits among them
+    std::array<std::uint8_t, std::size_t{1} << low_bits> phases;
 
-    High(const Eigenbasis& basis, Mask y, const Layout& layout) {
+    Block(const Eigenbasis& basis, Mask y) {
+        if (y == 0) {
+            std::copy(basis.low_phases.begin(), basis.low_phases.end(), phases.begin());
+            return;
+        }
         const Mask t = y & ~basis.pivots;
         Word word;
         for (Mask rest = y & basis.pivots; rest != 0; rest &= rest - 1) {
             word = word * basis.axes[static_cast<std::size_t>(std::countr_zero(rest))];
         }
         x = word.x ^ t;
-        phase = static_cast<std::uint32_t>(word.phase + 2 * parity(word.z & t)) & 3;
-        for (std::size_t bit = 0; std::size_t{1} << bit < basis.low_flips.size(); ++bit) {
+        // Low bits whose axes do not commute with the high ones change the order's sign.
+        phases[0] = static_cast<std::uint8_t>((word.phase + 2 * parity(word.z & t)) & 3);
+        for (std::size_t bit = 0, count = 1; count < basis.low_phases.size(); ++bit, count *= 2) {
             const Word& axis = basis.axes[bit];
-            crossed |= static_cast<std::size_t>(parity((word.z & axis.x) ^ (axis.z & t))) << bit;
+            const int crosses = 2 * parity((word.z & axis.x) ^ (axis.z & t));
+            for (std::size_t i = 0; i < count; ++i) {
+                phases[count + i] = static_cast<std::uint8_t>(phases[i] ^ crosses);
+            }
         }
-        for (std::size_t l = 0; l < lanes; ++l) {
-            lane_phases[l] = 2 * parity(l & layout.lane_mask() & crossed);
+        for (std::size_t i = 0; i < basis.low_phases.size(); ++i) {
+            phases[i] = static_cast<std::uint8_t>((phases[i] + basis.low_phases[i]) & 3);
         }
-    }
-    /// The power of i in K^c X^t |0> for low bits y, modulo 4, but for that of the low bits alone.
-    [[nodiscard]] std::uint32_t phase_at(std::size_t y) const {
-        return phase + 2 * static_cast<std::uint32_t>(std::popcount(y & crossed));
     }
 };
 
@@ -116,55 +118,48 @@ class Transform {
     }
 
     const double* run() {
-        std::vector<int> pivots, others;
-        for (int bit = layout_.lane_bits; bit < layout_.qubits; ++bit) {
-            ((basis_.pivots >> bit & 1) != 0 ? pivots : others).push_back(bit - layout_.lane_bits);
-        }
-        // The first pass gathers amplitudes from where the basis has them, block by block of low bits.
-        std::size_t at = 0;
-        const auto take = [&](Pass& pass, int limit) {
-            while (pass.bits < 3 && at < pivots.size() && pivots[at] < limit) pass.add(pivots[at++], true);
-        };
-        Pass pass;
-        take(pass, low_bits - layout_.lane_bits);
-        bool gathered = false;
-        while (true) {
-            const bool last = at == pivots.size();
-            if (last) {  // what probabilities alone need of this pass's rows
-                while (pass.bits < 3 && !others.empty() &&
-                       (gathered || others.front() < low_bits - layout_.lane_bits)) {
-                    pass.add(others.front(), false);
-                    others.erase(others.begin());
-                }
+        std::size_t pivots = basis_.pivots >> layout_.lane_bits;
+        std::size_t others = (layout_.rows() - 1) & ~pivots;
+        const auto take = [](Pass& pass, std::size_t& bits, std::size_t allowed, bool pivot) {
+            for (; pass.bits < 3 && (bits & allowed) != 0; bits &= bits - 1) {
+                pass.add(std::countr_zero(bits), pivot);
             }
-            combine(pass, !gathered, last);
-            gathered = true;
-            if (last) break;
-            pass = Pass();
-            take(pass, layout_.qubits);
+        };
+        // The first pass gathers amplitudes from where the basis has them, block by block of low bits.
+        std::size_t allowed = (std::size_t{1} << (low_bits - layout_.lane_bits)) - 1;
+        bool first = true;
+        while (true) {
+            Pass pass;
+            take(pass, pivots, allowed, true);
+            const bool last = pivots == 0;
+            if (last) take(pass, others, allowed, false);  // probabilities also need the other bits
+            combine(pass, first, last);
+            if (last) {
+                others = (layout_.rows() - 1) & ~pass.blocked;
+                break;
+            }
+            first = false;
+            allowed = ~std::size_t{0};
         }
-        for (int bit = 0; bit < layout_.qubits - layout_.lane_bits; ++bit) {
-            if ((pass.blocked >> bit & 1) == 0) rest_.push_back(bit);
-        }
-        for (std::size_t i = 0; i < rest_.size(); i += 3) {
-            Pass real;
-            for (std::size_t j = i; j < std::min(i + 3, rest_.size()); ++j) real.add(rest_[j], false);
-            fold(real);
+        while (others != 0) {
+            Pass pass;
+            take(pass, others, ~std::size_t{0}, false);
+            fold(pass);
         }
         return plane_;
     }
 
   private:
     /// i^-phase times the amplitudes of |y~> and, in the lanes, of those after it.
-    void load(const High& high, std::size_t y, Vec& re, Vec& im) const {
+    void load(const Block& block, std::size_t y, Vec& re, Vec& im) const {
         const std::size_t low = y & (basis_.low_flips.size() - 1);
-        const std::size_t from = high.x ^ basis_.low_flips[low];
+        const std::size_t from = block.x ^ basis_.low_flips[low];
         const double* row = ket_ + (from >> layout_.lane_bits) * row_doubles;
         if (layout_.lane_bits == 0) {
             // (-i)^phase: an odd one swaps the parts.
-            const std::uint32_t phase = high.phase_at(low) + basis_.low_phases[low];
+            const std::size_t phase = block.phases[low];
             const std::size_t odd = (phase & 1) * lanes;
-            re = flipped(vec(row + odd), sign_row(phase >> 1 & 1));
+            re = flipped(vec(row + odd), sign_row(phase >> 1));
             im = flipped(vec(row + (odd ^ lanes)), sign_row((phase + 1) >> 1 & 1));
             return;
         }
@@ -181,14 +176,11 @@ class Transform {
         typedef std::uint8_t Bytes __attribute__((vector_size(lanes)));
         Bytes bytes;
         if (layout_.lane_bits == max_lane_bits) {
-            std::memcpy(&bytes, basis_.low_phases.data() + low, lanes);
+            std::memcpy(&bytes, block.phases.data() + low, lanes);
         } else {
-            for (std::size_t l = 0; l < lanes; ++l) {
-                bytes[l] = basis_.low_phases[low | (l & layout_.lane_mask())];
-            }
+            for (std::size_t l = 0; l < lanes; ++l) bytes[l] = block.phases[low | (l & layout_.lane_mask())];
         }
-        const IntVec phases = __builtin_convertvector(bytes, IntVec) + high.lane_phases +
-                              static_cast<std::int64_t>(high.phase_at(low));
+        const IntVec phases = __builtin_convertvector(bytes, IntVec);
         const IntVec odd = -(phases & 1);
         const IntVec a = std::bit_cast<IntVec>(re), b = std::bit_cast<IntVec>(im);
         re = std::bit_cast<Vec>(((a & ~odd) | (b & odd)) ^ ((phases & 2) << 62));
@@ -199,13 +191,13 @@ class Transform {
             im = lane_butterfly(im, bit);
         }
     }
-    static const IntVec& sign_row(std::uint32_t negative) {
+    static const IntVec& sign_row(std::size_t negative) {
         return reinterpret_cast<const IntVec&>(sign_rows[negative]);
     }
 
     /// One group of rows: amplitudes, and then, with `squared`, their probabilities.
     template <int bits, int pivots, Source source, bool squared>
-    [[gnu::always_inline]] inline void combine_group(const Pass& pass, const High& high,
+    [[gnu::always_inline]] inline void combine_group(const Pass& pass, const Block* block,
                                                      std::size_t base) const {
         constexpr std::size_t count = std::size_t{1} << bits;
         Vec re[count], im[count];
@@ -213,7 +205,7 @@ class Transform {
         for (std::size_t j = 0; j < count; ++j) {
             const std::size_t r = base | pass.offset(j);
             if constexpr (source == Source::eigenbasis) {
-                load(high, r << layout_.lane_bits, re[j], im[j]);
+                load(*block, r << layout_.lane_bits, re[j], im[j]);
             } else {
                 const double* row = (source == Source::ket ? ket_ : work_) + r * row_doubles;
                 re[j] = vec(row);
@@ -246,22 +238,21 @@ class Transform {
     void combine_rows(const Pass& pass) const {
         const std::size_t rows = layout_.rows();
         if constexpr (source == Source::eigenbasis) {
-            const std::size_t block = std::min(rows, std::size_t{1} << (low_bits - layout_.lane_bits));
+            const std::size_t size = std::min(rows, std::size_t{1} << (low_bits - layout_.lane_bits));
             const auto work = [&](std::size_t begin, std::size_t end) {
                 for (std::size_t b = begin; b < end; ++b) {
-                    const High high(basis_, b * block << layout_.lane_bits, layout_);
-                    for (std::size_t base = 0; base < block; base = pass.next(base)) {
-                        combine_group<bits, pivots, source, squared>(pass, high, b * block | base);
+                    const Block block(basis_, b * size << layout_.lane_bits);
+                    for (std::size_t base = 0; base < size; base = pass.next(base)) {
+                        combine_group<bits, pivots, source, squared>(pass, &block, b * size | base);
                     }
                 }
             };
-            tile_.over_rows(rows / block, work, std::max<std::size_t>(row_chunk / block, 1));
+            tile_.over_rows(rows / size, work, std::max<std::size_t>(row_chunk / size, 1));
         } else {
-            const High none(basis_, 0, layout_);
             const auto work = [&](std::size_t begin, std::size_t end) {
                 std::size_t base = pass.base(begin);
                 for (std::size_t i = begin; i < end; ++i, base = pass.next(base)) {
-                    combine_group<bits, pivots, source, squared>(pass, none, base);
+                    combine_group<bits, pivots, source, squared>(pass, nullptr, base);
                 }
             };
             tile_.over_rows(rows >> bits, work, row_chunk >> bits);
@@ -343,7 +334,6 @@ class Transform {
     double* plane_;
     std::array<int, lanes> lane_of_{};
     bool plain_lanes_ = true;
-    std::vector<int> rest_;
 };
 
 }  // namespace

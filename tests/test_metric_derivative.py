@@ -259,7 +259,7 @@ def test_no_graph_without_grad_and_no_second_derivative() -> None:
     assert not fubini.metric_tensor(qnode, engine="device")(x, w).requires_grad
     metric = fubini.metric_tensor(qnode)(x, w)
     (slope,) = torch.autograd.grad(metric.sum(), w, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable|does not require grad"):
+    with pytest.raises(RuntimeError, match=r"once_differentiable|does not require grad"):
         torch.autograd.grad(slope.sum(), w)
 
 

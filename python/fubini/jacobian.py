@@ -208,8 +208,10 @@ def _gathered(values: npt.NDArray[Any], coefficients: Real, chosen: _Selection) 
         every = np.arange(count)
         result[:, every, every] = sums
         return result
-    # The product of the coefficients first: it is the same for (i, j) and (j, i).
-    scaled: npt.NDArray[Any] = values * (coefficients[:, :, None] * coefficients[:, None, :])
+    scaled = values
+    if (coefficients != 1.0).any():
+        # The product of the coefficients first: it is the same for (i, j) and (j, i).
+        scaled = values * (coefficients[:, :, None] * coefficients[:, None, :])
     if chosen.starts is None:
         return scaled
     sums = np.add.reduceat(scaled, chosen.starts, axis=1)

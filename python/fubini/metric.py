@@ -64,8 +64,8 @@ def metric_tensor(
     2020, arXiv:1909.02108); the quantum Fisher information is 4 g. It is computed over the gates' angles and pulled
     back to the weights, input by input: :math:`g = J_b^T g_b J_b`.
 
-    The result can be differentiated by torch, by the weights and by every other tensor of the call that requires
-    grad; ``torch.no_grad()`` spares that. See :mod:`fubini.metric_gradient` for what it costs.
+    On the native engine the result can be differentiated by torch, by the weights and by every other tensor of the
+    call that requires grad; ``torch.no_grad()`` spares the graph. See :mod:`fubini.metric_gradient` for what it costs.
 
     Args:
         qnode: A QNode (any interface, any ``diff_method``), a ``QuantumLayer`` or a ``qml.qnn.TorchLayer``. The

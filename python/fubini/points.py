@@ -220,6 +220,11 @@ def _of_tape(
     engine: Engine,
     argnum: tuple[int, ...] | None,
 ) -> Point:
+    numbers = tape.parameter_numbers
+    if argnum is not None and not set(argnum) <= set(numbers):
+        raise ValueError(
+            f"argnum: expected numbers of gate parameters that depend on weights, {numbers}, got {list(argnum)}"
+        )
     reason = "the device engine was asked for" if engine == "device" else ""
     if engine == "auto":
         reason = device_reason(call.qnode)

@@ -16,7 +16,7 @@ from fubini.tape import gate_tape
 from test_native_metric import random_tape
 
 TOLERANCE = 1e-11  # double precision over tens of gates
-QUICK = 30
+QUICK = 40
 FUNCTIONS = [fubini.metric_tensor, fubini.geometric_tensor, fubini.quantum_fisher]
 
 

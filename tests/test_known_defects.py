@@ -285,3 +285,51 @@ def test_argnum_counts_constants_too(argnum: Any) -> None:
     torch.testing.assert_close(
         everywhere(circuit, "block-diag", argnum=argnum, layers="queue")(w), expected
     )
+
+
+@pytest.mark.parametrize("rule", ["wires", "maximal"])
+def test_blocks_do_not_depend_on_the_order_of_the_queue(rule: Any) -> None:
+    """pennylane#1738: RY RZ wire by wire and RY on all wires, then RZ, had different blocks."""
+
+    def circuit(w: Any, by_wire: bool) -> None:
+        for layer in range(2):
+            angles = [(qml.RY, 0, k) for k in range(3)] + [(qml.RZ, 1, k) for k in range(3)]
+            for gate, row, k in sorted(angles, key=lambda a: a[2]) if by_wire else angles:
+                gate(w[layer, row, k], k)
+            for k in range(2):
+                qml.CZ([k, k + 1])
+
+    w = torch.rand(2, 2, 3, dtype=torch.float64, requires_grad=True)
+    blocks = [
+        everywhere(state_qnode(lambda v, o=order: circuit(v, o), 3), "block-diag", layers=rule)(w)
+        for order in (False, True)
+    ]
+    torch.testing.assert_close(blocks[0], blocks[1], rtol=0, atol=1e-12)
+    full = everywhere(state_qnode(lambda v: circuit(v, True), 3))(w).reshape(12, 12)
+    block = blocks[0].reshape(12, 12)
+    assert 12 < (block.abs() > 1e-9).sum() <= 36  # four blocks of three
+    torch.testing.assert_close(block[block != 0], full[block != 0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "gates",
+    [
+        lambda v: (qml.RX(2 * v[0], 0), qml.RY(v[1] ** 2, 1), qml.RZ(v[0] * v[1], 0)),
+        lambda v: (qml.adjoint(qml.RX(v[0], 0)), qml.adjoint(qml.CRY)(v[1], [1, 0])),
+        lambda v: (qml.adjoint(qml.IsingXY(v[0] + v[1], [0, 1])), qml.RX(v[0] - 1, 0)),
+        lambda v: (qml.Rot(v[0], v[1], v[0], 0), qml.CRX(v[1], [0, 1])),
+    ],
+    ids=["multiples and products", "adjoint", "adjoint of a sum", "a weight in several gates"],
+)
+def test_classical_processing_and_adjoints(gates: Any) -> None:
+    """The inner derivative was lost in compiled QNodes, and the sign in adjoints (pennylane#3576)."""
+
+    def function(v: Any) -> None:
+        qml.RY(0.8, 0)
+        qml.RX(1.3, 1)
+        gates(v)
+        qml.CNOT([0, 1])
+
+    w = torch.tensor([0.3, 0.9], dtype=torch.float64, requires_grad=True)
+    true = metric_by_autodiff_of(function, 2, w.detach())
+    torch.testing.assert_close(everywhere(state_qnode(function, 2))(w), true, rtol=0, atol=1e-12)

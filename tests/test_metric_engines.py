@@ -16,7 +16,7 @@ from fubini.tape import gate_tape
 from test_native_metric import random_tape
 
 TOLERANCE = 1e-11  # double precision over tens of gates
-QUICK = 30
+QUICK = 40
 FUNCTIONS = [fubini.metric_tensor, fubini.geometric_tensor, fubini.quantum_fisher]
 
 
@@ -236,6 +236,29 @@ def test_argnums_out_of_range() -> None:
         fubini.metric_tensor(qnode, argnums=2)(np.zeros(2), np.zeros((1, 2)))
     with pytest.raises(TypeError, match="argnums: expected an integer"):
         fubini.metric_tensor(qnode, argnums=["a"])(np.zeros(2), np.zeros((1, 2)))
+
+
+@pytest.mark.parametrize("engine", ["native", "device"])
+@pytest.mark.parametrize("argnum", [0, [0, 2], [2, 3]])
+def test_argnum_keeps_gate_parameters(engine: Any, argnum: Any) -> None:
+    qnode = qml.QNode(two_arguments, qml.device("default.qubit", wires=2))
+    a = torch.rand(2, dtype=torch.float64, requires_grad=True)
+    b = torch.rand(1, 2, dtype=torch.float64, requires_grad=True)
+    options: Any = {"argnum": argnum, "joint": True, "engine": engine}
+    if argnum == [2, 3]:  # the constant RX
+        with pytest.raises(
+            ValueError, match=r"argnum: expected numbers.*\[0, 1, 2\], got \[2, 3\]"
+        ):
+            fubini.metric_tensor(qnode, **options)(a, b)
+        return
+    tape = gate_tape(qnode, (a, b), {}, [0, 1])
+    j = tape.jacobian[0].copy()
+    j[[k for k in range(3) if k not in np.atleast_1d(argnum)]] = 0.0
+    expected = j.T @ reference.geometric_tensor(tape) @ j
+    metric = fubini.metric_tensor(qnode, **options)(a, b).detach()
+    np.testing.assert_allclose(metric, expected.real, rtol=0, atol=TOLERANCE)
+    tensor = fubini.geometric_tensor(qnode, **options)(a, b).detach()
+    np.testing.assert_allclose(tensor, expected, rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

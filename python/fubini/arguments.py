@@ -9,15 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fubini._arrays import is_tensor, like, to_numpy
+from fubini._arrays import is_jax, is_tensor, like, to_numpy
 
 Argnums = int | Sequence[int] | None
-
-
-def is_jax(value: Any) -> bool:
-    """Return whether the value is a JAX array; imports nothing."""
-    jax = sys.modules.get("jax")
-    return jax is not None and isinstance(value, jax.Array)
 
 
 def weights_of(
@@ -37,8 +31,14 @@ def weights_of(
 
     Raises:
         ValueError: If there are no weights, or argnums names no argument.
-        TypeError: If argnums is neither an integer nor a sequence of integers.
+        TypeError: If argnums is neither an integer nor a sequence of integers, or arguments are traced by JAX.
     """
+    for value in (*args, *kwargs.values()):
+        if is_jax(value) and isinstance(value, sys.modules["jax"].core.Tracer):
+            raise TypeError(
+                "arguments: expected JAX arrays with values, got tracers; call the metric outside jax.jit, jax.grad "
+                "and jax.vmap"
+            )
     if argnums is not None:
         chosen = [argnums] if isinstance(argnums, int) else list(argnums)
         if not all(isinstance(n, int | np.integer) for n in chosen):

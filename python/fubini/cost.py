@@ -73,7 +73,7 @@ def choose(
     seconds: dict[Form, float] = {
         "dense": tangents + (rows * angles**2 / 2 + weights**3 / 6) * _FLOP,
         "dual": 4 * tangents + (rows**2 * weights / 2 + rows**3 / 6) * _FLOP,
-        "matrix-free": iterations * (6 * sweep + _CALL),
+        "matrix-free": iterations * (3 * sweep + _CALL),
     }
     states = 16.0 * amplitudes
     held: dict[Form, float] = {
@@ -86,13 +86,20 @@ def choose(
         return Choice("matrix-free", seconds, held, limit, "no other form fits into the bound")
     best = min(fitting, key=lambda name: seconds[name])
     others = ", ".join(
-        f"{name} {seconds[name]:.2g} s"
-        + ("" if name in fitting else f" but {held[name] / 1e9:.2g} GB")
+        f"{name} {_time(seconds[name])}" + ("" if name in fitting else f" but {_size(held[name])}")
         for name in seconds
         if name != best
     )
     reason = (
         f"for {weights} weights, {circuit.num_wires} qubits and {inputs} input{'s' * (inputs != 1)} it is predicted to "
-        f"take {seconds[best]:.2g} s and {held[best] / 1e9:.2g} GB of {limit / 1e9:.2g} GB ({others})"
+        f"take {_time(seconds[best])} and {_size(held[best])} of {_size(limit)} ({others})"
     )
     return Choice(best, seconds, held, limit, reason)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds >= 0.1 else f"{1e3 * seconds:.2g} ms"
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.2g} GB" if count >= 1e8 else f"{count / 1e6:.2g} MB"

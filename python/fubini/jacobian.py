@@ -1,6 +1,7 @@
 """The derivative of a circuit's angles by its weights, and what it makes of blocks of the metric over angles."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -122,17 +123,15 @@ class Jacobian:
             return result
         scaled = covectors * self.coefficients[:, None, :]
         result = np.zeros((*scaled.shape[:-1], self.size))
-        columns, starts, order = self._groups(self.columns)
+        columns, starts, order = self._every
         if len(columns):
             result[..., columns] = np.add.reduceat(scaled[..., order], starts, axis=-1)
         return result
 
-    @staticmethod
-    def _groups(columns: Index) -> tuple[Index, Index, Index]:
-        """Distinct columns, where each starts in sorted order, and that order."""
-        order = np.argsort(columns, kind="stable")
-        distinct, starts = np.unique(columns[order], return_index=True)
-        return distinct, starts, order
+    @cached_property
+    def _every(self) -> tuple[Index, Index, Index]:
+        assert self.columns is not None
+        return _groups(self.columns)
 
     def congruence(self, block: AngleBlock) -> WeightBlock:
         """Return J^T g J of one block of the metric over angles, on the weights that it touches.
@@ -141,42 +140,82 @@ class Jacobian:
             block: Slots without a row here are left out.
         """
         slots, values = block
-        keep = [k for k, slot in enumerate(slots) if slot in self.position]
-        rows = [self.position[slots[k]] for k in keep]
+        chosen = self._selection(tuple(slots))
         diagonal = values.ndim == 2
-        if len(keep) < len(slots):
-            values = values[:, keep] if diagonal else values[:, keep][:, :, keep]
-        if self.columns is not None and self.coefficients is not None:
-            return _gathered(values, self.columns[rows], self.coefficients[:, rows], diagonal)
-        part = self.values[:, rows]
-        columns = np.flatnonzero(part.any(axis=(0, 1)))
-        part = part[:, :, columns]
+        if chosen.kept is not None:
+            values = values[:, chosen.kept]
+            values = values if diagonal else values[:, :, chosen.kept]
+        if self.coefficients is not None:
+            return chosen.weights, _gathered(values, self.coefficients[:, chosen.rows], chosen)
+        part = self.values[:, chosen.rows][:, :, chosen.weights]
         pulled = part.transpose(0, 2, 1) @ (
             values[:, :, None] * part if diagonal else values @ part
         )
-        return columns, hermitian(pulled)
+        return chosen.weights, hermitian(pulled)
+
+    def _selection(self, slots: tuple[int, ...]) -> "_Selection":
+        """What a block of these slots means for the weights; found once."""
+        known = self._selections.get(slots)
+        if known is None:
+            kept = [k for k, slot in enumerate(slots) if slot in self.position]
+            rows = np.array([self.position[slots[k]] for k in kept], dtype=np.intp)
+            if self.columns is None:
+                weights = np.flatnonzero(self.values[:, rows].any(axis=(0, 1)))
+                groups = None
+            else:
+                weights, starts, order = _groups(self.columns[rows])
+                rows = rows[order]
+                kept = [kept[k] for k in order]
+                groups = starts if len(weights) < len(rows) else None
+            every = kept == list(range(len(slots)))
+            known = _Selection(
+                None if every else np.array(kept, dtype=np.intp), rows, weights, groups
+            )
+            self._selections[slots] = known
+        return known
+
+    @cached_property
+    def _selections(self) -> "dict[tuple[int, ...], _Selection]":
+        return {}
 
 
-def _gathered(
-    values: npt.NDArray[Any], columns: Index, coefficients: Real, diagonal: bool
-) -> WeightBlock:
-    distinct, starts, order = Jacobian._groups(columns)
-    coefficients = coefficients[:, order]
-    if not len(distinct):
-        return distinct, np.zeros((len(values), 0, 0))
-    if diagonal:
-        sums = np.add.reduceat(values[:, order] * coefficients**2, starts, axis=1)
-        result = np.zeros((*sums.shape, len(distinct)))
-        every = np.arange(len(distinct))
+@dataclass(frozen=True, eq=False)
+class _Selection:
+    """The slots of a block that have a row, ordered by weight."""
+
+    kept: Index | None  # their positions in the block, None for all as they stand
+    rows: Index
+    weights: Index  # distinct, ascending
+    starts: Index | None  # where a weight's rows start, if some weight has several
+
+
+def _groups(columns: Index) -> tuple[Index, Index, Index]:
+    """Distinct columns, where each starts in sorted order, and that order."""
+    order = np.argsort(columns, kind="stable")
+    distinct, starts = np.unique(columns[order], return_index=True)
+    return distinct, starts, order
+
+
+def _gathered(values: npt.NDArray[Any], coefficients: Real, chosen: _Selection) -> npt.NDArray[Any]:
+    count = len(chosen.weights)
+    if not count:
+        return np.zeros((len(values), 0, 0))
+    if values.ndim == 2:
+        sums = values * coefficients**2
+        if chosen.starts is not None:
+            sums = np.add.reduceat(sums, chosen.starts, axis=1)
+        result = np.zeros((len(sums), count, count))
+        every = np.arange(count)
         result[:, every, every] = sums
-        return distinct, result
-    # The product of the coefficients first: it is the same for (i, j) and (j, i).
-    scaled = values[:, order][:, :, order] * (coefficients[:, :, None] * coefficients[:, None, :])
-    if len(distinct) == len(columns):
-        return distinct, scaled
-    return distinct, hermitian(
-        np.add.reduceat(np.add.reduceat(scaled, starts, axis=1), starts, axis=2)
-    )
+        return result
+    scaled = values
+    if (coefficients != 1.0).any():
+        # The product of the coefficients first: it is the same for (i, j) and (j, i).
+        scaled = values * (coefficients[:, :, None] * coefficients[:, None, :])
+    if chosen.starts is None:
+        return scaled
+    sums = np.add.reduceat(scaled, chosen.starts, axis=1)
+    return hermitian(np.add.reduceat(sums, chosen.starts, axis=2))
 
 
 def hermitian(matrices: npt.NDArray[Any]) -> npt.NDArray[Any]:

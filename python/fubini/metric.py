@@ -64,8 +64,8 @@ def metric_tensor(
     2020, arXiv:1909.02108); the quantum Fisher information is 4 g. It is computed over the gates' angles and pulled
     back to the weights, input by input: :math:`g = J_b^T g_b J_b`.
 
-    The result can be differentiated by torch, by the weights and by every other tensor of the call that requires
-    grad; ``torch.no_grad()`` spares that. See :mod:`fubini.metric_gradient` for what it costs.
+    On the native engine the result can be differentiated by torch, by the weights and by every other tensor of the
+    call that requires grad; ``torch.no_grad()`` spares the graph. See :mod:`fubini.metric_gradient` for what it costs.
 
     Args:
         qnode: A QNode (any interface, any ``diff_method``), a ``QuantumLayer`` or a ``qml.qnn.TorchLayer``. The
@@ -234,7 +234,7 @@ def metric_derivative(
 
     With D = dg/dt and L = v^T g v, the Christoffel symbol of the first kind along v is
     :math:`\Gamma_{k,ij} v^i v^j = (D v)_k - \frac12 \partial_k L`, and L is what torch differentiates. The derivative
-    is exact, for angles that are any function of the weights, and takes about five times as long as the metric.
+    is exact, for angles that are any function of the weights; it costs one second-order sweep per angle.
 
     Args:
         qnode: As for :func:`metric_tensor`; its weights must be torch tensors.

@@ -5,7 +5,7 @@ With tangents T_i = d_i psi and the projector Pi = 1 - |psi><psi|, the geometric
     dQ_ij = <dT_i|Pi T_j> + <Pi T_i|dT_j> - <T_i|d psi><psi|T_j> - <T_i|psi><d psi|T_j>.
 
 The kernel has Re <d_a d_v psi|phi> for given v and phi by one forward and one reverse sweep. A gradient of L(g) and a
-derivative along one direction take k of these for k angles, four to six times the time of the k tangents themselves.
+derivative along one direction take k of these for k angles.
 """
 
 import numpy as np

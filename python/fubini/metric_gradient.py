@@ -1,9 +1,10 @@
 """Torch derivatives of the metric over weights: through the metric over angles, the angles, and their Jacobian.
 
 The value is computed as ever. Only when torch asks for its derivative, the quantum function runs once more, with the
-tensors of the call, and J^T g J is put together in torch operations around one autograd function for g. A backward
-pass takes four to eight times as long as the full metric itself, whatever the approximation was (measured: 8 qubits and
-96 weights, 6 times; 10 qubits and 120 weights, 5 times). Second derivatives of the metric are refused.
+tensors of the call, and J^T g J is put together in torch operations around one autograd function for g. A backward pass
+costs one second-order sweep per angle, whatever the approximation was: besides running the quantum function, 0.05, 9 and
+77 ms for 24, 96 and 120 angles on 4, 8 and 10 qubits, where the full metric itself takes 0.01, 0.2 and 1.1 ms (one core).
+Second derivatives of the metric are refused.
 """
 
 from collections.abc import Sequence

@@ -11,6 +11,7 @@ import torch
 
 from fubini import device as device_engine
 from fubini.arguments import Argnums, check_finite_array, check_finite_weights, weights_of
+from fubini.compiled_calls import compiled_call
 from fubini.errors import UnsupportedCircuitError
 from fubini.jacobian import Complex, Jacobian, Real
 from fubini.layers import LayerRule
@@ -208,8 +209,12 @@ def at_call(
     names = weights_of(qnode.func, args, kwargs, argnums)
     weights = [args[w] if isinstance(w, int) else kwargs[w] for w in names]
     check_finite_weights(qnode.func, names, weights)
-    tape = gate_tape(qnode, args, kwargs, names)
     call = Call(qnode, tuple(args), dict(kwargs), tuple(names))
+    if argnum is None and (engine == "native" or (engine == "auto" and not device_reason(qnode))):
+        compiled = compiled_call(qnode, args, kwargs, names)
+        if compiled is not None:
+            return Point(weights, replace(call, compiled=True), compiled)
+    tape = gate_tape(qnode, args, kwargs, names)
     return _of_tape(call, tape, weights, engine, argnum)
 
 
@@ -220,6 +225,11 @@ def _of_tape(
     engine: Engine,
     argnum: tuple[int, ...] | None,
 ) -> Point:
+    numbers = tape.parameter_numbers
+    if argnum is not None and not set(argnum) <= set(numbers):
+        raise ValueError(
+            f"argnum: expected numbers of gate parameters that depend on weights, {numbers}, got {list(argnum)}"
+        )
     reason = "the device engine was asked for" if engine == "device" else ""
     if engine == "auto":
         reason = device_reason(call.qnode)

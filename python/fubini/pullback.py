@@ -108,15 +108,29 @@ class Pullback:
         native_metric.check_finite("angles", self.angles, self.batch is None)
         mean = reduce == "mean"
         shape = self._shape(mean)
-        check_fits(f"a metric of shape {shape}", float(np.prod(shape, dtype=float)), MATRIX_FREE)
         rows = 1 if mean else len(self.angles)
-        total = np.zeros((rows, self.size, self.size))
-        for first, last, part in self._parts(mean):
+        parts = list(self._parts(mean))
+        # Besides the result, the largest piece's metric over the angles, and once more while it is scaled.
+        pieces = (
+            1
+            if mean and self.jacobian.inputs == 1
+            else max(last - first for first, last, _ in parts)
+        )
+        count = float(rows) * self.size**2 + 2.0 * pieces * len(self.jacobian.rows) ** 2
+        check_fits(f"a metric of shape {shape}", count, MATRIX_FREE)
+        total: Real | None = None
+        for first, last, part in parts:
             at = slice(None) if mean else slice(first, last)
-            for columns, matrices in part._weight_blocks(approx, layers, mean):
+            blocks = part._weight_blocks(approx, layers, mean)
+            if len(parts) == len(blocks) == 1 and len(blocks[0][0]) == self.size:
+                return blocks[0][1].reshape(shape)
+            if total is None:
+                total = np.zeros((rows, self.size, self.size))
+            for columns, matrices in blocks:
                 total[at, columns[:, None], columns] += (
                     matrices * ((last - first) / len(self.angles)) if mean else matrices
                 )
+        assert total is not None
         return total.reshape(shape)
 
     def geometric_tensor(self, reduce: Reduce = None) -> Complex:
@@ -203,9 +217,9 @@ class Pullback:
             tangents = np.zeros((batch, len(some), self.circuit.num_angles))
             tangents[:, :, self.jacobian.rows] = self.jacobian.push(some)
             repeat = len(some)
-            angles = np.repeat(self.angles, repeat, axis=0)
+            angles = self.angles if repeat == 1 else np.repeat(self.angles, repeat, axis=0)
             states = self.states
-            if states is not None and len(states) > 1:
+            if repeat > 1 and states is not None and len(states) > 1:
                 states = np.repeat(states, repeat, axis=0)
             products = _core.metric_vector_product(
                 self.circuit.program, angles, tangents.reshape(batch * repeat, -1), states

@@ -14,8 +14,7 @@ import numpy.typing as npt
 import pennylane as qml
 import torch
 
-from fubini._arrays import is_tensor, to_numpy
-from fubini.arguments import is_jax
+from fubini._arrays import is_jax, is_tensor, to_numpy
 from fubini.errors import UnsupportedCircuitError
 from fubini.layers import GateShape
 from fubini.pauli import PauliSum, pauli_sum

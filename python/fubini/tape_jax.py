@@ -6,8 +6,7 @@ import jax
 import numpy as np
 import pennylane as qml
 
-from fubini._arrays import to_numpy
-from fubini.arguments import is_jax
+from fubini._arrays import is_jax, to_numpy
 from fubini.errors import UnsupportedCircuitError
 from fubini.tape import (
     GateTape,
@@ -38,14 +37,8 @@ def jax_tape(
         The circuit at these arguments, its angles computed in float64.
 
     Raises:
-        TypeError: If an argument is traced, as inside jax.jit.
         UnsupportedCircuitError: If the circuit depends on whether it is traced.
     """
-    if any(isinstance(v, jax.core.Tracer) for v in [*args, *kwargs.values()]):
-        raise TypeError(
-            "arguments: expected JAX arrays with values, got tracers; call the metric outside jax.jit, jax.grad and "
-            "jax.vmap"
-        )
     with jax.enable_x64(True):
         return _tape(qnode, args, kwargs, weights, values)
 

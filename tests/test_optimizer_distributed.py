@@ -1,5 +1,7 @@
 """Several processes: as one process with the whole batch, also when their shares are uneven."""
 
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 import fubini
+from fubini.demo.distributed import train as train_example
 from models import hybrid
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
@@ -126,3 +129,24 @@ def test_two_processes_end_where_one_does(processes: list[Any], index: int) -> N
 def test_an_error_in_one_process_stops_all(processes: list[Any]) -> None:
     assert "failed in 1 other of 2 processes" in processes[0]["message"]
     assert "no backward pass went through" in processes[1]["message"]
+
+
+@pytest.mark.slow
+def test_the_torchrun_example_ends_where_one_process_ends(tmp_path: Path) -> None:
+    """Uneven shares under DistributedDataParallel included: 15 steps reach the rest of an epoch."""
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys, torch, torch.distributed as dist\n"
+        "from fubini.demo.distributed import train\n"
+        "torch.set_num_threads(1)\n"
+        "dist.init_process_group('gloo')\n"
+        "model = train(17)\n"
+        "torch.save(model.state_dict(), f'{sys.argv[1]}/{dist.get_rank()}.pt')\n"
+        "dist.destroy_process_group()\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3"]
+    subprocess.run([*command, str(script), str(tmp_path)], check=True, timeout=300)
+    single = train_example(17).state_dict()
+    for rank in range(3):
+        for name, value in torch.load(tmp_path / f"{rank}.pt").items():
+            torch.testing.assert_close(value, single[name], rtol=0, atol=1e-9, msg=name)

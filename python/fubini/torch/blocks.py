@@ -755,4 +755,5 @@ def _checked(name: str, values: Any, shape: tuple[int, ...]) -> Tensor:
     if not isinstance(values, Tensor) or tuple(values.shape) != shape:
         got = tuple(values.shape) if hasattr(values, "shape") else type(values).__name__
         raise ValueError(f"{name}: expected a tensor of shape {shape}, got {got}")
-    return values.detach().to(torch.float64)
+    plain = values.dtype is torch.float64 and not values.requires_grad
+    return values if plain else values.detach().to(torch.float64)

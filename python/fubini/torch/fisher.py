@@ -19,6 +19,7 @@ usual for K-FAC; in the joint matrix they do not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -135,7 +136,7 @@ def fisher_blocks(
     _check_parameters(parameters, layout.names)
     if not parameters:
         return []
-    with without_autocast():
+    with without_autocast(), torch.no_grad():
         return _blocks(layout, args, kwargs, parameters, request)
 
 
@@ -149,18 +150,20 @@ def _blocks(
     names, approx, fallback = layout.names, request.approx, request.fallback
     trace = run(layout, args, kwargs, wanted=parameters, fixed_statistics=approx is not None)
     f = trace.output.detach()
-    if not bool(torch.isfinite(f).all()):
+    # A sum that is finite is cheaper, and one that is not may just be large.
+    if not math.isfinite(float(f.sum())) and not bool(torch.isfinite(f).all()):
         raise NumericalError("model: expected finite outputs, got NaN or infinity")
     data = request.likelihood.counts(f)[0]
     if not trace.independent(layout.model, data):
         data = 1
-    owners = _owners(layout, parameters, trace)
-    strangers = [p for p in parameters if not owners[id(p)]]
+    groups = _groups(layout, parameters, trace)
+    ruled = {id(p) for group in groups for p in group.parameters}
+    strangers = [p for p in parameters if id(p) not in ruled]
     if strangers and approx is not None and fallback is None:
         raise TypeError(_no_rule(layout, strangers[0]))
     if approx is None:
-        return _joint(layout, args, kwargs, trace, parameters, owners, data, request)
-    units = [_unit(group, trace, owners, request) for group in _groups(parameters, owners)]
+        return _joint(layout, args, kwargs, trace, parameters, groups, data, request)
+    units = [_unit(group, trace, request) for group in groups]
     _accumulate(trace, units, data, request)
     blocks = [unit.block() for unit in units]
     if strangers and fallback == "identity":
@@ -178,73 +181,74 @@ def _blocks(
 
 # -- what belongs together ------------------------------------------------------------------------------------------
 
-Owners = dict[int, list[torch.nn.Module]]
+
+@dataclass(eq=False)
+class _Group:
+    """Layers that share parameters, directly or through others; usually one layer."""
+
+    modules: list[torch.nn.Module]
+    kinds: list[type[Call]]
+    parameters: list[Tensor]
 
 
-def _owners(layout: Layout, parameters: Sequence[Tensor], trace: Pass) -> Owners:
-    """The layers with rules that each parameter belongs to; none where it is also used in other ways."""
-    owners: Owners = {id(p): [] for p in parameters}
+def _groups(layout: Layout, parameters: Sequence[Tensor], trace: Pass) -> list[_Group]:
+    """The layers with rules, and their parameters that are wanted and used in no other way."""
+    wanted = {id(p) for p in parameters}.difference(id(p) for p in trace.outside)
+    groups: list[_Group] = []
+    home: dict[int, _Group] = {}
     for name, module, kind in layout.layers:
-        mine = [p for p in kind.parameters_of(module).values() if id(p) in owners]
-        if mine:
-            kind.refuse(module, name or type(module).__name__)
-        for p in mine:
-            owners[id(p)].append(module)
-    for p in trace.outside:
-        if id(p) in owners:
-            owners[id(p)] = []
-    return owners
-
-
-def _groups(parameters: Sequence[Tensor], owners: Owners) -> list[list[Tensor]]:
-    """Parameters that share layers, directly or through others, in the order given."""
-    groups: list[tuple[list[Tensor], set[int]]] = []
-    for p in parameters:
-        modules = {id(module) for module in owners[id(p)]}
-        if not modules:
+        mine = [p for p in kind.parameters_of(module).values() if id(p) in wanted]
+        if not mine:
             continue
-        touched = [group for group in groups if group[1] & modules]
-        groups = [group for group in groups if not group[1] & modules]
-        members = [q for group in touched for q in group[0]]
-        groups.append(([*members, p], modules.union(*(group[1] for group in touched))))
-    place = {id(p): i for i, p in enumerate(parameters)}
-    return sorted((members for members, _ in groups), key=lambda members: place[id(members[0])])
+        kind.refuse(module, name or type(module).__name__)
+        group, place = _Group([module], [kind], mine), len(groups)
+        for other in {id(home[id(p)]): home[id(p)] for p in mine if id(p) in home}.values():
+            place = min(place, groups.index(other))
+            groups.remove(other)
+            known = {id(p) for p in other.parameters}
+            more = [p for p in group.parameters if id(p) not in known]
+            group = _Group(
+                other.modules + group.modules, other.kinds + group.kinds, other.parameters + more
+            )
+        groups.insert(place, group)
+        home.update((id(p), group) for p in group.parameters)
+    return groups
 
 
-def _unit(group: list[Tensor], trace: Pass, owners: Owners, request: _Request) -> Unit:
-    """How the block of parameters that share layers is computed."""
-    modules = list(dict.fromkeys(module for p in group for module in owners[id(p)]))
-    calls = [(i, call) for i, call in enumerate(trace.calls) if call.module in modules]
-    kinds = {rule_for(module) for module in modules}
+def _unit(group: _Group, trace: Pass, request: _Request) -> Unit:
+    """How the block of layers that share parameters is computed."""
+    modules, parameters = group.modules, group.parameters
+    calls = [(i, c) for i, c in enumerate(trace.calls) if any(c.module is m for m in modules)]
+    kinds = set(group.kinds)
     label = ", ".join(dict.fromkeys(call.name for _, call in calls)) or _title(modules[0])
-    size = sum(p.numel() for p in group)
+    size = sum(p.numel() for p in parameters)
     if QuantumCall in kinds:
         if request.quantum == "gauss-newton":
             kind = DiagonalUnit if request.approx == "diag" else ExactUnit
-            return kind(group, label, calls)
+            return kind(parameters, label, calls)
         if kinds != {QuantumCall}:
             raise TypeError(
                 f"{label}: expected weights of quantum layers that classical layers do not share, for "
                 "quantum='fubini-study'; use quantum='gauss-newton' (metric='fisher')"
             )
-        return ScaledUnit(group, label, calls, request.approx, request.layers)
+        return ScaledUnit(parameters, label, calls, request.approx, request.layers)
     if request.approx == "diag" or BatchNormCall in kinds:
-        return DiagonalUnit(group, label, calls)
+        return DiagonalUnit(parameters, label, calls)
     if size <= EXACT_LIMIT:
-        return ExactUnit(group, label, calls)
-    first = rule_for(modules[0])
-    if len(kinds) == 1 and first is not None and issubclass(first, KroneckerCall):
-        wanted = {id(p) for p in group}
+        return ExactUnit(parameters, label, calls)
+    first = group.kinds[0]
+    if len(kinds) == 1 and issubclass(first, KroneckerCall):
+        wanted = {id(p) for p in parameters}
         shared = {
             tuple((n, id(p)) for n, p in first.parameters_of(m).items() if id(p) in wanted)
             for m in modules
         }
         if len(shared) == 1:
-            return KroneckerUnit(group, label, calls, modules[0], first)
+            return KroneckerUnit(parameters, label, calls, modules[0], first)
     elif kinds == {NormCall}:
-        return DiagonalUnit(group, label, calls)
+        return DiagonalUnit(parameters, label, calls)
     if request.fallback == "diagonal":
-        return DiagonalUnit(group, label, calls)
+        return DiagonalUnit(parameters, label, calls)
     raise TypeError(
         f"{label}: {size} parameters that layers of different kinds share have no rule for their Fisher block; use "
         "approx=None, approx='diag' or fallback='diagonal'"
@@ -331,16 +335,14 @@ def _joint(
     kwargs: Mapping[str, Any],
     trace: Pass,
     parameters: Sequence[Tensor],
-    owners: Owners,
+    groups: Sequence[_Group],
     data: int,
     request: _Request,
 ) -> list[Block]:
     """One block over all parameters, in the order given; with Fubini-Study metrics, quantum layers have their own."""
     scaled: list[Unit] = []
     if request.quantum == "fubini-study":
-        for group in _groups(parameters, owners):
-            if any(rule_for(module) is QuantumCall for p in group for module in owners[id(p)]):
-                scaled.append(_unit(group, trace, owners, request))
+        scaled = [_unit(group, trace, request) for group in groups if QuantumCall in group.kinds]
     apart = {id(p) for unit in scaled for p in unit.parameters}
     joint = [p for p in parameters if id(p) not in apart]
     size = sum(p.numel() for p in joint)
@@ -352,7 +354,8 @@ def _joint(
         if request.samples is not None
         else terms * outputs
     )
-    strangers = [p for p in joint if not owners[id(p)]]
+    ruled = {id(p) for group in groups for p in group.parameters}
+    strangers = [p for p in joint if id(p) not in ruled]
     calls = [*enumerate(trace.calls), *_leaf_calls(trace, strangers)]
     units = list(scaled)
     if rows < size and rows <= DENSE_LIMIT and rows * size <= FACTOR_LIMIT:

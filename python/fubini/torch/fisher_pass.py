@@ -96,7 +96,7 @@ class Pass:
             What the model continues with.
         """
         self._sources.append(self._source(call.inputs))
-        leaf = call.outputs.detach().requires_grad_()
+        leaf = call.outputs.requires_grad_()
         number = len(self.calls)
         self.calls.append(call)
         self._leaves.append(leaf)
@@ -231,7 +231,8 @@ def call_rows(call: Call, g: Tensor, data: int) -> Tensor:
         data: Number of data.
     """
     flat = getattr(call, "flat", None)  # quantum layers may have other axes first
-    return (g if flat is None else flat(g[None])[0]).reshape(data, -1)
+    rows = g if flat is None else torch.from_numpy(flat(g[None])[0])
+    return rows.reshape(data, -1)
 
 
 def run(

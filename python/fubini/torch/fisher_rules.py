@@ -14,14 +14,18 @@ import functools
 from abc import ABC, abstractmethod
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from pennylane.qnn import TorchLayer
 from torch.nn import functional
 
+from fubini._arrays import to_numpy
 from fubini.torch.fisher_quantum import Linearised, covariances, linearise
 from fubini.torch.layer import QuantumLayer
 
 Tensor = torch.Tensor
+Real = npt.NDArray[np.float64]
 
 
 class Call(ABC):
@@ -37,13 +41,15 @@ class Call(ABC):
         name: As above.
         inputs: As above.
         outputs: The outputs, without a graph.
+        parameters: The layer's parameters that have rules, by name, in the order in which blocks have them.
     """
 
-    #: The layer's parameters that have rules, by name, in the order in which blocks have them.
+    #: Names of parameters that have rules, in the order in which blocks have them.
     names: tuple[str, ...] = ("weight", "bias")
 
     def __init__(self, module: Any, name: str, inputs: Tensor) -> None:
         self.module, self.name, self.inputs = module, name, inputs
+        self.parameters = self.parameters_of(module)
         with torch.no_grad():
             self.outputs = self._evaluate(inputs.detach())
 
@@ -163,11 +169,11 @@ class LinearCall(KroneckerCall):
     """``torch.nn.Linear``."""
 
     def _evaluate(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.module.weight.detach(), self._detached("bias"))
+        return functional.linear(x, self.module.weight, self.module.bias)
 
     def pull(self, g: Tensor) -> Tensor:
         """Return the cotangents of the inputs, see Call."""
-        pulled: Tensor = g @ self.module.weight.detach()
+        pulled: Tensor = g @ self.module.weight
         return pulled
 
     def rows(self, g: Tensor, data: int, part: slice) -> dict[str, Tensor]:
@@ -179,21 +185,14 @@ class LinearCall(KroneckerCall):
 
     def gram(self, g: Tensor, data: int, names: tuple[str, ...]) -> Tensor | None:
         """Return the sum of the outer products of all rows, see Call."""
-        g, a = self._split(g, data)
-        if a.shape[1] > 1 or "weight" not in names:
+        if self.inputs.ndim != 2 or len(self.inputs) != data or "weight" not in names:
             return None
-        g, a = g[:, :, 0].movedim(0, 2), self._augmented(a[:, 0], names)
-        out, width = g.shape[1], a.shape[1]
-        curvature = (g @ g.mT).reshape(
-            data, -1
-        )  # (D, out^2): the outputs' curvature, datum by datum
-        moments = (a[:, :, None] * a[:, None, :]).reshape(data, -1)
-        matrix = (curvature.mT @ moments).reshape(out, out, width, width).transpose(1, 2)
-        matrix = matrix.reshape(out * width, out * width)
-        if "bias" not in names:
-            return matrix
-        order = _weights_first(out, width, g.device)
-        return matrix.index_select(0, order).index_select(1, order)
+        # sum_n B_n kron a_n a_n^T with the curvature B_n of the loss by datum n's outputs
+        g, a = g.double().permute(1, 2, 0), self._augmented(self.inputs.detach().double(), names)
+        curvatures = torch.bmm(g, g.mT).reshape(data, -1)
+        moments = (a.unsqueeze(2) * a.unsqueeze(1)).reshape(data, -1)
+        order = _kronecker_order(g.shape[1], a.shape[1], "bias" in names, g.device)
+        return torch.take(curvatures.mT @ moments, order)
 
     def squares(self, g: Tensor, data: int, names: tuple[str, ...]) -> Tensor | None:
         """Return the sum of the squares of all rows, see Call."""
@@ -222,10 +221,9 @@ class LinearCall(KroneckerCall):
 
     @staticmethod
     def _augmented(a: Tensor, names: tuple[str, ...]) -> Tensor:
-        parts = [a] if "weight" in names else []
-        if "bias" in names:
-            parts.append(a.new_ones(*a.shape[:-1], 1))
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        if "weight" not in names:
+            return a.new_ones(*a.shape[:-1], 1)
+        return functional.pad(a, (0, 1), value=1.0) if "bias" in names else a
 
 
 class ConvCall(KroneckerCall):
@@ -458,15 +456,17 @@ class QuantumCall(Call):
         """Whether the inputs may hold so many data, see Call."""
         return self.positions % data == 0
 
+    # Jacobians are NumPy arrays; so are the products with them, which are small and many.
+
     def pull(self, g: Tensor) -> Tensor:
         """Return the cotangents of the inputs, see Call."""
         assert self._linear.by_inputs is not None
-        jacobian = torch.from_numpy(self._linear.by_inputs).to(g.device)
-        pulled = (self.flat(g).transpose(0, 1) @ jacobian).transpose(0, 1)
-        return pulled.to(g.dtype).reshape(len(g), *self.inputs.shape)
+        pulled = self.flat(g).transpose(1, 0, 2) @ self._linear.by_inputs
+        result = torch.from_numpy(pulled.transpose(1, 0, 2)).to(g.device, g.dtype)
+        return result.reshape(len(g), *self.inputs.shape)
 
-    def flat(self, g: Tensor) -> Tensor:
-        """Return the cotangents of the results side by side, (K, L, M), float64.
+    def flat(self, g: Tensor) -> Real:
+        """Return the cotangents of the results side by side, (K, L, M).
 
         Args:
             g: (K, *outputs.shape).
@@ -474,27 +474,37 @@ class QuantumCall(Call):
         lead = self.inputs.ndim - 1
         if g.ndim == lead + 3:  # (K, parts, *lead, M / parts)
             g = g.movedim(1, -2)
-        return g.reshape(len(g), self.positions, -1).double()
+        return to_numpy(g).reshape(len(g), *self._linear.values.shape)
 
     def rows(self, g: Tensor, data: int, part: slice) -> dict[str, Tensor]:
         """Return the derivatives by the parameters, see Call."""
-        jacobian = self._by_weights(g.device, data)[part]
-        g = self.flat(g).reshape(len(g), data, -1)[:, part]
-        joint = torch.einsum("kdm,dmp->kdp", g, jacobian)
-        weights = self.parameters_of(self.module)
-        parts = torch.split(joint, [w.numel() for w in weights.values()], dim=2)
-        return dict(zip(weights, parts, strict=True))
+        jacobian = self._by_weights(data)[part]
+        cotangents = self.flat(g).reshape(len(g), data, -1)[:, part]
+        joint = torch.from_numpy((cotangents.transpose(1, 0, 2) @ jacobian).transpose(1, 0, 2))
+        sizes = [w.numel() for w in self.parameters.values()]
+        return dict(
+            zip(self.parameters, torch.split(joint.to(g.device), sizes, dim=2), strict=True)
+        )
 
     def gram(self, g: Tensor, data: int, names: tuple[str, ...]) -> Tensor | None:
         """Return the sum of the outer products of all rows, see Call."""
-        if names != tuple(self.parameters_of(self.module)):
+        if names != tuple(self.parameters):
             return None
-        jacobian = self._by_weights(g.device, data)
-        g = self.flat(g).reshape(len(g), data, -1).movedim(0, 1)
-        if g.shape[1] > g.shape[2]:  # more cotangents than results
-            return _product(jacobian, (g.mT @ g) @ jacobian)
-        rows = g @ jacobian
-        return _product(rows, rows)
+        linear = self._linear
+        # Over angles first where the map to the weights is the same for all inputs: it is then needed once.
+        over_angles = linear.weight_map is not None and linear.weight_map.ndim == 2
+        over_angles = over_angles and len(linear.values) == data
+        jacobian = linear.by_angles if over_angles else self._by_weights(data)
+        cotangents = self.flat(g).reshape(len(g), data, -1).transpose(1, 0, 2)
+        if len(g) > cotangents.shape[2]:  # more cotangents than results
+            left, right = jacobian, (cotangents.transpose(0, 2, 1) @ cotangents) @ jacobian
+        else:
+            left = right = cotangents @ jacobian
+        size = jacobian.shape[2]
+        product = left.reshape(-1, size).T @ right.reshape(-1, size)
+        if over_angles and linear.weight_map is not None:
+            product = linear.weight_map.T @ product @ linear.weight_map
+        return torch.from_numpy(product).to(g.device)
 
     def curvature(self, g: Tensor) -> Tensor:
         """Return the loss's curvature by the layer's results, ``B = sum_k g_k g_k^T``, (L, M, M).
@@ -502,8 +512,8 @@ class QuantumCall(Call):
         Args:
             g: (K, *outputs.shape).
         """
-        g = self.flat(g).movedim(0, 1)
-        return g.mT @ g
+        cotangents = self.flat(g).transpose(1, 0, 2)
+        return torch.from_numpy(cotangents.transpose(0, 2, 1) @ cotangents)
 
     def bound(self, curvature: Tensor) -> Tensor:
         """Return s (L,) with ``J^T B J <= 4 s g`` at each input: the largest eigenvalue of ``B^1/2 C B^1/2``.
@@ -522,14 +532,10 @@ class QuantumCall(Call):
         largest: Tensor = torch.linalg.eigvalsh(root.mT @ curvature @ root)[:, -1]
         return largest.clamp_min(0)
 
-    def _by_weights(self, device: torch.device, data: int) -> Tensor:
+    def _by_weights(self, data: int) -> Real:
         """(D, T M, P)."""
-        jacobian = torch.from_numpy(self._linear.by_weights).to(device)
-        return jacobian.reshape(data, -1, jacobian.shape[-1])
-
-
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    return left.flatten(0, 1).mT @ right.flatten(0, 1)
+        jacobian = self._linear.by_weights
+        return jacobian.reshape(data, -1, jacobian.shape[2])
 
 
 class LeafCall(Call):
@@ -555,10 +561,14 @@ class LeafCall(Call):
 
 
 @functools.lru_cache(maxsize=256)
-def _weights_first(rows: int, width: int, device: torch.device) -> Tensor:
-    """Positions of all of W, then all of b, in the rows of [W, b]."""
-    order = torch.arange(rows * width, device=device).reshape(rows, width)
-    return torch.cat([order[:, :-1].reshape(-1), order[:, -1]])
+def _kronecker_order(rows: int, width: int, bias: bool, device: torch.device) -> Tensor:
+    """Where the entries of sum B kron A, with B (rows, rows) and A (width, width), are in sum vec(B) vec(A)^T."""
+    # The last column of the matrix [W, b] is the bias, which comes after all weights.
+    place = torch.arange(rows * width, device=device).reshape(rows, width)
+    if bias:
+        place = torch.cat([place[:, :-1].reshape(-1), place[:, -1]])
+    row, column = place.reshape(-1) // width, place.reshape(-1) % width
+    return (row[:, None] * rows + row) * width**2 + column[:, None] * width + column
 
 
 def batched_gradients(output: Tensor, leaves: list[Tensor], g: Tensor) -> list[Tensor | None]:

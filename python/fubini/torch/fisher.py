@@ -20,27 +20,22 @@ usual for K-FAC; in the joint matrix they do not.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
 from fubini.errors import NumericalError
-from fubini.layers import LayerRule, check_rule
-from fubini.metric import Approx, check_approx
+from fubini.layers import LayerRule
+from fubini.metric import Approx
 from fubini.torch.blocks import Block, DiagonalBlock
+from fubini.torch.fisher_calls import Call, KroneckerCall, LeafCall
+from fubini.torch.fisher_columns import Request, accumulate, check_request, curvature
 from fubini.torch.fisher_operator import fisher_operator
 from fubini.torch.fisher_pass import Layout, Pass, run, survey, without_autocast
-from fubini.torch.fisher_rules import (
-    BatchNormCall,
-    Call,
-    KroneckerCall,
-    LeafCall,
-    NormCall,
-    QuantumCall,
-    rule_for,
-)
+from fubini.torch.fisher_quantum import QuantumCall
+from fubini.torch.fisher_rules import BatchNormCall, NormCall, rule_for
 from fubini.torch.fisher_units import (
     DiagonalUnit,
     ExactUnit,
@@ -49,7 +44,7 @@ from fubini.torch.fisher_units import (
     ScaledUnit,
     Unit,
 )
-from fubini.torch.likelihoods import Likelihood, as_likelihood
+from fubini.torch.likelihoods import as_likelihood
 
 Tensor = torch.Tensor
 
@@ -59,20 +54,6 @@ EXACT_LIMIT = 128
 DENSE_LIMIT = 4096
 #: Entries up to which the factor X of a joint matrix X^T X is kept.
 FACTOR_LIMIT = 1 << 26
-
-
-@dataclass(frozen=True)
-class _Request:
-    """What is asked for, checked."""
-
-    likelihood: Likelihood
-    fisher: str
-    targets: Any
-    samples: int | None
-    quantum: str
-    layers: LayerRule
-    approx: Approx
-    fallback: str | None
 
 
 def fisher_blocks(
@@ -128,10 +109,10 @@ def fisher_blocks(
         UnsupportedCircuitError: If a quantum layer has no such metric.
         ValueError: If an argument is out of its range.
     """
-    request = _Request(
+    request = Request(
         as_likelihood(likelihood), fisher, targets, samples, quantum, layers, approx, fallback
     )
-    _check_request(request)
+    check_request(request)
     layout = survey(_unwrapped(model))
     _check_parameters(parameters, layout.names)
     if not parameters:
@@ -145,7 +126,7 @@ def _blocks(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     parameters: Sequence[Tensor],
-    request: _Request,
+    request: Request,
 ) -> list[Block]:
     names, approx, fallback = layout.names, request.approx, request.fallback
     trace = run(layout, args, kwargs, wanted=parameters, fixed_statistics=approx is not None)
@@ -164,7 +145,7 @@ def _blocks(
     if approx is None:
         return _joint(layout, args, kwargs, trace, parameters, groups, data, request)
     units = [_unit(group, trace, request) for group in groups]
-    _accumulate(trace, units, data, request)
+    accumulate(trace, units, data, request)
     blocks = [unit.block() for unit in units]
     if strangers and fallback == "identity":
         for p in strangers:
@@ -174,7 +155,7 @@ def _blocks(
         # A parameter that is used outside of its layer has calls of the layer as well.
         calls = [*enumerate(trace.calls), *_leaf_calls(trace, strangers)]
         others = [DiagonalUnit([p], names[id(p)], calls) for p in strangers]
-        _accumulate(trace, others, 1, request, strangers)
+        accumulate(trace, others, 1, request, strangers)
         blocks += [unit.block() for unit in others]
     return blocks
 
@@ -215,7 +196,7 @@ def _groups(layout: Layout, parameters: Sequence[Tensor], trace: Pass) -> list[_
     return groups
 
 
-def _unit(group: _Group, trace: Pass, request: _Request) -> Unit:
+def _unit(group: _Group, trace: Pass, request: Request) -> Unit:
     """How the block of layers that share parameters is computed."""
     modules, parameters = group.modules, group.parameters
     calls = [(i, c) for i, c in enumerate(trace.calls) if any(c.module is m for m in modules)]
@@ -279,51 +260,9 @@ def _no_rule(layout: Layout, parameter: Tensor) -> str:
 # -- the passes -----------------------------------------------------------------------------------------------------
 
 
-def _accumulate(
-    trace: Pass,
-    units: Sequence[Unit],
-    data: int,
-    request: _Request,
-    leaves: Sequence[Tensor] = (),
-) -> None:
-    for columns in _columns(trace, data, request):
-        cotangents = trace.backward(columns, leaves)
-        for unit in units:
-            unit.add(cotangents, data)
-
-
 def _leaf_calls(trace: Pass, leaves: Sequence[Tensor]) -> list[tuple[int, Call]]:
     """Parameters without a rule, numbered as ``Pass.backward`` has their gradients."""
     return [(len(trace.calls) + i, LeafCall(p, "", p)) for i, p in enumerate(leaves)]
-
-
-def _columns(trace: Pass, data: int, request: _Request) -> Iterator[Tensor]:
-    """Columns of a factor of the outputs' Fisher information, as many at once as memory allows.
-
-    For a batch that counts as one datum, each datum gets columns of its own.
-    """
-    f, width = trace.output.detach(), trace.width()
-    likelihood = request.likelihood
-    count, terms, outputs = likelihood.counts(f)
-    if request.fisher == "empirical":
-        parts = iter([likelihood.empirical_columns(f, request.targets)])
-    elif request.samples is not None:
-        parts = iter([likelihood.sampled_columns(f, request.samples)])
-    else:
-        step = max(1, width // terms)
-        parts = (
-            likelihood.columns(f, slice(start, start + step)) for start in range(0, outputs, step)
-        )
-    for part in parts:
-        if data == count:
-            yield from torch.split(part, width)
-            continue
-        step = max(1, width // len(part))
-        for start in range(0, count, step):
-            index = torch.arange(start, min(start + step, count), device=f.device)
-            alone = part.new_zeros(len(index), *part.shape)
-            alone[index - start, :, index] = part[:, index].movedim(1, 0)
-            yield alone.flatten(0, 1)
 
 
 # -- the joint matrix -----------------------------------------------------------------------------------------------
@@ -337,7 +276,7 @@ def _joint(
     parameters: Sequence[Tensor],
     groups: Sequence[_Group],
     data: int,
-    request: _Request,
+    request: Request,
 ) -> list[Block]:
     """One block over all parameters, in the order given; with Fubini-Study metrics, quantum layers have their own."""
     scaled: list[Unit] = []
@@ -366,41 +305,18 @@ def _joint(
         # Conjugate gradients gain by the diagonal, which is cheap where data are independent.
         diagonal = DiagonalUnit(joint, "model", calls)
         known = data == count and not strangers
-        _accumulate(trace, [*scaled, *([diagonal] if known else [])], data, request)
+        accumulate(trace, [*scaled, *([diagonal] if known else [])], data, request)
         operator = fisher_operator(
             layout,
             args,
             kwargs,
             joint,
-            _curvature(request),
+            curvature(request),
             diagonal.block().diagonal() if known else None,
         )
         return [*(unit.block() for unit in scaled), operator]
-    _accumulate(trace, units, 1 if strangers else data, request, strangers)
+    accumulate(trace, units, 1 if strangers else data, request, strangers)
     return [unit.block() for unit in units]
-
-
-def _curvature(request: _Request) -> Callable[[Tensor], Callable[[Tensor], Tensor]]:
-    """From outputs f to the product of their Fisher information with vectors of f's shape."""
-    likelihood = request.likelihood
-
-    def at(f: Tensor) -> Callable[[Tensor], Tensor]:
-        if request.fisher == "true" and request.samples is None:
-            return lambda v: likelihood.vector_product(f, v)
-        if request.fisher == "empirical":
-            columns = likelihood.empirical_columns(f, request.targets)
-        else:
-            columns = likelihood.sampled_columns(f, request.samples or 1)
-        count = likelihood.counts(f)[0]
-        rows = columns.reshape(len(columns), count, -1)
-
-        def product(v: Tensor) -> Tensor:
-            weights = (rows * v.reshape(count, -1)).sum(-1, keepdim=True)
-            return (weights * rows).sum(0).reshape(f.shape)
-
-        return product
-
-    return at
 
 
 # -- checks -----------------------------------------------------------------------------------------------------------
@@ -415,33 +331,6 @@ def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
             model = inner
         else:
             return model
-
-
-def _check_request(request: _Request) -> None:
-    check_approx(request.approx)
-    check_rule(request.layers)
-    words = {
-        "fisher": (request.fisher, ("true", "empirical")),
-        "quantum": (request.quantum, ("gauss-newton", "fubini-study")),
-        "fallback": (request.fallback, (None, "diagonal", "identity")),
-    }
-    for name, (value, known) in words.items():
-        if value not in known:
-            raise ValueError(f"{name}: expected one of {known}, got {value!r}")
-    if request.fisher == "empirical":
-        if request.targets is None:
-            raise ValueError(
-                "targets: expected the loss's targets, or an OutputGradient, for fisher='empirical', got None"
-            )
-        if request.samples is not None:
-            raise ValueError(
-                "samples: expected None for fisher='empirical', which has the labels of the data, "
-                f"got {request.samples!r}"
-            )
-    if request.samples is not None and (
-        not isinstance(request.samples, int) or request.samples < 1
-    ):
-        raise ValueError(f"samples: expected None or a number >= 1, got {request.samples!r}")
 
 
 def _check_parameters(parameters: Sequence[Tensor], names: Mapping[int, str]) -> None:

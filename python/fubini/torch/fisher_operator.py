@@ -10,6 +10,7 @@ import torch
 import torch.nn.attention
 
 from fubini.torch.blocks import OperatorBlock
+from fubini.torch.fisher_jacobian import as_native
 from fubini.torch.fisher_pass import (
     Layout,
     apart,
@@ -17,7 +18,6 @@ from fubini.torch.fisher_pass import (
     replaced_forwards,
     without_autocast,
 )
-from fubini.torch.fisher_quantum import as_native
 
 Tensor = torch.Tensor
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from fubini.torch.fisher_rules import BatchNormCall, Call, batched_gradients, rule_for
+from fubini.torch.fisher_calls import Call, batched_gradients
+from fubini.torch.fisher_rules import BatchNormCall, rule_for
 
 Tensor = torch.Tensor
 

@@ -10,8 +10,9 @@ import torch
 from fubini.layers import LayerRule
 from fubini.metric import Approx, layer_metric
 from fubini.torch.blocks import Block, DenseBlock, DiagonalBlock, FactorBlock, KroneckerBlock
-from fubini.torch.fisher_quantum import as_native
-from fubini.torch.fisher_rules import Call, KroneckerCall, QuantumCall
+from fubini.torch.fisher_calls import Call, KroneckerCall
+from fubini.torch.fisher_jacobian import as_native
+from fubini.torch.fisher_quantum import QuantumCall
 
 Tensor = torch.Tensor
 Cotangents = list[Tensor | None]

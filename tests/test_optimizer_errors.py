@@ -206,8 +206,14 @@ MISUSES: list[tuple[Callable[[Any], Any], Any, str]] = [
     (
         lambda m: fubini.QNGOptimizer(m, likelihood="bernoulli"),
         ValueError,
-        "likelihood: expected none with metric='quantum'",
+        "likelihood: expected None with metric='quantum'",
     ),
+    (lambda m: fubini.QNGOptimizer(m, fisher="empirical"), ValueError, "fisher: expected 'true' w"),
+    (lambda m: fubini.QNGOptimizer(m, samples=3), ValueError, "samples: expected None with metric"),
+    (lambda m: fisher(m, fisher="sampled"), ValueError, "fisher: expected 'true' or 'empirical'"),
+    (lambda m: fisher(m, fallback="none"), ValueError, "fallback: expected None, 'diagonal' or"),
+    (lambda m: fisher(m, samples=0), ValueError, "samples: expected a whole number >= 1, got 0"),
+    (lambda m: fisher(m, approx="kfac"), ValueError, "approx: expected None"),
     (lambda m: fubini.QNGOptimizer(m, update_every=0), ValueError, "update_every: expected"),
     (
         lambda m: fubini.QNGOptimizer(m, averaging=1.0),

@@ -41,7 +41,7 @@ def train(steps: int = STEPS) -> torch.nn.Module:
     for step in range(steps):
         if not batches:
             order = torch.randperm(TRAINING, generator=torch.Generator().manual_seed(step))
-            batches = list(order.split(BATCH))
+            batches = list(torch.split(order, BATCH))
         whole = batches.pop(0)
         mine = whole.tensor_split(size)[rank]
         opt.zero_grad()

@@ -11,7 +11,7 @@ from fubini.errors import NumericalError, UnsupportedCircuitError
 from fubini.metric import metric_tensor
 from fubini.policies import Armijo, LevenbergMarquardt, Schedule, Tikhonov, TrustRegion
 from fubini.solve import CG, Dual, Pinv, Power, SolveInfo, SolveStatus, solve, solve_blocks
-from fubini.torch import QNGOptimizer, QuantumLayer, replace_torch_layers
+from fubini.torch import HeavyBall, QNGOptimizer, QuantumLayer, Spring, replace_torch_layers
 
 __version__ = build_info()["version"]
 
@@ -23,6 +23,7 @@ __all__ = [
     "Damping",
     "Diagonal",
     "Dual",
+    "HeavyBall",
     "LevenbergMarquardt",
     "NumericalError",
     "Pinv",
@@ -33,6 +34,7 @@ __all__ = [
     "Schedule",
     "SolveInfo",
     "SolveStatus",
+    "Spring",
     "Tikhonov",
     "TrustRegion",
     "UnsupportedCircuitError",

@@ -1,6 +1,5 @@
 """The natural gradient as a torch optimizer for hybrid models."""
 
-import itertools
 import time
 import warnings
 from collections.abc import Iterable, Mapping, MutableMapping
@@ -13,11 +12,20 @@ from fubini.layers import LayerRule
 from fubini.metric import Approx
 from fubini.policies import Armijo, DampingPolicy, Tikhonov, TrustRegion
 from fubini.torch import distributed
-from fubini.torch.checks import check_gradients, check_number, check_parameters
+from fubini.torch.checks import check_gradients, check_parameters
 from fubini.torch.diagnostics import StepRecord
 from fubini.torch.evaluation import Closure, Judge, RandomState, evaluated, number
 from fubini.torch.gather import Gatherer
-from fubini.torch.groups import KINDS, check_options, damping_entries, group_damping, listed
+from fubini.torch.groups import (
+    KINDS,
+    check_options,
+    checked_group,
+    damping_entries,
+    group_damping,
+    is_judged,
+    keep_dtypes,
+    named_tensors,
+)
 from fubini.torch.history import MetricHistory
 from fubini.torch.momentum import as_momentum
 from fubini.torch.proposal import Proposal
@@ -185,26 +193,10 @@ class QNGOptimizer(torch.optim.Optimizer):
             TypeError: If the group's parameters are complex, or of another dtype than the others.
             ValueError: For a number out of range, or a parameter that is there already.
         """
-        group = dict(param_group)
-        if "lam" in group:
-            if self._policy is not None or isinstance(group["lam"], DampingPolicy):
-                raise ValueError(
-                    "lam: expected a number, Relative or Diagonal for a group; a policy is for all groups and goes to the "
-                    "optimizer's lam"
-                )
-            group.update(damping_entries(group_damping(group["lam"])))
-        for name in ("lr", "lam", "weight_decay"):
-            check_number(name, group.get(name, self.defaults[name]))
-        check_number("momentum", group.get("momentum", self.defaults["momentum"]), 1.0)
-        added = group.get("params", [])
-        if not isinstance(added, Tensor):
-            added = group["params"] = list(added)
-        tensors = [p[1] if isinstance(p, tuple) else p for p in listed(added)]
-        if len({id(p) for p in tensors}) < len(tensors):
-            raise ValueError("params: expected every parameter once, got a duplicate")
-        named = [p for p in listed(added) if isinstance(p, tuple)]
+        group = checked_group(param_group, self.defaults, self._policy)
+        tensors, names = named_tensors(group["params"])
         present = [p for g in self.param_groups for p in g["params"]]
-        check_parameters([*present, *tensors], {**self._names, **{p: n for n, p in named}})
+        check_parameters([*present, *tensors], {**self._names, **names})
         super().add_param_group(group)
         if hasattr(self, "_history"):  # after construction: they may belong to layers
             first = self.param_groups[0]
@@ -238,13 +230,7 @@ class QNGOptimizer(torch.optim.Optimizer):
             super().load_state_dict(dict(state_dict))
         finally:
             handle.remove()
-        saved = seen[-1]
-        numbers = itertools.chain.from_iterable(g["params"] for g in saved["param_groups"])
-        parameters = itertools.chain.from_iterable(g["params"] for g in self.param_groups)
-        for index, p in zip(numbers, parameters, strict=True):
-            for key, value in saved["state"].get(index, {}).items():
-                if isinstance(value, Tensor):  # torch has cast it to the parameter's dtype
-                    self.state[p][key] = value.detach().clone().to(p.device)
+        keep_dtypes(seen[-1], self.param_groups, self.state)
         self._history.forget()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -306,16 +292,7 @@ class QNGOptimizer(torch.optim.Optimizer):
             ValueError: If a group's number is out of range, or only some groups maximise where the loss is judged.
         """
         rule = self._options["step_rule"]
-        judged = isinstance(rule, Armijo) or (
-            self._policy is not None and self._policy.needs_closure
-        )
-        if judged and closure is None:
-            name = type(rule if isinstance(rule, Armijo) else self._policy).__name__
-            raise RuntimeError(
-                f"step: expected a closure, because {name} evaluates the loss again, got None"
-            )
-        if judged and len({bool(g["maximize"]) for g in self.param_groups}) > 1:
-            raise ValueError("maximize: expected the same in all groups where the loss is judged")
+        judged = is_judged(rule, self._policy, closure is not None, self.param_groups)
         found_inf = getattr(self, "found_inf", None)  # GradScaler sets it around the call
         if found_inf is not None and float(found_inf) > 0:
             return None

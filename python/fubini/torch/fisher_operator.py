@@ -7,7 +7,6 @@ from typing import Any
 
 import pennylane as qml
 import torch
-import torch.nn.attention
 
 from fubini.torch.blocks import OperatorBlock
 from fubini.torch.fisher_jacobian import as_native
@@ -55,9 +54,7 @@ def fisher_operator(
     replaced: dict[str, Tensor] = {name: b.clone() for name, b in model.named_buffers()}
     for name, p in model.named_parameters():
         replaced[name] = copies.get(id(p), p.detach())
-    # Fused attention has no second derivatives.
-    plain = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
-    with apart(layout.devices), plain, replaced_forwards(_torch_layers(model, copies)):
+    with apart(layout), replaced_forwards(_torch_layers(model, copies)):
         output = check_output(torch.func.functional_call(model, replaced, args, dict(kwargs)))
         leaves = [copies[id(p)] for p in parameters]
         u = torch.zeros_like(output, requires_grad=True)

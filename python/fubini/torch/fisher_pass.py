@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.attention
 
 from fubini.torch.fisher_calls import Call, batched_gradients
 from fubini.torch.fisher_rules import BatchNormCall, rule_for
@@ -32,6 +33,7 @@ class Layout:
         names: Names of the parameters by identity.
         has_buffers: Whether there are buffers.
         devices: CUDA devices of the parameters.
+        may_attend: Whether there may be attention, by a module of torch's or in a forward of the user's.
     """
 
     model: torch.nn.Module
@@ -39,6 +41,7 @@ class Layout:
     names: dict[int, str]
     has_buffers: bool
     devices: frozenset[torch.device]
+    may_attend: bool
 
 
 def survey(model: torch.nn.Module) -> Layout:
@@ -47,19 +50,24 @@ def survey(model: torch.nn.Module) -> Layout:
     Args:
         model: The model.
     """
-    layers, names, has_buffers = [], {}, False
+    layers, names, has_buffers, may_attend = [], {}, False, False
     devices = set()
     for prefix, module in model.named_modules():
         kind = rule_for(module)
         if kind is not None:
             layers.append((prefix, module, kind))
+        elif not may_attend:
+            source = type(module).__module__
+            may_attend = not source.startswith("torch.nn.modules.") or isinstance(
+                module, torch.nn.MultiheadAttention
+            )
         has_buffers = has_buffers or bool(module._buffers)
         for name, p in module._parameters.items():
             if p is not None:
                 names[id(p)] = f"{prefix}.{name}" if prefix else name
                 if p.is_cuda:
                     devices.add(p.device)
-    return Layout(model, layers, names, has_buffers, frozenset(devices))
+    return Layout(model, layers, names, has_buffers, frozenset(devices), may_attend)
 
 
 class Pass:
@@ -283,7 +291,7 @@ def run(
 
     model = layout.model
     forwards = {module: patched(module, name, kind) for name, module, kind in layout.layers}
-    with apart(layout.devices), replaced_forwards(forwards):
+    with apart(layout), replaced_forwards(forwards):
         if layout.has_buffers:
             buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
             output = torch.func.functional_call(model, buffers, args, dict(kwargs))
@@ -326,16 +334,21 @@ def without_autocast() -> Any:
 
 
 @contextlib.contextmanager
-def apart(devices: Collection[torch.device]) -> Iterator[None]:
+def apart(layout: Layout) -> Iterator[None]:
     """Differentiate, and leave the random generators as they are.
 
+    Fused attention has neither second derivatives nor a rule for many cotangents at once, so its plain form is taken.
+
     Args:
-        devices: CUDA devices that may be used.
+        layout: The model that runs.
     """
+    plain: Any = contextlib.nullcontext()
+    if layout.may_attend:
+        plain = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
     host = torch.get_rng_state()
-    states = {device: torch.cuda.get_rng_state(device) for device in devices}
+    states = {device: torch.cuda.get_rng_state(device) for device in layout.devices}
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), plain:
             yield
     finally:
         torch.set_rng_state(host)

@@ -1,5 +1,6 @@
 """Where the metric of a step comes from: which parameters have one, from which passes, as which blocks."""
 
+import contextlib
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -203,7 +204,9 @@ class FisherSource:
                     "targets: expected step(targets=...), because the first output of the model got no gradient, got None"
                 )
             targets = OutputGradient(torch.cat([g for g in gradients if g is not None]))
-        with undisturbed(self._model, seed):
+        # Without drawn labels fisher_blocks leaves the random numbers alone by itself.
+        drawn = self._options["samples"] is not None
+        with undisturbed(None, seed) if drawn else contextlib.nullcontext():
             blocks = fisher_blocks(
                 self._model, args, kwargs, parameters=wanted, targets=targets, **self._options
             )

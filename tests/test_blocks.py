@@ -6,7 +6,6 @@ import pytest
 import torch
 
 import fubini
-from fubini.torch import blocks as kinds
 from fubini.torch.blocks import (
     Block,
     DenseBlock,
@@ -15,6 +14,7 @@ from fubini.torch.blocks import (
     KroneckerBlock,
     OperatorBlock,
 )
+from fubini.torch.blocks import kronecker as kronecker_module
 
 Tensor = torch.Tensor
 
@@ -149,7 +149,7 @@ def test_solutions_are_those_of_the_damped_matrix(
 def test_the_exact_solution_of_a_kronecker_block_forms_no_matrix(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delattr(kinds, "DenseBlock")
+    monkeypatch.delattr(kronecker_module, "DenseBlock")
     for block in (kronecker(), grouped(), embedding()):
         for damp in (equal, per_parameter, proportional):
             if block.label == "embedding" and damp is proportional:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from curvlinops import EFLinearOperator, GGNLinearOperator
+from curvlinops import EFLinearOperator, FisherType, GGNLinearOperator, KFACLinearOperator
 from torch import nn
 
 import fubini
@@ -75,7 +75,8 @@ def reference(
         state = {**buffers, **values}
         return torch.func.functional_call(model, state, (x,)).reshape(-1)
 
-    jacobian = torch.func.jacrev(outputs)(chosen)
+    with nn.attention.sdpa_kernel(nn.attention.SDPBackend.MATH):  # fused attention warns
+        jacobian = torch.func.jacrev(outputs)(chosen)
     f = outputs(chosen)
     flat = torch.cat([j.reshape(len(f), -1) for j in jacobian.values()], dim=1)
     shape = model(x).shape
@@ -368,6 +369,30 @@ def test_kfac_is_exact_for_one_datum(likelihood: Likelihood) -> None:
         torch.randn(1, 2, 2, 2),
         likelihood,
     )
+
+
+@pytest.mark.usefixtures("_kfac")
+@ALL_LOSSES
+def test_kfac_equals_that_of_curvlinops(loss: str) -> None:
+    """Of a nonlinear net with many data, where K-FAC is no exact block."""
+    likelihood, criterion, make_targets = LOSSES[loss]
+    model, x = mlp(), torch.randn(N, 4)
+    parameters = list(model.parameters())
+    operator = KFACLinearOperator(
+        model,
+        criterion,
+        parameters,
+        [(x, make_targets(model(x).detach()))],
+        fisher_type=FisherType.TYPE2,
+        separate_weight_and_bias=False,
+    )
+    expected = operator @ torch.eye(operator.shape[1])
+    matrix = assembled(blocks_of(model, x, likelihood), parameters)
+    torch.testing.assert_close(matrix, expected, rtol=1e-10, atol=1e-12)
+    exact = only_blocks(
+        reference(model, x, likelihood), blocks_of(model, x, likelihood), parameters
+    )
+    assert (matrix - exact).norm() > 1e-3 * exact.norm()
 
 
 @pytest.mark.usefixtures("_kfac")
@@ -697,6 +722,51 @@ def test_layers_without_a_rule_are_named(make: Callable[[], nn.Module], name: st
         TypeError, match=f"inner.*expected a parameter of a layer with a rule.*{name}"
     ):
         blocks_of(First(), torch.randn(N, 4, 4), "gaussian")
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.last = nn.LSTM(4, 3, batch_first=True), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.inner(x)[0][:, -1])
+
+
+class Encoder(nn.Module):
+    """Its attention uses the weight of a Linear layer without calling the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0, batch_first=True)
+        self.last = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.inner(x)[:, -1])
+
+
+@pytest.mark.parametrize("kind", [Recurrent, Encoder])
+def test_models_with_layers_without_a_rule(kind: type[nn.Module]) -> None:
+    model, x = kind(), torch.randn(N, 3, 4)
+    parameters = list(model.parameters())
+    dense = reference(model, x, Categorical())
+    [joint] = blocks_of(model, x, "categorical", approx=None)
+    torch.testing.assert_close(joint.dense(), dense, rtol=1e-9, atol=1e-12)
+    with pytest.raises(TypeError, match=r"inner\..*: expected a parameter of a layer with a rule"):
+        blocks_of(model, x, "categorical")
+    blocks = blocks_of(model, x, "categorical", fallback="diagonal")
+    expected = only_blocks(dense, blocks, parameters)
+    for block in blocks:
+        if isinstance(block, DiagonalBlock):
+            index = torch.cat(
+                [
+                    torch.full((p.numel(),), any(p is q for q in block.parameters))
+                    for p in parameters
+                ]
+            )
+            part = torch.diag(expected[index][:, index].diagonal())
+            expected[index.nonzero(), index.nonzero()[:, 0]] = part
+    torch.testing.assert_close(assembled(blocks, parameters), expected, rtol=1e-9, atol=1e-12)
 
 
 class Doubled(nn.Linear):

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 import fubini
-from fubini.torch.momentum import Spring
 from models import hybrid
 
 
@@ -38,7 +37,7 @@ def equal(first: torch.nn.Module, second: torch.nn.Module) -> bool:
 RESUMED: dict[str, dict[str, Any]] = {
     "plain": {},
     "momentum": {"momentum": 0.9, "weight_decay": 0.1},
-    "spring": {"momentum": Spring(0.9)},
+    "spring": {"momentum": fubini.Spring(0.9)},
     "average": {"averaging": 0.9, "approx": None},
     "update_every": {"update_every": 3, "averaging": 0.5},
     "levenberg-marquardt": {"lam": lambda: fubini.LevenbergMarquardt(fubini.Relative(0.1))},

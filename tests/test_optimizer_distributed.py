@@ -1,5 +1,7 @@
 """Several processes: as one process with the whole batch, also when their shares are uneven."""
 
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 import fubini
+from fubini.demo.distributed import train as train_example
 from models import hybrid
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
@@ -57,6 +60,8 @@ def train(rank: int, size: int, name: str, wrapped: bool, share: float) -> torch
         def closure(x: torch.Tensor = x[mine], y: torch.Tensor = y[mine]) -> torch.Tensor:
             opt.zero_grad()
             loss = criterion(called(x), y)
+            if wrapped:  # DDP counts every process alike
+                loss = loss * (len(y) * size / DATA)
             loss.backward()
             return loss
 
@@ -71,6 +76,7 @@ RUNS = [
     ("average and momentum", False, 0.5),
     ("levenberg-marquardt", True, 0.5),
     ("levenberg-marquardt", False, 0.75),
+    ("levenberg-marquardt", True, 0.25),
     ("fisher", True, 0.5),
     ("fisher", False, 0.25),
     ("joint fisher", False, 0.25),
@@ -78,7 +84,7 @@ RUNS = [
 ]
 
 
-def failing(rank: int) -> str:
+def failing(rank: int, value: float) -> str:
     """Process 1 never ran a backward pass."""
     model = model_of(0)
     opt = fubini.QNGOptimizer(model, lr=0.1)
@@ -86,10 +92,10 @@ def failing(rank: int) -> str:
         model(data()[0][0]).sum().backward()
     else:
         for p in model.parameters():
-            p.grad = torch.ones_like(p)
+            p.grad = torch.full_like(p, value)
     try:
         opt.step()
-    except RuntimeError as error:
+    except (RuntimeError, fubini.NumericalError) as error:
         return str(error)
     return ""
 
@@ -100,7 +106,8 @@ def process(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     try:
         ends = [[p.detach() for p in train(rank, 2, *run).parameters()] for run in RUNS]
-        torch.save({"ends": ends, "message": failing(rank)}, f"{folder}/{rank}.pt")
+        messages = [failing(rank, value) for value in (1.0, float("nan"))]
+        torch.save({"ends": ends, "messages": messages}, f"{folder}/{rank}.pt")
     finally:
         dist.destroy_process_group()
 
@@ -123,6 +130,30 @@ def test_two_processes_end_where_one_does(processes: list[Any], index: int) -> N
         torch.testing.assert_close(p, expected.detach(), rtol=0, atol=1e-10)
 
 
-def test_an_error_in_one_process_stops_all(processes: list[Any]) -> None:
-    assert "failed in 1 other of 2 processes" in processes[0]["message"]
-    assert "no backward pass went through" in processes[1]["message"]
+@pytest.mark.parametrize(
+    ("index", "reason"), [(0, "no backward pass went through"), (1, "expected a finite gradient")]
+)
+def test_an_error_in_one_process_stops_all(processes: list[Any], index: int, reason: str) -> None:
+    assert "failed in 1 other of 2 processes" in processes[0]["messages"][index]
+    assert reason in processes[1]["messages"][index]
+
+
+@pytest.mark.slow
+def test_the_torchrun_example_ends_where_one_process_ends(tmp_path: Path) -> None:
+    """Uneven shares under DistributedDataParallel included: 15 steps reach the rest of an epoch."""
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys, torch, torch.distributed as dist\n"
+        "from fubini.demo.distributed import train\n"
+        "torch.set_num_threads(1)\n"
+        "dist.init_process_group('gloo')\n"
+        "model = train(17)\n"
+        "torch.save(model.state_dict(), f'{sys.argv[1]}/{dist.get_rank()}.pt')\n"
+        "dist.destroy_process_group()\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3"]
+    subprocess.run([*command, str(script), str(tmp_path)], check=True, timeout=300)
+    single = train_example(17).state_dict()
+    for rank in range(3):
+        for name, value in torch.load(tmp_path / f"{rank}.pt").items():
+            torch.testing.assert_close(value, single[name], rtol=0, atol=1e-9, msg=name)

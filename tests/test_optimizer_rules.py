@@ -10,7 +10,6 @@ import torch
 from torch.testing import assert_close
 
 import fubini
-from fubini.torch.momentum import HeavyBall, Spring
 from models import hybrid, quadratic
 
 EYE = torch.eye(4, dtype=torch.float64)
@@ -39,7 +38,7 @@ def test_spring() -> None:
     factor = torch.randn(4, 2, dtype=torch.float64)  # fewer rows than parameters: G is singular
     residual = torch.randn(6, 2, dtype=torch.float64)
     x = torch.zeros(4, dtype=torch.float64, requires_grad=True)
-    opt = fubini.QNGOptimizer([x], lr=0.1, lam=0.2, momentum=Spring(0.9))
+    opt = fubini.QNGOptimizer([x], lr=0.1, lam=0.2, momentum=fubini.Spring(0.9))
     mine, d = torch.zeros(4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
     for f in residual:
         z = torch.linalg.solve(
@@ -55,7 +54,7 @@ def test_spring() -> None:
 def test_momentum_is_a_coefficient_per_group() -> None:
     p, q = (torch.ones(2, dtype=torch.float64, requires_grad=True) for _ in range(2))
     groups = [{"params": [p], "momentum": 0.5}, {"params": [q]}]
-    opt = fubini.QNGOptimizer(groups, lr=0.1, lam=0, momentum=HeavyBall(0.0))
+    opt = fubini.QNGOptimizer(groups, lr=0.1, lam=0, momentum=fubini.HeavyBall(0.0))
     for _ in range(2):
         p.grad, q.grad = torch.ones_like(p), torch.ones_like(q)
         opt.step()
@@ -90,32 +89,34 @@ def test_maximize_is_the_negative_loss() -> None:
     assert torch.equal(end(1.0), end(-1.0))
 
 
-@pytest.mark.parametrize(
-    ("lam", "added"),
-    [
-        (0.3, lambda g: 0.3 * EYE),
-        (fubini.Absolute(0.3), lambda g: 0.3 * EYE),
-        (fubini.Tikhonov(0.3), lambda g: 0.3 * EYE),
-        (fubini.Relative(0.3), lambda g: 0.3 * g.diagonal().mean() * EYE),
-        (fubini.Diagonal(0.3), lambda g: torch.diag(0.3 * g.diagonal())),
-        (fubini.Schedule(lambda step: 0.3 + step), lambda g: 0.3 * EYE),
-    ],
-)
-@pytest.mark.parametrize("grouped", [False, True])
-def test_dampings(lam: Any, added: Any, grouped: bool) -> None:
-    if grouped and isinstance(lam, fubini.Schedule | fubini.Tikhonov):
-        pytest.skip("a policy is for all groups")
+DAMPINGS: list[tuple[Any, Any]] = [
+    (0.3, lambda g: 0.3 * EYE),
+    (fubini.Absolute(0.3), lambda g: 0.3 * EYE),
+    (fubini.Relative(0.3), lambda g: 0.3 * g.diagonal().mean() * EYE),
+    (fubini.Diagonal(0.3), lambda g: torch.diag(0.3 * g.diagonal())),
+]
+POLICIES = [
+    (fubini.Tikhonov(0.3), DAMPINGS[0][1]),
+    (fubini.Schedule(lambda step: 0.3 + step), DAMPINGS[0][1]),
+]
 
-    def make(p: torch.Tensor) -> Any:
-        if grouped:
-            return fubini.QNGOptimizer([{"params": [p], "lam": lam}], lr=0.1)
-        return fubini.QNGOptimizer([p], lr=0.1, lam=lam)
 
+def check_damping(make: Any, added: Any) -> None:
     x, a, g, opt, closure = quadratic(make)
     start = x.detach().clone()
     opt.step(closure)
     direction = torch.linalg.solve(g + added(g), gradient(start, a))
     assert_close(x.detach(), start - 0.1 * direction, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("lam", "added"), [*DAMPINGS, *POLICIES])
+def test_dampings(lam: Any, added: Any) -> None:
+    check_damping(lambda p: fubini.QNGOptimizer([p], lr=0.1, lam=lam), added)
+
+
+@pytest.mark.parametrize(("lam", "added"), DAMPINGS)
+def test_dampings_of_a_group(lam: Any, added: Any) -> None:
+    check_damping(lambda p: fubini.QNGOptimizer([{"params": [p], "lam": lam}], lr=0.1), added)
 
 
 def test_a_schedule_follows_the_steps() -> None:

@@ -81,9 +81,9 @@ CONTENDERS = (
         lrs(0.03, 0.1, 0.3, metric="quantum", approx=None, lam=1e-2, classical=0.03),
     ),
     Contender(
-        "Fisher block-diag", "qng", lrs(0.1, 0.3, 1.0, metric="fisher", lam=1e-2, averaging=0.9)
+        "Fisher block-diag", "qng", lrs(0.03, 0.1, 0.3, metric="fisher", lam=1e-2, averaging=0.9)
     ),
     Contender(
-        "hybrid block-diag", "qng", lrs(0.1, 0.3, 1.0, metric="hybrid", lam=1e-2, averaging=0.9)
+        "hybrid block-diag", "qng", lrs(0.03, 0.1, 0.3, metric="hybrid", lam=1e-2, averaging=0.9)
     ),
 )

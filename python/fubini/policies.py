@@ -150,7 +150,7 @@ class LevenbergMarquardt:
     Which of the two numbers moves is decided by what held the step back. With ``share = d.D d / d.(G + D) d``, lam is
     multiplied by ``factor^share`` and the scale by ``factor^(1 - share)``: where the damping made the step what it is,
     the damping changes, and where the metric did, the scale between the metric and the curvature of the loss, which
-    nobody knows beforehand for the Fubini-Study metric. For a Fisher matrix in units of the loss it stays near 1.
+    nobody knows beforehand for the Fubini-Study metric. For a Fisher matrix, in units of the loss, it is of order 1.
 
     Use it with ``lr=1``: a smaller lr is first of all a slower start.
 

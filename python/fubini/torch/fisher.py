@@ -19,27 +19,23 @@ usual for K-FAC; in the joint matrix they do not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
 from fubini.errors import NumericalError
-from fubini.layers import LayerRule, check_rule
-from fubini.metric import Approx, check_approx
+from fubini.layers import LayerRule
+from fubini.metric import Approx
 from fubini.torch.blocks import Block, DiagonalBlock
+from fubini.torch.fisher_calls import Call, KroneckerCall, LeafCall
+from fubini.torch.fisher_columns import Request, accumulate, check_request, curvature
 from fubini.torch.fisher_operator import fisher_operator
 from fubini.torch.fisher_pass import Layout, Pass, run, survey, without_autocast
-from fubini.torch.fisher_rules import (
-    BatchNormCall,
-    Call,
-    KroneckerCall,
-    LeafCall,
-    NormCall,
-    QuantumCall,
-    rule_for,
-)
+from fubini.torch.fisher_quantum import QuantumCall
+from fubini.torch.fisher_rules import BatchNormCall, NormCall, rule_for
 from fubini.torch.fisher_units import (
     DiagonalUnit,
     ExactUnit,
@@ -48,7 +44,7 @@ from fubini.torch.fisher_units import (
     ScaledUnit,
     Unit,
 )
-from fubini.torch.likelihoods import Likelihood, as_likelihood
+from fubini.torch.likelihoods import as_likelihood
 
 Tensor = torch.Tensor
 
@@ -58,20 +54,6 @@ EXACT_LIMIT = 128
 DENSE_LIMIT = 4096
 #: Entries up to which the factor X of a joint matrix X^T X is kept.
 FACTOR_LIMIT = 1 << 26
-
-
-@dataclass(frozen=True)
-class _Request:
-    """What is asked for, checked."""
-
-    likelihood: Likelihood
-    fisher: str
-    targets: Any
-    samples: int | None
-    quantum: str
-    layers: LayerRule
-    approx: Approx
-    fallback: str | None
 
 
 def fisher_blocks(
@@ -127,15 +109,15 @@ def fisher_blocks(
         UnsupportedCircuitError: If a quantum layer has no such metric.
         ValueError: If an argument is out of its range.
     """
-    request = _Request(
+    request = Request(
         as_likelihood(likelihood), fisher, targets, samples, quantum, layers, approx, fallback
     )
-    _check_request(request)
+    check_request(request)
     layout = survey(_unwrapped(model))
     _check_parameters(parameters, layout.names)
     if not parameters:
         return []
-    with without_autocast():
+    with without_autocast(), torch.no_grad():
         return _blocks(layout, args, kwargs, parameters, request)
 
 
@@ -144,24 +126,26 @@ def _blocks(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     parameters: Sequence[Tensor],
-    request: _Request,
+    request: Request,
 ) -> list[Block]:
     names, approx, fallback = layout.names, request.approx, request.fallback
     trace = run(layout, args, kwargs, wanted=parameters, fixed_statistics=approx is not None)
     f = trace.output.detach()
-    if not bool(torch.isfinite(f).all()):
+    # A sum that is finite is cheaper, and one that is not may just be large.
+    if not math.isfinite(float(f.sum())) and not bool(torch.isfinite(f).all()):
         raise NumericalError("model: expected finite outputs, got NaN or infinity")
     data = request.likelihood.counts(f)[0]
     if not trace.independent(layout.model, data):
         data = 1
-    owners = _owners(layout, parameters, trace)
-    strangers = [p for p in parameters if not owners[id(p)]]
+    groups = _groups(layout, parameters, trace)
+    ruled = {id(p) for group in groups for p in group.parameters}
+    strangers = [p for p in parameters if id(p) not in ruled]
     if strangers and approx is not None and fallback is None:
         raise TypeError(_no_rule(layout, strangers[0]))
     if approx is None:
-        return _joint(layout, args, kwargs, trace, parameters, owners, data, request)
-    units = [_unit(group, trace, owners, request) for group in _groups(parameters, owners)]
-    _accumulate(trace, units, data, request)
+        return _joint(layout, args, kwargs, trace, parameters, groups, data, request)
+    units = [_unit(group, trace, request) for group in groups]
+    accumulate(trace, units, data, request)
     blocks = [unit.block() for unit in units]
     if strangers and fallback == "identity":
         for p in strangers:
@@ -171,80 +155,81 @@ def _blocks(
         # A parameter that is used outside of its layer has calls of the layer as well.
         calls = [*enumerate(trace.calls), *_leaf_calls(trace, strangers)]
         others = [DiagonalUnit([p], names[id(p)], calls) for p in strangers]
-        _accumulate(trace, others, 1, request, strangers)
+        accumulate(trace, others, 1, request, strangers)
         blocks += [unit.block() for unit in others]
     return blocks
 
 
 # -- what belongs together ------------------------------------------------------------------------------------------
 
-Owners = dict[int, list[torch.nn.Module]]
+
+@dataclass(eq=False)
+class _Group:
+    """Layers that share parameters, directly or through others; usually one layer."""
+
+    modules: list[torch.nn.Module]
+    kinds: list[type[Call]]
+    parameters: list[Tensor]
 
 
-def _owners(layout: Layout, parameters: Sequence[Tensor], trace: Pass) -> Owners:
-    """The layers with rules that each parameter belongs to; none where it is also used in other ways."""
-    owners: Owners = {id(p): [] for p in parameters}
+def _groups(layout: Layout, parameters: Sequence[Tensor], trace: Pass) -> list[_Group]:
+    """The layers with rules, and their parameters that are wanted and used in no other way."""
+    wanted = {id(p) for p in parameters}.difference(id(p) for p in trace.outside)
+    groups: list[_Group] = []
+    home: dict[int, _Group] = {}
     for name, module, kind in layout.layers:
-        mine = [p for p in kind.parameters_of(module).values() if id(p) in owners]
-        if mine:
-            kind.refuse(module, name or type(module).__name__)
-        for p in mine:
-            owners[id(p)].append(module)
-    for p in trace.outside:
-        if id(p) in owners:
-            owners[id(p)] = []
-    return owners
-
-
-def _groups(parameters: Sequence[Tensor], owners: Owners) -> list[list[Tensor]]:
-    """Parameters that share layers, directly or through others, in the order given."""
-    groups: list[tuple[list[Tensor], set[int]]] = []
-    for p in parameters:
-        modules = {id(module) for module in owners[id(p)]}
-        if not modules:
+        mine = [p for p in kind.parameters_of(module).values() if id(p) in wanted]
+        if not mine:
             continue
-        touched = [group for group in groups if group[1] & modules]
-        groups = [group for group in groups if not group[1] & modules]
-        members = [q for group in touched for q in group[0]]
-        groups.append(([*members, p], modules.union(*(group[1] for group in touched))))
-    place = {id(p): i for i, p in enumerate(parameters)}
-    return sorted((members for members, _ in groups), key=lambda members: place[id(members[0])])
+        kind.refuse(module, name or type(module).__name__)
+        group, place = _Group([module], [kind], mine), len(groups)
+        for other in {id(home[id(p)]): home[id(p)] for p in mine if id(p) in home}.values():
+            place = min(place, groups.index(other))
+            groups.remove(other)
+            known = {id(p) for p in other.parameters}
+            more = [p for p in group.parameters if id(p) not in known]
+            group = _Group(
+                other.modules + group.modules, other.kinds + group.kinds, other.parameters + more
+            )
+        groups.insert(place, group)
+        home.update((id(p), group) for p in group.parameters)
+    return groups
 
 
-def _unit(group: list[Tensor], trace: Pass, owners: Owners, request: _Request) -> Unit:
-    """How the block of parameters that share layers is computed."""
-    modules = list(dict.fromkeys(module for p in group for module in owners[id(p)]))
-    calls = [(i, call) for i, call in enumerate(trace.calls) if call.module in modules]
-    kinds = {rule_for(module) for module in modules}
+def _unit(group: _Group, trace: Pass, request: Request) -> Unit:
+    """How the block of layers that share parameters is computed."""
+    modules, parameters = group.modules, group.parameters
+    calls = [(i, c) for i, c in enumerate(trace.calls) if any(c.module is m for m in modules)]
+    kinds = set(group.kinds)
     label = ", ".join(dict.fromkeys(call.name for _, call in calls)) or _title(modules[0])
-    size = sum(p.numel() for p in group)
+    size = sum(p.numel() for p in parameters)
     if QuantumCall in kinds:
         if request.quantum == "gauss-newton":
             kind = DiagonalUnit if request.approx == "diag" else ExactUnit
-            return kind(group, label, calls)
+            return kind(parameters, label, calls)
         if kinds != {QuantumCall}:
             raise TypeError(
                 f"{label}: expected weights of quantum layers that classical layers do not share, for "
                 "quantum='fubini-study'; use quantum='gauss-newton' (metric='fisher')"
             )
-        return ScaledUnit(group, label, calls, request.approx, request.layers)
+        return ScaledUnit(parameters, label, calls, request.approx, request.layers)
     if request.approx == "diag" or BatchNormCall in kinds:
-        return DiagonalUnit(group, label, calls)
+        return DiagonalUnit(parameters, label, calls)
     if size <= EXACT_LIMIT:
-        return ExactUnit(group, label, calls)
-    first = rule_for(modules[0])
-    if len(kinds) == 1 and first is not None and issubclass(first, KroneckerCall):
-        wanted = {id(p) for p in group}
+        return ExactUnit(parameters, label, calls)
+    first = group.kinds[0]
+    if len(kinds) == 1 and issubclass(first, KroneckerCall):
+        wanted = {id(p) for p in parameters}
         shared = {
             tuple((n, id(p)) for n, p in first.parameters_of(m).items() if id(p) in wanted)
             for m in modules
         }
         if len(shared) == 1:
-            return KroneckerUnit(group, label, calls, modules[0], first)
+            return KroneckerUnit(parameters, label, calls, modules[0], first)
     elif kinds == {NormCall}:
-        return DiagonalUnit(group, label, calls)
+        return DiagonalUnit(parameters, label, calls)
     if request.fallback == "diagonal":
-        return DiagonalUnit(group, label, calls)
+        return DiagonalUnit(parameters, label, calls)
     raise TypeError(
         f"{label}: {size} parameters that layers of different kinds share have no rule for their Fisher block; use "
         "approx=None, approx='diag' or fallback='diagonal'"
@@ -275,51 +260,9 @@ def _no_rule(layout: Layout, parameter: Tensor) -> str:
 # -- the passes -----------------------------------------------------------------------------------------------------
 
 
-def _accumulate(
-    trace: Pass,
-    units: Sequence[Unit],
-    data: int,
-    request: _Request,
-    leaves: Sequence[Tensor] = (),
-) -> None:
-    for columns in _columns(trace, data, request):
-        cotangents = trace.backward(columns, leaves)
-        for unit in units:
-            unit.add(cotangents, data)
-
-
 def _leaf_calls(trace: Pass, leaves: Sequence[Tensor]) -> list[tuple[int, Call]]:
     """Parameters without a rule, numbered as ``Pass.backward`` has their gradients."""
     return [(len(trace.calls) + i, LeafCall(p, "", p)) for i, p in enumerate(leaves)]
-
-
-def _columns(trace: Pass, data: int, request: _Request) -> Iterator[Tensor]:
-    """Columns of a factor of the outputs' Fisher information, as many at once as memory allows.
-
-    For a batch that counts as one datum, each datum gets columns of its own.
-    """
-    f, width = trace.output.detach(), trace.width()
-    likelihood = request.likelihood
-    count, terms, outputs = likelihood.counts(f)
-    if request.fisher == "empirical":
-        parts = iter([likelihood.empirical_columns(f, request.targets)])
-    elif request.samples is not None:
-        parts = iter([likelihood.sampled_columns(f, request.samples)])
-    else:
-        step = max(1, width // terms)
-        parts = (
-            likelihood.columns(f, slice(start, start + step)) for start in range(0, outputs, step)
-        )
-    for part in parts:
-        if data == count:
-            yield from torch.split(part, width)
-            continue
-        step = max(1, width // len(part))
-        for start in range(0, count, step):
-            index = torch.arange(start, min(start + step, count), device=f.device)
-            alone = part.new_zeros(len(index), *part.shape)
-            alone[index - start, :, index] = part[:, index].movedim(1, 0)
-            yield alone.flatten(0, 1)
 
 
 # -- the joint matrix -----------------------------------------------------------------------------------------------
@@ -331,16 +274,14 @@ def _joint(
     kwargs: Mapping[str, Any],
     trace: Pass,
     parameters: Sequence[Tensor],
-    owners: Owners,
+    groups: Sequence[_Group],
     data: int,
-    request: _Request,
+    request: Request,
 ) -> list[Block]:
     """One block over all parameters, in the order given; with Fubini-Study metrics, quantum layers have their own."""
     scaled: list[Unit] = []
     if request.quantum == "fubini-study":
-        for group in _groups(parameters, owners):
-            if any(rule_for(module) is QuantumCall for p in group for module in owners[id(p)]):
-                scaled.append(_unit(group, trace, owners, request))
+        scaled = [_unit(group, trace, request) for group in groups if QuantumCall in group.kinds]
     apart = {id(p) for unit in scaled for p in unit.parameters}
     joint = [p for p in parameters if id(p) not in apart]
     size = sum(p.numel() for p in joint)
@@ -352,7 +293,8 @@ def _joint(
         if request.samples is not None
         else terms * outputs
     )
-    strangers = [p for p in joint if not owners[id(p)]]
+    ruled = {id(p) for group in groups for p in group.parameters}
+    strangers = [p for p in joint if id(p) not in ruled]
     calls = [*enumerate(trace.calls), *_leaf_calls(trace, strangers)]
     units = list(scaled)
     if rows < size and rows <= DENSE_LIMIT and rows * size <= FACTOR_LIMIT:
@@ -363,41 +305,18 @@ def _joint(
         # Conjugate gradients gain by the diagonal, which is cheap where data are independent.
         diagonal = DiagonalUnit(joint, "model", calls)
         known = data == count and not strangers
-        _accumulate(trace, [*scaled, *([diagonal] if known else [])], data, request)
+        accumulate(trace, [*scaled, *([diagonal] if known else [])], data, request)
         operator = fisher_operator(
             layout,
             args,
             kwargs,
             joint,
-            _curvature(request),
+            curvature(request),
             diagonal.block().diagonal() if known else None,
         )
         return [*(unit.block() for unit in scaled), operator]
-    _accumulate(trace, units, 1 if strangers else data, request, strangers)
+    accumulate(trace, units, 1 if strangers else data, request, strangers)
     return [unit.block() for unit in units]
-
-
-def _curvature(request: _Request) -> Callable[[Tensor], Callable[[Tensor], Tensor]]:
-    """From outputs f to the product of their Fisher information with vectors of f's shape."""
-    likelihood = request.likelihood
-
-    def at(f: Tensor) -> Callable[[Tensor], Tensor]:
-        if request.fisher == "true" and request.samples is None:
-            return lambda v: likelihood.vector_product(f, v)
-        if request.fisher == "empirical":
-            columns = likelihood.empirical_columns(f, request.targets)
-        else:
-            columns = likelihood.sampled_columns(f, request.samples or 1)
-        count = likelihood.counts(f)[0]
-        rows = columns.reshape(len(columns), count, -1)
-
-        def product(v: Tensor) -> Tensor:
-            weights = (rows * v.reshape(count, -1)).sum(-1, keepdim=True)
-            return (weights * rows).sum(0).reshape(f.shape)
-
-        return product
-
-    return at
 
 
 # -- checks -----------------------------------------------------------------------------------------------------------
@@ -412,33 +331,6 @@ def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
             model = inner
         else:
             return model
-
-
-def _check_request(request: _Request) -> None:
-    check_approx(request.approx)
-    check_rule(request.layers)
-    words = {
-        "fisher": (request.fisher, ("true", "empirical")),
-        "quantum": (request.quantum, ("gauss-newton", "fubini-study")),
-        "fallback": (request.fallback, (None, "diagonal", "identity")),
-    }
-    for name, (value, known) in words.items():
-        if value not in known:
-            raise ValueError(f"{name}: expected one of {known}, got {value!r}")
-    if request.fisher == "empirical":
-        if request.targets is None:
-            raise ValueError(
-                "targets: expected the loss's targets, or an OutputGradient, for fisher='empirical', got None"
-            )
-        if request.samples is not None:
-            raise ValueError(
-                "samples: expected None for fisher='empirical', which has the labels of the data, "
-                f"got {request.samples!r}"
-            )
-    if request.samples is not None and (
-        not isinstance(request.samples, int) or request.samples < 1
-    ):
-        raise ValueError(f"samples: expected None or a number >= 1, got {request.samples!r}")
 
 
 def _check_parameters(parameters: Sequence[Tensor], names: Mapping[int, str]) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pennylane as qml
 import torch
-import torch.nn.attention
 
 from fubini.torch.blocks import OperatorBlock
+from fubini.torch.fisher_jacobian import as_native
 from fubini.torch.fisher_pass import (
     Layout,
     apart,
@@ -17,7 +17,6 @@ from fubini.torch.fisher_pass import (
     replaced_forwards,
     without_autocast,
 )
-from fubini.torch.fisher_quantum import as_native
 
 Tensor = torch.Tensor
 
@@ -55,9 +54,7 @@ def fisher_operator(
     replaced: dict[str, Tensor] = {name: b.clone() for name, b in model.named_buffers()}
     for name, p in model.named_parameters():
         replaced[name] = copies.get(id(p), p.detach())
-    # Fused attention has no second derivatives.
-    plain = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
-    with apart(layout.devices), plain, replaced_forwards(_torch_layers(model, copies)):
+    with apart(layout), replaced_forwards(_torch_layers(model, copies)):
         output = check_output(torch.func.functional_call(model, replaced, args, dict(kwargs)))
         leaves = [copies[id(p)] for p in parameters]
         u = torch.zeros_like(output, requires_grad=True)

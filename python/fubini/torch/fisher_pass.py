@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.attention
 
-from fubini.torch.fisher_rules import BatchNormCall, Call, batched_gradients, rule_for
+from fubini.torch.fisher_calls import Call, batched_gradients
+from fubini.torch.fisher_rules import BatchNormCall, rule_for
 
 Tensor = torch.Tensor
 
@@ -31,6 +33,7 @@ class Layout:
         names: Names of the parameters by identity.
         has_buffers: Whether there are buffers.
         devices: CUDA devices of the parameters.
+        may_attend: Whether there may be attention, by a module of torch's or in a forward of the user's.
     """
 
     model: torch.nn.Module
@@ -38,6 +41,7 @@ class Layout:
     names: dict[int, str]
     has_buffers: bool
     devices: frozenset[torch.device]
+    may_attend: bool
 
 
 def survey(model: torch.nn.Module) -> Layout:
@@ -46,19 +50,24 @@ def survey(model: torch.nn.Module) -> Layout:
     Args:
         model: The model.
     """
-    layers, names, has_buffers = [], {}, False
+    layers, names, has_buffers, may_attend = [], {}, False, False
     devices = set()
     for prefix, module in model.named_modules():
         kind = rule_for(module)
         if kind is not None:
             layers.append((prefix, module, kind))
+        elif not may_attend:
+            source = type(module).__module__
+            may_attend = not source.startswith("torch.nn.modules.") or isinstance(
+                module, torch.nn.MultiheadAttention
+            )
         has_buffers = has_buffers or bool(module._buffers)
         for name, p in module._parameters.items():
             if p is not None:
                 names[id(p)] = f"{prefix}.{name}" if prefix else name
                 if p.is_cuda:
                     devices.add(p.device)
-    return Layout(model, layers, names, has_buffers, frozenset(devices))
+    return Layout(model, layers, names, has_buffers, frozenset(devices), may_attend)
 
 
 class Pass:
@@ -96,7 +105,7 @@ class Pass:
             What the model continues with.
         """
         self._sources.append(self._source(call.inputs))
-        leaf = call.outputs.detach().requires_grad_()
+        leaf = call.outputs.requires_grad_()
         number = len(self.calls)
         self.calls.append(call)
         self._leaves.append(leaf)
@@ -231,7 +240,8 @@ def call_rows(call: Call, g: Tensor, data: int) -> Tensor:
         data: Number of data.
     """
     flat = getattr(call, "flat", None)  # quantum layers may have other axes first
-    return (g if flat is None else flat(g[None])[0]).reshape(data, -1)
+    rows = g if flat is None else torch.from_numpy(flat(g[None])[0])
+    return rows.reshape(data, -1)
 
 
 def run(
@@ -281,7 +291,7 @@ def run(
 
     model = layout.model
     forwards = {module: patched(module, name, kind) for name, module, kind in layout.layers}
-    with apart(layout.devices), replaced_forwards(forwards):
+    with apart(layout), replaced_forwards(forwards):
         if layout.has_buffers:
             buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
             output = torch.func.functional_call(model, buffers, args, dict(kwargs))
@@ -324,16 +334,21 @@ def without_autocast() -> Any:
 
 
 @contextlib.contextmanager
-def apart(devices: Collection[torch.device]) -> Iterator[None]:
+def apart(layout: Layout) -> Iterator[None]:
     """Differentiate, and leave the random generators as they are.
 
+    Fused attention has neither second derivatives nor a rule for many cotangents at once, so its plain form is taken.
+
     Args:
-        devices: CUDA devices that may be used.
+        layout: The model that runs.
     """
+    plain: Any = contextlib.nullcontext()
+    if layout.may_attend:
+        plain = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
     host = torch.get_rng_state()
-    states = {device: torch.cuda.get_rng_state(device) for device in devices}
+    states = {device: torch.cuda.get_rng_state(device) for device in layout.devices}
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), plain:
             yield
     finally:
         torch.set_rng_state(host)

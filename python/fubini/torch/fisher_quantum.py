@@ -1,9 +1,7 @@
-"""What the Fisher information needs of a quantum layer: its results' Jacobian, and their covariance for bounds."""
+"""The rule of quantum layers in a Fisher pass, and how their observables vary together."""
 
 from __future__ import annotations
 
-import weakref
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,13 +10,10 @@ import torch
 
 from fubini import _core
 from fubini._arrays import to_numpy
-from fubini.circuit import Circuit, _measured_wires, decomposed
-from fubini.compiled import Affine
 from fubini.errors import UnsupportedCircuitError
 from fubini.observables import Measurement, _masks
-from fubini.tape import user_tape
-from fubini.torch.function import expval
-from fubini.torch.layer import QuantumLayer
+from fubini.torch.fisher_calls import Call
+from fubini.torch.fisher_jacobian import Linearised, as_native, flat_weights, linearise, trace
 
 Tensor = torch.Tensor
 Real = npt.NDArray[np.float64]
@@ -28,51 +23,116 @@ Complex = npt.NDArray[np.complex128]
 _CHUNK = 1 << 24
 
 
-@dataclass(frozen=True)
-class Linearised:
-    """A quantum layer at L inputs.
+class QuantumCall(Call):
+    """``fubini.QuantumLayer`` and ``qml.qnn.TorchLayer``."""
 
-    Attributes:
-        values: Results side by side, (L, M).
-        by_weights: d values / d weights, (L, M, P), the weights flattened and concatenated.
-        by_inputs: d values / d inputs, (L, M, d); None where not asked for.
-        parts: How the layer returns the results: 0 for one number without an axis of its own, 1 for a vector, more for
-            a tuple of so many vectors, which are stacked.
-    """
+    _linear: Linearised
 
-    values: Real
-    by_weights: Real
-    by_inputs: Real | None
-    parts: int
+    @classmethod
+    def parameters_of(cls, module: Any) -> dict[str, Tensor]:
+        """Return the layer's weights by name."""
+        return dict(module.qnode_weights)
 
+    def _evaluate(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        self._linear = linearise(self.module, flat, self.inputs.requires_grad)
+        dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+        values = torch.from_numpy(self._linear.values).to(x.device, dtype)
+        lead, parts = x.shape[:-1], self._linear.parts
+        if parts > 1:
+            vectors = torch.chunk(values, parts, dim=1)
+            return torch.stack([v.reshape(*lead, -1) for v in vectors])
+        return values.reshape(lead if parts == 0 else (*lead, -1))
 
-def linearise(layer: Any, inputs: Tensor, want_inputs: bool) -> Linearised:
-    """Return a quantum layer's results and their Jacobian, input by input.
+    @property
+    def positions(self) -> int:
+        """Number of inputs in the whole batch."""
+        return len(self._linear.values)
 
-    Compiled circuits take one call of the native engine. Where the quantum function runs in every call, it runs once
-    for the angles and their derivatives. Circuits on devices are differentiated result by result and input by input.
+    def fits(self, data: int) -> bool:
+        """Whether the inputs may hold so many data, see Call."""
+        return self.positions % data == 0
 
-    Args:
-        layer: A QuantumLayer or TorchLayer.
-        inputs: (L, d).
-        want_inputs: Whether the derivatives by the inputs are wanted.
+    # Jacobians are NumPy arrays; so are the products with them, which are small and many.
 
-    Returns:
-        The results and derivatives, float64.
-    """
-    native = as_native(layer)
-    if native is None:
-        return _on_device(layer, inputs, want_inputs)
-    found = native._form(inputs)
-    form = found.how
-    if not isinstance(form, Affine):
-        return _traced(native, inputs, want_inputs, found.kind)
-    angles = form.angles(_flat_weights(native), to_numpy(inputs))
-    program = form.circuit.program
-    values = _core.expval(program, angles, None)
-    by_angles = _core.jacobian(program, angles, None)
-    by_inputs = by_angles @ form.inputs if want_inputs else None
-    return Linearised(values, by_angles @ form.weights, by_inputs, _parts(found.kind, form.circuit))
+    def pull(self, g: Tensor) -> Tensor:
+        """Return the cotangents of the inputs, see Call."""
+        assert self._linear.by_inputs is not None
+        pulled = self.flat(g).transpose(1, 0, 2) @ self._linear.by_inputs
+        result = torch.from_numpy(pulled.transpose(1, 0, 2)).to(g.device, g.dtype)
+        return result.reshape(len(g), *self.inputs.shape)
+
+    def flat(self, g: Tensor) -> Real:
+        """Return the cotangents of the results side by side, (K, L, M).
+
+        Args:
+            g: (K, *outputs.shape).
+        """
+        lead = self.inputs.ndim - 1
+        if g.ndim == lead + 3:  # (K, parts, *lead, M / parts)
+            g = g.movedim(1, -2)
+        return to_numpy(g).reshape(len(g), *self._linear.values.shape)
+
+    def rows(self, g: Tensor, data: int, part: slice) -> dict[str, Tensor]:
+        """Return the derivatives by the parameters, see Call."""
+        jacobian = self._by_weights(data)[part]
+        cotangents = self.flat(g).reshape(len(g), data, -1)[:, part]
+        joint = torch.from_numpy((cotangents.transpose(1, 0, 2) @ jacobian).transpose(1, 0, 2))
+        sizes = [w.numel() for w in self.parameters.values()]
+        return dict(
+            zip(self.parameters, torch.split(joint.to(g.device), sizes, dim=2), strict=True)
+        )
+
+    def gram(self, g: Tensor, data: int, names: tuple[str, ...]) -> Tensor | None:
+        """Return the sum of the outer products of all rows, see Call."""
+        if names != tuple(self.parameters):
+            return None
+        linear = self._linear
+        # Over angles first where the map to the weights is the same for all inputs: it is then needed once.
+        over_angles = linear.weight_map is not None and linear.weight_map.ndim == 2
+        over_angles = over_angles and len(linear.values) == data
+        jacobian = linear.by_angles if over_angles else self._by_weights(data)
+        cotangents = self.flat(g).reshape(len(g), data, -1).transpose(1, 0, 2)
+        if len(g) > cotangents.shape[2]:  # more cotangents than results
+            left, right = jacobian, (cotangents.transpose(0, 2, 1) @ cotangents) @ jacobian
+        else:
+            left = right = cotangents @ jacobian
+        size = jacobian.shape[2]
+        product = left.reshape(-1, size).T @ right.reshape(-1, size)
+        if over_angles and linear.weight_map is not None:
+            product = linear.weight_map.T @ product @ linear.weight_map
+        return torch.from_numpy(product).to(g.device)
+
+    def curvature(self, g: Tensor) -> Tensor:
+        """Return the loss's curvature by the layer's results, ``B = sum_k g_k g_k^T``, (L, M, M).
+
+        Args:
+            g: (K, *outputs.shape).
+        """
+        cotangents = self.flat(g).transpose(1, 0, 2)
+        return torch.from_numpy(cotangents.transpose(0, 2, 1) @ cotangents)
+
+    def bound(self, curvature: Tensor) -> Tensor:
+        """Return s (L,) with ``J^T B J <= 4 s g`` at each input: the largest eigenvalue of ``B^1/2 C B^1/2``.
+
+        C is the covariance of the layer's observables. The derivative of <O_k> by v is Re<a, b_k> with a = 2 (d_v psi)
+        without its part along psi, |a|^2 = 4 v^T g v, and b_k = (O_k - <O_k>) psi, whose Gram matrix is C.
+
+        Args:
+            curvature: B, (L, M, M).
+        """
+        flat = self.inputs.detach().reshape(-1, self.inputs.shape[-1])
+        values, vectors = torch.linalg.eigh(
+            torch.from_numpy(covariances(self.module, flat)).to(curvature)
+        )
+        root = vectors * values.clamp_min(0).sqrt()[:, None, :]  # C = root root^T
+        largest: Tensor = torch.linalg.eigvalsh(root.mT @ curvature @ root)[:, -1]
+        return largest.clamp_min(0)
+
+    def _by_weights(self, data: int) -> Real:
+        """(D, T M, P)."""
+        jacobian = self._linear.by_weights
+        return jacobian.reshape(data, -1, jacobian.shape[2])
 
 
 def covariances(layer: Any, inputs: Tensor) -> Real:
@@ -96,12 +156,12 @@ def covariances(layer: Any, inputs: Tensor) -> Real:
         )
     form = native.compiled(inputs)
     if form is None:
-        circuit, torch_angles, torch_state = _trace(native, inputs, {})
+        circuit, torch_angles, torch_state = trace(native, inputs, {})
         angles = to_numpy(torch_angles)
         states = None if torch_state is None else to_numpy(torch_state, np.complex128)
     else:
         circuit, states = form.circuit, None
-        angles = form.angles(_flat_weights(native), to_numpy(inputs))
+        angles = form.angles(flat_weights(native), to_numpy(inputs))
     measurements = circuit.structure.measurements
     if any(m.kind == "var" for m in measurements):
         raise UnsupportedCircuitError(
@@ -121,157 +181,6 @@ def covariances(layer: Any, inputs: Tensor) -> Real:
         stacked = np.concatenate([shifted.real, shifted.imag], axis=2)
         parts.append(stacked @ stacked.transpose(0, 2, 1))
     return np.concatenate(parts)
-
-
-def as_native(layer: Any) -> QuantumLayer | None:
-    """Return the layer that evaluates this one on the native engine, or None where it runs on its device.
-
-    Args:
-        layer: A QuantumLayer or TorchLayer.
-    """
-    if not isinstance(layer, QuantumLayer):
-        layer = _converted(layer)
-    return layer if layer is not None and layer.engine == "native" else None
-
-
-# TorchLayers as QuantumLayers with the same weights: compiled once.
-_CONVERTED: weakref.WeakKeyDictionary[Any, QuantumLayer] = weakref.WeakKeyDictionary()
-
-
-def _converted(layer: Any) -> QuantumLayer | None:
-    known = _CONVERTED.get(layer)
-    weights = layer.qnode_weights
-    if (
-        known is not None
-        and known.qnode is layer.qnode
-        and all(known.qnode_weights[name] is weight for name, weight in weights.items())
-    ):
-        return known
-    try:
-        known = QuantumLayer.from_torch_layer(layer)
-    except (TypeError, ValueError):  # what TorchLayer takes and QuantumLayer refuses
-        return None
-    _CONVERTED[layer] = known
-    return known
-
-
-def _flat_weights(layer: QuantumLayer) -> Real:
-    parts = [to_numpy(w).reshape(-1) for w in layer.qnode_weights.values()]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.zeros(0)
-
-
-def _trace(
-    layer: QuantumLayer, inputs: Tensor, weights: dict[str, Tensor]
-) -> tuple[Circuit, Tensor, Tensor | None]:
-    """Run the quantum function: circuit, angles (L, A) and initial states, with their graphs."""
-    constant = {name: w.detach().to(inputs) for name, w in layer.qnode_weights.items()}
-    tape = decomposed(user_tape(layer.qnode, (), {layer.input_arg: inputs, **constant, **weights}))
-    circuit = Circuit.from_tape(tape, _measured_wires(layer.qnode, tape))
-    angles = torch.as_tensor(circuit.angles_of(tape), dtype=torch.float64, device="cpu")
-    if angles.ndim == 1:
-        angles = angles.expand(len(inputs), -1)
-    state = circuit.state_of(tape)
-    if state is not None:
-        state = torch.as_tensor(state, dtype=torch.complex128, device="cpu")
-        state = state.expand(len(inputs), -1)
-    return circuit, angles, state
-
-
-def _parts(kind: str, circuit: Circuit) -> int:
-    shapes = circuit.output_shapes
-    if kind == "tuple":
-        return len(shapes)
-    return 0 if kind == "single" and not shapes[0] else 1
-
-
-def _traced(layer: QuantumLayer, inputs: Tensor, want_inputs: bool, kind: str) -> Linearised:
-    with torch.enable_grad():
-        x = inputs.detach().clone().requires_grad_(want_inputs)
-        weights = {
-            name: w.detach().to(inputs).clone().requires_grad_()
-            for name, w in layer.qnode_weights.items()
-        }
-        circuit, angles, state = _trace(layer, x, weights)
-        leaves = list(weights.values())
-        if state is not None and state.requires_grad:
-            found = torch.autograd.grad(
-                state.abs().sum(), leaves, retain_graph=True, allow_unused=True
-            )
-            if any(one is not None for one in found):
-                raise UnsupportedCircuitError(
-                    "weights: the initial state of a quantum layer depends on them, which has no Fisher block; "
-                    "prepare it by gates"
-                )
-        values = expval(circuit, angles, state)
-        rows, size = angles.shape
-        by_angles = _core.jacobian(
-            circuit.program,
-            to_numpy(angles),
-            None if state is None else to_numpy(state, np.complex128),
-        )
-        columns = [np.zeros((rows, size, w.numel())) for w in leaves]
-        if angles.requires_grad:
-            # Angle a of input b has its own row: it may depend on weights and inputs together.
-            seeds = torch.eye(rows * size, dtype=torch.float64).reshape(-1, rows, size)
-            parts = torch.autograd.grad(
-                angles, leaves, seeds, is_grads_batched=True, retain_graph=True, allow_unused=True
-            )
-            columns = [
-                zero if part is None else to_numpy(part).reshape(rows, size, -1)
-                for zero, part in zip(columns, parts, strict=True)
-            ]
-        by_inputs = None
-        if want_inputs:
-            by_inputs = _input_jacobian(values, x)
-    by_weights = by_angles @ np.concatenate(columns, axis=2)
-    return Linearised(to_numpy(values), by_weights, by_inputs, _parts(kind, circuit))
-
-
-def _input_jacobian(values: Tensor, inputs: Tensor) -> Real:
-    """(L, M) by (L, d), where row b depends on input b alone."""
-    parts = [
-        torch.autograd.grad(column.sum(), inputs, retain_graph=True, allow_unused=True)[0]
-        for column in values.unbind(dim=1)
-    ]
-    zero = torch.zeros_like(inputs)
-    return to_numpy(torch.stack([zero if part is None else part for part in parts], dim=1))
-
-
-def _on_device(layer: Any, inputs: Tensor, want_inputs: bool) -> Linearised:
-    weights = list(layer.qnode_weights.values())
-    values, by_weights, by_inputs = [], [], []
-    for one in inputs.detach():
-        with torch.enable_grad():
-            x = one.clone().requires_grad_(want_inputs)
-            shaped = type(layer).forward(layer, x)
-            result = shaped.reshape(-1)
-            leaves = [w for w in weights if w.requires_grad] + [x] * want_inputs
-            rows = [
-                torch.autograd.grad(entry, leaves, retain_graph=True, allow_unused=True)
-                if entry.requires_grad
-                else (None,) * len(leaves)
-                for entry in result
-            ]
-        values.append(to_numpy(result))
-        table = [dict(zip(map(id, leaves), row, strict=True)) for row in rows]
-        by_weights.append([_joined(weights, row) for row in table])
-        by_inputs.append([_joined([x], row) for row in table])
-    return Linearised(
-        np.array(values),
-        np.array(by_weights).reshape(len(inputs), -1, sum(w.numel() for w in weights)),
-        np.array(by_inputs).reshape(*np.shape(by_inputs)[:2], -1) if want_inputs else None,
-        0 if shaped.ndim == 0 else 1 if shaped.ndim == 1 else len(shaped),
-    )
-
-
-def _joined(leaves: list[Tensor], row: dict[int, Tensor | None]) -> Real:
-    parts = [row.get(id(leaf)) for leaf in leaves]
-    return np.concatenate(
-        [
-            np.zeros(leaf.numel()) if part is None else to_numpy(part).reshape(-1)
-            for leaf, part in zip(leaves, parts, strict=True)
-        ]
-    )
 
 
 def _applied(measurement: Measurement, psi: Complex, num_wires: int) -> Complex:

@@ -1,173 +1,30 @@
-"""What each kind of layer does in a Fisher pass: its outputs, its pull-back, and the derivatives by its parameters.
-
-A call is one use of a layer on a batch. Its outputs are cut from the graph, so that the pass can carry many cotangents
-back at once, layer by layer: ``pull`` maps those of the outputs to those of the inputs, ``rows`` to derivatives by the
-parameters, datum by datum, and ``kronecker`` to the factors of K-FAC.
-
-Cotangents of the outputs have the shape (K, *outputs.shape). Where a pass sees D independent data, outputs have D times
-some number T of positions along their first dimensions, datum by datum.
-"""
+"""The rules of classical layers in a Fisher pass, and which layer has which."""
 
 from __future__ import annotations
 
 import functools
-from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
 from pennylane.qnn import TorchLayer
 from torch.nn import functional
 
-from fubini.torch.fisher_quantum import Linearised, covariances, linearise
+from fubini.torch.fisher_calls import Call, KroneckerCall
+from fubini.torch.fisher_quantum import QuantumCall
 from fubini.torch.layer import QuantumLayer
 
 Tensor = torch.Tensor
-
-
-class Call(ABC):
-    """One use of a layer.
-
-    Args:
-        module: The layer.
-        name: Its name in the model.
-        inputs: What it was called with.
-
-    Attributes:
-        module: As above.
-        name: As above.
-        inputs: As above.
-        outputs: The outputs, without a graph.
-    """
-
-    #: The layer's parameters that have rules, by name, in the order in which blocks have them.
-    names: tuple[str, ...] = ("weight", "bias")
-
-    def __init__(self, module: Any, name: str, inputs: Tensor) -> None:
-        self.module, self.name, self.inputs = module, name, inputs
-        with torch.no_grad():
-            self.outputs = self._evaluate(inputs.detach())
-
-    @classmethod
-    def parameters_of(cls, module: Any) -> dict[str, Tensor]:
-        """Return the layer's parameters that have rules, by name."""
-        return {n: p for n in cls.names if (p := module._parameters.get(n)) is not None}
-
-    @classmethod
-    def refuse(cls, module: Any, name: str) -> None:
-        """Raise an error where an option of the layer has no rule."""
-        return  # most have none
-
-    def fits(self, data: int) -> bool:
-        """Whether the outputs' first dimension may hold so many data."""
-        return self.outputs.ndim > 0 and self.outputs.shape[0] % data == 0
-
-    def pull(self, g: Tensor) -> Tensor:
-        """Return the cotangents of the inputs, (K, *inputs.shape).
-
-        Args:
-            g: (K, *outputs.shape).
-        """
-        with torch.enable_grad():
-            x = self.inputs.detach().requires_grad_()
-            s = self._evaluate(x)
-        part = batched_gradients(s, [x], g)[0]
-        assert part is not None
-        return part
-
-    @abstractmethod
-    def rows(self, g: Tensor, data: int, part: slice) -> dict[str, Tensor]:
-        """Return the derivatives by the parameters: (K, data in the part, entries) by name.
-
-        Args:
-            g: (K, *outputs.shape).
-            data: Number of data in the batch.
-            part: Which of them.
-        """
-
-    def gram(self, g: Tensor, data: int, names: tuple[str, ...]) -> Tensor | None:
-        """Return the sum of the outer products of all rows, (P, P), where there is a cheaper way; else None.
-
-        Args:
-            g: (K, *outputs.shape).
-            data: Number of data in the batch.
-            names: The parameters, in order.
-        """
-        return None
-
-    def squares(self, g: Tensor, data: int, names: tuple[str, ...]) -> Tensor | None:
-        """Return the sum of the squares of all rows, (P,), where there is a cheaper way; else None.
-
-        Args:
-            g: (K, *outputs.shape).
-            data: Number of data in the batch.
-            names: The parameters, in order.
-        """
-        return None
-
-    @abstractmethod
-    def _evaluate(self, x: Tensor) -> Tensor:
-        """The outputs, without a graph to the parameters."""
-
-    def _detached(self, name: str) -> Tensor | None:
-        parameter = self.module._parameters.get(name)
-        return None if parameter is None else parameter.detach()
-
-
-class KroneckerCall(Call):
-    """A call of a layer with K-FAC factors."""
-
-    #: Whether the parameters' first index is the inputs'.
-    inputs_first = False
-
-    @abstractmethod
-    def outer(self, g: Tensor) -> Tensor:
-        """Return the sum of g g^T over all positions, (groups, out, out).
-
-        Args:
-            g: (K, *outputs.shape).
-        """
-
-    @abstractmethod
-    def inner(self, names: tuple[str, ...]) -> tuple[Tensor, int]:
-        """Return the sum of a a^T over all positions, (groups, in, in), and the number of positions.
-
-        Args:
-            names: The parameters, in order; with a bias, a is the inputs with a 1 appended.
-        """
-
-    @classmethod
-    def columns(cls, module: Any, names: tuple[str, ...]) -> tuple[int, ...]:
-        """Return how many columns each parameter has in the matrix of the Kronecker product, such as [W, b].
-
-        Args:
-            module: The layer.
-            names: The parameters, in order.
-        """
-        width = {"weight": module.weight[0].numel(), "bias": 1}
-        return tuple(width[name] for name in names)
-
-    @classmethod
-    def factor_shapes(cls, module: Any, names: tuple[str, ...]) -> list[tuple[int, ...]]:
-        """Return the shapes of what ``outer`` and ``inner`` return.
-
-        Args:
-            module: The layer.
-            names: The parameters, in order.
-        """
-        groups = getattr(module, "groups", 1)
-        rows, width = len(module.weight) // groups, sum(cls.columns(module, names))
-        return [(groups, rows, rows), (groups, width, width)]
 
 
 class LinearCall(KroneckerCall):
     """``torch.nn.Linear``."""
 
     def _evaluate(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.module.weight.detach(), self._detached("bias"))
+        return functional.linear(x, self.module.weight, self.module.bias)
 
     def pull(self, g: Tensor) -> Tensor:
         """Return the cotangents of the inputs, see Call."""
-        pulled: Tensor = g @ self.module.weight.detach()
+        pulled: Tensor = g @ self.module.weight
         return pulled
 
     def rows(self, g: Tensor, data: int, part: slice) -> dict[str, Tensor]:
@@ -179,21 +36,14 @@ class LinearCall(KroneckerCall):
 
     def gram(self, g: Tensor, data: int, names: tuple[str, ...]) -> Tensor | None:
         """Return the sum of the outer products of all rows, see Call."""
-        g, a = self._split(g, data)
-        if a.shape[1] > 1 or "weight" not in names:
+        if self.inputs.ndim != 2 or len(self.inputs) != data or "weight" not in names:
             return None
-        g, a = g[:, :, 0].movedim(0, 2), self._augmented(a[:, 0], names)
-        out, width = g.shape[1], a.shape[1]
-        curvature = (g @ g.mT).reshape(
-            data, -1
-        )  # (D, out^2): the outputs' curvature, datum by datum
-        moments = (a[:, :, None] * a[:, None, :]).reshape(data, -1)
-        matrix = (curvature.mT @ moments).reshape(out, out, width, width).transpose(1, 2)
-        matrix = matrix.reshape(out * width, out * width)
-        if "bias" not in names:
-            return matrix
-        order = _weights_first(out, width, g.device)
-        return matrix.index_select(0, order).index_select(1, order)
+        # sum_n B_n kron a_n a_n^T with the curvature B_n of the loss by datum n's outputs
+        g, a = g.double().permute(1, 2, 0), self._augmented(self.inputs.detach().double(), names)
+        curvatures = torch.bmm(g, g.mT).reshape(data, -1)
+        moments = (a.unsqueeze(2) * a.unsqueeze(1)).reshape(data, -1)
+        order = _kronecker_order(g.shape[1], a.shape[1], "bias" in names, g.device)
+        return torch.take(curvatures.mT @ moments, order)
 
     def squares(self, g: Tensor, data: int, names: tuple[str, ...]) -> Tensor | None:
         """Return the sum of the squares of all rows, see Call."""
@@ -222,10 +72,9 @@ class LinearCall(KroneckerCall):
 
     @staticmethod
     def _augmented(a: Tensor, names: tuple[str, ...]) -> Tensor:
-        parts = [a] if "weight" in names else []
-        if "bias" in names:
-            parts.append(a.new_ones(*a.shape[:-1], 1))
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        if "weight" not in names:
+            return a.new_ones(*a.shape[:-1], 1)
+        return functional.pad(a, (0, 1), value=1.0) if "bias" in names else a
 
 
 class ConvCall(KroneckerCall):
@@ -428,162 +277,15 @@ class BatchNormCall(NormCall):
         return g.reshape(shape)[:, part].sum((2, 4))
 
 
-class QuantumCall(Call):
-    """``fubini.QuantumLayer`` and ``qml.qnn.TorchLayer``."""
-
-    _linear: Linearised
-
-    @classmethod
-    def parameters_of(cls, module: Any) -> dict[str, Tensor]:
-        """Return the layer's weights by name."""
-        return dict(module.qnode_weights)
-
-    def _evaluate(self, x: Tensor) -> Tensor:
-        flat = x.reshape(-1, x.shape[-1])
-        self._linear = linearise(self.module, flat, self.inputs.requires_grad)
-        dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
-        values = torch.from_numpy(self._linear.values).to(x.device, dtype)
-        lead, parts = x.shape[:-1], self._linear.parts
-        if parts > 1:
-            vectors = torch.chunk(values, parts, dim=1)
-            return torch.stack([v.reshape(*lead, -1) for v in vectors])
-        return values.reshape(lead if parts == 0 else (*lead, -1))
-
-    @property
-    def positions(self) -> int:
-        """Number of inputs in the whole batch."""
-        return len(self._linear.values)
-
-    def fits(self, data: int) -> bool:
-        """Whether the inputs may hold so many data, see Call."""
-        return self.positions % data == 0
-
-    def pull(self, g: Tensor) -> Tensor:
-        """Return the cotangents of the inputs, see Call."""
-        assert self._linear.by_inputs is not None
-        jacobian = torch.from_numpy(self._linear.by_inputs).to(g.device)
-        pulled = (self.flat(g).transpose(0, 1) @ jacobian).transpose(0, 1)
-        return pulled.to(g.dtype).reshape(len(g), *self.inputs.shape)
-
-    def flat(self, g: Tensor) -> Tensor:
-        """Return the cotangents of the results side by side, (K, L, M), float64.
-
-        Args:
-            g: (K, *outputs.shape).
-        """
-        lead = self.inputs.ndim - 1
-        if g.ndim == lead + 3:  # (K, parts, *lead, M / parts)
-            g = g.movedim(1, -2)
-        return g.reshape(len(g), self.positions, -1).double()
-
-    def rows(self, g: Tensor, data: int, part: slice) -> dict[str, Tensor]:
-        """Return the derivatives by the parameters, see Call."""
-        jacobian = self._by_weights(g.device, data)[part]
-        g = self.flat(g).reshape(len(g), data, -1)[:, part]
-        joint = torch.einsum("kdm,dmp->kdp", g, jacobian)
-        weights = self.parameters_of(self.module)
-        parts = torch.split(joint, [w.numel() for w in weights.values()], dim=2)
-        return dict(zip(weights, parts, strict=True))
-
-    def gram(self, g: Tensor, data: int, names: tuple[str, ...]) -> Tensor | None:
-        """Return the sum of the outer products of all rows, see Call."""
-        if names != tuple(self.parameters_of(self.module)):
-            return None
-        jacobian = self._by_weights(g.device, data)
-        g = self.flat(g).reshape(len(g), data, -1).movedim(0, 1)
-        if g.shape[1] > g.shape[2]:  # more cotangents than results
-            return _product(jacobian, (g.mT @ g) @ jacobian)
-        rows = g @ jacobian
-        return _product(rows, rows)
-
-    def curvature(self, g: Tensor) -> Tensor:
-        """Return the loss's curvature by the layer's results, ``B = sum_k g_k g_k^T``, (L, M, M).
-
-        Args:
-            g: (K, *outputs.shape).
-        """
-        g = self.flat(g).movedim(0, 1)
-        return g.mT @ g
-
-    def bound(self, curvature: Tensor) -> Tensor:
-        """Return s (L,) with ``J^T B J <= 4 s g`` at each input: the largest eigenvalue of ``B^1/2 C B^1/2``.
-
-        C is the covariance of the layer's observables. The derivative of <O_k> by v is Re<a, b_k> with a = 2 (d_v psi)
-        without its part along psi, |a|^2 = 4 v^T g v, and b_k = (O_k - <O_k>) psi, whose Gram matrix is C.
-
-        Args:
-            curvature: B, (L, M, M).
-        """
-        flat = self.inputs.detach().reshape(-1, self.inputs.shape[-1])
-        values, vectors = torch.linalg.eigh(
-            torch.from_numpy(covariances(self.module, flat)).to(curvature)
-        )
-        root = vectors * values.clamp_min(0).sqrt()[:, None, :]  # C = root root^T
-        largest: Tensor = torch.linalg.eigvalsh(root.mT @ curvature @ root)[:, -1]
-        return largest.clamp_min(0)
-
-    def _by_weights(self, device: torch.device, data: int) -> Tensor:
-        """(D, T M, P)."""
-        jacobian = torch.from_numpy(self._linear.by_weights).to(device)
-        return jacobian.reshape(data, -1, jacobian.shape[-1])
-
-
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    return left.flatten(0, 1).mT @ right.flatten(0, 1)
-
-
-class LeafCall(Call):
-    """A parameter without a layer, for which torch's own gradients are the rows. Data count as one.
-
-    Args:
-        module: The parameter.
-        name: As for Call.
-        inputs: The parameter.
-    """
-
-    @classmethod
-    def parameters_of(cls, module: Any) -> dict[str, Tensor]:
-        """Return the parameter."""
-        return {"": module}
-
-    def _evaluate(self, x: Tensor) -> Tensor:
-        return x
-
-    def rows(self, g: Tensor, data: int, part: slice) -> dict[str, Tensor]:
-        """Return the derivatives by the parameter, see Call."""
-        return {"": g.reshape(len(g), 1, -1)[:, part].double()}
-
-
 @functools.lru_cache(maxsize=256)
-def _weights_first(rows: int, width: int, device: torch.device) -> Tensor:
-    """Positions of all of W, then all of b, in the rows of [W, b]."""
-    order = torch.arange(rows * width, device=device).reshape(rows, width)
-    return torch.cat([order[:, :-1].reshape(-1), order[:, -1]])
-
-
-def batched_gradients(output: Tensor, leaves: list[Tensor], g: Tensor) -> list[Tensor | None]:
-    """Return the gradients by leaves for K cotangents at once, (K, *leaf.shape) each, or None where there is no path.
-
-    Args:
-        output: Tensor with a graph.
-        leaves: What to differentiate by.
-        g: (K, *output.shape).
-    """
-    try:
-        return list(
-            torch.autograd.grad(
-                output, leaves, g, is_grads_batched=True, retain_graph=True, allow_unused=True
-            )
-        )
-    except RuntimeError:  # an operation that cannot be batched: one cotangent at a time
-        each = [
-            torch.autograd.grad(output, leaves, one, retain_graph=True, allow_unused=True)
-            for one in g
-        ]
-        return [
-            None if column[0] is None else torch.stack(list(column))
-            for column in zip(*each, strict=True)
-        ]
+def _kronecker_order(rows: int, width: int, bias: bool, device: torch.device) -> Tensor:
+    """Where the entries of sum B kron A, with B (rows, rows) and A (width, width), are in sum vec(B) vec(A)^T."""
+    # The last column of the matrix [W, b] is the bias, which comes after all weights.
+    place = torch.arange(rows * width, device=device).reshape(rows, width)
+    if bias:
+        place = torch.cat([place[:, :-1].reshape(-1), place[:, -1]])
+    row, column = place.reshape(-1) // width, place.reshape(-1) % width
+    return (row[:, None] * rows + row) * width**2 + column[:, None] * width + column
 
 
 def rule_for(module: torch.nn.Module) -> type[Call] | None:

@@ -10,8 +10,9 @@ import torch
 from fubini.layers import LayerRule
 from fubini.metric import Approx, layer_metric
 from fubini.torch.blocks import Block, DenseBlock, DiagonalBlock, FactorBlock, KroneckerBlock
-from fubini.torch.fisher_quantum import as_native
-from fubini.torch.fisher_rules import Call, KroneckerCall, QuantumCall
+from fubini.torch.fisher_calls import Call, KroneckerCall
+from fubini.torch.fisher_jacobian import as_native
+from fubini.torch.fisher_quantum import QuantumCall
 
 Tensor = torch.Tensor
 Cotangents = list[Tensor | None]
@@ -38,8 +39,7 @@ class Unit(ABC):
         # For every use the rule's names of the parameters by their positions in the block.
         self._calls: list[tuple[int, Call, dict[int, str]]] = []
         for number, call in calls:
-            known = call.parameters_of(call.module)
-            names = {order[id(p)]: n for n, p in known.items() if id(p) in order}
+            names = {order[id(p)]: n for n, p in call.parameters.items() if id(p) in order}
             if names:
                 self._calls.append((number, call, dict(sorted(names.items()))))
 
@@ -197,9 +197,8 @@ class KroneckerUnit(Unit):
         known = kind.parameters_of(module).items()
         names = {position[id(p)]: name for name, p in known if id(p) in position}
         self._names = tuple(names[i] for i in sorted(names))
-        self._outer, self._inner = (
-            self._zeros(*shape) for shape in kind.factor_shapes(module, self._names)
-        )
+        self._outer: Tensor | None = None
+        self._inner: Tensor | None = None
         self._count = 0
         self._seen: set[int] = set()
 
@@ -207,16 +206,23 @@ class KroneckerUnit(Unit):
         """Take note of a backward pass, see Unit."""
         for call, g, _ in self._live(cotangents):
             assert isinstance(call, KroneckerCall)
-            self._outer = self._outer + call.outer(g)
+            outer = call.outer(g)
+            self._outer = outer if self._outer is None else self._outer + outer
             # The moments of the inputs are the same in all backward passes.
             if id(call) not in self._seen:
                 self._seen.add(id(call))
                 inner, count = call.inner(self._names)
-                self._inner, self._count = self._inner + inner, self._count + count
+                self._inner = inner if self._inner is None else self._inner + inner
+                self._count += count
 
     def block(self) -> Block:
         """Return the block."""
-        outer, inner = self._outer, self._inner / max(1, self._count)
+        if self._outer is None or self._inner is None:
+            outer, inner = (
+                self._zeros(*s) for s in self._kind.factor_shapes(self._module, self._names)
+            )
+        else:
+            outer, inner = self._outer, self._inner / self._count
         left, right = (inner, outer) if self._kind.inputs_first else (outer, inner)
         columns = self._kind.columns(self._module, self._names)
         return KroneckerBlock(self.parameters, left, right, columns, self.label)
@@ -274,7 +280,7 @@ class ScaledUnit(Unit):
             weights = 4.0 * max(1, uses) * call.bound(self._curvatures[number])
             own = self._weighted_metric(call, weights)
             offsets, at = {}, 0
-            for name, w in call.parameters_of(call.module).items():
+            for name, w in call.parameters.items():
                 offsets[name] = torch.arange(at, at + w.numel(), device=matrix.device)
                 at += w.numel()
             source = torch.cat([offsets[name] for name in names.values()])
@@ -287,7 +293,7 @@ class ScaledUnit(Unit):
     def _weighted_metric(self, call: QuantumCall, weights: Tensor) -> Tensor:
         layer = as_native(call.module) or call.module
         inputs = call.inputs.detach().reshape(-1, call.inputs.shape[-1])
-        size = sum(w.numel() for w in call.parameters_of(call.module).values())
+        size = sum(w.numel() for w in call.parameters.values())
         count = max(1, _CHUNK // (size * size))
         total = weights.new_zeros(size, size)
         for start in range(0, len(inputs), count):
@@ -299,12 +305,9 @@ class ScaledUnit(Unit):
 
 
 def symmetric(matrix: Tensor) -> Tensor:
-    """Return the matrix that has the lower triangle of this one, (..., n, n).
-
-    Products in floating point need not be symmetric to the last bit.
+    """Return the mean of a matrix and its transpose: products in floating point need not be symmetric to the last bit.
 
     Args:
         matrix: Symmetric up to rounding.
     """
-    lower = matrix.tril()
-    return lower + matrix.tril(-1).mT
+    return (matrix + matrix.mT).mul_(0.5)

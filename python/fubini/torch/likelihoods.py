@@ -73,8 +73,9 @@ class Likelihood(ABC):
         Args:
             f: Outputs, (N, ...).
         """
-        n, t, c = self._canonical(f).shape
-        return n, t, c
+        if f.ndim < 2:
+            return f.numel(), 1, 1
+        return f.shape[0], f[0].numel() // f.shape[-1], f.shape[-1]
 
     def columns(self, f: Tensor, part: slice = slice(None)) -> Tensor:
         """Return columns whose outer products sum to the Fisher information of the outputs, per datum.
@@ -209,6 +210,14 @@ class Categorical(Likelihood):
     dim: int = 1
     name = "categorical"
 
+    def counts(self, f: Tensor) -> tuple[int, int, int]:
+        """Return the numbers of data, terms and classes, see Likelihood."""
+        axis = self._axis(f)
+        classes = f.shape[axis]
+        if f.ndim == 1:
+            return 1, 1, classes
+        return f.shape[0], f.numel() // (f.shape[0] * classes), classes
+
     def _axis(self, f: Tensor) -> int:
         axis = 0 if f.ndim == 1 else self.dim + f.ndim if self.dim < 0 else self.dim
         valid = f.ndim == 1 or 0 < axis < f.ndim
@@ -224,12 +233,14 @@ class Categorical(Likelihood):
         lead, axis = v.ndim - f.ndim, self._axis(f)
         if f.ndim == 1:
             return v[..., None, None, :]
+        if f.ndim == 2:
+            return v.unsqueeze(-2)
         moved = v.movedim(lead + axis, -1)
         return moved.reshape(*moved.shape[: lead + 1], -1, moved.shape[-1])
 
     def _restored(self, z: Tensor, f: Tensor) -> Tensor:
-        if f.ndim == 1:
-            return z[..., 0, 0, :]
+        if f.ndim < 3:
+            return z.reshape(*z.shape[:-3], *f.shape)
         lead, axis = z.ndim - 3, self._axis(f)
         rest = [size for i, size in enumerate(f.shape) if i not in (0, axis)]
         return z.reshape(*z.shape[: lead + 1], *rest, z.shape[-1]).movedim(-1, lead + axis)

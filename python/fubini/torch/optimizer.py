@@ -1,6 +1,5 @@
 """The natural gradient as a torch optimizer for hybrid models."""
 
-import itertools
 import time
 import warnings
 from collections.abc import Iterable, Mapping, MutableMapping
@@ -9,15 +8,24 @@ from typing import Any, Literal
 import torch
 
 from fubini.damping import Damping
-from fubini.layers import LayerRule, check_rule
+from fubini.layers import LayerRule
 from fubini.metric import Approx
 from fubini.policies import Armijo, DampingPolicy, Tikhonov, TrustRegion
 from fubini.torch import distributed
-from fubini.torch.checks import check_gradients, check_number, check_parameters
+from fubini.torch.checks import check_gradients, check_parameters
 from fubini.torch.diagnostics import StepRecord
 from fubini.torch.evaluation import Closure, Judge, RandomState, evaluated, number
 from fubini.torch.gather import Gatherer
-from fubini.torch.groups import KINDS, damping_entries, group_damping, listed
+from fubini.torch.groups import (
+    KINDS,
+    check_options,
+    checked_group,
+    damping_entries,
+    group_damping,
+    is_judged,
+    keep_dtypes,
+    named_tensors,
+)
 from fubini.torch.history import MetricHistory
 from fubini.torch.momentum import as_momentum
 from fubini.torch.proposal import Proposal
@@ -67,8 +75,9 @@ class QNGOptimizer(torch.optim.Optimizer):
 
     Weight decay is decoupled from the gradient, as in AdamW: it does not go through the inverse metric. With several
     forward passes per step (gradient accumulation) the metric is that of all their inputs together. ``GradScaler`` works
-    as with any optimizer; with ``fisher="empirical"`` it needs ``step(targets=...)``. The metric is computed outside of
-    autocast.
+    as with any optimizer. The metric is computed outside of autocast. For ``fisher="empirical"`` the labels are inferred from
+    the gradient by the outputs; where the loss was scaled (by a ``GradScaler``, or for uneven batches), pass
+    ``step(targets=...)``.
 
     Args:
         params: A module, or parameters or parameter groups as every torch optimizer takes. All of one dtype.
@@ -131,19 +140,9 @@ class QNGOptimizer(torch.optim.Optimizer):
             params = list(model.named_parameters())
         if model is not None and not isinstance(model, torch.nn.Module):
             raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-        check_rule(layers)
-        check_number("averaging", averaging, 1.0)
-        if not (isinstance(update_every, int) and update_every >= 1):
-            raise ValueError(f"update_every: expected a whole number >= 1, got {update_every!r}")
-        if step_rule is not None and not isinstance(step_rule, TrustRegion | Armijo):
-            raise TypeError(f"step_rule: expected TrustRegion, Armijo or None, got {step_rule!r}")
         self._policy: DampingPolicy | None = None
         if isinstance(lam, DampingPolicy) and not isinstance(lam, Tikhonov):
             self._policy = lam
-            if isinstance(step_rule, Armijo) and lam.needs_closure:
-                raise ValueError(
-                    f"step_rule: expected none but TrustRegion with {type(lam).__name__}, which judges the loss itself"
-                )
         self._data_parallel = isinstance(model, torch.nn.parallel.DistributedDataParallel)
         self._model = distributed.unwrapped(model)
         self._options = {
@@ -155,9 +154,10 @@ class QNGOptimizer(torch.optim.Optimizer):
             "fallback": fallback,
             "layers": layers,
             "step_rule": step_rule,
-            "averaging": float(averaging),
+            "averaging": averaging,
             "update_every": update_every,
         }
+        check_options(self._options, self._policy)
         kind, coefficient = as_momentum(momentum)
         self._options["spring"] = kind == "spring"
         self._source = make_source(self._model, self._options)
@@ -193,26 +193,10 @@ class QNGOptimizer(torch.optim.Optimizer):
             TypeError: If the group's parameters are complex, or of another dtype than the others.
             ValueError: For a number out of range, or a parameter that is there already.
         """
-        group = dict(param_group)
-        if "lam" in group:
-            if self._policy is not None or isinstance(group["lam"], DampingPolicy):
-                raise ValueError(
-                    "lam: expected a number, Relative or Diagonal for a group; a policy is for all groups and goes to the "
-                    "optimizer's lam"
-                )
-            group.update(damping_entries(group_damping(group["lam"])))
-        for name in ("lr", "lam", "weight_decay"):
-            check_number(name, group.get(name, self.defaults[name]))
-        check_number("momentum", group.get("momentum", self.defaults["momentum"]), 1.0)
-        added = group.get("params", [])
-        if not isinstance(added, Tensor):
-            added = group["params"] = list(added)
-        tensors = [p[1] if isinstance(p, tuple) else p for p in listed(added)]
-        if len({id(p) for p in tensors}) < len(tensors):
-            raise ValueError("params: expected every parameter once, got a duplicate")
-        named = [p for p in listed(added) if isinstance(p, tuple)]
+        group = checked_group(param_group, self.defaults, self._policy)
+        tensors, names = named_tensors(group["params"])
         present = [p for g in self.param_groups for p in g["params"]]
-        check_parameters([*present, *tensors], {**self._names, **{p: n for n, p in named}})
+        check_parameters([*present, *tensors], {**self._names, **names})
         super().add_param_group(group)
         if hasattr(self, "_history"):  # after construction: they may belong to layers
             first = self.param_groups[0]
@@ -234,21 +218,19 @@ class QNGOptimizer(torch.optim.Optimizer):
             ValueError: If it does not fit the optimizer.
         """
         seen: list[Mapping[str, Any]] = []
-        # Other hooks may replace the dictionary: this one runs last and sees what is loaded.
-        handle = self.register_load_state_dict_pre_hook(lambda _, found: seen.append(found))
+
+        def look(_: Any, found: Mapping[str, Any]) -> None:
+            seen.append(found)
+            if self._policy is not None:
+                self._policy.load_state_dict(found["param_groups"][0].get("policy", {}))
+
+        # Other hooks may replace the dictionary: this one runs last, and before anything changes.
+        handle = self.register_load_state_dict_pre_hook(look)
         try:
             super().load_state_dict(dict(state_dict))
         finally:
             handle.remove()
-        saved = seen[-1]
-        numbers = itertools.chain.from_iterable(g["params"] for g in saved["param_groups"])
-        parameters = itertools.chain.from_iterable(g["params"] for g in self.param_groups)
-        for index, p in zip(numbers, parameters, strict=True):
-            for key, value in saved["state"].get(index, {}).items():
-                if isinstance(value, Tensor):  # torch has cast it to the parameter's dtype
-                    self.state[p][key] = value.detach().clone().to(p.device)
-        if self._policy is not None and self.param_groups:
-            self._policy.load_state_dict(self.param_groups[0]["policy"])
+        keep_dtypes(seen[-1], self.param_groups, self.state)
         self._history.forget()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -273,18 +255,10 @@ class QNGOptimizer(torch.optim.Optimizer):
             self._prepare()
 
     def __repr__(self) -> str:
-        shown = (
-            "metric",
-            "approx",
-            "likelihood",
-            "fisher",
-            "step_rule",
-            "averaging",
-            "update_every",
-        )
-        used = {n: self._options[n] for n in shown if self._options[n] is not None}
+        hidden = {"samples", "fallback", "layers", "spring"}
+        used = {n: v for n, v in self._options.items() if n not in hidden and v is not None}
         if self._options["metric"] == "quantum":
-            used.pop("fisher")
+            del used["fisher"]
         if self._policy is not None:
             used["lam"] = self._policy
         head = ", ".join(f"{name}={value!r}" for name, value in used.items())
@@ -318,16 +292,7 @@ class QNGOptimizer(torch.optim.Optimizer):
             ValueError: If a group's number is out of range, or only some groups maximise where the loss is judged.
         """
         rule = self._options["step_rule"]
-        judged = isinstance(rule, Armijo) or (
-            self._policy is not None and self._policy.needs_closure
-        )
-        if judged and closure is None:
-            name = type(rule if isinstance(rule, Armijo) else self._policy).__name__
-            raise RuntimeError(
-                f"step: expected a closure, because {name} evaluates the loss again, got None"
-            )
-        if judged and len({bool(g["maximize"]) for g in self.param_groups}) > 1:
-            raise ValueError("maximize: expected the same in all groups where the loss is judged")
+        judged = is_judged(rule, self._policy, closure is not None, self.param_groups)
         found_inf = getattr(self, "found_inf", None)  # GradScaler sets it around the call
         if found_inf is not None and float(found_inf) > 0:
             return None
@@ -338,7 +303,10 @@ class QNGOptimizer(torch.optim.Optimizer):
             )
         random = RandomState.now() if judged else None
         loss, metric_fn = evaluated(closure)
-        check_gradients(self.param_groups, self._names)
+        distributed.together(
+            lambda: check_gradients(self.param_groups, self._names),
+            self.param_groups[0]["params"][0].device,
+        )
         start = time.perf_counter()
         scale = getattr(self, "grad_scale", None)
         parts = self._gatherer.parts(
@@ -390,7 +358,8 @@ class QNGOptimizer(torch.optim.Optimizer):
             self._model,
             list(parameters),
             self._source.recorders if self._source is not None else [],
-            weight=self._gatherer.weight(True),
+            # As the gradients are averaged: DistributedDataParallel counts every process alike.
+            weight=1.0 if self._data_parallel else self._gatherer.weight(True),
             maximize=bool(self.param_groups[0]["maximize"]),
         )
 

@@ -40,10 +40,19 @@ class Part:
             values: One for each parameter.
         """
         like = self.gradient
-        if all(v == values[0] for v in values):
+        if _one(values):
             return torch.full_like(like, values[0])
         sizes = [p.numel() for p in self.block.parameters]
         return torch.cat([like.new_full((n,), v) for n, v in zip(sizes, values, strict=True)])
+
+    def times(self, values: Sequence[float], vector: Tensor) -> Tensor:
+        """Return a vector with the entries of each parameter multiplied by its value.
+
+        Args:
+            values: One for each parameter.
+            vector: (n,).
+        """
+        return values[0] * vector if _one(values) else self.spread(values) * vector
 
     def split(self, vector: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return pairs of a parameter and its piece of a vector, of the parameter's shape.
@@ -54,6 +63,10 @@ class Part:
         parameters = self.block.parameters
         pieces = torch.split(vector, [p.numel() for p in parameters])
         return [(p, v.reshape(p.shape)) for p, v in zip(parameters, pieces, strict=True)]
+
+
+def _one(values: Sequence[float]) -> bool:
+    return all(v == values[0] for v in values)
 
 
 def plain(parameters: Sequence[Tensor]) -> DiagonalBlock:
@@ -109,22 +122,20 @@ class Proposal:
             damping = self._damping(part, damping_of)
             rho = [float(g["momentum"]) for g in part.groups]
             last = self._last(part) if with_momentum and any(rho) else None
-            momentum = part.spread(rho) if last is not None else torch.zeros(())
             rhs = part.gradient
             if self._spring and last is not None:
-                rhs = rhs - part.block.product(momentum * last)
+                rhs = rhs - part.block.product(part.times(rho, last))
             direction, info = part.block.solve(rhs, damping)
             if self._spring and last is not None:
-                direction = direction + momentum * last
-            lr = part.spread([float(g["lr"]) / scale for g in part.groups])
-            change = -lr * direction
+                direction = direction + part.times(rho, last)
+            change = part.times([-float(g["lr"]) / scale for g in part.groups], direction)
             if not self._spring and last is not None:
-                change = change + momentum * last
+                change = change + part.times(rho, last)
             self._kept.append(direction if self._spring else change)
             decay = [float(g["lr"]) * float(g["weight_decay"]) for g in part.groups]
             if any(decay):
                 weights = torch.cat([p.reshape(-1) for p in part.block.parameters])
-                change = change - part.spread(decay) * weights.to(change)
+                change = change - part.times(decay, weights.to(change))
             if not all_finite(change):
                 raise NumericalError(
                     f"{part.block.label}: expected a finite step, got NaN or infinity; pass a larger lam"

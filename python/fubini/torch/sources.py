@@ -1,5 +1,6 @@
 """Where the metric of a step comes from: which parameters have one, from which passes, as which blocks."""
 
+import contextlib
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ import torch
 from fubini._arrays import to_numpy
 from fubini.errors import NumericalError
 from fubini.layers import LayerRule
-from fubini.metric import Approx, check_approx, layer_metric
+from fubini.metric import Approx, layer_metric
 from fubini.torch.blocks import Block, DenseBlock
 from fubini.torch.checks import all_finite
 from fubini.torch.evaluation import undisturbed
@@ -152,9 +153,6 @@ class FisherSource:
         metric: ``"hybrid"`` for the Fubini-Study metric of quantum layers in units of the loss.
         likelihood: See ``fisher_blocks``.
         options: Its further arguments.
-
-    Raises:
-        ValueError: If there is no likelihood.
     """
 
     found = True
@@ -162,11 +160,6 @@ class FisherSource:
     def __init__(
         self, model: torch.nn.Module, *, metric: Metric, likelihood: Any, **options: Any
     ) -> None:
-        if likelihood is None:
-            raise ValueError(
-                f"likelihood: expected 'categorical', 'bernoulli' or 'gaussian' for metric={metric!r}, got None; it says "
-                "which distribution the loss is the negative logarithm of"
-            )
         self._model = model
         quantum = "fubini-study" if metric == "hybrid" else "gauss-newton"
         self._likelihood = as_likelihood(likelihood)
@@ -211,7 +204,9 @@ class FisherSource:
                     "targets: expected step(targets=...), because the first output of the model got no gradient, got None"
                 )
             targets = OutputGradient(torch.cat([g for g in gradients if g is not None]))
-        with undisturbed(self._model, seed):
+        # Without drawn labels fisher_blocks leaves the random numbers alone by itself.
+        drawn = self._options["samples"] is not None
+        with undisturbed(None, seed) if drawn else contextlib.nullcontext():
             blocks = fisher_blocks(
                 self._model, args, kwargs, parameters=wanted, targets=targets, **self._options
             )
@@ -224,21 +219,14 @@ def make_source(model: torch.nn.Module | None, options: Mapping[str, Any]) -> So
 
     Args:
         model: The model, if any.
-        options: The optimizer's.
+        options: The optimizer's, checked.
 
     Raises:
-        ValueError: For an unknown word, or options that do not fit the metric.
+        ValueError: If a model is missing.
     """
     metric, approx = options["metric"], options["approx"]
     if metric == "quantum":
-        check_approx(approx)
-        if options["likelihood"] is not None:
-            raise ValueError(
-                f"likelihood: expected none with metric='quantum', which knows no loss, got {options['likelihood']!r}"
-            )
         return None if model is None else QuantumSource(model, approx, options["layers"])
-    if metric not in ("fisher", "hybrid"):
-        raise ValueError(f"metric: expected 'quantum', 'fisher' or 'hybrid', got {metric!r}")
     if model is None:
         raise ValueError(f"model: expected a module for metric={metric!r}, got None")
     return FisherSource(

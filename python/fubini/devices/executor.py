@@ -32,6 +32,8 @@ _SIMULATORS = {
     "reference.qubit",
 }
 _TAPES_PER_CALL = 64
+# Runs after which results of a failed one are dropped if none of them was asked for.
+_FORGET_AFTER = 10
 # Errors that a second attempt would only repeat.
 _PERMANENT = (
     TypeError,
@@ -131,6 +133,7 @@ class Executor:
     progress: bool | Progress = False
     usage: Usage = field(default_factory=Usage, init=False)
     _paid: dict[Any, list[Array]] = field(default_factory=dict, init=False, repr=False)
+    _unused_runs: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_device(self.device)
@@ -256,10 +259,14 @@ class Executor:
         done: list[list[Array] | None] = [None] * len(tapes)
         keys: list[Any] = [None] * len(tapes)
         if self._paid:
-            paid, self._paid = self._paid, {}
             for k, tape in enumerate(tapes):
                 keys[k] = tape_key(tape)
-                done[k] = paid.pop(keys[k], None)
+                done[k] = self._paid.pop(
+                    keys[k], None
+                )  # at most once: samples are not to be repeated
+            self._unused_runs = 0 if any(a is not None for a in done) else self._unused_runs + 1
+            if self._unused_runs >= _FORGET_AFTER:  # the weights have moved on
+                self._paid.clear()
         open_ = [k for k, answer in enumerate(done) if answer is None]
         step = self._per_call(len(tapes))
         show = _progress(self.progress, len(tapes))
@@ -273,6 +280,7 @@ class Executor:
             for k, answer in enumerate(done):
                 if answer is not None:
                     self._paid[keys[k] or tape_key(tapes[k])] = answer
+            self._unused_runs = 0
             raise
         finally:
             show(None)

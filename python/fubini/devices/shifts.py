@@ -199,6 +199,7 @@ def gradient_job(
     rule: Rule = "shift",
     shifts: Sequence[Sequence[float]] | None = None,
     auxiliary: Any = None,
+    base: Estimates | None = None,
 ) -> Job[Gradient]:
     """Return the job that finds a circuit's derivatives by its trainable angles.
 
@@ -217,6 +218,7 @@ def gradient_job(
             equidistant ones.
         auxiliary: Label of a wire that the circuit does not use, for Hadamard tests; without one, gates without a
             shift rule take two circuits per word.
+        base: What ``values_job`` gave for this circuit, which is then not run again.
 
     Returns:
         The job.
@@ -247,7 +249,7 @@ def gradient_job(
     plan = _core.ShiftPlan(
         shiftable, [list(frequencies(generators[j]) or ()) for j in shiftable], moved
     )
-    with_base = values or bool(readout.squared)
+    with_base = base is None and (values or bool(readout.squared))
     rows = batch_rows(tape)
     at = tape.angles if trainable else np.zeros((1, 0))
     at = np.ascontiguousarray(np.broadcast_to(at, (rows, at.shape[1])))
@@ -269,30 +271,30 @@ def gradient_job(
     def finish(answers: list[list[Array]]) -> Gradient:
         start = 0
         terms = []
-        base = None
+        own_base = base
         for index, weight, own, own_sweeps, count in blocks:
             mine = answers[start : start + len(own_sweeps)]
             start += len(own_sweeps)
             seen = estimates_of(own, mine, (count, rows), shots)
             if count > len(index):  # the last one is the circuit itself
-                base = Estimates(own, tuple(o[-1] for o in seen.outcomes), shots)
+                own_base = Estimates(own, tuple(o[-1] for o in seen.outcomes), shots)
                 seen = Estimates(own, tuple(o[:-1] for o in seen.outcomes), shots)
             if len(index):
                 terms.append(_Terms(index, weight, seen))
-        if base is None:
+        if own_base is None:
             slopes = np.broadcast_to(readout.linear, (rows, *readout.linear.shape))
         else:
-            slopes = readout.slopes(base.features)
+            slopes = readout.slopes(own_base.features)
         by_features = (
             _contracted(terms, len(trainable))
             if terms
             else np.zeros((rows, readout.linear.shape[1], len(trainable)))
         )
         results = None
-        if values and base is not None:
-            noise = None if shots is None else base.variance(np.eye(len(readout.constant)))
-            results = readout.results(base.features, noise)
-        return Gradient(results, slopes @ by_features, base, tuple(terms), slopes)
+        if values and own_base is not None:
+            noise = None if shots is None else own_base.variance(np.eye(len(readout.constant)))
+            results = readout.results(own_base.features, noise)
+        return Gradient(results, slopes @ by_features, own_base, tuple(terms), slopes)
 
     return Job(tuple(s for block in blocks for s in block[3]), finish)
 

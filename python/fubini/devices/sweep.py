@@ -59,7 +59,8 @@ class Sweep:
         columns = [
             np.ascontiguousarray(p).reshape(self.rows, -1)
             for op in self.operations
-            for p, n in zip(op.data, _dimensions(op), strict=True)
+            if op.batch_size is not None
+            for p, n in zip(op.data, op.ndim_params, strict=True)
             if np.ndim(p) > n
         ]
         if not columns:
@@ -103,10 +104,6 @@ class Sweep:
             )
             for row in range(self.rows)
         ]
-
-
-def _dimensions(op: Any) -> tuple[int, ...]:
-    return (0,) * len(op.data) if op.batch_size is None else tuple(op.ndim_params)
 
 
 def _at(op: Any, rows: Any) -> Any:

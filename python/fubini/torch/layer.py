@@ -11,8 +11,10 @@ import torch
 
 from fubini.circuit import Circuit
 from fubini.compiled import Affine, Traced, compile_function, outside_transforms
+from fubini.devices.executor import Executor, Usage, check_device, executor_of
 from fubini.errors import UnsupportedCircuitError
 from fubini.torch.native import run_affine, run_traced
+from fubini.torch.shifted import run_shifted, shifted_circuit, wants_shifts
 
 Engine = Literal["auto", "native", "device"]
 WeightShapes = Mapping[str, int | Sequence[int]]
@@ -40,6 +42,9 @@ class QuantumLayer(torch.nn.Module):
     are not affine in weights and inputs still runs in every call, and only its gates are native. ``explain()`` says
     what was done and why.
 
+    On the device engine, ``diff_method="parameter-shift"``, and ``"best"`` with shots or on a device that is no simulator,
+    run all shifts of all inputs of a backward pass as one execution; everything else is differentiated by PennyLane.
+
     Args:
         qnode: The QNode, interface ``"auto"`` or ``"torch"``.
         weight_shapes: Shape of every weight by name; an int n stands for (n,), 1 for (), as in TorchLayer.
@@ -53,8 +58,10 @@ class QuantumLayer(torch.nn.Module):
         qnode: The QNode.
         weight_shapes: Shape of every weight.
         input_arg: Name of the data argument.
+        executor: Runs the circuits of the device engine: set it for retries, chunks or a progress bar of your own.
 
     Raises:
+        UnsupportedCircuitError: For a device that runs no parametrised circuits (default.clifford).
         TypeError: If the QNode has no argument ``inputs``, or takes ``*args``.
         ValueError: If names or shapes of the weights do not fit the QNode, or its interface is not torch.
     """
@@ -77,7 +84,9 @@ class QuantumLayer(torch.nn.Module):
                 f"qnode: expected the interface 'auto' or 'torch', got {qnode.interface!r}; "
                 "pass interface='torch' to qml.qnode"
             )
+        check_device(qnode.device)
         self.qnode = qnode
+        self._executor: Executor | None = None
         self.weight_shapes = {name: _shape(name, size) for name, size in weight_shapes.items()}
         self._check_signature()
         for name, shape in self.weight_shapes.items():
@@ -119,6 +128,36 @@ class QuantumLayer(torch.nn.Module):
         return {name: getattr(self, name) for name in self.weight_shapes}
 
     @property
+    def executor(self) -> Executor:
+        """What runs the circuits of the device engine; by default shared by all users of the device."""
+        mine = self._executor
+        if mine is not None and mine.device is self.qnode.device:
+            return mine
+        return executor_of(self.qnode.device)
+
+    @executor.setter
+    def executor(self, value: Executor) -> None:
+        if value.device is not self.qnode.device:
+            raise ValueError(
+                f"executor: expected one of the layer's device {self.qnode.device.name!r}, got one of another device "
+                f"{value.device.name!r}"
+            )
+        self._executor = value
+
+    @property
+    def usage(self) -> Usage:
+        """Calls, tapes, circuits and shots that the executor has run.
+
+        Where PennyLane differentiates, its forward passes are counted, and executions of its backward passes are not.
+        """
+        return self.executor.usage
+
+    @property
+    def device_calls(self) -> int:
+        """Calls of the device so far, see ``usage``; 0 on the native engine."""
+        return self.executor.usage.calls
+
+    @property
     def engine(self) -> str:
         """The engine that evaluates the circuit, ``"native"`` or ``"device"``; before the first call, the plan."""
         if self._forms:
@@ -129,7 +168,10 @@ class QuantumLayer(torch.nn.Module):
         """Say in one sentence which engine evaluates the circuit and why."""
         how = next(iter(self._forms.values())).how if self._forms else self._device_reason()
         if isinstance(how, str):
-            return f"The circuit runs on its PennyLane device {self.qnode.device.name!r}: {how}."
+            shifts = (
+                " Its derivatives come from shifted circuits." if wants_shifts(self.qnode) else ""
+            )
+            return f"The circuit runs on its PennyLane device {self.qnode.device.name!r}: {how}.{shifts}"
         if how is None:
             return "The native engine compiles the circuit in the first call: the device is a noiseless simulator."
         if isinstance(how, Traced):
@@ -166,7 +208,7 @@ class QuantumLayer(torch.nn.Module):
         form = self._form(flat)
         results: Any
         if isinstance(form.how, str):
-            results = self._evaluate(flat)
+            results = self._run_on_device(form, flat)
         else:
             results = self._run(form, flat, weights)
         if isinstance(results, tuple):
@@ -217,6 +259,10 @@ class QuantumLayer(torch.nn.Module):
             raise UnsupportedCircuitError(
                 f"engine: 'native' cannot run this circuit: {how}; use engine='auto'"
             )
+        if isinstance(how, str) and why is None and wants_shifts(self.qnode):
+            kind = _returned(self.qnode, self.input_arg, self.qnode_weights, x)
+        elif isinstance(how, str):
+            kind = "other"
         self._width = x.shape[-1]
         form = self._forms[x.ndim] = _Form(
             how, kind, self.qnode, self.qnode.device, self.qnode.func
@@ -231,13 +277,24 @@ class QuantumLayer(torch.nn.Module):
         else:
             named = dict(zip(self.weight_shapes, weights, strict=True))
             values, circuit = run_traced(self.qnode, self.input_arg, x, named, self._circuits)
-        values = values.to(x)
-        shapes = circuit.output_shapes
-        if form.kind == "single":
-            return values if shapes[0] else values[..., 0]
-        if form.kind == "tuple":
-            return torch.split(values, [math.prod(shape) for shape in shapes], dim=-1)
-        return values
+        return _arranged(values.to(x), circuit.output_shapes, form.kind)
+
+    def _run_on_device(self, form: "_Form", x: torch.Tensor) -> Any:
+        if form.kind != "other":
+            named = {name: weight.to(x) for name, weight in self.qnode_weights.items()}
+            arguments = {self.input_arg: x, **named}
+            try:
+                circuit = shifted_circuit(self.qnode, arguments)
+            except UnsupportedCircuitError:  # PennyLane may know how
+                pass
+            else:
+                values = run_shifted(circuit, self.executor).to(x)
+                values = values.expand(*x.shape[:-1], -1) if x.ndim > 1 else values[0]
+                return _arranged(values, circuit.shapes, form.kind)
+        rows = 1 if x.ndim == 1 else len(x)
+        shots = rows * (self.qnode.shots.total_shots or 0)
+        self.executor.usage += Usage(1, 1, rows, shots)
+        return self._evaluate(x)
 
     def _evaluate(self, x: torch.Tensor) -> Any:
         results = self.qnode(
@@ -366,6 +423,15 @@ class QuantumLayer(torch.nn.Module):
                 "instead of inputs[0], and do not sum over the batch."
             )
         return None
+
+
+def _arranged(values: torch.Tensor, shapes: Sequence[tuple[int, ...]], kind: str) -> Any:
+    """Results side by side as the quantum function returns its measurements."""
+    if kind == "single":
+        return values if shapes[0] else values[..., 0]
+    if kind == "tuple":
+        return torch.split(values, [math.prod(shape) for shape in shapes], dim=-1)
+    return values
 
 
 def _leading(result: torch.Tensor, leading: torch.Size) -> torch.Tensor:

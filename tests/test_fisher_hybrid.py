@@ -11,6 +11,7 @@ from torch import nn
 import fubini
 from fubini.metric import layer_metric
 from fubini.torch import fisher as fisher_module
+from fubini.torch import fisher_pass, fisher_quantum, fisher_units
 from fubini.torch.blocks import Block, DenseBlock, KroneckerBlock, OperatorBlock
 from fubini.torch.fisher import fisher_blocks
 from fubini.torch.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
@@ -472,6 +473,31 @@ def test_a_layer_used_several_times_is_still_bounded() -> None:
     [fisher] = blocks_of(model, x, **options)
     [scaled] = blocks_of(model, x, quantum="fubini-study", **options)
     assert torch.linalg.eigvalsh(scaled.dense() - fisher.dense())[0] > -1e-12
+
+
+@pytest.mark.parametrize("options", [{"samples": 3}, {"fisher": "empirical"}])
+def test_sampled_and_empirical_fisher_information_are_bounded_too(options: Any) -> None:
+    model, x = hybrid(expvals), torch.randn(N, 4)
+    model(x)
+    options = {"approx": None, "parameters": [model[2].layer.weights], **options}
+    if "fisher" in options:
+        options["targets"] = torch.arange(N) % 3
+    torch.manual_seed(1)
+    [fisher] = blocks_of(model, x, **options)
+    torch.manual_seed(1)
+    [scaled] = blocks_of(model, x, quantum="fubini-study", **options)
+    assert torch.linalg.eigvalsh(scaled.dense() - fisher.dense())[0] > -1e-12
+
+
+def test_large_batches_are_bounded_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = hybrid(probabilities), torch.randn(N, 4)
+    model(x)
+    options = {"approx": "block-diag", "quantum": "fubini-study"}
+    expected = blocks_of(model, x, **options)
+    for module in (fisher_pass, fisher_quantum, fisher_units):
+        monkeypatch.setattr(module, "_CHUNK", 1)
+    for block, other in zip(blocks_of(model, x, **options), expected, strict=True):
+        torch.testing.assert_close(block.dense(), other.dense(), rtol=1e-9, atol=1e-13)
 
 
 def test_what_has_no_scale_is_refused() -> None:

@@ -44,6 +44,9 @@ def interleaved(
 ) -> dict[str, Timing]:
     """Time all calls in turn, so that a noisy moment of the machine hits each of them.
 
+    Before every sample its call is made once untimed: what is timed is a loop, not the caches that the competitor
+    before has emptied.
+
     Args:
         calls: What to time, by name.
         seconds: Stop after about this long for each call.
@@ -56,9 +59,7 @@ def interleaved(
     repeats = {}
     for name, call in calls.items():
         call()
-        start = time.perf_counter()
-        call()
-        once = time.perf_counter() - start
+        once = min(_seconds(call) for _ in range(3))
         repeats[name] = max(1, round(slice_s / max(once, 1e-7)))
     samples: dict[str, list[float]] = {name: [] for name in calls}
     deadline = time.perf_counter() + seconds * len(calls)
@@ -67,11 +68,18 @@ def interleaved(
             break
         for name, call in calls.items():
             count = repeats[name]
+            call()
             start = time.perf_counter()
             for _ in range(count):
                 call()
             samples[name].append((time.perf_counter() - start) / count)
     return {name: Timing(min(taken), statistics.median(taken)) for name, taken in samples.items()}
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 @contextlib.contextmanager

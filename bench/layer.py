@@ -139,7 +139,7 @@ def case(wires: int, layers: int, inputs: int, seconds: float) -> dict[str, Any]
         np.testing.assert_allclose(float(value), float(expected.sum()), atol=1e-9)
         np.testing.assert_allclose(gradient, calls[OURS]().numpy(), atol=1e-9)
         calls["JAX"] = step
-    timings = common.interleaved(calls, seconds=seconds, rounds=40)
+    timings = common.interleaved(calls, seconds=seconds, rounds=40, slice_s=2e-2)
     return {
         "qubits": wires,
         "layers": layers,

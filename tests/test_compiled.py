@@ -401,3 +401,136 @@ def test_no_device_call_on_the_native_engine() -> None:
     with qml.Tracker(layer.qnode.device) as tracker:
         layer(torch.rand(4, 2, dtype=torch.float64)).sum().backward()
     assert tracker.totals == {}
+
+
+# -- passes that wait for their backward pass ----------------------------------------------------------------------
+
+
+def test_states_kept_for_the_backward_pass_serve_one_pass_each() -> None:
+    layer = layer_of(arithmetic)
+    first, second = (
+        torch.full((5, 2), v, dtype=torch.float64, requires_grad=True) for v in (0.3, 0.8)
+    )
+    expected = [
+        torch.autograd.grad(layer(x).sum(), [layer.weights, x], create_graph=True)
+        for x in (first, second)
+    ]  # create_graph takes the path that keeps nothing
+    a, b = layer(first).sum(), layer(second).sum()
+    for total, x, wanted in ((b, second, expected[1]), (a, first, expected[0])) * 2:
+        found = torch.autograd.grad(total, [layer.weights, x], retain_graph=True)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-14)
+
+
+def test_weights_changed_between_forward_and_backward_pass_are_an_error() -> None:
+    layer = layer_of(arithmetic)
+    total = layer(torch.rand(3, 2)).sum()
+    with torch.no_grad():
+        layer.weights += 1.0
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        total.backward()
+
+
+def test_states_too_large_to_keep_are_computed_again() -> None:
+    wires = 19  # 9 states of 8 MB each
+
+    def function(inputs: Any, weights: Any) -> Any:
+        qml.RX(weights[0] * 0.7, 0)
+        qml.RY(inputs[..., 0], wires - 1)
+        qml.CNOT([0, wires - 1])
+        return qml.expval(qml.Z(wires - 1))
+
+    x = torch.linspace(0.1, 0.9, 9, dtype=torch.float64).reshape(9, 1).requires_grad_()
+    layer = fubini.QuantumLayer(
+        qml.QNode(function, qml.device("default.qubit", wires=wires)), {"weights": 2}
+    ).double()
+    layer(x).sum().backward()
+    # <Z> = cos(0.7 w) cos(x)
+    angle = 0.7 * layer.weights.detach()[0]
+    torch.testing.assert_close(
+        x.grad, -torch.cos(angle) * torch.sin(x.detach()), rtol=0, atol=1e-12
+    )
+    expected = -0.7 * torch.sin(angle) * torch.cos(x.detach()).sum()
+    torch.testing.assert_close(layer.weights.grad[0], expected, rtol=0, atol=1e-12)
+
+
+def trigonometric(inputs: Any, weights: Any) -> Any:
+    qml.RX(torch.sin(inputs[..., 0]) * weights[0], 0)
+    qml.CRY(weights[1], [0, 1])
+    return measure()
+
+
+def prepared(inputs: Any, weights: Any) -> Any:
+    qml.AmplitudeEmbedding(inputs, [0], normalize=True)
+    qml.CRY(weights[1], [0, 1])
+    return measure()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("function", [arithmetic, trigonometric, prepared])
+def test_batched_gradients(function: Any) -> None:
+    """is_grads_batched and vectorize use a vmap that does not ask autograd functions for their rule."""
+    layer = layer_of(function)
+    x = torch.linspace(0.1, 0.8, 6, dtype=torch.float64).reshape(3, 2).requires_grad_()
+    jacobian = torch.autograd.functional.jacobian
+    expected = jacobian(layer, x)
+    for options in ({}, {"strategy": "forward-mode"}):
+        found = jacobian(layer, x, vectorize=True, **options)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
+    y = layer(x)
+    each = torch.eye(y.numel(), dtype=torch.float64).reshape(-1, *y.shape)
+    found = torch.autograd.grad(y, [layer.weights, x], each, is_grads_batched=True)
+    rows = [torch.autograd.grad(layer(x), [layer.weights, x], row) for row in each]
+    for k in range(2):
+        torch.testing.assert_close(found[k], torch.stack([row[k] for row in rows]))
+
+
+def test_values_that_torch_func_hides_are_an_error_with_the_remedy() -> None:
+    x = torch.rand(3, 2, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match=r"qnode: .*validate_norm=False"):
+        torch.func.jacrev(layer_of(prepared))(x)
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        lambda w, x: qml.exp(qml.X(0) @ qml.Y(1), 1j * w[0] + 0.3j),
+        lambda w, x: qml.exp(qml.Z(0) + 2 * qml.Z(1), torch.complex(0 * x, x)),
+        lambda w, x: qml.ctrl(qml.adjoint(qml.exp(qml.X(0), -2j * w[1])), 1),
+    ],
+)
+def test_exponentials_of_torch_tensors_run_natively(gate: Any) -> None:
+    """Torch has no iscomplexobj, so these went to the device."""
+
+    def function(inputs: Any, weights: Any) -> Any:
+        qml.RY(inputs[..., 0], 0)
+        qml.H(1)
+        gate(weights, inputs[..., 1])
+        qml.RX(weights[2], 0)
+        return measure()
+
+    layer = layer_of(function)
+    for x in (torch.rand(2).double(), torch.rand(5, 2).double()):
+        check(layer, x)
+    assert layer.engine == "native"
+
+
+@pytest.mark.parametrize("function", [arithmetic, trigonometric])
+def test_half_precision(function: Any) -> None:
+    """NumPy has no bfloat16."""
+    layer = layer_of(function)
+    x = torch.tensor([[0.5, 0.25], [-0.75, 1.0]])
+    expected = layer(x)
+    for dtype in (torch.bfloat16, torch.float16):
+        half = layer.to(dtype)
+        rounded = x.to(dtype).requires_grad_()
+        result = half(rounded)
+        result.sum().backward()
+        assert result.dtype == rounded.grad.dtype == half.weights.grad.dtype == dtype
+        torch.testing.assert_close(result.float(), expected.float(), rtol=0, atol=0.05)
+        half.weights.grad = None
+
+
+def test_complex_inputs_are_refused() -> None:
+    """Their imaginary part was dropped."""
+    with pytest.raises(TypeError, match=r"inputs: expected real numbers, got torch\.complex64"):
+        layer_of(arithmetic)(torch.ones(3, 2, dtype=torch.complex64))

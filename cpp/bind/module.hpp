@@ -20,6 +20,8 @@ void register_solve(pybind11::module_& m);
 void register_program(pybind11::module_& m);
 void register_sweeps(pybind11::module_& m);
 void register_metric(pybind11::module_& m);
+void register_affine(pybind11::module_& m);
 void register_derivatives(pybind11::module_& m);
+void register_mixed(pybind11::module_& m);
 
 }  // namespace fubini::bind

@@ -78,14 +78,20 @@ RealArray shifted(const ShiftPlan& plan, const RealArray& angles) {
     return out;
 }
 
-RealArray contracted(const ShiftPlan& plan, const RealArray& values, py::ssize_t count) {
-    const auto terms = static_cast<py::ssize_t>(plan.index.size());
+RealArray shift_sum(const IndexArray& index, const RealArray& coefficients, const RealArray& values,
+                    py::ssize_t count) {
+    const auto terms = index.size();
+    if (index.ndim() != 1 || coefficients.ndim() != 1 || coefficients.size() != terms) {
+        throw py::value_error("coefficients: expected one for each index");
+    }
     if (values.ndim() != 3 || values.shape(0) != terms) {
         throw py::value_error("values: expected shape (terms, batch, outputs) with terms = " +
                               std::to_string(terms));
     }
     if (count < 0)
         throw py::value_error("count: expected the number of angles, got " + std::to_string(count));
+    const ShiftPlan plan{
+        {index.data(), index.data() + terms}, {coefficients.data(), coefficients.data() + terms}, {}};
     RealArray out({values.shape(1), values.shape(2), count});
     const double* in = values.data();
     double* result = out.mutable_data();
@@ -125,24 +131,29 @@ void register_assemble(py::module_& m) {
 
     py::class_<ShiftPlan>(m, "ShiftPlan", py::module_local(),
                           "Parameter-shift terms of a circuit: angle index, coefficient and shift of each.")
-        .def(py::init(&shift_plan), "angles"_a, "frequencies"_a)
+        .def(py::init(&shift_plan), "angles"_a, "frequencies"_a,
+             "shifts"_a = std::vector<std::vector<double>>{})
         .def_readonly("index", &ShiftPlan::index)
         .def_readonly("coefficient", &ShiftPlan::coefficient)
         .def_readonly("shift", &ShiftPlan::shift)
         .def("__len__", [](const ShiftPlan& plan) { return plan.index.size(); })
-        .def("angles", &shifted, "angles"_a.noconvert(), "(batch, angles) -> shifted (terms, batch, angles).")
-        .def("contract", &contracted, "values"_a.noconvert(), "count"_a,
-             "(terms, batch, outputs) -> derivatives (batch, outputs, count).");
+        .def("angles", &shifted, "angles"_a.noconvert(),
+             "(batch, angles) -> shifted (terms, batch, angles).");
+    m.def("shift_sum", &shift_sum, "index"_a.noconvert(), "coefficients"_a.noconvert(),
+          "values"_a.noconvert(), "count"_a,
+          "Adds coefficient * values, (terms, batch, outputs), to the angle index of each term: derivatives "
+          "(batch, outputs, count).");
     m.def(
         "shift_rule",
-        [](const std::vector<double>& frequencies) {
+        [](const std::vector<double>& frequencies, const std::vector<double>& shifts) {
             std::vector<std::pair<double, double>> terms;
-            for (const ShiftTerm& term : shift_rule(frequencies))
+            for (const ShiftTerm& term : shift_rule(frequencies, shifts))
                 terms.emplace_back(term.coefficient, term.shift);
             return terms;
         },
-        "frequencies"_a,
-        "Terms (coefficient, shift in radians) of the parameter-shift rule for these frequencies.");
+        "frequencies"_a, "shifts"_a = std::vector<double>{},
+        "Terms (coefficient, shift in radians) of the parameter-shift rule for these frequencies and, if "
+        "given, shifts.");
 }
 
 }  // namespace fubini::bind

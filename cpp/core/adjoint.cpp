@@ -72,16 +72,18 @@ void weigh(const Tile& tile, const Cotangent& cotangent) {
 
 template <typename Cotangent>
 void reverse_sweep(const Program& program, const Batch& batch, const Cotangent& cotangent, double* gradient,
-                   double* values, std::complex<double>* state_gradient) {
+                   double* values, std::complex<double>* state_gradient, double* kept) {
     const auto angles = static_cast<std::size_t>(program.angles());
     const std::size_t amplitudes = std::size_t{1} << program.qubits();
     bool needs_moments = values != nullptr;
     for (const Output& output : program.outputs()) needs_moments = needs_moments || output.square >= 0;
-    for_tiles(program, batch, 2, [&](Tile& tile) {
-        double* ket = tile.state(0);
-        double* bra = tile.state(1);
-        tile.load_initial(ket);
-        tile.run_forward(ket);
+    for_tiles(program, batch, kept == nullptr ? 2 : 1, [&](Tile& tile) {
+        double* bra = tile.state(0);
+        double* ket = kept == nullptr ? tile.state(1) : tile.kept_state(kept);
+        if (kept == nullptr) {
+            tile.load_initial(ket);
+            tile.run_forward(ket);
+        }
         if (needs_moments) measure(program, tile.layout, ket, tile.moments(), tile.scratch());
         if (values != nullptr) store_outputs(tile, values);
         weigh(tile, cotangent);
@@ -134,12 +136,12 @@ void store_slots(const Tile& tile, double* gradient) {
 }
 
 void vjp(const Program& program, const Batch& batch, const double* cotangents, double* gradient,
-         double* values, std::complex<double>* state_gradient) {
+         double* values, std::complex<double>* state_gradient, double* kept) {
     const std::size_t outputs = program.outputs().size();
     const auto cotangent = [&](std::ptrdiff_t element, std::size_t m) {
         return cotangents[static_cast<std::size_t>(element) * outputs + m];
     };
-    reverse_sweep(program, batch, cotangent, gradient, values, state_gradient);
+    reverse_sweep(program, batch, cotangent, gradient, values, state_gradient, kept);
 }
 
 void jacobian(const Program& program, const Batch& batch, double* jacobian) {
@@ -152,7 +154,7 @@ void jacobian(const Program& program, const Batch& batch, double* jacobian) {
     const auto cotangent = [&](std::ptrdiff_t element, std::size_t m) {
         return element % outputs == static_cast<std::ptrdiff_t>(m) ? 1.0 : 0.0;
     };
-    reverse_sweep(program, wide, cotangent, jacobian, nullptr, nullptr);
+    reverse_sweep(program, wide, cotangent, jacobian, nullptr, nullptr, nullptr);
 }
 
 }  // namespace fubini

@@ -60,11 +60,18 @@ void store_outputs(const Tile& tile, double* values) {
     }
 }
 
-void expval(const Program& program, const Batch& batch, double* values) {
-    for_tiles(program, batch, 1, [&](Tile& tile) {
-        tile.load_initial(tile.state(0));
-        tile.run_forward(tile.state(0));
-        measure(program, tile.layout, tile.state(0), tile.moments(), tile.scratch());
+std::size_t kept_doubles(const Program& program, std::ptrdiff_t size) {
+    const Layout layout = choose_layout(program, size);
+    const auto tiles = static_cast<std::size_t>((size + layout.samples() - 1) / layout.samples());
+    return tiles * layout.rows() * row_doubles;
+}
+
+void expval(const Program& program, const Batch& batch, double* values, double* kept) {
+    for_tiles(program, batch, kept == nullptr ? 1 : 0, [&](Tile& tile) {
+        double* ket = kept == nullptr ? tile.state(0) : tile.kept_state(kept);
+        tile.load_initial(ket);
+        tile.run_forward(ket);
+        measure(program, tile.layout, ket, tile.moments(), tile.scratch());
         store_outputs(tile, values);
     });
 }

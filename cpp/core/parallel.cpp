@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <exception>
@@ -60,6 +61,29 @@ struct Round {
     }
 };
 
+/// How long a thread looks for work, or for the others to finish, before it sleeps. A training step comes
+/// back within this time, and waking a thread takes about as long.
+constexpr std::chrono::microseconds spin_time{100};
+
+void pause() {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#endif
+}
+
+/// Waits actively until ready() or until spin_time is over; returns ready().
+template <typename Ready>
+bool spin_until(const Ready& ready) {
+    const auto end = std::chrono::steady_clock::now() + spin_time;
+    do {
+        for (int i = 0; i < 64; ++i) {
+            if (ready()) return true;
+            pause();
+        }
+    } while (std::chrono::steady_clock::now() < end);
+    return ready();
+}
+
 class Pool {
   public:
     explicit Pool(int workers) {
@@ -72,6 +96,7 @@ class Pool {
         {
             const std::lock_guard lock(mutex_);
             stopping_ = true;
+            generation_.fetch_add(1);
         }
         wake_.notify_all();
         for (std::thread& thread : threads_) thread.join();
@@ -83,39 +108,48 @@ class Pool {
         {
             const std::lock_guard lock(mutex_);
             round_ = &round;
-            ++generation_;
-            busy_ = workers();
+            generation_.fetch_add(1);
         }
         wake_.notify_all();
         round.run();
+        {
+            // Every part is claimed: a worker that has not come yet is not waited for.
+            const std::lock_guard lock(mutex_);
+            round_ = nullptr;
+        }
+        if (spin_until([this] { return active_.load() == 0; })) return;
         std::unique_lock lock(mutex_);
-        done_.wait(lock, [this] { return busy_ == 0; });
-        round_ = nullptr;
+        done_.wait(lock, [this] { return active_.load() == 0; });
     }
 
   private:
     void work() {
         std::size_t seen = 0;
-        std::unique_lock lock(mutex_);
         while (true) {
-            wake_.wait(lock, [&] { return stopping_ || generation_ != seen; });
+            const auto called = [&] { return generation_.load() != seen; };
+            spin_until(called);
+            std::unique_lock lock(mutex_);
+            wake_.wait(lock, called);
             if (stopping_) return;
-            seen = generation_;
+            seen = generation_.load();
             Round* round = round_;
+            if (round == nullptr) continue;
+            active_.fetch_add(1);
             lock.unlock();
             round->run();
             lock.lock();
-            if (--busy_ == 0) done_.notify_one();
+            if (active_.fetch_sub(1) == 1) done_.notify_one();
         }
     }
 
-    std::mutex mutex_;
+    std::mutex
+        mutex_;  // guards round_ and stopping_; the counters are atomic because waiting threads read them
     std::condition_variable wake_;
     std::condition_variable done_;
     std::vector<std::thread> threads_;
     Round* round_ = nullptr;
-    std::size_t generation_ = 0;
-    int busy_ = 0;
+    std::atomic<std::size_t> generation_{0};
+    std::atomic<int> active_{0};  // workers inside the current round
     bool stopping_ = false;
 };
 
@@ -158,9 +192,11 @@ void parallel_for(std::ptrdiff_t count, std::ptrdiff_t grain,
                   const std::function<void(std::ptrdiff_t, std::ptrdiff_t)>& body) {
     if (count <= 0) return;
     const int threads = num_threads();
+    // More parts than threads, so that a thread that comes late or is interrupted leaves its share to the
+    // others.
     const std::ptrdiff_t parts =
-        std::min<std::ptrdiff_t>(threads, count / std::max<std::ptrdiff_t>(grain, 1));
-    if (parts <= 1 || inside_parallel) {
+        std::min<std::ptrdiff_t>(4 * threads, count / std::max<std::ptrdiff_t>(grain, 1));
+    if (parts <= 1 || threads == 1 || inside_parallel) {
         body(0, count);
         return;
     }

@@ -9,6 +9,7 @@
 #include <numbers>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "core/parallel.hpp"
 
@@ -43,10 +44,17 @@ double spread_shift(std::size_t mu, const std::vector<double>& sorted) {
 
 }  // namespace
 
-std::vector<ShiftTerm> shift_rule(std::vector<double> frequencies) {
+std::vector<ShiftTerm> shift_rule(std::vector<double> frequencies, const std::vector<double>& shifts) {
     std::sort(frequencies.begin(), frequencies.end());
     check_frequencies(frequencies);
     const std::size_t count = frequencies.size();
+    if (!shifts.empty() && shifts.size() != count) {
+        throw std::invalid_argument("shifts: expected one per frequency, " + std::to_string(count) +
+                                    ", got " + std::to_string(shifts.size()));
+    }
+    const auto shift_of = [&](std::size_t mu) {
+        return shifts.empty() ? spread_shift(mu, frequencies) : shifts[mu];
+    };
     std::vector<ShiftTerm> terms;
     terms.reserve(2 * count);
     if (count == 0) return terms;
@@ -54,7 +62,7 @@ std::vector<ShiftTerm> shift_rule(std::vector<double> frequencies) {
     // f(t + s) - f(t - s) = sum_k 2 sin(omega_k s) h_k(t) with f' = sum_k omega_k h_k: the coefficients c_mu
     // of the pairs solve sum_mu 2 sin(omega_k s_mu) c_mu = omega_k.
     Eigen::VectorXd coefficients(static_cast<Eigen::Index>(count));
-    if (equidistant(frequencies)) {
+    if (shifts.empty() && equidistant(frequencies)) {
         const double spacing = frequencies.front();
         for (std::size_t mu = 0; mu < count; ++mu) {
             const double sine = std::sin(spread_shift(mu, frequencies) * spacing / 2.0);
@@ -69,21 +77,22 @@ std::vector<ShiftTerm> shift_rule(std::vector<double> frequencies) {
         for (Eigen::Index k = 0; k < size; ++k) {
             right(k) = frequencies[static_cast<std::size_t>(k)];
             for (Eigen::Index mu = 0; mu < size; ++mu) {
-                sines(k, mu) =
-                    2.0 * std::sin(right(k) * spread_shift(static_cast<std::size_t>(mu), frequencies));
+                sines(k, mu) = 2.0 * std::sin(right(k) * shift_of(static_cast<std::size_t>(mu)));
             }
         }
         const Eigen::PartialPivLU<Eigen::MatrixXd> lu(sines);
-        if (!(lu.rcond() > 1e-6)) {
-            throw std::invalid_argument(
-                "frequencies: too close to each other for a shift rule of ten digits; decompose the gate "
-                "into gates "
-                "with fewer frequencies");
-        }
         coefficients = lu.solve(right);
+        if (!(lu.rcond() > 1e-6) || !(coefficients.cwiseAbs().maxCoeff() < 1e6 * frequencies.back())) {
+            throw std::invalid_argument(
+                shifts.empty()
+                    ? "frequencies: too close to each other for a shift rule of ten digits; "
+                      "decompose the gate into gates with fewer frequencies"
+                    : "shifts: no rule with these shifts exists, or none of ten digits; choose others, "
+                      "distinct and between 0 and pi / frequency");
+        }
     }
     for (std::size_t mu = 0; mu < count; ++mu) {
-        const double shift = spread_shift(mu, frequencies);
+        const double shift = shift_of(mu);
         const double coefficient = coefficients(static_cast<Eigen::Index>(mu));
         terms.push_back({coefficient, shift});
         terms.push_back({-coefficient, -shift});
@@ -92,17 +101,24 @@ std::vector<ShiftTerm> shift_rule(std::vector<double> frequencies) {
 }
 
 ShiftPlan shift_plan(const std::vector<std::int64_t>& angles,
-                     const std::vector<std::vector<double>>& frequencies) {
+                     const std::vector<std::vector<double>>& frequencies,
+                     const std::vector<std::vector<double>>& shifts) {
     if (angles.size() != frequencies.size()) {
         throw std::invalid_argument("frequencies: expected one list per angle, " +
                                     std::to_string(angles.size()) + ", got " +
                                     std::to_string(frequencies.size()));
     }
+    if (!shifts.empty() && shifts.size() != angles.size()) {
+        throw std::invalid_argument("shifts: expected one list per angle, " + std::to_string(angles.size()) +
+                                    ", got " + std::to_string(shifts.size()));
+    }
     ShiftPlan plan;
-    std::map<std::vector<double>, std::vector<ShiftTerm>> rules;  // most gates of a circuit share a rule
+    using Key = std::pair<std::vector<double>, std::vector<double>>;
+    std::map<Key, std::vector<ShiftTerm>> rules;  // most gates of a circuit share a rule
     for (std::size_t j = 0; j < angles.size(); ++j) {
-        auto found = rules.find(frequencies[j]);
-        if (found == rules.end()) found = rules.emplace(frequencies[j], shift_rule(frequencies[j])).first;
+        Key key{frequencies[j], shifts.empty() ? std::vector<double>{} : shifts[j]};
+        auto found = rules.find(key);
+        if (found == rules.end()) found = rules.emplace(key, shift_rule(key.first, key.second)).first;
         for (const ShiftTerm& term : found->second) {
             plan.index.push_back(angles[j]);
             plan.coefficient.push_back(term.coefficient);

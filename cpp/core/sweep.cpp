@@ -6,13 +6,13 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
-#include <memory>
 #include <new>
 #include <string>
 #include <utility>
 
 #include "core/observable.hpp"
 #include "core/parallel.hpp"
+#include "core/workspace.hpp"
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <unistd.h>
@@ -21,35 +21,7 @@
 namespace fubini {
 namespace {
 
-constexpr std::size_t keep_bytes = std::size_t{64} << 20;  // larger workspaces are given back after the call
-constexpr double cache_bytes = 1 << 20;                    // two states of a tile should stay in this
-
-struct AlignedFree {
-    void operator()(double* p) const { ::operator delete[](p, std::align_val_t{64}); }
-};
-
-/// A thread's workspace; it only grows, so that a second call of the same size allocates nothing.
-struct Workspace {
-    std::unique_ptr<double[], AlignedFree> data;
-    std::size_t size = 0;
-
-    double* reserve(std::size_t doubles) {
-        if (doubles > size) {
-            data.reset();
-            size = 0;
-            data.reset(
-                static_cast<double*>(::operator new[](doubles * sizeof(double), std::align_val_t{64})));
-            size = doubles;
-        }
-        return data.get();
-    }
-    void release_if_large() {
-        if (size * sizeof(double) > keep_bytes) {
-            data.reset();
-            size = 0;
-        }
-    }
-};
+constexpr double cache_bytes = 1 << 20;  // two states of a tile should stay in this
 
 thread_local Workspace tile_workspace;  // of the thread that works on a tile
 thread_local Workspace call_workspace;  // of the thread that makes the call
@@ -68,15 +40,6 @@ double available_memory() {
         if (file >> limit && limit > 0) bytes = std::min(bytes, limit);
     }
     return bytes;
-}
-
-/// Few lanes of amplitudes for a small batch, so that lanes are not wasted; all lanes for a state that would
-/// not stay in the cache eightfold.
-Layout choose_layout(const Program& program, std::ptrdiff_t size) {
-    int lane_bits = size >= 5 ? 0 : size >= 3 ? 1 : size == 2 ? 2 : 3;
-    const double pair = std::ldexp(2.0 * sizeof(double) * 2, program.qubits());
-    while (lane_bits < max_lane_bits && pair * (lanes >> lane_bits) > cache_bytes * 2) ++lane_bits;
-    return {program.qubits(), std::min(lane_bits, program.qubits())};
 }
 
 std::size_t rounded(std::size_t doubles) { return (doubles + lanes - 1) / lanes * lanes; }
@@ -109,6 +72,15 @@ std::size_t geometry_doubles(std::size_t steps) {
 }
 
 }  // namespace
+
+/// Few lanes of amplitudes for a small batch, so that lanes are not wasted; all lanes for a state that would
+/// not stay in the cache eightfold.
+Layout choose_layout(const Program& program, std::ptrdiff_t size) {
+    int lane_bits = size >= 5 ? 0 : size >= 3 ? 1 : size == 2 ? 2 : 3;
+    const double pair = std::ldexp(2.0 * sizeof(double) * 2, program.qubits());
+    while (lane_bits < max_lane_bits && pair * (lanes >> lane_bits) > cache_bytes * 2) ++lane_bits;
+    return {program.qubits(), std::min(lane_bits, program.qubits())};
+}
 
 void set_memory_limit(double bytes) { requested_limit.store(bytes); }
 
@@ -381,10 +353,10 @@ void for_tiles(const Program& program, const Batch& batch, int copies,
     if (by_rows) {
         work(0, tiles);
     } else {
-        // Below some thousand block rows a second thread costs more than it saves.
+        // Handing work to another thread takes about as long as some thousand block rows.
         const double work_per_tile =
             static_cast<double>(plan.steps.size()) * static_cast<double>(layout.rows());
-        const auto grain = static_cast<std::ptrdiff_t>(std::ceil(2e4 / std::max(work_per_tile, 1.0)));
+        const auto grain = static_cast<std::ptrdiff_t>(std::ceil(5e3 / std::max(work_per_tile, 1.0)));
         parallel_for(tiles, grain, work);
     }
 }

@@ -104,3 +104,18 @@ TEST_CASE("a plan moves one angle per term and contracts back to the Jacobian") 
                     std::invalid_argument);
     CHECK_THROWS_AS(fubini::shift_plan({0}, {}), std::invalid_argument);
 }
+
+TEST_CASE("rules with chosen shifts") {
+    const std::vector<double> frequencies = {0.5, 1.0};
+    const std::vector<double> shifts = {0.4, 2.2};
+    const Signal signal{frequencies};
+    double sum = 0.0;
+    for (const auto& term : fubini::shift_rule(frequencies, shifts)) {
+        CHECK((std::abs(term.shift) == 0.4 || std::abs(term.shift) == 2.2));
+        sum += term.coefficient * signal.value(0.3 + term.shift);
+    }
+    CHECK(sum == doctest::Approx(signal.derivative(0.3)).epsilon(1e-10));
+    CHECK_THROWS_AS(fubini::shift_rule(frequencies, {0.4}), std::invalid_argument);
+    CHECK_THROWS_AS(fubini::shift_rule(frequencies, {0.4, 0.4}), std::invalid_argument);
+    CHECK_THROWS_AS(fubini::shift_plan({0}, {{1.0}}, {{0.1}, {0.2}}), std::invalid_argument);
+}

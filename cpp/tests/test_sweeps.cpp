@@ -245,3 +245,24 @@ TEST_CASE("an empty batch is fine") {
     vjp(c.program, c.batch(), nullptr, nullptr);
     jacobian(c.program, c.batch(), nullptr);
 }
+
+TEST_CASE("kept states save the forward sweep and change no bit of the gradient") {
+    for (const int threads : {1, 2, 7}) {
+        set_num_threads(threads);
+        for (const std::ptrdiff_t size : {1, 3, 8, 21}) {
+            Case c(40 + static_cast<unsigned>(size), 4, 30, size, size == 3);
+            const Batch batch = c.batch();
+            const std::size_t outputs = c.program.outputs().size();
+            std::vector<double> values(static_cast<std::size_t>(size) * outputs), again(values);
+            std::vector<double> gradient(c.angles.size()), expected(c.angles.size());
+            vjp(c.program, batch, c.cotangents.data(), expected.data(), again.data());
+            auto* kept = static_cast<double*>(
+                ::operator new[](kept_doubles(c.program, size) * sizeof(double), std::align_val_t{64}));
+            expval(c.program, batch, values.data(), kept);
+            CHECK(values == again);
+            vjp(c.program, batch, c.cotangents.data(), gradient.data(), nullptr, nullptr, kept);
+            CHECK(gradient == expected);
+            ::operator delete[](kept, std::align_val_t{64});
+        }
+    }
+}

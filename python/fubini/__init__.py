@@ -26,7 +26,7 @@ from fubini.plotting import plot_metric
 from fubini.policies import Armijo, LevenbergMarquardt, Schedule, Tikhonov, TrustRegion
 from fubini.solve import CG, Dual, Pinv, Power, SolveInfo, SolveStatus, solve, solve_blocks
 from fubini.spectrum import MetricSpectrum, metric_spectrum
-from fubini.torch import QNGOptimizer, QuantumLayer, replace_torch_layers
+from fubini.torch import HeavyBall, QNGOptimizer, QuantumLayer, Spring, replace_torch_layers
 
 __version__ = build_info()["version"]
 
@@ -38,6 +38,7 @@ __all__ = [
     "Damping",
     "Diagonal",
     "Dual",
+    "HeavyBall",
     "LevenbergMarquardt",
     "MetricOperator",
     "MetricSpectrum",
@@ -50,6 +51,7 @@ __all__ = [
     "Schedule",
     "SolveInfo",
     "SolveStatus",
+    "Spring",
     "Tikhonov",
     "TrustRegion",
     "UnsupportedCircuitError",

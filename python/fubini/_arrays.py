@@ -37,7 +37,14 @@ def to_numpy(value: Any, dtype: Any = np.float64) -> NDArray[Any]:
         dtype: NumPy dtype of the result; None keeps the value's own.
     """
     if is_tensor(value):
-        array: Any = value.detach().resolve_conj().resolve_neg().cpu().numpy()
+        value = value.detach()
+        ready = value.dtype is torch.float64 and value.is_cpu and value.is_contiguous()
+        if ready and dtype is np.float64 and not value.is_neg():  # what a training step passes
+            plain: NDArray[np.float64] = value.numpy()
+            return plain
+        if value.dtype is torch.bfloat16:  # which NumPy does not have
+            value = value.to(torch.float32)
+        array: Any = value.resolve_conj().resolve_neg().cpu().numpy()
     elif is_jax(value):
         array = value
     else:

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Program', 'ProgramBuilder', 'ShiftPlan', 'blocks_from_probabilities', 'blocks_from_states', 'compiler', 'derivative_states', 'expval', 'gate_table', 'hessian_product', 'isa', 'jacobian', 'jvp', 'mean_over_batch', 'memory_limit', 'metric', 'metric_vector_product', 'num_threads', 'overlap_gradient', 'set_memory_limit', 'set_num_threads', 'shift_frequencies', 'shift_rule', 'solve_batch', 'solve_fast', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'stage_covariances', 'state', 'version', 'vjp']
+__all__: list[str] = ['AffineMap', 'Pass', 'Program', 'ProgramBuilder', 'ShiftPlan', 'backward', 'berry_connection', 'blocks_from_probabilities', 'blocks_from_states', 'compiler', 'derivative_states', 'expval', 'forward', 'gate_table', 'hessian_product', 'isa', 'jacobian', 'jvp', 'mean_over_batch', 'memory_limit', 'metric', 'metric_factor', 'metric_vector_product', 'num_threads', 'overlap_gradient', 'set_memory_limit', 'set_num_threads', 'shift_frequencies', 'shift_rule', 'solve_batch', 'solve_fast', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'stage_covariances', 'state', 'version', 'vjp']
 class ShiftPlan:
     """
     Parameter-shift terms of a circuit: angle index, coefficient and shift of each.
@@ -110,6 +110,28 @@ class ProgramBuilder:
         """
         Add weight * probability of reading index on the wires to a moment.
         """
+class AffineMap:
+    """
+    angles = constant + W weights + X inputs; matrices as (angle, source, value) entries.
+    """
+    def __init__(self, constant: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], weights: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, by_weights: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]], by_inputs: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]]) -> None:
+        ...
+    def angles(self, weights: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]], inputs: typing.Annotated[numpy.typing.ArrayLike, numpy.float64]) -> numpy.typing.NDArray[numpy.float64]:
+        """
+        Angles (batch, angles) for a list of weights and inputs (batch, features).
+        """
+class Pass:
+    """
+    What `backward` needs of a call of `forward`.
+    """
+def backward(program: Program, map: AffineMap, passed: Pass, cotangents: numpy.typing.NDArray[numpy.float64]) -> tuple[numpy.typing.NDArray[numpy.float64], list[numpy.typing.NDArray[numpy.float64]]]:
+    """
+    Gradients by inputs (batch, features) and by every weight.
+    """
+def berry_connection(program: Program, angles: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    Im <psi|d_a psi>, shape (batch, angles).
+    """
 def blocks_from_probabilities(probabilities: numpy.typing.NDArray[numpy.float64], generators: collections.abc.Sequence[collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]]], wires: typing.SupportsInt | typing.SupportsIndex, diagonal: bool = False) -> numpy.typing.NDArray[numpy.float64]:
     """
     Covariances of diagonal generators, lists of (x mask, z mask, coefficient): (batch, k, k) or (batch, k).
@@ -129,6 +151,10 @@ def derivative_states(program: Program, angles: numpy.typing.NDArray[numpy.float
 def expval(program: Program, angles: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None) -> numpy.typing.NDArray[numpy.float64]:
     """
     Results, shape (batch, outputs), at angles of shape (batch, angles).
+    """
+def forward(program: Program, map: AffineMap, weights: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]], inputs: numpy.typing.NDArray[numpy.float64], keep: bool) -> tuple[numpy.typing.NDArray[numpy.float64], Pass | None]:
+    """
+    Results (batch, outputs), and a Pass if keep.
     """
 def gate_table() -> list[tuple[str, int, int]]:
     """
@@ -158,13 +184,17 @@ def memory_limit() -> float:
     """
     The limit in bytes.
     """
-def metric(program: Program, angles: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None, mean: bool = False, columns: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None = None) -> numpy.typing.NDArray[numpy.float64]:
+def metric(program: Program, angles: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None, mean: bool = False, columns: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None = None, centred: bool = True) -> numpy.typing.NDArray[numpy.float64]:
     """
-    Fubini-Study metric over the angles (or the chosen columns), shape (batch, k, k) or their mean (k, k).
+    Fubini-Study metric over the angles (or the chosen columns), shape (batch, k, k) or their mean (k, k); not centred: the mean of Re <d_i psi|d_j psi> alone.
+    """
+def metric_factor(program: Program, angles: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None, columns: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None = None) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    X of shape (k, batch * 2 * 2^wires) with X X^T = the mean metric: real, then imaginary parts of the centred derivative states of each batch element, divided by sqrt(batch).
     """
 def metric_vector_product(program: Program, angles: numpy.typing.NDArray[numpy.float64], vectors: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None, mean: bool = False) -> numpy.typing.NDArray[numpy.float64]:
     """
-    Metric of each batch element times its vector, (batch, angles), or the mean (angles,).
+    Metric of each batch element times its vector, (batch, angles), or its vectors, (batch, vectors, angles); the mean has no batch.
     """
 def num_threads() -> int:
     """
@@ -214,9 +244,9 @@ def solve_status_text(status: typing.SupportsInt | typing.SupportsIndex) -> str:
     """
     One sentence that says what happened and what to do.
     """
-def stage_covariances(program: Program, angles: numpy.typing.NDArray[numpy.float64], counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], diagonal: bool = False, states: numpy.typing.NDArray[numpy.complex128] | None = None) -> list[numpy.typing.NDArray[numpy.float64]]:
+def stage_covariances(program: Program, angles: numpy.typing.NDArray[numpy.float64], counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], diagonal: bool = False, states: numpy.typing.NDArray[numpy.complex128] | None = None, mean: bool = False) -> list[numpy.typing.NDArray[numpy.float64]]:
     """
-    Covariances of the generators of each stage, (batch, k, k), or (batch, k) if diagonal. The moments of a stage are <K_i>, then <K_i K_j> for j <= i, or <K_i K_i>.
+    Covariances of the generators of each stage, (batch, k, k), or (batch, k) if diagonal, or their means without the batch. The moments of a stage are <K_i>, then <K_i K_j> for j <= i, or <K_i K_i>.
     """
 def state(program: Program, angles: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None) -> numpy.typing.NDArray[numpy.complex128]:
     """

@@ -24,6 +24,7 @@ import torch
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.overrides import TorchFunctionMode
 
+from fubini import _core
 from fubini._arrays import to_numpy
 from fubini.circuit import Circuit, _measured_wires, decomposed
 from fubini.errors import UnsupportedCircuitError
@@ -32,7 +33,6 @@ from fubini.jacobian import Jacobian
 from fubini.tape import user_tape
 
 FloatArray = npt.NDArray[np.float64]
-IndexArray = npt.NDArray[np.intp]
 
 _PROBES = 3
 # Angles are sums of a few products of numbers of order ten.
@@ -70,10 +70,13 @@ class Affine:
     ) -> None:
         self.circuit, self.guard, self.batch = circuit, guard, batch
         self.constant, self.weights, self.inputs = constant, weights, inputs
-        self._of_weight = _single_source(weights)
-        # Usually few angles depend on inputs, and no product with the others is needed.
-        self._encoding = np.flatnonzero(inputs.any(axis=1))
-        self._features = np.ascontiguousarray(inputs[self._encoding].T)  # (d, encoding angles)
+        self._map = _core.AffineMap(
+            constant.tolist(),
+            weights.shape[1],
+            inputs.shape[1],
+            _entries(weights),
+            _entries(inputs),
+        )
 
     @cached_property
     def jacobian(self) -> Jacobian:
@@ -83,37 +86,30 @@ class Affine:
 
     def angles(self, weights: FloatArray, inputs: FloatArray) -> FloatArray:
         """Return the angles, (B, A), for weights (P,) and inputs (B, d)."""
-        if self._of_weight is None:
-            base = self.constant + self.weights @ weights
-        else:
-            columns, coefficients = self._of_weight
-            base = self.constant + coefficients * weights[columns]
-        result = np.empty((len(inputs), len(base)))
-        result[:] = base
-        if len(self._encoding):
-            with np.errstate(
-                invalid="ignore", over="ignore"
-            ):  # infinite inputs give NaN, as everywhere in torch
-                result[:, self._encoding] += inputs @ self._features
-        return result
+        return self._map.angles([weights], inputs)
 
-    def pull_back(self, gradient: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return the gradients by weights (P,) and inputs (B, d) of a gradient by angles (B, A)."""
-        total = gradient.sum(axis=0)
-        if self._of_weight is None:
-            by_weights = total @ self.weights
-        else:
-            columns, coefficients = self._of_weight
-            by_weights = np.bincount(columns, coefficients * total, minlength=self.weights.shape[1])
-        return by_weights, gradient[:, self._encoding] @ self._features.T
+    def forward(
+        self, weights: list[FloatArray], inputs: FloatArray, keep: bool
+    ) -> tuple[FloatArray, _core.Pass | None]:
+        """Return the results (B, M) for inputs (B, d), and what ``backward`` needs, if that is to be kept.
+
+        Args:
+            weights: One array each, of any shape, in order.
+            inputs: (B, d).
+            keep: Whether ``backward`` will follow.
+        """
+        return _core.forward(self.circuit.program, self._map, weights, inputs, keep)
+
+    def backward(
+        self, passed: _core.Pass, cotangents: FloatArray
+    ) -> tuple[FloatArray, list[FloatArray]]:
+        """Return the gradients by inputs (B, d) and by every weight, for cotangents (B, M) of the results."""
+        return _core.backward(self.circuit.program, self._map, passed, cotangents)
 
 
-def _single_source(matrix: FloatArray) -> tuple[IndexArray, FloatArray] | None:
-    """Column and coefficient of every row, if no row has more than one (a gather instead of a product)."""
-    if matrix.shape[1] == 0 or (np.count_nonzero(matrix, axis=1) > 1).any():
-        return None
-    columns = np.abs(matrix).argmax(axis=1)
-    return columns, matrix[np.arange(len(matrix)), columns]
+def _entries(matrix: FloatArray) -> list[tuple[int, int, float]]:
+    rows, columns = np.nonzero(matrix)
+    return list(zip(rows.tolist(), columns.tolist(), matrix[rows, columns].tolist(), strict=True))
 
 
 @dataclass(frozen=True)

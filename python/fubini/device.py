@@ -1,4 +1,4 @@
-"""The device engine: which circuits a PennyLane device must run, and their answers as metric blocks and gradients.
+"""The device engine: which circuits a PennyLane device must run, and their answers as metric blocks.
 
 Block-diagonal and diagonal metric: one circuit per layer, all of them in one batched execution; a device that supports
 parameter broadcasting runs all inputs of the batch at once. Where the generators of a layer share a product basis the
@@ -17,10 +17,13 @@ import pennylane as qml
 
 from fubini import _core
 from fubini._arrays import to_numpy
+from fubini.devices.basis import to_z_basis
+from fubini.devices.executor import executor_of
+from fubini.devices.sweep import Sweep
 from fubini.errors import UnsupportedCircuitError
 from fubini.layers import Layer, LayerRule, find_layers
 from fubini.pauli import PauliSum, product_basis, restrict
-from fubini.tape import GateTape, rebind
+from fubini.tape import GateTape
 
 FloatArray = npt.NDArray[np.float64]
 ComplexArray = npt.NDArray[np.complex128]
@@ -92,20 +95,11 @@ def _layer_request(tape: GateTape, layer: Layer, order: dict[int, int], device: 
         wires = sorted(basis)
         labels = [tape.wires[w] for w in wires]
         for wire, label in zip(wires, labels, strict=True):
-            operations += _to_z_basis(basis[wire], label)
+            operations += to_z_basis(basis[wire], label)
         script = qml.tape.QuantumScript(operations, [qml.probs(wires=labels)])
         measured = [restrict(generator, wires, num_wires) for generator in generators]
         return _Request(script, angles, measured, len(wires), True)
     return _Request(_state_script(operations, tape, device), angles, generators, num_wires, False)
-
-
-def _to_z_basis(letter: str, wire: Any) -> list[Any]:
-    """Gates V with V P V^dagger = Z, so that measuring Z after them measures P before them."""
-    if letter == "X":
-        return [qml.Hadamard(wire)]
-    if letter == "Y":
-        return [qml.adjoint(qml.S(wire)), qml.Hadamard(wire)]
-    return []
 
 
 def full_metric(tape: GateTape, device: Any) -> Block:
@@ -220,75 +214,14 @@ def _placed_state(answer: Any, tape: GateTape, device: Any) -> ComplexArray:
 
 
 def execute(scripts: Sequence[Any], device: Any) -> list[Any]:
-    """Run circuits on a device in one batch, without derivatives.
+    """Run circuits on a device in one batch, without derivatives, by the device's shared executor.
 
     Args:
         scripts: Quantum scripts with one measurement each; parameters are NumPy values.
         device: PennyLane device.
 
     Returns:
-        One answer per script.
-
-    Raises:
-        UnsupportedCircuitError: If the device refuses a circuit.
+        One answer per script, (1 or batch, ...).
     """
-    if not scripts:
-        return []
-    try:
-        return list(
-            qml.execute(list(scripts), device, diff_method=None, interface="numpy", cache=False)
-        )
-    except (qml.exceptions.DeviceError, qml.exceptions.WireError, NotImplementedError) as error:
-        raise UnsupportedCircuitError(
-            f"device: {device.name} refused a circuit of the metric: {error}"
-        ) from error
-
-
-def shift_jacobian(tape: GateTape, device: Any) -> FloatArray:
-    """Return the derivatives of the QNode's measurements by its trainable angles, by parameter shift.
-
-    All shifts of all inputs are one broadcast circuit. The rule of each gate follows from the eigenvalues of its
-    generator: two terms for RX, four for CRX, 2R for R distinct differences (arXiv:2107.12390).
-
-    Args:
-        tape: The circuit.
-        device: PennyLane device; analytic or with shots.
-
-    Returns:
-        (1 or batch, outputs, trainable angles).
-    """
-    trainable = tape.trainable
-    plan = _core.ShiftPlan(
-        list(range(len(trainable))), [_frequencies(tape.gates[i].operation) for i in trainable]
-    )
-    angles = tape.angles
-    if tape.batch is not None and len(angles) != tape.batch:
-        angles = np.repeat(angles, tape.batch, axis=0)
-    shifted = plan.angles(np.ascontiguousarray(angles))
-    rows = shifted.shape[0] * shifted.shape[1]
-    operations = tape.with_angles(shifted.reshape(rows, -1))
-    if tape.batch is not None:  # the inputs repeat for every shift
-        operations = [
-            op if op.batch_size in (None, rows) else _repeated(op, len(plan)) for op in operations
-        ]
-    answers = execute([qml.tape.QuantumScript(operations, tape.measurements)], device)[0]
-    parts = answers if isinstance(answers, tuple | list) else [answers]
-    values = np.concatenate([to_numpy(part).reshape(rows, -1) for part in parts], axis=1)
-    values = np.ascontiguousarray(values.reshape(*shifted.shape[:2], -1))
-    result: FloatArray = plan.contract(values, len(trainable))
-    return result
-
-
-def _repeated(op: Any, times: int) -> Any:
-    data = [
-        np.tile(p, (times,) + (1,) * (np.ndim(p) - 1)) if np.ndim(p) > n else p
-        for p, n in zip(op.data, op.ndim_params, strict=True)
-    ]
-    return rebind(op, data)
-
-
-def _frequencies(op: Any) -> list[float]:
-    """Distinct positive differences of the generator's eigenvalues."""
-    values = np.linalg.eigvalsh(qml.matrix(op.generator(), wire_order=op.wires))
-    differences = np.abs(values[:, None] - values[None, :]).ravel()
-    return sorted(set(np.round(differences[differences > 1e-9], 12).tolist()))
+    sweeps = [Sweep(tuple(s.operations), tuple(s.measurements), s.batch_size) for s in scripts]
+    return [parts[0] for parts in executor_of(device).run(sweeps)]

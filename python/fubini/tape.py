@@ -55,6 +55,7 @@ class GateTape:
         jacobian: d angle / d weight, (1 or batch, trainable angles, weights): the first axis is 1 where it does not
             depend on the input. Trainable angles are in gate order, weights flattened and concatenated.
         measurements: The measurements of the QNode.
+        shots: Of the QNode; None for exact results.
     """
 
     gates: tuple[Gate, ...]
@@ -63,6 +64,7 @@ class GateTape:
     weight_shapes: tuple[tuple[int, ...], ...]
     jacobian: FloatArray
     measurements: tuple[Any, ...]
+    shots: int | None = None
 
     @property
     def trainable(self) -> list[int]:
@@ -99,7 +101,12 @@ class GateTape:
 
 
 def gate_tape(
-    qnode: Any, args: Sequence[Any], kwargs: dict[str, Any], weights: Sequence[int | str]
+    qnode: Any,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    weights: Sequence[int | str],
+    *,
+    pure: bool = True,
 ) -> GateTape:
     """Run a QNode's quantum function and return its gates and their Jacobian.
 
@@ -108,24 +115,44 @@ def gate_tape(
         args: Positional arguments.
         kwargs: Keyword arguments.
         weights: Which arguments are weights: indices into args and names in kwargs, in the order wanted.
+        pure: Whether the circuit must prepare a pure state and be analytic; False also takes channels and shots.
 
     Returns:
         The circuit at these arguments.
 
     Raises:
-        UnsupportedCircuitError: For shots, mid-circuit measurements, channels, and trainable operations without a
-            generator; names the operation.
+        UnsupportedCircuitError: For mid-circuit measurements, trainable operations without a generator and, if pure,
+            shots and channels; names the operation.
         ValueError: If the batch is empty, an angle is not finite, or no angle depends on a weight.
     """
     args, kwargs = list(args), dict(kwargs)
     values = [args[w] if isinstance(w, int) else kwargs[w] for w in weights]
     if any(is_tensor(v) for v in [*args, *kwargs.values()]):
-        return _torch_tape(qnode, args, kwargs, list(weights), values)
+        return _torch_tape(qnode, args, kwargs, list(weights), values, pure)
     if any(is_jax(v) for v in [*args, *kwargs.values()]):
         from fubini.tape_jax import jax_tape
 
         return jax_tape(qnode, args, kwargs, list(weights), values)
-    return _autograd_tape(qnode, args, kwargs, list(weights), values)
+    return _autograd_tape(qnode, args, kwargs, list(weights), values, pure)
+
+
+def angle_tape(qnode: Any, kwargs: dict[str, Any]) -> tuple[GateTape, list[torch.Tensor]]:
+    """Run a QNode's quantum function and return its gates, with every differentiable angle as a weight of its own.
+
+    Args:
+        qnode: The QNode; channels and shots are taken.
+        kwargs: Its arguments, torch tensors with their graph.
+
+    Returns:
+        The circuit, whose weights are its trainable angles in order, and these angles with their graph, each () or
+        (batch,); none where no argument requires grad.
+    """
+    tape = user_tape(qnode, (), kwargs, pure=False)
+    operations = _gate_operations(tape, pure=False)
+    angles = [op.data[0] for op in operations if _has_angle(op) and _is_trainable(op)]
+    jacobian = np.eye(len(angles))[None]
+    batch = _batch_size(tape)
+    return _finish(tape, operations, batch, ((len(angles),),), jacobian, constant=True), angles
 
 
 def _put(
@@ -146,7 +173,12 @@ def _detached(value: Any) -> Any:
 
 
 def _torch_tape(
-    qnode: Any, args: list[Any], kwargs: dict[str, Any], weights: list[int | str], values: list[Any]
+    qnode: Any,
+    args: list[Any],
+    kwargs: dict[str, Any],
+    weights: list[int | str],
+    values: list[Any],
+    pure: bool,
 ) -> GateTape:
     leaves = [
         torch.as_tensor(v).detach().to(torch.float64).clone().requires_grad_() for v in values
@@ -155,8 +187,8 @@ def _torch_tape(
     kwargs = {name: _detached(v) for name, v in kwargs.items()}
     _put(args, kwargs, weights, leaves)
     with torch.enable_grad():  # users may be inside torch.no_grad(), as in an optimizer step
-        tape = user_tape(qnode, args, kwargs)
-        operations = _gate_operations(tape)
+        tape = user_tape(qnode, args, kwargs, pure=pure)
+        operations = _gate_operations(tape, pure)
         angles = [op.data[0] for op in operations if _has_angle(op) and _is_trainable(op)]
         batch = _batch_size(tape)
         jacobian = _torch_jacobian(angles, leaves, batch)
@@ -199,7 +231,12 @@ def _torch_jacobian(
 
 
 def _autograd_tape(
-    qnode: Any, args: list[Any], kwargs: dict[str, Any], weights: list[int | str], values: list[Any]
+    qnode: Any,
+    args: list[Any],
+    kwargs: dict[str, Any],
+    weights: list[int | str],
+    values: list[Any],
+    pure: bool,
 ) -> GateTape:
     from autograd import (
         jacobian as autograd_jacobian,
@@ -224,8 +261,8 @@ def _autograd_tape(
             start += array.size
         a, k = list(constant_args), dict(constant_kwargs)
         _put(a, k, weights, parts)
-        tape = user_tape(qnode, a, k)
-        operations = _gate_operations(tape)
+        tape = user_tape(qnode, a, k, pure=pure)
+        operations = _gate_operations(tape, pure)
         angles = [op.data[0] for op in operations if _has_angle(op) and _is_trainable(op)]
         seen.append((tape, operations, _batch_size(tape), [int(qml.math.size(v)) for v in angles]))
         if not angles:
@@ -247,6 +284,7 @@ def _finish(
     batch: int | None,
     shapes: tuple[tuple[int, ...], ...],
     jacobian: FloatArray,
+    constant: bool = False,
 ) -> GateTape:
     wires = tape.wires
     if set(wires) == set(range(len(wires))):
@@ -259,27 +297,29 @@ def _finish(
             "weights: an angle has no finite derivative here; move the weights away from the singular point"
         )
     gates = tuple(_gate(op, positions, number) for number, op in enumerate(operations))
-    if not any(gate.trainable for gate in gates):
+    if not constant and not any(gate.trainable for gate in gates):
         raise ValueError(
             "weights: expected gates whose angles depend on them, got none. Pass the weights as tensors that require "
             "grad, and use them in the circuit as tensors (float(w), w.item() and w.detach() cut the derivative)."
         )
-    return GateTape(gates, wires, batch, shapes, jacobian, tuple(tape.measurements))
+    shots = tape.shots.total_shots
+    return GateTape(gates, wires, batch, shapes, jacobian, tuple(tape.measurements), shots)
 
 
-def user_tape(qnode: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+def user_tape(qnode: Any, args: Sequence[Any], kwargs: dict[str, Any], *, pure: bool = True) -> Any:
     """Return the tape of a QNode after the user's transforms, with live tensors as parameters.
 
     Args:
         qnode: The QNode.
         args: Positional arguments.
         kwargs: Keyword arguments.
+        pure: Whether shots are refused.
 
     Returns:
         The tape.
 
     Raises:
-        UnsupportedCircuitError: If the QNode has shots, or its transforms make several circuits of it.
+        UnsupportedCircuitError: If the QNode has shots and must not, or a list of them, or its transforms make several circuits of it.
         ValueError: What the quantum function raises.
     """
     try:
@@ -290,7 +330,11 @@ def user_tape(qnode: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
                 f"qnode: expected one circuit, got several from its transforms ({error}); remove those transforms"
             ) from error
         raise
-    if tape.shots.total_shots is not None:
+    if tape.shots.has_partitioned_shots:
+        raise UnsupportedCircuitError(
+            f"qnode: expected one number of shots, got {tape.shots}; use qml.set_shots(qnode, shots=n)"
+        )
+    if pure and tape.shots.total_shots is not None:
         raise UnsupportedCircuitError(
             f"qnode: expected an analytic QNode, got one with {tape.shots.total_shots} shots; use "
             "qml.set_shots(qnode, shots=None)"
@@ -305,10 +349,10 @@ def _batch_size(tape: Any) -> int | None:
     return None if batch is None else int(batch)
 
 
-def _gate_operations(tape: Any) -> list[Any]:
+def _gate_operations(tape: Any, pure: bool = True) -> list[Any]:
     """Decompose to operations with at most one angle, which then has a Pauli-sum generator."""
     for op in tape.operations:
-        _refuse(op)
+        _refuse(op, pure)
     first = tape.operations[0] if tape.operations else None
     skip_first = isinstance(first, _PREPARATIONS) and not _is_trainable(first)
     try:
@@ -336,7 +380,7 @@ def _gate_operations(tape: Any) -> list[Any]:
         ) from error
     operations = [op for op in expanded.operations if op.name not in _IGNORED]
     for op in operations:
-        _refuse(op)
+        _refuse(op, pure)
     return operations
 
 
@@ -402,9 +446,9 @@ def _as_evolution(op: Any) -> Any:
     return qml.evolve(op.base, -qml.math.imag(op.scalar))
 
 
-def _refuse(op: Any) -> None:
+def _refuse(op: Any, pure: bool) -> None:
     name = op.name
-    if isinstance(op, qml.operation.Channel):
+    if isinstance(op, qml.operation.Channel) and pure:
         raise UnsupportedCircuitError(
             f"qnode: {name} is a channel, and the Fubini-Study metric is defined for pure states; remove it"
         )
@@ -503,6 +547,13 @@ def _gate(op: Any, positions: dict[Any, int], number: int) -> Gate:
             )
     if op.data:
         op = rebind(op, data)
+    if isinstance(op, qml.operation.Channel):
+        if trainable:
+            raise UnsupportedCircuitError(
+                f"qnode: {op.name} on wires {op.wires.tolist()} depends on weights, and a channel has no generator; "
+                "only gates can be trained"
+            )
+        return Gate(op, None, False, GateShape(support, False, None))
     if isinstance(op, _PREPARATIONS):
         # Everything depends on the state preparation: no generator, no matrix, all wires.
         return Gate(op, None, False, GateShape((1 << num_wires) - 1, False, None))

@@ -5,6 +5,7 @@ Three autograd functions call the native engine: the values (forward), their pul
 derivatives are an error. Each function has its own vmap rule, which folds the mapped dimension into the batch.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,16 +44,31 @@ def expval(circuit: Circuit, angles: Tensor, state: Tensor | None = None) -> Ten
         )
     ready = angles.ndim == 2 and angles.dtype == torch.float64 and angles.is_cpu
     if ready and state is None and not circuit.takes_state:  # the usual call of a layer
-        if _is_plain():
+        if is_plain():
             plain: Tensor = _apply(_PlainValues, circuit, angles)
             return plain
         direct: Tensor = _apply(_Values, circuit, angles, None)
         return direct
     lead = angles.shape[:-1]
-    flat = angles.reshape(-1, circuit.num_angles).to(device="cpu", dtype=torch.float64)
+    flat = angles.reshape(lead.numel(), circuit.num_angles).to(device="cpu", dtype=torch.float64)
     initial = _initial_state(circuit, state, lead, len(flat))
     values: Tensor = _apply(_Values, circuit, flat, initial)
     return values.reshape(*lead, circuit.num_outputs).to(device=angles.device, dtype=angles.dtype)
+
+
+def pullback(circuit: Circuit, angles: Tensor, cotangents: Tensor) -> Tensor:
+    """Returns the gradient of weighted results by the angles, differentiably.
+
+    Args:
+        circuit: The circuit; it takes no initial state.
+        angles: (B, A), float64 on the CPU.
+        cotangents: The weights of the results, (B, M), float64 on the CPU.
+
+    Returns:
+        (B, A).
+    """
+    gradient: Tensor = _apply(_Pullback, circuit, angles, None, cotangents)
+    return gradient
 
 
 def _initial_state(
@@ -73,17 +89,50 @@ def _initial_state(
     return converted.expand(*lead, size).reshape(batch, size)
 
 
-def _apply(function: Any, *arguments: Any) -> Any:
+def _apply(function: Any, circuit: Circuit, *values: Tensor | None) -> Any:
     """function.apply, which torch leaves untyped."""
-    return function.apply(*arguments)
+    if any(value is not None and is_batched(value) for value in values):
+        return _apply_batched(function, circuit, *values)
+    return function.apply(circuit, *values)
+
+
+@dataclass(frozen=True)
+class _VmapInfo:
+    batch_size: int
+
+
+def _apply_batched(function: Any, circuit: Circuit, *values: Tensor | None) -> Any:
+    """The same under ``is_grads_batched`` and ``vectorize``, whose vmap does not ask functions for their rule."""
+    level = torch._C._vmapmode_increment_nesting() - 1
+    torch._C._vmapmode_decrement_nesting()
+    size = 0
+    whole: list[Tensor | None] = []
+    dims: list[int | None] = [None]
+    for value in values:
+        if value is not None and is_batched(value):
+            value, dim = torch._remove_batch_dim(value, level, 0, 0), 0
+            size = len(value)
+        else:
+            dim = None
+        whole.append(value)
+        dims.append(dim)
+    results, _ = function.vmap(_VmapInfo(size), tuple(dims), circuit, *whole)
+    if isinstance(results, tuple):
+        return tuple(torch._add_batch_dim(result, 0, level) for result in results)
+    return torch._add_batch_dim(results, 0, level)
 
 
 _transforms_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 
 
-def _is_plain() -> bool:
-    """Whether neither torch.func nor forward-mode AD is at work, so that tensors are just tensors."""
+def is_plain() -> bool:
+    """Return whether neither torch.func nor forward-mode AD is at work, so that tensors are just tensors."""
     return not _transforms_active() and getattr(torch.autograd.forward_ad, "_current_level", 0) < 0
+
+
+def is_batched(value: Tensor) -> bool:
+    """Return whether ``is_grads_batched=True`` made the tensor, which only torch's own operations can look into."""
+    return bool(torch._C._functorch.is_legacy_batchedtensor(value))
 
 
 def _real(value: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -109,12 +158,25 @@ def _fold(
             whole = value.expand(info.batch_size, *value.shape)
         else:
             whole = value.movedim(dim, 0)
-        folded.append(whole.reshape(-1, whole.shape[-1]))
+        folded.append(whole.flatten(0, 1))
     return folded
 
 
-def _unfold(info: Any, value: Tensor) -> Tensor:
-    return value.reshape(info.batch_size, -1, value.shape[-1])
+def _folds_vmap(function: Any) -> Any:
+    """Gives an autograd function the vmap rule of a batched function: the mapped dimension joins the batch."""
+
+    def vmap(info: Any, in_dims: Any, circuit: Circuit, *values: Tensor | None) -> tuple[Any, Any]:
+        def unfold(result: Tensor) -> Tensor:
+            return result.view(info.batch_size, len(result) // info.batch_size, *result.shape[1:])
+
+        results = _apply(function, circuit, *_fold(info, in_dims[1:], *values))
+        if isinstance(results, tuple):
+            return tuple(unfold(r) for r in results), (0,) * len(results)
+        return unfold(results), 0
+
+    function.vmap = staticmethod(vmap)
+    function.generate_vmap_rule = False
+    return function
 
 
 class _PlainValues(torch.autograd.Function):
@@ -129,17 +191,16 @@ class _PlainValues(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, cotangents: Tensor) -> tuple[None, Tensor]:
         (angles,) = ctx.saved_tensors
-        if not torch.is_grad_enabled() and _is_plain():
+        if not torch.is_grad_enabled() and is_plain() and not is_batched(cotangents):
             values = _real(angles), _real(cotangents)
             _, gradient, _ = _core.vjp(ctx.circuit.program, *values, None)
             return None, torch.from_numpy(gradient)
         return None, _apply(_Pullback, ctx.circuit, angles, None, cotangents)
 
 
+@_folds_vmap
 class _Values(torch.autograd.Function):
     """(B, A), (B, N) or None -> (B, M)."""
-
-    generate_vmap_rule = False
 
     @staticmethod
     def forward(circuit: Circuit, angles: Tensor, state: Tensor | None) -> Tensor:
@@ -172,18 +233,10 @@ class _Values(torch.autograd.Function):
         pushed: Tensor = _apply(_Pushforward, ctx.circuit, angles, state, tangents, state_tangents)
         return pushed
 
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: Any, circuit: Circuit, angles: Tensor, state: Tensor | None
-    ) -> tuple[Tensor, int]:
-        folded = _fold(info, in_dims[1:], angles, state)
-        return _unfold(info, _apply(_Values, circuit, *folded)), 0
 
-
+@_folds_vmap
 class _Pullback(torch.autograd.Function):
     """(B, A), state, cotangents (B, M) -> gradient (B, A)."""
-
-    generate_vmap_rule = False
 
     @staticmethod
     def forward(
@@ -231,23 +284,10 @@ class _Pullback(torch.autograd.Function):
             result = result + _apply(_Pullback, ctx.circuit, angles, state, cotangent_tangents)
         return result
 
-    @staticmethod
-    def vmap(
-        info: Any,
-        in_dims: Any,
-        circuit: Circuit,
-        angles: Tensor,
-        state: Tensor | None,
-        cotangents: Tensor,
-    ) -> tuple[Tensor, int]:
-        folded = _fold(info, in_dims[1:], angles, state, cotangents)
-        return _unfold(info, _apply(_Pullback, circuit, *folded)), 0
 
-
+@_folds_vmap
 class _PullbackWithState(torch.autograd.Function):
     """The pullback to angles and initial state; first derivatives only."""
-
-    generate_vmap_rule = False
 
     @staticmethod
     def forward(
@@ -270,19 +310,10 @@ class _PullbackWithState(torch.autograd.Function):
     def jvp(ctx: Any, *tangents: Tensor) -> Any:
         _refuse_second_state_derivative(True)
 
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: Any, circuit: Circuit, angles: Tensor, state: Tensor, cotangents: Tensor
-    ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-        folded = _fold(info, in_dims[1:], angles, state, cotangents)
-        gradient, state_gradient = _apply(_PullbackWithState, circuit, *folded)
-        return (_unfold(info, gradient), _unfold(info, state_gradient)), (0, 0)
 
-
+@_folds_vmap
 class _Pushforward(torch.autograd.Function):
     """(B, A), state, tangents (B, A), state tangents -> (B, M); linear in the tangents."""
-
-    generate_vmap_rule = False
 
     @staticmethod
     def forward(
@@ -351,24 +382,10 @@ class _Pushforward(torch.autograd.Function):
                 result = result + (product * tangents).sum(-1, keepdim=True) * pick
         return result
 
-    @staticmethod
-    def vmap(
-        info: Any,
-        in_dims: Any,
-        circuit: Circuit,
-        angles: Tensor,
-        state: Tensor | None,
-        tangents: Tensor,
-        state_tangents: Tensor | None,
-    ) -> tuple[Tensor, int]:
-        folded = _fold(info, in_dims[1:], angles, state, tangents, state_tangents)
-        return _unfold(info, _apply(_Pushforward, circuit, *folded)), 0
 
-
+@_folds_vmap
 class _HessianProduct(torch.autograd.Function):
     """(B, A), state, cotangents (B, M), vectors (B, A) -> (B, A); the end of the line."""
-
-    generate_vmap_rule = False
 
     @staticmethod
     def forward(
@@ -395,19 +412,6 @@ class _HessianProduct(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor) -> Any:
         _refuse_third_derivative()
-
-    @staticmethod
-    def vmap(
-        info: Any,
-        in_dims: Any,
-        circuit: Circuit,
-        angles: Tensor,
-        state: Tensor | None,
-        cotangents: Tensor,
-        vectors: Tensor,
-    ) -> tuple[Tensor, int]:
-        folded = _fold(info, in_dims[1:], angles, state, cotangents, vectors)
-        return _unfold(info, _apply(_HessianProduct, circuit, *folded)), 0
 
 
 def _refuse_second_state_derivative(wanted: bool) -> None:

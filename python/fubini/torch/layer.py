@@ -11,8 +11,10 @@ import torch
 
 from fubini.circuit import Circuit
 from fubini.compiled import Affine, Traced, compile_function, outside_transforms
+from fubini.devices.executor import Executor, Usage, check_device, executor_of
 from fubini.errors import UnsupportedCircuitError
 from fubini.torch.native import run_affine, run_traced
+from fubini.torch.shifted import run_shifted, shifted_circuit, wants_shifts
 
 Engine = Literal["auto", "native", "device"]
 WeightShapes = Mapping[str, int | Sequence[int]]
@@ -40,6 +42,9 @@ class QuantumLayer(torch.nn.Module):
     are not affine in weights and inputs still runs in every call, and only its gates are native. ``explain()`` says
     what was done and why.
 
+    On the device engine, ``diff_method="parameter-shift"``, and ``"best"`` with shots or on a device that is no simulator,
+    run all shifts of all inputs of a backward pass as one execution; everything else is differentiated by PennyLane.
+
     Args:
         qnode: The QNode, interface ``"auto"`` or ``"torch"``.
         weight_shapes: Shape of every weight by name; an int n stands for (n,), 1 for (), as in TorchLayer.
@@ -53,8 +58,10 @@ class QuantumLayer(torch.nn.Module):
         qnode: The QNode.
         weight_shapes: Shape of every weight.
         input_arg: Name of the data argument.
+        executor: Runs the circuits of the device engine: set it for retries, chunks or a progress bar of your own.
 
     Raises:
+        UnsupportedCircuitError: For a device that runs no parametrised circuits (default.clifford).
         TypeError: If the QNode has no argument ``inputs``, or takes ``*args``.
         ValueError: If names or shapes of the weights do not fit the QNode, or its interface is not torch.
     """
@@ -77,7 +84,9 @@ class QuantumLayer(torch.nn.Module):
                 f"qnode: expected the interface 'auto' or 'torch', got {qnode.interface!r}; "
                 "pass interface='torch' to qml.qnode"
             )
+        check_device(qnode.device)
         self.qnode = qnode
+        self._executor: Executor | None = None
         self.weight_shapes = {name: _shape(name, size) for name, size in weight_shapes.items()}
         self._check_signature()
         for name, shape in self.weight_shapes.items():
@@ -119,6 +128,36 @@ class QuantumLayer(torch.nn.Module):
         return {name: getattr(self, name) for name in self.weight_shapes}
 
     @property
+    def executor(self) -> Executor:
+        """What runs the circuits of the device engine; by default shared by all users of the device."""
+        mine = self._executor
+        if mine is not None and mine.device is self.qnode.device:
+            return mine
+        return executor_of(self.qnode.device)
+
+    @executor.setter
+    def executor(self, value: Executor) -> None:
+        if value.device is not self.qnode.device:
+            raise ValueError(
+                f"executor: expected one of the layer's device {self.qnode.device.name!r}, got one of another device "
+                f"{value.device.name!r}"
+            )
+        self._executor = value
+
+    @property
+    def usage(self) -> Usage:
+        """Calls, tapes, circuits and shots that the executor has run.
+
+        Where PennyLane differentiates, its forward passes are counted, and executions of its backward passes are not.
+        """
+        return self.executor.usage
+
+    @property
+    def device_calls(self) -> int:
+        """Calls of the device so far, see ``usage``; 0 on the native engine."""
+        return self.executor.usage.calls
+
+    @property
     def engine(self) -> str:
         """The engine that evaluates the circuit, ``"native"`` or ``"device"``; before the first call, the plan."""
         if self._forms:
@@ -129,7 +168,10 @@ class QuantumLayer(torch.nn.Module):
         """Say in one sentence which engine evaluates the circuit and why."""
         how = next(iter(self._forms.values())).how if self._forms else self._device_reason()
         if isinstance(how, str):
-            return f"The circuit runs on its PennyLane device {self.qnode.device.name!r}: {how}."
+            shifts = (
+                " Its derivatives come from shifted circuits." if wants_shifts(self.qnode) else ""
+            )
+            return f"The circuit runs on its PennyLane device {self.qnode.device.name!r}: {how}.{shifts}"
         if how is None:
             return "The native engine compiles the circuit in the first call: the device is a noiseless simulator."
         if isinstance(how, Traced):
@@ -154,23 +196,24 @@ class QuantumLayer(torch.nn.Module):
             measurements: (..., m) side by side; a tuple: stacked along a new first axis, as in TorchLayer.
 
         Raises:
-            TypeError: If inputs is no tensor.
+            TypeError: If inputs is no tensor, or complex.
             ValueError: If inputs are empty, of another width than in the first call, or mixed up with the batch by
                 the quantum function; or if weights or inputs do not fit it.
         """
-        self._check_inputs(inputs)
+        weights = self._check_inputs(inputs)
         if not inputs.is_floating_point():
             inputs = inputs.to(torch.get_default_dtype())
         leading = inputs.shape[:-1]
-        flat = inputs.reshape(-1, inputs.shape[-1]) if leading else inputs
+        flat = inputs if len(leading) < 2 else inputs.reshape(-1, inputs.shape[-1])
         form = self._form(flat)
-        results: Any = self._evaluate(flat) if isinstance(form.how, str) else self._run(form, flat)
+        results: Any
+        if isinstance(form.how, str):
+            results = self._run_on_device(form, flat)
+        else:
+            results = self._run(form, flat, weights)
         if isinstance(results, tuple):
-            return torch.stack(
-                [r.reshape(*leading, *r.shape[1:]) if leading else r for r in results]
-            )
-        result: torch.Tensor = results.reshape(*leading, *results.shape[1:]) if leading else results
-        return result
+            return torch.stack([_leading(r, leading) for r in results])
+        return _leading(results, leading)
 
     def compiled(self, inputs: torch.Tensor) -> Affine | None:
         """Return the compiled circuit that serves these inputs, or None where the quantum function runs in every call.
@@ -216,30 +259,42 @@ class QuantumLayer(torch.nn.Module):
             raise UnsupportedCircuitError(
                 f"engine: 'native' cannot run this circuit: {how}; use engine='auto'"
             )
+        if isinstance(how, str) and why is None and wants_shifts(self.qnode):
+            kind = _returned(self.qnode, self.input_arg, self.qnode_weights, x)
+        elif isinstance(how, str):
+            kind = "other"
         self._width = x.shape[-1]
         form = self._forms[x.ndim] = _Form(
             how, kind, self.qnode, self.qnode.device, self.qnode.func
         )
         return form
 
-    def _run(self, form: "_Form", x: torch.Tensor) -> Any:
-        weights = self.qnode_weights
+    def _run(self, form: "_Form", x: torch.Tensor, weights: list[torch.Tensor]) -> Any:
         if isinstance(form.how, Affine):
-            batch = x if x.ndim > 1 else x.unsqueeze(0)
             circuit = form.how.circuit
-            values = run_affine(form.how, batch, list(weights.values()))
+            values = run_affine(form.how, x if x.ndim > 1 else x.unsqueeze(0), weights)
             values = values if x.ndim > 1 else values.squeeze(0)
         else:
-            values, circuit = run_traced(
-                self.qnode, self.input_arg, x, dict(weights), self._circuits
-            )
-        values = values.to(x)
-        shapes = circuit.output_shapes
-        if form.kind == "single":
-            return values if shapes[0] else values[..., 0]
-        if form.kind == "tuple":
-            return torch.split(values, [math.prod(shape) for shape in shapes], dim=-1)
-        return values
+            named = dict(zip(self.weight_shapes, weights, strict=True))
+            values, circuit = run_traced(self.qnode, self.input_arg, x, named, self._circuits)
+        return _arranged(values.to(x), circuit.output_shapes, form.kind)
+
+    def _run_on_device(self, form: "_Form", x: torch.Tensor) -> Any:
+        if form.kind != "other":
+            named = {name: weight.to(x) for name, weight in self.qnode_weights.items()}
+            arguments = {self.input_arg: x, **named}
+            try:
+                circuit = shifted_circuit(self.qnode, arguments)
+            except UnsupportedCircuitError:  # PennyLane may know how
+                pass
+            else:
+                values = run_shifted(circuit, self.executor).to(x)
+                values = values.expand(*x.shape[:-1], -1) if x.ndim > 1 else values[0]
+                return _arranged(values, circuit.shapes, form.kind)
+        rows = 1 if x.ndim == 1 else len(x)
+        shots = rows * (self.qnode.shots.total_shots or 0)
+        self.executor.usage += Usage(1, 1, rows, shots)
+        return self._evaluate(x)
 
     def _evaluate(self, x: torch.Tensor) -> Any:
         results = self.qnode(
@@ -286,25 +341,37 @@ class QuantumLayer(torch.nn.Module):
                 f"weight_shapes: expected shapes for the QNode's arguments {wanted}, got {list(self.weight_shapes)}"
             )
 
-    def _check_inputs(self, inputs: torch.Tensor) -> None:
+    def _check_inputs(self, inputs: torch.Tensor) -> list[torch.Tensor]:
+        """The weights in order, after all checks."""
         if not isinstance(inputs, torch.Tensor):
             raise TypeError(
                 f"inputs: expected a torch tensor, got {type(inputs).__name__}; use torch.as_tensor"
+            )
+        if inputs.is_complex():
+            raise TypeError(
+                f"inputs: expected real numbers, got {inputs.dtype}; pass real and imaginary parts as features and "
+                "join them in the quantum function by torch.complex"
             )
         if inputs.ndim == 0 or inputs.numel() == 0:
             raise ValueError(
                 f"inputs: expected shape (..., features) with at least one input, got {tuple(inputs.shape)}"
             )
+        weights: list[torch.Tensor] = []
         for name, shape in self.weight_shapes.items():
-            if tuple(getattr(self, name).shape) != shape:
+            # A look-up in the dictionary is quicker, and there for all but parametrised weights.
+            weight = self._parameters.get(name)
+            weight = getattr(self, name) if weight is None else weight
+            if weight.shape != shape:
                 raise ValueError(
-                    f"{name}: expected the shape {shape} of weight_shapes, got {tuple(getattr(self, name).shape)}"
+                    f"{name}: expected the shape {shape} of weight_shapes, got {tuple(weight.shape)}"
                 )
+            weights.append(weight)
         width = inputs.shape[-1]
         if self._width is not None and width != self._width:
             raise ValueError(
                 f"inputs: expected {self._width} features as in the first call, got shape {tuple(inputs.shape)}"
             )
+        return weights
 
     def _check_function(self, ndim: int, width: int) -> str | None:
         """Run the quantum function on made-up inputs; in a batch, see that every angle belongs to one input.
@@ -358,6 +425,20 @@ class QuantumLayer(torch.nn.Module):
         return None
 
 
+def _arranged(values: torch.Tensor, shapes: Sequence[tuple[int, ...]], kind: str) -> Any:
+    """Results side by side as the quantum function returns its measurements."""
+    if kind == "single":
+        return values if shapes[0] else values[..., 0]
+    if kind == "tuple":
+        return torch.split(values, [math.prod(shape) for shape in shapes], dim=-1)
+    return values
+
+
+def _leading(result: torch.Tensor, leading: torch.Size) -> torch.Tensor:
+    """Restore the batch dimensions of the inputs."""
+    return result if len(leading) < 2 else result.reshape(*leading, *result.shape[1:])
+
+
 def _depends(value: Any, leaf: torch.Tensor) -> bool:
     if not isinstance(value, torch.Tensor) or not value.requires_grad:
         return False
@@ -391,8 +472,8 @@ def _returned(
     qnode: Any, input_arg: str, weights: Mapping[str, torch.Tensor], x: torch.Tensor
 ) -> str:
     """What the quantum function returns: TorchLayer arranges a list and a tuple of measurements differently."""
-    values = {name: torch.zeros(w.shape, dtype=torch.float64) for name, w in weights.items()}
-    with qml.queuing.AnnotatedQueue():
+    with outside_transforms(), qml.queuing.AnnotatedQueue():
+        values = {name: torch.zeros(w.shape, dtype=torch.float64) for name, w in weights.items()}
         result = qnode.func(**{input_arg: torch.ones(x.shape, dtype=torch.float64), **values})
     parts = result if isinstance(result, tuple | list) else [result]
     real = (

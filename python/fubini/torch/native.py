@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from fubini import _core
 from fubini._arrays import to_numpy
 from fubini.circuit import Circuit, _measured_wires, decomposed
 from fubini.compiled import Affine
 from fubini.tape import user_tape
-from fubini.torch.function import expval
+from fubini.torch.function import expval, is_batched, is_plain, pullback
 
 Tensor = torch.Tensor
 
@@ -27,7 +26,7 @@ def run_affine(form: Affine, inputs: Tensor, weights: Sequence[Tensor]) -> Tenso
     Returns:
         Results side by side, (B, M), float64 on the CPU.
     """
-    if _transformed(inputs, weights):
+    if not is_plain():  # torch.func or forward-mode AD, which autograd functions do not follow
         return _run_with_torch(form, inputs, weights)
     result: Tensor = _AffineExpval.apply(form, inputs, *weights)  # type: ignore[no-untyped-call]
     return result
@@ -51,10 +50,23 @@ def run_traced(
 
     Returns:
         Results side by side, (M,) or (B, M), float64 on the CPU; and the circuit that ran.
+
+    Raises:
+        RuntimeError: If the quantum function needs values that torch.func does not reveal.
     """
     # Exactly what TorchLayer passes, because the function may look at it.
     arguments = {input_arg: inputs, **{name: w.to(inputs) for name, w in weights.items()}}
-    tape = decomposed(user_tape(qnode, (), arguments))
+    try:
+        tape = decomposed(user_tape(qnode, (), arguments))
+    except RuntimeError as error:
+        if is_plain():
+            raise
+        raise RuntimeError(
+            "qnode: the quantum function, or an operation in it, asks for the values of its tensors, and torch.func "
+            f"does not reveal them ({error}). AmplitudeEmbedding and StatePrep do so to check the norm; normalise "
+            "with torch instead: qml.StatePrep(x / torch.linalg.norm(x, dim=-1, keepdim=True), wires, "
+            "validate_norm=False)"
+        ) from error
     compiled = Circuit.from_tape(tape, _measured_wires(qnode, tape))
     circuit = cache.setdefault(compiled, compiled)
     angles = torch.as_tensor(circuit.angles_of(tape), dtype=torch.float64, device="cpu")
@@ -69,26 +81,20 @@ def run_traced(
     return expval(circuit, angles, state), circuit
 
 
-def _transformed(inputs: Tensor, weights: Sequence[Tensor]) -> bool:
-    """Inside torch.func or forward-mode AD, where plain autograd functions do not reach."""
-    if torch.autograd.forward_ad._current_level >= 0:
-        return True
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-    return wrapped(inputs) or any(wrapped(w) for w in weights)
-
-
 def _run_with_torch(form: Affine, inputs: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """The same in torch operations around the differentiable ``expval``."""
-    flat = (
-        torch.cat([w.reshape(-1).to("cpu", torch.float64) for w in weights])
-        if weights
-        else torch.zeros(0).double()
-    )
-    constant, by_weights, by_inputs = (
-        torch.from_numpy(np.array(m)) for m in (form.constant, form.weights, form.inputs)
-    )
-    angles = constant + by_weights @ flat + inputs.to("cpu", torch.float64) @ by_inputs.T
-    return expval(form.circuit, angles)
+    return expval(form.circuit, _angles(form, inputs, weights))
+
+
+def _angles(form: Affine, inputs: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    flat = [w.reshape(-1).to("cpu", torch.float64) for w in weights]
+    joined = torch.cat(flat) if flat else torch.zeros(0, dtype=torch.float64)
+    constant, by_weights, by_inputs = _matrices(form)
+    return constant + by_weights @ joined + inputs.to("cpu", torch.float64) @ by_inputs.T
+
+
+def _matrices(form: Affine) -> list[Tensor]:
+    return [torch.from_numpy(np.array(m)) for m in (form.constant, form.weights, form.inputs)]
 
 
 class _AffineExpval(torch.autograd.Function):
@@ -96,46 +102,41 @@ class _AffineExpval(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, form: Affine, inputs: Tensor, *weights: Tensor) -> Tensor:
-        ctx.form = form
-        ctx.save_for_backward(inputs, *weights)
-        flat = _flat(weights)
-        ctx.angles = form.angles(flat, to_numpy(inputs))
-        return torch.from_numpy(_core.expval(form.circuit.program, ctx.angles, None))
+        needed = ctx.needs_input_grad
+        values, passed = form.forward(
+            [to_numpy(w) for w in weights], to_numpy(inputs), True in needed
+        )
+        if passed is not None:
+            ctx.form, ctx.passed = form, passed
+            ctx.save_for_backward(inputs, *weights)
+        return torch.from_numpy(values)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        inputs, *weights = ctx.saved_tensors
-        if (
-            torch.is_grad_enabled()
-        ):  # create_graph=True: derivatives of this derivative may be asked for
-            return None, *_differentiable_gradient(ctx.form, inputs, weights, gradient)
-        _, by_angles, _ = _core.vjp(ctx.form.circuit.program, ctx.angles, to_numpy(gradient), None)
-        by_weights, by_inputs = ctx.form.pull_back(by_angles)
-        pieces = (
-            np.split(by_weights, np.cumsum([w.numel() for w in weights])[:-1]) if weights else []
-        )
-        return (
-            None,
-            torch.from_numpy(by_inputs).to(inputs) if ctx.needs_input_grad[1] else None,
-            *(
-                torch.from_numpy(p).reshape(w.shape).to(w)
-                for p, w in zip(pieces, weights, strict=True)
-            ),
-        )
+        leaves = ctx.saved_tensors
+        # create_graph=True: a derivative of this may be asked for.
+        if torch.is_grad_enabled() or is_batched(gradient):
+            return None, *_differentiable_gradient(ctx.form, leaves[0], leaves[1:], gradient)
+        by_inputs, by_weights = ctx.form.backward(ctx.passed, to_numpy(gradient))
+        needed = ctx.needs_input_grad
+        found = [_like(value, leaf) for value, leaf in zip(by_weights, leaves[1:], strict=True)]
+        return None, _like(by_inputs, leaves[0]) if needed[1] else None, *found
 
 
-def _flat(weights: Sequence[Tensor]) -> Any:
-    parts = [to_numpy(w).reshape(-1) for w in weights]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.zeros(0)
+def _like(values: Any, leaf: Tensor) -> Tensor:
+    result = torch.from_numpy(values)
+    return result if leaf.dtype == torch.float64 and leaf.is_cpu else result.to(leaf)
 
 
 def _differentiable_gradient(
-    form: Affine, inputs: Tensor, weights: list[Tensor], gradient: Tensor
-) -> Any:
-    leaves = [inputs, *weights]
-    chosen = [leaf for leaf in leaves if leaf.requires_grad]
-    output = _run_with_torch(form, inputs, weights)
-    found = iter(
-        torch.autograd.grad(output, chosen, gradient, create_graph=True, allow_unused=True)
-    )
-    return [next(found) if leaf.requires_grad else None for leaf in leaves]
+    form: Affine, inputs: Tensor, weights: Sequence[Tensor], gradient: Tensor
+) -> list[Tensor]:
+    """The gradients by inputs and weights, in torch operations."""
+    by_angles = pullback(form.circuit, _angles(form, inputs, weights), gradient)
+    _, by_weights, by_inputs = _matrices(form)
+    sizes = [w.numel() for w in weights]
+    parts = torch.split(by_angles.sum(0) @ by_weights, sizes) if sizes else ()
+    return [
+        (by_angles @ by_inputs).to(inputs),
+        *(part.reshape(w.shape).to(w) for part, w in zip(parts, weights, strict=True)),
+    ]

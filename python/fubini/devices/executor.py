@@ -1,0 +1,448 @@
+"""Running circuits on a device that costs time or money: chunks, retries, accounts, and nothing paid for twice."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pennylane as qml
+
+from fubini._arrays import to_numpy
+from fubini.devices.sweep import Sweep, rows_of, tape_key
+from fubini.errors import NumericalError, UnsupportedCircuitError
+
+Array = npt.NDArray[Any]
+Progress = Callable[[int, int], None]
+
+# Devices that run a tape whose parameters have a leading axis, and the bytes that one row of n wires takes there: some
+# copies of the state or of the density matrix.
+_BROADCASTING = {
+    "default.qubit": lambda wires: 64 << wires,
+    "default.mixed": lambda wires: 64 << 2 * wires,
+}
+# PennyLane's simulators run in this process: a failing call has cost nothing, so that all tapes go in one call.
+_SIMULATORS = {
+    *_BROADCASTING,
+    "lightning.qubit",
+    "lightning.kokkos",
+    "lightning.gpu",
+    "reference.qubit",
+}
+_TAPES_PER_CALL = 64
+# Runs after which results of a failed one are dropped if none of them was asked for.
+_FORGET_AFTER = 10
+# Errors that a second attempt would only repeat.
+_PERMANENT = (
+    TypeError,
+    AttributeError,
+    NotImplementedError,
+    qml.exceptions.DeviceError,
+    qml.exceptions.WireError,
+    qml.exceptions.QuantumFunctionError,
+    qml.exceptions.DecompositionUndefinedError,
+)
+
+
+class DeviceExecutionError(RuntimeError):
+    """A device failed more often than the executor retries; what had succeeded is kept for the next attempt."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What was, or would be, executed.
+
+    Attributes:
+        calls: Calls of the device, each with one or more tapes.
+        tapes: Circuits handed over, where all broadcast settings of one circuit count as one.
+        circuits: Circuits with every setting of their parameters counted.
+        shots: Repetitions over all circuits; 0 for exact results.
+    """
+
+    calls: int = 0
+    tapes: int = 0
+    circuits: int = 0
+    shots: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.calls + other.calls,
+            self.tapes + other.tapes,
+            self.circuits + other.circuits,
+            self.shots + other.shots,
+        )
+
+    def __sub__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.calls - other.calls,
+            self.tapes - other.tapes,
+            self.circuits - other.circuits,
+            self.shots - other.shots,
+        )
+
+    def __str__(self) -> str:
+        return f"{self.calls} device calls, {self.tapes} tapes, {self.circuits} circuits, {self.shots} shots"
+
+
+@dataclass
+class _Order:
+    """A sweep as the tapes that the device gets."""
+
+    sweep: Sweep
+    tapes: list[Any]
+    broadcast: bool
+    which: Any  # row of the sweep asked for -> row that is run; None: the same
+
+
+@dataclass(eq=False)
+class Executor:
+    """Runs sweeps on one PennyLane device.
+
+    A call of the device succeeds or fails as a whole. After a failure the same tapes are tried again, with pauses of
+    ``backoff``, 2 ``backoff``, 4 ``backoff``, ... seconds; results that are NaN or infinite count as failures of their
+    tapes alone. When all attempts have failed, the results of the calls that succeeded are kept, and the next ``run``
+    of the same circuits (same gates, numbers, measurements and shots) takes them instead of executing again.
+
+    Args:
+        device: The device.
+        retries: Further attempts after a failing call.
+        backoff: Seconds before the first further attempt.
+        timeout: Seconds after which a call counts as failed; None waits for ever. The call goes on in its thread, and
+            its results are taken if they arrive before the next attempt starts.
+        memory: Bytes that the rows of one broadcast tape may take on the device; more rows are cut into chunks.
+        tapes_per_call: Tapes handed over at once, which is what a failing call can lose; None: all for PennyLane's
+            simulators, 64 for other devices.
+        progress: Called with (tapes done, tapes in all) after every call; True shows a progress bar (needs tqdm).
+
+    Attributes:
+        usage: Everything executed so far, including calls that failed.
+
+    Raises:
+        UnsupportedCircuitError: For a device that cannot run parametrised circuits.
+        ValueError: For a negative or non-positive number.
+    """
+
+    device: Any
+    retries: int = 3
+    backoff: float = 0.5
+    timeout: float | None = None
+    memory: int = 1 << 28
+    tapes_per_call: int | None = None
+    progress: bool | Progress = False
+    usage: Usage = field(default_factory=Usage, init=False)
+    _paid: dict[Any, list[Array]] = field(default_factory=dict, init=False, repr=False)
+    _unused_runs: int = field(default=0, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_device(self.device)
+        for name, least in (("retries", 0), ("backoff", 0), ("memory", 1)):
+            value = getattr(self, name)
+            if not np.isfinite(value) or value < least:
+                raise ValueError(f"{name}: expected a finite number >= {least}, got {value!r}")
+        for name in ("timeout", "tapes_per_call"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}: expected None or a number > 0, got {value!r}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_paid": {}}
+
+    @property
+    def broadcasts(self) -> bool:
+        """Whether the device runs many settings of a circuit as one tape."""
+        return self.device.name in _BROADCASTING
+
+    def cost(self, sweeps: Sequence[Sweep]) -> Usage:
+        """Say what ``run`` will execute, without executing it; retries not counted.
+
+        Args:
+            sweeps: The circuits.
+
+        Returns:
+            Calls, tapes, circuits and shots.
+        """
+        orders = [self._order(sweep) for sweep in sweeps]
+        tapes = sum(len(order.tapes) for order in orders)
+        circuits = sum(order.sweep.circuits for order in orders)
+        shots = sum(order.sweep.circuits * (order.sweep.shots or 0) for order in orders)
+        return Usage(-(-tapes // self._per_call(tapes)) if tapes else 0, tapes, circuits, shots)
+
+    def run(self, sweeps: Sequence[Sweep]) -> list[list[Array]]:
+        """Execute circuits.
+
+        Args:
+            sweeps: The circuits.
+
+        Returns:
+            For every sweep one array per measurement, (rows, ...); rows is 1 for a sweep without rows. Rows with the
+            same numbers are executed once, unless there are shots, whose samples must be independent.
+
+        Raises:
+            UnsupportedCircuitError: If the device refuses a circuit or lacks wires.
+            DeviceExecutionError: If calls fail more often than they are retried.
+            NumericalError: If results stay NaN or infinite.
+        """
+        orders = [self._order(sweep) for sweep in sweeps]
+        for order in orders:
+            self._check_wires(order.sweep)
+        answers = self._execute([tape for order in orders for tape in order.tapes])
+        results = []
+        for order in orders:
+            mine = [next(answers) for _ in order.tapes]
+            count = len(order.sweep.measurements)
+            if order.sweep.rows is None:
+                parts = [np.asarray(a)[None] for a in mine[0]]
+            elif order.broadcast:
+                rows = [len(a[0]) for a in mine]
+                if sum(rows) != order.sweep.rows:
+                    raise UnsupportedCircuitError(
+                        f"device: {self.device.name} returned {sum(rows)} results for {order.sweep.rows} settings"
+                    )
+                parts = [np.concatenate([a[m] for a in mine]) for m in range(count)]
+            else:
+                parts = rows_of(mine, count)
+            results.append(parts if order.which is None else [p[order.which] for p in parts])
+        return results
+
+    # -- orders -------------------------------------------------------------------------------------------------
+
+    def _order(self, sweep: Sweep) -> _Order:
+        which = None
+        if sweep.shots is None:
+            sweep, which = sweep.distinct()
+        if sweep.rows is None:
+            return _Order(sweep, [sweep.broadcast_tape()], False, which)
+        if sweep.rows < 2 or not self._takes_broadcast(sweep):
+            return _Order(sweep, sweep.single_tapes(), False, which)
+        room = max(1, self.memory // _BROADCASTING[self.device.name](self._num_wires(sweep)))
+        starts = range(0, sweep.rows, room)
+        chunks = (
+            [sweep]
+            if len(starts) == 1
+            else [sweep.take(np.arange(s, min(s + room, sweep.rows))) for s in starts]
+        )
+        return _Order(sweep, [chunk.broadcast_tape() for chunk in chunks], True, which)
+
+    def _takes_broadcast(self, sweep: Sweep) -> bool:
+        moving = [op for op in sweep.operations if op.batch_size is not None]
+        if not self.broadcasts or not moving:
+            return False
+        # default.mixed decomposes a generic controlled gate, and cannot when its parameters are broadcast.
+        generic = ("Controlled", "ControlledOp")
+        return self.device.name != "default.mixed" or all(
+            type(op).__name__ not in generic for op in moving
+        )
+
+    def _num_wires(self, sweep: Sweep) -> int:
+        return len(sweep.wires) if self.device.wires is None else len(self.device.wires)
+
+    def _per_call(self, tapes: int) -> int:
+        if self.tapes_per_call is not None:
+            return self.tapes_per_call
+        return max(1, tapes) if self.device.name in _SIMULATORS else _TAPES_PER_CALL
+
+    def _check_wires(self, sweep: Sweep) -> None:
+        if self.device.wires is None:
+            return
+        missing = [w for w in sweep.wires if w not in self.device.wires]
+        if missing:
+            raise UnsupportedCircuitError(
+                f"device: {self.device.name} refused a circuit: expected the wires {sweep.wires.tolist()}, got a device "
+                f"with {self.device.wires.tolist()}; give the device the wires {missing} as well"
+            )
+
+    # -- execution ----------------------------------------------------------------------------------------------
+
+    def _execute(self, tapes: list[Any]) -> Iterator[list[Array]]:
+        done: list[list[Array] | None] = [None] * len(tapes)
+        keys: list[Any] = [None] * len(tapes)
+        if self._paid:
+            for k, tape in enumerate(tapes):
+                keys[k] = tape_key(tape)
+                done[k] = self._paid.pop(
+                    keys[k], None
+                )  # at most once: samples are not to be repeated
+            self._unused_runs = 0 if any(a is not None for a in done) else self._unused_runs + 1
+            if self._unused_runs >= _FORGET_AFTER:  # the weights have moved on
+                self._paid.clear()
+        open_ = [k for k, answer in enumerate(done) if answer is None]
+        step = self._per_call(len(tapes))
+        show = _progress(self.progress, len(tapes))
+        show(len(tapes) - len(open_))
+        try:
+            for start in range(0, len(open_), step):
+                self._attempts(tapes, open_[start : start + step], done)
+                show(sum(answer is not None for answer in done))
+        except BaseException:
+            # Kept for the next attempt, an interrupted one (control-C) included.
+            for k, answer in enumerate(done):
+                if answer is not None:
+                    self._paid[keys[k] or tape_key(tapes[k])] = answer
+            self._unused_runs = 0
+            raise
+        finally:
+            show(None)
+        return iter([answer for answer in done if answer is not None])
+
+    def _attempts(self, tapes: list[Any], indices: list[int], done: list[Any]) -> None:
+        problem: Exception | None = None
+        pending: _Call | None = None
+        for attempt in range(self.retries + 1):
+            if attempt:
+                time.sleep(self.backoff * 2.0 ** (attempt - 1))
+            chosen = [tapes[k] for k in indices]
+            try:
+                if pending is not None and pending.finished:
+                    answers, pending = pending.result(), None  # late, but paid for
+                else:
+                    self.usage = self.usage + _usage_of(chosen)
+                    pending = _Call(self._call, chosen)
+                    answers = pending.within(self.timeout)
+                    pending = None
+            except _PERMANENT as error:
+                raise UnsupportedCircuitError(
+                    f"device: {self.device.name} refused a circuit: {error}"
+                ) from error
+            except TimeoutError as error:
+                problem = error
+                continue
+            except Exception as error:  # noqa: BLE001 - what plugins raise for a failing network or queue
+                problem, pending = error, None
+                continue
+            bad = []
+            for k, answer in zip(indices, answers, strict=True):
+                if all(np.isfinite(part).all() for part in answer):
+                    done[k] = answer
+                else:
+                    bad.append(k)
+            if not bad:
+                return
+            problem = NumericalError(
+                f"device: {self.device.name} returned NaN or infinity for {len(bad)} of {len(indices)} circuits"
+            )
+            indices = bad
+        tries = f"{self.retries + 1} attempts" if self.retries else "1 attempt"
+        kept = sum(answer is not None for answer in done)
+        text = (
+            f"{problem} ({type(problem).__name__}, after {tries}); {kept} of {len(tapes)} results are kept and will be "
+            "reused when the same circuits are run again"
+        )
+        if isinstance(problem, NumericalError):
+            raise NumericalError(text)
+        raise DeviceExecutionError(f"device: {self.device.name} failed: {text}") from problem
+
+    def _call(self, tapes: list[Any]) -> list[list[Array]]:
+        answers = qml.execute(tapes, self.device, diff_method=None, interface="numpy", cache=False)
+        if len(answers) != len(tapes):
+            raise UnsupportedCircuitError(
+                f"device: {self.device.name} returned {len(answers)} results for {len(tapes)} circuits"
+            )
+        result = []
+        for tape, answer in zip(tapes, answers, strict=True):
+            parts = answer if len(tape.measurements) > 1 else [answer]
+            result.append([to_numpy(part, None) for part in parts])
+        return result
+
+
+class _Call:
+    """A call of the device that may be waited for."""
+
+    def __init__(self, function: Callable[[list[Any]], Any], tapes: list[Any]) -> None:
+        self._function, self._tapes = function, tapes
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+
+    def within(self, timeout: float | None) -> Any:
+        if timeout is None:
+            return self._function(self._tapes)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            raise TimeoutError(f"no answer within {timeout:g} s")
+        return self.result()
+
+    @property
+    def finished(self) -> bool:
+        return self._thread is not None and not self._thread.is_alive()
+
+    def result(self) -> Any:
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def _run(self) -> None:
+        try:
+            self._value = self._function(self._tapes)
+        except BaseException as error:  # noqa: BLE001 - raised where the answer is waited for
+            self._error = error
+
+
+def _usage_of(tapes: list[Any]) -> Usage:
+    circuits = [tape.batch_size or 1 for tape in tapes]
+    shots = [
+        count * (tape.shots.total_shots or 0) for tape, count in zip(tapes, circuits, strict=True)
+    ]
+    return Usage(1, len(tapes), sum(circuits), sum(shots))
+
+
+def _progress(wanted: bool | Progress, total: int) -> Callable[[int | None], None]:
+    """Takes the number of tapes done, and None at the end."""
+    if wanted is False or not total:
+        return lambda done: None
+    if callable(wanted):
+        return lambda done: None if done is None else wanted(done, total)
+    from tqdm import tqdm
+
+    bar = tqdm(total=total, unit="tape")
+
+    def show(done: int | None) -> None:
+        if done is None:
+            bar.close()
+        else:
+            bar.update(done - bar.n)
+
+    return show
+
+
+def check_device(device: Any) -> None:
+    """Refuse devices that cannot run circuits with arbitrary angles.
+
+    Args:
+        device: PennyLane device.
+
+    Raises:
+        UnsupportedCircuitError: For default.clifford.
+        TypeError: If it is no PennyLane device.
+    """
+    name = getattr(device, "name", None)
+    if not isinstance(device, qml.devices.Device):
+        raise TypeError(
+            f"device: expected a PennyLane device, got {type(device).__name__}; see qml.device"
+        )
+    if name == "default.clifford":
+        raise UnsupportedCircuitError(
+            "device: default.clifford runs Clifford gates only, whose angles are multiples of pi/2, so there is nothing "
+            "to differentiate or to train; use default.qubit or lightning.qubit"
+        )
+
+
+_ATTRIBUTE = "_fubini_executor"
+
+
+def executor_of(device: Any) -> Executor:
+    """Return the executor with default settings that all users of a device share unless they bring their own.
+
+    Args:
+        device: PennyLane device.
+    """
+    found = getattr(device, _ATTRIBUTE, None)
+    if (
+        not isinstance(found, Executor) or found.device is not device
+    ):  # a copied device brings the original's
+        found = Executor(device)
+        setattr(device, _ATTRIBUTE, found)
+    return found

@@ -1,0 +1,177 @@
+"""Second derivatives by shifting two angles: of a QNode's results, and of fidelities."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fubini import _core
+from fubini.devices.executor import Array
+from fubini.devices.job import Job
+from fubini.devices.readout import Estimates, estimates_of, readout_of
+from fubini.devices.shifts import batch_rows, check_shots, refuse_without_rule, setting_sweep
+from fubini.errors import UnsupportedCircuitError
+from fubini.tape import GateTape
+
+FloatArray = npt.NDArray[np.float64]
+Setting = tuple[tuple[int, float], ...]  # (angle, shift) of what is shifted
+
+
+@dataclass(frozen=True)
+class PairPlan:
+    """Settings whose results add up to second derivatives; settings that two derivatives need appear once.
+
+    Attributes:
+        settings: What is shifted, in order; the circuit itself is ().
+        pairs: (entries, 2), angles i <= j of every second derivative.
+        entry: For every term its entry.
+        setting: For every term its setting.
+        coefficient: For every term.
+    """
+
+    settings: tuple[Setting, ...]
+    pairs: npt.NDArray[np.int64]
+    entry: npt.NDArray[np.int64]
+    setting: npt.NDArray[np.intp]
+    coefficient: FloatArray
+
+    def angles(self, at: FloatArray) -> FloatArray:
+        """Return all shifted angles, (settings, batch, angles), for angles (batch, angles)."""
+        result = np.repeat(at[None], len(self.settings), axis=0)
+        for row, setting in zip(result, self.settings, strict=True):
+            for angle, shift in setting:
+                row[:, angle] += shift
+        return result
+
+    def matrices(self, values: FloatArray, count: int) -> FloatArray:
+        """Return (batch, outputs, count, count) for values (settings, batch, outputs)."""
+        taken = np.ascontiguousarray(values[self.setting])
+        found = _core.shift_sum(self.entry, self.coefficient, taken, len(self.pairs))
+        result = np.zeros((*found.shape[:2], count, count))
+        i, j = self.pairs.T
+        result[..., i, j] = found
+        result[..., j, i] = found
+        return result
+
+
+def pair_plan(frequencies: Sequence[Sequence[float]]) -> PairPlan:
+    """Return the plan of all second derivatives.
+
+    Two two-term rules need four settings for two angles, and one besides the circuit itself for one angle: an
+    expectation value is periodic in the angle, so that +pi and -pi are the same setting.
+
+    Args:
+        frequencies: Of every angle, positive and distinct.
+
+    Returns:
+        The plan.
+    """
+    rules = [_core.shift_rule(list(f)) for f in frequencies]
+    periods = [_period(f) for f in frequencies]
+    numbers: dict[Setting, int] = {}
+    shifts: list[Setting] = []
+    pairs: list[tuple[int, int]] = []
+    total: dict[tuple[int, int], float] = {}
+    for i in range(len(rules)):
+        for j in range(i, len(rules)):
+            entry = len(pairs)
+            pairs.append((i, j))
+            for a, s in rules[i]:
+                for b, t in rules[j]:
+                    moved = ((i, s), (j, t)) if i != j else _single(i, s + t, periods[i])
+                    key = tuple((k, round(shift, 10)) for k, shift in moved)
+                    if key not in numbers:
+                        numbers[key] = len(shifts)
+                        shifts.append(moved)
+                    term = (entry, numbers[key])
+                    total[term] = total.get(term, 0.0) + a * b
+    terms = list(total)
+    return PairPlan(
+        tuple(shifts),
+        np.array(pairs, dtype=np.int64).reshape(-1, 2),
+        np.array([entry for entry, _ in terms], dtype=np.int64),
+        np.array([setting for _, setting in terms], dtype=np.intp),
+        np.array(list(total.values())),
+    )
+
+
+def _period(frequencies: Sequence[float]) -> float | None:
+    """2 pi / omega where all frequencies are multiples of the smallest."""
+    if not len(frequencies):
+        return None
+    multiples = np.asarray(frequencies) / min(frequencies)
+    regular = np.abs(multiples - np.round(multiples)).max() < 1e-9
+    return 2.0 * np.pi / min(frequencies) if regular else None
+
+
+def _single(angle: int, shift: float, period: float | None) -> Setting:
+    if period is not None:
+        shift -= period * np.round(shift / period)
+        if shift < -period / 2 * (1.0 - 1e-9):
+            shift += period
+        if abs(shift - period / 2) < 1e-9:
+            shift = period / 2
+    return ((angle, shift),) if abs(shift) > 1e-12 else ()
+
+
+@dataclass(frozen=True)
+class Hessian:
+    """Second derivatives of a circuit's results by its trainable angles.
+
+    Attributes:
+        values: (1 or batch, outputs, angles, angles).
+        errors: Standard errors of the same shape; zeros for exact results.
+    """
+
+    values: FloatArray
+    errors: FloatArray
+
+
+def hessian_job(tape: GateTape, *, shots: int | None = None) -> Job[Hessian]:
+    """Return the job that finds second derivatives of expectation values and probabilities.
+
+    For P angles with two-term rules it runs 2 P (P - 1) + P + 1 circuits for every input and setting of the readout.
+
+    Args:
+        tape: The circuit.
+        shots: Of every circuit; None for exact results.
+
+    Returns:
+        The job.
+
+    Raises:
+        UnsupportedCircuitError: For variances, and gates without a shift rule.
+        ValueError: For fewer than 2 shots.
+    """
+    check_shots(shots)
+    readout = readout_of(tape, shots)
+    if readout.squared:
+        raise UnsupportedCircuitError(
+            "qnode: second derivatives of variances are not available; measure qml.expval(O) and qml.expval(O @ O)"
+        )
+    found = refuse_without_rule(tape, "a second derivative")
+    plan = pair_plan(found)
+    rows, count = batch_rows(tape), len(found)
+    at = np.broadcast_to(tape.angles, (rows, count))
+    moved = plan.angles(at)
+    sweeps = tuple(
+        setting_sweep(tape, moved, setting.gates, setting.measurements, shots)
+        for setting in readout.settings
+    )
+
+    def finish(answers: list[list[Array]]) -> Hessian:
+        seen: Estimates = estimates_of(readout, answers, (len(moved), rows), shots)
+        features = np.ascontiguousarray(readout.results(seen.features))
+        values = plan.matrices(features, count)
+        if shots is None:
+            return Hessian(values, np.zeros_like(values))
+        noise = seen.variance(readout.linear)
+        return Hessian(values, np.sqrt(squared(plan).matrices(noise, count)))
+
+    return Job(sweeps, finish)
+
+
+def squared(plan: PairPlan) -> PairPlan:
+    """Return the plan that adds up variances: the same with squared coefficients."""
+    return PairPlan(plan.settings, plan.pairs, plan.entry, plan.setting, plan.coefficient**2)

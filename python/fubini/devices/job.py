@@ -1,0 +1,70 @@
+"""Circuits to run together with what becomes of their results, so that a cost is known before anything runs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from fubini.devices.executor import Array, Executor, Usage
+from fubini.devices.sweep import Sweep
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Job(Generic[T]):
+    """Work for a device.
+
+    Attributes:
+        sweeps: The circuits.
+        finish: Makes the result from their answers, in order.
+    """
+
+    sweeps: tuple[Sweep, ...]
+    finish: Callable[[list[list[Array]]], T]
+
+    def cost(self, executor: Executor) -> Usage:
+        """Say what ``run`` will execute: a dry run.
+
+        Args:
+            executor: Of the device.
+
+        Returns:
+            Calls, tapes, circuits and shots.
+        """
+        return executor.cost(self.sweeps)
+
+    def run(self, executor: Executor) -> T:
+        """Execute the circuits.
+
+        Args:
+            executor: Of the device.
+
+        Returns:
+            The result.
+        """
+        return self.finish(executor.run(self.sweeps))
+
+
+def together(*jobs: Job[Any]) -> Job[tuple[Any, ...]]:
+    """Return one job that does several in one execution.
+
+    Args:
+        *jobs: Any jobs.
+
+    Returns:
+        The job; its result is the tuple of theirs.
+    """
+    ends = []
+    total = 0
+    for job in jobs:
+        total += len(job.sweeps)
+        ends.append(total)
+
+    def finish(answers: list[list[Array]]) -> tuple[Any, ...]:
+        starts = [0, *ends[:-1]]
+        return tuple(
+            job.finish(answers[start:end])
+            for job, start, end in zip(jobs, starts, ends, strict=True)
+        )
+
+    return Job(tuple(sweep for job in jobs for sweep in job.sweeps), finish)

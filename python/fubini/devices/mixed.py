@@ -1,0 +1,88 @@
+"""Metrics of mixed states: what the Fubini-Study metric becomes under noise. There is more than one answer.
+
+The quantum Fisher information by the symmetric logarithmic derivative is the smallest metric that no channel increases
+(Braunstein and Caves 1994, Phys. Rev. Lett. 72, 3439): it bounds what any measurement can learn about the angles, and
+falls as noise grows. The Hilbert-Schmidt metric Tr(d_i rho d_j rho)/2 is linear in the state's derivatives and needs no
+eigenvalues, but noise may increase it relative to other directions. Both are scaled here to equal the Fubini-Study
+metric g for pure states; the quantum Fisher information itself is 4 g. The covariances of generators, which are the
+pure-state metric, are neither of them in a mixed state, and are refused for circuits with channels.
+
+Density matrices come from default.mixed; their derivatives from parameter shifts of the density matrix itself, which is
+as linear in the state as an expectation value is.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pennylane as qml
+
+from fubini import _core
+from fubini._arrays import to_numpy
+from fubini.devices.executor import Array
+from fubini.devices.job import Job
+from fubini.devices.shifts import batch_rows, refuse_without_rule, setting_sweep
+from fubini.errors import UnsupportedCircuitError
+from fubini.tape import GateTape
+
+FloatArray = npt.NDArray[np.float64]
+Kind = Literal["fisher", "hilbert-schmidt"]
+
+# Sums of two eigenvalues of a density matrix below this are rounding of zero.
+_CUTOFF = 1e-10
+
+
+def mixed_metric_job(
+    tape: GateTape, device: Any, *, kind: Kind = "fisher", cutoff: float = _CUTOFF
+) -> Job[FloatArray]:
+    """Return the job that finds a mixed state's metric over the trainable angles.
+
+    It runs 2R circuits for every trainable angle with R frequencies, and one more, for each input; on default.mixed they
+    are settings of one broadcast tape.
+
+    Args:
+        tape: The circuit, with or without channels.
+        device: default.mixed, analytic.
+        kind: ``"fisher"``: a quarter of the quantum Fisher information; ``"hilbert-schmidt"``: Tr(d_i rho d_j rho)/2.
+        cutoff: Pairs of eigenvalues with a smaller sum count as the kernel of rho and are left out. Where noise of less
+            than this fills the kernel, the result is that of the state without it.
+
+    Returns:
+        The job; its result is (1 or batch, angles, angles).
+
+    Raises:
+        UnsupportedCircuitError: For another device, and gates without a shift rule.
+        ValueError: For an unknown kind or a cutoff that is not positive.
+    """
+    if kind not in ("fisher", "hilbert-schmidt"):
+        raise ValueError(f"kind: expected 'fisher' or 'hilbert-schmidt', got {kind!r}")
+    if not cutoff > 0:
+        raise ValueError(f"cutoff: expected a number > 0, got {cutoff!r}")
+    if device.name != "default.mixed":
+        raise UnsupportedCircuitError(
+            f"device: expected default.mixed, which returns density matrices, got {device.name!r}"
+        )
+    found = refuse_without_rule(tape, "the derivative of a density matrix")
+    count, rows = len(found), batch_rows(tape)
+    plan = _core.ShiftPlan(list(range(count)), [list(f) for f in found])
+    at = np.ascontiguousarray(np.broadcast_to(tape.angles, (rows, count)))
+    settings = np.concatenate([plan.angles(at), at[None]])
+    measurement = qml.density_matrix(wires=list(tape.wires))
+    sweep = setting_sweep(tape, settings, (), (measurement,), None)
+    dim = 1 << len(tape.wires)
+
+    def finish(answers: list[list[Array]]) -> FloatArray:
+        states = to_numpy(answers[0][0], np.complex128).reshape(len(settings), rows, dim, dim)
+        flat = states[:-1].reshape(len(settings) - 1, rows, dim * dim).view(np.float64)
+        index, weight = np.array(plan.index, dtype=np.int64), np.array(plan.coefficient)
+        moved = _core.shift_sum(index, weight, np.ascontiguousarray(flat), count)
+        derivatives = np.ascontiguousarray(np.swapaxes(moved, 1, 2)).view(np.complex128)
+        derivatives = derivatives.reshape(rows, count, dim, dim)
+        # Hermitian up to rounding; the kernel counts on it.
+        derivatives = 0.5 * (derivatives + np.conj(np.swapaxes(derivatives, 2, 3)))
+        if kind == "hilbert-schmidt":
+            return 0.5 * _core.hilbert_schmidt(np.ascontiguousarray(derivatives))
+        rho = np.ascontiguousarray(states[-1])
+        return 0.25 * _core.sld_fisher(rho, np.ascontiguousarray(derivatives), cutoff)
+
+    return Job((sweep,), finish)

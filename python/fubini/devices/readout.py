@@ -1,0 +1,421 @@
+"""What a QNode measures, as features that are linear in the state: what shift rules apply to, and what shots estimate.
+
+A feature is an expectation value or a probability. Exact results are asked for as they stand in the QNode. With shots
+the features come from probabilities in as few product bases as a greedy grouping finds; everything is then linear in
+the observed frequencies, so that its variance can be estimated without bias from the same shots. A variance is no
+linear feature: it is <O^2> - <O>^2, made of two.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pennylane as qml
+
+from fubini.devices.basis import parity_signs, to_z_basis
+from fubini.errors import UnsupportedCircuitError
+from fubini.pauli import PauliSum, pauli_sum, words_commute
+from fubini.tape import GateTape
+
+FloatArray = npt.NDArray[np.float64]
+
+_MAX_MEASURED_WIRES = 16
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One circuit that is measured.
+
+    Attributes:
+        gates: Appended to the circuit.
+        measurements: What is measured.
+        matrix: (features, outcomes): features are sums of matrix @ outcomes over all settings. Outcomes are the
+            results of the measurements side by side.
+    """
+
+    gates: tuple[Any, ...]
+    measurements: tuple[Any, ...]
+    matrix: FloatArray
+
+
+@dataclass(frozen=True)
+class Readout:
+    """How results follow from circuits.
+
+    Attributes:
+        settings: The circuits.
+        constant: (features,), added to the features.
+        linear: (outputs, features).
+        squared: Pairs (output, feature) of which minus the square is added to the output.
+        shapes: Shape of every measurement of the QNode.
+    """
+
+    settings: tuple[Setting, ...]
+    constant: FloatArray
+    linear: FloatArray
+    squared: tuple[tuple[int, int], ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    @property
+    def outputs(self) -> int:
+        """Number of real results."""
+        return len(self.linear)
+
+    def results(self, features: FloatArray, variances: FloatArray | None = None) -> FloatArray:
+        """Return the QNode's results.
+
+        Args:
+            features: (..., features).
+            variances: Of the features' estimates, taken off their squares so that these are not biased.
+
+        Returns:
+            (..., outputs).
+        """
+        result: FloatArray = features @ self.linear.T
+        for output, feature in self.squared:
+            result[..., output] -= features[..., feature] ** 2
+            if variances is not None:
+                result[..., output] += variances[..., feature]
+        return result
+
+    def slopes(self, features: FloatArray) -> FloatArray:
+        """Return the derivative of results by features, (..., outputs, features)."""
+        result = np.broadcast_to(self.linear, (*features.shape[:-1], *self.linear.shape)).copy()
+        for output, feature in self.squared:
+            result[..., output, feature] -= 2.0 * features[..., feature]
+        return result
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Observed outcomes of every setting.
+
+    Attributes:
+        readout: What was measured.
+        outcomes: For every setting (..., outcomes); with shots, observed frequencies.
+        shots: Per circuit; None for exact results.
+    """
+
+    readout: Readout
+    outcomes: tuple[FloatArray, ...]
+    shots: int | None
+
+    @cached_property
+    def features(self) -> FloatArray:
+        """(..., features)."""
+        total: FloatArray = np.array(self.readout.constant)
+        for setting, seen in zip(self.readout.settings, self.outcomes, strict=True):
+            total = total + seen @ setting.matrix.T
+        return total
+
+    def variance(self, functionals: FloatArray) -> FloatArray:
+        """Return unbiased estimates of the variances of linear functions of the features.
+
+        Args:
+            functionals: (..., functions, features).
+
+        Returns:
+            (..., functions).
+        """
+        if self.shots is None:
+            return np.zeros(
+                np.broadcast_shapes((*self.features.shape[:-1], 1), functionals.shape[:-1])
+            )
+        total: Any = 0.0
+        for setting, seen in zip(self.readout.settings, self.outcomes, strict=True):
+            values = functionals @ setting.matrix  # (..., functions, outcomes)
+            mean = (values @ seen[..., None])[..., 0]
+            square = ((values**2) @ seen[..., None])[..., 0]
+            total = total + np.maximum(square - mean**2, 0.0) / (self.shots - 1)
+        return np.asarray(total)
+
+
+def estimates_of(
+    readout: Readout, answers: Sequence[Sequence[Any]], shape: tuple[int, ...], shots: int | None
+) -> Estimates:
+    """Return estimates from the answers to the sweeps of all settings.
+
+    Args:
+        readout: What was measured.
+        answers: For every setting its measurements' results, (rows, ...).
+        shape: Leading shape of the result, instead of rows.
+        shots: Per circuit; None for exact results.
+
+    Returns:
+        The estimates.
+    """
+    outcomes = []
+    rows = int(np.prod(shape, dtype=int))
+    for parts in answers:
+        seen = np.concatenate([np.real(p).reshape(len(p), -1) for p in parts], axis=1)
+        outcomes.append(np.broadcast_to(seen, (rows, seen.shape[1])).reshape(*shape, -1))
+    return Estimates(readout, tuple(outcomes), shots)
+
+
+def exact_readout(tape: GateTape) -> Readout:
+    """Return the readout of an analytic device: the QNode's measurements, all in one circuit.
+
+    Args:
+        tape: The circuit.
+
+    Returns:
+        The readout.
+    """
+    measurements: list[Any] = []
+    rows: list[
+        tuple[dict[int, float], int | None]
+    ] = []  # coefficients by feature; feature to square
+    shapes: list[tuple[int, ...]] = []
+    count = 0
+    for measurement in tape.measurements:
+        kind = _kind(measurement)
+        if kind == "probs":
+            size = 1 << len(measurement.wires)
+            measurements.append(measurement)
+            rows += [({count + k: 1.0}, None) for k in range(size)]
+            shapes.append((size,))
+            count += size
+            continue
+        shapes.append(())
+        measurements.append(qml.expval(measurement.obs))
+        count += 1
+        if kind == "expval":
+            rows.append(({count - 1: 1.0}, None))
+        else:
+            measurements.append(qml.expval(_square(measurement.obs)))
+            count += 1
+            rows.append(({count - 1: 1.0}, count - 2))
+    setting = Setting((), tuple(measurements), np.eye(count))
+    return _readout([setting], np.zeros(count), rows, shapes)
+
+
+def sampled_readout(tape: GateTape) -> Readout:
+    """Return the readout of a device with shots.
+
+    Args:
+        tape: The circuit.
+
+    Returns:
+        The readout, with one setting per group of words that can be measured wire by wire.
+
+    Raises:
+        UnsupportedCircuitError: For an observable without a Pauli sum.
+    """
+    labels = list(tape.wires)
+    positions = {label: k for k, label in enumerate(labels)}
+    groups: list[tuple[str, Any]] = []  # per feature: its sum, or (wires, outcome)
+    rows: list[tuple[dict[int, float], int | None]] = []
+    shapes: list[tuple[int, ...]] = []
+    for measurement in tape.measurements:
+        kind = _kind(measurement)
+        if kind == "probs":
+            if measurement.obs is not None:
+                raise UnsupportedCircuitError(
+                    "qnode: qml.probs(op=...) with shots is not supported; rotate the wires and use qml.probs(wires=...)"
+                )
+            size = 1 << len(measurement.wires)
+            shapes.append((size,))
+            wires = [positions[w] for w in measurement.wires]
+            for outcome in range(size):
+                rows.append(({len(groups): 1.0}, None))
+                groups.append(("outcome", (wires, outcome)))
+            continue
+        shapes.append(())
+        terms = _terms(measurement.obs, positions, len(labels))
+        groups.append(("sum", terms))
+        if kind == "expval":
+            rows.append(({len(groups) - 1: 1.0}, None))
+        else:
+            groups.append(("sum", _squared(terms)))
+            rows.append(({len(groups) - 1: 1.0}, len(groups) - 2))
+    bases = _bases(groups, len(labels))
+    constant = np.zeros(len(groups))
+    settings = []
+    for basis in bases:
+        wires = sorted(basis)
+        if len(wires) > _MAX_MEASURED_WIRES:
+            raise UnsupportedCircuitError(
+                f"qnode: expected measurements of at most {_MAX_MEASURED_WIRES} wires together, got {len(wires)}"
+            )
+        gates = tuple(g for w in wires for g in to_z_basis(basis[w], labels[w]))
+        measured = (qml.probs(wires=[labels[w] for w in wires]),)
+        settings.append((wires, basis, gates, measured, np.zeros((len(groups), 1 << len(wires)))))
+    for feature, (kind, what) in enumerate(groups):
+        if kind == "outcome":
+            where, outcome = what
+            wires, _, _, _, matrix = next(
+                s for s in settings if all(s[1].get(w) == "Z" for w in where)
+            )
+            index = np.arange(matrix.shape[1])
+            seen = np.zeros_like(index)
+            for w in where:
+                seen = 2 * seen + (index >> (len(wires) - 1 - wires.index(w)) & 1)
+            matrix[feature] = seen == outcome
+            continue
+        for x, z, coefficient in what:
+            if not x | z:
+                constant[feature] += coefficient
+                continue
+            letters = _letters(x, z, len(labels))
+            wires, _, _, _, matrix = next(
+                s for s in settings if all(s[1].get(w) == letter for w, letter in letters.items())
+            )
+            mask = sum(1 << (len(wires) - 1 - wires.index(w)) for w in letters)
+            matrix[feature] += coefficient * parity_signs(np.arange(matrix.shape[1]), mask)
+    return _readout(
+        [Setting(gates, measured, matrix) for _, _, gates, measured, matrix in settings],
+        constant,
+        rows,
+        shapes,
+    )
+
+
+def with_auxiliary(readout: Readout, wire: Any) -> Readout:
+    """Return the readout of every feature times Z on one more wire: the last step of a Hadamard test.
+
+    Args:
+        readout: Of the circuit itself.
+        wire: The auxiliary wire.
+
+    Returns:
+        The readout; its features are not offset by constants of observables, which it measures as well.
+
+    Raises:
+        UnsupportedCircuitError: For probabilities of an operator's eigenvalues.
+    """
+    settings = []
+    for setting in readout.settings:
+        measurements: list[Any] = []
+        pieces: list[FloatArray] = []
+        start = 0
+        for measurement in setting.measurements:
+            if isinstance(measurement, qml.measurements.ProbabilityMP):
+                size = 1 << len(measurement.wires)
+                if measurement.obs is not None:
+                    raise UnsupportedCircuitError(
+                        "qnode: qml.probs(op=...) cannot be read out by a Hadamard test; rotate the wires and use "
+                        "qml.probs(wires=...)"
+                    )
+                measurements.append(qml.probs(wires=[*measurement.wires, wire]))
+                block = setting.matrix[:, start : start + size]
+                pieces.append(np.kron(block, np.array([1.0, -1.0])))
+            else:
+                size = 1
+                measurements.append(qml.expval(measurement.obs @ qml.Z(wire)))
+                pieces.append(setting.matrix[:, start : start + 1])
+            start += size
+        settings.append(Setting(setting.gates, tuple(measurements), np.concatenate(pieces, axis=1)))
+    if readout.constant.any():
+        matrix = np.outer(readout.constant, np.array([1.0, -1.0]))
+        settings.append(Setting((), (qml.probs(wires=[wire]),), matrix))
+    return Readout(
+        tuple(settings),
+        np.zeros_like(readout.constant),
+        readout.linear,
+        readout.squared,
+        readout.shapes,
+    )
+
+
+def readout_of(tape: GateTape, shots: int | None) -> Readout:
+    """Return the readout of a circuit, with or without shots."""
+    return exact_readout(tape) if shots is None else sampled_readout(tape)
+
+
+def _kind(measurement: Any) -> str:
+    kinds = {
+        qml.measurements.ExpectationMP: "expval",
+        qml.measurements.VarianceMP: "var",
+        qml.measurements.ProbabilityMP: "probs",
+    }
+    kind = kinds.get(type(measurement))
+    observed = measurement.obs is not None or (kind == "probs" and len(measurement.wires))
+    if kind is None or not observed:
+        raise UnsupportedCircuitError(
+            f"qnode: expected expectation values, variances or probabilities of named wires, got {measurement!r}; "
+            "nothing else has a parameter-shift rule"
+        )
+    return kind
+
+
+def _terms(obs: Any, positions: dict[Any, int], wires: int) -> PauliSum:
+    terms = pauli_sum(obs, positions, wires)
+    if terms is None:
+        raise UnsupportedCircuitError(
+            f"qnode: expected an observable that is a sum of Pauli words or a Hermitian matrix on at most 6 wires, got "
+            f"{obs!r}"
+        )
+    return terms
+
+
+def _squared(terms: PauliSum) -> PauliSum:
+    """(sum_k c_k P_k)^2; products of anticommuting words cancel."""
+    found: dict[tuple[int, int], float] = {}
+    for a in terms:
+        for b in terms:
+            if not words_commute(a, b):
+                continue
+            x, z = a[0] ^ b[0], a[1] ^ b[1]
+            # X^x Z^z X^u Z^v = (-1)^|z & u| X^(x^u) Z^(z^v), and Y = i X Z on either side.
+            ones = (a[0] & a[1]).bit_count() + (b[0] & b[1]).bit_count() - (x & z).bit_count()
+            phase = (1j**ones * (-1) ** (a[1] & b[0]).bit_count()).real
+            found[x, z] = found.get((x, z), 0.0) + phase * a[2] * b[2]
+    return tuple((x, z, c) for (x, z), c in found.items())
+
+
+def _square(obs: Any) -> Any:
+    sentence = obs.pauli_rep
+    if sentence is not None:
+        product = sentence @ sentence
+        product.simplify()
+        return product.operation(wire_order=obs.wires)
+    matrix = qml.matrix(obs, wire_order=obs.wires)
+    return qml.Hermitian(matrix @ matrix, wires=obs.wires)
+
+
+def _letters(x: int, z: int, wires: int) -> dict[int, str]:
+    letters = {}
+    for w in range(wires):
+        bit = 1 << (wires - 1 - w)
+        if (x | z) & bit:
+            letters[w] = "Y" if x & z & bit else "X" if x & bit else "Z"
+    return letters
+
+
+def _bases(groups: Sequence[tuple[str, Any]], wires: int) -> list[dict[int, str]]:
+    """Product bases that serve all words: every word joins the first basis that it fits."""
+    wanted: list[dict[int, str]] = []
+    for kind, what in groups:
+        if kind == "outcome":
+            wanted.append(dict.fromkeys(what[0], "Z"))
+        else:
+            wanted += [_letters(x, z, wires) for x, z, _ in what if x | z]
+    bases: list[dict[int, str]] = []
+    for letters in sorted(wanted, key=len, reverse=True):
+        home = next(
+            (b for b in bases if all(b.get(w, letter) == letter for w, letter in letters.items())),
+            None,
+        )
+        if home is None:
+            bases.append(home := {})
+        home.update(letters)
+    return bases
+
+
+def _readout(
+    settings: Sequence[Setting],
+    constant: FloatArray,
+    rows: Sequence[tuple[dict[int, float], int | None]],
+    shapes: Sequence[tuple[int, ...]],
+) -> Readout:
+    linear = np.zeros((len(rows), len(constant)))
+    squared = []
+    for output, (coefficients, feature) in enumerate(rows):
+        for k, value in coefficients.items():
+            linear[output, k] = value
+        if feature is not None:
+            squared.append((output, feature))
+    return Readout(tuple(settings), constant, linear, tuple(squared), tuple(shapes))

@@ -1,0 +1,57 @@
+"""Devices that fail in known ways, and circuits for the tests of the device engine."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pennylane as qml
+import torch
+
+from fubini.tape import GateTape, gate_tape
+
+
+class Faulty(qml.devices.DefaultQubit):
+    """default.qubit whose calls with the given numbers misbehave; it records every tape that succeeded."""
+
+    def __init__(self, wires: Any, faults: dict[int, str] | None = None, **kwargs: Any) -> None:
+        super().__init__(wires=wires, **kwargs)
+        self.faults = faults or {}
+        self.calls = 0
+        self.executed: list[Any] = []
+
+    def execute(self, circuits: Any, execution_config: Any = None) -> Any:
+        self.calls += 1
+        fault = self.faults.get(self.calls)
+        if fault == "raise":
+            raise ConnectionError("the queue is closed")
+        if fault == "slow":
+            time.sleep(0.6)
+        results = super().execute(circuits, execution_config)
+        self.executed += list(circuits)
+        if fault == "nan":
+            return tuple(np.asarray(r) * np.nan for r in results)
+        return results
+
+
+class Serial(Faulty):
+    """The same as a plugin that PennyLane knows nothing about: no broadcasting."""
+
+    @property
+    def name(self) -> str:
+        return "some.plugin"
+
+
+def tape_of(
+    function: Callable[..., Any],
+    device: Any,
+    weights: Any,
+    inputs: Any = None,
+    shots: int | None = None,
+) -> GateTape:
+    """The gates of function(weights) or function(inputs, weights), on any device."""
+    weights = torch.as_tensor(weights, dtype=torch.float64).requires_grad_()
+    qnode = qml.QNode(function, device, shots=shots)
+    if inputs is None:
+        return gate_tape(qnode, (weights,), {}, [0], pure=False)
+    return gate_tape(qnode, (torch.as_tensor(inputs), weights), {}, [1], pure=False)

@@ -1,0 +1,166 @@
+"""QuantumLayer on devices: values and gradients by shifts, accounts, failures that leave the parameters alone."""
+
+from typing import Any
+
+import numpy as np
+import pennylane as qml
+import pytest
+import torch
+
+import fubini
+from devices_common import Faulty, Serial
+from fubini import QuantumLayer, UnsupportedCircuitError
+from fubini.devices.executor import DeviceExecutionError, Executor, Usage
+
+SHAPES = {"w": (2, 2), "v": ()}
+
+
+def single(inputs: Any, w: Any, v: Any) -> Any:
+    gates(inputs, w, v)
+    return qml.expval(qml.Z(0) @ qml.X(1))
+
+
+def several(inputs: Any, w: Any, v: Any) -> Any:
+    gates(inputs, w, v)
+    return [qml.expval(qml.Z(0)), qml.expval(qml.Y(1)), qml.var(qml.X(0))]
+
+
+def pair(inputs: Any, w: Any, v: Any) -> Any:
+    gates(inputs, w, v)
+    return qml.expval(qml.Z(0)), qml.expval(qml.Z(1))
+
+
+def probabilities(inputs: Any, w: Any, v: Any) -> Any:
+    gates(inputs, w, v)
+    return qml.probs(wires=[1, 0])
+
+
+def gates(inputs: Any, w: Any, v: Any) -> None:
+    for k in range(2):
+        qml.RY(inputs[..., k], k)
+        qml.RX(w[0, k], k)
+    qml.CRY(v, [0, 1])
+    qml.RZ(w[1, 0] * inputs[..., 0], 0)
+    qml.SingleExcitation(w[1, 1], [0, 1])
+
+
+def pair_of_layers(function: Any, device: Any, **kwargs: Any) -> tuple[QuantumLayer, QuantumLayer]:
+    """The same on the native engine and on a device."""
+    torch.manual_seed(1)
+    native = QuantumLayer(qml.QNode(function, qml.device("default.qubit", wires=2)), SHAPES)
+    qnode = qml.QNode(function, device, **kwargs)
+    other = QuantumLayer(qnode, SHAPES, dict(native.qnode_weights), engine="device")
+    return native.double(), other.double()
+
+
+@pytest.mark.parametrize("function", [single, several, pair, probabilities])
+@pytest.mark.parametrize("device", ["default.qubit", "lightning.qubit", "default.mixed", "plugin"])
+@pytest.mark.parametrize("shape", [(2,), (3, 2), (2, 2, 2)])
+def test_values_and_gradients_are_native(function: Any, device: str, shape: Any) -> None:
+    dev = Serial(wires=2) if device == "plugin" else qml.device(device, wires=2)
+    method = "best" if device == "plugin" else "parameter-shift"
+    native, layer = pair_of_layers(function, dev, diff_method=method)
+    inputs = torch.rand(shape, dtype=torch.float64)
+    found = []
+    for module in (native, layer):
+        x = inputs.clone().requires_grad_()
+        y = module(x)
+        (y * torch.linspace(0.5, 2.0, y.numel()).reshape(y.shape)).sum().backward()
+        found.append([y.detach(), x.grad, *(p.grad for p in module.parameters())])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-9)
+    assert layer.engine == "device"
+    # One forward and one backward; the plugin gets 64 circuits at a time.
+    shifted = (14 + 2 * 2) * len(inputs.reshape(-1, 2))  # weights, and two RY of inputs
+    assert layer.device_calls == 1 + (-(-shifted // 64) if device == "plugin" else 1)
+    assert native.device_calls == 0
+    assert "derivatives come from shifted circuits" in layer.explain()
+
+
+def test_circuits_that_depend_on_no_weight_that_requires_grad() -> None:
+    native, layer = pair_of_layers(
+        single, qml.device("default.qubit", wires=2), diff_method="parameter-shift"
+    )
+    x = torch.rand(3, 2, dtype=torch.float64)
+    layer.requires_grad_(False)
+    torch.testing.assert_close(layer(x), native(x).detach(), rtol=0, atol=1e-12)
+    assert not layer(x).requires_grad
+    x.requires_grad_()
+    layer(x).sum().backward()
+    before = layer.usage
+    # Three shifts of angles that depend on inputs: two RY and the RZ, two circuits each, for three inputs.
+    assert (before.calls, before.circuits) == (4, 3 * 3 + 3 * 6)
+
+
+def test_shots_are_counted_and_differ_from_call_to_call() -> None:
+    dev = qml.device("default.qubit", wires=2, seed=3)
+    _, layer = pair_of_layers(single, dev, shots=50)
+    x = torch.rand(4, 2, dtype=torch.float64)
+    y = layer(x)
+    assert layer.usage == Usage(1, 1, 4, 200)
+    y.sum().backward()
+    # RX RX RZ: two; CRY: four; SingleExcitation: four.
+    assert layer.usage == Usage(2, 2, 4 + 4 * 14, 50 * (4 + 4 * 14))
+    assert not torch.equal(layer(x), y)
+
+
+def test_pennylane_differentiates_where_it_is_better() -> None:
+    _, layer = pair_of_layers(single, qml.device("default.mixed", wires=2))
+    layer(torch.rand(3, 2, dtype=torch.float64)).sum().backward()
+    assert "shifted" not in layer.explain()
+    assert layer.device_calls == 1
+
+
+def test_second_derivatives_are_refused() -> None:
+    dev = qml.device("default.qubit", wires=2)
+    _, layer = pair_of_layers(single, dev, diff_method="parameter-shift")
+    x = torch.rand(2, dtype=torch.float64)
+    with pytest.raises(NotImplementedError, match="second derivatives of a layer"):
+        torch.autograd.grad(layer(x), layer.w, create_graph=True)
+
+
+@pytest.mark.parametrize("fault", ["raise", "nan"])
+def test_a_failing_backward_pass_changes_nothing_and_is_resumed(fault: str) -> None:
+    dev = Serial(wires=2, faults={3: fault})
+    native, layer = pair_of_layers(single, dev, diff_method="parameter-shift")
+    layer.executor = Executor(dev, retries=0, tapes_per_call=5)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    before = [p.detach().clone() for p in layer.parameters()]
+    x = torch.rand(2, dtype=torch.float64)
+    with pytest.raises((DeviceExecutionError, fubini.NumericalError), match="results are kept"):
+        layer(x).backward()
+    assert all(p.grad is None for p in layer.parameters())
+    optimizer.step()
+    for p, old in zip(layer.parameters(), before, strict=True):
+        assert torch.equal(p, old)
+    dev.executed.clear()
+    layer(x).backward()
+    assert len(dev.executed) == 1 + 14 - 5  # five shifted circuits had been paid for
+    native(x).backward()
+    for p, q in zip(layer.parameters(), native.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=0, atol=1e-9)
+
+
+def test_executors_and_devices_that_do_not_fit() -> None:
+    dev = Faulty(wires=2)
+    _, layer = pair_of_layers(single, dev)
+    with pytest.raises(ValueError, match="executor: expected one of the layer's device"):
+        layer.executor = Executor(qml.device("lightning.qubit", wires=2))
+
+    class Clifford(Faulty):
+        @property
+        def name(self) -> str:
+            return "default.clifford"
+
+    with pytest.raises(UnsupportedCircuitError, match=r"default\.clifford"):
+        QuantumLayer(qml.QNode(single, Clifford(wires=2)), SHAPES)
+
+
+def test_the_metric_of_a_layer_is_counted() -> None:
+    dev = qml.device("default.qubit", wires=2)
+    native, layer = pair_of_layers(single, dev)
+    x = torch.rand(3, 2, dtype=torch.float64)
+    found = fubini.metric_tensor(layer, approx="block-diag", joint=True, reduce="mean")(x)
+    expected = fubini.metric_tensor(native, approx="block-diag", joint=True, reduce="mean")(x)
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=0, atol=1e-12)
+    assert layer.device_calls == 1

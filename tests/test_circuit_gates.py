@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pennylane as qml
 import pytest
+import scipy.linalg
 
 from fubini.circuit import Circuit
 from fubini.errors import UnsupportedCircuitError
@@ -111,6 +112,11 @@ OTHER_OPS = {
     "evolve word": qml.evolve(qml.Z(1), 0.7),
     "evolve sum": qml.evolve(1.5 * qml.Z(0) @ qml.Z(2) - 0.5 * qml.Z(1) + 0.25 * qml.I(0), 0.9),
     "adjoint evolve": qml.adjoint(qml.evolve(qml.Z(1) @ qml.Y(0), 0.7)),
+    "evolve without commuting": qml.evolve(qml.X(0) + 0.3 * qml.Z(0) @ qml.Y(2) - qml.Z(2), 0.7),
+    "exp without commuting": qml.exp(qml.X(1) @ qml.X(0) + 0.4 * qml.Z(1), 0.7j),
+    "adjoint evolve without commuting": qml.adjoint(qml.evolve(qml.X(3) + qml.Y(3), -0.7)),
+    "ctrl evolve without commuting": qml.ctrl(qml.evolve(qml.X(1) + 0.3 * qml.Y(1), 0.7), 2),
+    "evolve matrix": qml.evolve(qml.Hermitian(np.diag([1.0, -2.0, 0.5, 0.0]) + 0.3, [2, 0]), 0.4),
     "ctrl evolve": qml.ctrl(qml.evolve(qml.Z(1) + 0.3 * qml.I(1), 0.7), 2),
     "Trotter": qml.TrotterProduct(qml.dot([0.3, 0.4], [qml.X(0), qml.Z(0) @ qml.Z(1)]), 0.8, n=2),
     "ApproxTimeEvolution": qml.ApproxTimeEvolution(qml.X(0) + qml.Z(0) @ qml.Z(2), 0.8, 2),
@@ -169,7 +175,10 @@ def test_other_operation(name):
 
 UNSUPPORTED = {
     "channel": ([qml.AmplitudeDamping(0.1, 0)], "AmplitudeDamping"),
-    "non-commuting exponent": ([qml.evolve(qml.X(0) + qml.Z(0), 0.3)], "Evolution"),
+    "exponent of seven wires": (
+        [qml.evolve(qml.X(0) + qml.prod(*(qml.Z(k) for k in range(7))), 0.3)],
+        "Evolution",
+    ),
     "real exponent": ([qml.exp(qml.X(0), 0.3)], "Exp"),
     "batched matrix": ([qml.QubitUnitary(np.stack([np.eye(2)] * 3), wires=0)], "QubitUnitary"),
 }
@@ -180,3 +189,28 @@ def test_unsupported_operation_is_named(name):
     operations, expected = UNSUPPORTED[name]
     with pytest.raises(UnsupportedCircuitError, match=expected):
         Circuit.from_tape(qml.tape.QuantumScript(operations, [qml.expval(qml.Z(0))]))
+
+
+@pytest.mark.parametrize("time", [0.0, 0.9, np.array([0.2, -1.3, 2.0])])
+def test_evolution_by_a_sum_without_commuting_words(time):
+    hamiltonian = 0.7 * qml.X(0) @ qml.Y(1) + qml.Z(0) - 0.2 * qml.Y(2) + 0.5 * qml.I(0)
+    matrix = qml.matrix(hamiltonian, wire_order=range(3))
+    observable = qml.matrix(qml.Z(0) @ qml.X(2), wire_order=range(3))
+    tape = qml.tape.QuantumScript(
+        [qml.Hadamard(0), qml.evolve(hamiltonian, time)],
+        [qml.expval(qml.Z(0) @ qml.X(2)), qml.expval(qml.Z(0) @ qml.X(2))],
+    )
+    circuit = Circuit.from_tape(tape)
+    angles = np.asarray(circuit.angles_of(tape))
+    assert circuit.num_angles == 1  # one time, however many words
+    start = np.kron(np.array([1.0, 1.0]) / np.sqrt(2), np.eye(4)[0])
+    for t, value, slope in zip(
+        np.atleast_1d(time),
+        np.atleast_2d(circuit.expval(angles)),
+        np.atleast_2d(circuit.jvp(angles, np.ones_like(angles))),
+        strict=True,
+    ):
+        psi = scipy.linalg.expm(-1j * t * matrix) @ start
+        expected = 2 * np.real(psi.conj() @ observable @ (-1j * matrix @ psi))
+        np.testing.assert_allclose(value, np.real(psi.conj() @ observable @ psi), atol=1e-13)
+        np.testing.assert_allclose(slope, expected, atol=1e-13)

@@ -453,15 +453,84 @@ def test_states_too_large_to_keep_are_computed_again() -> None:
     torch.testing.assert_close(layer.weights.grad[0], expected, rtol=0, atol=1e-12)
 
 
-def test_batched_backward_passes_are_refused_with_the_remedy() -> None:
-    layer = layer_of(arithmetic)
-    x = torch.linspace(0.1, 0.8, 6, dtype=torch.float64).reshape(3, 2)
-    found = torch.autograd.functional.jacobian(layer, x)
-    torch.testing.assert_close(found, torch.func.jacrev(layer)(x), rtol=0, atol=1e-13)
-    with pytest.raises(NotImplementedError, match=r"torch\.func\.jacrev"):
-        torch.autograd.functional.jacobian(layer, x, vectorize=True)
+def trigonometric(inputs: Any, weights: Any) -> Any:
+    qml.RX(torch.sin(inputs[..., 0]) * weights[0], 0)
+    qml.CRY(weights[1], [0, 1])
+    return measure()
+
+
+def prepared(inputs: Any, weights: Any) -> Any:
+    qml.AmplitudeEmbedding(inputs, [0], normalize=True)
+    qml.CRY(weights[1], [0, 1])
+    return measure()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("function", [arithmetic, trigonometric, prepared])
+def test_batched_gradients(function: Any) -> None:
+    """is_grads_batched and vectorize use a vmap that does not ask autograd functions for their rule."""
+    layer = layer_of(function)
+    x = torch.linspace(0.1, 0.8, 6, dtype=torch.float64).reshape(3, 2).requires_grad_()
+    jacobian = torch.autograd.functional.jacobian
+    expected = jacobian(layer, x)
+    for options in ({}, {"strategy": "forward-mode"}):
+        found = jacobian(layer, x, vectorize=True, **options)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
     y = layer(x)
-    with pytest.raises(NotImplementedError, match="is_grads_batched"):
-        torch.autograd.grad(
-            y, layer.weights, torch.ones(4, *y.shape).double(), is_grads_batched=True
-        )
+    each = torch.eye(y.numel(), dtype=torch.float64).reshape(-1, *y.shape)
+    found = torch.autograd.grad(y, [layer.weights, x], each, is_grads_batched=True)
+    rows = [torch.autograd.grad(layer(x), [layer.weights, x], row) for row in each]
+    for k in range(2):
+        torch.testing.assert_close(found[k], torch.stack([row[k] for row in rows]))
+
+
+def test_values_that_torch_func_hides_are_an_error_with_the_remedy() -> None:
+    x = torch.rand(3, 2, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match=r"qnode: .*validate_norm=False"):
+        torch.func.jacrev(layer_of(prepared))(x)
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        lambda w, x: qml.exp(qml.X(0) @ qml.Y(1), 1j * w[0] + 0.3j),
+        lambda w, x: qml.exp(qml.Z(0) + 2 * qml.Z(1), torch.complex(0 * x, x)),
+        lambda w, x: qml.ctrl(qml.adjoint(qml.exp(qml.X(0), -2j * w[1])), 1),
+    ],
+)
+def test_exponentials_of_torch_tensors_run_natively(gate: Any) -> None:
+    """Torch has no iscomplexobj, so these went to the device."""
+
+    def function(inputs: Any, weights: Any) -> Any:
+        qml.RY(inputs[..., 0], 0)
+        qml.H(1)
+        gate(weights, inputs[..., 1])
+        qml.RX(weights[2], 0)
+        return measure()
+
+    layer = layer_of(function)
+    for x in (torch.rand(2).double(), torch.rand(5, 2).double()):
+        check(layer, x)
+    assert layer.engine == "native"
+
+
+@pytest.mark.parametrize("function", [arithmetic, trigonometric])
+def test_half_precision(function: Any) -> None:
+    """NumPy has no bfloat16."""
+    layer = layer_of(function)
+    x = torch.tensor([[0.5, 0.25], [-0.75, 1.0]])
+    expected = layer(x)
+    for dtype in (torch.bfloat16, torch.float16):
+        half = layer.to(dtype)
+        rounded = x.to(dtype).requires_grad_()
+        result = half(rounded)
+        result.sum().backward()
+        assert result.dtype == rounded.grad.dtype == half.weights.grad.dtype == dtype
+        torch.testing.assert_close(result.float(), expected.float(), rtol=0, atol=0.05)
+        half.weights.grad = None
+
+
+def test_complex_inputs_are_refused() -> None:
+    """Their imaginary part was dropped."""
+    with pytest.raises(TypeError, match=r"inputs: expected real numbers, got torch\.complex64"):
+        layer_of(arithmetic)(torch.ones(3, 2, dtype=torch.complex64))

@@ -25,6 +25,27 @@ def state_qnode(function: Callable[..., Any], wires: int, device: str = "default
     return qml.QNode(with_state, qml.device(device, wires=wires))
 
 
+def everywhere(qnode: Any, approx: Any = None, **options: Any) -> Callable[..., Any]:
+    """The metric on both engines, and what the Fisher information and the geometric tensor say about it."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        native = fubini.metric_tensor(qnode, approx, engine="native", **options)(*args, **kwargs)
+        device = fubini.metric_tensor(qnode, approx, engine="device", **options)(*args, **kwargs)
+        torch.testing.assert_close(native.detach(), device, rtol=0, atol=1e-12)
+        fisher = fubini.quantum_fisher(qnode, approx, engine="native", **options)(*args, **kwargs)
+        torch.testing.assert_close(fisher, 4 * native, rtol=0, atol=1e-12)
+        if approx is None:
+            tensors = [
+                fubini.geometric_tensor(qnode, engine=engine, **options)(*args, **kwargs).detach()
+                for engine in ("native", "device")
+            ]
+            torch.testing.assert_close(tensors[0], tensors[1], rtol=0, atol=1e-12)
+            torch.testing.assert_close(tensors[0].real, native.detach(), rtol=0, atol=1e-12)
+        return native.detach()
+
+    return call
+
+
 def metric_by_autodiff_of(
     function: Callable[[Any], Any], wires: int, w: torch.Tensor
 ) -> torch.Tensor:
@@ -37,9 +58,7 @@ def check_one_angle(
 ) -> None:
     w = torch.tensor([0.7], dtype=torch.float64, requires_grad=True)
     for approx in APPROXIMATIONS:
-        metric = fubini.metric_tensor(state_qnode(lambda v: function(v[0]), wires, device), approx)(
-            w
-        )
+        metric = everywhere(state_qnode(lambda v: function(v[0]), wires, device), approx)(w)
         assert metric.item() == pytest.approx(expected, abs=1e-12)
 
 
@@ -58,7 +77,7 @@ def test_batched_inputs_in_block_diag(device: str, batch: int) -> None:
     x = torch.linspace(0.1, 1.9, 2 * batch, dtype=torch.float64).reshape(batch, 2)
     w = torch.tensor([0.3, 0.4, 0.5], dtype=torch.float64, requires_grad=True)
     full = metric_by_autodiff(state_qnode(function, 2), x, w)
-    metric = fubini.metric_tensor(state_qnode(function, 2, device), "block-diag")(x, w)
+    metric = everywhere(state_qnode(function, 2, device), "block-diag")(x, w)
     mask = torch.block_diag(torch.ones(2, 2), torch.ones(1, 1))
     torch.testing.assert_close(metric, full * mask, rtol=0, atol=1e-12)
 
@@ -119,11 +138,11 @@ def test_phase_gates_and_composite_gates(device: str, gates: Any) -> None:
     w = torch.tensor([0.3, 0.9, -0.5], dtype=torch.float64)
     true = metric_by_autodiff_of(function, 2, w)
     w.requires_grad_()
-    full = fubini.metric_tensor(state_qnode(function, 2, device))(w)
+    full = everywhere(state_qnode(function, 2, device))(w)
     torch.testing.assert_close(full, true, rtol=0, atol=1e-12)
     assert torch.linalg.eigvalsh(full).min() > -1e-12
     for approx in ("block-diag", "diag"):
-        part = fubini.metric_tensor(state_qnode(function, 2, device), approx)(w)
+        part = everywhere(state_qnode(function, 2, device), approx)(w)
         torch.testing.assert_close(part.diagonal(), true.diagonal(), rtol=0, atol=1e-12)
 
 
@@ -160,7 +179,7 @@ def test_preparations_before_the_gates(device: str, prepare: Any) -> None:
 
     w = torch.tensor([0.3, 0.9, -0.5], dtype=torch.float64)
     true = metric_by_autodiff_of(function, 4, w)
-    metric = fubini.metric_tensor(state_qnode(function, 4, device))(w.requires_grad_())
+    metric = everywhere(state_qnode(function, 4, device))(w.requires_grad_())
     torch.testing.assert_close(metric, true, rtol=0, atol=1e-12)
 
 
@@ -181,8 +200,8 @@ def test_inputs_that_need_no_gradient_and_keywords(device: str) -> None:
             state_qnode(function, 1).func, qml.device(device, wires=1), diff_method=diff_method
         )
         with torch.no_grad():
-            torch.testing.assert_close(fubini.metric_tensor(qnode)(x, w), true)
-            torch.testing.assert_close(fubini.metric_tensor(qnode)(x=x, w=w), true)
+            torch.testing.assert_close(everywhere(qnode)(x, w), true)
+            torch.testing.assert_close(everywhere(qnode)(x=x, w=w), true)
 
 
 def test_templates_with_amplitude_data_per_input() -> None:
@@ -192,7 +211,7 @@ def test_templates_with_amplitude_data_per_input() -> None:
 
     x = torch.rand(5, 4, dtype=torch.float64)
     w = torch.rand(2, 2, 3, dtype=torch.float64, requires_grad=True)
-    metric = fubini.metric_tensor(state_qnode(function, 2))(x, w)
+    metric = everywhere(state_qnode(function, 2))(x, w)
     true = metric_by_autodiff(state_qnode(function, 2), x, w)
     torch.testing.assert_close(metric.reshape(5, 12, 12), true, rtol=0, atol=1e-12)
 
@@ -215,26 +234,33 @@ EXPONENTS = {
 }
 
 
-@pytest.mark.parametrize("gate", EXPONENTS.values(), ids=EXPONENTS.keys())
-def test_weights_inside_exponents(gate: Any) -> None:
+@pytest.mark.parametrize("name", EXPONENTS)
+def test_weights_inside_exponents(name: str) -> None:
     """The metric of these was zero, or the extraction broke: the weight is complex or part of an operator."""
 
     def function(p: Any) -> None:
         qml.RY(0.4, 0)
         qml.RY(0.7, 1)
         qml.CNOT([0, 1])
-        gate(p)
+        EXPONENTS[name](p)
         qml.RX(p[1], 1)
 
     w = torch.tensor([0.3, 0.5], dtype=torch.float64)
     true = metric_by_autodiff_of(function, 2, w)
-    metric = fubini.metric_tensor(state_qnode(function, 2))(w.requires_grad_())
+    w.requires_grad_()
+    qnode = state_qnode(function, 2)
+    if "evolve" in name:  # of words that do not commute
+        with pytest.raises(fubini.UnsupportedCircuitError, match=r"Evolution.*engine='device'"):
+            fubini.metric_tensor(qnode, engine="native")(w)
+        metric = fubini.metric_tensor(qnode)(w)
+    else:
+        metric = everywhere(qnode)(w)
     torch.testing.assert_close(metric, true, rtol=0, atol=1e-12)
 
 
 def test_scalar_weights_and_things_that_are_no_qnode() -> None:
     a = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
-    metric = fubini.metric_tensor(state_qnode(lambda t: qml.RX(t, 0), 1))(a)
+    metric = everywhere(state_qnode(lambda t: qml.RX(t, 0), 1))(a)
     torch.testing.assert_close(metric, torch.tensor(0.25, dtype=torch.float64))
     with pytest.raises(
         TypeError, match="qnode: expected a QNode, a QuantumLayer or a TorchLayer, got function"
@@ -257,5 +283,53 @@ def test_argnum_counts_constants_too(argnum: Any) -> None:
     w = torch.tensor([0.3, 0.4, 0.5], dtype=torch.float64, requires_grad=True)
     expected = qml.metric_tensor(circuit, approx="block-diag", argnum=argnum)(w).detach()
     torch.testing.assert_close(
-        fubini.metric_tensor(circuit, "block-diag", argnum=argnum, layers="queue")(w), expected
+        everywhere(circuit, "block-diag", argnum=argnum, layers="queue")(w), expected
     )
+
+
+@pytest.mark.parametrize("rule", ["wires", "maximal"])
+def test_blocks_do_not_depend_on_the_order_of_the_queue(rule: Any) -> None:
+    """pennylane#1738: RY RZ wire by wire and RY on all wires, then RZ, had different blocks."""
+
+    def circuit(w: Any, by_wire: bool) -> None:
+        for layer in range(2):
+            angles = [(qml.RY, 0, k) for k in range(3)] + [(qml.RZ, 1, k) for k in range(3)]
+            for gate, row, k in sorted(angles, key=lambda a: a[2]) if by_wire else angles:
+                gate(w[layer, row, k], k)
+            for k in range(2):
+                qml.CZ([k, k + 1])
+
+    w = torch.rand(2, 2, 3, dtype=torch.float64, requires_grad=True)
+    blocks = [
+        everywhere(state_qnode(lambda v, o=order: circuit(v, o), 3), "block-diag", layers=rule)(w)
+        for order in (False, True)
+    ]
+    torch.testing.assert_close(blocks[0], blocks[1], rtol=0, atol=1e-12)
+    full = everywhere(state_qnode(lambda v: circuit(v, True), 3))(w).reshape(12, 12)
+    block = blocks[0].reshape(12, 12)
+    assert 12 < (block.abs() > 1e-9).sum() <= 36  # four blocks of three
+    torch.testing.assert_close(block[block != 0], full[block != 0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "gates",
+    [
+        lambda v: (qml.RX(2 * v[0], 0), qml.RY(v[1] ** 2, 1), qml.RZ(v[0] * v[1], 0)),
+        lambda v: (qml.adjoint(qml.RX(v[0], 0)), qml.adjoint(qml.CRY)(v[1], [1, 0])),
+        lambda v: (qml.adjoint(qml.IsingXY(v[0] + v[1], [0, 1])), qml.RX(v[0] - 1, 0)),
+        lambda v: (qml.Rot(v[0], v[1], v[0], 0), qml.CRX(v[1], [0, 1])),
+    ],
+    ids=["multiples and products", "adjoint", "adjoint of a sum", "a weight in several gates"],
+)
+def test_classical_processing_and_adjoints(gates: Any) -> None:
+    """The inner derivative was lost in compiled QNodes, and the sign in adjoints (pennylane#3576)."""
+
+    def function(v: Any) -> None:
+        qml.RY(0.8, 0)
+        qml.RX(1.3, 1)
+        gates(v)
+        qml.CNOT([0, 1])
+
+    w = torch.tensor([0.3, 0.9], dtype=torch.float64, requires_grad=True)
+    true = metric_by_autodiff_of(function, 2, w.detach())
+    torch.testing.assert_close(everywhere(state_qnode(function, 2))(w), true, rtol=0, atol=1e-12)

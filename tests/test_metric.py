@@ -222,7 +222,9 @@ def test_dtype_and_layers_of_models() -> None:
     metric = fubini.metric_tensor(layer, "block-diag")(x)
     assert metric.shape == (10, 3, 2, 3, 2)
     assert metric.dtype == torch.float32
-    assert not metric.requires_grad
+    assert metric.requires_grad
+    with torch.no_grad():
+        assert not fubini.metric_tensor(layer, "block-diag")(x).requires_grad
     torch.testing.assert_close(fubini.metric_tensor(foreign, "block-diag")(x), metric)
 
 

@@ -9,10 +9,10 @@ import torch
 
 import fubini
 from circuits import ANGLE_GATES, FIXED_GATES, THREE_ANGLE_GATES
-from fubini import _core
+from fubini import _core, native_metric
 from fubini.circuit import Circuit
 from fubini.gates import TABLE
-from fubini.native_metric import layer_plan
+from fubini.native_metric import layer_plan, metric_factor, metric_products
 
 TOLERANCE = 1e-11  # double precision over tens of gates
 RULES = ["wires", "maximal", "queue"]
@@ -141,6 +141,111 @@ def test_product_with_vectors(seed):
     np.testing.assert_allclose(one, got[0], atol=1e-13)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_several_vectors_for_every_input(seed):
+    batch, each = 1 + seed % 4, 1 + seed
+    tape, circuit, angles = drawn(seed, batch=batch, prepared=seed % 2 == 0)
+    state = None
+    if seed % 2 == 0:
+        state = np.ascontiguousarray(
+            np.broadcast_to(circuit.state_of(tape), (1, 2 ** len(tape.wires)))
+        )
+        state = np.repeat(state, batch, axis=0) * np.exp(1j * np.arange(batch))[:, None]
+    vectors = np.random.default_rng(seed).normal(size=(batch, each, circuit.num_angles))
+    full = circuit.metric(angles, state=state)
+    expected = np.einsum("bij,bkj->bki", full, vectors)
+    got = metric_products(circuit, angles, vectors, state, None)
+    np.testing.assert_allclose(got, expected, atol=TOLERANCE)
+    mean = metric_products(circuit, angles, vectors, state, "mean")
+    np.testing.assert_allclose(mean, expected.mean(axis=0), atol=TOLERANCE)
+    with pytest.raises(ValueError, match=r"vectors: expected shape \(batch, vectors, angles\)"):
+        metric_products(circuit, angles, vectors[:, :, 1:].copy(), state, None)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 9])
+@pytest.mark.parametrize("prepared", [False, True])
+def test_factor_times_its_transpose_is_the_mean_metric(batch, prepared):
+    _, circuit, angles = drawn(11 + batch, batch=batch, wires=3, prepared=prepared)
+    state = None
+    if prepared:
+        rng = np.random.default_rng(batch)
+        state = rng.normal(size=(batch, 8)) + 1j * rng.normal(size=(batch, 8))
+        state /= np.linalg.norm(state, axis=1, keepdims=True)
+    factor = metric_factor(circuit, angles, state)
+    assert factor.shape == (circuit.num_angles, 16 * batch)
+    mean = circuit.metric(angles, reduce="mean", state=state)
+    np.testing.assert_allclose(factor @ factor.T, mean, atol=1e-12)
+    # Every input has its own columns.
+    for b in range(batch):
+        part = factor[:, 16 * b : 16 * (b + 1)]
+        alone = circuit.metric(angles[b], state=None if state is None else state[b])
+        np.testing.assert_allclose(batch * part @ part.T, alone, atol=1e-12)
+    gradient = np.linspace(-1, 1, circuit.num_angles)
+    dense = fubini.solve(mean, gradient, damping=1e-3)
+    dual = fubini.solve(factor, gradient, damping=1e-3, method="dual")
+    np.testing.assert_allclose(dual, dense, rtol=0, atol=1e-9 * np.abs(dense).max())
+
+
+def test_factor_beyond_one_panel():
+    circuit = ansatz(8, 4)
+    angles = np.random.default_rng(4).uniform(-3, 3, (2, circuit.num_angles))
+    whole = metric_factor(circuit, angles, None)
+    threads = _core.num_threads()
+    try:
+        _core.set_num_threads(1)
+        _core.set_memory_limit(1.2e6)
+        np.testing.assert_allclose(metric_factor(circuit, angles, None), whole, atol=1e-14)
+        _core.set_memory_limit(400e3)
+        with pytest.raises(MemoryError, match=r"the factor of the metric would take .* GB"):
+            metric_factor(circuit, angles, None)
+    finally:
+        _core.set_memory_limit(0)
+        _core.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 8])
+def test_inputs_that_are_initial_states_alone_are_compressed(rank, monkeypatch):
+    """The mean over many prepared states is that over eigenvectors of their density matrix, and exact."""
+    _, circuit, angles = drawn(5, wires=3, prepared=True)
+    rng = np.random.default_rng(rank)
+    basis = rng.normal(size=(rank, 8)) + 1j * rng.normal(size=(rank, 8))
+    states = (rng.normal(size=(40, rank)) + 1j * rng.normal(size=(40, rank))) @ basis
+    states /= np.linalg.norm(states, axis=1, keepdims=True)
+    rows = np.repeat(angles[None], 40, axis=0)
+    mean = circuit.metric(rows, state=states).mean(axis=0)
+    calls = []
+    ensemble = native_metric._metric_of_ensemble
+    monkeypatch.setattr(
+        native_metric, "_metric_of_ensemble", lambda *a: calls.append(a) or ensemble(*a)
+    )
+    np.testing.assert_allclose(
+        circuit.metric(rows, reduce="mean", state=states), mean, rtol=0, atol=1e-12
+    )
+    assert len(calls) == 1
+    rows[7, 0] += 0.1  # angles that differ too: no ensemble
+    mean = circuit.metric(rows, state=states).mean(axis=0)
+    np.testing.assert_allclose(
+        circuit.metric(rows, reduce="mean", state=states), mean, rtol=0, atol=1e-12
+    )
+    assert len(calls) == 1
+
+
+def test_berry_connection_is_the_overlap_with_the_derivative():
+    _, circuit, angles = drawn(8, batch=3, wires=3)
+    got = _core.berry_connection(circuit.program, angles)
+    step = 1e-4
+    for b in range(3):
+        psi = circuit.state(angles[b])
+        for a in range(circuit.num_angles):
+            shift = step * (np.arange(circuit.num_angles) == a)
+            near = circuit.state(angles[b] + shift) - circuit.state(angles[b] - shift)
+            far = circuit.state(angles[b] + 2 * shift) - circuit.state(angles[b] - 2 * shift)
+            derivative = (8 * near - far) / (12 * step)
+            # Global phases count for the state alone: compare with the part that the engine differentiates.
+            assert abs(np.vdot(psi, derivative).real) < 1e-9
+            assert abs(np.vdot(psi, derivative).imag - got[b, a]) < 1e-9
+
+
 def test_initial_states_may_differ_between_inputs():
     _, circuit, angles = drawn(5, batch=3, wires=3, prepared=True)
     rng = np.random.default_rng(0)
@@ -170,7 +275,7 @@ def test_ansatz_has_pennylanes_layers():
     assert layer_plan(circuit) is layer_plan(circuit)
 
 
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("batch", [1, 3, 41])
 def test_bits_do_not_depend_on_the_number_of_threads(batch):
     circuit = ansatz(10, 2)
     angles = np.random.default_rng(2).uniform(-3, 3, (batch, circuit.num_angles))
@@ -185,6 +290,9 @@ def test_bits_do_not_depend_on_the_number_of_threads(batch):
                     circuit.metric(angles, reduce="mean"),
                     circuit.metric_vector_product(angles, angles),
                     circuit.metric(angles, "diag"),
+                    circuit.metric(angles, "diag", reduce="mean"),
+                    circuit.metric(angles, "block-diag", reduce="mean")[1][1],
+                    metric_factor(circuit, angles, None),
                 ]
             )
     finally:

@@ -200,3 +200,20 @@ def test_bad_call(name):
     call, message = BAD[name]
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def amplitude_circuit():
+    tape = qml.tape.QuantumScript(
+        [qml.AmplitudeEmbedding(np.ones(4) / 2, [0, 1])], [qml.expval(qml.X(0)), qml.var(qml.Z(1))]
+    )
+    return Circuit.from_tape(tape)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2, 3)])
+def test_circuit_without_angles_keeps_the_shape_of_the_batch(shape):
+    """A circuit of nothing but a state preparation had no size to infer the batch from."""
+    states = torch.nn.functional.normalize(torch.rand(*shape, 4, dtype=torch.float64), dim=-1)
+    angles = torch.zeros(*shape, 0, dtype=torch.float64)
+    assert expval(amplitude_circuit(), angles, states).shape == (*shape, 2)
+    mapped = vmap(lambda s: expval(amplitude_circuit(), angles, s))(torch.stack([states, states]))
+    assert mapped.shape == (2, *shape, 2)

@@ -24,5 +24,6 @@ PYBIND11_MODULE(FUBINI_MODULE, m) {
     fubini::bind::register_sweeps(m);
     fubini::bind::register_metric(m);
     fubini::bind::register_affine(m);
+    fubini::bind::register_derivatives(m);
     fubini::bind::register_mixed(m);
 }

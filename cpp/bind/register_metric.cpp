@@ -33,7 +33,8 @@ std::vector<int> chosen(const Program& program, const std::optional<std::vector<
 }
 
 RealArray metric_array(const Program& program, const RealArray& angles, const State& states, bool mean,
-                       const std::optional<std::vector<int>>& columns) {
+                       const std::optional<std::vector<int>>& columns, bool centred) {
+    if (!centred && !mean) throw py::value_error("centred: expected True without mean, got False");
     const Batch batch = batch_of(program, angles, states);
     if (mean && batch.size == 0)
         throw py::value_error("angles: expected at least one row for the mean, got none");
@@ -44,34 +45,78 @@ RealArray metric_array(const Program& program, const RealArray& angles, const St
                 "the metric");
     RealArray result(mean ? std::vector<py::ssize_t>{k, k} : std::vector<py::ssize_t>{size, k, k});
     double* to = result.mutable_data();
-    run([&] { metric_full(program, batch, picked, mean, to); });
+    run([&] {
+        if (centred) {
+            metric_full(program, batch, picked, mean, to);
+        } else {
+            metric_uncentred_mean(program, batch, picked, to);
+        }
+    });
+    return result;
+}
+
+RealArray factor_array(const Program& program, const RealArray& angles, const State& states,
+                       const std::optional<std::vector<int>>& columns) {
+    const Batch batch = batch_of(program, angles, states);
+    const std::vector<int> picked = chosen(program, columns);
+    const auto k = static_cast<py::ssize_t>(picked.size());
+    const auto width =
+        static_cast<py::ssize_t>(batch.size) * (static_cast<py::ssize_t>(2) << program.qubits());
+    expect_fits(static_cast<double>(k) * static_cast<double>(width), "the factor of the metric");
+    RealArray result({k, width});
+    double* to = result.mutable_data();
+    run([&] { metric_factor(program, batch, picked, to); });
+    return result;
+}
+
+RealArray connection_array(const Program& program, const RealArray& angles, const State& states) {
+    const Batch batch = batch_of(program, angles, states);
+    RealArray result({static_cast<py::ssize_t>(batch.size), static_cast<py::ssize_t>(program.angles())});
+    double* to = result.mutable_data();
+    run([&] { berry_connection(program, batch, to); });
     return result;
 }
 
 RealArray product_array(const Program& program, const RealArray& angles, const RealArray& vectors,
                         const State& states, bool mean) {
-    const Batch batch = batch_of(program, angles, states);
+    Batch batch = batch_of(program, angles, states);
     if (mean && batch.size == 0)
         throw py::value_error("angles: expected at least one row for the mean, got none");
     const auto size = static_cast<py::ssize_t>(batch.size);
     const auto count = static_cast<py::ssize_t>(program.angles());
-    expect_shape("vectors", vectors, "(batch, angles)", size, count);
-    RealArray products({size, count});
-    RealArray averaged(std::vector<py::ssize_t>{mean ? count : 0});
+    const bool several = vectors.ndim() == 3;
+    if (several && (vectors.shape(0) != size || vectors.shape(2) != count)) {
+        throw py::value_error("vectors: expected shape (batch, vectors, angles) = (" + std::to_string(size) +
+                              ", any, " + std::to_string(count) + "), got " + shape_of(vectors));
+    }
+    if (!several) expect_shape("vectors", vectors, "(batch, angles)", size, count);
+    const py::ssize_t each = several ? vectors.shape(1) : 1;
+    batch.repeat = std::max<py::ssize_t>(each, 1);
+    batch.size = size * each;
+    std::vector<py::ssize_t> shape{size, each, count};
+    if (!several) shape.erase(shape.begin() + 1);
+    expect_fits(static_cast<double>(size * each) * static_cast<double>(count), "the products");
+    RealArray products(shape);
+    shape.erase(shape.begin());
+    RealArray averaged(mean ? shape : std::vector<py::ssize_t>{0});
     double* to = products.mutable_data();
     double* mean_to = averaged.mutable_data();
     run([&] {
         metric_vector_product(program, batch, vectors.data(), to);
         if (mean) {
-            mean_over_batch(static_cast<std::size_t>(size), static_cast<std::size_t>(count), to, mean_to);
+            mean_over_batch(static_cast<std::size_t>(size), static_cast<std::size_t>(each * count), to,
+                            mean_to);
         }
     });
     return mean ? averaged : products;
 }
 
 std::vector<RealArray> covariance_arrays(const Program& program, const RealArray& angles,
-                                         const std::vector<int>& counts, bool diagonal, const State& states) {
+                                         const std::vector<int>& counts, bool diagonal, const State& states,
+                                         bool mean) {
     const Batch batch = batch_of(program, angles, states);
+    if (mean && batch.size == 0)
+        throw py::value_error("angles: expected at least one row for the mean, got none");
     const auto size = static_cast<py::ssize_t>(batch.size);
     if (counts.size() != program.stages().size()) {
         throw py::value_error("counts: expected " + std::to_string(program.stages().size()) +
@@ -87,13 +132,21 @@ std::vector<RealArray> covariance_arrays(const Program& program, const RealArray
             throw py::value_error("counts: the program has too few moments for " + std::to_string(k) +
                                   " generators in a stage");
         }
-        elements += static_cast<double>(size) * static_cast<double>(diagonal ? k : k * k);
+        elements += static_cast<double>(mean ? 1 : size) * static_cast<double>(diagonal ? k : k * k);
         expect_fits(elements, "the blocks of the metric");
-        results.emplace_back(diagonal ? std::vector<py::ssize_t>{size, k}
-                                      : std::vector<py::ssize_t>{size, k, k});
+        std::vector<py::ssize_t> shape{size, k, k};
+        if (diagonal) shape.pop_back();
+        if (mean) shape.erase(shape.begin());
+        results.emplace_back(shape);
         to.push_back(results.back().mutable_data());
     }
-    run([&] { stage_covariances(program, batch, counts, diagonal, to); });
+    run([&] {
+        if (mean) {
+            mean_stage_covariances(program, batch, counts, diagonal, to);
+        } else {
+            stage_covariances(program, batch, counts, diagonal, to);
+        }
+    });
     return results;
 }
 
@@ -101,17 +154,25 @@ std::vector<RealArray> covariance_arrays(const Program& program, const RealArray
 
 void register_metric(py::module_& m) {
     m.def("metric", &metric_array, "program"_a, "angles"_a.noconvert(), "states"_a.noconvert() = py::none(),
-          "mean"_a = false, "columns"_a = py::none(),
+          "mean"_a = false, "columns"_a = py::none(), "centred"_a = true,
           "Fubini-Study metric over the angles (or the chosen columns), shape (batch, k, k) or their mean "
-          "(k, k).");
+          "(k, k); not centred: the mean of Re <d_i psi|d_j psi> alone.");
+    m.def(
+        "metric_factor", &factor_array, "program"_a, "angles"_a.noconvert(),
+        "states"_a.noconvert() = py::none(), "columns"_a = py::none(),
+        "X of shape (k, batch * 2 * 2^wires) with X X^T = the mean metric: real, then imaginary parts of the "
+        "centred derivative states of each batch element, divided by sqrt(batch).");
+    m.def("berry_connection", &connection_array, "program"_a, "angles"_a.noconvert(),
+          "states"_a.noconvert() = py::none(), "Im <psi|d_a psi>, shape (batch, angles).");
     m.def("stage_covariances", &covariance_arrays, "program"_a, "angles"_a.noconvert(), "counts"_a,
-          "diagonal"_a = false, "states"_a.noconvert() = py::none(),
-          "Covariances of the generators of each stage, (batch, k, k), or (batch, k) if diagonal. The "
-          "moments of "
-          "a stage are <K_i>, then <K_i K_j> for j <= i, or <K_i K_i>.");
+          "diagonal"_a = false, "states"_a.noconvert() = py::none(), "mean"_a = false,
+          "Covariances of the generators of each stage, (batch, k, k), or (batch, k) if diagonal, or their "
+          "means without the batch. The moments of a stage are <K_i>, then <K_i K_j> for j <= i, or <K_i "
+          "K_i>.");
     m.def("metric_vector_product", &product_array, "program"_a, "angles"_a.noconvert(),
           "vectors"_a.noconvert(), "states"_a.noconvert() = py::none(), "mean"_a = false,
-          "Metric of each batch element times its vector, (batch, angles), or the mean (angles,).");
+          "Metric of each batch element times its vector, (batch, angles), or its vectors, (batch, vectors, "
+          "angles); the mean has no batch.");
 }
 
 }  // namespace fubini::bind

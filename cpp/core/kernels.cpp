@@ -14,9 +14,14 @@ constexpr std::int64_t sign_bit = std::int64_t{1} << 63;
 alignas(64) constexpr std::int64_t sign_rows[2][lanes] = {
     {}, {sign_bit, sign_bit, sign_bit, sign_bit, sign_bit, sign_bit, sign_bit, sign_bit}};
 
-inline const IntVec& row_sign(std::size_t bits) {
-    return reinterpret_cast<const IntVec&>(sign_rows[std::popcount(bits) & 1]);
+template <int width>
+inline const IntPart<width>& row_sign(std::size_t bits) {
+    return reinterpret_cast<const IntPart<width>&>(sign_rows[std::popcount(bits) & 1]);
 }
+
+/// How much of a row a kernel takes at a time; lanes that trade places have to stay together.
+template <int lane_x>
+constexpr int width_of = lane_x == 0 ? register_lanes : lanes;
 
 IntVec lane_signs(Mask mask, int lane_bits, bool negative) {
     IntVec signs{};
@@ -27,36 +32,43 @@ IntVec lane_signs(Mask mask, int lane_bits, bool negative) {
     return signs;
 }
 
-Vec masked(const Vec& value, const IntVec& mask) {
-    return std::bit_cast<Vec>(std::bit_cast<IntVec>(value) & mask);
+template <typename V, typename Int>
+V masked(const V& value, const Int& mask) {
+    return std::bit_cast<V>(std::bit_cast<Int>(value) & mask);
 }
 
 /// The coefficients of one row, with that row's signs.
-template <Flavor kind, bool signs>
+template <Flavor kind, bool signs, int width>
 struct RowMix {
-    Vec ar, ai, br, bi;
+    using Real = RealPart<width>;
+    using Int = IntPart<width>;
+    Real ar, ai, br, bi;
 
-    RowMix(const Mix& m, int row) : ar(m.ar[row]), ai(m.ai[row]), br(m.br[row]), bi(m.bi[row]) {}
+    RowMix(const Mix& m, int row, int lane)
+        : ar(part<width>(m.ar[row], lane)),
+          ai(part<width>(m.ai[row], lane)),
+          br(part<width>(m.br[row], lane)),
+          bi(part<width>(m.bi[row], lane)) {}
 
     /// (ar + i ai) a + (br + i bi) b with the signs of row r.
-    inline void apply(const Vec& a_re, const Vec& a_im, const Vec& b_re, const Vec& b_im, const IntVec& sa,
-                      const IntVec& sr, const IntVec& si, Vec& re, Vec& im) const {
+    inline void apply(const Real& a_re, const Real& a_im, const Real& b_re, const Real& b_im, const Int& sa,
+                      const Int& sr, const Int& si, Real& re, Real& im) const {
         if constexpr (kind == Flavor::diagonal) {
-            const Vec ai_r = signs ? flipped(ai, sa) : ai;
+            const Real ai_r = signs ? flipped(ai, sa) : ai;
             re = ar * a_re - ai_r * a_im;
             im = ar * a_im + ai_r * a_re;
         } else if constexpr (kind == Flavor::x_like) {
-            const Vec bi_r = signs ? flipped(bi, si) : bi;
+            const Real bi_r = signs ? flipped(bi, si) : bi;
             re = ar * a_re - bi_r * b_im;
             im = ar * a_im + bi_r * b_re;
         } else if constexpr (kind == Flavor::y_like) {
-            const Vec br_r = signs ? flipped(br, sr) : br;
+            const Real br_r = signs ? flipped(br, sr) : br;
             re = ar * a_re + br_r * b_re;
             im = ar * a_im + br_r * b_im;
         } else {
-            const Vec ai_r = signs ? flipped(ai, sa) : ai;
-            const Vec br_r = signs ? flipped(br, sr) : br;
-            const Vec bi_r = signs ? flipped(bi, si) : bi;
+            const Real ai_r = signs ? flipped(ai, sa) : ai;
+            const Real br_r = signs ? flipped(br, sr) : br;
+            const Real bi_r = signs ? flipped(bi, si) : bi;
             re = (ar * a_re - ai_r * a_im) + (br_r * b_re - bi_r * b_im);
             im = (ar * a_im + ai_r * a_re) + (br_r * b_im + bi_r * b_re);
         }
@@ -64,121 +76,134 @@ struct RowMix {
 };
 
 template <Flavor kind, bool signs, int lane_x, bool same_row>
-void run_mix(const Geometry& where, const Mix& m, double* state, std::size_t begin, std::size_t end) {
-    const RowMix<kind, signs> first(m, 0);
-    const RowMix<kind, signs> second(m, 1);
+void run_mix(const Geometry& where, const Mix& m, int lane, double* state, std::size_t begin,
+             std::size_t end) {
+    constexpr int width = width_of<lane_x>;
+    using Real = RealPart<width>;
+    const RowMix<kind, signs, width> first(m, 0, lane);
+    const RowMix<kind, signs, width> second(m, 1, lane);
     std::size_t r = where.row(begin);
     for (std::size_t index = begin; index < end; ++index, r = where.next(r)) {
-        const IntVec& sa = row_sign(signs ? r & where.sign_a : 0);
-        const IntVec& sr = row_sign(signs ? r & where.sign_r : 0);
-        const IntVec& si = row_sign(signs ? r & where.sign_i : 0);
+        const IntPart<width>& sa = row_sign<width>(signs ? r & where.sign_a : 0);
+        const IntPart<width>& sr = row_sign<width>(signs ? r & where.sign_r : 0);
+        const IntPart<width>& si = row_sign<width>(signs ? r & where.sign_i : 0);
         double* row0 = state + r * row_doubles;
-        const Vec re0 = vec(row0);
-        const Vec im0 = vec(row0 + lanes);
+        const Real re0 = part<width>(row0);
+        const Real im0 = part<width>(row0 + lanes);
         if constexpr (same_row) {
-            first.apply(re0, im0, permuted<lane_x>(re0), permuted<lane_x>(im0), sa, sr, si, vec(row0),
-                        vec(row0 + lanes));
+            first.apply(re0, im0, permuted<lane_x>(re0), permuted<lane_x>(im0), sa, sr, si, part<width>(row0),
+                        part<width>(row0 + lanes));
         } else {
             double* row1 = state + (r ^ where.x) * row_doubles;
-            const Vec re1 = vec(row1);
-            const Vec im1 = vec(row1 + lanes);
-            first.apply(re0, im0, permuted<lane_x>(re1), permuted<lane_x>(im1), sa, sr, si, vec(row0),
-                        vec(row0 + lanes));
-            second.apply(re1, im1, permuted<lane_x>(re0), permuted<lane_x>(im0), sa, sr, si, vec(row1),
-                         vec(row1 + lanes));
+            const Real re1 = part<width>(row1);
+            const Real im1 = part<width>(row1 + lanes);
+            first.apply(re0, im0, permuted<lane_x>(re1), permuted<lane_x>(im1), sa, sr, si, part<width>(row0),
+                        part<width>(row0 + lanes));
+            second.apply(re1, im1, permuted<lane_x>(re0), permuted<lane_x>(im0), sa, sr, si,
+                         part<width>(row1), part<width>(row1 + lanes));
         }
     }
 }
 
 template <int lane_x, bool same_row>
-void run_mix_add(const Geometry& where, const Mix& m, const double* source, double* target, std::size_t begin,
-                 std::size_t end) {
-    const RowMix<Flavor::general, true> first(m, 0);
-    const RowMix<Flavor::general, true> second(m, 1);
+void run_mix_add(const Geometry& where, const Mix& m, int lane, const double* source, double* target,
+                 std::size_t begin, std::size_t end) {
+    constexpr int width = width_of<lane_x>;
+    using Real = RealPart<width>;
+    const RowMix<Flavor::general, true, width> first(m, 0, lane);
+    const RowMix<Flavor::general, true, width> second(m, 1, lane);
     std::size_t r = where.row(begin);
     for (std::size_t index = begin; index < end; ++index, r = where.next(r)) {
-        const IntVec& sa = row_sign(r & where.sign_a);
-        const IntVec& sr = row_sign(r & where.sign_r);
-        const IntVec& si = row_sign(r & where.sign_i);
+        const IntPart<width>& sa = row_sign<width>(r & where.sign_a);
+        const IntPart<width>& sr = row_sign<width>(r & where.sign_r);
+        const IntPart<width>& si = row_sign<width>(r & where.sign_i);
         const std::size_t other = same_row ? r : r ^ where.x;
         const double* from0 = source + r * row_doubles;
         const double* from1 = source + other * row_doubles;
-        const Vec re0 = vec(from0), im0 = vec(from0 + lanes), re1 = vec(from1), im1 = vec(from1 + lanes);
+        const Real re0 = part<width>(from0), im0 = part<width>(from0 + lanes), re1 = part<width>(from1),
+                   im1 = part<width>(from1 + lanes);
         double* to0 = target + r * row_doubles;
-        Vec re, im;
+        Real re, im;
         first.apply(re0, im0, permuted<lane_x>(re1), permuted<lane_x>(im1), sa, sr, si, re, im);
-        vec(to0) += re;
-        vec(to0 + lanes) += im;
+        part<width>(to0) += re;
+        part<width>(to0 + lanes) += im;
         if constexpr (!same_row) {
             double* to1 = target + other * row_doubles;
             second.apply(re1, im1, permuted<lane_x>(re0), permuted<lane_x>(im0), sa, sr, si, re, im);
-            vec(to1) += re;
-            vec(to1 + lanes) += im;
+            part<width>(to1) += re;
+            part<width>(to1 + lanes) += im;
         }
     }
 }
 
 template <Flavor kind, bool signs, int lane_x, bool same_row>
-void run_overlap_mix(const Geometry& where, const Mix& m, double* ket, double* bra, Vec overlap[4],
+void run_overlap_mix(const Geometry& where, const Mix& m, int lane, double* ket, double* bra, Vec overlap[4],
                      std::size_t begin, std::size_t end) {
+    constexpr int width = width_of<lane_x>;
+    using Real = RealPart<width>;
     constexpr bool has1 = kind == Flavor::general || kind == Flavor::x_like;
     constexpr bool has2 = kind == Flavor::general || kind == Flavor::y_like;
     constexpr bool has3 = kind == Flavor::general || kind == Flavor::diagonal;
-    const RowMix<kind, signs> first(m, 0);
-    const RowMix<kind, signs> second(m, 1);
-    Vec sum1[2] = {}, sum2[2] = {}, sum3[2] = {};
+    const RowMix<kind, signs, width> first(m, 0, lane);
+    const RowMix<kind, signs, width> second(m, 1, lane);
+    Real sum1[2] = {}, sum2[2] = {}, sum3[2] = {};
     std::size_t r = where.row(begin);
     for (std::size_t index = begin; index < end; ++index, r = where.next(r)) {
-        const IntVec& sa = row_sign(signs ? r & where.sign_a : 0);
-        const IntVec& sr = row_sign(signs ? r & where.sign_r : 0);
-        const IntVec& si = row_sign(signs ? r & where.sign_i : 0);
+        const IntPart<width>& sa = row_sign<width>(signs ? r & where.sign_a : 0);
+        const IntPart<width>& sr = row_sign<width>(signs ? r & where.sign_r : 0);
+        const IntPart<width>& si = row_sign<width>(signs ? r & where.sign_i : 0);
         const std::size_t other = same_row ? r : r ^ where.x;
         double* k0 = ket + r * row_doubles;
         double* b0 = bra + r * row_doubles;
         double* k1 = ket + other * row_doubles;
         double* b1 = bra + other * row_doubles;
-        const Vec kr0 = vec(k0), ki0 = vec(k0 + lanes), br0 = vec(b0), bi0 = vec(b0 + lanes);
-        const Vec kr1 = vec(k1), ki1 = vec(k1 + lanes), br1 = vec(b1), bi1 = vec(b1 + lanes);
-        const Vec pkr0 = permuted<lane_x>(kr0), pki0 = permuted<lane_x>(ki0);
-        const Vec pkr1 = permuted<lane_x>(kr1), pki1 = permuted<lane_x>(ki1);
+        const Real kr0 = part<width>(k0), ki0 = part<width>(k0 + lanes), br0 = part<width>(b0),
+                   bi0 = part<width>(b0 + lanes);
+        const Real kr1 = part<width>(k1), ki1 = part<width>(k1 + lanes), br1 = part<width>(b1),
+                   bi1 = part<width>(b1 + lanes);
+        const Real pkr0 = permuted<lane_x>(kr0), pki0 = permuted<lane_x>(ki0);
+        const Real pkr1 = permuted<lane_x>(kr1), pki1 = permuted<lane_x>(ki1);
         if constexpr (has1) {
-            const Vec t0 = br0 * pki1 - bi0 * pkr1;
+            const Real t0 = br0 * pki1 - bi0 * pkr1;
             sum1[0] += signs ? flipped(t0, si) : t0;
             if constexpr (!same_row) {
-                const Vec t1 = br1 * pki0 - bi1 * pkr0;
+                const Real t1 = br1 * pki0 - bi1 * pkr0;
                 sum1[1] += signs ? flipped(t1, si) : t1;
             }
         }
         if constexpr (has2) {
-            const Vec t0 = br0 * pkr1 + bi0 * pki1;
+            const Real t0 = br0 * pkr1 + bi0 * pki1;
             sum2[0] += signs ? flipped(t0, sr) : t0;
             if constexpr (!same_row) {
-                const Vec t1 = br1 * pkr0 + bi1 * pki0;
+                const Real t1 = br1 * pkr0 + bi1 * pki0;
                 sum2[1] += signs ? flipped(t1, sr) : t1;
             }
         }
         if constexpr (has3) {
-            const Vec t0 = br0 * ki0 - bi0 * kr0;
+            const Real t0 = br0 * ki0 - bi0 * kr0;
             sum3[0] += signs ? flipped(t0, sa) : t0;
             if constexpr (!same_row) {
-                const Vec t1 = br1 * ki1 - bi1 * kr1;
+                const Real t1 = br1 * ki1 - bi1 * kr1;
                 sum3[1] += signs ? flipped(t1, sa) : t1;
             }
         }
-        first.apply(kr0, ki0, pkr1, pki1, sa, sr, si, vec(k0), vec(k0 + lanes));
-        first.apply(br0, bi0, permuted<lane_x>(br1), permuted<lane_x>(bi1), sa, sr, si, vec(b0),
-                    vec(b0 + lanes));
+        first.apply(kr0, ki0, pkr1, pki1, sa, sr, si, part<width>(k0), part<width>(k0 + lanes));
+        first.apply(br0, bi0, permuted<lane_x>(br1), permuted<lane_x>(bi1), sa, sr, si, part<width>(b0),
+                    part<width>(b0 + lanes));
         if constexpr (!same_row) {
-            second.apply(kr1, ki1, pkr0, pki0, sa, sr, si, vec(k1), vec(k1 + lanes));
-            second.apply(br1, bi1, permuted<lane_x>(br0), permuted<lane_x>(bi0), sa, sr, si, vec(b1),
-                         vec(b1 + lanes));
+            second.apply(kr1, ki1, pkr0, pki0, sa, sr, si, part<width>(k1), part<width>(k1 + lanes));
+            second.apply(br1, bi1, permuted<lane_x>(br0), permuted<lane_x>(bi0), sa, sr, si, part<width>(b1),
+                         part<width>(b1 + lanes));
         }
     }
     for (int row = 0; row < (same_row ? 1 : 2); ++row) {
-        const IntVec& active = where.active[row];
-        if constexpr (has1) overlap[1] += masked(flipped(sum1[row], where.lane_i[row]), active);
-        if constexpr (has2) overlap[2] -= masked(flipped(sum2[row], where.lane_r[row]), active);
-        if constexpr (has3) overlap[3] += masked(flipped(sum3[row], where.lane_a[row]), active);
+        const auto add = [&](Vec& to, const Real& sum, const IntVec& signs_of_lanes, double factor) {
+            const Real signed_sum = flipped(sum, int_part<width>(signs_of_lanes, lane));
+            part<width>(to, lane) += factor * masked(signed_sum, int_part<width>(where.active[row], lane));
+        };
+        if constexpr (has1) add(overlap[1], sum1[row], where.lane_i[row], 1);
+        if constexpr (has2) add(overlap[2], sum2[row], where.lane_r[row], -1);
+        if constexpr (has3) add(overlap[3], sum3[row], where.lane_a[row], 1);
     }
 }
 
@@ -334,7 +359,9 @@ void mix(const Geometry& where, Flavor kind, const Mix& m, double* state, std::s
          std::size_t end) {
     if (begin >= end) return;
     with_kernel(where, kind, [&]<Flavor flavor, bool signs, int lane_x, bool same_row>() {
-        run_mix<flavor, signs, lane_x, same_row>(where, m, state, begin, end);
+        for (int lane = 0; lane < lanes; lane += width_of<lane_x>) {
+            run_mix<flavor, signs, lane_x, same_row>(where, m, lane, state + lane, begin, end);
+        }
     });
 }
 
@@ -342,7 +369,9 @@ void mix_add(const Geometry& where, const Mix& m, const double* source, double* 
              std::size_t end) {
     if (begin >= end) return;
     with_lane_x(where, [&]<int lane_x, bool same_row>() {
-        run_mix_add<lane_x, same_row>(where, m, source, target, begin, end);
+        for (int lane = 0; lane < lanes; lane += width_of<lane_x>) {
+            run_mix_add<lane_x, same_row>(where, m, lane, source + lane, target + lane, begin, end);
+        }
     });
 }
 
@@ -350,7 +379,10 @@ void overlap_mix(const Geometry& where, Flavor kind, const Mix& m, double* ket, 
                  std::size_t begin, std::size_t end) {
     if (begin >= end) return;
     with_kernel(where, kind, [&]<Flavor flavor, bool signs, int lane_x, bool same_row>() {
-        run_overlap_mix<flavor, signs, lane_x, same_row>(where, m, ket, bra, overlap, begin, end);
+        for (int lane = 0; lane < lanes; lane += width_of<lane_x>) {
+            run_overlap_mix<flavor, signs, lane_x, same_row>(where, m, lane, ket + lane, bra + lane, overlap,
+                                                             begin, end);
+        }
     });
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The only files that know how amplitudes lie in memory: kernels*, observable.
+// The only files that know how amplitudes lie in memory: kernels*, observable, walsh, metric_panel.
 //
 // A tile holds the states of a few samples. Row r is 16 doubles: 8 real parts, then 8 imaginary parts. With
 // lane_bits = k the lowest k qubits live in the lanes: lane l holds sample l >> k of the tile and amplitude
@@ -73,6 +73,13 @@ struct Mix {
 /// The kernels take the visited rows [begin, end) of `where`; calls on disjoint ranges may run at the same
 /// time.
 void mix(const Geometry& where, Flavor kind, const Mix& m, double* state, std::size_t begin, std::size_t end);
+
+/// Whether mix_two can take these two steps: both flip rows, different ones, and leave no row out.
+[[nodiscard]] bool can_mix_two(const Layout& layout, const Geometry& first, const Geometry& second);
+
+/// mix with `first` and then with `second`, on all rows, in one pass.
+void mix_two(const Layout& layout, const Geometry& first, const Mix& m, const Geometry& second,
+             const Mix& then, double* state);
 
 /// target += m source. Rows and lanes outside the subspace keep their value.
 void mix_add(const Geometry& where, const Mix& m, const double* source, double* target, std::size_t begin,

@@ -14,14 +14,68 @@ constexpr int lanes = 8;
 typedef double Vec __attribute__((vector_size(64)));
 typedef std::int64_t IntVec __attribute__((vector_size(64)));
 
+/// Part of a Vec that fits one register. A kernel that holds a dozen values at a time goes over the rows once
+/// for each part: whole Vecs would spill.
+template <int width>
+struct Part;
+template <>
+struct Part<8> {
+    typedef Vec Real;
+    typedef IntVec Int;
+};
+template <>
+struct Part<4> {
+    typedef double Real __attribute__((vector_size(32)));
+    typedef std::int64_t Int __attribute__((vector_size(32)));
+};
+template <>
+struct Part<2> {
+    typedef double Real __attribute__((vector_size(16)));
+    typedef std::int64_t Int __attribute__((vector_size(16)));
+};
+#if defined(__AVX512F__)
+constexpr int register_lanes = 8;
+#elif defined(__AVX__)
+constexpr int register_lanes = 4;
+#else
+constexpr int register_lanes = 2;
+#endif
+
+template <int width>
+using RealPart = typename Part<width>::Real;
+template <int width>
+using IntPart = typename Part<width>::Int;
+
+template <int width>
+[[nodiscard]] inline RealPart<width>& part(double* p) {
+    return *reinterpret_cast<RealPart<width>*>(p);
+}
+template <int width>
+[[nodiscard]] inline const RealPart<width>& part(const double* p) {
+    return *reinterpret_cast<const RealPart<width>*>(p);
+}
+/// The part of v that begins at a lane.
+template <int width>
+[[nodiscard]] inline const RealPart<width>& part(const Vec& v, int lane) {
+    return part<width>(reinterpret_cast<const double*>(&v) + lane);
+}
+template <int width>
+[[nodiscard]] inline RealPart<width>& part(Vec& v, int lane) {
+    return part<width>(reinterpret_cast<double*>(&v) + lane);
+}
+template <int width>
+[[nodiscard]] inline const IntPart<width>& int_part(const IntVec& v, int lane) {
+    return *reinterpret_cast<const IntPart<width>*>(reinterpret_cast<const std::int64_t*>(&v) + lane);
+}
+
 [[nodiscard]] inline Vec splat(double value) { return value - Vec{}; }
 
 [[nodiscard]] inline Vec& vec(double* p) { return *reinterpret_cast<Vec*>(p); }
 [[nodiscard]] inline const Vec& vec(const double* p) { return *reinterpret_cast<const Vec*>(p); }
 
 /// v[l ^ x] in lane l.
-template <int x>
-[[nodiscard]] inline Vec permuted(const Vec& v) {
+template <int x, typename V>
+[[nodiscard]] inline V permuted(const V& v) {
     if constexpr (x == 0) {
         return v;
     } else {
@@ -30,8 +84,10 @@ template <int x>
 }
 
 /// v with the sign bits of `mask` (0 or the sign bit in each lane) flipped.
-[[nodiscard]] inline Vec flipped(const Vec& v, const IntVec& mask) {
-    return std::bit_cast<Vec>(std::bit_cast<IntVec>(v) ^ mask);
+template <typename V, typename Mask>
+[[nodiscard]] inline V flipped(const V& v, const Mask& mask) {
+    static_assert(sizeof(V) == sizeof(Mask));
+    return std::bit_cast<V>(std::bit_cast<Mask>(v) ^ mask);
 }
 
 /// sine and cosine to about one unit in the last place; lanes beyond 1e5 in modulus take the library's.

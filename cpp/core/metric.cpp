@@ -2,83 +2,230 @@
 #include "core/metric.hpp"
 
 #include <algorithm>
-#include <memory>
-#include <new>
+#include <cmath>
 #include <string>
+#include <thread>
 
 #include "core/gram.hpp"
 #include "core/metric_panel.hpp"
 #include "core/parallel.hpp"
+#include "core/workspace.hpp"
 
 namespace fubini {
 namespace {
 
-constexpr double panel_budget = 1 << 30;     // bytes that tangents may take, where the limit allows it
-constexpr double preferred_bytes = 1 << 25;  // several small batch elements share a panel of this size
+constexpr double panel_budget = 1 << 30;    // bytes that tangents may take, where the limit allows it
+constexpr double element_budget = 1 << 22;  // an element with a larger panel gets all threads for itself
+constexpr double slab_bytes = 1 << 18;      // elements with smaller panels share one
+constexpr double sums_budget = 1 << 26;     // bytes for sums over parts of the batch
+constexpr std::ptrdiff_t least_parts = 8, most_parts = 32;
 
-struct AlignedFree {
-    void operator()(double* p) const { ::operator delete[](p, std::align_val_t{64}); }
-};
-using Buffer = std::unique_ptr<double[], AlignedFree>;
+thread_local Workspace panels, sums_of_row;
 
-Buffer allocate(std::size_t doubles) {
-    return Buffer(static_cast<double*>(::operator new[](doubles * sizeof(double), std::align_val_t{64})));
+std::size_t triangle(std::size_t rows) { return rows * (rows + 1) / 2; }
+
+/// Adds one row of 8 x 8 tiles to a (k, k) matrix: tangents of group `row` and of `columns` groups from
+/// `first` on.
+void scatter(const Schedule& schedule, std::size_t row, std::size_t first, std::size_t columns,
+             const double* sums, std::size_t k, double* matrix) {
+    for (std::size_t c = 0; c < columns; ++c) {
+        for (std::size_t i = 0; i < gram_doubles; ++i) {
+            const std::size_t p = row * lanes + i / lanes;
+            const std::size_t q = (first + c) * lanes + i % lanes;
+            if (p >= schedule.position.size() || q > p) continue;
+            const auto a = static_cast<std::size_t>(schedule.position[p]);
+            const auto b = static_cast<std::size_t>(schedule.position[q]);
+            matrix[a * k + b] += sums[c * gram_doubles + i];
+            if (a != b) matrix[b * k + a] = matrix[a * k + b];
+        }
+    }
 }
 
-/// Elements [first, first + size) of a batch.
-Batch part_of(const Batch& batch, const Program& program, std::ptrdiff_t first, std::ptrdiff_t size) {
-    Batch part = batch;
-    part.angles += first * program.angles();
-    if (batch.states != nullptr && !batch.shared_state) part.states += first << program.qubits();
-    part.size = size;
-    return part;
-}
-
-/// Adds the products of two panels to out, (size, k, k) or (k, k).
-void multiply(const Schedule& schedule, const Panel& left, const Panel& right, std::ptrdiff_t size, bool mean,
-              std::size_t k, double* out) {
+/// Adds the products of two panels of one batch element to a (k, k) matrix, with all threads.
+void multiply(const Schedule& schedule, const Panel& left, const Panel& right, std::size_t k,
+              double* matrix) {
     const bool same = left.data == right.data;
     const std::size_t rows = left.groups();
-    // Rows i and rows - 1 - i of a triangle have the same work together.
-    const std::size_t pairs = same ? (rows + 1) / 2 : rows;
-    const auto elements = static_cast<std::size_t>(size);
-    const std::size_t jobs = mean ? pairs : pairs * elements;
-    const std::size_t stride = left.tile * left.groups();
-    const auto row = [&](std::size_t group, std::size_t element, double* sums) {
+    const auto row = [&](std::size_t group, double* sums) {
         const std::size_t columns = same ? group + 1 : right.groups();
         std::fill_n(sums, columns * gram_doubles, 0.0);
-        const std::size_t from = mean ? 0 : element;
-        const std::size_t to = mean ? elements : element + 1;
-        for (std::size_t b = from; b < to; ++b) {
-            gram_row(left.data + b * stride + group * left.tile, right.data + b * right.groups() * right.tile,
-                     columns, left.tile / lanes, sums);
-        }
-        double* matrix = out + (mean ? 0 : element * k * k);
-        for (std::size_t c = 0; c < columns; ++c) {
-            for (std::size_t i = 0; i < gram_doubles; ++i) {
-                const std::size_t p = (left.first + group) * lanes + i / lanes;
-                const std::size_t q = (right.first + c) * lanes + i % lanes;
-                if (p >= schedule.position.size() || q > p) continue;
-                const auto a = static_cast<std::size_t>(schedule.position[p]);
-                const auto b = static_cast<std::size_t>(schedule.position[q]);
-                matrix[a * k + b] += sums[c * gram_doubles + i];
-                if (a != b) matrix[b * k + a] = matrix[a * k + b];
-            }
-        }
+        gram_row(left.data + group * left.tile, right.data, columns, left.tile / lanes, sums);
+        scatter(schedule, left.first + group, right.first, columns, sums, k, matrix);
     };
-    const double flops = static_cast<double>(right.groups()) * static_cast<double>(left.tile) * lanes *
-                         (mean ? static_cast<double>(elements) : 1);
+    const double flops =
+        static_cast<double>(right.groups()) * static_cast<double>(left.tile) * static_cast<double>(lanes);
     const auto grain = static_cast<std::ptrdiff_t>(2e5 / flops) + 1;
-    parallel_for(static_cast<std::ptrdiff_t>(jobs), grain, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
-        const Buffer sums = allocate(right.groups() * gram_doubles);
-        for (std::ptrdiff_t i = begin; i < end; ++i) {
-            const std::size_t pair = static_cast<std::size_t>(i) % pairs;
-            const std::size_t element = static_cast<std::size_t>(i) / pairs;
-            row(pair, element, sums.get());
-            if (same && rows - 1 - pair != pair) row(rows - 1 - pair, element, sums.get());
+    // Rows i and rows - 1 - i of a triangle have the same work together.
+    const auto pairs = static_cast<std::ptrdiff_t>(same ? (rows + 1) / 2 : rows);
+    parallel_for(pairs, grain, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+        double* sums = sums_of_row.reserve(right.groups() * gram_doubles);
+        for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
+            row(i, sums);
+            if (same && rows - 1 - i != i) row(rows - 1 - i, sums);
         }
     });
 }
+
+/// One element after the other, each with all threads, and panel by panel where tangents do not fit together.
+void element_by_element(const Program& program, const Batch& batch, const Schedule& schedule,
+                        std::size_t fits, bool mean, bool centred, std::size_t k, double* out) {
+    const std::size_t groups = schedule.groups.size();
+    const std::size_t amplitudes = std::size_t{1} << program.qubits();
+    const std::size_t tile = amplitudes * amplitude_doubles;
+    const std::size_t width = groups <= fits ? groups : std::max<std::size_t>(fits / 2, 1);
+    double* first_panel = panels.reserve((groups <= fits ? groups : 2 * width) * tile + 2 * amplitudes);
+    double* second_panel = first_panel + width * tile;
+    auto* psi =
+        reinterpret_cast<std::complex<double>*>(groups <= fits ? second_panel : second_panel + width * tile);
+    for (std::ptrdiff_t b = 0; b < batch.size; ++b) {
+        const Batch one = part_of(batch, program, b, 1);
+        double* matrix = out + (mean ? 0 : static_cast<std::size_t>(b) * k * k);
+        for (std::size_t first = 0; first < groups; first += width) {
+            const Panel left{first_panel, first, std::min(first + width, groups), tile};
+            fill_panel(program, one, schedule, left, num_threads(), centred, psi);
+            multiply(schedule, left, left, k, matrix);
+            for (std::size_t other = 0; other < first; other += width) {
+                const Panel right{second_panel, other, other + width, tile};
+                fill_panel(program, one, schedule, right, num_threads(), centred, psi);
+                multiply(schedule, left, right, k, matrix);
+            }
+        }
+    }
+    panels.release_if_large();
+}
+
+/// Where the tangents of a panel's tile go in a factor of the mean metric.
+struct FactorWriter {
+    const Schedule& schedule;
+    std::size_t amplitudes;
+    std::size_t columns;
+    double scale;
+    double* out;
+
+    void write(const double* tile, std::size_t group, std::size_t element) const {
+        double* rows[lanes];
+        std::size_t count = 0;
+        for (std::size_t p = group * lanes; p < schedule.position.size() && count < lanes; ++p) {
+            rows[count++] =
+                out + static_cast<std::size_t>(schedule.position[p]) * columns + element * 2 * amplitudes;
+        }
+        for (std::size_t r = 0; r < amplitudes; ++r) {
+            for (std::size_t i = 0; i < count; ++i) {
+                rows[i][r] = scale * tile[r * amplitude_doubles + i];
+                rows[i][amplitudes + r] = scale * tile[r * amplitude_doubles + lanes + i];
+            }
+        }
+    }
+};
+
+/// Elements whose tangents stay in a core's cache: shared among threads as wholes.
+class SmallElements {
+  public:
+    SmallElements(const Program& program, const Batch& batch, const Schedule& schedule, bool centred)
+        : program_(program),
+          batch_(batch),
+          schedule_(schedule),
+          centred_(centred),
+          owner_(std::this_thread::get_id()) {
+        const double bytes = panel_bytes();
+        slab_ = std::max<std::ptrdiff_t>(static_cast<std::ptrdiff_t>(slab_bytes / bytes), 1);
+    }
+    [[nodiscard]] double panel_bytes() const { return static_cast<double>(groups_ * tile_) * sizeof(double); }
+    [[nodiscard]] double bytes_per_thread() const {
+        return static_cast<double>(slab_) * static_cast<double>(groups_ * tile_ + 2 * amplitudes_) *
+               sizeof(double);
+    }
+    [[nodiscard]] std::size_t sums() const { return triangle(groups_) * gram_doubles; }
+    /// How many parts of the batch have sums of their own: the same for any number of threads.
+    [[nodiscard]] std::ptrdiff_t parts() const {
+        const double each = static_cast<double>(sums() * sizeof(double));
+        return std::min(batch_.size,
+                        std::clamp(static_cast<std::ptrdiff_t>(sums_budget / each), least_parts, most_parts));
+    }
+
+    /// Writes the factor's columns of every element.
+    void factor(const FactorWriter& writer) const {
+        parallel_for(batch_.size, 1, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+            for_slabs(begin, end, [&](std::ptrdiff_t first, const Panel& panel, std::size_t size) {
+                for (std::size_t b = 0; b < size; ++b) {
+                    for (std::size_t group = 0; group < groups_; ++group) {
+                        writer.write(panel.of(b, group), group, static_cast<std::size_t>(first) + b);
+                    }
+                }
+            });
+        });
+    }
+
+    void each(std::size_t k, double* out) const {
+        parallel_for(batch_.size, 1, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+            double* sums = sums_of_row.reserve(this->sums());
+            for_slabs(begin, end, [&](std::ptrdiff_t first, const Panel& panel, std::size_t size) {
+                for (std::size_t b = 0; b < size; ++b) {
+                    std::fill_n(sums, this->sums(), 0.0);
+                    add(panel, b, sums);
+                    spread(sums, k, out + (static_cast<std::size_t>(first) + b) * k * k);
+                }
+            });
+        });
+    }
+
+    void mean(std::size_t k, double* out) const {
+        const std::ptrdiff_t parts = this->parts();
+        Workspace memory;
+        const std::size_t doubles = static_cast<std::size_t>(parts) * this->sums();
+        double* sums = memory.reserve(doubles);
+        std::fill_n(sums, doubles, 0.0);
+        parallel_for(parts, 1, [&](std::ptrdiff_t from, std::ptrdiff_t to) {
+            for (std::ptrdiff_t part = from; part < to; ++part) {
+                double* mine = sums + static_cast<std::size_t>(part) * this->sums();
+                for_slabs(batch_.size * part / parts, batch_.size * (part + 1) / parts,
+                          [&](std::ptrdiff_t, const Panel& panel, std::size_t size) {
+                              for (std::size_t b = 0; b < size; ++b) add(panel, b, mine);
+                          });
+            }
+        });
+        for (std::size_t part = 1; part < static_cast<std::size_t>(parts); ++part) {
+            for (std::size_t i = 0; i < this->sums(); ++i) sums[i] += sums[part * this->sums() + i];
+        }
+        spread(sums, k, out);
+    }
+
+  private:
+    template <typename Body>
+    void for_slabs(std::ptrdiff_t begin, std::ptrdiff_t end, const Body& body) const {
+        const auto most = static_cast<std::size_t>(std::min(slab_, end - begin));
+        double* data = panels.reserve(most * (groups_ * tile_ + 2 * amplitudes_));
+        auto* psi = reinterpret_cast<std::complex<double>*>(data + most * groups_ * tile_);
+        const Panel panel{data, 0, groups_, tile_};
+        for (std::ptrdiff_t first = begin; first < end; first += slab_) {
+            Batch part = part_of(batch_, program_, first, std::min(slab_, end - first));
+            if (std::this_thread::get_id() != owner_) part.poll = {};
+            fill_panel(program_, part, schedule_, panel, 1, centred_, psi);
+            body(first, panel, static_cast<std::size_t>(part.size));
+        }
+    }
+    void add(const Panel& panel, std::size_t element, double* sums) const {
+        for (std::size_t group = 0; group < groups_; ++group) {
+            gram_row(panel.of(element, group), panel.of(element, 0), group + 1, tile_ / lanes,
+                     sums + triangle(group) * gram_doubles);
+        }
+    }
+    void spread(const double* sums, std::size_t k, double* matrix) const {
+        for (std::size_t group = 0; group < groups_; ++group) {
+            scatter(schedule_, group, 0, group + 1, sums + triangle(group) * gram_doubles, k, matrix);
+        }
+    }
+
+    const Program& program_;
+    const Batch& batch_;
+    const Schedule& schedule_;
+    bool centred_;
+    std::thread::id owner_;
+    std::size_t groups_ = schedule_.groups.size();
+    std::size_t amplitudes_ = std::size_t{1} << program_.qubits();
+    std::size_t tile_ = amplitudes_ * amplitude_doubles;
+    std::ptrdiff_t slab_ = 1;
+};
 
 }  // namespace
 
@@ -87,17 +234,11 @@ double metric_bytes(const Program& program) {
     return sweep_bytes(program, static_cast<std::ptrdiff_t>(lanes) * num_threads(), 2) + 2 * tile + tile / 8;
 }
 
-void metric_full(const Program& program, const Batch& batch, std::span<const int> angles, bool mean,
-                 double* out) {
-    const std::size_t k = angles.size();
-    const std::size_t matrices = mean ? 1 : static_cast<std::size_t>(batch.size);
-    std::fill_n(out, matrices * k * k, 0.0);
-    const Schedule schedule(program, angles);
-    const std::size_t groups = schedule.groups.size();
-    if (batch.size <= 0 || groups == 0) return;
-    const std::size_t amplitudes = std::size_t{1} << program.qubits();
-    const std::size_t tile = amplitudes * amplitude_doubles;
-    const double tile_bytes = static_cast<double>(tile * sizeof(double));
+namespace {
+
+/// Bytes that panels may take. Throws MemoryLimit if two tiles are too many.
+double budget_for(const Program& program) {
+    const double tile = static_cast<double>(amplitude_doubles * sizeof(double) << program.qubits());
     const double least = metric_bytes(program);
     if (least > memory_limit()) {
         throw MemoryLimit("the metric would take at least " + std::to_string(least / 1e9) +
@@ -105,44 +246,82 @@ void metric_full(const Program& program, const Batch& batch, std::span<const int
                           std::to_string(memory_limit() / 1e9) +
                           " GB; use metric_vector_product, fewer qubits or fewer threads");
     }
-    const double budget = std::min(panel_budget, memory_limit() - least + 2 * tile_bytes);
-    const auto fits = static_cast<std::size_t>(budget / tile_bytes);
-    if (groups <= fits) {
-        const double element_bytes = static_cast<double>(groups) * tile_bytes;
-        const std::ptrdiff_t together = std::clamp<std::ptrdiff_t>(
-            static_cast<std::ptrdiff_t>(std::min(preferred_bytes, budget) / element_bytes), 1, batch.size);
-        const auto count = static_cast<std::size_t>(together);
-        const Buffer data = allocate(count * groups * tile);
-        const auto psi = std::make_unique<std::complex<double>[]>(count * amplitudes);
-        const Panel panel{data.get(), 0, groups, tile};
-        for (std::ptrdiff_t first = 0; first < batch.size; first += together) {
-            const std::ptrdiff_t size = std::min(together, batch.size - first);
-            fill_panel(program, part_of(batch, program, first, size), schedule, panel, psi.get());
-            multiply(schedule, panel, panel, size, mean, k,
-                     out + (mean ? 0 : static_cast<std::size_t>(first) * k * k));
+    return std::min(panel_budget, memory_limit() - least + 2 * tile);
+}
+
+void metric(const Program& program, const Batch& batch, std::span<const int> angles, bool mean, bool centred,
+            double* out) {
+    const std::size_t k = angles.size();
+    const std::size_t matrices = mean ? 1 : static_cast<std::size_t>(batch.size);
+    std::fill_n(out, matrices * k * k, 0.0);
+    const Schedule schedule(program, angles);
+    if (batch.size <= 0 || schedule.groups.empty()) return;
+    const double budget = budget_for(program);
+    const SmallElements elements(program, batch, schedule, centred);
+    const double sums_bytes = static_cast<double>(elements.sums() * sizeof(double));
+    const double together =
+        num_threads() * elements.bytes_per_thread() +
+        sums_bytes * static_cast<double>(mean ? elements.parts() : std::ptrdiff_t{num_threads()});
+    if (batch.size > 1 && elements.panel_bytes() <= element_budget &&
+        sums_bytes * static_cast<double>(least_parts) <= sums_budget && together <= budget) {
+        if (mean) {
+            elements.mean(k, out);
+        } else {
+            elements.each(k, out);
         }
     } else {
-        const std::size_t width = std::max<std::size_t>(fits / 2, 1);
-        const Buffer data[2] = {allocate(width * tile), allocate(width * tile)};
-        const auto psi = std::make_unique<std::complex<double>[]>(amplitudes);
-        for (std::ptrdiff_t b = 0; b < batch.size; ++b) {
-            const Batch one = part_of(batch, program, b, 1);
-            double* matrix = out + (mean ? 0 : static_cast<std::size_t>(b) * k * k);
-            for (std::size_t first = 0; first < groups; first += width) {
-                const Panel left{data[0].get(), first, std::min(first + width, groups), tile};
-                fill_panel(program, one, schedule, left, psi.get());
-                multiply(schedule, left, left, 1, mean, k, matrix);
-                for (std::size_t other = 0; other < first; other += width) {
-                    const Panel right{data[1].get(), other, other + width, tile};
-                    fill_panel(program, one, schedule, right, psi.get());
-                    multiply(schedule, left, right, 1, mean, k, matrix);
-                }
-            }
-        }
+        const double tile = static_cast<double>(amplitude_doubles * sizeof(double) << program.qubits());
+        element_by_element(program, batch, schedule, static_cast<std::size_t>(budget / tile), mean, centred,
+                           k, out);
     }
     if (mean) {
         for (std::size_t i = 0; i < k * k; ++i) out[i] /= static_cast<double>(batch.size);
     }
+}
+
+}  // namespace
+
+void metric_full(const Program& program, const Batch& batch, std::span<const int> angles, bool mean,
+                 double* out) {
+    metric(program, batch, angles, mean, true, out);
+}
+
+void metric_uncentred_mean(const Program& program, const Batch& batch, std::span<const int> angles,
+                           double* out) {
+    metric(program, batch, angles, true, false, out);
+}
+
+void metric_factor(const Program& program, const Batch& batch, std::span<const int> angles, double* out) {
+    const std::size_t amplitudes = std::size_t{1} << program.qubits();
+    const std::size_t columns = static_cast<std::size_t>(batch.size) * 2 * amplitudes;
+    std::fill_n(out, angles.size() * columns, 0.0);
+    const Schedule schedule(program, angles);
+    if (batch.size <= 0 || schedule.groups.empty()) return;
+    const double budget = budget_for(program);
+    const FactorWriter writer{schedule, amplitudes, columns, 1 / std::sqrt(static_cast<double>(batch.size)),
+                              out};
+    const SmallElements elements(program, batch, schedule, true);
+    if (batch.size > 1 && elements.panel_bytes() <= element_budget &&
+        num_threads() * elements.bytes_per_thread() <= budget) {
+        elements.factor(writer);
+        return;
+    }
+    const std::size_t groups = schedule.groups.size();
+    const std::size_t tile = amplitudes * amplitude_doubles;
+    const auto fits = static_cast<std::size_t>(budget / static_cast<double>(tile * sizeof(double)));
+    const std::size_t width = std::min(groups, std::max<std::size_t>(fits, 1));
+    double* data = panels.reserve(width * tile + 2 * amplitudes);
+    auto* psi = reinterpret_cast<std::complex<double>*>(data + width * tile);
+    for (std::ptrdiff_t b = 0; b < batch.size; ++b) {
+        for (std::size_t first = 0; first < groups; first += width) {
+            const Panel panel{data, first, std::min(first + width, groups), tile};
+            fill_panel(program, part_of(batch, program, b, 1), schedule, panel, num_threads(), true, psi);
+            for (std::size_t group = panel.first; group < panel.last; ++group) {
+                writer.write(panel.of(0, group), group, static_cast<std::size_t>(b));
+            }
+        }
+    }
+    panels.release_if_large();
 }
 
 }  // namespace fubini

@@ -17,11 +17,24 @@ namespace fubini {
 void metric_full(const Program& program, const Batch& batch, std::span<const int> angles, bool mean,
                  double* out);
 
+/// The same without the term of <d_i psi|psi>, for states that are weighted parts of an ensemble.
+void metric_uncentred_mean(const Program& program, const Batch& batch, std::span<const int> angles,
+                           double* out);
+
+/// out (k, size * 2 * 2^qubits), a factor X of the mean metric: g = X X^T. An element's columns are the real
+/// parts, then the imaginary parts, of its derivative states without their part along psi, divided by
+/// sqrt(size), in the frame in which metric_full compares them.
+void metric_factor(const Program& program, const Batch& batch, std::span<const int> angles, double* out);
+
+/// out (size, angles): Im <psi|d_a psi>, the Berry connection, by one forward and one reverse sweep.
+void berry_connection(const Program& program, const Batch& batch, double* out);
+
 /// Bytes that metric_full takes at least, besides its result: two panels of eight tangents and the sweep.
 [[nodiscard]] double metric_bytes(const Program& program);
 
-/// out[b] = g_b vectors[b], by one forward and one reverse sweep; vectors (size, angles), out (size, angles).
-/// Memory is that of a few states per thread.
+/// out[b] = g_{b / repeat} vectors[b], by one forward and one reverse sweep; vectors (size, angles), out
+/// (size, angles). Several vectors for one element's angles (batch.repeat) share a tile. Memory is that of a
+/// few states per thread.
 void metric_vector_product(const Program& program, const Batch& batch, const double* vectors, double* out);
 
 /// Covariances of each stage's generators, by one forward sweep. A stage with k generators has the moments
@@ -29,5 +42,9 @@ void metric_vector_product(const Program& program, const Batch& batch, const dou
 ///   counts: k of each stage; out: for each stage (size, k, k), or (size, k) if diagonal
 void stage_covariances(const Program& program, const Batch& batch, std::span<const int> counts, bool diagonal,
                        std::span<double* const> out);
+
+/// Their means over the batch; out: for each stage (k, k), or (k) if diagonal.
+void mean_stage_covariances(const Program& program, const Batch& batch, std::span<const int> counts,
+                            bool diagonal, std::span<double* const> out);
 
 }  // namespace fubini

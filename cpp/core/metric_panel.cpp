@@ -52,64 +52,171 @@ Schedule::Schedule(const Program& program, std::span<const int> angles) {
         }
         groups.push_back(std::move(group));
     }
+    narrow = {program.qubits(), std::min(max_lane_bits, program.qubits())};
+    for (const Step& step : plan.steps) narrow_geometries.push_back(geometry(step, narrow));
 }
 
 namespace {
 
-/// A state and the number of steps it has taken. The way to a step is always the same (forward from the
-/// start, or back from the end), so that its bits do not depend on what was asked before.
-class Walker {
+/// Applies step s, or undoes it, to a state in any layout whose lanes all belong to one batch element.
+void apply(const Tile& tile, const Layout& layout, const Geometry* geometries, std::size_t s, bool undo,
+           double* state) {
+    tile.checkpoint(s);
+    const Step& step = tile.plan.steps[s];
+    if (step.kind == Step::Kind::block || step.kind == Step::Kind::flip) {
+        const Geometry& where = geometries[s];
+        const Mix m = step.kind == Step::Kind::flip ? flip(where, step)
+                      : undo                        ? inverse(where, tile.quaternion(s))
+                                                    : unitary(where, tile.quaternion(s));
+        const Flavor kind = flavor(step);
+        const auto part = [&](std::size_t begin, std::size_t end) { mix(where, kind, m, state, begin, end); };
+        if (geometries == &tile.geometry(0)) {
+            tile.over_rows(where.count, part);
+        } else {
+            part(0, where.count);
+        }
+        return;
+    }
+    const Operation& operation = tile.program.operations()[static_cast<std::size_t>(step.operation)];
+    const auto values = tile.program.constant(operation);
+    if (step.kind == Step::Kind::matrix) {
+        apply_matrix(layout, values, operation.qubits, step.fixed, step.value, undo, state, tile.scratch());
+    } else {
+        apply_diagonal(layout, values, operation.qubits, step.fixed, step.value, undo, state);
+    }
+}
+
+/// psi of one batch element, and the number of steps it has taken. The way to a step is always the same
+/// (forward from the start, or back from the end), so that its bits do not depend on what was asked before.
+/// Where a tile's samples, which all are this element, leave room, the amplitudes lie in the lanes.
+class Ket {
   public:
-    Walker(const Tile& tile, double* state) : tile_(tile), state_(state) { restart(); }
+    Ket(const Tile& tile, const Schedule& schedule, const Batch& batch, std::size_t element)
+        : tile_(tile),
+          batch_(batch),
+          element_(element),
+          narrow_(tile.layout.lane_bits <= 1 && tile.layout.qubits > 1),
+          layout_(narrow_ ? schedule.narrow : tile.layout),
+          geometries_(narrow_ ? schedule.narrow_geometries.data() : &tile.geometry(0)),
+          state_(tile.state(0)) {
+        restart();
+    }
 
     void restart() {
-        tile_.load_initial(state_);
         at_ = 0;
+        if (!narrow_) {
+            tile_.load_initial(state_);
+        } else if (batch_.states == nullptr) {
+            set_zero_state(layout_, state_);
+        } else {
+            const std::size_t from = batch_.shared_state ? 0 : element_;
+            load_states(layout_, batch_.states + (from << layout_.qubits), 0, layout_.samples(), state_);
+        }
     }
     [[nodiscard]] int at() const { return at_; }
     void forward(int to) {
-        for (; at_ < to; ++at_) step_forward(tile_, at_, state_);
+        for (; at_ < to; ++at_) apply(tile_, layout_, geometries_, step(at_), false, state_);
     }
     void back(int to) {
-        for (; at_ > to; --at_) step_back(tile_, at_ - 1, state_);
+        for (; at_ > to; --at_) apply(tile_, layout_, geometries_, step(at_ - 1), true, state_);
     }
+    void store(std::complex<double>* psi) const { store_states(layout_, state_, splat(1), Vec{}, psi, 1); }
 
-    static void step_forward(const Tile& tile, int s, double* state) {
-        tile.checkpoint(static_cast<std::size_t>(s));
-        tile.apply(static_cast<std::size_t>(s), state);
-    }
-    static void step_back(const Tile& tile, int index, double* state) {
-        const auto s = static_cast<std::size_t>(index);
-        tile.checkpoint(s);
-        const Step& step = tile.plan.steps[s];
-        if (step.kind != Step::Kind::block) {
-            tile.undo_constant(s, state);
+    /// tangent += the derivative that the block which was just applied makes along tile.slots().
+    void create(double* tangent) const {
+        const std::size_t s = step(at_ - 1);
+        Vec w[4] = {};
+        block_tangent(tile_, tile_.plan.steps[s], w);
+        for (Vec& component : w) component *= 0.5;
+        if (!narrow_) {
+            const Geometry& where = tile_.geometry(s);
+            const Mix m = generator(where, w);
+            tile_.over_rows(where.count, [&](std::size_t begin, std::size_t end) {
+                mix_add(where, m, state_, tangent, begin, end);
+            });
             return;
         }
-        const Geometry& where = tile.geometry(s);
-        const Mix m = inverse(where, tile.quaternion(s));
-        const Flavor kind = flavor(step);
-        tile.over_rows(where.count,
-                       [&](std::size_t begin, std::size_t end) { mix(where, kind, m, state, begin, end); });
+        // -i Q_a psi for every axis that some lane turns about.
+        const std::size_t doubles = layout_.rows() * row_doubles;
+        double* products = state_ + doubles;
+        Vec weights[3] = {};
+        int count = 0;
+        for (int axis = 1; axis <= 3; ++axis) {
+            if (!any(w[axis])) continue;
+            Vec one[4] = {};
+            one[axis] = splat(1);
+            double* product = products + static_cast<std::size_t>(count) * doubles;
+            std::fill_n(product, doubles, 0.0);
+            const Geometry& where = geometries_[s];
+            mix_add(where, generator(where, one), state_, product, 0, where.count);
+            weights[count++] = w[axis];
+        }
+        if (tile_.layout.lane_bits != 0) {
+            for (int i = 0; i < count; ++i) {
+                add_spread(products + static_cast<std::size_t>(i) * doubles, weights[i], tangent);
+            }
+        } else if (count == 1) {
+            add_products<1>(products, weights, tangent);
+        } else if (count == 2) {
+            add_products<2>(products, weights, tangent);
+        } else if (count == 3) {
+            add_products<3>(products, weights, tangent);
+        }
     }
 
   private:
+    static std::size_t step(int index) { return static_cast<std::size_t>(index); }
+    static bool any(const Vec& v) {
+        for (int l = 0; l < lanes; ++l) {
+            if (v[l] != 0) return true;
+        }
+        return false;
+    }
+    /// tangent += weights[i] * product i, where each row of the tangent is one amplitude.
+    template <int count>
+    void add_products(const double* products, const Vec* weights, double* tangent) const {
+        const std::size_t doubles = layout_.rows() * row_doubles;
+        const std::size_t width = std::size_t{1} << layout_.lane_bits;
+        for (std::size_t row = 0; row < doubles; row += row_doubles) {
+            for (std::size_t l = row; l < row + width; ++l, tangent += row_doubles) {
+                Vec re = vec(tangent);
+                Vec im = vec(tangent + lanes);
+#pragma GCC unroll 3
+                for (int i = 0; i < count; ++i) {
+                    const double* at = products + static_cast<std::size_t>(i) * doubles + l;
+                    re += weights[i] * at[0];
+                    im += weights[i] * at[lanes];
+                }
+                vec(tangent) = re;
+                vec(tangent + lanes) = im;
+            }
+        }
+    }
+    /// The same for one product, where a row of the tangent has several amplitudes.
+    void add_spread(const double* product, const Vec& weight, double* tangent) const {
+        for (std::size_t r = 0; r < tile_.layout.rows(); ++r) {
+            Vec re, im;
+            for (std::size_t l = 0; l < lanes; ++l) {
+                const std::size_t amplitude = r << tile_.layout.lane_bits | (l & tile_.layout.lane_mask());
+                const double* at = product + (amplitude >> layout_.lane_bits) * row_doubles +
+                                   (amplitude & layout_.lane_mask());
+                re[l] = at[0];
+                im[l] = at[lanes];
+            }
+            vec(tangent + r * row_doubles) += weight * re;
+            vec(tangent + r * row_doubles + lanes) += weight * im;
+        }
+    }
+
     const Tile& tile_;
+    const Batch& batch_;
+    std::size_t element_;
+    bool narrow_;
+    Layout layout_;
+    const Geometry* geometries_;
     double* state_;
     int at_ = 0;
 };
-
-/// tangent += the derivative that the block makes along tile.slots(), after the block.
-void create(const Tile& tile, int index, const double* ket, double* tangent) {
-    const auto s = static_cast<std::size_t>(index);
-    Vec w[4] = {};
-    block_tangent(tile, tile.plan.steps[s], w);
-    for (Vec& component : w) component *= 0.5;
-    const Geometry& where = tile.geometry(s);
-    const Mix m = generator(where, w);
-    tile.over_rows(where.count,
-                   [&](std::size_t begin, std::size_t end) { mix_add(where, m, ket, tangent, begin, end); });
-}
 
 /// Writes or adds the tangents in the lanes of a tile to a panel's tile, from tangent `offset` on.
 void store(const Layout& layout, const double* tangent, bool add, int offset, double* to) {
@@ -134,8 +241,13 @@ void store(const Layout& layout, const double* tangent, bool add, int offset, do
 /// has samples.
 class Filler {
   public:
-    Filler(const Tile& tile, const Schedule& schedule, const Panel& panel, std::size_t element)
-        : tile_(tile), schedule_(schedule), panel_(panel), element_(element), ket_(tile, tile.state(0)) {
+    Filler(const Tile& tile, const Schedule& schedule, const Batch& batch, const Panel& panel,
+           std::size_t element)
+        : tile_(tile),
+          schedule_(schedule),
+          panel_(panel),
+          element_(element),
+          ket_(tile, schedule, batch, element) {
         std::fill_n(tile.slots(), tile.program.angles(), Vec{});
     }
 
@@ -144,19 +256,19 @@ class Filler {
             const std::vector<int>& steps = group(unit).early;
             if (steps.empty()) continue;
             if (ket_.at() > steps.front() + 1) ket_.restart();
-            start(unit);
+            start(unit, false);
             int at = 0;
             for (const int s : steps) {
                 if (s != steps.front()) advance(at, s + 1);
                 at = s + 1;
                 ket_.forward(at);
-                create(tile_, s, tile_.state(0), tile_.state(1));
+                ket_.create(tangent_);
             }
             advance(at, schedule_.middle);
             finish(unit, false);
         }
         ket_.forward(schedule_.middle);
-        if (psi != nullptr) store_states(tile_.layout, tile_.state(0), splat(1), Vec{}, psi, 1);
+        if (psi != nullptr) ket_.store(psi);
         const int last = static_cast<int>(tile_.plan.steps.size());
         bool walked = false;
         for (std::size_t unit = end; unit-- > begin;) {
@@ -167,13 +279,13 @@ class Filler {
                 ket_.forward(last);
                 walked = true;
             }
-            start(unit);
+            start(unit, !group(unit).early.empty());
             int at = 0;
             for (auto s = steps.rbegin(); s != steps.rend(); ++s) {
                 if (s != steps.rbegin()) retreat(at, *s + 1);
                 at = *s + 1;
                 ket_.back(at);
-                create(tile_, *s, tile_.state(0), tile_.state(1));
+                ket_.create(tangent_);
             }
             retreat(at, schedule_.middle);
             finish(unit, !group(unit).early.empty());
@@ -196,27 +308,64 @@ class Filler {
             }
         }
     }
-    void start(std::size_t unit) const {
-        std::fill_n(tile_.state(1), tile_.layout.rows() * row_doubles, 0.0);
+    /// Tangents that fill a panel's tile alone are made in place.
+    void start(std::size_t unit, bool add) {
+        in_place_ = tile_.layout.lane_bits == 0 && !add;
+        tangent_ = in_place_ ? panel_tile(unit) : tile_.state(1);
+        std::fill_n(tangent_, tile_.layout.rows() * row_doubles, 0.0);
         set(unit, 1);
     }
     void finish(std::size_t unit, bool add) const {
         set(unit, 0);
-        store(tile_.layout, tile_.state(1), add, static_cast<int>(first_tangent(unit) % lanes),
-              panel_.of(element_, unit >> tile_.layout.lane_bits));
+        if (in_place_) return;
+        store(tile_.layout, tangent_, add, static_cast<int>(first_tangent(unit) % lanes), panel_tile(unit));
+    }
+    [[nodiscard]] double* panel_tile(std::size_t unit) const {
+        return panel_.of(element_, unit >> tile_.layout.lane_bits);
     }
     void advance(int from, int to) const {
-        for (int s = from; s < to; ++s) Walker::step_forward(tile_, s, tile_.state(1));
+        for (int s = from; s < to; ++s) {
+            if (s + 1 < to && two_steps(s, s + 1, false)) {
+                ++s;
+            } else {
+                one_step(s, false);
+            }
+        }
     }
     void retreat(int from, int to) const {
-        for (int s = from; s > to; --s) Walker::step_back(tile_, s - 1, tile_.state(1));
+        for (int s = from - 1; s >= to; --s) {
+            if (s > to && two_steps(s, s - 1, true)) {
+                --s;
+            } else {
+                one_step(s, true);
+            }
+        }
+    }
+    void one_step(int s, bool undo) const {
+        apply(tile_, tile_.layout, &tile_.geometry(0), static_cast<std::size_t>(s), undo, tangent_);
+    }
+    /// Both steps at once, if they are two blocks for which there is a kernel.
+    [[nodiscard]] bool two_steps(int first, int second, bool undo) const {
+        const auto a = static_cast<std::size_t>(first), b = static_cast<std::size_t>(second);
+        const auto& steps = tile_.plan.steps;
+        if (steps[a].kind != Step::Kind::block || steps[b].kind != Step::Kind::block) return false;
+        const Geometry &here = tile_.geometry(a), &there = tile_.geometry(b);
+        if (tile_.shares_rows() || !can_mix_two(tile_.layout, here, there)) return false;
+        tile_.checkpoint(a);
+        const auto coefficients = [&](const Geometry& where, std::size_t s) {
+            return undo ? inverse(where, tile_.quaternion(s)) : unitary(where, tile_.quaternion(s));
+        };
+        mix_two(tile_.layout, here, coefficients(here, a), there, coefficients(there, b), tangent_);
+        return true;
     }
 
     const Tile& tile_;
     const Schedule& schedule_;
     const Panel& panel_;
     std::size_t element_;
-    Walker ket_;
+    Ket ket_;
+    double* tangent_ = nullptr;
+    bool in_place_ = false;
 };
 
 /// d <- d - psi <psi|d> for the eight tangents of a panel's tile.
@@ -237,11 +386,10 @@ void project(const std::complex<double>* psi, std::size_t amplitudes, double* ti
 }  // namespace
 
 void fill_panel(const Program& program, const Batch& batch, const Schedule& schedule, const Panel& panel,
-                std::complex<double>* psi) {
+                int threads, bool centred, std::complex<double>* psi) {
     const std::size_t amplitudes = std::size_t{1} << program.qubits();
     const double work = static_cast<double>(program.plan().steps.size()) * static_cast<double>(amplitudes);
-    const std::ptrdiff_t threads = work < serial_work ? 1 : num_threads();
-    const std::ptrdiff_t parts = (threads + batch.size - 1) / batch.size;
+    const std::ptrdiff_t parts = work < serial_work ? 1 : (threads + batch.size - 1) / batch.size;
     // All lanes of a tile have one element's angles: they hold different tangents.
     Batch wide = batch;
     wide.repeat = lanes * parts;
@@ -255,10 +403,11 @@ void fill_panel(const Program& program, const Batch& batch, const Schedule& sche
         const std::size_t begin = panel.first << tile.layout.lane_bits;
         const std::size_t units = panel.groups() << tile.layout.lane_bits;
         if (units * part / tiles == units * (part + 1) / tiles && part != 0) return;
-        Filler(tile, schedule, panel, element)
+        Filler(tile, schedule, batch, panel, element)
             .run(begin + units * part / tiles, begin + units * (part + 1) / tiles,
                  part == 0 ? psi + element * amplitudes : nullptr);
     });
+    if (!centred) return;
     const auto tiles = batch.size * static_cast<std::ptrdiff_t>(panel.groups());
     const auto grain = static_cast<std::ptrdiff_t>(serial_work / static_cast<double>(amplitudes)) + 1;
     parallel_for(tiles, grain, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {

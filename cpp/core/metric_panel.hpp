@@ -26,6 +26,8 @@ struct Schedule {
     std::vector<int> slot;      ///< sorted tangent -> slot
     std::vector<Group> groups;
     int middle = 0;  ///< the common frame: after so many steps
+    Layout narrow;   ///< of one state, with amplitudes in all lanes
+    std::vector<Geometry> narrow_geometries;
 
     Schedule(const Program& program, std::span<const int> angles);
 };
@@ -44,9 +46,10 @@ struct Panel {
     }
 };
 
-/// Computes the tangents of a panel's groups for every element of the batch, without their part along psi;
-/// psi (size, 2^qubits) becomes the states in the same frame.
+/// Computes the tangents of a panel's groups for every element of the batch, without their part along psi
+/// where `centred`; psi (size, 2^qubits) becomes the states in the same frame. The groups of an element may
+/// be shared among so many threads.
 void fill_panel(const Program& program, const Batch& batch, const Schedule& schedule, const Panel& panel,
-                std::complex<double>* psi);
+                int threads, bool centred, std::complex<double>* psi);
 
 }  // namespace fubini

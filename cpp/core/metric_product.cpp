@@ -42,4 +42,22 @@ void metric_vector_product(const Program& program, const Batch& batch, const dou
     });
 }
 
+void berry_connection(const Program& program, const Batch& batch, double* out) {
+    for_tiles(program, batch, 2, [&](Tile& tile) {
+        double* ket = tile.state(0);
+        double* bra = tile.state(1);
+        tile.load_initial(ket);
+        tile.run_forward(ket);
+        // Im <i psi|K|psi> = -<K>, and d psi = -(i/2) K psi.
+        for (std::size_t at = 0; at < tile.layout.rows() * row_doubles; at += row_doubles) {
+            vec(bra + at) = -vec(ket + at + lanes);
+            vec(bra + at + lanes) = vec(ket + at);
+        }
+        std::fill_n(tile.slots(), program.angles(), Vec{});
+        run_back(tile, ket, bra);
+        for (int a = 0; a < program.angles(); ++a) tile.slots()[a] *= 0.5;
+        store_slots(tile, out);
+    });
+}
+
 }  // namespace fubini

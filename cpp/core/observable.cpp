@@ -219,11 +219,16 @@ std::size_t observable_scratch(const Program& program, const Layout& layout) {
         outcomes = std::max(outcomes, std::size_t{1} << marginal.qubits.size());
     }
     std::size_t words = largest_group(program.plan().terms);
+    std::size_t transforms = 0;
     for (const Checkpoint& checkpoint : program.plan().checkpoints) {
-        words = std::max(words, largest_group(checkpoint.terms));
+        if (checkpoint.basis.empty()) {
+            words = std::max(words, largest_group(checkpoint.terms));
+        } else {
+            transforms = eigenbasis_scratch(layout.rows());
+        }
     }
     const std::size_t masks = (words + lanes - 1) / lanes;
-    return std::max(layout.rows() + masks, outcomes) * lanes;
+    return std::max(std::max(layout.rows() + masks, outcomes) * lanes, transforms);
 }
 
 void measure_terms(std::span<const PauliTerm> terms, const Layout& layout, const double* state, Vec* moments,

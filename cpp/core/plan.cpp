@@ -48,8 +48,9 @@ class Compiler {
         std::size_t stage = 0;
         for (std::size_t i = 0; i <= program_.operations().size(); ++i) {
             for (; stage < program_.stages().size() && program_.stages()[stage].operations == i; ++stage) {
-                plan_.checkpoints.push_back({drafts_.size(), images(program_.stages()[stage].terms)});
-                barrier_ = drafts_.size();
+                std::vector<PauliTerm> terms = images(program_.stages()[stage].terms);
+                Eigenbasis basis = eigenbasis(program_.qubits(), terms);
+                plan_.checkpoints.push_back({drafts_.size(), std::move(terms), std::move(basis)});
             }
             if (i < program_.operations().size()) add(i);
         }
@@ -60,12 +61,14 @@ class Compiler {
         std::vector<BlockRotation> phases;
         std::swap(phases, plan_.phases);
         drafts_.clear();
-        barrier_ = 0;
+        std::vector<Checkpoint> checkpoints;
+        std::swap(checkpoints, plan_.checkpoints);
         const std::vector<std::size_t> pending = std::move(pending_);
         pending_.clear();
         reset_frame();
         for (const std::size_t i : pending) add_physical(i);
         emit(drafts_, plan_.tail, false);
+        plan_.checkpoints = std::move(checkpoints);
         plan_.phases.insert(plan_.phases.begin(), phases.begin(), phases.end());
         return std::move(plan_);
     }
@@ -327,8 +330,15 @@ class Compiler {
         }
         const Word positive = hermitian(word.x, word.z);
         std::size_t looked = 0;
-        const auto end = drafts_.rend() - static_cast<std::ptrdiff_t>(barrier_);
-        for (auto draft = drafts_.rbegin(); draft != end && looked < merge_window; ++draft, ++looked) {
+        auto checkpoint = plan_.checkpoints.rbegin();
+        for (auto draft = drafts_.rbegin(); draft != drafts_.rend() && looked < merge_window;
+             ++draft, ++looked) {
+            const auto steps = static_cast<std::size_t>(drafts_.rend() - draft);
+            bool changes = false;
+            for (; checkpoint != plan_.checkpoints.rend() && checkpoint->steps == steps; ++checkpoint) {
+                changes = changes || !leaves(*checkpoint, positive, fixed);
+            }
+            if (changes) break;
             if (join(*draft, positive, fixed, value)) {
                 draft->turns.push_back({positive, rotation});
                 return;
@@ -343,6 +353,13 @@ class Compiler {
         draft.support = word.x | word.z | fixed;
         draft.turns.push_back({positive, rotation});
         drafts_.push_back(std::move(draft));
+    }
+
+    /// Whether a rotation about the word may be moved before a checkpoint: it leaves what is measured there.
+    static bool leaves(const Checkpoint& checkpoint, const Word& word, Mask fixed) {
+        return std::all_of(checkpoint.terms.begin(), checkpoint.terms.end(), [&](const PauliTerm& term) {
+            return (term.x & fixed) == 0 && commute(word, hermitian(term.x, term.z));
+        });
     }
 
     /// Whether the word belongs to the block's triple; extends a block of one word to a triple.
@@ -456,7 +473,6 @@ class Compiler {
     std::vector<Word> z_images_;
     std::vector<std::size_t> pending_;
     std::vector<Draft> drafts_;
-    std::size_t barrier_ = 0;  // drafts before it are measured, and take no more rotations
 };
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "core/eigenbasis.hpp"
 #include "core/program.hpp"
 
 namespace fubini {
@@ -42,6 +43,7 @@ struct Step {
 struct Checkpoint {
     std::size_t steps = 0;
     std::vector<PauliTerm> terms;
+    Eigenbasis basis;  ///< of the terms; empty where they are measured pass by pass
 };
 
 /// What is executed. Clifford gates that map Z words to Z words (X, Z, S, CNOT, CZ, SWAP, ...) are not: they

@@ -6,13 +6,13 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
-#include <memory>
 #include <new>
 #include <string>
 #include <utility>
 
 #include "core/observable.hpp"
 #include "core/parallel.hpp"
+#include "core/workspace.hpp"
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <unistd.h>
@@ -21,35 +21,7 @@
 namespace fubini {
 namespace {
 
-constexpr std::size_t keep_bytes = std::size_t{64} << 20;  // larger workspaces are given back after the call
-constexpr double cache_bytes = 1 << 20;                    // two states of a tile should stay in this
-
-struct AlignedFree {
-    void operator()(double* p) const { ::operator delete[](p, std::align_val_t{64}); }
-};
-
-/// A thread's workspace; it only grows, so that a second call of the same size allocates nothing.
-struct Workspace {
-    std::unique_ptr<double[], AlignedFree> data;
-    std::size_t size = 0;
-
-    double* reserve(std::size_t doubles) {
-        if (doubles > size) {
-            data.reset();
-            size = 0;
-            data.reset(
-                static_cast<double*>(::operator new[](doubles * sizeof(double), std::align_val_t{64})));
-            size = doubles;
-        }
-        return data.get();
-    }
-    void release_if_large() {
-        if (size * sizeof(double) > keep_bytes) {
-            data.reset();
-            size = 0;
-        }
-    }
-};
+constexpr double cache_bytes = 1 << 20;  // two states of a tile should stay in this
 
 thread_local Workspace tile_workspace;  // of the thread that works on a tile
 thread_local Workspace call_workspace;  // of the thread that makes the call

@@ -40,6 +40,16 @@ struct Batch {
 /// How a sweep over a batch of this size arranges amplitudes.
 [[nodiscard]] Layout choose_layout(const Program& program, std::ptrdiff_t size);
 
+/// Elements [first, first + size) of a batch whose repeat is 1.
+[[nodiscard]] inline Batch part_of(const Batch& batch, const Program& program, std::ptrdiff_t first,
+                                   std::ptrdiff_t size) {
+    Batch part = batch;
+    part.angles += first * program.angles();
+    if (batch.states != nullptr && !batch.shared_state) part.states += first << program.qubits();
+    part.size = size;
+    return part;
+}
+
 /// Memory in bytes that a sweep with `copies` states per tile needs, for a batch of this size.
 [[nodiscard]] double sweep_bytes(const Program& program, std::ptrdiff_t size, int copies);
 
@@ -108,6 +118,8 @@ class Tile {
             body(std::size_t{0}, count);
         }
     }
+    /// Whether over_rows may use several threads.
+    [[nodiscard]] bool shares_rows() const { return by_rows_; }
     /// Throws Interrupted when the caller wants to stop; to be called before every step.
     void checkpoint(std::size_t step) const;
 

@@ -189,9 +189,27 @@ bool set_weight_slopes(const Tile& tile, const double* cotangents, const double*
 
 }  // namespace
 
+void run_back_twice(const Tile& tile, double* const states[4]) {
+    const auto angles = static_cast<std::size_t>(tile.program.angles());
+    Vec* result = tile.more_slots();
+    std::fill_n(result, angles, Vec{});
+    for (std::size_t s = tile.plan.steps.size(); s-- > 0;) {
+        tile.checkpoint(s);
+        const Step& step = tile.plan.steps[s];
+        if (step.kind != Step::Kind::block) {
+            for (int i = 0; i < 4; ++i) tile.undo_constant(s, states[i]);
+            continue;
+        }
+        Vec w[4] = {}, overlap[4] = {}, slope[4] = {};
+        block_tangent(tile, step, w);
+        step_back_twice(tile, s, states, w, overlap, slope);
+        add_slopes(tile, step, overlap, slope, result);
+    }
+    std::copy_n(result, angles, tile.slots());
+}
+
 void hessian_product(const Program& program, const Batch& batch, const double* cotangents,
                      const double* tangents, double* out) {
-    const auto angles = static_cast<std::size_t>(program.angles());
     for_tiles(program, batch, 5, [&](Tile& tile) {
         double* const states[4] = {tile.state(0), tile.state(1), tile.state(2), tile.state(3)};
         double *ket = states[0], *ket_tangent = states[1], *bra = states[2], *bra_tangent = states[3];
@@ -209,21 +227,7 @@ void hessian_product(const Program& program, const Batch& batch, const double* c
             apply_observables(program, tile.layout, tile.weights(), ket, spare, tile.scratch());
             for (std::size_t i = 0; i < doubles; ++i) bra_tangent[i] += spare[i];
         }
-        Vec* result = tile.more_slots();
-        std::fill_n(result, angles, Vec{});
-        for (std::size_t s = tile.plan.steps.size(); s-- > 0;) {
-            tile.checkpoint(s);
-            const Step& step = tile.plan.steps[s];
-            if (step.kind != Step::Kind::block) {
-                for (double* state : states) tile.undo_constant(s, state);
-                continue;
-            }
-            Vec w[4] = {}, overlap[4] = {}, slope[4] = {};
-            block_tangent(tile, step, w);
-            step_back_twice(tile, s, states, w, overlap, slope);
-            add_slopes(tile, step, overlap, slope, result);
-        }
-        std::copy_n(result, angles, tile.slots());
+        run_back_twice(tile, states);
         store_slots(tile, out);
     });
 }

@@ -4,14 +4,29 @@ Start with ``QuantumLayer`` and ``QNGOptimizer``; ``metric_tensor`` gives the me
 solution of its systems.
 """
 
-from fubini.build import build_info, get_num_threads, set_num_threads
+from fubini.build import (
+    build_info,
+    get_memory_limit,
+    get_num_threads,
+    set_memory_limit,
+    set_num_threads,
+)
 from fubini.circuit import Circuit
 from fubini.damping import Absolute, Damping, Diagonal, Relative
 from fubini.errors import NumericalError, UnsupportedCircuitError
-from fubini.metric import metric_tensor
+from fubini.metric import (
+    geometric_tensor,
+    metric_derivative,
+    metric_operator,
+    metric_tensor,
+    quantum_fisher,
+)
+from fubini.metric_operator import MetricOperator
+from fubini.plotting import plot_metric
 from fubini.policies import Armijo, LevenbergMarquardt, Schedule, Tikhonov, TrustRegion
 from fubini.solve import CG, Dual, Pinv, Power, SolveInfo, SolveStatus, solve, solve_blocks
-from fubini.torch import QNGOptimizer, QuantumLayer, replace_torch_layers
+from fubini.spectrum import MetricSpectrum, metric_spectrum
+from fubini.torch import HeavyBall, QNGOptimizer, QuantumLayer, Spring, replace_torch_layers
 
 __version__ = build_info()["version"]
 
@@ -23,7 +38,10 @@ __all__ = [
     "Damping",
     "Diagonal",
     "Dual",
+    "HeavyBall",
     "LevenbergMarquardt",
+    "MetricOperator",
+    "MetricSpectrum",
     "NumericalError",
     "Pinv",
     "Power",
@@ -33,13 +51,22 @@ __all__ = [
     "Schedule",
     "SolveInfo",
     "SolveStatus",
+    "Spring",
     "Tikhonov",
     "TrustRegion",
     "UnsupportedCircuitError",
     "build_info",
+    "geometric_tensor",
+    "get_memory_limit",
     "get_num_threads",
+    "metric_derivative",
+    "metric_operator",
+    "metric_spectrum",
     "metric_tensor",
+    "plot_metric",
+    "quantum_fisher",
     "replace_torch_layers",
+    "set_memory_limit",
     "set_num_threads",
     "solve",
     "solve_blocks",

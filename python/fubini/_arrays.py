@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
@@ -22,6 +23,12 @@ def is_tensor(value: object) -> TypeGuard[torch.Tensor]:
     return isinstance(value, torch.Tensor)
 
 
+def is_jax(value: Any) -> bool:
+    """Return whether the value is a JAX array; imports nothing."""
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(value, jax.Array)
+
+
 def to_numpy(value: Any, dtype: Any = np.float64) -> NDArray[Any]:
     """Return a value as a C-contiguous NumPy array on the host; shares memory where dtype and layout already fit.
 
@@ -35,7 +42,11 @@ def to_numpy(value: Any, dtype: Any = np.float64) -> NDArray[Any]:
         if ready and dtype is np.float64 and not value.is_neg():  # what a training step passes
             plain: NDArray[np.float64] = value.numpy()
             return plain
+        if value.dtype is torch.bfloat16:  # which NumPy does not have
+            value = value.to(torch.float32)
         array: Any = value.resolve_conj().resolve_neg().cpu().numpy()
+    elif is_jax(value):
+        array = value
     else:
         array = qml.math.toarray(qml.math.unwrap([value])[0])
     return np.asarray(array, dtype=dtype, order="C")  # ascontiguousarray would turn () into (1,)

@@ -6,18 +6,22 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AffineMap', 'Pass', 'Program', 'ProgramBuilder', 'ShiftPlan', 'backward', 'blocks_from_probabilities', 'blocks_from_states', 'compiler', 'expval', 'forward', 'gate_table', 'hessian_product', 'hilbert_schmidt', 'isa', 'jacobian', 'jvp', 'mean_over_batch', 'memory_limit', 'metric', 'metric_vector_product', 'num_threads', 'set_memory_limit', 'set_num_threads', 'shift_frequencies', 'shift_rule', 'shift_sum', 'sld_fisher', 'solve_batch', 'solve_fast', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'stage_covariances', 'state', 'version', 'vjp']
+__all__: list[str] = ['AffineMap', 'Pass', 'Program', 'ProgramBuilder', 'ShiftPlan', 'backward', 'berry_connection', 'blocks_from_probabilities', 'blocks_from_states', 'compiler', 'derivative_states', 'expval', 'forward', 'gate_table', 'hessian_product', 'isa', 'jacobian', 'jvp', 'mean_over_batch', 'memory_limit', 'metric', 'metric_factor', 'metric_vector_product', 'num_threads', 'overlap_gradient', 'set_memory_limit', 'set_num_threads', 'shift_frequencies', 'shift_rule', 'solve_batch', 'solve_fast', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'stage_covariances', 'state', 'version', 'vjp']
 class ShiftPlan:
     """
     Parameter-shift terms of a circuit: angle index, coefficient and shift of each.
     """
-    def __init__(self, angles: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], frequencies: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]], shifts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]] = []) -> None:
+    def __init__(self, angles: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], frequencies: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]]) -> None:
         ...
     def __len__(self) -> int:
         ...
     def angles(self, angles: numpy.typing.NDArray[numpy.float64]) -> numpy.typing.NDArray[numpy.float64]:
         """
         (batch, angles) -> shifted (terms, batch, angles).
+        """
+    def contract(self, values: numpy.typing.NDArray[numpy.float64], count: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float64]:
+        """
+        (terms, batch, outputs) -> derivatives (batch, outputs, count).
         """
     @property
     def coefficient(self) -> list[float]:
@@ -124,6 +128,10 @@ def backward(program: Program, map: AffineMap, passed: Pass, cotangents: numpy.t
     """
     Gradients by inputs (batch, features) and by every weight.
     """
+def berry_connection(program: Program, angles: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    Im <psi|d_a psi>, shape (batch, angles).
+    """
 def blocks_from_probabilities(probabilities: numpy.typing.NDArray[numpy.float64], generators: collections.abc.Sequence[collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]]], wires: typing.SupportsInt | typing.SupportsIndex, diagonal: bool = False) -> numpy.typing.NDArray[numpy.float64]:
     """
     Covariances of diagonal generators, lists of (x mask, z mask, coefficient): (batch, k, k) or (batch, k).
@@ -135,6 +143,10 @@ def blocks_from_states(states: numpy.typing.NDArray[numpy.complex128], generator
 def compiler() -> str:
     """
     Compiler that built this module.
+    """
+def derivative_states(program: Program, angles: numpy.typing.NDArray[numpy.float64], tangents: numpy.typing.NDArray[numpy.float64] | None = None, states: numpy.typing.NDArray[numpy.complex128] | None = None, repeat: typing.SupportsInt | typing.SupportsIndex = 1) -> numpy.typing.NDArray[numpy.complex128]:
+    """
+    Derivatives of the states along the tangents, (batch * repeat, 2^wires), or the states for None, in the sweeps' frame: without the Clifford at the end and the global phase.
     """
 def expval(program: Program, angles: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None) -> numpy.typing.NDArray[numpy.float64]:
     """
@@ -151,10 +163,6 @@ def gate_table() -> list[tuple[str, int, int]]:
 def hessian_product(program: Program, angles: numpy.typing.NDArray[numpy.float64], cotangents: numpy.typing.NDArray[numpy.float64], tangents: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None) -> numpy.typing.NDArray[numpy.float64]:
     """
     Hessian of the weighted results times the tangents, shape (batch, angles).
-    """
-def hilbert_schmidt(derivatives: numpy.typing.NDArray[numpy.complex128]) -> numpy.typing.NDArray[numpy.float64]:
-    """
-    Tr(d_i rho d_j rho) of derivatives (batch, angles, dim, dim): (batch, angles, angles).
     """
 def isa() -> str:
     """
@@ -176,17 +184,25 @@ def memory_limit() -> float:
     """
     The limit in bytes.
     """
-def metric(program: Program, angles: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None, mean: bool = False, columns: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None = None) -> numpy.typing.NDArray[numpy.float64]:
+def metric(program: Program, angles: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None, mean: bool = False, columns: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None = None, centred: bool = True) -> numpy.typing.NDArray[numpy.float64]:
     """
-    Fubini-Study metric over the angles (or the chosen columns), shape (batch, k, k) or their mean (k, k).
+    Fubini-Study metric over the angles (or the chosen columns), shape (batch, k, k) or their mean (k, k); not centred: the mean of Re <d_i psi|d_j psi> alone.
+    """
+def metric_factor(program: Program, angles: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None, columns: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None = None) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    X of shape (k, batch * 2 * 2^wires) with X X^T = the mean metric: real, then imaginary parts of the centred derivative states of each batch element, divided by sqrt(batch).
     """
 def metric_vector_product(program: Program, angles: numpy.typing.NDArray[numpy.float64], vectors: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None, mean: bool = False) -> numpy.typing.NDArray[numpy.float64]:
     """
-    Metric of each batch element times its vector, (batch, angles), or the mean (angles,).
+    Metric of each batch element times its vector, (batch, angles), or its vectors, (batch, vectors, angles); the mean has no batch.
     """
 def num_threads() -> int:
     """
     Number of threads that the kernel may use.
+    """
+def overlap_gradient(program: Program, angles: numpy.typing.NDArray[numpy.float64], covectors: numpy.typing.NDArray[numpy.complex128], tangents: numpy.typing.NDArray[numpy.float64] | None = None, states: numpy.typing.NDArray[numpy.complex128] | None = None, repeat: typing.SupportsInt | typing.SupportsIndex = 1) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    Re <d_a psi|phi> for covectors phi in the sweeps' frame, (batch * repeat, angles), or its derivative along the tangents.
     """
 def set_memory_limit(bytes: typing.SupportsFloat | typing.SupportsIndex) -> None:
     """
@@ -200,17 +216,9 @@ def shift_frequencies(name: str, parameter: typing.SupportsInt | typing.Supports
     """
     Frequencies of expectation values in one parameter of a native gate.
     """
-def shift_rule(frequencies: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], shifts: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex] = []) -> list[tuple[float, float]]:
+def shift_rule(frequencies: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]) -> list[tuple[float, float]]:
     """
-    Terms (coefficient, shift in radians) of the parameter-shift rule for these frequencies and, if given, shifts.
-    """
-def shift_sum(index: numpy.typing.NDArray[numpy.int64], coefficients: numpy.typing.NDArray[numpy.float64], values: numpy.typing.NDArray[numpy.float64], count: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float64]:
-    """
-    Adds coefficient * values, (terms, batch, outputs), to the angle index of each term: derivatives (batch, outputs, count).
-    """
-def sld_fisher(states: numpy.typing.NDArray[numpy.complex128], derivatives: numpy.typing.NDArray[numpy.complex128], cutoff: typing.SupportsFloat | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float64]:
-    """
-    Quantum Fisher information of density matrices (batch, dim, dim) with derivatives (batch, angles, dim, dim): (batch, angles, angles).
+    Terms (coefficient, shift in radians) of the parameter-shift rule for these frequencies.
     """
 def solve_batch(matrix: numpy.typing.NDArray[numpy.float64], rhs: numpy.typing.NDArray[numpy.float64], damping: numpy.typing.NDArray[numpy.float64], method: str = 'auto', damping_kind: str = 'absolute', rcond: typing.SupportsFloat | typing.SupportsIndex = -1.0, smooth: bool = False, exponent: typing.SupportsFloat | typing.SupportsIndex = 1.0, symmetry_tolerance: typing.SupportsFloat | typing.SupportsIndex = 1e-09, tolerance: typing.SupportsFloat | typing.SupportsIndex = 1e-12, max_iterations: typing.SupportsInt | typing.SupportsIndex = 0, start: numpy.typing.NDArray[numpy.float64] | None = None, want_info: bool = False) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.int8], dict[str, numpy.ndarray] | None]:
     """
@@ -236,9 +244,9 @@ def solve_status_text(status: typing.SupportsInt | typing.SupportsIndex) -> str:
     """
     One sentence that says what happened and what to do.
     """
-def stage_covariances(program: Program, angles: numpy.typing.NDArray[numpy.float64], counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], diagonal: bool = False, states: numpy.typing.NDArray[numpy.complex128] | None = None) -> list[numpy.typing.NDArray[numpy.float64]]:
+def stage_covariances(program: Program, angles: numpy.typing.NDArray[numpy.float64], counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], diagonal: bool = False, states: numpy.typing.NDArray[numpy.complex128] | None = None, mean: bool = False) -> list[numpy.typing.NDArray[numpy.float64]]:
     """
-    Covariances of the generators of each stage, (batch, k, k), or (batch, k) if diagonal. The moments of a stage are <K_i>, then <K_i K_j> for j <= i, or <K_i K_i>.
+    Covariances of the generators of each stage, (batch, k, k), or (batch, k) if diagonal, or their means without the batch. The moments of a stage are <K_i>, then <K_i K_j> for j <= i, or <K_i K_i>.
     """
 def state(program: Program, angles: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None) -> numpy.typing.NDArray[numpy.complex128]:
     """

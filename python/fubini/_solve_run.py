@@ -150,7 +150,7 @@ def _solve_dual(
     factor, rhs, strength, scale = dual_terms(x, b, lam, damping.kind)
     if primal:  # the factor is no narrower than the matrix: nothing to gain
         y, status = _inner(factor @ factor.swapaxes(-1, -2), rhs, strength, plan.rcond)
-        rank = 0 * status + x.shape[-2]
+        rank = 0 * (status >= 0) + x.shape[-2]  # statuses are too narrow an integer for it
     else:
         y, status, rank = solve_dual(factor, rhs, strength, plan.rcond, _inner)
     if scale is not None:

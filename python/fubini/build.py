@@ -49,3 +49,22 @@ def set_num_threads(threads: int) -> None:
     if not 1 <= threads <= 1024:
         raise ValueError(f"threads: expected 1 to 1024, got {threads}")
     _core.set_num_threads(threads)
+
+
+def get_memory_limit() -> float:
+    """Return how many bytes one computation of the kernel may allocate."""
+    return _core.memory_limit()
+
+
+def set_memory_limit(limit: float) -> None:
+    """Bound what one computation of the kernel may allocate; a request beyond it is refused before it starts.
+
+    Args:
+        limit: Bytes; 0 for the default, three quarters of the memory that this process may use.
+
+    Raises:
+        ValueError: If limit is negative or no finite number.
+    """
+    if not 0 <= limit < float("inf"):
+        raise ValueError(f"limit: expected a finite number of bytes >= 0, got {limit!r}")
+    _core.set_memory_limit(float(limit))

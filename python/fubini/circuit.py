@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pennylane as qml
 
-from fubini import _core, native_metric
+from fubini import _core
+from fubini.circuit_metric import MetricMethods, matrix_argument
 from fubini.errors import UnsupportedCircuitError
 from fubini.gates import (
     NativeGate,
@@ -24,7 +25,6 @@ from fubini.gates import (
     native_gates,
     unsupported,
 )
-from fubini.layers import LayerRule
 from fubini.observables import Measurement, measurement_of, square
 
 Real = npt.NDArray[np.float64]
@@ -52,7 +52,7 @@ class Structure:
     takes_state: bool = False
 
 
-class Circuit:
+class Circuit(MetricMethods):
     """A circuit compiled for the native engine; immutable, picklable, equal when the structure is equal.
 
     Use :meth:`from_tape` or :meth:`from_qnode`. B is the batch size, A the number of angles, M the number of real
@@ -264,7 +264,7 @@ class Circuit:
         """
         values, single = self._angles(angles)
         self._check_measured()
-        weights = _matrix(
+        weights = matrix_argument(
             "cotangents", cotangents, "(B, M)", (len(values), self.num_outputs), single
         )
         _, gradient, _ = _core.vjp(self._program, values, weights, self._states(state, len(values)))
@@ -286,7 +286,9 @@ class Circuit:
         """
         values, single = self._angles(angles)
         self._check_measured()
-        directions = _matrix("tangents", tangents, "(B, A)", (len(values), self.num_angles), single)
+        directions = matrix_argument(
+            "tangents", tangents, "(B, A)", (len(values), self.num_angles), single
+        )
         result = _core.jvp(self._program, values, directions, self._states(state, len(values)))
         return result[0] if single else result
 
@@ -308,115 +310,11 @@ class Circuit:
         result = _core.jacobian(self._program, values, self._states(state, len(values)))
         return result[0] if single else result
 
-    def metric(
-        self,
-        angles: Any,
-        approx: native_metric.Approx = None,
-        reduce: native_metric.Reduce = None,
-        layers: LayerRule = "wires",
-        state: Any = None,
-    ) -> Any:
-        """Computes the Fubini-Study metric g = Re[<d_i psi|d_j psi> - <d_i psi|psi><psi|d_j psi>] over the angles.
-
-        Args:
-            angles: Radians, shape (B, A) or (A,).
-            approx: None for the full metric, ``"block-diag"`` for one block per layer of gates, ``"diag"`` for the
-                diagonal. Blocks and diagonal are exact parts of the full metric.
-            reduce: ``"mean"`` averages over the batch.
-            layers: Which gates form a block: ``"wires"``, ``"maximal"`` or ``"queue"``, see :mod:`fubini.layers`.
-            state: Initial states, shape (B, N) or (N,), for a circuit that takes them.
-
-        Returns:
-            Full: (B, A, A); diagonal: (B, A); blocks: a list of pairs of angle indices and (B, k, k), which together
-            have every angle once. There is no B for the mean or for angles of shape (A,).
-
-        Raises:
-            ValueError: For a wrong shape, an unknown name, or an angle that is NaN or infinite (names its position).
-            MemoryError: If the result, or eight derivative states, do not fit into memory.
-        """
-        values, single = self._angles(angles)
-        native_metric.check_request(values, approx, reduce, single)
-        states = self._states(state, len(values))
-        first = single and reduce is None
-        if approx == "block-diag":
-            blocks = native_metric.metric_blocks(self, values, states, reduce, layers)
-            return [(indices, block[0] if first else block) for indices, block in blocks]
-        if approx == "diag":
-            result = native_metric.metric_diagonal(self, values, states, reduce, layers)
-        else:
-            result = native_metric.full_metric(self, values, states, reduce)
-        return result[0] if first else result
-
-    def metric_vector_product(
-        self,
-        angles: Any,
-        vectors: Any,
-        reduce: native_metric.Reduce = None,
-        state: Any = None,
-    ) -> Real:
-        """Multiplies the full metric by vectors without forming it, by one forward and one reverse sweep.
-
-        Args:
-            angles: Radians, shape (B, A) or (A,).
-            vectors: Shape (B, A), or (A,) for the same vector for the whole batch.
-            reduce: ``"mean"`` averages the products over the batch.
-            state: Initial states, shape (B, N) or (N,), for a circuit that takes them.
-
-        Returns:
-            g v, shape (B, A); (A,) for the mean or for angles of shape (A,).
-
-        Raises:
-            ValueError: For a wrong shape, or an entry that is NaN or infinite (names its position).
-        """
-        values, single = self._angles(angles)
-        native_metric.check_request(values, None, reduce, single)
-        shape = (len(values), self.num_angles)
-        given = np.asarray(vectors, dtype=np.float64)
-        if given.shape == shape[1:]:
-            given = np.broadcast_to(given, shape)
-        directions = _matrix("vectors", given, "(B, A)", shape, single)
-        native_metric.check_finite("vectors", directions, np.ndim(vectors) == 1)
-        states = self._states(state, len(values))
-        mean = reduce == "mean"
-        result = _core.metric_vector_product(self._program, values, directions, states, mean)
-        return result[0] if single and not mean else result
-
     def _check_measured(self) -> None:
         if self.num_outputs == 0:
             raise ValueError(
                 "circuit: it measures no real quantity (expval, var, probs). Use circuit.state(angles)."
             )
-
-    def _angles(self, angles: Any) -> tuple[Real, bool]:
-        values = np.ascontiguousarray(angles, dtype=np.float64)
-        single = np.ndim(angles) == 1
-        if single:
-            values = values.reshape(1, -1)
-        if values.ndim != 2 or values.shape[1] != self.num_angles:
-            raise ValueError(
-                f"angles: expected shape (B, A) = (B, {self.num_angles}) or ({self.num_angles},), "
-                f"got {np.shape(angles)}"
-            )
-        return values, single
-
-    def _states(self, state: Any, batch: int) -> Complex | None:
-        if not self.takes_state:
-            if state is not None:
-                raise ValueError("state: this circuit starts from |0...0>; expected None")
-            return None
-        if state is None:
-            raise ValueError(
-                "state: this circuit prepares its initial state from data; expected amplitudes of shape "
-                f"(B, {2**self.num_wires}), got None. circuit.state_of(tape) collects them."
-            )
-        values = np.ascontiguousarray(state, dtype=np.complex128)
-        if values.ndim == 1:
-            values = values.reshape(1, -1)
-        if values.shape not in {(batch, 2**self.num_wires), (1, 2**self.num_wires)}:
-            raise ValueError(
-                f"state: expected shape (B, N) = ({batch}, {2**self.num_wires}), got {np.shape(state)}"
-            )
-        return values
 
     # --- identity ----------------------------------------------------------------------------------------------
 
@@ -573,13 +471,6 @@ def _build(structure: Structure) -> _core.Program:
         elif measurement.kind == "expval":
             builder.output(add_moment(measurement))
     return builder.build()
-
-
-def _matrix(name: str, value: Any, symbols: str, shape: tuple[int, int], single: bool) -> Real:
-    array = np.ascontiguousarray(value, dtype=np.float64)
-    if array.shape == shape or (single and array.shape == shape[1:]):
-        return array.reshape(shape)
-    raise ValueError(f"{name}: expected shape {symbols} = {shape}, got {np.shape(value)}")
 
 
 def _stacked(values: list[Any]) -> Any:

@@ -15,6 +15,7 @@ import contextlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from fubini._arrays import to_numpy
 from fubini.circuit import Circuit, _measured_wires, decomposed
 from fubini.errors import UnsupportedCircuitError
 from fubini.guards import Guard
+from fubini.jacobian import Jacobian
 from fubini.tape import user_tape
 
 FloatArray = npt.NDArray[np.float64]
@@ -75,6 +77,12 @@ class Affine:
             _entries(weights),
             _entries(inputs),
         )
+
+    @cached_property
+    def jacobian(self) -> Jacobian:
+        """Derivative of the angles by the weights, for those that depend on weights."""
+        rows = np.flatnonzero(self.weights.any(axis=1))
+        return Jacobian(rows, self.weights[rows][None])
 
     def angles(self, weights: FloatArray, inputs: FloatArray) -> FloatArray:
         """Return the angles, (B, A), for weights (P,) and inputs (B, d)."""
@@ -201,15 +209,20 @@ def outside_transforms() -> Iterator[None]:
 
 
 def compile_function(
-    qnode: Any, input_arg: str, weights: Mapping[str, torch.Tensor], shape: Sequence[int]
+    qnode: Any,
+    input_arg: str | None,
+    weights: Mapping[str, torch.Tensor],
+    shape: Sequence[int],
+    constants: Mapping[str, Any] | None = None,
 ) -> Affine | Traced | str:
     """Compile a QNode for inputs of a given width.
 
     Args:
         qnode: The QNode.
-        input_arg: Name of the data argument.
+        input_arg: Name of the data argument; None where every tensor is a weight, and nothing is a batch.
         weights: The weights by name; only shapes matter.
-        shape: Of the inputs, (features,) or (batch, features).
+        shape: Of the inputs, (features,) or (batch, features); (0,) without a data argument.
+        constants: Further arguments, which are no tensors.
 
     Returns:
         The compiled form, or the reason why the QNode must run on its device.
@@ -221,7 +234,8 @@ def compile_function(
     with outside_transforms():
         try:
             probes = [
-                _probe(qnode, input_arg, shapes, tuple(shape), seed) for seed in range(_PROBES)
+                _probe(qnode, input_arg, shapes, tuple(shape), seed, constants or {})
+                for seed in range(_PROBES)
             ]
         except UnsupportedCircuitError as error:
             return str(error)
@@ -234,6 +248,8 @@ def compile_function(
             TypeError,
         ) as error:
             return f"the circuit could not be compiled ({type(error).__name__}: {error})"
+        if input_arg is None and any(p.batched for p in probes):
+            return Traced("one of its tensors is a batch")
         return _form(probes, Guard(qnode.func), shape[-1])
 
 
@@ -265,14 +281,16 @@ class _Probe:
     leaves: list[torch.Tensor]  # weights, then inputs
     point: FloatArray  # weights, then the features of the first input
     row: torch.Tensor  # (A,) of the first input, with its graph
+    batched: bool  # whether the circuit has a batch of angles
 
 
 def _probe(
     qnode: Any,
-    input_arg: str,
+    input_arg: str | None,
     shapes: Mapping[str, tuple[int, ...]],
     shape: tuple[int, ...],
     seed: int,
+    constants: Mapping[str, Any],
 ) -> _Probe:
     rng = np.random.default_rng(seed)
 
@@ -283,14 +301,17 @@ def _probe(
     inputs = draw(shape)
     with torch.enable_grad():
         with _Asked() as asked:
-            tape = user_tape(qnode, (), {input_arg: inputs, **weights})
+            data = {} if input_arg is None else {input_arg: inputs}
+            tape = user_tape(qnode, (), {**data, **weights, **constants})
         expanded = decomposed(tape)
         circuit = Circuit.from_tape(expanded, _measured_wires(qnode, tape))
         angles = torch.as_tensor(circuit.angles_of(expanded), dtype=torch.float64)
     row = (angles if angles.ndim == 1 else angles[0]).reshape(-1)
     x = inputs if inputs.ndim == 1 else inputs[0]
     point = np.concatenate([to_numpy(w).reshape(-1) for w in [*weights.values(), x]])
-    return _Probe(circuit, asked.found, asked.size, [*weights.values(), inputs], point, row)
+    leaves = [*weights.values(), inputs]
+    batched = tape.batch_size is not None
+    return _Probe(circuit, asked.found, asked.size, leaves, point, row, batched)
 
 
 def _jacobian(probe: _Probe, width: int) -> FloatArray:

@@ -148,7 +148,37 @@ def _returns_states(tape: GateTape, device: Any) -> bool:
 
 
 def full_metric(tape: GateTape, device: Any) -> Block:
-    """Return the full metric over the trainable angles from derivative states of a state-vector simulator.
+    """Return the full metric over the trainable angles, see :func:`geometric_tensor`.
+
+    Args:
+        tape: The circuit.
+        device: PennyLane device that returns states.
+
+    Returns:
+        One block with all trainable angles.
+    """
+    derivatives = _derivative_states(tape, device)
+    flat = np.concatenate([derivatives.real, derivatives.imag], axis=2)
+    return Block(tuple(range(len(tape.trainable))), flat @ flat.transpose(0, 2, 1))
+
+
+def geometric_tensor(tape: GateTape, device: Any) -> ComplexArray:
+    """Return the quantum geometric tensor over the trainable angles, from derivative states of a simulator.
+
+    Args:
+        tape: The circuit.
+        device: PennyLane device that returns states.
+
+    Returns:
+        (1 or batch, k, k).
+    """
+    derivatives = _derivative_states(tape, device)
+    result: ComplexArray = derivatives.conj() @ derivatives.transpose(0, 2, 1)
+    return result
+
+
+def _derivative_states(tape: GateTape, device: Any) -> ComplexArray:
+    """Derivatives of the state by the trainable angles without their part along the state, (1 or batch, k, N).
 
     d_j psi = -i V_j K_j U_j psi_0 with K_j a sum of Pauli words, so a circuit with the word inserted behind gate j
     gives each term. Costs one circuit per word instead of one per pair of angles, and no auxiliary wire.
@@ -158,7 +188,7 @@ def full_metric(tape: GateTape, device: Any) -> Block:
         device: PennyLane device that returns states.
 
     Returns:
-        One block with all trainable angles.
+        As above.
     """
     if not _returns_states(tape, device):
         job = full.full_metric_job(tape, "fidelity", shots=tape.shots)
@@ -181,8 +211,7 @@ def full_metric(tape: GateTape, device: Any) -> Block:
     # K_j psi with the mean removed: the factor -i and the common unitary drop out of the inner products.
     means = np.einsum("bn,bjn->bj", psi.conj(), derivatives)
     derivatives -= means[:, :, None] * psi[:, None, :]
-    flat = np.concatenate([derivatives.real, derivatives.imag], axis=2)
-    return Block(tuple(range(len(tape.trainable))), flat @ flat.transpose(0, 2, 1))
+    return derivatives
 
 
 def _word(x: int, z: int, tape: GateTape) -> list[Any]:

@@ -1,7 +1,7 @@
 """PennyLane operations as gates of the native engine.
 
 The gate table itself is in C++ (``cpp/core/gates.cpp``); this module maps PennyLane's operations onto it: controls,
-adjoints and powers of table gates, Pauli rotations, exponentials of commuting Pauli sums, and constant matrices.
+adjoints and powers of table gates, Pauli rotations, exponentials of Hermitian operators, and constant matrices.
 """
 
 from collections.abc import Sequence
@@ -21,6 +21,9 @@ TABLE: dict[str, tuple[int, int]] = {
 
 #: Constants on more wires than this are left to PennyLane's decomposition.
 MAX_MATRIX_WIRES = 8
+
+#: Exponents on more wires than this, 2^k words of Z each, are left to PennyLane.
+MAX_SPECTRAL_WIRES = 6
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ def angle_values(op: Any) -> list[Any]:
         return [op.data[0]]
     if isinstance(op, qml.ops.Exp):
         coefficient = op.data[0]
-        return [qml.math.imag(coefficient) if qml.math.iscomplexobj(coefficient) else 0.0]
+        is_complex = "complex" in qml.math.get_dtype_name(coefficient)
+        return [qml.math.imag(coefficient) if is_complex else 0.0]
     if op.name in TABLE or op.name in {"PauliRot", "MultiRZ"}:
         return list(op.data)
     return []
@@ -137,32 +141,70 @@ def _controlled(op: Any, first_slot: int) -> list[NativeGate] | None:
 
 
 def _exponential(op: Any, first_slot: int) -> list[NativeGate] | None:
-    """exp(i a H) for a Pauli sum H whose words commute: one rotation per word."""
-    sentence = op.base.pauli_rep
-    if sentence is None or getattr(op, "num_steps", None) is not None:
+    """exp(i a H) for a Hermitian H: one rotation per word of a commuting Pauli sum, else in H's eigenbasis."""
+    if getattr(op, "num_steps", None) is not None:
         return None
-    coefficient = op.data[0]
     sign = -1.0 if isinstance(op, qml.ops.Evolution) else 1.0
-    if sign > 0 and not _is_zero(qml.math.real(coefficient)):
+    if sign > 0 and not _is_zero(qml.math.real(op.data[0])):
         return None
-    words = list(sentence.items())
-    if not all(a.commutes_with(b) for i, (a, _) in enumerate(words) for b, _ in words[:i]):
-        return None
+    sentence = op.base.pauli_rep
+    if any(qml.math.requires_grad(weight) for weight in (sentence or {}).values()):
+        raise UnsupportedCircuitError(
+            f"{op.name}: the coefficients of the exponent require a gradient, and the engine takes them as "
+            "constants. Use qml.ApproxTimeEvolution or qml.PauliRot with the products as angles."
+        )
+    words = list((sentence or {}).items())
+    if not words or not all(
+        a.commutes_with(b) for i, (a, _) in enumerate(words) for b, _ in words[:i]
+    ):
+        return _spectral(op, sign, first_slot)
     gates = []
     for word, weight in words:
-        if qml.math.requires_grad(weight):
-            raise UnsupportedCircuitError(
-                f"{op.name}: the coefficients of the exponent require a gradient, and the engine takes them as "
-                "constants. Use qml.ApproxTimeEvolution or qml.PauliRot with the products as angles."
-            )
         weight = complex(qml.math.toarray(weight))
         if abs(weight.imag) > 1e-12 * max(1.0, abs(weight)):
             return None
-        # exp(i a w P) = exp(-i t P / 2) with t = -2 a w.
-        slot = Parameter(first_slot, -2.0 * sign * weight.real)
-        labels = tuple(word)
-        gates.append(NativeGate("pauli", "".join(word.values()), labels, parameters=(slot,)))
+        gates.append(_rotation("".join(word.values()), tuple(word), sign * weight.real, first_slot))
     return gates
+
+
+def _rotation(word: str, wires: tuple[Any, ...], weight: float, slot: int) -> NativeGate:
+    """exp(i a w P), which is exp(-i t P / 2) with t = -2 a w."""
+    return NativeGate("pauli", word, wires, parameters=(Parameter(slot, -2.0 * weight),))
+
+
+def _spectral(op: Any, sign: float, first_slot: int) -> list[NativeGate] | None:
+    """exp(i a H) = V exp(i a D) V^dagger, where the diagonal D is a sum of 2^k words of Z."""
+    base, wires = op.base, tuple(op.base.wires)
+    if len(wires) > MAX_SPECTRAL_WIRES or not base.has_matrix:
+        return None
+    matrix = _constant_array(base, base.matrix(), 2)
+    if not np.allclose(matrix, matrix.conj().T, rtol=0, atol=1e-12 * np.abs(matrix).max()):
+        return None
+    values, vectors = np.linalg.eigh(matrix)
+    weights = _walsh(values) / len(values)
+    gates = [_matrix_gate(op.name, wires, vectors.conj().T)]
+    for mask, weight in enumerate(weights.tolist()):
+        if abs(weight) > 1e-15 * np.abs(values).max():
+            bits = f"{mask:0{len(wires)}b}"
+            gates.append(
+                _rotation(
+                    bits.replace("0", "I").replace("1", "Z"), wires, sign * weight, first_slot
+                )
+            )
+    return [*gates, _matrix_gate(op.name, wires, vectors)]
+
+
+def _walsh(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """sum_b (-1)^(z & b) values[b] for every z."""
+    index = np.arange(len(values))
+    parity = np.bitwise_count(index[:, None] & index[None, :]) & 1
+    transformed: np.ndarray[Any, np.dtype[np.float64]] = (1.0 - 2.0 * parity) @ values
+    return transformed
+
+
+def _matrix_gate(name: str, wires: tuple[Any, ...], matrix: Any) -> NativeGate:
+    data = np.ascontiguousarray(matrix, dtype=np.complex128).tobytes()
+    return NativeGate("matrix", name, wires, data=data)
 
 
 def _is_zero(value: Any) -> bool:
@@ -193,7 +235,7 @@ def _constant(op: Any) -> list[NativeGate] | None:
     if isinstance(op, qml.operation.StatePrepBase):
         return None
     matrix = _constant_array(op, op.matrix() if not is_matrix else qml.matrix(op), 2)
-    return [NativeGate("matrix", name, wires, data=matrix.tobytes())]
+    return [_matrix_gate(name, wires, matrix)]
 
 
 def _constant_array(op: Any, value: Any, ndim: int) -> np.ndarray[Any, np.dtype[np.complex128]]:

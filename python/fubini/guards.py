@@ -6,6 +6,7 @@ the circuit is used: plain values by value, arrays and tensors by content, funct
 everything else by identity. What can change unseen makes the function unguardable.
 """
 
+import builtins
 import dis
 import functools
 import inspect
@@ -17,29 +18,43 @@ import numpy as np
 import pennylane as qml
 import torch
 
-_PLAIN = (int, float, complex, str, bytes, bool, type(None), range, slice, type(...))
+_PLAIN = (
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    bool,
+    type(None),
+    range,
+    slice,
+    type(...),
+    type(NotImplemented),
+)
 _MAX_ELEMENTS = (
     100_000  # content of larger arrays would cost more to compare than the circuit to run
 )
 _MAX_DEPTH = 6
-# Names whose values differ from call to call.
+# Names whose values differ from call to call, where a library of arrays has them; and those of modules and methods.
 _RANDOM_MODULES = {"random", "secrets", "time", "datetime", "uuid"}
 _RANDOM_NAMES = {
-    "rand",
-    "randn",
-    "randint",
-    "normal",
-    "uniform",
-    "default_rng",
-    "choice",
-    "shuffle",
-    "now",
-    "perf_counter",
-}
+    "rand", "randn", "randint", "rand_like", "randn_like", "randint_like", "randperm", "normal", "uniform", "poisson",
+    "multinomial", "bernoulli", "binomial", "permutation", "default_rng", "choice", "shuffle", "now", "perf_counter",
+    "dropout", "alpha_dropout", "feature_dropout",
+}  # fmt: skip
+_RANDOM_METHODS = {
+    "normal_", "uniform_", "bernoulli_", "random_", "exponential_", "geometric_", "cauchy_", "log_normal_",
+}  # fmt: skip
+_RANDOM_LIBRARIES = {"numpy", "torch", "pennylane"}
+# Methods that run when an object is made, copied or changed: they tell nothing about reading it.
+_NOT_READ = {
+    "__init__", "__new__", "__post_init__", "__init_subclass__", "__set_name__", "__class_getitem__", "__setattr__",
+    "__delattr__", "__setitem__", "__delitem__", "__del__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__",
+}  # fmt: skip
 
 # Ways to reach values that no name in the code tells, or that belong to the caller's situation.
 _OPAQUE_NAMES = {
-    "getattr", "globals", "locals", "vars", "eval", "exec", "__import__", "__dict__", "environ", "getenv", "open", "input",
+    "Parameter", "getattr", "globals", "locals", "vars", "eval", "exec", "__import__", "__dict__", "environ", "getenv", "open", "input",
     "is_grad_enabled", "is_inference_mode_enabled", "get_default_dtype", "is_autocast_enabled", "import_module", "modules",
 }  # fmt: skip
 # Libraries whose attributes do not change while a program runs.
@@ -47,6 +62,18 @@ _STABLE_MODULES = {
     "pennylane", "torch", "numpy", "math", "cmath", "scipy", "functools", "itertools", "operator", "typing", "collections",
     "jax", "autograd", "builtins", "fubini",
 }  # fmt: skip
+
+# Modules of the standard library whose decorators read nothing but what they decorate.
+_DECORATORS = {"dataclasses", "reprlib", "contextlib"}
+_OF_EVERY_CLASS = {
+    "__class__",
+    "__name__",
+    "__qualname__",
+    "__module__",
+    "__bases__",
+    "__mro__",
+    "__doc__",
+}
 
 Check = Callable[[], bool]
 
@@ -89,11 +116,13 @@ class Guard:
         self.problem = self.problem or f"it uses {name}, {why}"
 
     def _watch_function(self, function: Any, depth: int) -> None:
-        function = inspect.unwrap(function) if callable(function) else function
+        home = str(getattr(function, "__globals__", {}).get("__name__", ""))
+        if hasattr(function, "__wrapped__") and (_stable(home) or home in _DECORATORS):
+            function = function.__wrapped__
         if isinstance(function, functools.partial):
-            for k, value in enumerate([*function.args, *function.keywords.values()]):
-                self._watch_value(f"argument {k} of a partial", value, _constant(value), depth)
-            self._watch_function(function.func, depth)
+            for part in ("func", "args", "keywords"):
+                get = functools.partial(getattr, function, part)
+                self._watch_value(f"{part} of a partial", get(), get, depth)
             return
         if isinstance(function, types.MethodType):
             self._watch_object("self", function.__self__, depth)
@@ -116,19 +145,20 @@ class Guard:
         self._checks.append(lambda: function.__code__ is code)
         names = _names(code)
         self._found |= names
-        opaque = names & _OPAQUE_NAMES
+        opaque, random = names & _OPAQUE_NAMES, names & _RANDOM_METHODS
         if opaque:
             self._fail(min(opaque), "through which anything may be read")
+        if random:
+            self._fail(min(random), "whose values differ from call to call")
         for instruction in dis.get_instructions(code):
             if instruction.opname == "IMPORT_NAME" and not _stable(str(instruction.argval)):
                 self._fail(f"import {instruction.argval}", "whose values may change")
         for name in sorted(names & set(vars(function))):  # attributes of the function itself
             get = functools.partial(getattr, function, name)
             self._watch_value(f"{function.__name__}.{name}", get(), get, depth + 1)
-        for k, default in enumerate(
-            [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-        ):
-            self._watch_value(f"default value {k}", default, _constant(default), depth)
+        for name in ("__defaults__", "__kwdefaults__"):
+            get = functools.partial(getattr, function, name)
+            self._watch_value("default values", get(), get, depth)
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             try:
                 value = cell.cell_contents
@@ -136,40 +166,54 @@ class Guard:
                 self._fail(name, "which has no value yet")
                 continue
             self._watch_value(name, value, functools.partial(getattr, cell, "cell_contents"), depth)
+        builtin = vars(builtins)
         for name in sorted(names):
-            if name in function.__globals__:
-                value = function.__globals__[name]
-                get = functools.partial(function.__globals__.get, name)
-                self._watch_value(name, value, get, depth)
+            # A name of an attribute may be among them; watching a global of that name as well does no harm.
+            if name in function.__globals__ or name in builtin:
+                get = functools.partial(_global, function.__globals__, builtin, name)
+                self._watch_value(name, get(), get, depth)
 
     def _watch_value(self, name: str, value: Any, get: Callable[[], Any], depth: int) -> None:
         if isinstance(value, types.ModuleType):
             self._watch_module(name, value, get, depth)
         elif isinstance(value, _PLAIN):
-            self._checks.append(lambda: type(get()) is type(value) and get() == value)
+            self._checks.append(
+                lambda: type(now := get()) is type(value) and _same_plain(now, value)
+            )
+            self._watch_subclass(name, value, depth)
         elif isinstance(value, torch.Tensor):
             self._watch_tensor(name, value, get)
         elif isinstance(value, np.ndarray | np.generic):
             self._watch_array(name, value, get)
+            self._watch_subclass(name, value, depth)
         elif isinstance(value, tuple | list | set | frozenset | dict):
             self._watch_container(name, value, get, depth)
+            self._watch_subclass(name, value, depth)
         elif isinstance(value, types.FunctionType | types.MethodType | functools.partial):
             self._checks.append(lambda: get() is value or get() == value)
-            if not _stable(getattr(value, "__module__", None) or ""):
+            partial = isinstance(value, functools.partial)
+            if partial or not _stable(getattr(value, "__module__", None) or ""):
                 self._watch_function(value, depth + 1)
+            elif getattr(value, "__name__", "") in _RANDOM_NAMES:
+                self._fail(name, "whose values differ from call to call")
         elif isinstance(value, qml.operation.Operator):
             self._checks.append(lambda: get() is value)
             for k, parameter in enumerate(value.data):
                 self._watch_value(f"{name}.data[{k}]", parameter, _parameter(get, k), depth + 1)
-        elif isinstance(
-            value,
-            qml.wires.Wires | qml.devices.Device | types.BuiltinFunctionType | np.ufunc | np.dtype,
-        ):
+        elif isinstance(value, types.BuiltinFunctionType):
+            self._checks.append(lambda: get() is value)
+            home = getattr(value, "__module__", None) or type(value.__self__).__module__
+            if value.__name__ in _RANDOM_NAMES or not _stable(home):
+                self._fail(name, "whose values may differ from call to call")
+        elif isinstance(value, qml.wires.Wires | qml.devices.Device | np.ufunc | np.dtype):
             self._checks.append(lambda: get() is value)
         elif isinstance(value, torch.dtype | torch.device):
             self._checks.append(lambda: get() == value)
         elif isinstance(value, type) and _stable(value.__module__):
             self._checks.append(lambda: get() is value)
+        elif isinstance(value, type) and _stable(type(value).__module__):
+            self._checks.append(lambda: get() is value)
+            self._watch_object(name, value, depth, handed_out=True)
         elif _stable(type(value).__module__) or not (
             isinstance(value, type) or hasattr(value, "__dict__")
         ):
@@ -177,19 +221,33 @@ class Guard:
             self._fail(name, f"a {type(value).__name__}, which may change unseen")
         else:
             self._checks.append(lambda: get() is value)
-            self._watch_object(name, value, depth)
+            self._watch_object(name, value, depth, handed_out=True)
 
     def _watch_module(
         self, name: str, value: types.ModuleType, get: Callable[[], Any], depth: int
     ) -> None:
         root = value.__name__.split(".")[0]
         random = root in _RANDOM_MODULES or value.__name__.endswith(".random")
-        if random or (
-            self._names & _RANDOM_NAMES and value.__name__ in ("numpy", "torch", "pennylane.numpy")
-        ):
+        if (
+            root == "pennylane" and not {"numpy", "random"} <= self._names
+        ):  # it has its own numpy.random
+            root = ""
+        if random or (self._names & _RANDOM_NAMES and root in _RANDOM_LIBRARIES):
             self._fail(name, "whose values differ from call to call")
         self._checks.append(lambda: get() is value)
         if not _stable(value.__name__):
+            self._watch_object(name, value, depth)
+            return
+        for attribute in sorted(
+            self._names & set(vars(value))
+        ):  # constants that somebody put there
+            if isinstance(vars(value)[attribute], _PLAIN):
+                found = functools.partial(getattr, value, attribute)
+                self._watch_value(f"{name}.{attribute}", found(), found, depth)
+
+    def _watch_subclass(self, name: str, value: Any, depth: int) -> None:
+        """What a user's subclass of a plain type, an array or a container has besides its content."""
+        if hasattr(value, "__dict__") and not _stable(type(value).__module__):
             self._watch_object(name, value, depth)
 
     def _watch_tensor(self, name: str, value: torch.Tensor, get: Callable[[], Any]) -> None:
@@ -237,8 +295,12 @@ class Guard:
         for key in keys:
             self._watch_value(f"{name}[{key!r}]", value[key], _entry(get, key), depth + 1)
 
-    def _watch_object(self, name: str, value: Any, depth: int) -> None:
-        """Attributes that the code names; an object that computes them on access cannot be followed."""
+    def _watch_object(self, name: str, value: Any, depth: int, handed_out: bool = False) -> None:
+        """Attributes that the code names; an object that computes them on access cannot be followed.
+
+        An object that is handed out to a library may have any of its methods called there: a module its ``forward``,
+        an operator its decomposition.
+        """
         if depth > _MAX_DEPTH or id(value) in self._seen:
             return
         self._seen.add(id(value))
@@ -252,7 +314,13 @@ class Guard:
             and not isinstance(value, torch.nn.Module)
         ):
             self._fail(name, "an object that computes its attributes")
-        for attribute in sorted(self._names | {"__call__"}):
+        for attribute in sorted(self._names | _implicit_methods(value, handed_out)):
+            if attribute == "__class__" and not isinstance(value, type):
+                kind = functools.partial(type, value)
+                self._watch_value(f"{name}.__class__", kind(), kind, depth)
+                continue
+            if isinstance(value, type) and attribute in _OF_EVERY_CLASS:
+                continue
             found = inspect.getattr_static(value, attribute, None)
             computed = hasattr(type(found), "__get__") and not callable(found)
             computed = computed and not isinstance(
@@ -260,17 +328,57 @@ class Guard:
             )
             if isinstance(found, property) or (found is not None and computed):
                 self._fail(f"{name}.{attribute}", "which is computed when it is read")
-            elif isinstance(found, staticmethod | classmethod):
-                self._watch_function(found.__func__, depth + 1)
-            elif isinstance(found, types.FunctionType):
-                self._watch_function(found, depth + 1)
+            elif isinstance(found, staticmethod | classmethod | types.FunctionType):
+                self._checks.append(functools.partial(_still, value, attribute, found))
+                for function in (found, *_inherited(value, attribute)):
+                    function = getattr(function, "__func__", function)
+                    if not _stable(getattr(function, "__module__", None) or ""):
+                        self._watch_function(function, depth + 1)
             elif attribute != "__call__" and hasattr(value, attribute):
                 get = functools.partial(getattr, value, attribute)
                 self._watch_value(f"{name}.{attribute}", get(), get, depth + 1)
 
 
-def _constant(value: Any) -> Callable[[], Any]:
-    return lambda: value
+def _implicit_methods(value: Any, handed_out: bool) -> set[str]:
+    """Methods of users' classes that run without being named: operators, built-in functions and libraries call them."""
+    if isinstance(value, types.ModuleType):
+        return set()
+    kind = value if isinstance(value, type) else type(value)
+    own = [base for base in kind.__mro__ if not _stable(base.__module__)]
+    names = {
+        n for base in own for n in vars(base) if callable(inspect.getattr_static(kind, n, None))
+    }
+    special = {n for n in names if n.startswith("__") and n.endswith("__")}
+    found = special - _NOT_READ | {"__call__"}
+    if isinstance(value, type):
+        found |= special & {"__init__", "__new__", "__post_init__"}
+    if handed_out and any(
+        _stable(base.__module__) for base in kind.__mro__ if base.__module__ != "builtins"
+    ):
+        found |= names - special
+    return found
+
+
+def _inherited(value: Any, attribute: str) -> list[Any]:
+    """The methods of that name in all base classes, for super()."""
+    bases = value.__mro__ if isinstance(value, type) else type(value).__mro__
+    found = [vars(base).get(attribute) for base in bases if not _stable(base.__module__)]
+    return [f for f in found if isinstance(f, staticmethod | classmethod | types.FunctionType)]
+
+
+def _still(value: Any, attribute: str, found: Any) -> bool:
+    return inspect.getattr_static(value, attribute, None) is found
+
+
+def _global(values: dict[str, Any], builtin: dict[str, Any], name: str) -> Any:
+    return values[name] if name in values else builtin.get(name)
+
+
+def _same_plain(a: Any, b: Any) -> bool:
+    """Equal, with NaN equal to itself and 0.0 unequal to -0.0."""
+    if isinstance(a, float | complex):
+        return repr(a) == repr(b)
+    return bool(a == b)
 
 
 def _parameter(get: Callable[[], Any], k: int) -> Callable[[], Any]:

@@ -1,24 +1,36 @@
-"""The Fubini-Study metric of QNodes and layers, per input or averaged, as a matrix over their weights."""
+"""The metric of QNodes and layers, with the calling convention of ``qml.metric_tensor``.
+
+Three functions of the same form, ``f(qnode, ...)(*args, **kwargs)``: the Fubini-Study metric g, the complex geometric
+tensor whose real part it is, and the quantum Fisher information 4 g. A fourth returns the metric as an operator.
+"""
 
 import functools
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 import pennylane as qml
 import torch
 
-from fubini import _core, native_metric
-from fubini import device as device_engine
-from fubini._arrays import like, to_numpy
-from fubini.compiled import Affine
+from fubini.arguments import Argnums, check_finite_array, returned
+from fubini.jacobian import Real
 from fubini.layers import LayerRule, check_rule
-from fubini.tape import GateTape, gate_tape
+from fubini.metric_gradient import Wanted, derivative_along, with_gradient
+from fubini.metric_operator import Form, MetricOperator, check_form
+from fubini.points import Engine, Point, at_inputs, points
+from fubini.pullback import Approx, Reduce
 
-FloatArray = npt.NDArray[np.float64]
-Approx = Literal["block-diag", "diag"] | None
+__all__ = [
+    "Approx",
+    "check_approx",
+    "geometric_tensor",
+    "layer_metric",
+    "metric_derivative",
+    "metric_operator",
+    "metric_tensor",
+    "quantum_fisher",
+]
+
+Argnum = int | Sequence[int] | None
 
 
 def check_approx(approx: str | None) -> None:
@@ -34,125 +46,16 @@ def check_approx(approx: str | None) -> None:
         raise ValueError(f"approx: expected None (full), 'block-diag' or 'diag', got {approx!r}")
 
 
-def weight_metric(
-    tape: GateTape,
-    device: Any,
-    approx: Approx,
-    layers: LayerRule = "wires",
-    reduce: Literal["mean"] | None = None,
-    angles: Sequence[int] | None = None,
-) -> FloatArray:
-    """Return the metric over the flattened weights: J^T g J of every input.
-
-    Args:
-        tape: The circuit with its Jacobian J.
-        device: PennyLane device.
-        approx: Which part of the metric over angles to take.
-        layers: Which gates form a block.
-        reduce: ``"mean"`` averages over the inputs.
-        angles: Gate parameters to include, see ``GateTape.parameter_numbers``; None for all.
-
-    Returns:
-        (batch, P, P) for a circuit with a batch and no reduction, else (P, P).
-    """
-    if approx is None:
-        blocks = [device_engine.full_metric(tape, device)]
-    else:
-        blocks = device_engine.metric_blocks(tape, device, diagonal=approx == "diag", layers=layers)
-    if angles is not None:
-        angles = [i for i, number in enumerate(tape.parameter_numbers) if number in angles]
-    rows = max([tape.jacobian.shape[0], *(block.values.shape[0] for block in blocks)])
-    size = tape.jacobian.shape[2]
-    mean = reduce == "mean"
-    total = np.zeros((size, size) if mean else (rows, size, size))
-    for block in blocks:
-        _add_pulled_back(total, block, tape.jacobian, mean, angles)
-    if mean or tape.batch is None:
-        return total.reshape(size, size)
-    return np.broadcast_to(total, (tape.batch, size, size)) if rows == 1 else total
-
-
-def compiled_metric(
-    form: Affine,
-    weights: FloatArray,
-    inputs: FloatArray,
-    approx: Approx,
-    layers: LayerRule = "wires",
-    reduce: Literal["mean"] | None = None,
-) -> FloatArray:
-    """Return the metric over the flattened weights of a compiled circuit, on the native engine.
-
-    Args:
-        form: The compiled circuit.
-        weights: (P,).
-        inputs: (batch, features).
-        approx: Which part of the metric over angles to take.
-        layers: Which gates form a block.
-        reduce: ``"mean"`` averages over the inputs.
-
-    Returns:
-        (batch, P, P), or (P, P) for the mean.
-    """
-    angles = form.angles(weights, inputs)
-    native_metric.check_finite("angles", angles, False)
-    # Angles that only encode inputs have no row in the Jacobian, and must not cut layers.
-    trainable = np.flatnonzero(form.weights.any(axis=1)).tolist()
-    if approx is None:
-        values = _core.metric(form.circuit.program, angles, None, reduce == "mean", trainable)
-        blocks = [(tuple(trainable), values)]
-    else:
-        diagonal = approx == "diag"
-        blocks = native_metric.metric_blocks(
-            form.circuit, angles, None, reduce, layers, diagonal, frozenset(trainable)
-        )
-    size = form.weights.shape[1]
-    mean = reduce == "mean"
-    total = np.zeros((1 if mean else len(inputs), size, size))
-    for indices, values in blocks:
-        block = device_engine.Block(indices, values[None] if mean else values)
-        _add_pulled_back(total, block, form.weights[None], False, None)
-    return total[0] if mean else total
-
-
-def _add_pulled_back(
-    total: FloatArray,
-    block: device_engine.Block,
-    jacobian: FloatArray,
-    mean: bool,
-    angles: Sequence[int] | None,
-) -> None:
-    values, indices = block.values, list(block.angles)
-    if angles is not None:
-        keep = [k for k, i in enumerate(indices) if i in angles]
-        indices = [indices[k] for k in keep]
-        values = values[:, keep] if values.ndim == 2 else values[:, keep][:, :, keep]
-    rows = jacobian[:, indices, :]  # (1 or batch, k, P)
-    columns = np.flatnonzero(rows.any(axis=(0, 1)))
-    rows = rows[:, :, columns]
-    if mean and rows.shape[0] == 1:
-        values = _core_mean(values)  # the pull-back is linear: average first, contract once
-    scaled = values[:, :, None] * rows if values.ndim == 2 else values @ rows
-    pulled = rows.transpose(0, 2, 1) @ scaled
-    if mean:
-        pulled = _core_mean(pulled)[0]
-    # Products in floating point need not be symmetric to the last bit; the triangle is the result.
-    pulled = np.tril(pulled) + np.swapaxes(np.tril(pulled, -1), -1, -2)
-    total[..., columns[:, None], columns[None, :]] += pulled
-
-
-def _core_mean(values: FloatArray) -> FloatArray:
-    result: FloatArray = _core.mean_over_batch(np.ascontiguousarray(values))
-    return result[None]
-
-
 def metric_tensor(
     qnode: Any,
-    approx: Approx = None,
+    approx: Approx | Literal["auto"] = None,
     *,
-    argnum: int | Sequence[int] | None = None,
+    argnum: Argnum = None,
+    argnums: Argnums = None,
     layers: LayerRule = "wires",
-    reduce: Literal["mean"] | None = None,
+    reduce: Reduce = None,
     joint: bool = False,
+    engine: Engine = "auto",
 ) -> Callable[..., Any]:
     r"""Return a function that computes the Fubini-Study metric of a QNode or layer.
 
@@ -161,24 +64,189 @@ def metric_tensor(
     2020, arXiv:1909.02108); the quantum Fisher information is 4 g. It is computed over the gates' angles and pulled
     back to the weights, input by input: :math:`g = J_b^T g_b J_b`.
 
+    On the native engine the result can be differentiated by torch, by the weights and by every other tensor of the
+    call that requires grad; ``torch.no_grad()`` spares the graph. See :mod:`fubini.metric_gradient` for what it costs.
+
     Args:
-        qnode: A QNode (any interface, any ``diff_method``), a ``QuantumLayer`` or a ``qml.qnn.TorchLayer``. Its
-            device runs the circuits; it must be analytic. The QNode's measurements do not matter.
-        approx: ``None`` for the full metric (needs a device that returns states), ``"block-diag"`` for one block per
-            layer of gates, ``"diag"`` for the variances only. The approximation is made between angles; where
-            several angles share a weight, or one angle mixes several, the pulled-back matrix couples them.
+        qnode: A QNode (any interface, any ``diff_method``), a ``QuantumLayer`` or a ``qml.qnn.TorchLayer``. The
+            QNode's measurements do not matter; it must be analytic.
+        approx: ``None`` for the full metric, ``"block-diag"`` for one block per layer of gates, ``"diag"`` for the
+            variances only. The approximation is made between angles; where several angles share a weight, or one
+            angle mixes several, the pulled-back matrix couples them. ``"auto"`` returns the full metric as a
+            :class:`MetricOperator`, in the form that is predicted to be cheapest, see :func:`metric_operator`.
         argnum: Gate parameters to take, by their position among all parameters of the decomposed circuit; entries of
             all others are zero, as in ``qml.metric_tensor``. None for all.
+        argnums: Positional arguments that are the weights, by position; None for the rule below.
         layers: Which gates form a block: ``"wires"``, ``"maximal"`` or ``"queue"``, see ``fubini.layers``.
         reduce: ``"mean"`` averages over a batch of inputs; None keeps one metric per input.
         joint: Return one matrix over all weights, with the blocks between different arguments.
+        engine: ``"native"`` computes in fubini's kernel, ``"device"`` runs circuits on the QNode's device;
+            ``"auto"`` takes the native engine where the device is a noiseless simulator of state vectors and every
+            operation is supported, and for a QuantumLayer the layer's own engine.
 
     Returns:
         A function with the QNode's arguments (a layer's: its inputs). Weights are the positional arguments that
-        require grad; if there are none, the keyword arguments that do. It returns, for each weight, a tensor of
-        shape ``(*w.shape, *w.shape)``, preceded by the batch where the circuit has one and ``reduce`` is None; a
-        tuple for several weights; with ``joint=True`` one ``(P, P)`` matrix over the flattened weights in order. The
-        result has the dtype and device of the weight and carries no graph.
+        require grad (torch, ``pennylane.numpy``); if there are none, the keyword arguments that do; for JAX the first
+        argument. It returns, for each weight, an array of shape ``(*w.shape, *w.shape)``, preceded by the batch where
+        the circuit has one and ``reduce`` is None; a tuple for several weights; with ``joint=True`` one ``(P, P)``
+        matrix over the flattened weights in order. Torch tensors of the weight's dtype and device for torch, JAX
+        arrays for JAX, else NumPy arrays.
+
+    Raises:
+        TypeError: If qnode is no QNode or quantum layer.
+        ValueError: For an unknown approx, layers, reduce or engine.
+    """
+    if approx == "auto":
+        return metric_operator(qnode, argnum=argnum, argnums=argnums, layers=layers, engine=engine)
+    check_approx(approx)
+    check_rule(layers)
+    wanted = Wanted(approx, layers, reduce, joint)
+    return _over_calls(qnode, wanted, argnum, argnums, engine)
+
+
+def quantum_fisher(
+    qnode: Any,
+    approx: Approx = None,
+    *,
+    argnum: Argnum = None,
+    argnums: Argnums = None,
+    layers: LayerRule = "wires",
+    reduce: Reduce = None,
+    joint: bool = False,
+    engine: Engine = "auto",
+) -> Callable[..., Any]:
+    """Return a function that computes the quantum Fisher information of a QNode's or layer's pure state, 4 g.
+
+    Args:
+        qnode: As for :func:`metric_tensor`, like all that follow.
+        approx: As there.
+        argnum: As there.
+        argnums: As there.
+        layers: As there.
+        reduce: As there.
+        joint: As there.
+        engine: As there.
+
+    Returns:
+        As for :func:`metric_tensor`, times four.
+
+    Raises:
+        TypeError: If qnode is no QNode or quantum layer.
+        ValueError: For an unknown approx, layers, reduce or engine.
+    """
+    check_approx(approx)
+    check_rule(layers)
+    wanted = Wanted(approx, layers, reduce, joint, scale=4.0)
+    return _over_calls(qnode, wanted, argnum, argnums, engine)
+
+
+def geometric_tensor(
+    qnode: Any,
+    *,
+    argnum: Argnum = None,
+    argnums: Argnums = None,
+    reduce: Reduce = None,
+    joint: bool = False,
+    engine: Engine = "auto",
+) -> Callable[..., Any]:
+    r"""Return a function that computes the quantum geometric tensor of a QNode or layer.
+
+    :math:`Q_{ij} = \langle\partial_i\psi|(1 - |\psi\rangle\langle\psi|)|\partial_j\psi\rangle` is Hermitian. Its real
+    part is the metric g of :func:`metric_tensor`; its imaginary part is the Berry curvature up to a factor:
+    :math:`F_{ij} = \partial_i A_j - \partial_j A_i = -2\,\mathrm{Im}\,Q_{ij}` for the connection :math:`A_i =
+    i\langle\psi|\partial_i\psi\rangle` (Berry 1989; Kolodrubetz et al. 2017, arXiv:1602.01062, eq. 2.37). Within a
+    layer of commuting generators the curvature is zero, so there is no approximation to choose.
+
+    Args:
+        qnode: As for :func:`metric_tensor`, like all that follow.
+        argnum: As there.
+        argnums: As there.
+        reduce: As there.
+        joint: As there.
+        engine: As there.
+
+    Returns:
+        As for :func:`metric_tensor`, complex (complex64 for weights of float32).
+
+    Raises:
+        TypeError: If qnode is no QNode or quantum layer.
+        ValueError: For an unknown reduce or engine.
+    """
+    wanted = Wanted(reduce=reduce, joint=joint, tensor=True)
+    return _over_calls(qnode, wanted, argnum, argnums, engine)
+
+
+def metric_operator(
+    qnode: Any,
+    form: Form = "auto",
+    *,
+    argnum: Argnum = None,
+    argnums: Argnums = None,
+    layers: LayerRule = "wires",
+    engine: Engine = "auto",
+) -> Callable[..., MetricOperator]:
+    """Return a function that makes the full metric of a QNode or layer as an operator, averaged over the inputs.
+
+    Args:
+        qnode: As for :func:`metric_tensor`.
+        form: ``"dense"`` forms the matrix, ``"dual"`` a factor X with g = X X^T, ``"matrix-free"`` neither;
+            ``"auto"`` takes what is predicted to solve a system fastest within the memory bound, see ``fubini.cost``.
+        argnum: As for :func:`metric_tensor`.
+        argnums: As there.
+        layers: Which gates form a block of the preconditioner and of ``blocks()``.
+        engine: As there; the device knows only the dense form.
+
+    Returns:
+        A function with the QNode's arguments (a layer's: its inputs) that returns a :class:`MetricOperator` over all
+        weights, flattened in order.
+
+    Raises:
+        TypeError: If qnode is no QNode or quantum layer.
+        ValueError: For an unknown form, layers or engine.
+    """
+    check_form(form)
+    check_rule(layers)
+
+    def compute(point: Point) -> MetricOperator:
+        if point.pullback is None:
+            if form not in ("auto", "dense"):
+                raise ValueError(
+                    f"form: {form!r} needs the native engine, and the circuit runs on its device: {point.reason}"
+                )
+            matrix = point.metric(None, layers, "mean")
+            return MetricOperator.of_matrix(matrix, point.weights[0])
+        return MetricOperator(point.pullback, form, layers=layers, like=point.weights[0])
+
+    at = points(qnode, argnum, argnums, engine)
+    return _named(qnode, lambda *args, **kwargs: compute(at(args, kwargs)))
+
+
+def metric_derivative(
+    qnode: Any,
+    direction: Any,
+    approx: Approx = None,
+    *,
+    argnums: Argnums = None,
+    layers: LayerRule = "wires",
+    reduce: Reduce = None,
+) -> Callable[..., Any]:
+    r"""Return a function that computes d/dt g(w + t v) at t = 0, as geodesic corrections need it.
+
+    With D = dg/dt and L = v^T g v, the Christoffel symbol of the first kind along v is
+    :math:`\Gamma_{k,ij} v^i v^j = (D v)_k - \frac12 \partial_k L`, and L is what torch differentiates. The derivative
+    is exact, for angles that are any function of the weights; it costs one second-order sweep per angle.
+
+    Args:
+        qnode: As for :func:`metric_tensor`; its weights must be torch tensors.
+        direction: v: a tensor of the weight's shape, for several weights a tuple, or one flat tensor for all.
+        approx: As for :func:`metric_tensor`, like all that follow.
+        argnums: As there.
+        layers: As there.
+        reduce: As there.
+
+    Returns:
+        A function with the QNode's arguments (a layer's: its inputs), which returns one matrix over all weights,
+        flattened in order: (P, P), or (batch, P, P) for a batch of inputs without reduction.
 
     Raises:
         TypeError: If qnode is no QNode or quantum layer.
@@ -188,46 +256,33 @@ def metric_tensor(
     check_rule(layers)
     if reduce not in (None, "mean"):
         raise ValueError(f"reduce: expected None or 'mean', got {reduce!r}")
-    chosen = None if argnum is None else [argnum] if isinstance(argnum, int) else list(argnum)
-    if isinstance(qnode, torch.nn.Module):
-        return _layer_metric_fn(qnode, approx, chosen, layers, reduce, joint)
+    at = points(qnode, None, argnums, "native")
 
-    if not isinstance(qnode, qml.QNode):
-        raise TypeError(
-            f"qnode: expected a QNode, a QuantumLayer or a TorchLayer, got {type(qnode).__name__}; make one by "
-            "qml.QNode(function, device)"
-        )
+    def call(*args: Any, **kwargs: Any) -> Any:
+        point = at(args, kwargs)
+        if not all(isinstance(w, torch.Tensor) for w in point.weights):
+            raise TypeError(
+                "arguments: expected weights that are torch tensors, got "
+                f"{', '.join(type(w).__name__ for w in point.weights)}; use torch.as_tensor, or "
+                "circuit.metric_derivative for angles"
+            )
+        given = direction if isinstance(direction, tuple | list) else (direction,)
+        parts = [torch.as_tensor(d) for d in given]
+        size = sum(w.numel() for w in point.weights)
+        shapes = [tuple(w.shape) for w in point.weights]
+        if sum(d.numel() for d in parts) != size or (
+            len(parts) > 1 and [tuple(d.shape) for d in parts] != shapes
+        ):
+            raise ValueError(
+                f"direction: expected tensors of the weights' shapes {shapes}, or one of {size} numbers, got "
+                f"{[tuple(d.shape) for d in parts]}"
+            )
+        for d in parts:
+            check_finite_array("direction", d)
+        value = derivative_along(point, parts, Wanted(approx, layers, reduce, True))
+        return returned(value, point.weights, True)
 
-    @functools.wraps(qnode.func)
-    def metric(*args: Any, **kwargs: Any) -> Any:
-        weights = _weights_of(qnode, args, kwargs)
-        tape = gate_tape(qnode, args, kwargs, weights)
-        matrix = weight_metric(tape, qnode.device, approx, layers, reduce, chosen)
-        templates = [args[w] if isinstance(w, int) else kwargs[w] for w in weights]
-        return _as_returned(matrix, templates, joint)
-
-    return metric
-
-
-def _layer_metric_fn(
-    layer: Any,
-    approx: Approx,
-    argnum: list[int] | None,
-    layers: LayerRule,
-    reduce: Literal["mean"] | None,
-    joint: bool,
-) -> Callable[..., Any]:
-    if not (hasattr(layer, "qnode") and hasattr(layer, "qnode_weights")):
-        raise TypeError(
-            f"qnode: expected a QNode, a QuantumLayer or a TorchLayer, got {type(layer).__name__}; for a model, pass "
-            "one of its quantum layers"
-        )
-
-    def metric(inputs: Any) -> Any:
-        matrix = layer_metric(layer, inputs, approx, layers, reduce, argnum)
-        return _as_returned(matrix, list(layer.qnode_weights.values()), joint)
-
-    return metric
+    return _named(qnode, call)
 
 
 def layer_metric(
@@ -235,62 +290,44 @@ def layer_metric(
     inputs: torch.Tensor,
     approx: Approx,
     layers: LayerRule = "wires",
-    reduce: Literal["mean"] | None = None,
-    argnum: Sequence[int] | None = None,
-) -> FloatArray:
+    reduce: Reduce = None,
+) -> Real:
     """Return the metric over the flattened weights of a QuantumLayer or TorchLayer.
 
     Args:
-        layer: The layer; a QuantumLayer whose circuit is compiled is served by the native engine, others by the device.
+        layer: The layer.
         inputs: (features,) or (..., features); leading dimensions are one batch, as in the layer's forward.
         approx: Which part of the metric over angles to take.
         layers: Which gates form a block.
         reduce: ``"mean"`` averages over the inputs.
-        argnum: Gate parameters to include; None for all.
 
     Returns:
         (batch, P, P), or (P, P) for the mean and for a single input.
     """
-    if inputs.ndim > 1:
-        inputs = inputs.reshape(-1, inputs.shape[-1])
-    weights = layer.qnode_weights
-    form = layer.compiled(inputs) if argnum is None and hasattr(layer, "compiled") else None
-    if form is None:
-        tape = gate_tape(layer.qnode, (), {layer.input_arg: inputs, **weights}, list(weights))
-        return weight_metric(tape, layer.qnode.device, approx, layers, reduce, argnum)
-    flat = np.concatenate([to_numpy(w).reshape(-1) for w in weights.values()])
-    values = to_numpy(inputs).reshape(-1, inputs.shape[-1])
-    result = compiled_metric(form, flat, values, approx, layers, reduce)
-    return result[0] if inputs.ndim == 1 and reduce is None else result
+    return at_inputs(layer, inputs).metric(approx, layers, reduce)
 
 
-def _weights_of(qnode: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[int | str]:
-    positional: list[int | str] = [i for i, value in enumerate(args) if _requires_grad(value)]
-    if positional:
-        return positional
-    order = list(inspect.signature(qnode.func).parameters)
-    names = [n for n, value in kwargs.items() if _requires_grad(value)]
-    names.sort(key=lambda n: order.index(n) if n in order else len(order))
-    if not names:
-        raise ValueError(
-            "arguments: expected at least one that requires grad, got none. Use tensor.requires_grad_() for torch, "
-            "pennylane.numpy.array(..., requires_grad=True) for autograd."
-        )
-    return list(names)
+# -- calls ------------------------------------------------------------------------------------------------------
 
 
-def _requires_grad(value: Any) -> bool:
-    return bool(getattr(value, "requires_grad", False))
+def _over_calls(
+    qnode: Any, wanted: Wanted, argnum: Argnum, argnums: Argnums, engine: Engine
+) -> Callable[..., Any]:
+    """A function of the QNode's arguments that returns the metric wanted."""
+    if wanted.reduce not in (None, "mean"):
+        raise ValueError(f"reduce: expected None or 'mean', got {wanted.reduce!r}")
+    at = points(qnode, argnum, argnums, engine)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        point = at(args, kwargs)
+        if wanted.tensor:
+            value: Any = point.geometric_tensor(wanted.reduce)
+        else:
+            value = wanted.scale * point.metric(wanted.approx, wanted.layers, wanted.reduce)
+        return with_gradient(returned(value, point.weights, wanted.joint), point, wanted)
+
+    return _named(qnode, call)
 
 
-def _as_returned(matrix: FloatArray, templates: list[Any], joint: bool) -> Any:
-    if joint:
-        return like(matrix, templates[0])
-    results, start = [], 0
-    for template in templates:
-        shape = tuple(template.shape)
-        size = int(np.prod(shape, dtype=int))
-        part = matrix[..., start : start + size, start : start + size]
-        results.append(like(part.reshape((*matrix.shape[:-2], *shape, *shape)), template))
-        start += size
-    return results[0] if len(results) == 1 else tuple(results)
+def _named(qnode: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+    return functools.wraps(qnode.func)(function) if isinstance(qnode, qml.QNode) else function

@@ -30,6 +30,8 @@ Block = tuple[tuple[int, ...], Real]
 _MAX_CONSTANT_WIRES = 4
 # Products of generators with more words are left to derivative states.
 _MAX_WORD_PAIRS = 250_000
+# The eigenvectors of larger density matrices take longer than they save.
+_MAX_COMPRESSED = 256
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,13 @@ class LayerPlan:
         self, program: _core.Program, order: list[int], blocks: tuple[LayerBlock, ...]
     ) -> None:
         self.blocks = blocks
+        self.angles = [block.angles for block in blocks]
         self._program = program
         self._order = order
         self._sweeps: dict[bool, _core.Program] = {}
         self.counts = [len(block.angles) for block in blocks if block.generators is not None]
+        #: The blocks' angles, one block after the other.
+        self.columns = np.array([a for block in blocks for a in block.angles], dtype=np.intp)
 
     def sweep(self, diagonal: bool) -> _core.Program:
         """Return the program whose stages are the blocks with generators.
@@ -235,7 +240,86 @@ def full_metric(circuit: "Circuit", angles: Real, states: Complex | None, reduce
     Returns:
         (B, A, A), or (A, A) for the mean.
     """
+    if reduce == "mean" and states is not None and _compressible(angles, states):
+        return _metric_of_ensemble(circuit, angles[:1], states)
     return _core.metric(circuit.program, angles, states, reduce == "mean")
+
+
+def _compressible(angles: Real, states: Complex) -> bool:
+    """Whether the inputs differ in their initial states alone, and are many more than amplitudes."""
+    count, amplitudes = states.shape
+    return (
+        count == len(angles)
+        and amplitudes <= _MAX_COMPRESSED
+        and count >= 2 * amplitudes
+        and bool((angles == angles[0]).all())
+    )
+
+
+def _metric_of_ensemble(circuit: "Circuit", angles: Real, states: Complex) -> Real:
+    """The mean metric over inputs |x_b> of one circuit U, from at most 2^wires weighted inputs.
+
+    The mean of Re <d_i x_b|d_j x_b> is linear in rho = mean |x_b><x_b|, so eigenvectors of rho, weighted by the roots of
+    their eigenvalues, replace the inputs. The other term, the mean of a_b a_b^T with the Berry connection a_b, is not
+    linear and needs every input, but only two sweeps of each.
+
+    Args:
+        circuit: U, with angles that all inputs share.
+        angles: Shape (1, A), finite.
+        states: The inputs, shape (B, N).
+
+    Returns:
+        (A, A).
+    """
+    rho = states.T @ states.conj() / len(states)
+    weights, vectors = np.linalg.eigh(rho)
+    kept = weights > np.finfo(float).eps * weights[-1]
+    inputs = np.ascontiguousarray((vectors[:, kept] * np.sqrt(weights[kept])).T)
+    repeated = np.repeat(angles, len(inputs), axis=0)
+    first = len(inputs) * _core.metric(circuit.program, repeated, inputs, True, None, False)
+    repeated = np.repeat(angles, len(states), axis=0)
+    connection = _core.berry_connection(circuit.program, repeated, states)
+    return first - connection.T @ connection / len(states)
+
+
+def metric_factor(circuit: "Circuit", angles: Real, states: Complex | None) -> Real:
+    """Return a factor of the mean metric: X with g = X X^T, as ``fubini.solve(X, b, method="dual")`` takes it.
+
+    Column 2 N b + r is Re, and 2 N b + N + r is Im, of amplitude r of the derivative states of input b without their
+    part along the state, divided by sqrt(B), in a frame of the engine's choice (a unitary common to all, so that
+    products of columns of different inputs mean nothing). With the Jacobian of the angles, A = J w, J^T X is a factor of
+    the weights' metric; where J differs between inputs, each J_b goes to the columns of its input.
+
+    Args:
+        circuit: The circuit.
+        angles: Shape (B, A), finite.
+        states: Initial states, or None.
+
+    Returns:
+        (A, 2 N B) for N = 2^wires amplitudes.
+
+    Raises:
+        MemoryError: If the factor is larger than the memory limit.
+    """
+    return _core.metric_factor(circuit.program, angles, states)
+
+
+def metric_products(
+    circuit: "Circuit", angles: Real, vectors: Real, states: Complex | None, reduce: Reduce
+) -> Real:
+    """Return the metric's products with several vectors for every input.
+
+    Args:
+        circuit: The circuit.
+        angles: Shape (B, A), finite.
+        vectors: Shape (B, K, A), finite: K vectors for each input.
+        states: Initial states, or None.
+        reduce: ``"mean"`` averages over the batch.
+
+    Returns:
+        (B, K, A), or (K, A) for the mean.
+    """
+    return _core.metric_vector_product(circuit.program, angles, vectors, states, reduce == "mean")
 
 
 def metric_blocks(
@@ -264,11 +348,14 @@ def metric_blocks(
     check_rule(layers)
     mean = reduce == "mean"
     plan = layer_plan(circuit, layers, trainable)
-    staged = iter(
-        _core.stage_covariances(plan.sweep(diagonal), angles, plan.counts, diagonal, states)
+    covariances = (
+        _core.stage_covariances(plan.sweep(diagonal), angles, plan.counts, diagonal, states, mean)
         if plan.counts
         else []
     )
+    if len(covariances) == len(plan.blocks):
+        return list(zip(plan.angles, covariances, strict=True))
+    staged = iter(covariances)
     blocks: list[Block] = []
     for block in plan.blocks:
         if block.generators is None:
@@ -278,8 +365,6 @@ def metric_blocks(
                 values = np.ascontiguousarray(np.diagonal(values, axis1=-2, axis2=-1))
         else:
             values = next(staged)
-            if mean:
-                values = _core.mean_over_batch(values)
         blocks.append((block.angles, values))
     return blocks
 
@@ -301,8 +386,10 @@ def metric_diagonal(
     """
     lead = () if reduce == "mean" else (len(angles),)
     result = np.zeros((*lead, circuit.num_angles))
-    for columns, values in metric_blocks(circuit, angles, states, reduce, layers, diagonal=True):
-        result[..., list(columns)] = values
+    blocks = metric_blocks(circuit, angles, states, reduce, layers, diagonal=True)
+    if blocks:
+        columns = layer_plan(circuit, layers).columns
+        result[..., columns] = np.concatenate([values for _, values in blocks], axis=-1)
     return result
 
 
@@ -338,6 +425,9 @@ def check_finite(name: str, values: Real, single: bool) -> None:
     Raises:
         ValueError: If there is such an entry.
     """
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(values.sum()):
+            return
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
         row, column = (int(i) for i in bad[0])

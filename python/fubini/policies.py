@@ -1,6 +1,6 @@
 """How the damping and the length of a natural-gradient step are chosen, as small objects without a model in them.
 
-A damping policy answers ``damping_at(step)`` and hears ``update(actual, predicted)`` after each step; a length policy is
+A damping policy answers ``damping_at(step)`` and hears ``update(actual, predicted, share)`` after each step; a length policy is
 asked for a factor. Sources: Moré (1978), *The Levenberg-Marquardt algorithm*, for the ratio rule; Martens and Grosse
 (2015), arXiv:1503.05671, sections 6.4 and 6.5, for its use with a Fisher matrix; Nocedal and Wright, *Numerical
 Optimization*, algorithm 3.1 for backtracking and chapter 4 for trust regions.
@@ -15,6 +15,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from fubini.damping import Damping, as_damping
 
+_TINY = 1e-30  # bounds of the scale, so that it stays a number whatever happens
+
 
 @runtime_checkable
 class DampingPolicy(Protocol):
@@ -24,7 +26,7 @@ class DampingPolicy(Protocol):
         """Return the damping for the step, counted from 0."""
         ...
 
-    def update(self, actual: float, predicted: float) -> bool:
+    def update(self, actual: float, predicted: float, share: float = 1.0) -> bool:
         """Learn from the last step's loss reductions; return whether to keep that step."""
         ...
 
@@ -39,6 +41,16 @@ class DampingPolicy(Protocol):
     @property
     def needs_closure(self) -> bool:
         """Whether ``update`` must be called, for which the loss after the step has to be computed."""
+        ...
+
+    @property
+    def scale(self) -> float:
+        """The curvature of the loss in units of the metric: the step is ``lr / scale * (G + D)^-1 g``."""
+        ...
+
+    @property
+    def tries(self) -> int:
+        """How many steps may be tried before the optimizer gives up for this time."""
         ...
 
 
@@ -66,6 +78,8 @@ class Tikhonov:
 
     lam: Any = 1e-3
     needs_closure = False
+    scale = 1.0
+    tries = 1
 
     def __post_init__(self) -> None:
         _check_strength(as_damping(self.lam))
@@ -74,7 +88,7 @@ class Tikhonov:
         """Return the damping, whatever the step."""
         return as_damping(self.lam)
 
-    def update(self, actual: float, predicted: float) -> bool:
+    def update(self, actual: float, predicted: float, share: float = 1.0) -> bool:
         """Return true: every step is kept."""
         return True
 
@@ -96,6 +110,8 @@ class Schedule:
 
     function: Callable[[int], Any]
     needs_closure = False
+    scale = 1.0
+    tries = 1
 
     def damping_at(self, step: int) -> Damping:
         """Return the function's value, checked.
@@ -110,7 +126,7 @@ class Schedule:
         _check_strength(damping)
         return damping
 
-    def update(self, actual: float, predicted: float) -> bool:
+    def update(self, actual: float, predicted: float, share: float = 1.0) -> bool:
         """Return true: every step is kept."""
         return True
 
@@ -124,32 +140,43 @@ class Schedule:
 
 @dataclass
 class LevenbergMarquardt:
-    """Less damping after a step that kept its promise, more after one that did not.
+    """Less damping after a step that kept its promise, more after one that did not; and the scale of the metric.
 
-    With ``rho = actual / predicted``: above ``upper``, lam is multiplied by ``decrease``; below ``lower``, it is divided by
-    it; below ``accept`` the step is to be taken back. A loss that is not a number is the worst step of all. A prediction
-    that is not a positive number says nothing about the model, so it only counts as bad when the loss did not fall.
+    With ``rho = actual / predicted``: above ``upper`` the model of the loss, ``scale * (G + D)``, is made flatter by the
+    factor ``decrease``; below ``lower`` it is made steeper by the inverse; below ``accept`` the step is taken back and
+    tried again. A loss that is not a number is the worst step of all. A prediction that is not a positive number says
+    nothing about the model, so it only counts as bad when the loss did not fall.
+
+    Which of the two numbers moves is decided by what held the step back. With ``share = d.D d / d.(G + D) d``, lam is
+    multiplied by ``factor^share`` and the scale by ``factor^(1 - share)``: where the damping made the step what it is,
+    the damping changes, and where the metric did, the scale between the metric and the curvature of the loss, which
+    nobody knows beforehand for the Fubini-Study metric. For a Fisher matrix, in units of the loss, it is of order 1.
+
+    Use it with ``lr=1``: a smaller lr is first of all a slower start.
 
     Args:
         lam: First strength, above 0: a number, or :class:`~fubini.Relative` or :class:`~fubini.Diagonal` of one.
         decrease: Factor between 0 and 1.
-        lower: Ratio below which damping grows.
-        upper: Ratio above which damping shrinks.
+        lower: Ratio below which the model gets steeper.
+        upper: Ratio above which it gets flatter.
         accept: Ratio below which the step is refused; ``-inf`` keeps every step with a finite loss.
         minimum: Smallest strength.
         maximum: Largest strength.
+        tries: How many steps one call of the optimizer's ``step`` may try, each with one more evaluation of the
+            closure; if all are refused, the parameters stay as they were.
 
     Raises:
         ValueError: If a number is out of its range.
     """
 
-    lam: Any = 1e-3
+    lam: Any = 3e-3
     decrease: float = 0.5
     lower: float = 0.25
     upper: float = 0.75
     accept: float = 0.0
     minimum: float = 1e-12
     maximum: float = 1e6
+    tries: int = 10
     needs_closure = True
 
     def __post_init__(self) -> None:
@@ -157,6 +184,7 @@ class LevenbergMarquardt:
         _check_strength(start)
         self._kind = type(start)
         self._strength = float(start.lam)
+        self._scale = 1.0
         if not 0.0 < self.decrease < 1.0:
             raise ValueError(f"decrease: expected a number between 0 and 1, got {self.decrease!r}")
         if not self.accept <= self.lower < self.upper:
@@ -169,29 +197,38 @@ class LevenbergMarquardt:
                 "lam: expected a number above 0 between minimum and maximum, "
                 f"got {self._strength!r} with {self.minimum!r} and {self.maximum!r}"
             )
+        if self.tries < 1:
+            raise ValueError(f"tries: expected a number >= 1, got {self.tries!r}")
 
     @property
     def strength(self) -> float:
         """The present strength."""
         return self._strength
 
+    @property
+    def scale(self) -> float:
+        """The curvature of the loss in units of the metric, as far as it is known."""
+        return self._scale
+
     def damping_at(self, step: int) -> Damping:
         """Return the present damping, whatever the step."""
         return self._kind(self._strength)
 
-    def update(self, actual: float, predicted: float) -> bool:
-        """Adapt the strength.
+    def update(self, actual: float, predicted: float, share: float = 1.0) -> bool:
+        """Adapt the strength and the scale.
 
         Args:
             actual: Loss before the step minus loss after it, on the same data; NaN or infinity if that is what the loss
                 became.
             predicted: The same by the quadratic model, see :func:`predicted_reduction`.
+            share: Share of the damping in the damped metric along the step, between 0 and 1.
 
         Returns:
             Whether to keep the step.
         """
+        share = min(max(share, 0.0), 1.0) if math.isfinite(share) else 1.0
         if not math.isfinite(actual):
-            self._scale(1.0 / self.decrease)
+            self._change(1.0 / self.decrease, share)
             return False
         if predicted > 0.0 and math.isfinite(predicted):
             ratio = actual / predicted
@@ -202,33 +239,37 @@ class LevenbergMarquardt:
             ):  # it went well, but not because of the model: keep the step and the damping
                 return True
         if ratio > self.upper:
-            self._scale(self.decrease)
+            self._change(self.decrease, share)
         elif ratio < self.lower:
-            self._scale(1.0 / self.decrease)
+            self._change(1.0 / self.decrease, share)
         return ratio >= self.accept
 
-    def _scale(self, factor: float) -> None:
-        self._strength = min(max(self._strength * factor, self.minimum), self.maximum)
+    def _change(self, factor: float, share: float) -> None:
+        self._strength = min(max(self._strength * factor**share, self.minimum), self.maximum)
+        self._scale = min(max(self._scale * factor ** (1.0 - share), _TINY), 1.0 / _TINY)
 
     def state_dict(self) -> dict[str, float]:
-        """Return the present strength."""
-        return {"strength": self._strength}
+        """Return the present strength and scale."""
+        return {"strength": self._strength, "scale": self._scale}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Restore the strength.
+        """Restore the strength and the scale.
 
         Args:
             state: What ``state_dict`` returned.
 
         Raises:
-            ValueError: If the strength is missing or not between ``minimum`` and ``maximum``.
+            ValueError: If the strength is missing or not between ``minimum`` and ``maximum``, or the scale is no
+                positive number.
         """
-        strength = float(state.get("strength", math.nan))
+        strength, scale = float(state.get("strength", math.nan)), float(state.get("scale", 1.0))
         if not self.minimum <= strength <= self.maximum:
             raise ValueError(
                 f"state: expected a strength between {self.minimum} and {self.maximum}, got {state!r}"
             )
-        self._strength = strength
+        if not 0.0 < scale < math.inf:
+            raise ValueError(f"state: expected a scale above 0, got {state!r}")
+        self._strength, self._scale = strength, scale
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pennylane as qml
 import torch
 
-from fubini._arrays import is_tensor, to_numpy
+from fubini._arrays import is_jax, is_tensor, to_numpy
 from fubini.errors import UnsupportedCircuitError
 from fubini.layers import GateShape
 from fubini.pauli import PauliSum, pauli_sum
@@ -129,6 +129,10 @@ def gate_tape(
     values = [args[w] if isinstance(w, int) else kwargs[w] for w in weights]
     if any(is_tensor(v) for v in [*args, *kwargs.values()]):
         return _torch_tape(qnode, args, kwargs, list(weights), values, pure)
+    if any(is_jax(v) for v in [*args, *kwargs.values()]):
+        from fubini.tape_jax import jax_tape
+
+        return jax_tape(qnode, args, kwargs, list(weights), values)
     return _autograd_tape(qnode, args, kwargs, list(weights), values, pure)
 
 
@@ -292,7 +296,7 @@ def _finish(
         raise ValueError(
             "weights: an angle has no finite derivative here; move the weights away from the singular point"
         )
-    gates = tuple(_gate(op, positions) for op in operations)
+    gates = tuple(_gate(op, positions, number) for number, op in enumerate(operations))
     if not constant and not any(gate.trainable for gate in gates):
         raise ValueError(
             "weights: expected gates whose angles depend on them, got none. Pass the weights as tensors that require "
@@ -461,11 +465,14 @@ def _is_trainable(op: Any) -> bool:
 
 def _has_angle(op: Any) -> bool:
     """One scalar parameter (per input), as opposed to matrices, state vectors and fixed gates."""
-    return (
-        op.num_params == 1
-        and _ndims(op) == (0,)
-        and not qml.math.iscomplexobj(to_numpy(op.data[0], None))
-    )
+    return op.num_params == 1 and _ndims(op) == (0,) and not _is_complex(op.data[0])
+
+
+def _is_complex(value: Any) -> bool:
+    dtype = getattr(value, "dtype", None)
+    if isinstance(dtype, torch.dtype):
+        return dtype.is_complex
+    return isinstance(value, complex) if dtype is None else np.dtype(dtype).kind == "c"
 
 
 def _ndims(op: Any) -> tuple[int, ...] | None:
@@ -483,6 +490,8 @@ def _is_gate(op: Any) -> bool:
         return True
     if op.num_params == 0:
         return bool(op.has_matrix)
+    if isinstance(op, qml.ops.Pow) and op.has_decomposition:
+        return False  # RX(t)**2 is RX(2 t), which both engines know
     if _hidden_weights(op):
         return not isinstance(
             op, qml.ops.Exp
@@ -517,7 +526,7 @@ def _generator(op: Any) -> Any:
     return generator if pauli_sum(generator, positions, len(op.wires)) is not None else None
 
 
-def _gate(op: Any, positions: dict[Any, int]) -> Gate:
+def _gate(op: Any, positions: dict[Any, int], number: int) -> Gate:
     num_wires = len(positions)
     if _hidden_weights(op):
         raise UnsupportedCircuitError(
@@ -529,8 +538,12 @@ def _gate(op: Any, positions: dict[Any, int]) -> Gate:
     data = [to_numpy(p, None) for p in op.data]
     for value in data:
         if not np.isfinite(value).all():
+            at = f"operation {number} of the decomposed circuit"
+            if value.ndim and op.batch_size:
+                at += f", input {int(np.argwhere(~np.isfinite(value))[0][0])}"
             raise ValueError(
-                f"qnode: a parameter of {op.name} on wires {op.wires.tolist()} is NaN or infinite"
+                f"qnode: a parameter of {op.name} on wires {op.wires.tolist()} is NaN or infinite ({at}); check the "
+                "weights and inputs that it is computed from"
             )
     if op.data:
         op = rebind(op, data)

@@ -1,5 +1,7 @@
 """The torch side of fubini: layer and optimizer."""
 
 from fubini.torch.layer import QuantumLayer as QuantumLayer
+from fubini.torch.momentum import HeavyBall as HeavyBall
+from fubini.torch.momentum import Spring as Spring
 from fubini.torch.optimizer import QNGOptimizer as QNGOptimizer
 from fubini.torch.replace import replace_torch_layers as replace_torch_layers

@@ -5,6 +5,7 @@ Three autograd functions call the native engine: the values (forward), their pul
 derivatives are an error. Each function has its own vmap rule, which folds the mapped dimension into the batch.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ def expval(circuit: Circuit, angles: Tensor, state: Tensor | None = None) -> Ten
         direct: Tensor = _apply(_Values, circuit, angles, None)
         return direct
     lead = angles.shape[:-1]
-    flat = angles.reshape(-1, circuit.num_angles).to(device="cpu", dtype=torch.float64)
+    flat = angles.reshape(lead.numel(), circuit.num_angles).to(device="cpu", dtype=torch.float64)
     initial = _initial_state(circuit, state, lead, len(flat))
     values: Tensor = _apply(_Values, circuit, flat, initial)
     return values.reshape(*lead, circuit.num_outputs).to(device=angles.device, dtype=angles.dtype)
@@ -88,9 +89,37 @@ def _initial_state(
     return converted.expand(*lead, size).reshape(batch, size)
 
 
-def _apply(function: Any, *arguments: Any) -> Any:
+def _apply(function: Any, circuit: Circuit, *values: Tensor | None) -> Any:
     """function.apply, which torch leaves untyped."""
-    return function.apply(*arguments)
+    if any(value is not None and is_batched(value) for value in values):
+        return _apply_batched(function, circuit, *values)
+    return function.apply(circuit, *values)
+
+
+@dataclass(frozen=True)
+class _VmapInfo:
+    batch_size: int
+
+
+def _apply_batched(function: Any, circuit: Circuit, *values: Tensor | None) -> Any:
+    """The same under ``is_grads_batched`` and ``vectorize``, whose vmap does not ask functions for their rule."""
+    level = torch._C._vmapmode_increment_nesting() - 1
+    torch._C._vmapmode_decrement_nesting()
+    size = 0
+    whole: list[Tensor | None] = []
+    dims: list[int | None] = [None]
+    for value in values:
+        if value is not None and is_batched(value):
+            value, dim = torch._remove_batch_dim(value, level, 0, 0), 0
+            size = len(value)
+        else:
+            dim = None
+        whole.append(value)
+        dims.append(dim)
+    results, _ = function.vmap(_VmapInfo(size), tuple(dims), circuit, *whole)
+    if isinstance(results, tuple):
+        return tuple(torch._add_batch_dim(result, 0, level) for result in results)
+    return torch._add_batch_dim(results, 0, level)
 
 
 _transforms_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
@@ -101,20 +130,9 @@ def is_plain() -> bool:
     return not _transforms_active() and getattr(torch.autograd.forward_ad, "_current_level", 0) < 0
 
 
-def check_not_batched(cotangents: Tensor) -> None:
-    """Refuse the batches of ``is_grads_batched=True``, which only torch's own operations can look into.
-
-    Args:
-        cotangents: What a backward pass was called with.
-
-    Raises:
-        NotImplementedError: If it is such a batch.
-    """
-    if torch._C._functorch.is_legacy_batchedtensor(cotangents):
-        raise NotImplementedError(
-            "is_grads_batched, vectorize: expected False for a circuit on the native engine, got True. "
-            "Use torch.func.jacrev or torch.func.vmap, which are supported."
-        )
+def is_batched(value: Tensor) -> bool:
+    """Return whether ``is_grads_batched=True`` made the tensor, which only torch's own operations can look into."""
+    return bool(torch._C._functorch.is_legacy_batchedtensor(value))
 
 
 def _real(value: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -140,7 +158,7 @@ def _fold(
             whole = value.expand(info.batch_size, *value.shape)
         else:
             whole = value.movedim(dim, 0)
-        folded.append(whole.reshape(-1, whole.shape[-1]))
+        folded.append(whole.flatten(0, 1))
     return folded
 
 
@@ -149,7 +167,7 @@ def _folds_vmap(function: Any) -> Any:
 
     def vmap(info: Any, in_dims: Any, circuit: Circuit, *values: Tensor | None) -> tuple[Any, Any]:
         def unfold(result: Tensor) -> Tensor:
-            return result.reshape(info.batch_size, -1, result.shape[-1])
+            return result.view(info.batch_size, len(result) // info.batch_size, *result.shape[1:])
 
         results = _apply(function, circuit, *_fold(info, in_dims[1:], *values))
         if isinstance(results, tuple):
@@ -172,9 +190,8 @@ class _PlainValues(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, cotangents: Tensor) -> tuple[None, Tensor]:
-        check_not_batched(cotangents)
         (angles,) = ctx.saved_tensors
-        if not torch.is_grad_enabled() and is_plain():
+        if not torch.is_grad_enabled() and is_plain() and not is_batched(cotangents):
             values = _real(angles), _real(cotangents)
             _, gradient, _ = _core.vjp(ctx.circuit.program, *values, None)
             return None, torch.from_numpy(gradient)
@@ -198,7 +215,6 @@ class _Values(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, cotangents: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
-        check_not_batched(cotangents)
         angles, state = ctx.saved_tensors
         if state is not None and ctx.needs_input_grad[2]:
             gradient, state_gradient = _apply(

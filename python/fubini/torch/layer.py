@@ -196,7 +196,7 @@ class QuantumLayer(torch.nn.Module):
             measurements: (..., m) side by side; a tuple: stacked along a new first axis, as in TorchLayer.
 
         Raises:
-            TypeError: If inputs is no tensor.
+            TypeError: If inputs is no tensor, or complex.
             ValueError: If inputs are empty, of another width than in the first call, or mixed up with the batch by
                 the quantum function; or if weights or inputs do not fit it.
         """
@@ -347,6 +347,11 @@ class QuantumLayer(torch.nn.Module):
             raise TypeError(
                 f"inputs: expected a torch tensor, got {type(inputs).__name__}; use torch.as_tensor"
             )
+        if inputs.is_complex():
+            raise TypeError(
+                f"inputs: expected real numbers, got {inputs.dtype}; pass real and imaginary parts as features and "
+                "join them in the quantum function by torch.complex"
+            )
         if inputs.ndim == 0 or inputs.numel() == 0:
             raise ValueError(
                 f"inputs: expected shape (..., features) with at least one input, got {tuple(inputs.shape)}"
@@ -467,8 +472,8 @@ def _returned(
     qnode: Any, input_arg: str, weights: Mapping[str, torch.Tensor], x: torch.Tensor
 ) -> str:
     """What the quantum function returns: TorchLayer arranges a list and a tuple of measurements differently."""
-    values = {name: torch.zeros(w.shape, dtype=torch.float64) for name, w in weights.items()}
-    with qml.queuing.AnnotatedQueue():
+    with outside_transforms(), qml.queuing.AnnotatedQueue():
+        values = {name: torch.zeros(w.shape, dtype=torch.float64) for name, w in weights.items()}
         result = qnode.func(**{input_arg: torch.ones(x.shape, dtype=torch.float64), **values})
     parts = result if isinstance(result, tuple | list) else [result]
     real = (

@@ -10,7 +10,7 @@ from fubini._arrays import to_numpy
 from fubini.circuit import Circuit, _measured_wires, decomposed
 from fubini.compiled import Affine
 from fubini.tape import user_tape
-from fubini.torch.function import check_not_batched, expval, is_plain, pullback
+from fubini.torch.function import expval, is_batched, is_plain, pullback
 
 Tensor = torch.Tensor
 
@@ -50,10 +50,23 @@ def run_traced(
 
     Returns:
         Results side by side, (M,) or (B, M), float64 on the CPU; and the circuit that ran.
+
+    Raises:
+        RuntimeError: If the quantum function needs values that torch.func does not reveal.
     """
     # Exactly what TorchLayer passes, because the function may look at it.
     arguments = {input_arg: inputs, **{name: w.to(inputs) for name, w in weights.items()}}
-    tape = decomposed(user_tape(qnode, (), arguments))
+    try:
+        tape = decomposed(user_tape(qnode, (), arguments))
+    except RuntimeError as error:
+        if is_plain():
+            raise
+        raise RuntimeError(
+            "qnode: the quantum function, or an operation in it, asks for the values of its tensors, and torch.func "
+            f"does not reveal them ({error}). AmplitudeEmbedding and StatePrep do so to check the norm; normalise "
+            "with torch instead: qml.StatePrep(x / torch.linalg.norm(x, dim=-1, keepdim=True), wires, "
+            "validate_norm=False)"
+        ) from error
     compiled = Circuit.from_tape(tape, _measured_wires(qnode, tape))
     circuit = cache.setdefault(compiled, compiled)
     angles = torch.as_tensor(circuit.angles_of(tape), dtype=torch.float64, device="cpu")
@@ -101,8 +114,8 @@ class _AffineExpval(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         leaves = ctx.saved_tensors
-        check_not_batched(gradient)
-        if torch.is_grad_enabled():  # create_graph=True: a derivative of this may be asked for
+        # create_graph=True: a derivative of this may be asked for.
+        if torch.is_grad_enabled() or is_batched(gradient):
             return None, *_differentiable_gradient(ctx.form, leaves[0], leaves[1:], gradient)
         by_inputs, by_weights = ctx.form.backward(ctx.passed, to_numpy(gradient))
         needed = ctx.needs_input_grad

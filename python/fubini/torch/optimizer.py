@@ -1,35 +1,58 @@
-"""Quantum natural gradient as a torch optimizer for hybrid models."""
+"""The natural gradient as a torch optimizer for hybrid models."""
 
-import inspect
+import time
 import warnings
-import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-import pennylane as qml
 import torch
 
-from fubini._arrays import to_numpy
-from fubini.errors import NumericalError
-from fubini.layers import LayerRule, check_rule
-from fubini.metric import Approx, check_approx, layer_metric
-from fubini.solve import solve
-from fubini.torch.layer import QuantumLayer
-from fubini.torch.recorder import InputRecorder
+from fubini.damping import Damping
+from fubini.layers import LayerRule
+from fubini.metric import Approx
+from fubini.policies import Armijo, DampingPolicy, Tikhonov, TrustRegion
+from fubini.torch import distributed
+from fubini.torch.checks import check_gradients, check_parameters
+from fubini.torch.diagnostics import StepRecord
+from fubini.torch.evaluation import Closure, Judge, RandomState, evaluated, number
+from fubini.torch.gather import Gatherer
+from fubini.torch.groups import (
+    KINDS,
+    check_options,
+    checked_group,
+    damping_entries,
+    group_damping,
+    is_judged,
+    keep_dtypes,
+    named_tensors,
+)
+from fubini.torch.history import MetricHistory
+from fubini.torch.momentum import as_momentum
+from fubini.torch.proposal import Proposal
+from fubini.torch.sources import Metric, make_source
+from fubini.torch.stepping import take_step
 
-FloatArray = npt.NDArray[np.float64]
-Direction = dict[torch.Tensor, torch.Tensor]
+Tensor = torch.Tensor
+Group = MutableMapping[str, Any]
 
 
 class QNGOptimizer(torch.optim.Optimizer):
-    r"""Quantum natural gradient descent, :math:`\theta \leftarrow \theta - \eta\,(g + \lambda I)^{-1} \nabla L`.
+    r"""Natural gradient descent for hybrid models, :math:`\theta \leftarrow \theta - \eta\,(G + \lambda I)^{-1} \nabla L`.
 
-    Every ``QuantumLayer`` or ``qml.qnn.TorchLayer`` in the model gets its own metric g, the Fubini-Study metric
-    averaged over the inputs that the layer saw in the passes whose gradients are being applied (behind any classical
-    layers): :math:`g = \frac1B \sum_b J_b^T g_b J_b` (Stokes et al. 2020, arXiv:1909.02108). Layers that share a
-    parameter are treated together, their metrics added. The metric is taken at the weights that ``step`` finds. All other parameters take the plain gradient step.
+    What G is:
+
+    - ``metric="quantum"``: every ``QuantumLayer`` or ``qml.qnn.TorchLayer`` in the model gets its own Fubini-Study metric
+      averaged over the inputs that the layer saw in the passes whose gradients are being applied (behind any classical
+      layers), :math:`g = \frac1B \sum_b J_b^T g_b J_b` (Stokes et al. 2020, arXiv:1909.02108). Layers that share a
+      parameter are treated together, their metrics added. All other parameters of the model take the plain gradient.
+    - ``metric="fisher"``: the Fisher information of the model's outputs, quantum and classical layers alike, in units of
+      the loss; see ``fubini.torch.fisher``. The optimizer runs the model once more on the inputs of those passes,
+      without disturbing random numbers or batch-norm statistics.
+    - ``metric="hybrid"``: as ``"fisher"``, with the Fubini-Study metric of each quantum layer in units of the loss instead.
+
+    The metric is taken at the weights that ``step`` finds. Parameters that belong to no known layer, as all do when the
+    optimizer is made from bare tensors, have the identity for a metric: they take the plain gradient, damped like the
+    others, ``grad / (1 + lam)``.
 
     Two ways of use::
 
@@ -42,23 +65,50 @@ class QNGOptimizer(torch.optim.Optimizer):
             return loss, fubini.metric_tensor(circuit, approx="block-diag")
         opt.step(closure)
 
-    In the second, the metric function is called with the optimizer's parameters that belong to no quantum layer, in
-    order, as many as it takes; it returns what ``qml.metric_tensor`` returns. Parameters beyond take the plain
-    gradient step, as all do when the closure returns only the loss.
+    In the second, the metric function is called with the optimizer's parameters that have no other metric, in order, as
+    many as it takes; it returns what ``qml.metric_tensor`` returns. Parameters beyond take the plain gradient.
+
+    With ``torch.distributed`` initialised, gradients and metrics are averaged over all processes, each weighted with the
+    number of inputs it saw, so that an uneven last batch counts as it should; every process must call ``step``. A model
+    in ``DistributedDataParallel`` brings averaged gradients already, in which every process counts alike: scale its loss
+    by ``inputs here * processes / inputs of all`` when batches are uneven.
+
+    Weight decay is decoupled from the gradient, as in AdamW: it does not go through the inverse metric. With several
+    forward passes per step (gradient accumulation) the metric is that of all their inputs together. ``GradScaler`` works
+    as with any optimizer. The metric is computed outside of autocast. For ``fisher="empirical"`` the labels are inferred from
+    the gradient by the outputs; where the loss was scaled (by a ``GradScaler``, or for uneven batches), pass
+    ``step(targets=...)``.
 
     Args:
-        params: A module, or parameters or parameter groups as every torch optimizer takes.
+        params: A module, or parameters or parameter groups as every torch optimizer takes. All of one dtype.
         lr: Step size; per group.
-        model: The module whose quantum layers give the metric; needed when params is no module.
-        metric: ``"quantum"``, the Fubini-Study metric.
-        approx: ``"block-diag"``, ``"diag"`` or None (full), see ``fubini.metric_tensor``.
-        lam: What is added to the metric's diagonal, in the metric's units; per group.
-        layers: Which gates form a block, see ``fubini.layers``.
+        model: The module whose layers give the metric; needed when params is no module.
+        metric: ``"quantum"``, ``"fisher"`` or ``"hybrid"``.
+        approx: ``"block-diag"``, ``"diag"`` or None (full), see ``fubini.metric_tensor``; for a Fisher matrix, blocks are
+            layers of the model, and None is the joint matrix of all parameters.
+        lam: What is added to the metric's diagonal: a number in the metric's units, ``Relative`` or ``Diagonal`` of
+            one, both also per group; or a policy for all groups: ``Schedule``, ``LevenbergMarquardt``, ``Tikhonov``.
+        likelihood: What the outputs mean to the loss, for a Fisher matrix: ``"categorical"``, ``"bernoulli"``,
+            ``"gaussian"``, or an object for other reductions than the mean.
+        fisher: ``"true"`` or ``"empirical"``.
+        samples: Draw so many labels for each input instead of the closed form of the true Fisher matrix.
+        fallback: For layers without a rule in a Fisher matrix, see ``fisher_blocks``; None refuses them.
+        layers: Which gates form a block of a circuit, see ``fubini.layers``.
+        momentum: A number or ``HeavyBall`` (Momentum-QNG); ``Spring``. The coefficient is per group.
+        weight_decay: Decoupled decay; per group.
+        maximize: Ascend instead; per group.
+        step_rule: ``TrustRegion`` limits the length of the step in the metric; ``Armijo`` shortens it until the loss of
+            the closure falls.
+        averaging: Decay of an exponential average of the metric over steps, with bias correction; 0 for none.
+        update_every: Compute the metric anew in every so many-th step only.
 
     Raises:
-        TypeError: If params is not iterable or model is no module.
-        ValueError: For a negative or non-finite lr or lam, an unknown word, or duplicate parameters.
+        TypeError: If params is not iterable, model is no module, parameters are complex or of several dtypes.
+        ValueError: For a number out of range, an unknown word, options that do not fit the metric, or duplicates.
     """
+
+    # GradScaler then leaves the gradients as they are and says how they are scaled.
+    _step_supports_amp_scaling = True
 
     def __init__(
         self,
@@ -66,345 +116,286 @@ class QNGOptimizer(torch.optim.Optimizer):
         lr: float = 0.01,
         *,
         model: torch.nn.Module | None = None,
-        metric: Literal["quantum"] = "quantum",
+        metric: Metric = "quantum",
         approx: Approx = "block-diag",
-        lam: float = 1e-3,
+        lam: Any = 1e-3,
+        likelihood: Any = None,
+        fisher: Literal["true", "empirical"] = "true",
+        samples: int | None = None,
+        fallback: Any = None,
         layers: LayerRule = "wires",
+        momentum: Any = 0.0,
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+        step_rule: TrustRegion | Armijo | None = None,
+        averaging: float = 0.0,
+        update_every: int = 1,
     ) -> None:
-        if metric != "quantum":
-            raise ValueError(f"metric: expected 'quantum', got {metric!r}")
-        check_approx(approx)
-        check_rule(layers)
         if isinstance(params, torch.nn.Module):
             if model is not None and model is not params:
                 raise ValueError(
                     "model: expected none besides the module in params, got another module"
                 )
             model = params
-            params = list(model.parameters())
+            params = list(model.named_parameters())
         if model is not None and not isinstance(model, torch.nn.Module):
             raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-        self._approx: Approx = approx
-        self._layers: LayerRule = layers
-        self._model = model
-        super().__init__(params, {"lr": lr, "lam": lam})
-        self._attach()
+        self._policy: DampingPolicy | None = None
+        if isinstance(lam, DampingPolicy) and not isinstance(lam, Tikhonov):
+            self._policy = lam
+        self._data_parallel = isinstance(model, torch.nn.parallel.DistributedDataParallel)
+        self._model = distributed.unwrapped(model)
+        self._options = {
+            "metric": metric,
+            "approx": approx,
+            "likelihood": likelihood,
+            "fisher": fisher,
+            "samples": samples,
+            "fallback": fallback,
+            "layers": layers,
+            "step_rule": step_rule,
+            "averaging": averaging,
+            "update_every": update_every,
+        }
+        check_options(self._options, self._policy)
+        kind, coefficient = as_momentum(momentum)
+        self._options["spring"] = kind == "spring"
+        self._source = make_source(self._model, self._options)
+        defaults = {
+            "lr": lr,
+            "momentum": coefficient,
+            "weight_decay": weight_decay,
+            "maximize": maximize,
+            **damping_entries(group_damping(lam)),
+        }
+        self._names: dict[Tensor, str] = {}
+        self._last: StepRecord | None = None
+        super().__init__(params, defaults)
+        for group in self.param_groups:
+            group.setdefault("steps", 0)
+            group.setdefault("policy", self._policy.state_dict() if self._policy else {})
+        self._prepare()
+        if self._source is not None and not self._source.found:
+            warnings.warn(
+                "model: found no QuantumLayer or TorchLayer; every parameter takes the plain gradient step",
+                stacklevel=2,
+            )
+
+    # -- torch's contract -----------------------------------------------------------------------------------------
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters.
 
         Args:
-            param_group: ``params``, and optionally ``lr`` and ``lam``.
+            param_group: ``params``, and optionally ``lr``, ``lam``, ``momentum``, ``weight_decay`` and ``maximize``.
 
         Raises:
-            ValueError: For a negative or non-finite lr or lam, or a parameter that is there already.
+            TypeError: If the group's parameters are complex, or of another dtype than the others.
+            ValueError: For a number out of range, or a parameter that is there already.
         """
-        for name in ("lr", "lam"):
-            _check_number(name, param_group.get(name, self.defaults[name]))
-        parameters = param_group.get("params", [])
-        if not isinstance(parameters, torch.Tensor):
-            parameters = param_group["params"] = list(parameters)
-            if len({id(p) for p in parameters}) < len(parameters):
-                raise ValueError("params: expected every parameter once, got a duplicate")
-        super().add_param_group(param_group)
-        if hasattr(
-            self, "_units"
-        ):  # after construction: the new parameters may belong to quantum layers
-            self._attach()
+        group = checked_group(param_group, self.defaults, self._policy)
+        tensors, names = named_tensors(group["params"])
+        present = [p for g in self.param_groups for p in g["params"]]
+        check_parameters([*present, *tensors], {**self._names, **names})
+        super().add_param_group(group)
+        if hasattr(self, "_history"):  # after construction: they may belong to layers
+            first = self.param_groups[0]
+            self.param_groups[-1].update(steps=first["steps"], policy=dict(first["policy"]))
+            self._prepare()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what must be saved to go on to the bit: numbers and tensors only, for ``torch.save``."""
+        self._publish()
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Load a state; factors and momenta stay float64 whatever the parameters' dtype.
+
+        Args:
+            state_dict: What ``state_dict`` returned.
+
+        Raises:
+            ValueError: If it does not fit the optimizer.
+        """
+        seen: list[Mapping[str, Any]] = []
+
+        def look(_: Any, found: Mapping[str, Any]) -> None:
+            seen.append(found)
+            if self._policy is not None:
+                self._policy.load_state_dict(found["param_groups"][0].get("policy", {}))
+
+        # Other hooks may replace the dictionary: this one runs last, and before anything changes.
+        handle = self.register_load_state_dict_pre_hook(look)
+        try:
+            super().load_state_dict(dict(state_dict))
+        finally:
+            handle.remove()
+        keep_dtypes(seen[-1], self.param_groups, self.state)
+        self._history.forget()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Keep the model and the options, so that a deep copy or pickle of the optimizer finds its layers again."""
+        self._publish()
+        state: dict[str, Any] = super().__getstate__()
+        own = ("_model", "_options", "_policy", "_data_parallel")
+        return {**state, **{name: getattr(self, name) for name in own}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # of older checkpoints
+            group.setdefault("steps", 0)
+            group.setdefault("policy", {})
+            for name in ("momentum", "weight_decay"):
+                group.setdefault(name, 0.0)
+            group.setdefault("maximize", False)
+            group.setdefault("damping", "absolute")
+        if "_model" in state:  # absent where load_state_dict calls this with the groups only
+            self._last = None
+            self._source = make_source(self._model, self._options)
+            self._prepare()
+
+    def __repr__(self) -> str:
+        hidden = {"samples", "fallback", "layers", "spring"}
+        used = {n: v for n, v in self._options.items() if n not in hidden and v is not None}
+        if self._options["metric"] == "quantum":
+            del used["fisher"]
+        if self._policy is not None:
+            used["lam"] = self._policy
+        head = ", ".join(f"{name}={value!r}" for name, value in used.items())
+        text = super().__repr__()
+        return text.replace("QNGOptimizer (", f"QNGOptimizer ({head}", 1)
+
+    # -- the step -------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Closure | None = None, *, targets: Any = None) -> Any:
         """Take one step.
 
-        Everything is computed and checked before the first parameter changes, and no ``.grad`` is written to.
+        Everything is computed and checked before the first parameter changes, and ``.grad`` is left as it is. A policy
+        or rule that judges the loss after the step evaluates the closure again, with the same random numbers, and
+        leaves gradients and batch-norm statistics as the first evaluation left them.
 
         Args:
             closure: Clears the gradients, computes the loss, calls ``backward``; returns the loss, or
                 ``(loss, metric_tensor_fn)``.
+            targets: What the loss takes as targets, for ``fisher="empirical"`` where they are not to be inferred from
+                the gradient by the outputs.
 
         Returns:
-            The loss that the closure returned, or None without a closure.
+            The loss that the closure returned first, or None without a closure.
 
         Raises:
-            NumericalError: If a gradient, weight or metric is not finite, or a metric is singular with ``lam=0``.
-            RuntimeError: If a quantum layer has gradients but no recorded forward pass.
-            TypeError: If the closure returns something else.
+            NumericalError: If a gradient, weight, metric or step is not finite, or a metric is singular with ``lam=0``.
+            RuntimeError: If a layer has gradients but no recorded forward pass, passes used different weights, or the
+                loss must be evaluated again and there is no closure.
+            TypeError: If the closure returns something else, or a gradient is sparse.
+            ValueError: If a group's number is out of range, or only some groups maximise where the loss is judged.
         """
-        loss, metric_fn = self._evaluate(closure)
-        self._check_groups()
-        directions: Direction = {}
-        for layers in self._units:
-            directions.update(self._layer_directions(layers))
-        if metric_fn is not None:
-            directions.update(self._closure_directions(metric_fn))
+        rule = self._options["step_rule"]
+        judged = is_judged(rule, self._policy, closure is not None, self.param_groups)
+        found_inf = getattr(self, "found_inf", None)  # GradScaler sets it around the call
+        if found_inf is not None and float(found_inf) > 0:
+            return None
+        if found_inf is not None and targets is None and self._options["fisher"] == "empirical":
+            raise ValueError(
+                "targets: expected step(targets=...) with fisher='empirical' under a GradScaler, whose scale is in the "
+                "gradients by the outputs, got None"
+            )
+        random = RandomState.now() if judged else None
+        loss, metric_fn = evaluated(closure)
+        distributed.together(
+            lambda: check_gradients(self.param_groups, self._names),
+            self.param_groups[0]["params"][0].device,
+        )
+        start = time.perf_counter()
+        scale = getattr(self, "grad_scale", None)
+        parts = self._gatherer.parts(
+            self.param_groups,
+            metric_fn,
+            step=int(self.param_groups[0]["steps"]),
+            targets=targets,
+            scale=1.0 if scale is None else float(scale),
+        )
+        record = StepRecord(Proposal(parts, self.state, self._options["spring"]))
+        record.metric_seconds = time.perf_counter() - start
+        record.evaluations = int(closure is not None)
+        if loss is not None:
+            record.loss = number(loss)
+        if parts:
+            judge = self._judge(closure, random)
+            take_step(record, self._damping_of, self._policy, rule, judge)
+        self._last = record
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    p.add_(directions.get(p, p.grad), alpha=-float(group["lr"]))
+            group["steps"] += 1
+        self._publish()
         return loss
 
-    # -- what is where ------------------------------------------------------------------------------------------
+    def diagnostics(self) -> dict[str, float]:
+        """Return numbers about the last step; they cost next to nothing unless they are asked for.
 
-    def _attach(self) -> None:
-        """Find the quantum layers, join those that share parameters, and start recording their inputs."""
-        known: dict[torch.nn.Module, InputRecorder] = getattr(self, "_recorders", {})
-        self._recorders: dict[torch.nn.Module, InputRecorder] = {}
-        self._units: list[list[tuple[str, Any]]] = []
-        self._names: dict[torch.Tensor, str] = {}
-        if self._model is None:
-            return
-        self._names = {p: name for name, p in self._model.named_parameters()}
-        found = False
-        owned = {p for group in self.param_groups for p in group["params"]}
-        for name, module in self._model.named_modules():
-            if not isinstance(module, QuantumLayer | qml.qnn.TorchLayer):
-                continue
-            found = True
-            weights = set(module.qnode_weights.values())
-            if not weights & owned:
-                continue
-            _check_shapes(name, module)
-            recorder = known.get(module) or InputRecorder(module.input_arg)
-            if module not in known:
-                handle = module.register_forward_hook(recorder, with_kwargs=True)
-                weakref.finalize(self, handle.remove)
-                weakref.finalize(self, recorder.detach)
-            self._recorders[module] = recorder
-            unit = [(name or type(module).__name__, module)]
-            for other in [u for u in self._units if weights & _weights(u)]:
-                self._units.remove(other)
-                unit = other + unit
-            self._units.append(unit)
-        if not found:
-            warnings.warn(
-                "model: found no QuantumLayer or TorchLayer; every parameter takes the plain gradient step",
-                stacklevel=3,
-            )
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Keep the model, so that a deep copy or pickle of the optimizer finds its layers again."""
-        state: dict[str, Any] = super().__getstate__()
-        return {**state, "_model": self._model, "_approx": self._approx, "_layers": self._layers}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if "_model" in state:  # absent where load_state_dict calls this with the groups only
-            self._attach()
-
-    # -- directions ---------------------------------------------------------------------------------------------
-
-    def _layer_directions(self, layers: list[tuple[str, Any]]) -> Direction:
-        """Directions of the parameters of layers that share parameters (usually one layer)."""
-        lam = {p: float(group["lam"]) for group in self.param_groups for p in group["params"]}
-        weights = list(dict.fromkeys(w for _, m in layers for w in m.qnode_weights.values()))
-        moving = [p for p in weights if p in lam and p.grad is not None]
-        if not moving:
+        Returns:
+            ``loss`` before the step; ``damping`` (strength, of the first group) and ``scale`` (of the metric, see
+            ``LevenbergMarquardt``); ``condition``, the largest condition number of the damped blocks;
+            ``predicted_decrease`` of the loss by the quadratic model and ``actual_decrease`` (NaN unless it was
+            evaluated again); ``step_length``, the norm of the change in the metric; ``accepted``, 1 or 0;
+            ``evaluations`` of the closure; ``metric_seconds``, ``solve_seconds`` (with further evaluations of the
+            closure) and ``update_seconds``. Empty before the first step.
+        """
+        if self._last is None:
             return {}
-        offsets = dict(
-            zip(weights, np.cumsum([0, *(p.numel() for p in weights)]).tolist(), strict=False)
+        with torch.no_grad():
+            return self._last.as_dict()
+
+    def _judge(self, closure: Closure | None, random: RandomState | None) -> Judge | None:
+        if closure is None or random is None:
+            return None
+        parameters = {p for g in self.param_groups for p in g["params"]}
+        if self._model is not None:
+            parameters |= set(self._model.parameters())
+        return Judge(
+            closure,
+            random,
+            self._model,
+            list(parameters),
+            self._source.recorders if self._source is not None else [],
+            # As the gradients are averaged: DistributedDataParallel counts every process alike.
+            weight=1.0 if self._data_parallel else self._gatherer.weight(True),
+            maximize=bool(self.param_groups[0]["maximize"]),
         )
-        total = np.zeros((sum(p.numel() for p in weights),) * 2)
-        for name, module in layers:
-            own = list(module.qnode_weights.values())
-            index = np.concatenate([np.arange(p.numel()) + offsets[p] for p in own])
-            total[np.ix_(index, index)] += self._layer_metric(name, module)
-        chosen = np.concatenate([np.arange(p.numel()) + offsets[p] for p in moving])
-        label = ", ".join(name for name, _ in layers)
-        return self._solve(label, total[np.ix_(chosen, chosen)], moving, [lam[p] for p in moving])
 
-    def _layer_metric(self, name: str, module: Any) -> Any:
-        for weight, p in module.qnode_weights.items():
-            if not torch.isfinite(p).all():
-                raise NumericalError(
-                    f"{name}.{weight}: expected finite weights, got NaN or infinity"
-                )
-        batches = self._recorders[module].batches
-        if not batches:
-            raise RuntimeError(
-                f"{name}: the weights have gradients, but no backward pass went through the layer's forward since the "
-                "optimizer was made; call model(inputs) and loss.backward() before step()"
-            )
-        inputs = torch.cat([b.reshape(-1, b.shape[-1]) for b in batches])
-        if not torch.isfinite(inputs).all():
-            raise NumericalError(
-                f"{name}: expected finite inputs of the layer, got NaN or infinity"
-            )
-        return layer_metric(module, inputs, self._approx, self._layers, "mean")
+    # -- damping --------------------------------------------------------------------------------------------------
 
-    def _closure_directions(self, metric_fn: Callable[..., Any]) -> Direction:
-        in_layers = {p for unit in self._units for p in _weights(unit)}
-        free = [
-            (p, float(group["lam"]))
-            for group in self.param_groups
-            for p in group["params"]
-            if p not in in_layers
-        ]
-        free = free[: _positional_count(metric_fn)]
-        with torch.enable_grad():
-            metric = metric_fn(*(p for p, _ in free))
-        metrics = metric if isinstance(metric, tuple | list) else (metric,)
-        sizes = [p.numel() for p, _ in free]
-        if len(metrics) == 1 and np.prod(metrics[0].shape, dtype=int) == sum(sizes) ** 2:
-            parts = [free]  # one matrix over all of them
-        elif len(metrics) == len(free):
-            parts = [[entry] for entry in free]
-        else:
-            raise ValueError(
-                f"metric_tensor_fn: expected one metric per parameter, {len(free)}, or one over all, got {len(metrics)}"
-            )
-        directions: Direction = {}
-        for matrix, part in zip(metrics, parts, strict=True):
-            size = sum(p.numel() for p, _ in part)
-            if np.iscomplexobj(matrix) or (
-                isinstance(matrix, torch.Tensor) and matrix.is_complex()
-            ):
-                raise TypeError(
-                    "metric_tensor_fn: expected a real metric, got a complex one; take its real part"
-                )
-            if np.prod(matrix.shape, dtype=int) != size**2:
-                raise ValueError(
-                    f"metric_tensor_fn: expected a metric of {size} x {size} entries for parameters of shapes "
-                    f"{[tuple(p.shape) for p, _ in part]}, got shape {tuple(matrix.shape)}; for a batch of inputs use "
-                    "fubini.metric_tensor(..., reduce='mean')"
-                )
-            moving = [(p, lam) for p, lam in part if p.grad is not None]
-            if not moving:
-                continue
-            mask = np.concatenate([np.full(p.numel(), p.grad is not None) for p, _ in part])
-            values = to_numpy(matrix).reshape(size, size)[np.ix_(mask, mask)]
-            directions.update(
-                self._solve(
-                    "metric_tensor_fn", values, [p for p, _ in moving], [v for _, v in moving]
-                )
-            )
-        return directions
+    def _damping_of(self, group: Group) -> Damping:
+        if self._policy is not None:
+            return self._policy.damping_at(int(group["steps"]))
+        return KINDS[group["damping"]](float(group["lam"]))
 
-    def _solve(
-        self, label: str, metric: Any, parameters: list[torch.Tensor], lam: list[float]
-    ) -> Direction:
-        """Return (g + lam I)^-1 grad, cut into the parameters' shapes."""
-        if not np.isfinite(metric).all():
-            raise NumericalError(f"{label}: expected a finite metric, got NaN or infinity")
-        largest = np.abs(metric).max(initial=0.0)
-        if not np.allclose(
-            metric, metric.T, rtol=0, atol=1e-6 * largest
-        ):  # float32 metrics are symmetric to 1e-7
-            raise ValueError(
-                f"{label}: expected a symmetric metric, got one that differs from its transpose"
-            )
-        gradient = np.concatenate([to_numpy(p.grad).reshape(-1) for p in parameters])
-        damping = np.concatenate(
-            [np.full(p.numel(), value) for p, value in zip(parameters, lam, strict=True)]
-        )
-        direction = _natural_direction(label, metric, gradient, damping)
-        pieces = np.split(direction, np.cumsum([p.numel() for p in parameters])[:-1])
-        return {
-            p: torch.from_numpy(piece).reshape(p.shape).to(p)
-            for p, piece in zip(parameters, pieces, strict=True)
-        }
-
-    # -- checks -------------------------------------------------------------------------------------------------
-
-    def _evaluate(self, closure: Callable[[], Any] | None) -> tuple[Any, Callable[..., Any] | None]:
-        if closure is None:
-            return None, None
-        with torch.enable_grad():
-            result = closure()
-        if not isinstance(result, tuple | list):
-            return result, None
-        if len(result) != 2 or not callable(result[1]):
-            raise TypeError(
-                "closure: expected it to return the loss or (loss, metric_tensor_fn), got "
-                f"({', '.join(type(r).__name__ for r in result)})"
-            )
-        return result[0], result[1]
-
-    def _check_groups(self) -> None:
+    def _publish(self) -> None:
+        """Show the policy's numbers in the groups, as a scheduler shows lr, so that they are saved with them."""
+        if self._policy is None:
+            return
         for group in self.param_groups:
-            for name in ("lr", "lam"):
-                _check_number(name, group[name])
-            for k, p in enumerate(group["params"]):
-                if p.grad is None:
-                    continue
-                name = self._names.get(p, f"parameter {k}")
-                if p.grad.is_sparse:
-                    raise TypeError(
-                        f"{name}: expected a dense gradient, got a sparse one; use sparse=False"
-                    )
-                if p.is_complex():
-                    raise TypeError(
-                        f"{name}: expected a real parameter, got {p.dtype}; use torch.view_as_real"
-                    )
-                if not torch.isfinite(p.grad).all():
-                    raise NumericalError(f"{name}: expected a finite gradient, got NaN or infinity")
+            group["policy"] = self._policy.state_dict()
+            group.update(damping_entries(self._policy.damping_at(int(group["steps"]))))
 
-
-def _check_shapes(name: str, module: Any) -> None:
-    for weight, shape in getattr(module, "weight_shapes", {}).items():
-        actual = tuple(module.qnode_weights[weight].shape)
-        if actual != shape:
-            raise ValueError(
-                f"{name}.{weight}: expected the shape {shape} of this layer's weight_shapes, got a parameter of shape "
-                f"{actual}; layers that share a parameter need the same shape for it"
-            )
-
-
-def _weights(unit: list[tuple[str, Any]]) -> set[torch.Tensor]:
-    return {p for _, module in unit for p in module.qnode_weights.values()}
-
-
-def _positional_count(function: Callable[..., Any]) -> int | None:
-    """How many positional arguments a function takes; None for any number."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return None
-    if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
-        return None
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(p.kind in kinds for p in parameters)
-
-
-def _check_number(name: str, value: Any) -> None:
-    if isinstance(value, torch.Tensor) and value.numel() != 1:
-        raise ValueError(f"{name}: expected one number, got a tensor of shape {tuple(value.shape)}")
-    if not 0.0 <= float(value) < float("inf"):
-        raise ValueError(f"{name}: expected a finite number >= 0, got {value}")
-
-
-def _natural_direction(
-    label: str, metric: FloatArray, gradient: FloatArray, lam: FloatArray
-) -> FloatArray:
-    """Solve block by block: weights that the metric does not couple are independent systems."""
-    damped = metric + np.diag(lam)
-    direction = np.empty_like(gradient)
-    for size, indices in _blocks_by_size(metric).items():  # all blocks of one size are one batch
-        matrices = damped[indices[:, :, None], indices[:, None, :]]
-        try:
-            # A pseudo-inverse would hide that a block is singular, and a step along a negative eigenvalue goes uphill.
-            direction[indices] = solve(matrices, gradient[indices], method="cholesky")
-        except NumericalError as error:
-            raise NumericalError(
-                f"{label}: a {size} x {size} block of the metric is singular or not positive definite with lam = "
-                f"{lam.min():g}; pass a larger lam, e.g. 1e-3 ({error})"
-            ) from error
-    return direction
-
-
-def _blocks_by_size(metric: FloatArray) -> dict[int, npt.NDArray[np.intp]]:
-    """Connected components of the non-zero pattern: size -> (count, size) indices."""
-    label = np.arange(len(metric))
-    coupled = metric != 0
-    np.fill_diagonal(coupled, True)
-    while (
-        True
-    ):  # the smallest index spreads along couplings; blocks are dense, so one or two rounds suffice
-        spread = np.where(coupled, label[None, :], len(metric)).min(axis=1)
-        if (spread == label).all():
-            break
-        label = spread
-    groups: dict[int, list[npt.NDArray[np.intp]]] = {}
-    for root in np.unique(label):
-        members = np.flatnonzero(label == root)
-        groups.setdefault(len(members), []).append(members)
-    return {size: np.stack(members) for size, members in groups.items()}
+    def _prepare(self) -> None:
+        """Find out which parameters have which metric."""
+        self._names = {}
+        for group in self.param_groups:
+            if "param_names" in group:
+                self._names.update(zip(group["params"], group["param_names"], strict=True))
+        if self._model is not None:
+            self._names.update({p: name for name, p in self._model.named_parameters()})
+        if self._source is not None:
+            self._source.attach(self, {p for g in self.param_groups for p in g["params"]})
+        self._history = MetricHistory(
+            self._options["averaging"], self._options["update_every"], lambda: self.state
+        )
+        # Under the quantum metric, what is classical in the model takes the plain gradient.
+        plain = self._model is not None and self._options["metric"] == "quantum"
+        self._gatherer = Gatherer(
+            self._source,
+            self._history,
+            set(self._model.parameters()) if plain and self._model is not None else set(),
+            average_gradients=not self._data_parallel,
+        )

@@ -1,60 +1,104 @@
-"""Remembers the inputs that a layer saw in the forward passes whose gradients are waiting for a step."""
+"""Remembers what a module saw in the forward passes whose gradients are waiting for a step."""
 
 import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 
-class InputRecorder:
-    """A forward hook that keeps the inputs of those forward passes that contributed to the weights' ``.grad``.
+@dataclass(eq=False)
+class Pass:
+    """One forward pass.
+
+    Attributes:
+        args: Positional arguments, tensors detached and copied.
+        kwargs: Keyword arguments, likewise.
+        weights: Identity and version of every parameter that required a gradient, to notice changes between passes.
+        count: Number of inputs: the first dimension of the output, 1 for a scalar.
+        gradient: Of what was differentiated, by the (first) output; None before the backward pass.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    weights: tuple[tuple[int, int], ...]
+    count: int
+    gradient: torch.Tensor | None = None
+
+
+class PassRecorder:
+    """A forward hook that keeps the arguments of those forward passes that contributed to the weights' ``.grad``.
 
     Evaluation passes and ``torch.autograd.grad`` are therefore never counted, several forward and backward passes before
     one step (gradient accumulation) are counted together, and whether gradients are zeroed before or after the forward
     pass makes no difference: a backward pass into weights without a gradient starts a new record. A copy of the hook,
-    as in a deep copy of the model, records nothing.
-
-    Args:
-        input_arg: Name of the layer's argument, for calls by keyword.
+    as in a deep copy of the model, records nothing. Hooks on the weights exist during a backward pass only.
 
     Attributes:
-        batches: Inputs of the recorded passes, in the order of the backward passes.
+        passes: The recorded passes, in the order of the backward passes.
+        paused: Whether forward passes are ignored for now.
     """
 
-    def __init__(self, input_arg: str) -> None:
-        self.input_arg = input_arg
-        self.batches: list[torch.Tensor] = []
+    def __init__(self) -> None:
+        self.passes: list[Pass] = []
+        self.paused = False
         self._active = True
-        self._pending: list[torch.Tensor] = []
-        self._backward = -1  # the backward pass that the pending inputs belong to
+        self._pending: list[Pass] = []
+        self._backward = -1  # the backward pass that the pending passes belong to
         self._starts_anew = False
-        self._watched: dict[
-            int, weakref.ref[torch.Tensor]
-        ] = {}  # by identity: tensors compare elementwise
+        self._handles: list[Any] = []
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(
         self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
         """Attach to the output of a forward pass; see ``register_forward_hook(with_kwargs=True)``."""
-        if not (self._active and isinstance(output, torch.Tensor) and output.requires_grad):
+        if not self._active or self.paused:
             return
-        if torch._C._functorch.is_functorch_wrapped_tensor(
-            output
-        ):  # inside torch.func there is no .grad to wait for
+        leaves = [output] if isinstance(output, torch.Tensor) else pytree.tree_leaves(output)
+        outputs = [t for t in leaves if isinstance(t, torch.Tensor) and t.requires_grad]
+        # Inside torch.func there is no .grad to wait for.
+        wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+        if not outputs or any(wrapped(t) for t in outputs):
             return
-        self._watch(module)
-        # A copy, because the caller may reuse the buffer before the step.
-        inputs = (args[0] if args else kwargs[self.input_arg]).detach().clone()
-        output.register_hook(lambda _: self._passed(module, inputs))  # type: ignore[no-untyped-call]
+        weights = tuple((id(p), p._version) for p in module.parameters() if p.requires_grad)
+        count = outputs[0].shape[0] if outputs[0].ndim else 1
+        seen = Pass(_copied(args), _copied(kwargs), weights, count)
+        outputs[0].register_hook(lambda grad: self._passed(module, seen, grad))  # type: ignore[no-untyped-call]
+        for other in outputs[1:]:
+            other.register_hook(lambda _: self._passed(module, seen, None))  # type: ignore[no-untyped-call]
 
     def detach(self) -> None:
         """Record nothing any more."""
         self._active = False
-        self.batches.clear()
+        self.passes.clear()
+        self._release()
+
+    def _passed(self, module: torch.nn.Module, seen: Pass, gradient: torch.Tensor | None) -> None:
+        """A backward pass went through the module; whether it reaches ``.grad`` is not known yet."""
+        if not self._active or self.paused:
+            return
+        # One number per backward pass, shared by repeated uses.
+        backward = torch._C._current_graph_task_id()
+        if backward != self._backward:
+            self._backward = backward
+            self._pending = []
+            self._starts_anew = not any(_has_gradient(p) for p in module.parameters())
+            self._release()  # left by a pass that never reached a weight
+        known = any(seen is other for other in self.passes) and not self._starts_anew
+        if gradient is not None:
+            earlier = seen.gradient if known else None
+            seen.gradient = gradient if earlier is None else earlier + gradient
+        if known:
+            return  # another output, or another backward pass, of the same forward pass
+        if not any(seen is other for other in self._pending):
+            self._pending.append(seen)
+        if not self._handles:
+            self._watch(module)
 
     def _watch(self, module: torch.nn.Module) -> None:
-        """Weights may be frozen, thawed or replaced at any time, so this looks at them in every pass."""
         this = weakref.ref(self)
 
         def accumulated(_: torch.Tensor) -> None:
@@ -63,41 +107,126 @@ class InputRecorder:
                 recorder._commit()
 
         for p in module.parameters():
-            known = self._watched.get(id(p))
-            if p.requires_grad and p.is_leaf and (known is None or known() is not p):
-                p.register_post_accumulate_grad_hook(accumulated)  # type: ignore[no-untyped-call]
-                self._watched[id(p)] = weakref.ref(p)
-
-    def _passed(self, module: torch.nn.Module, inputs: torch.Tensor) -> None:
-        """A backward pass went through the layer; whether it reaches ``.grad`` is not known yet."""
-        backward = (
-            torch._C._current_graph_task_id()
-        )  # one number per backward pass, shared by repeated uses
-        if backward != self._backward:
-            self._backward = backward
-            self._pending = []
-            self._starts_anew = not any(_has_gradient(p) for p in module.parameters())
-        self._pending.append(inputs)
+            if p.requires_grad and p.is_leaf:
+                self._handles.append(p.register_post_accumulate_grad_hook(accumulated))  # type: ignore[no-untyped-call]
 
     def _commit(self) -> None:
         """A weight's ``.grad`` has received what the pending passes contributed."""
         if not self._active or torch._C._current_graph_task_id() != self._backward:
             return
         if self._starts_anew:
-            self.batches.clear()
+            self.passes.clear()
             self._starts_anew = False
-        self.batches += self._pending
+        self.passes += self._pending
         self._pending = []
+        self._release()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "InputRecorder":
-        return _inert(self.input_arg)
+    def _release(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "PassRecorder":
+        return _inert()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _inert, (self.input_arg,)
+        return _inert, ()
 
 
-def _inert(input_arg: str) -> InputRecorder:
-    recorder = InputRecorder(input_arg)
+def record(module: torch.nn.Module, owner: Any) -> PassRecorder:
+    """Record a module's passes for as long as the owner lives.
+
+    Args:
+        module: The module.
+        owner: The optimizer.
+
+    Returns:
+        The recorder.
+    """
+    recorder = PassRecorder()
+    handle = module.register_forward_hook(recorder, with_kwargs=True)
+    weakref.finalize(owner, handle.remove)
+    weakref.finalize(owner, recorder.detach)
+    return recorder
+
+
+def check_same_weights(name: str, passes: Sequence[Pass]) -> None:
+    """Refuse passes that used different weights: there is no one point at which to take their metric.
+
+    Args:
+        name: The module's name.
+        passes: Its recorded passes.
+
+    Raises:
+        RuntimeError: If the weights changed between them.
+    """
+    if any(one.weights != passes[0].weights for one in passes):
+        raise RuntimeError(
+            f"{name}: the passes whose gradients are to be applied used different weights, so their metric is that of no "
+            "one point; call zero_grad() after every change of the weights"
+        )
+
+
+def joined(passes: Sequence[Pass]) -> tuple[tuple[Any, ...], dict[str, Any], int]:
+    """Return arguments for one pass over the inputs of all: tensors with the passes' first dimension are joined along it.
+
+    Args:
+        passes: At least one.
+
+    Returns:
+        Positional arguments, keyword arguments, and the number of inputs.
+
+    Raises:
+        RuntimeError: If the arguments of the passes do not go together.
+    """
+    count = sum(p.count for p in passes)
+    if len(passes) == 1:
+        return passes[0].args, passes[0].kwargs, count
+    flat = [pytree.tree_flatten((p.args, p.kwargs)) for p in passes]
+    if any(spec != flat[0][1] for _, spec in flat):
+        raise RuntimeError(
+            "model: expected the passes between two steps to have the same arguments, got different numbers of them"
+        )
+    leaves = []
+    for values in zip(*(leaves for leaves, _ in flat), strict=True):
+        if all(
+            isinstance(v, torch.Tensor) and v.ndim and v.shape[0] == p.count
+            for v, p in zip(values, passes, strict=True)
+        ):
+            leaves.append(torch.cat(values))
+        elif all(_equal(v, values[0]) for v in values):
+            leaves.append(values[0])
+        else:
+            raise RuntimeError(
+                "model: expected the arguments of all passes between two steps to be batches along their first dimension, "
+                "or equal, so that one pass stands for all; got "
+                f"{[tuple(v.shape) if isinstance(v, torch.Tensor) else v for v in values]}"
+            )
+    args, kwargs = pytree.tree_unflatten(leaves, flat[0][1])
+    return args, kwargs, count
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return a.shape == b.shape and a.dtype == b.dtype and bool(torch.equal(a, b))
+    return type(a) is type(b) and bool(a == b)
+
+
+def _copied(values: Any) -> Any:
+    """The same with detached copies of the tensors, because the caller may reuse the buffers before the step."""
+    if not values:
+        return values
+    if type(values) is tuple and all(type(value) is torch.Tensor for value in values):
+        return tuple(value.detach().clone() for value in values)  # the usual case, without a tree
+
+    def copy(value: Any) -> Any:
+        return value.detach().clone() if isinstance(value, torch.Tensor) else value
+
+    return pytree.tree_map(copy, values)
+
+
+def _inert() -> PassRecorder:
+    recorder = PassRecorder()
     recorder._active = False
     return recorder
 

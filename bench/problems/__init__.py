@@ -1,0 +1,1 @@
+"""Training problems of ``bench/training.py``."""

@@ -1,0 +1,267 @@
+"""What does a natural-gradient step cost, in gradients, as parameters become many?
+
+RY and RZ on every wire and a ring of CNOTs, repeated, and the energy of the transverse-field Ising chain: one step is
+the gradient, the metric in one of three forms, and the solution of (g + lam I) d = gradient. Dense forms the matrix.
+Dual forms a factor X with g = X X^T,
+shown where X has fewer columns than rows. Matrix-free forms neither: conjugate
+gradients on products with g, preconditioned by the block-diagonal metric and started from the last step's direction,
+until the residual is a tenth, or a hundredth, of the gradient. An inexact direction of a tenth is what such a method is
+used with; its goal is at most 25 gradients for every number of parameters.
+
+Peak memory is the growth of a fresh process during one step, by Linux's account of its largest resident set.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pennylane as qml
+from numpy.typing import NDArray
+
+import common
+import fubini
+from fubini.circuit import Circuit
+from fubini.native_metric import metric_factor
+
+Real = NDArray[np.float64]
+Step = Callable[[], Real]
+
+QUBITS = [10, 12]
+PARAMETERS = [100, 200, 500, 1000, 2000, 3000, 4000]
+GOAL = 25.0
+DAMPING = 1e-2
+LEARNING_RATE = 0.05
+TOLERANCES = {"matrix-free, 0.1": 0.1, "matrix-free, 0.01": 0.01}
+STATUS = Path("/proc/self/status")
+
+
+class Problem:
+    """A circuit, its angles after one step, and the direction of that step.
+
+    Args:
+        wires: How many.
+        layers: How many times RY, RZ and the ring.
+    """
+
+    def __init__(self, wires: int, layers: int) -> None:
+        operations = []
+        for _ in range(layers):
+            operations += [qml.RY(0.0, w) for w in range(wires)]
+            operations += [qml.RZ(0.0, w) for w in range(wires)]
+            operations += [qml.CNOT([w, (w + 1) % wires]) for w in range(wires)]
+        words = [qml.Z(w) @ qml.Z((w + 1) % wires) for w in range(wires)]
+        words += [qml.X(w) for w in range(wires)]
+        energy = qml.expval(qml.dot([-1.0] * len(words), words))
+        self.circuit = Circuit.from_tape(qml.tape.QuantumScript(operations, [energy]), range(wires))
+        self.angles: Real = np.random.default_rng(0).uniform(0, 2 * np.pi, self.circuit.num_angles)
+        self.iterations: dict[float, int] = {}
+        self.last: Real | None = None
+        self.last = self.matrix_free(1e-2)
+        self.angles = self.angles - LEARNING_RATE * self.last
+
+    def gradient(self) -> Real:
+        """One gradient of the energy."""
+        result: Real = self.circuit.vjp(self.angles, np.ones(1))
+        return result
+
+    def dense(self) -> Real:
+        """The direction, from the matrix."""
+        matrix = self.circuit.metric(self.angles)
+        result: Real = fubini.solve(matrix, self.gradient(), damping=DAMPING)
+        return result
+
+    def dual(self) -> Real:
+        """The direction, from a factor of the matrix."""
+        factor = metric_factor(self.circuit, self.angles[None], None)
+        result: Real = fubini.solve(factor, self.gradient(), damping=DAMPING, method="dual")
+        return result
+
+    def matrix_free(self, tolerance: float) -> Real:
+        """The direction, from products with the matrix."""
+        blocks = self.circuit.metric(self.angles, "block-diag")
+        index = np.array([indices for indices, _ in blocks])
+        damped = np.stack([block for _, block in blocks]) + DAMPING * np.eye(index.shape[1])
+        inverse = fubini.solve(damped, np.broadcast_to(np.eye(index.shape[1]), damped.shape).copy())
+
+        def precondition(residual: Real) -> Real:
+            direction = np.empty_like(residual)
+            direction[..., index] = np.einsum("kij,...kj->...ki", inverse, residual[..., index])
+            return direction
+
+        result: Real
+        result, info = fubini.solve(
+            lambda v: self.circuit.metric_vector_product(self.angles, v),
+            self.gradient(),
+            damping=DAMPING,
+            method=fubini.CG(tolerance, 2000, precondition, self.last),
+            return_info=True,
+        )
+        self.iterations[tolerance] = int(info.iterations)
+        return result
+
+    def steps(self) -> dict[str, Step]:
+        """What is timed, by name."""
+        steps: dict[str, Step] = {"dense": self.dense}
+        if 2 ** (len(self.circuit.wires) + 1) < len(self.angles):
+            steps["dual"] = self.dual
+        for name, tolerance in TOLERANCES.items():
+            steps[name] = lambda tolerance=tolerance: self.matrix_free(tolerance)  # type: ignore[misc]
+        return steps
+
+
+def peak_growth(step: Step) -> int | None:
+    """Bytes by which a forked process grows, at most, while it makes a step; None off Linux."""
+    if not STATUS.exists():
+        return None
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # the peak is now the present size
+            before = _status("VmRSS")
+            step()
+            os.write(writer, str(_status("VmHWM") - before).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as result:
+        text = result.read()
+    os.waitpid(child, 0)
+    return int(text) if text else None
+
+
+def _status(name: str) -> int:
+    for line in STATUS.read_text().splitlines():
+        if line.startswith(name + ":"):
+            return 1024 * int(line.split()[1])
+    raise RuntimeError(f"no {name} in {STATUS}")
+
+
+def case(problem: Problem, memory: dict[str, int | None], seconds: float) -> dict[str, Any]:
+    """Time one problem, after checking that all forms agree."""
+    steps = problem.steps()
+    exact = problem.dense()
+    gradient = problem.gradient()
+    residuals = {}
+    for name, step in steps.items():
+        if name == "dense":
+            continue
+        direction = step()
+        product = problem.circuit.metric_vector_product(problem.angles, direction)
+        residual = np.linalg.norm(product + DAMPING * direction - gradient)
+        residuals[name] = float(residual / np.linalg.norm(gradient))
+        if residuals[name] > 1.01 * TOLERANCES.get(name, 1e-8):
+            raise RuntimeError(f"{name}: residual {residuals[name]:.1e}")
+        if name == "dual" and np.abs(direction - exact).max() > 1e-8 * np.abs(exact).max():
+            raise RuntimeError("dual and dense directions differ")
+    calls: dict[str, Step] = {"gradient": problem.gradient, **steps}
+    timings = common.interleaved(calls, seconds=seconds, rounds=9)
+    base = timings["gradient"].minimum
+    return {
+        "qubits": len(problem.circuit.wires),
+        "parameters": len(problem.angles),
+        "gradient_s": base,
+        "steps": {
+            name: {
+                **timings[name].as_dict(),
+                "gradients": timings[name].minimum / base,
+                "peak_bytes": memory[name],
+                "iterations": problem.iterations.get(TOLERANCES.get(name, -1.0)),
+                "residual": residuals.get(name),
+            }
+            for name in steps
+        },
+    }
+
+
+def row(result: dict[str, Any]) -> list[str]:
+    """One line of the table."""
+    cells = [str(result["qubits"]), str(result["parameters"]), f"{1e3 * result['gradient_s']:.2f}"]
+    for name in ("dense", "dual", *TOLERANCES):
+        step = result["steps"].get(name)
+        if step is None:
+            cells.append("-")
+            continue
+        memory = "" if step["peak_bytes"] is None else f", {step['peak_bytes'] / 1e6:.0f} MB"
+        count = "" if step["iterations"] is None else f", {step['iterations']} it."
+        cells.append(f"{step['gradients']:.1f}{count}{memory}")
+    return cells
+
+
+def run(quick: bool) -> dict[str, Any]:
+    """Run the benchmark.
+
+    Args:
+        quick: Few parameters and samples.
+
+    Returns:
+        Everything measured.
+    """
+    sizes = PARAMETERS[:3] if quick else PARAMETERS
+    problems = [Problem(wires, round(size / (2 * wires))) for wires in QUBITS for size in sizes]
+    # Memory first: a process that has run larger steps keeps some of theirs.
+    memory = [
+        {name: peak_growth(step) for name, step in problem.steps().items()} for problem in problems
+    ]
+    results = []
+    for problem, peaks in zip(problems, memory, strict=True):
+        results.append(case(problem, peaks, 0.2 if quick else 0.5))
+    head = ["qubits", "parameters", "gradient ms", "dense", "dual", *TOLERANCES]
+    common.print_table("One natural-gradient step in gradients", head, [row(r) for r in results])
+    worst = max(r["steps"]["matrix-free, 0.1"]["gradients"] for r in results)
+    verdict = "met" if worst <= GOAL else "missed"
+    print(f"matrix-free to a tenth: at most {worst:.1f} gradients (goal {GOAL:.0f}: {verdict})")
+    draw(results)
+    return {"damping": DAMPING, "cases": results, "largest_ratio": worst, "goal": GOAL}
+
+
+def draw(results: list[dict[str, Any]]) -> None:
+    """Ratios and peak memory over the number of parameters."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5))
+    colors = dict(zip(("dense", "dual", *TOLERANCES), ("C0", "C1", "C2", "C3"), strict=True))
+    for qubits, line, mark in zip(QUBITS, ("-", "--"), ("o", "s"), strict=True):
+        for name, color in colors.items():
+            chosen = [r for r in results if r["qubits"] == qubits and name in r["steps"]]
+            for axis, key, unit in zip(axes, ("gradients", "peak_bytes"), (1.0, 1e6), strict=True):
+                points = [
+                    (r["parameters"], max(r["steps"][name][key], 1e4) / unit)
+                    if key == "peak_bytes"
+                    else (r["parameters"], r["steps"][name][key])
+                    for r in chosen
+                    if r["steps"][name][key] is not None
+                ]
+                if points:
+                    x, y = zip(*points, strict=True)
+                    label = f"{name}, {qubits} qubits" if key == "gradients" else None
+                    axis.plot(x, y, line, marker=mark, color=color, label=label)
+    axes[0].axhline(GOAL, color="grey", linewidth=1)
+    axes[0].annotate(
+        "goal for matrix-free: 25",
+        (1, GOAL),
+        (-4, 3),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        ha="right",
+    )
+    axes[0].set_title("Time of one natural-gradient step")
+    axes[0].set_ylabel("gradients")
+    axes[1].set_title("Peak memory of one step")
+    axes[1].set_ylabel("MB")
+    for axis in axes:
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_xlabel("parameters")
+        axis.grid(True, which="both", alpha=0.2)
+    axes[0].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(common.picture_path("scaling"), dpi=130)
+    plt.close(figure)

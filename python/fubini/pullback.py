@@ -1,0 +1,408 @@
+"""From angles to weights: the metric over a circuit's angles, pulled back through the function that computes them.
+
+Angles are a function of weights and inputs; with J_b its derivative by the weights at input b, the metric over the
+weights is J_b^T g_b J_b. Every face of the metric (QNodes, layers, the optimizer, products with vectors) is made here
+from a :class:`Pullback`, which holds the circuit, its angles at every input, and J.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pennylane as qml
+import torch
+
+from fubini import _core, native_metric
+from fubini._arrays import to_numpy
+from fubini.circuit import Circuit, Structure, _structure
+from fubini.gates import angle_values
+from fubini.jacobian import (
+    AngleBlock,
+    Complex,
+    Index,
+    Jacobian,
+    Real,
+    WeightBlock,
+    hermitian,
+    merged,
+)
+from fubini.layers import LayerRule
+from fubini.metric_derivative import tangent_states, without_state
+from fubini.tape import GateTape
+
+if TYPE_CHECKING:
+    from fubini.compiled import Affine
+
+Approx = Literal["block-diag", "diag"] | None
+Reduce = Literal["mean"] | None
+# Temporaries per input are made for so many bytes of inputs at a time.
+_CHUNK_BYTES = 1 << 26
+
+
+def check_fits(what: str, count: float, remedy: str) -> None:
+    """Raise a MemoryError unless so many doubles may be allocated.
+
+    Args:
+        what: What would be allocated.
+        count: Number of doubles.
+        remedy: What to do instead.
+
+    Raises:
+        MemoryError: With the size and the bound, before anything is allocated.
+    """
+    limit = _core.memory_limit()
+    if 8 * count > limit:
+        raise MemoryError(
+            f"{what} takes {8e-9 * count:.3g} GB, and the bound is {1e-9 * limit:.3g} GB "
+            f"(fubini.set_memory_limit); {remedy}"
+        )
+
+
+MATRIX_FREE = "use fubini.metric_operator(...), which multiplies by the metric without forming it"
+
+
+@dataclass(frozen=True, eq=False)
+class Pullback:
+    """A circuit at given weights and inputs, and how its angles move with the weights.
+
+    Attributes:
+        circuit: The compiled circuit.
+        angles: Of every input, (batch, A); one row for a circuit without a batch.
+        jacobian: Of the angles that are differentiated.
+        states: Initial states (batch or 1, N) for a circuit that takes them, else None.
+        batch: Number of inputs; None for a circuit without a batch.
+        trainable: Angles that depend on weights, which form the layers; those of ``jacobian`` are among them.
+    """
+
+    circuit: Circuit
+    angles: Real
+    jacobian: Jacobian
+    states: Complex | None = None
+    batch: int | None = None
+    trainable: frozenset[int] = frozenset()
+
+    @property
+    def size(self) -> int:
+        """Number of weights P."""
+        return int(self.jacobian.size)
+
+    def metric(
+        self, approx: Approx = None, layers: LayerRule = "wires", reduce: Reduce = None
+    ) -> Real:
+        """Return the metric over the weights.
+
+        Args:
+            approx: Which part of the metric over angles is pulled back.
+            layers: Which gates form a block.
+            reduce: ``"mean"`` averages over the inputs.
+
+        Returns:
+            (batch, P, P) for a circuit with a batch and no reduction, else (P, P).
+
+        Raises:
+            MemoryError: If the metric is larger than the bound.
+        """
+        native_metric.check_finite("angles", self.angles, self.batch is None)
+        mean = reduce == "mean"
+        shape = self._shape(mean)
+        rows = 1 if mean else len(self.angles)
+        parts = list(self._parts(mean))
+        # Besides the result, the largest piece's metric over the angles, and once more while it is scaled.
+        pieces = (
+            1
+            if mean and self.jacobian.inputs == 1
+            else max(last - first for first, last, _ in parts)
+        )
+        count = float(rows) * self.size**2 + 2.0 * pieces * len(self.jacobian.rows) ** 2
+        check_fits(f"a metric of shape {shape}", count, MATRIX_FREE)
+        total: Real | None = None
+        for first, last, part in parts:
+            at = slice(None) if mean else slice(first, last)
+            blocks = part._weight_blocks(approx, layers, mean)
+            if len(parts) == len(blocks) == 1 and len(blocks[0][0]) == self.size:
+                return blocks[0][1].reshape(shape)
+            if total is None:
+                total = np.zeros((rows, self.size, self.size))
+            for columns, matrices in blocks:
+                total[at, columns[:, None], columns] += (
+                    matrices * ((last - first) / len(self.angles)) if mean else matrices
+                )
+        assert total is not None
+        return total.reshape(shape)
+
+    def geometric_tensor(self, reduce: Reduce = None) -> Complex:
+        """Return the quantum geometric tensor <d_i psi|(1 - |psi><psi|)|d_j psi> over the weights.
+
+        Args:
+            reduce: ``"mean"`` averages over the inputs.
+
+        Returns:
+            (batch, P, P) or (P, P), Hermitian.
+
+        Raises:
+            MemoryError: If the tensor is larger than the bound.
+        """
+        native_metric.check_finite("angles", self.angles, self.batch is None)
+        mean = reduce == "mean"
+        shape = self._shape(mean)
+        count = 2.0 * float(np.prod(shape, dtype=float))
+        check_fits(
+            f"a geometric tensor of shape {shape}", count, "use reduce='mean' or fewer inputs"
+        )
+        total = np.zeros((1 if mean else len(self.angles), self.size, self.size), dtype=complex)
+        for row in range(len(self.angles)):
+            _, derivatives = self.derivative_states(row)
+            tensor = hermitian(derivatives.conj() @ derivatives.T)
+            columns, matrices = self.jacobian.of(row, row + 1).congruence(
+                (self.jacobian.rows.tolist(), tensor[None])
+            )
+            total[0 if mean else row, columns[:, None], columns] += (
+                matrices[0] / len(self.angles) if mean else matrices[0]
+            )
+        return total.reshape(shape)
+
+    def derivative_states(self, row: int) -> tuple[Complex, Complex]:
+        """Return psi (N,) of one input, and its derivatives by the angles of ``jacobian`` without their part along psi.
+
+        Args:
+            row: Which input.
+
+        Returns:
+            psi and (k, N), up to one constant unitary and the global phase.
+        """
+        angles, states = self._rows(row, row + 1)
+        rows = self.jacobian.rows
+        check_fits(
+            f"{len(rows)} derivative states of {self.circuit.num_wires} qubits",
+            4.0 * len(rows) * 2.0**self.circuit.num_wires,
+            MATRIX_FREE,
+        )
+        psi, tangents = tangent_states(self.circuit, angles, states, rows)
+        return psi, without_state(psi, tangents)
+
+    def weight_blocks(self, layers: LayerRule = "wires") -> list[tuple[Index, Real]]:
+        """Return the block-diagonal metric's mean over the inputs as blocks without a common weight.
+
+        Args:
+            layers: Which gates form a block.
+
+        Returns:
+            Pairs of weights (c,) and matrices (c, c); weights that no angle depends on are in none.
+        """
+        native_metric.check_finite("angles", self.angles, self.batch is None)
+        sums: list[WeightBlock] = []
+        for first, last, part in self._parts(True):
+            scale = (last - first) / len(self.angles)
+            found = part._weight_blocks("block-diag", layers, True)
+            sums = merged([*sums, *((c, scale * m) for c, m in found)])
+        return [(columns, matrices[0]) for columns, matrices in sums]
+
+    def product(self, vectors: Real) -> Real:
+        """Return the full metric's mean over the inputs times vectors, without forming it.
+
+        Args:
+            vectors: (c, P).
+
+        Returns:
+            (c, P).
+        """
+        batch = len(self.angles)
+        result = np.empty_like(vectors)
+        width = max(1, int(_CHUNK_BYTES / (16.0 * batch * (self.circuit.num_angles + 1))))
+        for first in range(0, len(vectors), width):
+            some = vectors[first : first + width]
+            tangents = np.zeros((batch, len(some), self.circuit.num_angles))
+            tangents[:, :, self.jacobian.rows] = self.jacobian.push(some)
+            repeat = len(some)
+            angles = self.angles if repeat == 1 else np.repeat(self.angles, repeat, axis=0)
+            states = self.states
+            if repeat > 1 and states is not None and len(states) > 1:
+                states = np.repeat(states, repeat, axis=0)
+            products = _core.metric_vector_product(
+                self.circuit.program, angles, tangents.reshape(batch * repeat, -1), states
+            ).reshape(batch, repeat, -1)
+            pulled = self.jacobian.pull(products[:, :, self.jacobian.rows])
+            result[first : first + width] = _core.mean_over_batch(np.ascontiguousarray(pulled))
+        return result
+
+    def diagonal(self) -> Real:
+        """Return the diagonal of the full metric's mean over the inputs, (P,), exactly."""
+        result = np.zeros(self.size)
+        if not self.jacobian.shared:
+            for first, last, part in self._parts(True):
+                scale = (last - first) / len(self.angles)
+                for columns, matrices in part._weight_blocks("diag", "wires", True):
+                    result[columns] += scale * np.diagonal(matrices[0])
+            return result
+        # Angles that share a weight are correlated: one product per weight has what is between them.
+        width = 64
+        for first in range(0, self.size, width):
+            unit = np.eye(self.size)[first : first + width]
+            result[first : first + width] = (self.product(unit) * unit).sum(axis=1)
+        return result
+
+    # -- parts ------------------------------------------------------------------------------------------------------
+
+    def _shape(self, mean: bool) -> tuple[int, ...]:
+        lead = () if mean or self.batch is None else (len(self.angles),)
+        return (*lead, self.size, self.size)
+
+    def _rows(self, first: int, last: int) -> tuple[Real, Complex | None]:
+        states = self.states
+        return self.angles[first:last], (
+            states if states is None or len(states) == 1 else states[first:last]
+        )
+
+    def _parts(self, mean: bool) -> Iterator[tuple[int, int, "Pullback"]]:
+        """The batch in pieces whose metrics over the angles are small enough to keep."""
+        batch = len(self.angles)
+        if mean and self.jacobian.inputs == 1:
+            yield 0, batch, self  # averaged before they are pulled back
+            return
+        per_input = 24.0 * max(1, len(self.jacobian.rows)) ** 2
+        width = max(1, min(batch, int(_CHUNK_BYTES / per_input)))
+        for first in range(0, batch, width):
+            last = min(first + width, batch)
+            angles, states = self._rows(first, last)
+            yield (
+                first,
+                last,
+                Pullback(
+                    self.circuit,
+                    angles,
+                    self.jacobian.of(first, last),
+                    states,
+                    self.batch,
+                    self.trainable,
+                ),
+            )
+
+    def _weight_blocks(self, approx: Approx, layers: LayerRule, mean: bool) -> list[WeightBlock]:
+        """Pulled-back blocks (rows, c, c), one row for the mean over these inputs."""
+        first = mean and self.jacobian.inputs == 1
+        blocks: list[AngleBlock] = []
+        for slots, values in self._angle_blocks(approx, layers, first):
+            blocks.append((slots, values[None] if first else values))
+        pulled = [self.jacobian.congruence(block) for block in blocks]
+        if mean and not first:
+            return [(c, _mean(m)) for c, m in pulled]
+        return pulled
+
+    def _angle_blocks(
+        self, approx: Approx, layers: LayerRule, mean: bool
+    ) -> list[tuple[Sequence[int], Real]]:
+        program, rows = self.circuit.program, self.jacobian.rows.tolist()
+        if approx is None:
+            return [(rows, _core.metric(program, self.angles, self.states, mean, rows))]
+        return list(
+            native_metric.metric_blocks(
+                self.circuit,
+                self.angles,
+                self.states,
+                "mean" if mean else None,
+                layers,
+                approx == "diag",
+                self.trainable,
+            )
+        )
+
+
+@lru_cache(maxsize=64)
+def _compiled(structure: Structure) -> Circuit:
+    return Circuit(structure)
+
+
+def assembled(
+    blocks: Iterable[AngleBlock], jacobian: Jacobian, batch: int | None, reduce: Reduce
+) -> npt.NDArray[Any]:
+    """Return the matrix over the weights of blocks over the angles that a device measured.
+
+    Args:
+        blocks: Covariances (1 or batch, m, m) or variances (1 or batch, m).
+        jacobian: Of the blocks' angles.
+        batch: Number of inputs, or None for a circuit without a batch.
+        reduce: ``"mean"`` averages over the inputs.
+
+    Returns:
+        (batch, P, P) for a circuit with a batch and no reduction, else (P, P).
+    """
+    mean = reduce == "mean"
+    early = mean and jacobian.inputs == 1  # the pull-back is linear: average first, contract once
+    pulled = []
+    for slots, values in blocks:
+        columns, matrices = jacobian.congruence((slots, _mean(values) if early else values))
+        pulled.append((columns, _mean(matrices) if mean else matrices))
+    size = jacobian.size
+    rows = max([1 if mean else jacobian.inputs, *(len(matrices) for _, matrices in pulled)])
+    dtype = complex if any(np.iscomplexobj(m) for _, m in pulled) else float
+    total: npt.NDArray[Any] = np.zeros((rows, size, size), dtype=dtype)
+    for columns, matrices in pulled:
+        total[:, columns[:, None], columns] += matrices
+    if not mean and batch is not None:
+        return np.broadcast_to(total, (batch, size, size)) if rows == 1 else total
+    return total.reshape(size, size)
+
+
+def _mean(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if np.iscomplexobj(values):
+        result: npt.NDArray[Any] = values.mean(axis=0, keepdims=True)
+        return result
+    mean: Real = _core.mean_over_batch(np.ascontiguousarray(values))
+    return mean.reshape(1, *mean.shape)
+
+
+def of_affine(form: "Affine", weights: Sequence[torch.Tensor], inputs: torch.Tensor) -> Pullback:
+    """Return the pullback of a compiled circuit.
+
+    Args:
+        form: The compiled circuit.
+        weights: In the order of compilation.
+        inputs: (features,) or (batch, features).
+    """
+    parts = [to_numpy(w).reshape(-1) for w in weights]
+    flat = np.concatenate(parts) if parts else np.zeros(0)
+    angles = form.angles(flat, to_numpy(inputs).reshape(-1, inputs.shape[-1]))
+    # Angles that only encode inputs have no row in the Jacobian, and must not cut layers.
+    jacobian = form.jacobian
+    batch = None if inputs.ndim == 1 else len(angles)
+    return Pullback(form.circuit, angles, jacobian, None, batch, frozenset(jacobian.rows.tolist()))
+
+
+def of_tape(tape: GateTape, argnum: Sequence[int] | None = None) -> Pullback:
+    """Return the pullback of a tape on the native engine.
+
+    Args:
+        tape: The circuit at given weights and inputs, with its Jacobian.
+        argnum: Gate parameters that are differentiated, see ``GateTape.parameter_numbers``; None for all.
+
+    Returns:
+        The pullback.
+
+    Raises:
+        UnsupportedCircuitError: Names the operation that the engine does not know.
+    """
+    operations = [gate.operation for gate in tape.gates]
+    structure = _structure(qml.tape.QuantumScript(operations), tape.wires)
+    columns: list[Any] = []
+    trainable: list[int] = []
+    for gate in tape.gates:
+        if gate.trainable:
+            trainable.append(len(columns))
+        columns += [to_numpy(value) for value in angle_values(gate.operation)]
+    rows = tape.batch or 1
+    angles = np.empty((rows, len(columns)))
+    for k, value in enumerate(columns):
+        angles[:, k] = value
+    circuit = _compiled(structure)
+    states = None
+    if circuit.takes_state:
+        prepared = operations[0].state_vector(wire_order=list(circuit.wires))
+        states = to_numpy(prepared, np.complex128).reshape(-1, 2**circuit.num_wires)
+    jacobian = Jacobian(trainable, tape.jacobian)
+    if argnum is not None:
+        numbers = zip(trainable, tape.parameter_numbers, strict=True)
+        jacobian = jacobian.restricted(slot for slot, number in numbers if number in argnum)
+    return Pullback(circuit, angles, jacobian, states, tape.batch, frozenset(trainable))

@@ -1,0 +1,162 @@
+"""Blocks whose entries are all there: diagonals and matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import torch
+
+from fubini.errors import NumericalError
+from fubini.solve import SolveStatus, solve, solve_blocks
+from fubini.torch.blocks.base import Block, BlockInfo, checked
+
+Tensor = torch.Tensor
+
+
+class DiagonalBlock(Block):
+    """A diagonal metric.
+
+    Args:
+        parameters: As for Block.
+        values: (n,).
+        label: As for Block.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], values: Tensor, label: str = "") -> None:
+        super().__init__(parameters, label)
+        self._values = checked("values", values, (self.size,))
+
+    def product(self, v: Tensor) -> Tensor:
+        """Return G v, see Block."""
+        return (self._values if v.ndim == 1 else self._values[:, None]) * v
+
+    def solve(self, rhs: Tensor, damping: Tensor) -> tuple[Tensor, BlockInfo]:
+        """Solve ``(G + D) x = rhs``, see Block."""
+        damped = self._values + damping
+        if not bool((damped > 0).all()):
+            raise self._singular(damping)
+        x = rhs / (damped if rhs.ndim == 1 else damped[:, None])
+        return x, BlockInfo(
+            self.label,
+            self.size,
+            "diagonal",
+            0,
+            lambda: float(damped.max() / damped.min()),
+            self._residual(x, rhs, damping),
+        )
+
+    def diagonal(self) -> Tensor:
+        """Return the diagonal, (n,)."""
+        return self._values
+
+    def scaled(self, factor: float) -> DiagonalBlock:
+        """Return the block times a number, see Block."""
+        return DiagonalBlock(self.parameters, self._values * factor, self.label)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the numbers by name, see Block."""
+        return {"values": self._values}
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> DiagonalBlock:
+        """Return a block with other numbers, see Block."""
+        return DiagonalBlock(self.parameters, tensors["values"], self.label)
+
+    def restrict(self, keep: Sequence[bool]) -> DiagonalBlock:
+        """Return the block of some of the parameters, see Block."""
+        parameters, index = self._kept(keep)
+        return DiagonalBlock(parameters, self._values[index], self.label)
+
+
+class DenseBlock(Block):
+    """A metric as a matrix. Parts that its zeros make independent are solved on their own, all of one size in one call.
+
+    Args:
+        parameters: As for Block.
+        matrix: (n, n), symmetric.
+        label: As for Block.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], matrix: Tensor, label: str = "") -> None:
+        super().__init__(parameters, label)
+        self._matrix = checked("matrix", matrix, (self.size, self.size))
+
+    def product(self, v: Tensor) -> Tensor:
+        """Return G v, see Block."""
+        return self._matrix @ v
+
+    def solve(self, rhs: Tensor, damping: Tensor) -> tuple[Tensor, BlockInfo]:
+        """Solve ``(G + D) x = rhs``, see Block."""
+        damped = self._matrix.clone()
+        damped.diagonal().add_(damping)
+        # A pseudo-inverse would hide that a block is singular, and a step along a negative eigenvalue goes uphill.
+        if self._parts is None:
+            [x], status = solve_blocks(
+                [damped], [rhs], damping=0.0, throw=False, return_status=True
+            )
+            if status[0]:
+                raise self._singular(damping, f" ({SolveStatus(status[0]).text})")
+        else:
+            x = torch.empty_like(rhs)
+            for index in self._parts:
+                parts = damped[index[:, :, None], index[:, None, :]]
+                try:
+                    x[index] = solve(parts, rhs[index], method="cholesky")
+                except NumericalError as error:
+                    raise self._singular(damping, f" ({error})") from error
+
+        def condition() -> float:
+            _, info = solve(damped, rhs, method="cholesky", return_info=True)
+            return float(info.condition)
+
+        info = BlockInfo(
+            self.label, self.size, "cholesky", 0, condition, self._residual(x, rhs, damping)
+        )
+        return x, info
+
+    def diagonal(self) -> Tensor:
+        """Return the diagonal, (n,)."""
+        return self._matrix.diagonal()
+
+    def dense(self) -> Tensor:
+        """Return G, (n, n)."""
+        return self._matrix
+
+    def scaled(self, factor: float) -> DenseBlock:
+        """Return the block times a number, see Block."""
+        return DenseBlock(self.parameters, self._matrix * factor, self.label)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the numbers by name, see Block."""
+        return {"matrix": self._matrix}
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> DenseBlock:
+        """Return a block with other numbers, see Block."""
+        return DenseBlock(self.parameters, tensors["matrix"], self.label)
+
+    def restrict(self, keep: Sequence[bool]) -> DenseBlock:
+        """Return the block of some of the parameters, see Block."""
+        parameters, index = self._kept(keep)
+        return DenseBlock(parameters, self._matrix[index][:, index], self.label)
+
+    @cached_property
+    def _parts(self) -> list[Tensor] | None:
+        """Indices (count, size) of the independent parts of each size; None where there is one part."""
+        coupled = self._matrix != 0
+        if bool(coupled[0].all()):
+            return None
+        coupled.fill_diagonal_(True)
+        label = torch.arange(self.size, device=self.device)
+        # The smallest index spreads along couplings; blocks are dense, so a few rounds suffice.
+        while True:
+            spread = torch.where(coupled, label, self.size).amin(dim=1)
+            if bool((spread == label).all()):
+                break
+            label = spread
+        groups: dict[int, list[Tensor]] = {}
+        for root in torch.unique(label):
+            members = (label == root).nonzero()[:, 0]
+            groups.setdefault(len(members), []).append(members)
+        if len(groups) == 1 and self.size in groups:
+            return None
+        return [torch.stack(members) for members in groups.values()]

@@ -1,0 +1,100 @@
+"""What the optimizer refuses, before anything has changed."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from fubini.errors import NumericalError
+
+Groups = Sequence[Mapping[str, Any]]
+
+
+def all_finite(values: torch.Tensor) -> bool:
+    """Return whether there is neither NaN nor infinity.
+
+    Args:
+        values: Of any shape.
+    """
+    # Nothing finite sums to NaN, and a sum that overflows is looked at again: one pass and one number in the usual case.
+    return math.isfinite(float(values.sum())) or bool(torch.isfinite(values).all())
+
+
+def check_number(name: str, value: Any, below: float = float("inf")) -> None:
+    """Raise a ValueError unless the value is one number in [0, below).
+
+    Args:
+        name: The argument's name.
+        value: A number or a tensor with one element.
+        below: Bound.
+
+    Raises:
+        TypeError: If the value is no number.
+        ValueError: If it is out of range, or a tensor of several.
+    """
+    if isinstance(value, torch.Tensor) and value.numel() != 1:
+        raise ValueError(f"{name}: expected one number, got a tensor of shape {tuple(value.shape)}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected a number, got {value!r}") from None
+    if not 0.0 <= number < below:
+        wanted = "a finite number >= 0" if below == float("inf") else f"a number in [0, {below:g})"
+        raise ValueError(f"{name}: expected {wanted}, got {value}")
+
+
+def check_parameters(parameters: Iterable[Any], names: Mapping[Any, str]) -> None:
+    """Refuse complex parameters, and parameters of several dtypes.
+
+    Args:
+        parameters: All of them; what is no tensor is left to torch to refuse.
+        names: Their names, as far as there are any.
+
+    Raises:
+        TypeError: Names the parameters.
+    """
+    first: tuple[str, torch.dtype] | None = None
+    for k, p in enumerate(parameters):
+        if not isinstance(p, torch.Tensor):
+            continue
+        name = names.get(p, f"parameter {k}")
+        if p.is_complex():
+            raise TypeError(
+                f"{name}: expected a real parameter, got {p.dtype}; use torch.view_as_real"
+            )
+        if first is None:
+            first = name, p.dtype
+        elif p.dtype != first[1]:
+            raise TypeError(
+                f"params: expected one dtype, got {first[1]} ({first[0]}) and {p.dtype} ({name}); convert the model "
+                "with .double() or .float(), or use one optimizer for each"
+            )
+
+
+def check_gradients(groups: Groups, names: Mapping[Any, str]) -> None:
+    """Check the groups' numbers and the gradients.
+
+    Args:
+        groups: Parameter groups.
+        names: Names of the parameters, as far as there are any.
+
+    Raises:
+        NumericalError: If a gradient is not finite.
+        TypeError: If a gradient is sparse.
+        ValueError: If a number is out of its range.
+    """
+    for group in groups:
+        for key in ("lr", "lam", "weight_decay"):
+            check_number(key, group[key])
+        check_number("momentum", group["momentum"], 1.0)
+        for k, p in enumerate(group["params"]):
+            if p.grad is None:
+                continue
+            name = names.get(p, f"parameter {k}")
+            if p.grad.layout is not torch.strided:
+                raise TypeError(
+                    f"{name}: expected a dense gradient, got a sparse one; use sparse=False"
+                )
+            if not all_finite(p.grad):
+                raise NumericalError(f"{name}: expected a finite gradient, got NaN or infinity")

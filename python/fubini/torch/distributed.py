@@ -1,0 +1,172 @@
+"""Averages over the processes of ``torch.distributed``, as DistributedDataParallel averages gradients."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from fubini.torch.blocks import Block, FactorBlock, OperatorBlock
+
+Tensor = torch.Tensor
+T = TypeVar("T")
+
+
+def active() -> bool:
+    """Return whether several processes take every step together."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def rank() -> int:
+    """Return the number of this process, 0 where there is only one."""
+    return dist.get_rank() if active() else 0
+
+
+def unwrapped(model: torch.nn.Module | None) -> torch.nn.Module | None:
+    """Return the module inside DistributedDataParallel, or the model itself.
+
+    Args:
+        model: A model or None.
+    """
+    if isinstance(model, torch.nn.parallel.DistributedDataParallel):
+        inner: torch.nn.Module = model.module
+        return inner
+    return model
+
+
+def together(function: Callable[[], T], device: torch.device) -> T:
+    """Call a function in every process; if it fails in one, raise in all, so that none waits for the others forever.
+
+    Args:
+        function: Must not communicate.
+        device: Where the process group computes.
+
+    Returns:
+        Its result.
+
+    Raises:
+        Exception: What it raised here.
+        RuntimeError: If it raised in another process only.
+    """
+    if not active():
+        return function()
+    error: Exception | None = None
+    result: T
+    try:
+        result = function()
+    except Exception as caught:  # noqa: BLE001 - raised again below, once all processes know
+        error = caught
+    flag = torch.tensor([0.0 if error is None else 1.0], dtype=torch.float64, device=device)
+    failed = _all_reduced(flag)
+    if error is not None:
+        raise error
+    if failed.item() > 0:
+        raise RuntimeError(
+            f"step: failed in {int(failed.item())} other of {dist.get_world_size()} processes; see their messages"
+        )
+    return result
+
+
+def number_mean(value: float, weight: float, device: torch.device) -> float:
+    """Return the weighted mean of a number over the processes.
+
+    Args:
+        value: Of this process.
+        weight: Of this process.
+        device: Where the process group computes.
+    """
+    if not active():
+        return value
+    total = _all_reduced(
+        torch.tensor([value * weight, weight], dtype=torch.float64, device=device)
+    ).tolist()
+    return float(total[0] / total[1]) if total[1] else math.nan
+
+
+def any_gradient(parameters: Sequence[Tensor]) -> list[bool]:
+    """Return for each parameter whether it has a gradient in any process.
+
+    Args:
+        parameters: In the same order in every process.
+    """
+    mine = [p.grad is not None for p in parameters]
+    if not active() or not parameters:
+        return mine
+    flags = torch.tensor(mine, dtype=torch.float64, device=parameters[0].device)
+    return [value > 0 for value in _all_reduced(flags).tolist()]
+
+
+def mean_tensors(tensors: Sequence[Tensor], weights: Sequence[float]) -> list[Tensor]:
+    """Return weighted means over the processes, in one communication.
+
+    Args:
+        tensors: float64, on one device; the same shapes in every process.
+        weights: One for each tensor; at least one process has a positive one.
+    """
+    if not active() or not tensors:
+        return list(tensors)
+    device = tensors[0].device
+    share = torch.tensor(list(weights), dtype=torch.float64, device=device)
+    flat = torch.cat([share, *(w * t.reshape(-1) for t, w in zip(tensors, weights, strict=True))])
+    total = _all_reduced(flat)
+    means, start = [], len(tensors)
+    for k, t in enumerate(tensors):
+        means.append((total[start : start + t.numel()] / total[k]).reshape(t.shape))
+        start += t.numel()
+    return means
+
+
+def mean_blocks(blocks: Sequence[Block], counts: Sequence[float]) -> list[Block]:
+    """Return the blocks of the mean metric over all processes.
+
+    Args:
+        blocks: The same kinds and parameters in every process.
+        counts: How many inputs stand behind each block here: its weight.
+    """
+    if not active():
+        return list(blocks)
+    linear = [k for k, block in enumerate(blocks) if block.linear]
+    named = [(k, name, t) for k in linear for name, t in blocks[k].tensors().items()]
+    means = mean_tensors([t for _, _, t in named], [counts[k] for k, _, _ in named])
+    result = list(blocks)
+    for k in linear:
+        found = {name: mean for (i, name, _), mean in zip(named, means, strict=True) if i == k}
+        result[k] = blocks[k].with_tensors(found)
+    for k, block in enumerate(blocks):
+        if isinstance(block, FactorBlock):
+            result[k] = _stacked(block, counts[k])
+        elif isinstance(block, OperatorBlock):
+            result[k] = _summed(block, counts[k])
+    return result
+
+
+def _stacked(block: FactorBlock, count: float) -> Block:
+    """The rows of all processes below each other; they may differ in number."""
+    (factor,) = block.tensors().values()
+    size, own = dist.get_world_size(), dist.get_rank()
+    table = torch.zeros(size, 2, dtype=torch.float64, device=factor.device)
+    table[own, 0], table[own, 1] = len(factor), count
+    table = _all_reduced(table)
+    rows, total = table[:, 0].to(torch.int64).tolist(), float(table[:, 1].sum())
+    stacked = factor.new_zeros(sum(rows), factor.shape[1])
+    start = sum(rows[:own])
+    stacked[start : start + rows[own]] = math.sqrt(count / total) * factor
+    return block.with_tensors({"factor": _all_reduced(stacked)})
+
+
+def _summed(block: OperatorBlock, count: float) -> Block:
+    """Every product is summed over the processes, which all run the same conjugate gradients."""
+    share = torch.tensor([count], dtype=torch.float64, device=block.device)
+    weight = count / float(_all_reduced(share.clone()))
+    known = block._find_diagonal is not None
+    return block._like(
+        block.parameters,
+        lambda v: _all_reduced(weight * block.product(v)),
+        (lambda: _all_reduced(weight * block.diagonal())) if known else None,
+    )
+
+
+def _all_reduced(tensor: Tensor) -> Tensor:
+    dist.all_reduce(tensor)
+    return tensor

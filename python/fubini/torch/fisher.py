@@ -1,0 +1,358 @@
+"""The Fisher information of a hybrid model, as metric blocks of its parameters.
+
+The Fisher information of the model's output distribution is the generalised Gauss-Newton matrix of the loss,
+``sum_n J_n^T H_n J_n`` with the Jacobian J_n of datum n's outputs and the Hessian H_n of its loss terms; see
+:mod:`fubini.torch.likelihoods` for the conventions. ``H_n = S_n S_n^T`` in closed form, and each column of S is carried
+back through the model for all data at once, so that a layer's block costs as many backward passes as there are outputs.
+
+* Quantum layers: exact, through the Jacobian of the circuit's results.
+* Linear, Conv1d, Conv2d, Embedding: exact up to 128 parameters, above that K-FAC, ``E[g g^T] kron E[a a^T]``, over all
+  positions and uses (Martens and Grosse 2015, arXiv:1503.05671; for convolutions Grosse and Martens 2016,
+  arXiv:1602.01407; for shared weights the "expand" form of Eschenhagen et al. 2023, arXiv:2311.00636).
+* LayerNorm: exact up to 128 parameters, above that the exact diagonal. BatchNorm: the exact diagonal.
+
+A datum is an entry of the first dimension of the model's output. Where the model mixes data (this is tested once for every
+model and shape), the whole batch is treated as one datum: right, at the cost of as many backward passes as there are
+outputs in the batch. In the blocks of layers the statistics of batch norm in training mode count as constants, as is
+usual for K-FAC; in the joint matrix they do not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from fubini.errors import NumericalError
+from fubini.layers import LayerRule
+from fubini.metric import Approx
+from fubini.torch.blocks import Block, DiagonalBlock
+from fubini.torch.fisher_calls import Call, KroneckerCall, LeafCall
+from fubini.torch.fisher_columns import Request, accumulate, check_request, curvature
+from fubini.torch.fisher_operator import fisher_operator
+from fubini.torch.fisher_pass import Layout, Pass, run, survey, without_autocast
+from fubini.torch.fisher_quantum import QuantumCall
+from fubini.torch.fisher_rules import BatchNormCall, NormCall, rule_for
+from fubini.torch.fisher_units import (
+    DiagonalUnit,
+    ExactUnit,
+    FactorUnit,
+    KroneckerUnit,
+    ScaledUnit,
+    Unit,
+)
+from fubini.torch.likelihoods import as_likelihood
+
+Tensor = torch.Tensor
+
+#: Layers with at most so many parameters have exact blocks.
+EXACT_LIMIT = 128
+#: Joint matrices are made up to this many parameters.
+DENSE_LIMIT = 4096
+#: Entries up to which the factor X of a joint matrix X^T X is kept.
+FACTOR_LIMIT = 1 << 26
+
+
+def fisher_blocks(
+    model: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    parameters: Sequence[Tensor],
+    likelihood: Any,
+    approx: Approx,
+    fisher: Literal["true", "empirical"] = "true",
+    targets: Any = None,
+    quantum: Literal["gauss-newton", "fubini-study"] = "gauss-newton",
+    layers: LayerRule = "wires",
+    samples: int | None = None,
+    fallback: Literal["diagonal", "identity"] | None = None,
+) -> list[Block]:
+    """Return the Fisher information of a model's parameters at these inputs, by a forward pass of its own.
+
+    The model is left as it was: parameters, ``.grad``, buffers (also batch norm's statistics), training flags, hooks and
+    the state of the random generators do not change. Layers act as in their present mode; dropout draws its masks from a
+    copy of the generator's present state, so a caller that sets the generator to its state before the user's forward pass
+    gets the same masks. With ``samples`` the labels are drawn from torch's global generator, which moves on.
+
+    Args:
+        model: The model; it returns one tensor, data first. A ``DistributedDataParallel`` or compiled model stands for the
+            module in it, and the blocks are those of this process's data.
+        args: Positional arguments of the model.
+        kwargs: Keyword arguments of the model.
+        parameters: Parameters of the model, of one real dtype, each once.
+        likelihood: ``"categorical"``, ``"bernoulli"``, ``"gaussian"``, or an object of
+            :mod:`fubini.torch.likelihoods` for another reduction or scale.
+        approx: ``"block-diag"``: a block for each layer (layers that share parameters have one together); ``"diag"``: the
+            exact diagonal; None: the joint matrix over all parameters, as a matrix, as a factor where there are fewer
+            outputs in the batch than parameters, or as its products with vectors where it is large.
+        fisher: ``"true"``, the expectation over the model's own labels; ``"empirical"``, the labels of the data.
+        targets: For the empirical Fisher: the loss's targets, or an ``OutputGradient``.
+        quantum: ``"gauss-newton"``: quantum layers have the same metric as all others. ``"fubini-study"``: the
+            Fubini-Study metric g, with the part of it that approx names, scaled input by input to the loss:
+            ``G <= sum_x s(x) 4 g(x)``. It does not vanish where the measured results are stationary.
+        layers: Which gates form a block of g, see :mod:`fubini.layers`.
+        samples: Draw so many labels for each term, in place of the closed form.
+        fallback: For parameters without a rule: None raises an error; ``"diagonal"`` takes the exact diagonal, which
+            costs as many backward passes as there are outputs in the batch; ``"identity"`` the identity matrix.
+
+    Returns:
+        Blocks that have every parameter once; a parameter without influence on the output has zeros.
+
+    Raises:
+        TypeError: If the model does not return a tensor; for parameters that are complex, sparse or of two dtypes; for a
+            parameter or layer without a rule.
+        NumericalError: If an output of the model is not finite.
+        UnsupportedCircuitError: If a quantum layer has no such metric.
+        ValueError: If an argument is out of its range.
+    """
+    request = Request(
+        as_likelihood(likelihood), fisher, targets, samples, quantum, layers, approx, fallback
+    )
+    check_request(request)
+    layout = survey(_unwrapped(model))
+    _check_parameters(parameters, layout.names)
+    if not parameters:
+        return []
+    with without_autocast(), torch.no_grad():
+        return _blocks(layout, args, kwargs, parameters, request)
+
+
+def _blocks(
+    layout: Layout,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    parameters: Sequence[Tensor],
+    request: Request,
+) -> list[Block]:
+    names, approx, fallback = layout.names, request.approx, request.fallback
+    trace = run(layout, args, kwargs, wanted=parameters, fixed_statistics=approx is not None)
+    f = trace.output.detach()
+    # A sum that is finite is cheaper, and one that is not may just be large.
+    if not math.isfinite(float(f.sum())) and not bool(torch.isfinite(f).all()):
+        raise NumericalError("model: expected finite outputs, got NaN or infinity")
+    data = request.likelihood.counts(f)[0]
+    if not trace.independent(layout.model, data):
+        data = 1
+    groups = _groups(layout, parameters, trace)
+    ruled = {id(p) for group in groups for p in group.parameters}
+    strangers = [p for p in parameters if id(p) not in ruled]
+    if strangers and approx is not None and fallback is None:
+        raise TypeError(_no_rule(layout, strangers[0]))
+    if approx is None:
+        return _joint(layout, args, kwargs, trace, parameters, groups, data, request)
+    units = [_unit(group, trace, request) for group in groups]
+    accumulate(trace, units, data, request)
+    blocks = [unit.block() for unit in units]
+    if strangers and fallback == "identity":
+        for p in strangers:
+            ones = torch.ones(p.numel(), dtype=torch.float64, device=p.device)
+            blocks.append(DiagonalBlock([p], ones, names[id(p)]))
+    elif strangers:
+        # A parameter that is used outside of its layer has calls of the layer as well.
+        calls = [*enumerate(trace.calls), *_leaf_calls(trace, strangers)]
+        others = [DiagonalUnit([p], names[id(p)], calls) for p in strangers]
+        accumulate(trace, others, 1, request, strangers)
+        blocks += [unit.block() for unit in others]
+    return blocks
+
+
+# -- what belongs together ------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class _Group:
+    """Layers that share parameters, directly or through others; usually one layer."""
+
+    modules: list[torch.nn.Module]
+    kinds: list[type[Call]]
+    parameters: list[Tensor]
+
+
+def _groups(layout: Layout, parameters: Sequence[Tensor], trace: Pass) -> list[_Group]:
+    """The layers with rules, and their parameters that are wanted and used in no other way."""
+    wanted = {id(p) for p in parameters}.difference(id(p) for p in trace.outside)
+    groups: list[_Group] = []
+    home: dict[int, _Group] = {}
+    for name, module, kind in layout.layers:
+        mine = [p for p in kind.parameters_of(module).values() if id(p) in wanted]
+        if not mine:
+            continue
+        kind.refuse(module, name or type(module).__name__)
+        group, place = _Group([module], [kind], mine), len(groups)
+        for other in {id(home[id(p)]): home[id(p)] for p in mine if id(p) in home}.values():
+            place = min(place, groups.index(other))
+            groups.remove(other)
+            known = {id(p) for p in other.parameters}
+            more = [p for p in group.parameters if id(p) not in known]
+            group = _Group(
+                other.modules + group.modules, other.kinds + group.kinds, other.parameters + more
+            )
+        groups.insert(place, group)
+        home.update((id(p), group) for p in group.parameters)
+    return groups
+
+
+def _unit(group: _Group, trace: Pass, request: Request) -> Unit:
+    """How the block of layers that share parameters is computed."""
+    modules, parameters = group.modules, group.parameters
+    calls = [(i, c) for i, c in enumerate(trace.calls) if any(c.module is m for m in modules)]
+    kinds = set(group.kinds)
+    label = ", ".join(dict.fromkeys(call.name for _, call in calls)) or _title(modules[0])
+    size = sum(p.numel() for p in parameters)
+    if QuantumCall in kinds:
+        if request.quantum == "gauss-newton":
+            kind = DiagonalUnit if request.approx == "diag" else ExactUnit
+            return kind(parameters, label, calls)
+        if kinds != {QuantumCall}:
+            raise TypeError(
+                f"{label}: expected weights of quantum layers that classical layers do not share, for "
+                "quantum='fubini-study'; use quantum='gauss-newton' (metric='fisher')"
+            )
+        return ScaledUnit(parameters, label, calls, request.approx, request.layers)
+    if request.approx == "diag" or BatchNormCall in kinds:
+        return DiagonalUnit(parameters, label, calls)
+    if size <= EXACT_LIMIT:
+        return ExactUnit(parameters, label, calls)
+    first = group.kinds[0]
+    if len(kinds) == 1 and issubclass(first, KroneckerCall):
+        wanted = {id(p) for p in parameters}
+        shared = {
+            tuple((n, id(p)) for n, p in first.parameters_of(m).items() if id(p) in wanted)
+            for m in modules
+        }
+        if len(shared) == 1:
+            return KroneckerUnit(parameters, label, calls, modules[0], first)
+    elif kinds == {NormCall}:
+        return DiagonalUnit(parameters, label, calls)
+    if request.fallback == "diagonal":
+        return DiagonalUnit(parameters, label, calls)
+    raise TypeError(
+        f"{label}: {size} parameters that layers of different kinds share have no rule for their Fisher block; use "
+        "approx=None, approx='diag' or fallback='diagonal'"
+    )
+
+
+def _title(module: torch.nn.Module) -> str:
+    return type(module).__name__
+
+
+def _no_rule(layout: Layout, parameter: Tensor) -> str:
+    """What to say about a parameter without a rule."""
+    name = layout.names[id(parameter)]
+    remedy = "use approx=None, fallback='diagonal' or fallback='identity', or give it to another optimizer"
+    for module in layout.model.modules():
+        known = rule_for(module) is not None
+        if not known and any(p is parameter for p in module._parameters.values()):
+            return (
+                f"{name}: expected a parameter of a layer with a rule for its Fisher block, got one of {_title(module)}; "
+                f"{remedy}"
+            )
+    return (
+        f"{name}: expected a parameter that only its layer uses, got one that the model also uses outside of the layer's "
+        f"forward; {remedy}"
+    )
+
+
+# -- the passes -----------------------------------------------------------------------------------------------------
+
+
+def _leaf_calls(trace: Pass, leaves: Sequence[Tensor]) -> list[tuple[int, Call]]:
+    """Parameters without a rule, numbered as ``Pass.backward`` has their gradients."""
+    return [(len(trace.calls) + i, LeafCall(p, "", p)) for i, p in enumerate(leaves)]
+
+
+# -- the joint matrix -----------------------------------------------------------------------------------------------
+
+
+def _joint(
+    layout: Layout,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    trace: Pass,
+    parameters: Sequence[Tensor],
+    groups: Sequence[_Group],
+    data: int,
+    request: Request,
+) -> list[Block]:
+    """One block over all parameters, in the order given; with Fubini-Study metrics, quantum layers have their own."""
+    scaled: list[Unit] = []
+    if request.quantum == "fubini-study":
+        scaled = [_unit(group, trace, request) for group in groups if QuantumCall in group.kinds]
+    apart = {id(p) for unit in scaled for p in unit.parameters}
+    joint = [p for p in parameters if id(p) not in apart]
+    size = sum(p.numel() for p in joint)
+    count, terms, outputs = request.likelihood.counts(trace.output.detach())
+    rows = count * (
+        terms
+        if request.fisher == "empirical"
+        else request.samples
+        if request.samples is not None
+        else terms * outputs
+    )
+    ruled = {id(p) for group in groups for p in group.parameters}
+    strangers = [p for p in joint if id(p) not in ruled]
+    calls = [*enumerate(trace.calls), *_leaf_calls(trace, strangers)]
+    units = list(scaled)
+    if rows < size and rows <= DENSE_LIMIT and rows * size <= FACTOR_LIMIT:
+        units.append(FactorUnit(joint, "model", calls))
+    elif 0 < size <= DENSE_LIMIT:
+        units.append(ExactUnit(joint, "model", calls))
+    elif joint:
+        # Conjugate gradients gain by the diagonal, which is cheap where data are independent.
+        diagonal = DiagonalUnit(joint, "model", calls)
+        known = data == count and not strangers
+        accumulate(trace, [*scaled, *([diagonal] if known else [])], data, request)
+        operator = fisher_operator(
+            layout,
+            args,
+            kwargs,
+            joint,
+            curvature(request),
+            diagonal.block().diagonal() if known else None,
+        )
+        return [*(unit.block() for unit in scaled), operator]
+    accumulate(trace, units, 1 if strangers else data, request, strangers)
+    return [unit.block() for unit in units]
+
+
+# -- checks -----------------------------------------------------------------------------------------------------------
+
+
+def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    while True:
+        if isinstance(model, torch.nn.parallel.DistributedDataParallel | torch.nn.DataParallel):
+            model = model.module
+        elif hasattr(model, "_orig_mod"):  # torch.compile
+            inner: Any = model._orig_mod
+            model = inner
+        else:
+            return model
+
+
+def _check_parameters(parameters: Sequence[Tensor], names: Mapping[int, str]) -> None:
+    seen: set[int] = set()
+    for k, p in enumerate(parameters):
+        if id(p) not in names:
+            raise ValueError(
+                f"parameters: expected parameters of the model, got one of shape {tuple(p.shape)} at {k} that it does "
+                "not have"
+            )
+        name = names[id(p)]
+        if id(p) in seen:
+            raise ValueError(f"parameters: expected every parameter once, got {name} twice")
+        seen.add(id(p))
+        if p.is_complex():
+            raise TypeError(
+                f"{name}: expected a real parameter, got {p.dtype}; use torch.view_as_real"
+            )
+        if p.layout is not torch.strided:
+            raise TypeError(f"{name}: expected a dense parameter, got the layout {p.layout}")
+        if p.dtype != parameters[0].dtype:
+            raise TypeError(
+                f"{name}: expected {parameters[0].dtype} as {names[id(parameters[0])]} has, got {p.dtype}; a metric of "
+                "parameters of two dtypes has no unit of rounding: convert the model, e.g. model.double()"
+            )

@@ -1,0 +1,255 @@
+"""The results of a quantum layer and their Jacobian, input by input."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fubini import _core
+from fubini._arrays import to_numpy
+from fubini.circuit import Circuit, _measured_wires, decomposed
+from fubini.compiled import Affine
+from fubini.errors import UnsupportedCircuitError
+from fubini.tape import user_tape
+from fubini.torch.function import expval
+from fubini.torch.layer import QuantumLayer
+
+Tensor = torch.Tensor
+Real = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Linearised:
+    """A quantum layer at L inputs.
+
+    Attributes:
+        values: Results side by side, (L, M).
+        by_angles: d values / d angles, (L, M, A).
+        weight_map: d angles / d weights, the weights flattened and concatenated: (A, P), or (L, A, P) where it depends on
+            the input; None where the angles are the weights.
+        by_inputs: d values / d inputs, (L, M, d); None where not asked for.
+        parts: How the layer returns the results: 0 for one number without an axis of its own, 1 for a vector, more for
+            a tuple of so many vectors, which are stacked.
+    """
+
+    values: Real
+    by_angles: Real
+    weight_map: Real | None
+    by_inputs: Real | None
+    parts: int
+
+    @cached_property
+    def by_weights(self) -> Real:
+        """D values / d weights, (L, M, P)."""
+        if self.weight_map is None:
+            return self.by_angles
+        if self.weight_map.ndim == 3:
+            return self.by_angles @ self.weight_map
+        # One product of two matrices, and not one for each input.
+        flat = self.by_angles.reshape(-1, len(self.weight_map))
+        return (flat @ self.weight_map).reshape(*self.by_angles.shape[:2], -1)
+
+
+def linearise(layer: Any, inputs: Tensor, want_inputs: bool) -> Linearised:
+    """Return a quantum layer's results and their Jacobian, input by input.
+
+    Compiled circuits take one call of the native engine. Where the quantum function runs in every call, it runs once
+    for the angles and their derivatives. Circuits on devices are differentiated result by result and input by input.
+
+    Args:
+        layer: A QuantumLayer or TorchLayer.
+        inputs: (L, d).
+        want_inputs: Whether the derivatives by the inputs are wanted.
+
+    Returns:
+        The results and derivatives, float64.
+    """
+    native = as_native(layer)
+    if native is None:
+        return _on_device(layer, inputs, want_inputs)
+    found = native._form(inputs)
+    form = found.how
+    if not isinstance(form, Affine):
+        return _traced(native, inputs, want_inputs, found.kind)
+    angles = form.angles(flat_weights(native), to_numpy(inputs))
+    program = form.circuit.program
+    values = _core.expval(program, angles, None)
+    by_angles = _core.jacobian(program, angles, None)
+    by_inputs = None
+    if want_inputs:
+        by_inputs = by_angles.reshape(-1, len(form.inputs)) @ form.inputs
+        by_inputs = by_inputs.reshape(*values.shape, -1)
+    parts = _parts(found.kind, form.circuit)
+    return Linearised(values, by_angles, form.weights, by_inputs, parts)
+
+
+def as_native(layer: Any) -> QuantumLayer | None:
+    """Return the layer that evaluates this one on the native engine, or None where it runs on its device.
+
+    Args:
+        layer: A QuantumLayer or TorchLayer.
+    """
+    if not isinstance(layer, QuantumLayer):
+        layer = _converted(layer)
+    return layer if layer is not None and layer.engine == "native" else None
+
+
+# TorchLayers as QuantumLayers with the same weights: compiled once.
+_CONVERTED: weakref.WeakKeyDictionary[Any, QuantumLayer] = weakref.WeakKeyDictionary()
+
+
+def _converted(layer: Any) -> QuantumLayer | None:
+    known = _CONVERTED.get(layer)
+    weights = layer.qnode_weights
+    if (
+        known is not None
+        and known.qnode is layer.qnode
+        and all(known.qnode_weights[name] is weight for name, weight in weights.items())
+    ):
+        return known
+    try:
+        known = QuantumLayer.from_torch_layer(layer)
+    except (TypeError, ValueError):  # what TorchLayer takes and QuantumLayer refuses
+        return None
+    _CONVERTED[layer] = known
+    return known
+
+
+def flat_weights(layer: QuantumLayer) -> Real:
+    """Return the weights of a layer in one vector, (P,).
+
+    Args:
+        layer: The layer.
+    """
+    parts = [to_numpy(w).reshape(-1) for w in layer.qnode_weights.values()]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.zeros(0)
+
+
+def trace(
+    layer: QuantumLayer, inputs: Tensor, weights: dict[str, Tensor]
+) -> tuple[Circuit, Tensor, Tensor | None]:
+    """Run a layer's quantum function.
+
+    Args:
+        layer: The layer.
+        inputs: (L, d).
+        weights: Weights by name, in place of the layer's own.
+
+    Returns:
+        The circuit, its angles (L, A) and initial states (L, N) or None, with their graphs.
+    """
+    constant = {name: w.detach().to(inputs) for name, w in layer.qnode_weights.items()}
+    tape = decomposed(user_tape(layer.qnode, (), {layer.input_arg: inputs, **constant, **weights}))
+    circuit = Circuit.from_tape(tape, _measured_wires(layer.qnode, tape))
+    angles = torch.as_tensor(circuit.angles_of(tape), dtype=torch.float64, device="cpu")
+    if angles.ndim == 1:
+        angles = angles.expand(len(inputs), -1)
+    state = circuit.state_of(tape)
+    if state is not None:
+        state = torch.as_tensor(state, dtype=torch.complex128, device="cpu")
+        state = state.expand(len(inputs), -1)
+    return circuit, angles, state
+
+
+def _parts(kind: str, circuit: Circuit) -> int:
+    shapes = circuit.output_shapes
+    if kind == "tuple":
+        return len(shapes)
+    return 0 if kind == "single" and not shapes[0] else 1
+
+
+def _traced(layer: QuantumLayer, inputs: Tensor, want_inputs: bool, kind: str) -> Linearised:
+    with torch.enable_grad():
+        x = inputs.detach().clone().requires_grad_(want_inputs)
+        weights = {
+            name: w.detach().to(inputs).clone().requires_grad_()
+            for name, w in layer.qnode_weights.items()
+        }
+        circuit, angles, state = trace(layer, x, weights)
+        leaves = list(weights.values())
+        if state is not None and state.requires_grad:
+            found = torch.autograd.grad(
+                state.abs().sum(), leaves, retain_graph=True, allow_unused=True
+            )
+            if any(one is not None for one in found):
+                raise UnsupportedCircuitError(
+                    "weights: the initial state of a quantum layer depends on them, which has no Fisher block; "
+                    "prepare it by gates"
+                )
+        values = expval(circuit, angles, state)
+        rows, size = angles.shape
+        by_angles = _core.jacobian(
+            circuit.program,
+            to_numpy(angles),
+            None if state is None else to_numpy(state, np.complex128),
+        )
+        columns = [np.zeros((rows, size, w.numel())) for w in leaves]
+        if angles.requires_grad:
+            # Angle a of input b has its own row: it may depend on weights and inputs together.
+            seeds = torch.eye(rows * size, dtype=torch.float64).reshape(-1, rows, size)
+            parts = torch.autograd.grad(
+                angles, leaves, seeds, is_grads_batched=True, retain_graph=True, allow_unused=True
+            )
+            columns = [
+                zero if part is None else to_numpy(part).reshape(rows, size, -1)
+                for zero, part in zip(columns, parts, strict=True)
+            ]
+        by_inputs = None
+        if want_inputs:
+            by_inputs = _input_jacobian(values, x)
+    weight_map = np.concatenate(columns, axis=2)
+    return Linearised(to_numpy(values), by_angles, weight_map, by_inputs, _parts(kind, circuit))
+
+
+def _input_jacobian(values: Tensor, inputs: Tensor) -> Real:
+    """(L, M) by (L, d), where row b depends on input b alone."""
+    parts = [
+        torch.autograd.grad(column.sum(), inputs, retain_graph=True, allow_unused=True)[0]
+        for column in values.unbind(dim=1)
+    ]
+    zero = torch.zeros_like(inputs)
+    return to_numpy(torch.stack([zero if part is None else part for part in parts], dim=1))
+
+
+def _on_device(layer: Any, inputs: Tensor, want_inputs: bool) -> Linearised:
+    weights = list(layer.qnode_weights.values())
+    values, by_weights, by_inputs = [], [], []
+    for one in inputs.detach():
+        with torch.enable_grad():
+            x = one.clone().requires_grad_(want_inputs)
+            shaped = type(layer).forward(layer, x)
+            result = shaped.reshape(-1)
+            leaves = [w for w in weights if w.requires_grad] + [x] * want_inputs
+            rows = [
+                torch.autograd.grad(entry, leaves, retain_graph=True, allow_unused=True)
+                if entry.requires_grad
+                else (None,) * len(leaves)
+                for entry in result
+            ]
+        values.append(to_numpy(result))
+        table = [dict(zip(map(id, leaves), row, strict=True)) for row in rows]
+        by_weights.append([_joined(weights, row) for row in table])
+        by_inputs.append([_joined([x], row) for row in table])
+    return Linearised(
+        np.array(values),
+        np.array(by_weights).reshape(len(inputs), -1, sum(w.numel() for w in weights)),
+        None,
+        np.array(by_inputs).reshape(*np.shape(by_inputs)[:2], -1) if want_inputs else None,
+        0 if shaped.ndim == 0 else 1 if shaped.ndim == 1 else len(shaped),
+    )
+
+
+def _joined(leaves: list[Tensor], row: dict[int, Tensor | None]) -> Real:
+    parts = [row.get(id(leaf)) for leaf in leaves]
+    return np.concatenate(
+        [
+            np.zeros(leaf.numel()) if part is None else to_numpy(part).reshape(-1)
+            for leaf, part in zip(leaves, parts, strict=True)
+        ]
+    )

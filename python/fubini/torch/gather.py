@@ -1,0 +1,167 @@
+"""What moves in a step: gradients and metric blocks, averaged over the processes, reused and averaged over steps."""
+
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Any
+
+import torch
+
+from fubini.errors import NumericalError
+from fubini.torch import distributed
+from fubini.torch.blocks import Block
+from fubini.torch.checks import all_finite
+from fubini.torch.evaluation import full_precision, paused
+from fubini.torch.history import MetricHistory
+from fubini.torch.proposal import Part, plain
+from fubini.torch.sources import Counted, Source, closure_blocks
+
+Tensor = torch.Tensor
+Group = MutableMapping[str, Any]
+_STRIDE = 0x9E3779B97F4A7C15  # odd and large, so that the seeds of neighbouring steps have nothing in common
+
+
+class Gatherer:
+    """Collects the parts of a step.
+
+    Args:
+        source: The metric, if there is one.
+        history: The metric of earlier steps.
+        undamped: Parameters that take the plain gradient with nothing added, unless they have a metric.
+        average_gradients: Whether gradients have to be averaged over the processes.
+    """
+
+    def __init__(
+        self,
+        source: Source | None,
+        history: MetricHistory,
+        undamped: set[Tensor],
+        average_gradients: bool,
+    ) -> None:
+        self._source, self._history = source, history
+        self._undamped, self._average = undamped, average_gradients
+
+    def parts(
+        self,
+        groups: Sequence[Group],
+        metric_fn: Callable[..., Any] | None,
+        *,
+        step: int,
+        targets: Any,
+        scale: float,
+    ) -> list[Part]:
+        """Return everything that moves.
+
+        Args:
+            groups: Parameter groups.
+            metric_fn: The closure's, if there is one.
+            step: Number of the step, from 0.
+            targets: As for ``QNGOptimizer.step``.
+            scale: What the gradients have to be divided by.
+
+        Raises:
+            NumericalError: If a metric is not finite.
+        """
+        group_of = {p: g for g in groups for p in g["params"]}
+        owned = list(group_of)
+        if not owned:
+            return []
+        moves = distributed.any_gradient(owned)
+        moving = {p: group_of[p] for p, m in zip(owned, moves, strict=True) if m}
+        free = [p for p in owned if self._source is None or not self._source.covers(p)]
+        blocks = self._blocks(moving, free, metric_fn, step, targets)
+        gradients = self._gradients(moving, scale)
+
+        def part(block: Block, damped: bool) -> Part:
+            pieces = [gradients[p] for p in block.parameters]
+            gradient = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+            return Part(block, gradient, tuple(moving[p] for p in block.parameters), damped)
+
+        parts = []
+        for block in blocks:
+            keep = [p in moving for p in block.parameters]
+            if any(keep):
+                parts.append(part(block if all(keep) else block.restrict(keep), True))
+        covered = {p for one in parts for p in one.block.parameters}
+        rest: dict[tuple[torch.device, bool], list[Tensor]] = {}
+        for p in moving:
+            if p not in covered:
+                rest.setdefault((p.device, p not in self._undamped), []).append(p)
+        return parts + [part(plain(ps), damped) for (_, damped), ps in rest.items()]
+
+    def weight(self, moving: bool) -> float:
+        """How much this process counts among all: the number of inputs whose gradients are waiting here.
+
+        Args:
+            moving: Whether there is a gradient here at all.
+
+        Returns:
+            A number >= 0; 1 where the processes count alike.
+        """
+        if not moving:
+            return 0.0
+        if self._source is None or self._source.sums:
+            return 1.0
+        return float(max([1, *(sum(x.count for x in r.passes) for r in self._source.recorders)]))
+
+    def _blocks(
+        self,
+        moving: Mapping[Tensor, Group],
+        free: Sequence[Tensor],
+        metric_fn: Callable[..., Any] | None,
+        step: int,
+        targets: Any,
+    ) -> list[Block]:
+        """The metric of the parameters that have one, from earlier steps where it is not due."""
+        source = self._source
+        wanted = {p for p in moving if source is not None and source.covers(p)}
+        due = self._history.due(step)
+        if not due:
+            known = self._history.known(wanted)
+            if known is not None:
+                return known
+        device = next(iter(moving)).device if moving else torch.device("cpu")
+        seed = (torch.initial_seed() + _STRIDE * (step + 1) + distributed.rank()) % 2**63
+
+        def compute() -> list[Counted]:
+            found: list[Counted] = []
+            if source is not None:
+                with full_precision(device), paused(source.recorders):
+                    found = source.blocks(wanted, targets, seed)
+            if metric_fn is not None:
+                found += [(block, 1.0) for block in closure_blocks(metric_fn, free)]
+            check_finite([block for block, _ in found])
+            return found
+
+        counted = distributed.together(compute, device)
+        blocks = distributed.mean_blocks(
+            [block for block, _ in counted], [float(count) for _, count in counted]
+        )
+        return self._history.take(blocks, due)
+
+    def _gradients(self, moving: Mapping[Tensor, Group], scale: float) -> dict[Tensor, Tensor]:
+        """float64 gradients, flattened, of the function to be minimised."""
+        gradients = []
+        for p, group in moving.items():
+            if p.grad is None:  # it has one in another process
+                gradients.append(torch.zeros(p.numel(), dtype=torch.float64, device=p.device))
+                continue
+            gradient = p.grad.detach().reshape(-1).to(torch.float64)
+            factor = (-1.0 if group["maximize"] else 1.0) / scale
+            gradients.append(gradient if factor == 1.0 else gradient * factor)
+        if self._average and distributed.active():
+            weight = self.weight(any(p.grad is not None for p in moving))
+            gradients = distributed.mean_tensors(gradients, [weight] * len(gradients))
+        return dict(zip(moving, gradients, strict=True))
+
+
+def check_finite(blocks: Sequence[Block]) -> None:
+    """Refuse metrics with NaN or infinity.
+
+    Args:
+        blocks: The blocks.
+
+    Raises:
+        NumericalError: Names the block.
+    """
+    for block in blocks:
+        if not all(all_finite(values) for values in block.tensors().values()):
+            raise NumericalError(f"{block.label}: expected a finite metric, got NaN or infinity")

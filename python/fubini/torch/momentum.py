@@ -1,0 +1,61 @@
+"""Momentum of natural-gradient steps: how the step before enters the next one."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from fubini.torch.checks import check_number
+
+
+@dataclass(frozen=True)
+class HeavyBall:
+    """Adds a multiple of the last change: ``x+ = x + rho (x - x_prev) - lr (G + D)^-1 g``.
+
+    Polyak's momentum for the natural gradient, Momentum-QNG (Borysenko et al. 2024, arXiv:2409.01978). The size of the
+    last change is what counts, so a change of lr takes effect at once but its trace fades with rho.
+
+    Args:
+        rho: Share of the last change that is kept, in [0, 1).
+
+    Raises:
+        ValueError: If rho is out of range.
+    """
+
+    rho: float = 0.9
+
+    def __post_init__(self) -> None:
+        check_number("rho", self.rho, 1.0)
+
+
+@dataclass(frozen=True)
+class Spring:
+    """Lets the last direction fill in what the metric does not see: ``d = mu d_prev + (G + D)^-1 (g - mu G d_prev)``.
+
+    SPRING (Goldshlager, Abrahamsen and Lin 2024, arXiv:2401.10190), in the space of the parameters: where G is large the
+    new gradient decides, where it is small against the damping the last direction persists. For metrics from few
+    inputs that change from batch to batch.
+
+    Args:
+        mu: Share of the last direction that is kept, in [0, 1).
+
+    Raises:
+        ValueError: If mu is out of range.
+    """
+
+    mu: float = 0.9
+
+    def __post_init__(self) -> None:
+        check_number("mu", self.mu, 1.0)
+
+
+def as_momentum(value: Any) -> tuple[str, float]:
+    """Return the kind of momentum, ``"heavy-ball"`` or ``"spring"``, and its coefficient.
+
+    Args:
+        value: A number (heavy ball), HeavyBall or Spring.
+    """
+    if isinstance(value, Spring):
+        return "spring", value.mu
+    if isinstance(value, HeavyBall):
+        return "heavy-ball", value.rho
+    check_number("momentum", value, 1.0)
+    return "heavy-ball", float(value)

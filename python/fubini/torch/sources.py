@@ -1,0 +1,317 @@
+"""Where the metric of a step comes from: which parameters have one, from which passes, as which blocks."""
+
+import contextlib
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import pennylane as qml
+import torch
+
+from fubini._arrays import to_numpy
+from fubini.errors import NumericalError
+from fubini.layers import LayerRule
+from fubini.metric import Approx, layer_metric
+from fubini.torch.blocks import Block, DenseBlock
+from fubini.torch.checks import all_finite
+from fubini.torch.evaluation import undisturbed
+from fubini.torch.fisher import fisher_blocks
+from fubini.torch.layer import QuantumLayer
+from fubini.torch.likelihoods import OutputGradient, as_likelihood
+from fubini.torch.recorder import PassRecorder, check_same_weights, joined, record
+
+Tensor = torch.Tensor
+Metric = Literal["quantum", "fisher", "hybrid"]
+#: A block of this process, and by how many inputs it is an average (its weight among several processes).
+Counted = tuple[Block, float]
+
+
+class Source(Protocol):
+    """What the optimizer asks of a metric."""
+
+    found: bool  # whether the model has layers with a metric
+    sums: bool  # whether the loss is a sum over inputs rather than a mean
+
+    def attach(self, owner: Any, owned: AbstractSet[Tensor]) -> None:
+        """Find the parameters of the optimizer that have a metric, and start recording the passes through them."""
+        ...
+
+    def covers(self, parameter: Tensor) -> bool:
+        """Return whether the parameter has a metric."""
+        ...
+
+    def blocks(self, moving: AbstractSet[Tensor], targets: Any, seed: int) -> list[Counted]:
+        """Return the blocks of those units that have a moving parameter; random labels come from the seed."""
+        ...
+
+    @property
+    def recorders(self) -> list[PassRecorder]:
+        """The recorders that are attached."""
+        ...
+
+
+class QuantumSource:
+    """Fubini-Study metrics of all quantum layers of a model, from the inputs that each of them saw.
+
+    A quantum layer needs only its own inputs, so each has a recorder of its own and the model is not run again.
+
+    Args:
+        model: The model.
+        approx: As in ``fubini.metric_tensor``.
+        layers: Likewise.
+    """
+
+    def __init__(self, model: torch.nn.Module, approx: Approx, layers: LayerRule) -> None:
+        self._model = model
+        self._approx, self._layers = approx, layers
+        self._recorders: dict[torch.nn.Module, PassRecorder] = {}
+        self._units: list[list[tuple[str, Any]]] = []  # layers that share parameters are one unit
+        self._covered: set[Tensor] = set()
+        self.found = self.sums = False
+
+    def attach(self, owner: Any, owned: AbstractSet[Tensor]) -> None:
+        """See Source."""
+        known, self._recorders, self._units = self._recorders, {}, []
+        for name, module in self._model.named_modules():
+            if not isinstance(module, QuantumLayer | qml.qnn.TorchLayer):
+                continue
+            self.found = True
+            weights = set(module.qnode_weights.values())
+            if not weights & set(owned):
+                continue
+            _check_shapes(name, module)
+            recorder = known.get(module)
+            self._recorders[module] = recorder or record(module, owner)
+            unit = [(name or type(module).__name__, module)]
+            for other in [u for u in self._units if weights & set(_weights(u))]:
+                self._units.remove(other)
+                unit = other + unit
+            self._units.append(unit)
+        self._covered = {p for unit in self._units for p in _weights(unit)}
+
+    @property
+    def recorders(self) -> list[PassRecorder]:
+        """See Source."""
+        return list(self._recorders.values())
+
+    def covers(self, parameter: Tensor) -> bool:
+        """See Source."""
+        return parameter in self._covered
+
+    def blocks(self, moving: AbstractSet[Tensor], targets: Any, seed: int) -> list[Counted]:
+        """See Source."""
+        active = [unit for unit in self._units if any(p in moving for p in _weights(unit))]
+        return [self._unit_block(unit) for unit in active]
+
+    def _unit_block(self, unit: list[tuple[str, Any]]) -> Counted:
+        weights = _weights(unit)
+        label = ", ".join(name for name, _ in unit)
+        if len(unit) == 1:
+            total, count = self._layer_metric(*unit[0])
+        else:
+            starts = np.cumsum([0, *(p.numel() for p in weights)]).tolist()
+            offsets = dict(zip(weights, starts, strict=False))
+            total, count = np.zeros((starts[-1], starts[-1])), 0
+            for name, module in unit:
+                own = list(module.qnode_weights.values())
+                index = np.concatenate([np.arange(p.numel()) + offsets[p] for p in own])
+                metric, inputs = self._layer_metric(name, module)
+                total[np.ix_(index, index)] += metric
+                count = max(count, inputs)
+        return DenseBlock(weights, torch.from_numpy(total).to(weights[0].device), label), count
+
+    def _layer_metric(self, name: str, module: Any) -> tuple[Any, int]:
+        for weight, p in module.qnode_weights.items():
+            if not all_finite(p):
+                raise NumericalError(
+                    f"{name}.{weight}: expected finite weights, got NaN or infinity"
+                )
+        passes = self._recorders[module].passes
+        if not passes:
+            raise RuntimeError(
+                f"{name}: the weights have gradients, but no backward pass went through the layer's forward since the "
+                "optimizer was made; call model(inputs) and loss.backward() before step()"
+            )
+        check_same_weights(name, passes)
+        parts = [p.args[0] if p.args else p.kwargs[module.input_arg] for p in passes]
+        inputs = torch.cat([x.reshape(-1, x.shape[-1]) for x in parts])
+        if not all_finite(inputs):
+            raise NumericalError(
+                f"{name}: expected finite inputs of the layer, got NaN or infinity"
+            )
+        return layer_metric(module, inputs, self._approx, self._layers, "mean"), len(inputs)
+
+
+class FisherSource:
+    """Fisher information of the model's output distribution, by a pass of its own over what the model last saw.
+
+    Args:
+        model: The model.
+        metric: ``"hybrid"`` for the Fubini-Study metric of quantum layers in units of the loss.
+        likelihood: See ``fisher_blocks``.
+        options: Its further arguments.
+    """
+
+    found = True
+
+    def __init__(
+        self, model: torch.nn.Module, *, metric: Metric, likelihood: Any, **options: Any
+    ) -> None:
+        self._model = model
+        quantum = "fubini-study" if metric == "hybrid" else "gauss-newton"
+        self._likelihood = as_likelihood(likelihood)
+        self._options = {**options, "likelihood": self._likelihood, "quantum": quantum}
+        self.sums = self._likelihood.reduction == "sum"
+        self._recorder: PassRecorder | None = None
+        self._owned: set[Tensor] = set()
+
+    def attach(self, owner: Any, owned: AbstractSet[Tensor]) -> None:
+        """See Source."""
+        mine = set(self._model.parameters())
+        self._owned = {p for p in owned if p in mine}
+        if self._recorder is None:
+            self._recorder = record(self._model, owner)
+
+    @property
+    def recorders(self) -> list[PassRecorder]:
+        """See Source."""
+        return [self._recorder] if self._recorder else []
+
+    def covers(self, parameter: Tensor) -> bool:
+        """See Source."""
+        return parameter in self._owned
+
+    def blocks(self, moving: AbstractSet[Tensor], targets: Any, seed: int) -> list[Counted]:
+        """See Source."""
+        wanted = [p for p in self._model.parameters() if p in moving and p in self._owned]
+        if not wanted:
+            return []
+        passes = self._recorder.passes if self._recorder else []
+        if not passes:
+            raise RuntimeError(
+                "model: the parameters have gradients, but no backward pass went through the model's forward since the "
+                "optimizer was made; call model(inputs) and loss.backward() before step()"
+            )
+        check_same_weights("model", passes)
+        args, kwargs, count = joined(passes)
+        if self._options["fisher"] == "empirical" and targets is None:
+            gradients = [p.gradient for p in passes]
+            if any(g is None for g in gradients):
+                raise RuntimeError(
+                    "targets: expected step(targets=...), because the first output of the model got no gradient, got None"
+                )
+            targets = OutputGradient(torch.cat([g for g in gradients if g is not None]))
+        # Without drawn labels fisher_blocks leaves the random numbers alone by itself.
+        drawn = self._options["samples"] is not None
+        with undisturbed(None, seed) if drawn else contextlib.nullcontext():
+            blocks = fisher_blocks(
+                self._model, args, kwargs, parameters=wanted, targets=targets, **self._options
+            )
+        # A sum over the inputs is averaged over processes as DistributedDataParallel averages its gradient.
+        return [(block, 1.0 if self.sums else float(count)) for block in blocks]
+
+
+def make_source(model: torch.nn.Module | None, options: Mapping[str, Any]) -> Source | None:
+    """Return the metric that the optimizer's options ask for, None without a model.
+
+    Args:
+        model: The model, if any.
+        options: The optimizer's, checked.
+
+    Raises:
+        ValueError: If a model is missing.
+    """
+    metric, approx = options["metric"], options["approx"]
+    if metric == "quantum":
+        return None if model is None else QuantumSource(model, approx, options["layers"])
+    if model is None:
+        raise ValueError(f"model: expected a module for metric={metric!r}, got None")
+    return FisherSource(
+        model,
+        metric=metric,
+        **{
+            k: options[k]
+            for k in ("likelihood", "approx", "fisher", "samples", "fallback", "layers")
+        },
+    )
+
+
+def closure_blocks(
+    metric_fn: Callable[..., Any], free: Sequence[Tensor], name: str = "metric_tensor_fn"
+) -> list[Block]:
+    """Return the blocks that a closure's metric function gives.
+
+    Args:
+        metric_fn: Takes parameters, returns their metrics: one per parameter, or one over all.
+        free: The parameters that have no other metric; the function gets as many as it takes.
+        name: For messages.
+
+    Returns:
+        The blocks.
+
+    Raises:
+        NumericalError: If a metric is not finite.
+        TypeError: If a metric is complex.
+        ValueError: If a metric has another shape, or is not symmetric.
+    """
+    free = list(free)[: _positional_count(metric_fn)]
+    with torch.enable_grad():
+        metric = metric_fn(*free)
+    metrics = metric if isinstance(metric, tuple | list) else (metric,)
+    if len(metrics) == 1 and math.prod(metrics[0].shape) == sum(p.numel() for p in free) ** 2:
+        parts = [free]  # one matrix over all of them
+    elif len(metrics) == len(free):
+        parts = [[p] for p in free]
+    else:
+        raise ValueError(
+            f"{name}: expected one metric per parameter, {len(free)}, or one over all, got {len(metrics)}"
+        )
+    return [_matrix_block(name, m, part) for m, part in zip(metrics, parts, strict=True)]
+
+
+def _matrix_block(name: str, matrix: Any, part: list[Tensor]) -> Block:
+    size = sum(p.numel() for p in part)
+    if np.iscomplexobj(matrix) or (isinstance(matrix, torch.Tensor) and matrix.is_complex()):
+        raise TypeError(f"{name}: expected a real metric, got a complex one; take its real part")
+    if math.prod(matrix.shape) != size**2:
+        raise ValueError(
+            f"{name}: expected a metric of {size} x {size} entries for parameters of shapes "
+            f"{[tuple(p.shape) for p in part]}, got shape {tuple(matrix.shape)}; for a batch of inputs use "
+            "fubini.metric_tensor(..., reduce='mean')"
+        )
+    values = to_numpy(matrix).reshape(size, size)
+    # float32 metrics are symmetric to 1e-7; what is not finite is refused for that.
+    if np.abs(values - values.T).max(initial=0.0) > 1e-6 * np.abs(values).max(initial=0.0):
+        raise ValueError(
+            f"{name}: expected a symmetric metric, got one that differs from its transpose"
+        )
+    return DenseBlock(part, torch.tensor(values, device=part[0].device), name)
+
+
+def _check_shapes(name: str, module: Any) -> None:
+    for weight, shape in getattr(module, "weight_shapes", {}).items():
+        actual = tuple(module.qnode_weights[weight].shape)
+        if actual != shape:
+            raise ValueError(
+                f"{name}.{weight}: expected the shape {shape} of this layer's weight_shapes, got a parameter of shape "
+                f"{actual}; layers that share a parameter need the same shape for it"
+            )
+
+
+def _weights(unit: list[tuple[str, Any]]) -> list[Tensor]:
+    return list(dict.fromkeys(p for _, module in unit for p in module.qnode_weights.values()))
+
+
+def _positional_count(function: Callable[..., Any]) -> int | None:
+    """How many positional arguments a function takes; None for any number."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
+        return None
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in kinds for p in parameters)

@@ -1,0 +1,159 @@
+"""Several processes: as one process with the whole batch, also when their shares are uneven."""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+import fubini
+from fubini.demo.distributed import train as train_example
+from models import hybrid
+
+pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
+
+STEPS = 10
+DATA = 12
+
+
+def data() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(STEPS, DATA, 3, dtype=torch.float64, generator=generator)
+    return x, torch.randint(0, 2, (STEPS, DATA, 1), generator=generator).double()
+
+
+def model_of(seed: int) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    return hybrid(second=True)
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "quantum": {"approx": None},
+    "average and momentum": {"averaging": 0.9, "momentum": 0.5, "update_every": 2},
+    "levenberg-marquardt": {"lam": 0.1},
+    "fisher": {"metric": "fisher", "likelihood": "bernoulli", "lam": 0.01},
+    "joint fisher": {"metric": "fisher", "likelihood": "bernoulli", "lam": 0.01, "approx": None},
+    "hybrid": {"metric": "hybrid", "likelihood": "bernoulli", "lam": 0.01},
+}
+
+
+def train(rank: int, size: int, name: str, wrapped: bool, share: float) -> torch.nn.Module:
+    """The first `share` of each batch belongs to rank 0 of two."""
+    model = model_of(
+        0 if size == 1 else rank * int(wrapped)
+    )  # DDP broadcasts the weights of rank 0
+    called: Any = torch.nn.parallel.DistributedDataParallel(model) if wrapped else model
+    options = dict(CASES[name])
+    if name == "levenberg-marquardt":
+        options["lam"] = fubini.LevenbergMarquardt(0.1)
+    opt = fubini.QNGOptimizer(called, lr=0.1, **options)
+    criterion = torch.nn.BCEWithLogitsLoss()
+    cut = DATA if size == 1 else round(share * DATA)
+    for x, y in zip(*data(), strict=True):
+        mine = slice(0, cut) if rank == 0 else slice(cut, DATA)
+
+        def closure(x: torch.Tensor = x[mine], y: torch.Tensor = y[mine]) -> torch.Tensor:
+            opt.zero_grad()
+            loss = criterion(called(x), y)
+            if wrapped:  # DDP counts every process alike
+                loss = loss * (len(y) * size / DATA)
+            loss.backward()
+            return loss
+
+        opt.step(closure)
+    return model
+
+
+RUNS = [
+    ("quantum", False, 0.5),
+    ("quantum", True, 0.5),
+    ("quantum", False, 0.25),
+    ("average and momentum", False, 0.5),
+    ("levenberg-marquardt", True, 0.5),
+    ("levenberg-marquardt", False, 0.75),
+    ("levenberg-marquardt", True, 0.25),
+    ("fisher", True, 0.5),
+    ("fisher", False, 0.25),
+    ("joint fisher", False, 0.25),
+    ("hybrid", False, 0.5),
+]
+
+
+def failing(rank: int, value: float) -> str:
+    """Process 1 never ran a backward pass."""
+    model = model_of(0)
+    opt = fubini.QNGOptimizer(model, lr=0.1)
+    if rank == 0:
+        model(data()[0][0]).sum().backward()
+    else:
+        for p in model.parameters():
+            p.grad = torch.full_like(p, value)
+    try:
+        opt.step()
+    except (RuntimeError, fubini.NumericalError) as error:
+        return str(error)
+    return ""
+
+
+def process(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    fubini.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    try:
+        ends = [[p.detach() for p in train(rank, 2, *run).parameters()] for run in RUNS]
+        messages = [failing(rank, value) for value in (1.0, float("nan"))]
+        torch.save({"ends": ends, "messages": messages}, f"{folder}/{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def processes() -> list[Any]:
+    """What two processes found; starting them costs more than all they do."""
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(process, args=(folder,), nprocs=2)  # raises if a process fails
+        return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize("index", range(len(RUNS)), ids=[str(run) for run in RUNS])
+def test_two_processes_end_where_one_does(processes: list[Any], index: int) -> None:
+    name, _, share = RUNS[index]
+    first, second = (found["ends"][index] for found in processes)
+    single = list(train(0, 1, name, False, share).parameters())
+    for p, q, expected in zip(first, second, single, strict=True):
+        assert torch.equal(p, q)  # to the bit, or the processes drift apart
+        torch.testing.assert_close(p, expected.detach(), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("index", "reason"), [(0, "no backward pass went through"), (1, "expected a finite gradient")]
+)
+def test_an_error_in_one_process_stops_all(processes: list[Any], index: int, reason: str) -> None:
+    assert "failed in 1 other of 2 processes" in processes[0]["messages"][index]
+    assert reason in processes[1]["messages"][index]
+
+
+@pytest.mark.slow
+def test_the_torchrun_example_ends_where_one_process_ends(tmp_path: Path) -> None:
+    """Uneven shares under DistributedDataParallel included: 15 steps reach the rest of an epoch."""
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys, torch, torch.distributed as dist\n"
+        "from fubini.demo.distributed import train\n"
+        "torch.set_num_threads(1)\n"
+        "dist.init_process_group('gloo')\n"
+        "model = train(17)\n"
+        "torch.save(model.state_dict(), f'{sys.argv[1]}/{dist.get_rank()}.pt')\n"
+        "dist.destroy_process_group()\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3"]
+    subprocess.run([*command, str(script), str(tmp_path)], check=True, timeout=300)
+    single = train_example(17).state_dict()
+    for rank in range(3):
+        for name, value in torch.load(tmp_path / f"{rank}.pt").items():
+            torch.testing.assert_close(value, single[name], rtol=0, atol=1e-9, msg=name)

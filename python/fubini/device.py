@@ -1,10 +1,12 @@
 """The device engine: which circuits a PennyLane device must run, and their answers as metric blocks.
 
 Block-diagonal and diagonal metric: one circuit per layer, all of them in one batched execution; a device that supports
-parameter broadcasting runs all inputs of the batch at once. Where the generators of a layer share a product basis the
+parameter broadcasting runs all inputs of the batch at once, and default.qubit all layers as well, as settings of one
+circuit. Where the generators of a layer share a product basis the
 circuit ends in that basis and returns probabilities of the layer's wires, otherwise it returns the state. Full
-metric: one circuit per Pauli word of each trainable gate, which returns the (unitarily rotated) derivative state; this
-needs a state-vector simulator.
+metric: one circuit per Pauli word of each trainable gate, which returns the (unitarily rotated) derivative state.
+Devices that return no states, and shots, are served by ``fubini.devices``: probabilities in common eigenbases of the
+generators, and fidelities for the full metric.
 """
 
 from collections.abc import Sequence
@@ -17,8 +19,10 @@ import pennylane as qml
 
 from fubini import _core
 from fubini._arrays import to_numpy
+from fubini.devices import full, sampled
 from fubini.devices.basis import to_z_basis
 from fubini.devices.executor import executor_of
+from fubini.devices.prefixes import prefix_operations
 from fubini.devices.sweep import Sweep
 from fubini.errors import UnsupportedCircuitError
 from fubini.layers import Layer, LayerRule, find_layers
@@ -27,6 +31,16 @@ from fubini.tape import GateTape
 
 FloatArray = npt.NDArray[np.float64]
 ComplexArray = npt.NDArray[np.complex128]
+
+# Beyond, running every gate in every setting costs more than the circuits that it saves.
+_MAX_WIRES_AT_ONCE = 12
+_STATE_VECTORS = {
+    "default.qubit",
+    "lightning.qubit",
+    "lightning.kokkos",
+    "lightning.gpu",
+    "reference.qubit",
+}
 
 
 @dataclass(frozen=True)
@@ -69,7 +83,18 @@ def metric_blocks(
     """
     order = {gate: position for position, gate in enumerate(tape.trainable)}
     shapes = tuple(gate.shape for gate in tape.gates)
-    requests = [_layer_request(tape, layer, order, device) for layer in find_layers(shapes, layers)]
+    if not _returns_states(tape, device):
+        job = sampled.metric_job(tape, shots=tape.shots, diagonal=diagonal, layers=layers)
+        values = job.run(executor_of(device)).values
+        groups = [tuple(order[i] for i in layer.gates) for layer in find_layers(shapes, layers)]
+        parts = [values[:, list(group)][:, :, list(group)] for group in groups]
+        if diagonal:
+            parts = [np.diagonal(part, axis1=1, axis2=2) for part in parts]
+        return [Block(group, part) for group, part in zip(groups, parts, strict=True)]
+    found = find_layers(shapes, layers)
+    if device.name == "default.qubit" and len(found) > 1 and len(tape.wires) <= _MAX_WIRES_AT_ONCE:
+        return _blocks_at_once(tape, found, order, device, diagonal)
+    requests = [_layer_request(tape, layer, order, device) for layer in found]
     answers = execute([request.tape for request in requests], device)
     blocks = []
     for request, answer in zip(requests, answers, strict=True):
@@ -82,6 +107,22 @@ def metric_blocks(
             states = _placed_state(answer, tape, device)
             block = _core.blocks_from_states(states, request.generators, request.wires, diagonal)
         blocks.append(Block(request.angles, block))
+    return blocks
+
+
+def _blocks_at_once(
+    tape: GateTape, layers: Sequence[Layer], order: dict[int, int], device: Any, diagonal: bool
+) -> list[Block]:
+    script = _state_script(prefix_operations(tape, layers), tape, device)
+    states = _placed_state(execute([script], device)[0], tape, device)
+    states = states.reshape(len(layers), -1, states.shape[1])
+    blocks = []
+    for layer, own in zip(layers, states, strict=True):
+        moving = any(tape.gates[i].operation.batch_size is not None for i in layer.before)
+        generators = [tape.gates[i].generator or () for i in layer.gates]
+        rows = np.ascontiguousarray(own if moving else own[:1])
+        values = _core.blocks_from_states(rows, generators, len(tape.wires), diagonal)
+        blocks.append(Block(tuple(order[i] for i in layer.gates), values))
     return blocks
 
 
@@ -100,6 +141,10 @@ def _layer_request(tape: GateTape, layer: Layer, order: dict[int, int], device: 
         measured = [restrict(generator, wires, num_wires) for generator in generators]
         return _Request(script, angles, measured, len(wires), True)
     return _Request(_state_script(operations, tape, device), angles, generators, num_wires, False)
+
+
+def _returns_states(tape: GateTape, device: Any) -> bool:
+    return tape.shots is None and device.name in _STATE_VECTORS
 
 
 def full_metric(tape: GateTape, device: Any) -> Block:
@@ -145,6 +190,9 @@ def _derivative_states(tape: GateTape, device: Any) -> ComplexArray:
     Returns:
         As above.
     """
+    if not _returns_states(tape, device):
+        job = full.full_metric_job(tape, "fidelity", shots=tape.shots)
+        return Block(tuple(range(len(tape.trainable))), job.run(executor_of(device)).values)
     operations = [gate.operation for gate in tape.gates]
     scripts = [_state_script(operations, tape, device)]
     terms: list[tuple[int, float]] = []
@@ -198,10 +246,6 @@ def _placed_state(answer: Any, tape: GateTape, device: Any) -> ComplexArray:
     # Wires of the device beyond the circuit's are in state 0.
     state = to_numpy(answer, np.complex128)
     num_wires = len(tape.wires)
-    if device.name == "default.mixed":  # returns a density matrix of the same name
-        raise UnsupportedCircuitError(
-            "device: default.mixed returns density matrices, and this metric needs state vectors; use default.qubit"
-        )
     if device.wires is None or list(device.wires) == list(tape.wires):
         return state.reshape(-1, 1 << num_wires)
     labels = list(device.wires)

@@ -21,10 +21,10 @@ from fubini import _core
 from fubini.devices.executor import Array
 from fubini.devices.job import Job
 from fubini.devices.readout import Estimates, Readout, estimates_of, readout_of, with_auxiliary
-from fubini.devices.sweep import Sweep
+from fubini.devices.sweep import Sweep, repeated
 from fubini.errors import UnsupportedCircuitError
 from fubini.pauli import PauliSum, dense, words_commute
-from fubini.tape import GateTape, rebind
+from fubini.tape import GateTape
 
 FloatArray = npt.NDArray[np.float64]
 Rule = Literal["shift", "hadamard"]
@@ -359,19 +359,10 @@ def setting_sweep(
     operations = tape.with_angles(settings.reshape(count * batch, -1))
     own = set(tape.trainable)
     operations = [
-        op if i in own or op.batch_size is None else _repeated(op, count)
+        op if i in own or op.batch_size is None else repeated(op, count)
         for i, op in enumerate(operations)
     ]
     return Sweep((*operations, *gates), tuple(measurements), count * batch, shots)
-
-
-def _repeated(op: Any, times: int) -> Any:
-    """The inputs again for every setting."""
-    data = [
-        np.tile(p, (times,) + (1,) * (np.ndim(p) - 1)) if np.ndim(p) > n else p
-        for p, n in zip(op.data, op.ndim_params, strict=True)
-    ]
-    return rebind(op, data)
 
 
 # -- word by word -----------------------------------------------------------------------------------------------

@@ -106,6 +106,25 @@ class Sweep:
         ]
 
 
+def repeated(op: Any, times: int) -> Any:
+    """Return an operation whose rows, if it has any, come several times over.
+
+    Args:
+        op: The operation.
+        times: How often.
+
+    Returns:
+        The operation.
+    """
+    if op.batch_size is None:
+        return op
+    data = [
+        np.tile(p, (times,) + (1,) * (np.ndim(p) - 1)) if np.ndim(p) > n else p
+        for p, n in zip(op.data, op.ndim_params, strict=True)
+    ]
+    return rebind(op, data)
+
+
 def _at(op: Any, rows: Any) -> Any:
     if op.batch_size is None:
         return op

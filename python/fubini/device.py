@@ -148,15 +148,18 @@ def _returns_states(tape: GateTape, device: Any) -> bool:
 
 
 def full_metric(tape: GateTape, device: Any) -> Block:
-    """Return the full metric over the trainable angles, see :func:`geometric_tensor`.
+    """Return the full metric over the trainable angles: from derivative states, else from fidelities.
 
     Args:
         tape: The circuit.
-        device: PennyLane device that returns states.
+        device: PennyLane device.
 
     Returns:
         One block with all trainable angles.
     """
+    if not _returns_states(tape, device):
+        job = full.full_metric_job(tape, "fidelity", shots=tape.shots)
+        return Block(tuple(range(len(tape.trainable))), job.run(executor_of(device)).values)
     derivatives = _derivative_states(tape, device)
     flat = np.concatenate([derivatives.real, derivatives.imag], axis=2)
     return Block(tuple(range(len(tape.trainable))), flat @ flat.transpose(0, 2, 1))
@@ -171,7 +174,15 @@ def geometric_tensor(tape: GateTape, device: Any) -> ComplexArray:
 
     Returns:
         (1 or batch, k, k).
+
+    Raises:
+        UnsupportedCircuitError: If the device returns no states.
     """
+    if not _returns_states(tape, device):
+        raise UnsupportedCircuitError(
+            f"qnode: the geometric tensor needs the state vector, and the device {device.name!r} does not return it "
+            "here; use a noiseless simulator without shots, or metric_tensor for the real part"
+        )
     derivatives = _derivative_states(tape, device)
     result: ComplexArray = derivatives.conj() @ derivatives.transpose(0, 2, 1)
     return result
@@ -190,9 +201,6 @@ def _derivative_states(tape: GateTape, device: Any) -> ComplexArray:
     Returns:
         As above.
     """
-    if not _returns_states(tape, device):
-        job = full.full_metric_job(tape, "fidelity", shots=tape.shots)
-        return Block(tuple(range(len(tape.trainable))), job.run(executor_of(device)).values)
     operations = [gate.operation for gate in tape.gates]
     scripts = [_state_script(operations, tape, device)]
     terms: list[tuple[int, float]] = []

@@ -20,6 +20,7 @@ that of the loss without them.
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -267,7 +268,7 @@ class Categorical(Likelihood):
 
     def _factor(self, z: Tensor, part: slice, share: float) -> Tensor:
         p = z.softmax(-1)
-        unit = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)[part]
+        unit = _identity(z)[part]
         return (p * share).sqrt().movedim(-1, 0)[part, ..., None] * (unit[:, None, None] - p)
 
     def _curvature(self, z: Tensor, v: Tensor) -> Tensor:
@@ -287,7 +288,7 @@ class _Elementwise(Likelihood):
     """Independent outputs: the Fisher information of the outputs is diagonal."""
 
     def _factor(self, z: Tensor, part: slice, share: float) -> Tensor:
-        unit = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)[part]
+        unit = _identity(z)[part]
         return unit[:, None, None] * (self._variance(z) * share).sqrt()
 
     def _curvature(self, z: Tensor, v: Tensor) -> Tensor:
@@ -338,6 +339,15 @@ class Gaussian(_Elementwise):
 
     def _sample(self, z: Tensor) -> Tensor:
         return z + torch.randn_like(z) * math.sqrt(0.5)
+
+
+def _identity(z: Tensor) -> Tensor:
+    return _eye(z.shape[-1], z.dtype, z.device)
+
+
+@functools.lru_cache(maxsize=16)
+def _eye(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.eye(size, dtype=dtype, device=device)
 
 
 def as_likelihood(value: Any) -> Likelihood:

@@ -169,6 +169,18 @@ def test_equals_the_empirical_fisher_operator_of_curvlinops(
     torch.testing.assert_close(assembled(blocks, parameters), expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("loss", ["bce-mean", "bce-sum", "mse-mean", "mse-sum"])
+def test_empirical_fisher_information_of_sequences(loss: str) -> None:
+    likelihood, criterion, make_targets = LOSSES[loss]
+    model, x = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)), torch.randn(N, 5, 4)
+    parameters = list(model.parameters())
+    targets = make_targets(model(x).detach())
+    operator = EFLinearOperator(model, criterion, parameters, [(x, targets)])
+    dense = operator @ torch.eye(operator.shape[1])
+    blocks = blocks_of(model, x, likelihood, approx=None, fisher="empirical", targets=targets)
+    torch.testing.assert_close(assembled(blocks, parameters), dense, rtol=1e-10, atol=1e-12)
+
+
 def test_classes_along_other_dimensions() -> None:
     model = nn.Sequential(nn.Conv1d(2, 3, 2))  # (N, 2, 5) -> (N, 3 classes, 4 places)
     x = torch.randn(N, 2, 5)

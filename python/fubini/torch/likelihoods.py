@@ -94,6 +94,8 @@ class Likelihood(ABC):
         """
         z = self._canonical(f)
         share, (_, terms, outputs) = self._share(z), z.shape
+        if terms == 1:
+            return self._restored(self._factor(z, part, share), f)
         start, stop, _ = part.indices(terms * outputs)
         pieces = []
         while start < stop:
@@ -102,7 +104,7 @@ class Likelihood(ABC):
             piece = self._factor(z[:, term : term + 1], slice(first, last), share)
             pieces.append(_only(piece, term, terms))
             start += last - first
-        return self._restored(pieces[0] if len(pieces) == 1 else torch.cat(pieces), f)
+        return self._restored(torch.cat(pieces), f)
 
     def sampled_columns(self, f: Tensor, samples: int) -> Tensor:
         """Return columns of random labels, whose outer products have the expectation of those of ``columns``.

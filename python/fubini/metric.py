@@ -33,17 +33,19 @@ __all__ = [
 Argnum = int | Sequence[int] | None
 
 
-def check_approx(approx: str | None) -> None:
+def check_approx(approx: str | None, *, auto: bool = False) -> None:
     """Raise a ValueError unless approx names an approximation.
 
     Args:
         approx: The name to check.
+        auto: Whether ``"auto"`` is allowed.
 
     Raises:
         ValueError: If there is no such approximation.
     """
-    if approx not in (None, "block-diag", "diag"):
-        raise ValueError(f"approx: expected None (full), 'block-diag' or 'diag', got {approx!r}")
+    if approx not in (None, "block-diag", "diag") and not (auto and approx == "auto"):
+        names = "None (full), 'block-diag', 'diag' or 'auto'" if auto else "None (full), 'block-diag' or 'diag'"
+        raise ValueError(f"approx: expected {names}, got {approx!r}")
 
 
 def metric_tensor(
@@ -207,18 +209,8 @@ def metric_operator(
     check_form(form)
     check_rule(layers)
 
-    def compute(point: Point) -> MetricOperator:
-        if point.pullback is None:
-            if form not in ("auto", "dense"):
-                raise ValueError(
-                    f"form: {form!r} needs the native engine, and the circuit runs on its device: {point.reason}"
-                )
-            matrix = point.metric(None, layers, "mean")
-            return MetricOperator.of_matrix(matrix, point.weights[0])
-        return MetricOperator(point.pullback, form, layers=layers, like=point.weights[0])
-
     at = points(qnode, argnum, argnums, engine)
-    return _named(qnode, lambda *args, **kwargs: compute(at(args, kwargs)))
+    return _named(qnode, lambda *args, **kwargs: _operator(at(args, kwargs), form, layers))
 
 
 def metric_derivative(
@@ -305,6 +297,32 @@ def layer_metric(
         (batch, P, P), or (P, P) for the mean and for a single input.
     """
     return at_inputs(layer, inputs).metric(approx, layers, reduce)
+
+
+def layer_operator(
+    layer: Any, inputs: torch.Tensor, layers: LayerRule = "wires"
+) -> MetricOperator:
+    """Return the full metric over the flattened weights of a QuantumLayer or TorchLayer in its cheapest form.
+
+    Args:
+        layer: The layer.
+        inputs: (features,) or (..., features); the metric is averaged over them.
+        layers: Which gates form a block of the preconditioner.
+
+    Returns:
+        The operator; dense where the circuit runs on its device.
+    """
+    return _operator(at_inputs(layer, inputs), "auto", layers)
+
+
+def _operator(point: Point, form: Form, layers: LayerRule) -> MetricOperator:
+    if point.pullback is None:
+        if form not in ("auto", "dense"):
+            raise ValueError(
+                f"form: {form!r} needs the native engine, and the circuit runs on its device: {point.reason}"
+            )
+        return MetricOperator.of_matrix(point.metric(None, layers, "mean"), point.weights[0])
+    return MetricOperator(point.pullback, form, layers=layers, like=point.weights[0])
 
 
 # -- calls ------------------------------------------------------------------------------------------------------

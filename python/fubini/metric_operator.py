@@ -209,8 +209,18 @@ class MetricOperator:
             "relative": np.full(len(diagonal), lam * mean),
             "diagonal": lam * diagonal,
         }[added.kind]
+        return self.block_inverse(extra)
+
+    def block_inverse(self, added: Real) -> Callable[[Real], Real]:
+        """Return the inverse of the block-diagonal metric with numbers added to its diagonal, for residuals (..., P).
+
+        Args:
+            added: (P,), not negative.
+        """
+        diagonal = self._diagonal
+        mean = float(diagonal.mean()) if len(diagonal) else 0.0
         # Directions without metric and damping still need a finite scale.
-        extra = np.maximum(extra, 1e-8 * mean if mean > 0 else 1.0)
+        extra = np.maximum(added, 1e-8 * mean if mean > 0 else 1.0)
         groups: dict[int, tuple[list[Index], list[Real]]] = {}
         rest = np.ones(len(diagonal), dtype=bool)
         for columns, matrix in self._blocks:

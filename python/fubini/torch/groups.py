@@ -154,7 +154,7 @@ def check_options(options: Mapping[str, Any], policy: DampingPolicy | None) -> N
         if options[name] not in known:
             wanted = ", ".join(repr(word) for word in known[:-1]) + f" or {known[-1]!r}"
             raise ValueError(f"{name}: expected {wanted}, got {options[name]!r}")
-    check_approx(options["approx"])
+    check_approx(options["approx"], auto=metric == "quantum")
     check_rule(options["layers"])
     check_number("averaging", options["averaging"], 1.0)
     for name, lowest in (("update_every", 1), ("samples", 1)):

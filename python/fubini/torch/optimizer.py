@@ -86,7 +86,9 @@ class QNGOptimizer(torch.optim.Optimizer):
         model: The module whose layers give the metric; needed when params is no module.
         metric: ``"quantum"``, ``"fisher"`` or ``"hybrid"``.
         approx: ``"block-diag"``, ``"diag"`` or None (full), see ``fubini.metric_tensor``; for a Fisher matrix, blocks are
-            layers of the model, and None is the joint matrix of all parameters.
+            layers of the model, and None is the joint matrix of all parameters. ``"auto"`` is the full quantum metric of
+            each layer as a matrix, a factor of it or products alone, whichever is predicted to be cheapest;
+            ``explain()`` says which.
         lam: What is added to the metric's diagonal: a number in the metric's units, ``Relative`` or ``Diagonal`` of
             one, both also per group; or a policy for all groups: ``Schedule``, ``LevenbergMarquardt``, ``Tikhonov``.
         likelihood: What the outputs mean to the loss, for a Fisher matrix: ``"categorical"``, ``"bernoulli"``,
@@ -118,7 +120,7 @@ class QNGOptimizer(torch.optim.Optimizer):
         *,
         model: torch.nn.Module | None = None,
         metric: Metric = "quantum",
-        approx: Approx = "block-diag",
+        approx: Approx | Literal["auto"] = "block-diag",
         lam: Any = 1e-3,
         likelihood: Any = None,
         fisher: Literal["true", "empirical"] = "true",
@@ -330,6 +332,17 @@ class QNGOptimizer(torch.optim.Optimizer):
             group["steps"] += 1
         self._publish()
         return loss
+
+    def explain(self) -> str:
+        """Say how the last step solved for each block: which parameters, how many, by which method."""
+        if self._last is None:
+            return "No step has been taken yet."
+        lines = [
+            f"{info.label or 'parameters'}: {info.size} x {info.size}, {info.method}"
+            + (f" in {info.iterations} iterations" if info.iterations else "")
+            for info in self._last.proposal.infos
+        ]
+        return "\n".join(lines) or "No parameter has a metric; all took the plain gradient step."
 
     def diagnostics(self) -> dict[str, float]:
         """Return numbers about the last step; they cost next to nothing unless they are asked for.

@@ -14,8 +14,9 @@ import torch
 from fubini._arrays import to_numpy
 from fubini.errors import NumericalError
 from fubini.layers import LayerRule
-from fubini.metric import Approx, layer_metric
-from fubini.torch.blocks import Block, DenseBlock
+from fubini.metric import Approx, layer_metric, layer_operator
+from fubini.metric_operator import MetricOperator
+from fubini.torch.blocks import Block, DenseBlock, FactorBlock, OperatorBlock
 from fubini.torch.checks import all_finite
 from fubini.torch.evaluation import undisturbed
 from fubini.torch.fisher import fisher_blocks
@@ -64,7 +65,9 @@ class QuantumSource:
         layers: Likewise.
     """
 
-    def __init__(self, model: torch.nn.Module, approx: Approx, layers: LayerRule) -> None:
+    def __init__(
+        self, model: torch.nn.Module, approx: Approx | Literal["auto"], layers: LayerRule
+    ) -> None:
         self._model = model
         self._approx, self._layers = approx, layers
         self._recorders: dict[torch.nn.Module, PassRecorder] = {}
@@ -109,6 +112,12 @@ class QuantumSource:
     def _unit_block(self, unit: list[tuple[str, Any]]) -> Counted:
         weights = _weights(unit)
         label = ", ".join(name for name, _ in unit)
+        # Processes with different numbers of inputs might choose different forms, which cannot be averaged.
+        if len(unit) == 1 and self._approx == "auto" and not distributed.active():
+            name, module = unit[0]
+            seen = self._inputs(name, module)
+            operator = layer_operator(module, seen, self._layers)
+            return operator_block(operator, weights, label), len(seen)
         if len(unit) == 1:
             total, count = self._layer_metric(*unit[0])
         else:
@@ -124,6 +133,12 @@ class QuantumSource:
         return DenseBlock(weights, torch.from_numpy(total).to(weights[0].device), label), count
 
     def _layer_metric(self, name: str, module: Any) -> tuple[Any, int]:
+        inputs = self._inputs(name, module)
+        approx = None if self._approx == "auto" else self._approx  # several layers in one matrix
+        return layer_metric(module, inputs, approx, self._layers, "mean"), len(inputs)
+
+    def _inputs(self, name: str, module: Any) -> Tensor:
+        """What the layer saw in the passes whose gradients are being applied, checked."""
         for weight, p in module.qnode_weights.items():
             if not all_finite(p):
                 raise NumericalError(
@@ -142,7 +157,7 @@ class QuantumSource:
             raise NumericalError(
                 f"{name}: expected finite inputs of the layer, got NaN or infinity"
             )
-        return layer_metric(module, inputs, self._approx, self._layers, "mean"), len(inputs)
+        return inputs
 
 
 class FisherSource:
@@ -289,6 +304,39 @@ def _matrix_block(name: str, matrix: Any, part: list[Tensor]) -> Block:
             f"{name}: expected a symmetric metric, got one that differs from its transpose"
         )
     return DenseBlock(part, torch.tensor(values, device=part[0].device), name)
+
+
+def operator_block(
+    operator: MetricOperator, parameters: Sequence[Tensor], label: str
+) -> Block:
+    """Return a metric in the form that its operator chose: a matrix, a factor of one, or products alone.
+
+    Args:
+        operator: The metric.
+        parameters: Whose it is.
+        label: Name for messages.
+    """
+    device = parameters[0].device
+
+    def tensor(values: Any) -> Tensor:
+        return torch.as_tensor(values, dtype=torch.float64).detach().to(device)
+
+    if operator.form == "dense":
+        return DenseBlock(parameters, tensor(operator.dense()), label)
+    if operator.form == "dual":
+        return FactorBlock(parameters, tensor(operator.factor()).mT, label)
+
+    def inverse(damping: Tensor) -> Callable[[Tensor], Tensor]:
+        apply = operator.block_inverse(to_numpy(damping))
+        return lambda r: tensor(apply(to_numpy(r)))
+
+    return OperatorBlock(
+        parameters,
+        lambda v: tensor(operator @ v),
+        label,
+        diagonal=lambda: tensor(operator.diagonal()),
+        preconditioner=inverse,
+    )
 
 
 def _check_shapes(name: str, module: Any) -> None:

@@ -13,6 +13,7 @@ from fubini.torch.blocks.base import Block, BlockInfo, checked
 from fubini.torch.blocks.matrix import DenseBlock
 
 Tensor = torch.Tensor
+Preconditioner = Callable[[Tensor], Callable[[Tensor], Tensor]]
 
 
 class FactorBlock(Block):
@@ -100,6 +101,8 @@ class OperatorBlock(Block):
         label: As for Block.
         diagonal: Returns the diagonal of G, (n,), for the preconditioner and ``diagonal()``; None: the diagonal costs
             n products, and the preconditioner is the damping alone.
+        preconditioner: Maps the damping (n,) to an approximate inverse of the damped metric, a function of residuals
+            (..., n); None: the damped diagonal.
         tolerance: Residual at which conjugate gradients stop, relative to the right-hand side.
         max_iterations: Their limit; None: 10 n, at least 100.
     """
@@ -113,11 +116,13 @@ class OperatorBlock(Block):
         label: str = "",
         *,
         diagonal: Callable[[], Tensor] | None = None,
+        preconditioner: Preconditioner | None = None,
         tolerance: float = 1e-10,
         max_iterations: int | None = None,
     ) -> None:
         super().__init__(parameters, label)
         self._apply = apply
+        self._preconditioner = preconditioner
         self._find_diagonal = diagonal
         self._tolerance, self._max_iterations = tolerance, max_iterations
 
@@ -129,15 +134,13 @@ class OperatorBlock(Block):
 
     def solve(self, rhs: Tensor, damping: Tensor) -> tuple[Tensor, BlockInfo]:
         """Solve ``(G + D) x = rhs``, see Block."""
-        weights = damping if self._find_diagonal is None else damping + self.diagonal()
-        # Where nothing is known, the residual itself is the direction.
-        weights = torch.where(weights > 0, weights, torch.ones_like(weights))
+        invert = self._inverse(damping)
 
         def damped(v: Tensor) -> Tensor:
             return self.product(v.mT).mT + damping * v
 
         columns = (rhs if rhs.ndim == 2 else rhs[:, None]).mT
-        method = CG(self._tolerance, self._max_iterations, lambda r: r / weights)
+        method = CG(self._tolerance, self._max_iterations, invert)
         x, info = solve(damped, columns.contiguous(), method=method, throw=False, return_info=True)
         if (info.status > 1).any():
             raise NumericalError(
@@ -153,6 +156,14 @@ class OperatorBlock(Block):
             int(info.iterations.max()),
             _residual=lambda: worst,
         )
+
+    def _inverse(self, damping: Tensor) -> Callable[[Tensor], Tensor]:
+        if self._preconditioner is not None:
+            return self._preconditioner(damping)
+        weights = damping if self._find_diagonal is None else damping + self.diagonal()
+        # Where nothing is known, the residual itself is the direction.
+        weights = torch.where(weights > 0, weights, torch.ones_like(weights))
+        return lambda r: r / weights
 
     def diagonal(self) -> Tensor:
         """Return the diagonal, (n,); without a function for it at the cost of n products."""
@@ -183,11 +194,18 @@ class OperatorBlock(Block):
 
     def scaled(self, factor: float) -> OperatorBlock:
         """Return the block times a number, see Block."""
-        known = self._find_diagonal
+        known, inverse = self._find_diagonal, self._preconditioner
+
+        def preconditioner(damping: Tensor) -> Callable[[Tensor], Tensor]:
+            assert inverse is not None
+            apply = inverse(damping / factor)
+            return lambda r: apply(r) / factor
+
         return self._like(
             self.parameters,
             lambda v: factor * self._apply(v),
             None if known is None else lambda: factor * self.diagonal(),
+            None if inverse is None else preconditioner,
         )
 
     def tensors(self) -> dict[str, Tensor]:
@@ -207,9 +225,27 @@ class OperatorBlock(Block):
             whole[index] = v
             return self._apply(whole)[index]
 
-        known = self._find_diagonal
+        known, inverse = self._find_diagonal, self._preconditioner
+
+        def preconditioner(damping: Tensor) -> Callable[[Tensor], Tensor]:
+            assert inverse is not None
+            everywhere = torch.full((self.size,), float(damping.mean()), dtype=torch.float64)
+            everywhere = everywhere.to(damping.device)
+            everywhere[index] = damping
+            invert = inverse(everywhere)
+
+            def on_part(r: Tensor) -> Tensor:
+                whole = torch.zeros(*r.shape[:-1], self.size, dtype=r.dtype, device=r.device)
+                whole[..., index] = r
+                return invert(whole)[..., index]
+
+            return on_part
+
         return self._like(
-            parameters, apply, None if known is None else lambda: self.diagonal()[index]
+            parameters,
+            apply,
+            None if known is None else lambda: self.diagonal()[index],
+            None if inverse is None else preconditioner,
         )
 
     def _like(
@@ -217,12 +253,14 @@ class OperatorBlock(Block):
         parameters: Sequence[Tensor],
         apply: Callable[[Tensor], Tensor],
         diagonal: Callable[[], Tensor] | None,
+        preconditioner: Preconditioner | None = None,
     ) -> OperatorBlock:
         return OperatorBlock(
             parameters,
             apply,
             self.label,
             diagonal=diagonal,
+            preconditioner=preconditioner,
             tolerance=self._tolerance,
             max_iterations=self._max_iterations,
         )

@@ -275,9 +275,9 @@ def test_ansatz_has_pennylanes_layers():
     assert layer_plan(circuit) is layer_plan(circuit)
 
 
-@pytest.mark.parametrize("batch", [1, 3, 41])
-def test_bits_do_not_depend_on_the_number_of_threads(batch):
-    circuit = ansatz(10, 2)
+@pytest.mark.parametrize(("wires", "batch"), [(10, 1), (10, 3), (4, 41), (12, 3)])
+def test_bits_do_not_depend_on_the_number_of_threads(wires, batch):
+    circuit = ansatz(wires, 2)
     angles = np.random.default_rng(2).uniform(-3, 3, (batch, circuit.num_angles))
     threads = _core.num_threads()
     results = []

@@ -84,10 +84,6 @@ Eigenbasis eigenbasis(int qubits, std::span<const PauliTerm> terms) {
     }
     std::stable_sort(basis.readings.begin(), basis.readings.end(),
                      [](const auto& a, const auto& b) { return a.moment < b.moment; });
-    basis.simple = true;
-    for (std::size_t m = 0; m < basis.readings.size(); ++m) {
-        basis.simple = basis.simple && basis.readings[m].moment == static_cast<int>(m);
-    }
     for (std::size_t y = 0; y < std::size_t{1} << std::min(qubits, low_bits); ++y) {
         Word word;
         for (Mask rest = y & basis.pivots; rest != 0; rest &= rest - 1) {

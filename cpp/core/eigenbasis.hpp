@@ -30,8 +30,7 @@ struct Eigenbasis {
     std::vector<Word> axes;
     std::vector<std::uint32_t> low_flips;  ///< x of K^c X^t, for the lowest bits of y
     std::vector<std::uint8_t> low_phases;  ///< and its power of i
-    std::vector<Reading> readings;  ///< sorted by moment
-    bool simple = false;            ///< reading m is moment m: every moment is one word
+    std::vector<Reading> readings;         ///< sorted by moment
 
     [[nodiscard]] bool empty() const { return axes.empty(); }
 };

@@ -77,9 +77,9 @@ void mix(const Geometry& where, Flavor kind, const Mix& m, double* state, std::s
 /// Whether mix_two can take these two steps: both flip rows, different ones, and leave no row out.
 [[nodiscard]] bool can_mix_two(const Layout& layout, const Geometry& first, const Geometry& second);
 
-/// mix with `first` and then with `second`, on all rows, in one pass.
-void mix_two(const Layout& layout, const Geometry& first, const Mix& m, const Geometry& second,
-             const Mix& then, double* state);
+/// mix with `first` and then with `second` in one pass, for fours of rows [begin, end) of rows / 4.
+void mix_two(const Geometry& first, const Mix& m, const Geometry& second, const Mix& then, double* state,
+             std::size_t begin, std::size_t end);
 
 /// target += m source. Rows and lanes outside the subspace keep their value.
 void mix_add(const Geometry& where, const Mix& m, const double* source, double* target, std::size_t begin,

@@ -11,45 +11,50 @@ constexpr std::int64_t sign_bit = std::int64_t{1} << 63;
 alignas(64) constexpr std::int64_t sign_rows[2][lanes] = {
     {}, {sign_bit, sign_bit, sign_bit, sign_bit, sign_bit, sign_bit, sign_bit, sign_bit}};
 
-inline const IntVec& row_sign(std::size_t bits) {
-    return reinterpret_cast<const IntVec&>(sign_rows[std::popcount(bits) & 1]);
+constexpr int width = register_lanes;
+using Real = RealPart<width>;
+using Int = IntPart<width>;
+
+inline const Int& row_sign(std::size_t bits) {
+    return reinterpret_cast<const Int&>(sign_rows[std::popcount(bits) & 1]);
 }
 
 /// The coefficients of one row; ai, br and bi with that row's signs relative to the first row of its four.
 struct RowCoefficients {
-    Vec ai, br, bi;
+    Real ai, br, bi;
 };
 
-/// What one step does to four rows; the row signs of the first row are `a`, `r` and `i`.
+/// What one step does to four rows, in the lanes from `lane` on; the row signs of the first row are `a`, `r`
+/// and `i`.
 struct FourRows {
-    Vec ar;
+    Real ar;
     std::array<RowCoefficients, 4> rows;
     std::size_t sign_a, sign_r, sign_i;
 
-    FourRows(const Geometry& where, const Mix& m, const std::array<std::size_t, 4>& offsets)
-        : ar(m.ar[0]), sign_a(where.sign_a), sign_r(where.sign_r), sign_i(where.sign_i) {
+    FourRows(const Geometry& where, const Mix& m, const std::array<std::size_t, 4>& offsets, int lane)
+        : ar(part<width>(m.ar[0], lane)), sign_a(where.sign_a), sign_r(where.sign_r), sign_i(where.sign_i) {
         for (std::size_t j = 0; j < 4; ++j) {
-            rows[j] = {flipped(m.ai[0], row_sign(offsets[j] & sign_a)),
-                       flipped(m.br[0], row_sign(offsets[j] & sign_r)),
-                       flipped(m.bi[0], row_sign(offsets[j] & sign_i))};
+            rows[j] = {flipped(part<width>(m.ai[0], lane), row_sign(offsets[j] & sign_a)),
+                       flipped(part<width>(m.br[0], lane), row_sign(offsets[j] & sign_r)),
+                       flipped(part<width>(m.bi[0], lane), row_sign(offsets[j] & sign_i))};
         }
     }
 
     /// Rows j and j ^ partner are a pair.
     template <int partner>
-    [[gnu::always_inline]] inline void apply(std::size_t first, Vec* re, Vec* im) const {
-        const IntVec a = row_sign(first & sign_a);
-        const IntVec r = row_sign(first & sign_r);
-        const IntVec i = row_sign(first & sign_i);
-        Vec new_re[4], new_im[4];
+    [[gnu::always_inline]] inline void apply(std::size_t first, Real* re, Real* im) const {
+        const Int a = row_sign(first & sign_a);
+        const Int r = row_sign(first & sign_r);
+        const Int i = row_sign(first & sign_i);
+        Real new_re[4], new_im[4];
 #pragma GCC unroll 4
         for (int j = 0; j < 4; ++j) {
             const RowCoefficients& row = rows[static_cast<std::size_t>(j)];
-            const Vec ai = flipped(row.ai, a);
-            const Vec br = flipped(row.br, r);
-            const Vec bi = flipped(row.bi, i);
-            Vec x = ar * re[j];
-            Vec y = ar * im[j];
+            const Real ai = flipped(row.ai, a);
+            const Real br = flipped(row.br, r);
+            const Real bi = flipped(row.bi, i);
+            Real x = ar * re[j];
+            Real y = ar * im[j];
             x -= ai * im[j];
             y += ai * re[j];
             x += br * re[j ^ partner];
@@ -76,30 +81,33 @@ bool can_mix_two(const Layout& layout, const Geometry& first, const Geometry& se
     return whole(first) && whole(second) && first.x != second.x;
 }
 
-void mix_two(const Layout& layout, const Geometry& first, const Mix& m, const Geometry& second,
-             const Mix& then, double* state) {
+void mix_two(const Geometry& first, const Mix& m, const Geometry& second, const Mix& then, double* state,
+             std::size_t begin, std::size_t end) {
     // Four rows are a coset of {0, x, x', x ^ x'}; the one without two pivot bits stands for it.
     const std::size_t pivot = std::bit_floor(first.x);
     const std::size_t rest = (second.x & pivot) != 0 ? second.x ^ first.x : second.x;
-    const std::size_t blocked = pivot | std::bit_floor(rest);
+    Geometry fours;
+    fours.fixed = pivot | std::bit_floor(rest);
     const std::array<std::size_t, 4> offsets = {0, first.x, second.x, first.x ^ second.x};
-    const FourRows one(first, m, offsets), two(second, then, offsets);
-    const std::size_t rows = layout.rows();
-    for (std::size_t r = 0; r < rows; r = ((r | blocked) + 1) & ~blocked) {
-        Vec re[4], im[4];
+    for (int lane = 0; lane < lanes; lane += width) {
+        const FourRows one(first, m, offsets, lane), two(second, then, offsets, lane);
+        std::size_t r = fours.row(begin);
+        for (std::size_t index = begin; index < end; ++index, r = fours.next(r)) {
+            Real re[4], im[4];
 #pragma GCC unroll 4
-        for (std::size_t j = 0; j < 4; ++j) {
-            const double* row = state + (r ^ offsets[j]) * row_doubles;
-            re[j] = vec(row);
-            im[j] = vec(row + lanes);
-        }
-        one.apply<1>(r, re, im);
-        two.apply<2>(r, re, im);
+            for (std::size_t j = 0; j < 4; ++j) {
+                const double* row = state + (r ^ offsets[j]) * row_doubles + lane;
+                re[j] = part<width>(row);
+                im[j] = part<width>(row + lanes);
+            }
+            one.apply<1>(r, re, im);
+            two.apply<2>(r, re, im);
 #pragma GCC unroll 4
-        for (std::size_t j = 0; j < 4; ++j) {
-            double* row = state + (r ^ offsets[j]) * row_doubles;
-            vec(row) = re[j];
-            vec(row + lanes) = im[j];
+            for (std::size_t j = 0; j < 4; ++j) {
+                double* row = state + (r ^ offsets[j]) * row_doubles + lane;
+                part<width>(row) = re[j];
+                part<width>(row + lanes) = im[j];
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 #include "core/metric.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <string>
 #include <thread>
@@ -199,7 +200,13 @@ class SmallElements {
         const Panel panel{data, 0, groups_, tile_};
         for (std::ptrdiff_t first = begin; first < end; first += slab_) {
             Batch part = part_of(batch_, program_, first, std::min(slab_, end - first));
-            if (std::this_thread::get_id() != owner_) part.poll = {};
+            // A caller who wants to stop is asked on its own thread only; the others follow.
+            if (batch_.poll) {
+                part.poll = [this] {
+                    if (std::this_thread::get_id() == owner_ && batch_.poll()) stop_ = true;
+                    return stop_.load();
+                };
+            }
             fill_panel(program_, part, schedule_, panel, 1, centred_, psi);
             body(first, panel, static_cast<std::size_t>(part.size));
         }
@@ -221,6 +228,7 @@ class SmallElements {
     const Schedule& schedule_;
     bool centred_;
     std::thread::id owner_;
+    mutable std::atomic<bool> stop_{false};
     std::size_t groups_ = schedule_.groups.size();
     std::size_t amplitudes_ = std::size_t{1} << program_.qubits();
     std::size_t tile_ = amplitudes_ * amplitude_doubles;

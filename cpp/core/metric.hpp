@@ -11,8 +11,9 @@ namespace fubini {
 // batch element, or the mean over the batch. Results do not depend on the number of threads.
 
 /// out (size, k, k), or (k, k) if `mean`, for the k `angles` (distinct, in range), in their order;
-/// batch.repeat must be 1. Tangents of all angles are brought to one frame in the middle of the circuit;
-/// their memory is bounded, and tangents that do not fit together are computed again. Throws MemoryLimit,
+/// batch.repeat must be 1. Tangents of all angles are brought to one frame in the middle of the circuit. For
+/// any number of angles they take at most 1 GiB, or what memory_limit() leaves if that is less; tangents that
+/// do not fit together are computed again. Throws MemoryLimit,
 /// Interrupted.
 void metric_full(const Program& program, const Batch& batch, std::span<const int> angles, bool mean,
                  double* out);

@@ -350,12 +350,15 @@ class Filler {
         const auto& steps = tile_.plan.steps;
         if (steps[a].kind != Step::Kind::block || steps[b].kind != Step::Kind::block) return false;
         const Geometry &here = tile_.geometry(a), &there = tile_.geometry(b);
-        if (tile_.shares_rows() || !can_mix_two(tile_.layout, here, there)) return false;
+        if (!can_mix_two(tile_.layout, here, there)) return false;
         tile_.checkpoint(a);
         const auto coefficients = [&](const Geometry& where, std::size_t s) {
             return undo ? inverse(where, tile_.quaternion(s)) : unitary(where, tile_.quaternion(s));
         };
-        mix_two(tile_.layout, here, coefficients(here, a), there, coefficients(there, b), tangent_);
+        const Mix one = coefficients(here, a), two = coefficients(there, b);
+        tile_.over_rows(tile_.layout.rows() / 4, [&](std::size_t begin, std::size_t end) {
+            mix_two(here, one, there, two, tangent_, begin, end);
+        });
         return true;
     }
 

@@ -118,8 +118,6 @@ class Tile {
             body(std::size_t{0}, count);
         }
     }
-    /// Whether over_rows may use several threads.
-    [[nodiscard]] bool shares_rows() const { return by_rows_; }
     /// Throws Interrupted when the caller wants to stop; to be called before every step.
     void checkpoint(std::size_t step) const;
 

@@ -212,7 +212,7 @@ TEST_CASE("two steps in one pass are the steps one after the other") {
         const Mix m = unitary(first, q), n = inverse(second, p);
         mix(first, Flavor::general, m, one[0].values, 0, first.count);
         mix(second, Flavor::general, n, one[0].values, 0, second.count);
-        mix_two(layout, first, m, second, n, both[0].values);
+        mix_two(first, m, second, n, both[0].values, 0, layout.rows() / 4);
         for (std::size_t r = 0; r < layout.rows(); ++r) {
             for (std::size_t i = 0; i < row_doubles; ++i) {
                 CHECK(std::abs(one[r].values[i] - both[r].values[i]) < 1e-14);

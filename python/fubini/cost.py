@@ -72,7 +72,7 @@ def choose(
     )  # every tangent passes a quarter of the gates, and costs two states' work
     seconds: dict[Form, float] = {
         "dense": tangents + (rows * angles**2 / 2 + weights**3 / 6) * _FLOP,
-        "dual": 4 * tangents + (rows**2 * weights / 2 + rows**3 / 6) * _FLOP,
+        "dual": 2 * tangents + (rows**2 * weights / 2 + rows**3 / 6) * _FLOP,
         "matrix-free": iterations * (3 * sweep + _CALL),
     }
     states = 16.0 * amplitudes

@@ -249,12 +249,7 @@ def test_weights_inside_exponents(name: str) -> None:
     true = metric_by_autodiff_of(function, 2, w)
     w.requires_grad_()
     qnode = state_qnode(function, 2)
-    if "evolve" in name:  # of words that do not commute
-        with pytest.raises(fubini.UnsupportedCircuitError, match=r"Evolution.*engine='device'"):
-            fubini.metric_tensor(qnode, engine="native")(w)
-        metric = fubini.metric_tensor(qnode)(w)
-    else:
-        metric = everywhere(qnode)(w)
+    metric = everywhere(qnode)(w)
     torch.testing.assert_close(metric, true, rtol=0, atol=1e-12)
 
 

@@ -13,10 +13,11 @@ from fubini.circuit import Circuit
 
 Form = Literal["dense", "dual", "matrix-free"]
 
-# Seconds per amplitude and step of a sweep, per multiply-add of a product of large matrices, and per sweep.
+# Seconds per amplitude and step of a sweep, per multiply-add of a product of large matrices, and per iteration of
+# conjugate gradients besides the product.
 _SWEEP = 1.0e-9
 _FLOP = 1.0e-10
-_CALL = 2.0e-6
+_ITERATION = 1.0e-3
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def choose(
     weights: int,
     *,
     inputs: int = 1,
-    iterations: int = 40,
+    iterations: int = 80,
     bound: float | None = None,
 ) -> Choice:
     """Choose the form of a full metric, averaged over inputs, for one regularised solution.
@@ -72,8 +73,8 @@ def choose(
     )  # every tangent passes a quarter of the gates, and costs two states' work
     seconds: dict[Form, float] = {
         "dense": tangents + (rows * angles**2 / 2 + weights**3 / 6) * _FLOP,
-        "dual": 4 * tangents + (rows**2 * weights / 2 + rows**3 / 6) * _FLOP,
-        "matrix-free": iterations * (3 * sweep + _CALL),
+        "dual": 2 * tangents + (rows**2 * weights / 2 + rows**3 / 6) * _FLOP,
+        "matrix-free": iterations * (3 * sweep + _ITERATION),
     }
     states = 16.0 * amplitudes
     held: dict[Form, float] = {

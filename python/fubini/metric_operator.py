@@ -11,7 +11,6 @@ from fubini.cost import Choice, choose
 from fubini.damping import Damping, as_damping
 from fubini.jacobian import Index, Real
 from fubini.layers import LayerRule, check_rule
-from fubini.memory import MATRIX_FREE, check_fits
 from fubini.pullback import Pullback
 from fubini.solve import CG, Dual, SolveInfo, solve
 
@@ -304,23 +303,9 @@ class MetricOperator:
 
     @cached_property
     def _factor(self) -> Real:
-        pullback = self._pullback
-        if pullback is None:
+        if self._pullback is None:
             raise ValueError("factor: only the matrix is known; use dense()")
-        inputs = len(pullback.angles)
-        columns = 2 * 2**pullback.circuit.num_wires
-        check_fits(
-            f"{(self.shape[0], inputs * columns)}: the factor",
-            self.shape[0] * inputs * columns,
-            MATRIX_FREE,
-        )
-        result = np.zeros((self.shape[0], inputs * columns))
-        for row in range(inputs):
-            _, derivatives = pullback.derivative_states(row)
-            real = np.ascontiguousarray(derivatives).view(np.float64) / np.sqrt(inputs)
-            at = slice(row * columns, (row + 1) * columns)
-            result[:, at] = pullback.jacobian.of(row, row + 1).pull(real.T[None])[0].T
-        return result
+        return self._pullback.factor()
 
     def _vectors(self, name: str, value: Any) -> Real:
         array = real_array(name, value.detach() if is_tensor(value) else value)

@@ -160,6 +160,21 @@ class Pullback:
         psi, tangents = tangent_states(self.circuit, angles, states, rows)
         return psi, without_state(psi, tangents)
 
+    def factor(self) -> Real:
+        """Return X with the metric's mean over the inputs g = X X^T, (P, m), for m = 2 N inputs.
+
+        Raises:
+            MemoryError: If the factor is larger than the bound.
+        """
+        native_metric.check_finite("angles", self.angles, self.batch is None)
+        inputs, width = len(self.angles), 2 * 2**self.circuit.num_wires
+        shape = (self.size, inputs * width)
+        count = float(self.size + self.circuit.num_angles) * inputs * width
+        check_fits(f"{shape}: the factor of the metric", count, MATRIX_FREE)
+        rows = native_metric.metric_factor(self.circuit, self.angles, self.states)
+        columns = rows[self.jacobian.rows].T.reshape(inputs, width, len(self.jacobian.rows))
+        return np.ascontiguousarray(self.jacobian.pull(columns).reshape(-1, self.size).T)
+
     def weight_blocks(self, layers: LayerRule = "wires") -> list[tuple[Index, Real]]:
         """Return the block-diagonal metric's mean over the inputs as blocks without a common weight.
 
@@ -193,14 +208,9 @@ class Pullback:
             some = vectors[first : first + width]
             tangents = np.zeros((batch, len(some), self.circuit.num_angles))
             tangents[:, :, self.jacobian.rows] = self.jacobian.push(some)
-            repeat = len(some)
-            angles = self.angles if repeat == 1 else np.repeat(self.angles, repeat, axis=0)
-            states = self.states
-            if repeat > 1 and states is not None and len(states) > 1:
-                states = np.repeat(states, repeat, axis=0)
-            products = _core.metric_vector_product(
-                self.circuit.program, angles, tangents.reshape(batch * repeat, -1), states
-            ).reshape(batch, repeat, -1)
+            products = native_metric.metric_products(
+                self.circuit, self.angles, tangents, self.states, None
+            )
             pulled = self.jacobian.pull(products[:, :, self.jacobian.rows])
             result[first : first + width] = _core.mean_over_batch(np.ascontiguousarray(pulled))
         return result
@@ -273,6 +283,9 @@ class Pullback:
     ) -> list[tuple[Sequence[int], Real]]:
         program, rows = self.circuit.program, self.jacobian.rows.tolist()
         if approx is None:
+            if mean and self.states is not None:  # many inputs of one circuit are compressed there
+                full = native_metric.full_metric(self.circuit, self.angles, self.states, "mean")
+                return [(rows, full[np.ix_(rows, rows)])]
             return [(rows, _core.metric(program, self.angles, self.states, mean, rows))]
         return list(
             native_metric.metric_blocks(

@@ -60,7 +60,7 @@ class Sweep:
             np.ascontiguousarray(p).reshape(self.rows, -1)
             for op in self.operations
             if op.batch_size is not None
-            for p, n in zip(op.data, op.ndim_params, strict=True)
+            for p, n in zip(op.data, _dims(op), strict=True)
             if np.ndim(p) > n
         ]
         if not columns:
@@ -120,15 +120,20 @@ def repeated(op: Any, times: int) -> Any:
         return op
     data = [
         np.tile(p, (times,) + (1,) * (np.ndim(p) - 1)) if np.ndim(p) > n else p
-        for p, n in zip(op.data, op.ndim_params, strict=True)
+        for p, n in zip(op.data, _dims(op), strict=True)
     ]
     return rebind(op, data)
+
+
+def _dims(op: Any) -> tuple[int, ...]:
+    """Dimensions of the parameters without the batch; evolutions do not know theirs."""
+    return (0,) * len(op.data) if isinstance(op, qml.ops.Exp) else tuple(op.ndim_params)
 
 
 def _at(op: Any, rows: Any) -> Any:
     if op.batch_size is None:
         return op
-    data = [p[rows] if np.ndim(p) > n else p for p, n in zip(op.data, op.ndim_params, strict=True)]
+    data = [p[rows] if np.ndim(p) > n else p for p, n in zip(op.data, _dims(op), strict=True)]
     return rebind(op, data)
 
 
@@ -139,9 +144,7 @@ def _single(op: Any, rows: int) -> Any:
     seen: dict[bytes, Any] = {}
     result = []
     for row in range(rows):
-        data = [
-            p[row] if np.ndim(p) > n else p for p, n in zip(op.data, op.ndim_params, strict=True)
-        ]
+        data = [p[row] if np.ndim(p) > n else p for p, n in zip(op.data, _dims(op), strict=True)]
         key = b"".join(np.ascontiguousarray(v).tobytes() for v in data)
         if key not in seen:
             seen[key] = rebind(op, data)

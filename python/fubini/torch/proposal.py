@@ -64,9 +64,9 @@ class Part:
         """
         parameters = self.block.parameters
         if len(parameters) == 1:
-            return [(parameters[0], vector.view(parameters[0].shape))]
+            return [(parameters[0], vector.reshape(parameters[0].shape))]
         pieces = vector.split_with_sizes([p.numel() for p in parameters])
-        return [(p, v.view(p.shape)) for p, v in zip(parameters, pieces, strict=True)]
+        return [(p, v.reshape(p.shape)) for p, v in zip(parameters, pieces, strict=True)]
 
 
 def _one(values: Sequence[float]) -> bool:

@@ -10,6 +10,7 @@ import torch
 
 from fubini.damping import Damping
 from fubini.errors import NumericalError
+from fubini.policies import predicted_reduction
 from fubini.torch.blocks import Block, BlockInfo, DiagonalBlock
 from fubini.torch.checks import all_finite
 
@@ -166,7 +167,7 @@ class Proposal:
     @property
     def predicted(self) -> float:
         """By how much the loss should fall."""
-        return self.slope - 0.5 * self.scale * self.curvature
+        return predicted_reduction(1.0, self.slope, self.scale * self.curvature)
 
     @property
     def share(self) -> float:

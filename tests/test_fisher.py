@@ -464,6 +464,12 @@ def test_large_layers_take_kfac_and_small_ones_do_not() -> None:
     model = nn.Sequential(nn.Linear(64, 4), nn.LayerNorm(4), nn.Linear(4, 10))
     kinds = [type(b) for b in blocks_of(model, torch.randn(N, 64), "categorical")]
     assert kinds == [KroneckerBlock, DenseBlock, DenseBlock]
+    wide = nn.Sequential(nn.Linear(3, 80), nn.LayerNorm(80), nn.Tanh(), nn.Linear(80, 3))
+    x = torch.randn(N, 3)
+    blocks = blocks_of(wide, x, "categorical")
+    assert [type(b) for b in blocks] == [KroneckerBlock, DiagonalBlock, KroneckerBlock]
+    dense = reference(wide, x, Categorical(), list(wide[1].parameters()))
+    torch.testing.assert_close(blocks[1].diagonal(), dense.diagonal(), rtol=1e-10, atol=1e-13)
 
 
 # -- what surrounds the pass ------------------------------------------------------------------------------------------

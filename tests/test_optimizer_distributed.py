@@ -13,6 +13,8 @@ import torch.multiprocessing as mp
 
 import fubini
 from fubini.demo.distributed import train as train_example
+from fubini.torch.blocks import Block, DenseBlock, FactorBlock, OperatorBlock
+from fubini.torch.distributed import mean_blocks
 from models import hybrid
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
@@ -84,6 +86,9 @@ RUNS = [
 ]
 
 
+MIXED = ("ff", "fd", "df", "of", "do", "oo")
+
+
 def failing(rank: int, value: float) -> str:
     """Process 1 never ran a backward pass."""
     model = model_of(0)
@@ -100,6 +105,20 @@ def failing(rank: int, value: float) -> str:
     return ""
 
 
+def mixed(rank: int, kinds: str) -> torch.Tensor:
+    """Which form of a joint metric is cheapest depends on the number of inputs, which differs between processes."""
+    p = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    factor = torch.arange(6, dtype=torch.float64).reshape(2, 3) + rank
+    matrix = factor.T @ factor
+    block: Block = {
+        "f": FactorBlock([p], factor),
+        "d": DenseBlock([p], matrix),
+        "o": OperatorBlock([p], lambda v: matrix @ v),
+    }[kinds[rank]]
+    (mean,) = mean_blocks([block], [1.0 + 2 * rank])
+    return mean.dense()
+
+
 def process(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     fubini.set_num_threads(1)
@@ -107,7 +126,8 @@ def process(rank: int, folder: str) -> None:
     try:
         ends = [[p.detach() for p in train(rank, 2, *run).parameters()] for run in RUNS]
         messages = [failing(rank, value) for value in (1.0, float("nan"))]
-        torch.save({"ends": ends, "messages": messages}, f"{folder}/{rank}.pt")
+        means = {kinds: mixed(rank, kinds) for kinds in MIXED}
+        torch.save({"ends": ends, "messages": messages, "means": means}, f"{folder}/{rank}.pt")
     finally:
         dist.destroy_process_group()
 
@@ -128,6 +148,14 @@ def test_two_processes_end_where_one_does(processes: list[Any], index: int) -> N
     for p, q, expected in zip(first, second, single, strict=True):
         assert torch.equal(p, q)  # to the bit, or the processes drift apart
         torch.testing.assert_close(p, expected.detach(), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("kinds", MIXED)
+def test_blocks_of_two_kinds_have_a_mean(processes: list[Any], kinds: str) -> None:
+    factors = [torch.arange(6, dtype=torch.float64).reshape(2, 3) + rank for rank in range(2)]
+    expected = (factors[0].T @ factors[0] + 3 * factors[1].T @ factors[1]) / 4
+    for found in processes:
+        torch.testing.assert_close(found["means"][kinds], expected, rtol=1e-13, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,58 @@ def test_resumed_training_continues_to_the_bit(options: dict[str, Any]) -> None:
     assert torch.equal(flat(model.parameters()), flat(resumed.parameters()))
 
 
+def test_averages_of_joint_matrices_over_batches_of_any_size() -> None:
+    """Small batches give factors, large ones matrices; the average is that of the matrices, also after a resumption."""
+    batches = [data(count) for count in (4, 40, 5, 6)]
+
+    def build() -> tuple[Any, Any]:
+        torch.manual_seed(4)
+        model = hybrid()
+        opt = fubini.QNGOptimizer(
+            model, lr=0.1, metric="fisher", likelihood="bernoulli", approx=None, averaging=0.6
+        )
+        return model, opt
+
+    def step(model: Any, opt: Any, x: torch.Tensor, y: torch.Tensor) -> None:
+        opt.zero_grad()
+        CRITERION(model(x), y).backward()
+        opt.step()
+
+    model, opt = build()
+    mean, saved = torch.zeros(()), {}
+    for t, (x, y) in enumerate(batches, 1):
+        weight = (1 - 0.6) / (1 - 0.6**t)
+        mean = (1 - weight) * mean + weight * dense(model, x, logistic)
+        model.zero_grad()
+        CRITERION(model(x), y).backward()
+        before, gradient = flat(model.parameters()), flat(p.grad for p in model.parameters())
+        damped = mean + 1e-3 * torch.eye(len(mean), dtype=torch.float64)
+        opt.step()
+        expected = before - 0.1 * torch.linalg.solve(damped, gradient)
+        assert_close(flat(model.parameters()), expected, rtol=1e-8, atol=1e-9)
+        if t == 2:
+            saved = copy.deepcopy({"model": model.state_dict(), "opt": opt.state_dict()})
+    resumed, again = build()
+    resumed.load_state_dict(saved["model"])
+    again.load_state_dict(saved["opt"])
+    for x, y in batches[2:]:
+        step(resumed, again, x, y)
+    assert torch.equal(flat(model.parameters()), flat(resumed.parameters()))
+
+
+def test_an_average_starts_again_when_other_parameters_move() -> None:
+    model, (x, y) = hybrid(), data()
+    opt = fubini.QNGOptimizer(
+        model, lr=0.1, metric="fisher", likelihood="bernoulli", approx=None, averaging=0.6
+    )
+    for frozen in (False, True):
+        model[2].weight.requires_grad_(not frozen)
+        opt.zero_grad()
+        CRITERION(model(x), y).backward()
+        opt.step()
+    assert opt.state[model[0].weight]["metric_updates"] == 1
+
+
 @pytest.mark.parametrize("metric", ["fisher", "hybrid"])
 @pytest.mark.parametrize("rule", ["levenberg-marquardt", "trust region"])
 def test_rules_train_a_classifier(metric: Any, rule: str) -> None:

@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from fubini.torch.blocks import Block, FactorBlock, OperatorBlock
+from fubini.torch.blocks import Block, DenseBlock, FactorBlock, OperatorBlock
 
 Tensor = torch.Tensor
 T = TypeVar("T")
@@ -124,8 +124,9 @@ def mean_blocks(blocks: Sequence[Block], counts: Sequence[float]) -> list[Block]
         blocks: The same kinds and parameters in every process.
         counts: How many inputs stand behind each block here: its weight.
     """
-    if not active():
+    if not active() or not blocks:
         return list(blocks)
+    blocks = _of_one_kind(blocks)
     linear = [k for k, block in enumerate(blocks) if block.linear]
     named = [(k, name, t) for k in linear for name, t in blocks[k].tensors().items()]
     means = mean_tensors([t for _, _, t in named], [counts[k] for k, _, _ in named])
@@ -138,6 +139,28 @@ def mean_blocks(blocks: Sequence[Block], counts: Sequence[float]) -> list[Block]
             result[k] = _stacked(block, counts[k])
         elif isinstance(block, OperatorBlock):
             result[k] = _summed(block, counts[k])
+    return result
+
+
+def _of_one_kind(blocks: Sequence[Block]) -> list[Block]:
+    """The same blocks, in a form that all processes have: which one is cheapest depends on the number of inputs."""
+    codes = [
+        2.0 if isinstance(b, OperatorBlock) else 1.0 if isinstance(b, FactorBlock) else 0.0
+        for b in blocks
+    ]
+    mine = torch.tensor(codes, dtype=torch.float64, device=blocks[0].device)
+    highest = mine.clone()
+    dist.all_reduce(highest, op=dist.ReduceOp.MAX)
+    lowest = mine.clone()
+    dist.all_reduce(lowest, op=dist.ReduceOp.MIN)
+    result = []
+    for block, low, high in zip(blocks, lowest.tolist(), highest.tolist(), strict=True):
+        if low == high or (high == 2.0 and isinstance(block, OperatorBlock)):
+            result.append(block)
+        elif high == 2.0:
+            result.append(OperatorBlock(block.parameters, block.product, block.label))
+        else:
+            result.append(DenseBlock(block.parameters, block.dense(), block.label))
     return result
 
 

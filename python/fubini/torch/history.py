@@ -1,11 +1,11 @@
 """The metric over several steps: reuse between updates, and exponential averaging with bias correction."""
 
-from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
 
-from fubini.torch.blocks import Block, OperatorBlock
+from fubini.torch.blocks import Block, DenseBlock, FactorBlock, OperatorBlock
 
 Tensor = torch.Tensor
 _PREFIX = "metric."
@@ -79,16 +79,17 @@ class MetricHistory:
         for block in fresh:
             entry = self._state()[block.parameters[0]]
             count = int(entry.get(_COUNT, 0))
-            before = earlier.get(_key(block))
             saved = _tensors(entry)
-            if before is None and count and set(saved) == set(block.tensors()):
-                before = block.with_tensors({n: t.to(block.device) for n, t in saved.items()})
+            before = earlier.get(_key(block)) or _restored(block, saved)
+            if before is None:
+                count = 0
             if before is not None and not due:
                 block = before
             else:
                 count += 1
                 if before is not None and self._decay > 0.0:
                     weight = (1.0 - self._decay) / (1.0 - self._decay**count)
+                    before, block = _alike(before, block)
                     block = before.average(block, 1.0 - weight)
                 for name in saved:
                     del entry[_PREFIX + name]
@@ -102,6 +103,29 @@ class MetricHistory:
     def forget(self) -> None:
         """Drop the blocks; what the state holds is taken up again with the next metric."""
         self._blocks = []
+
+
+def _restored(block: Block, saved: Mapping[str, Tensor]) -> Block | None:
+    """The block that was saved for the parameters of this one; None if there is none, or it was for other parameters."""
+    saved = {name: values.to(block.device) for name, values in saved.items()}
+    try:
+        if set(saved) == set(block.tensors()):
+            return block.with_tensors(saved)
+        if set(saved) == {"matrix"}:
+            return DenseBlock(block.parameters, saved["matrix"], block.label)
+        if set(saved) == {"factor"}:
+            return FactorBlock(block.parameters, saved["factor"], block.label)
+    except ValueError:  # of another size
+        pass
+    return None
+
+
+def _alike(first: Block, second: Block) -> tuple[Block, Block]:
+    """The same blocks, as matrices if they are of two kinds: a joint metric has a factor or not as the batch is small."""
+    if type(first) is type(second):
+        return first, second
+    a, b = (DenseBlock(x.parameters, x.dense(), x.label) for x in (first, second))
+    return a, b
 
 
 def _key(block: Block) -> tuple[int, ...]:

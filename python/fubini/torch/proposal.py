@@ -10,6 +10,7 @@ import torch
 
 from fubini.damping import Damping
 from fubini.errors import NumericalError
+from fubini.policies import predicted_reduction
 from fubini.torch.blocks import Block, BlockInfo, DiagonalBlock
 from fubini.torch.checks import all_finite
 
@@ -64,9 +65,9 @@ class Part:
         """
         parameters = self.block.parameters
         if len(parameters) == 1:
-            return [(parameters[0], vector.view(parameters[0].shape))]
+            return [(parameters[0], vector.reshape(parameters[0].shape))]
         pieces = vector.split_with_sizes([p.numel() for p in parameters])
-        return [(p, v.view(p.shape)) for p, v in zip(parameters, pieces, strict=True)]
+        return [(p, v.reshape(p.shape)) for p, v in zip(parameters, pieces, strict=True)]
 
 
 def _one(values: Sequence[float]) -> bool:
@@ -166,7 +167,7 @@ class Proposal:
     @property
     def predicted(self) -> float:
         """By how much the loss should fall."""
-        return self.slope - 0.5 * self.scale * self.curvature
+        return predicted_reduction(1.0, self.slope, self.scale * self.curvature)
 
     @property
     def share(self) -> float:

@@ -144,6 +144,7 @@ def _layer_request(tape: GateTape, layer: Layer, order: dict[int, int], device: 
 
 
 def _returns_states(tape: GateTape, device: Any) -> bool:
+    sampled.refuse_channels(tape)
     return tape.shots is None and device.name in _STATE_VECTORS
 
 
@@ -152,11 +153,14 @@ def full_metric(tape: GateTape, device: Any) -> Block:
 
     Args:
         tape: The circuit.
-        device: PennyLane device that returns states.
+        device: PennyLane device; one that returns no states, or has shots, measures fidelities.
 
     Returns:
         One block with all trainable angles.
     """
+    if not _returns_states(tape, device):
+        job = full.full_metric_job(tape, "fidelity", shots=tape.shots)
+        return Block(tuple(range(len(tape.trainable))), job.run(executor_of(device)).values)
     derivatives = _derivative_states(tape, device)
     flat = np.concatenate([derivatives.real, derivatives.imag], axis=2)
     return Block(tuple(range(len(tape.trainable))), flat @ flat.transpose(0, 2, 1))
@@ -189,10 +193,15 @@ def _derivative_states(tape: GateTape, device: Any) -> ComplexArray:
 
     Returns:
         As above.
+
+    Raises:
+        UnsupportedCircuitError: If the device returns no states, or has shots.
     """
     if not _returns_states(tape, device):
-        job = full.full_metric_job(tape, "fidelity", shots=tape.shots)
-        return Block(tuple(range(len(tape.trainable))), job.run(executor_of(device)).values)
+        raise UnsupportedCircuitError(
+            f"device: expected an analytic simulator of state vectors for derivative states, got {device.name!r}"
+            f"{'' if tape.shots is None else f' with {tape.shots} shots'}; use default.qubit or lightning.qubit"
+        )
     operations = [gate.operation for gate in tape.gates]
     scripts = [_state_script(operations, tape, device)]
     terms: list[tuple[int, float]] = []

@@ -129,7 +129,8 @@ def run(quick: bool) -> dict[str, Any]:
             known = {} if options["metric"] == "quantum" else {"likelihood": "categorical"}
             opt = fubini.QNGOptimizer(mine, lr=0.01, **options, **known)
             calls[name] = training_step(mine, opt, x, y)
-        timings = common.interleaved(calls, seconds=0.4 if quick else 2.0, rounds=60)
+        # Slices of many steps in a row, as in training: one alone would find the caches full of another library.
+        timings = common.interleaved(calls, seconds=0.4 if quick else 3.0, rounds=40, slice_s=0.03)
         seconds = []
         theirs, qnode = peers["default.qubit"]
         for _ in range(1 if quick else 3):

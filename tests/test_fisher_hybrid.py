@@ -11,6 +11,7 @@ from torch import nn
 import fubini
 from fubini.metric import layer_metric
 from fubini.torch import fisher as fisher_module
+from fubini.torch import fisher_pass, fisher_quantum, fisher_units
 from fubini.torch.blocks import Block, DenseBlock, KroneckerBlock, OperatorBlock
 from fubini.torch.fisher import fisher_blocks
 from fubini.torch.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
@@ -359,19 +360,24 @@ def test_products_through_the_circuit(
     monkeypatch.setattr(fisher_module, "DENSE_LIMIT", 0)
     [block] = blocks_of(model, x, approx=None)
     assert isinstance(block, OperatorBlock)
-    torch.testing.assert_close(block.dense(), dense.dense(), rtol=1e-9, atol=1e-11)
+    v = torch.randn(block.size, 4)
+    torch.testing.assert_close(block.product(v), dense.product(v), rtol=1e-9, atol=1e-11)
+    if kind == "device":  # PennyLane's own second derivatives are slow
+        return
     rhs, damping = torch.randn(block.size), torch.full((block.size,), 1e-2)
     solution, info = block.solve(rhs, damping)
     torch.testing.assert_close(solution, dense.solve(rhs, damping)[0], rtol=1e-6, atol=1e-7)
     assert info.iterations > 0
 
 
-def test_products_through_a_torch_layer_on_its_device_are_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    model, x = hybrid(expvals, "torch-layer-on-mixed"), torch.randn(N, 4)
+def test_a_torch_layer_on_a_noisy_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has blocks through the device's own derivatives, and no products."""
+    model, x = hybrid(single, "torch-layer-on-mixed"), torch.randn(2, 4)
     model(x)
-    check(model, x)
+    blocks = blocks_of(model, x)
+    f, rows = rows_of(model, x, [model[2].layer.weights])
+    hessian = torch.func.hessian(lambda v: LOSSES["ce"][1](v.reshape(f.shape)))(f.reshape(-1))
+    torch.testing.assert_close(blocks[1].dense(), rows.mT @ hessian @ rows, rtol=1e-9, atol=1e-12)
     monkeypatch.setattr(fisher_module, "DENSE_LIMIT", 0)
     with pytest.raises(
         TypeError, match=r"2.layer: expected a fubini.QuantumLayer, got a TorchLayer"
@@ -472,6 +478,31 @@ def test_a_layer_used_several_times_is_still_bounded() -> None:
     [fisher] = blocks_of(model, x, **options)
     [scaled] = blocks_of(model, x, quantum="fubini-study", **options)
     assert torch.linalg.eigvalsh(scaled.dense() - fisher.dense())[0] > -1e-12
+
+
+@pytest.mark.parametrize("options", [{"samples": 3}, {"fisher": "empirical"}])
+def test_sampled_and_empirical_fisher_information_are_bounded_too(options: Any) -> None:
+    model, x = hybrid(expvals), torch.randn(N, 4)
+    model(x)
+    options = {"approx": None, "parameters": [model[2].layer.weights], **options}
+    if "fisher" in options:
+        options["targets"] = torch.arange(N) % 3
+    torch.manual_seed(1)
+    [fisher] = blocks_of(model, x, **options)
+    torch.manual_seed(1)
+    [scaled] = blocks_of(model, x, quantum="fubini-study", **options)
+    assert torch.linalg.eigvalsh(scaled.dense() - fisher.dense())[0] > -1e-12
+
+
+def test_large_batches_are_bounded_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = hybrid(probabilities), torch.randn(N, 4)
+    model(x)
+    options = {"approx": "block-diag", "quantum": "fubini-study"}
+    expected = blocks_of(model, x, **options)
+    for module in (fisher_pass, fisher_quantum, fisher_units):
+        monkeypatch.setattr(module, "_CHUNK", 1)
+    for block, other in zip(blocks_of(model, x, **options), expected, strict=True):
+        torch.testing.assert_close(block.dense(), other.dense(), rtol=1e-9, atol=1e-13)
 
 
 def test_what_has_no_scale_is_refused() -> None:

@@ -6,22 +6,18 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AffineMap', 'Pass', 'Program', 'ProgramBuilder', 'ShiftPlan', 'backward', 'berry_connection', 'blocks_from_probabilities', 'blocks_from_states', 'compiler', 'derivative_states', 'expval', 'forward', 'gate_table', 'hessian_product', 'isa', 'jacobian', 'jvp', 'mean_over_batch', 'memory_limit', 'metric', 'metric_factor', 'metric_vector_product', 'num_threads', 'overlap_gradient', 'set_memory_limit', 'set_num_threads', 'shift_frequencies', 'shift_rule', 'solve_batch', 'solve_fast', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'stage_covariances', 'state', 'version', 'vjp']
+__all__: list[str] = ['AffineMap', 'Pass', 'Program', 'ProgramBuilder', 'ShiftPlan', 'backward', 'berry_connection', 'blocks_from_probabilities', 'blocks_from_states', 'compiler', 'derivative_states', 'expval', 'forward', 'gate_table', 'hessian_product', 'hilbert_schmidt', 'isa', 'jacobian', 'jvp', 'mean_over_batch', 'memory_limit', 'metric', 'metric_factor', 'metric_vector_product', 'num_threads', 'overlap_gradient', 'set_memory_limit', 'set_num_threads', 'shift_frequencies', 'shift_rule', 'shift_sum', 'sld_fisher', 'solve_batch', 'solve_fast', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'stage_covariances', 'state', 'version', 'vjp']
 class ShiftPlan:
     """
     Parameter-shift terms of a circuit: angle index, coefficient and shift of each.
     """
-    def __init__(self, angles: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], frequencies: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]]) -> None:
+    def __init__(self, angles: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], frequencies: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]], shifts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]] = []) -> None:
         ...
     def __len__(self) -> int:
         ...
     def angles(self, angles: numpy.typing.NDArray[numpy.float64]) -> numpy.typing.NDArray[numpy.float64]:
         """
         (batch, angles) -> shifted (terms, batch, angles).
-        """
-    def contract(self, values: numpy.typing.NDArray[numpy.float64], count: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float64]:
-        """
-        (terms, batch, outputs) -> derivatives (batch, outputs, count).
         """
     @property
     def coefficient(self) -> list[float]:
@@ -164,6 +160,10 @@ def hessian_product(program: Program, angles: numpy.typing.NDArray[numpy.float64
     """
     Hessian of the weighted results times the tangents, shape (batch, angles).
     """
+def hilbert_schmidt(derivatives: numpy.typing.NDArray[numpy.complex128]) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    Tr(d_i rho d_j rho) of derivatives (batch, angles, dim, dim): (batch, angles, angles).
+    """
 def isa() -> str:
     """
     Instruction set that this module was compiled for.
@@ -216,9 +216,17 @@ def shift_frequencies(name: str, parameter: typing.SupportsInt | typing.Supports
     """
     Frequencies of expectation values in one parameter of a native gate.
     """
-def shift_rule(frequencies: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]) -> list[tuple[float, float]]:
+def shift_rule(frequencies: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], shifts: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex] = []) -> list[tuple[float, float]]:
     """
-    Terms (coefficient, shift in radians) of the parameter-shift rule for these frequencies.
+    Terms (coefficient, shift in radians) of the parameter-shift rule for these frequencies and, if given, shifts.
+    """
+def shift_sum(index: numpy.typing.NDArray[numpy.int64], coefficients: numpy.typing.NDArray[numpy.float64], values: numpy.typing.NDArray[numpy.float64], count: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    Adds coefficient * values, (terms, batch, outputs), to the angle index of each term: derivatives (batch, outputs, count).
+    """
+def sld_fisher(states: numpy.typing.NDArray[numpy.complex128], derivatives: numpy.typing.NDArray[numpy.complex128], cutoff: typing.SupportsFloat | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    Quantum Fisher information of density matrices (batch, dim, dim) with derivatives (batch, angles, dim, dim): (batch, angles, angles).
     """
 def solve_batch(matrix: numpy.typing.NDArray[numpy.float64], rhs: numpy.typing.NDArray[numpy.float64], damping: numpy.typing.NDArray[numpy.float64], method: str = 'auto', damping_kind: str = 'absolute', rcond: typing.SupportsFloat | typing.SupportsIndex = -1.0, smooth: bool = False, exponent: typing.SupportsFloat | typing.SupportsIndex = 1.0, symmetry_tolerance: typing.SupportsFloat | typing.SupportsIndex = 1e-09, tolerance: typing.SupportsFloat | typing.SupportsIndex = 1e-12, max_iterations: typing.SupportsInt | typing.SupportsIndex = 0, start: numpy.typing.NDArray[numpy.float64] | None = None, want_info: bool = False) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.int8], dict[str, numpy.ndarray] | None]:
     """

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from fubini import _core, native_metric
 from fubini.layers import LayerRule
+from fubini.memory import check_fits
 
 if TYPE_CHECKING:
     from fubini.circuit import Circuit
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 Real = npt.NDArray[np.float64]
 Complex = npt.NDArray[np.complex128]
+
+_MATRIX_FREE = "use circuit.metric_operator(angles, 'matrix-free') or circuit.metric_vector_product"
 
 
 def matrix_argument(
@@ -83,6 +86,10 @@ class MetricMethods:
         """
         values, single = self._angles(angles)
         native_metric.check_request(values, approx, reduce, single)
+        if approx is None:
+            rows = 1 if reduce else len(values)
+            shape = (rows, self.num_angles, self.num_angles)
+            check_fits(f"{shape}: the metric", rows * self.num_angles**2, _MATRIX_FREE)
         states = self._states(state, len(values))
         first = single and reduce is None
         if approx == "block-diag":

@@ -11,7 +11,8 @@ from fubini.cost import Choice, choose
 from fubini.damping import Damping, as_damping
 from fubini.jacobian import Index, Real
 from fubini.layers import LayerRule, check_rule
-from fubini.pullback import MATRIX_FREE, Pullback, check_fits
+from fubini.memory import MATRIX_FREE, check_fits
+from fubini.pullback import Pullback
 from fubini.solve import CG, Dual, SolveInfo, solve
 
 Form = Literal["auto", "dense", "dual", "matrix-free"]
@@ -299,7 +300,7 @@ class MetricOperator:
         inputs = len(pullback.angles)
         columns = 2 * 2**pullback.circuit.num_wires
         check_fits(
-            f"a factor of shape {(self.shape[0], inputs * columns)}",
+            f"{(self.shape[0], inputs * columns)}: the factor",
             self.shape[0] * inputs * columns,
             MATRIX_FREE,
         )

@@ -15,16 +15,8 @@ from fubini.compiled_calls import compiled_call
 from fubini.errors import UnsupportedCircuitError
 from fubini.jacobian import Complex, Jacobian, Real
 from fubini.layers import LayerRule
-from fubini.pullback import (
-    MATRIX_FREE,
-    Approx,
-    Pullback,
-    Reduce,
-    assembled,
-    check_fits,
-    of_affine,
-    of_tape,
-)
+from fubini.memory import MATRIX_FREE, check_fits
+from fubini.pullback import Approx, Pullback, Reduce, assembled, of_affine, of_tape
 from fubini.tape import GateTape, gate_tape
 
 Engine = Literal["auto", "native", "device"]
@@ -160,7 +152,7 @@ class Point:
         assert self.tape is not None
         rows = 1 if reduce == "mean" else self.tape.batch or 1
         shape = (rows, jacobian.size, jacobian.size)
-        check_fits(f"a metric of shape {shape}", doubles * float(np.prod(shape)), MATRIX_FREE)
+        check_fits(f"{shape}: the metric", doubles * float(np.prod(shape)), MATRIX_FREE)
 
     def _device_jacobian(self) -> tuple[GateTape, Jacobian]:
         assert self.tape is not None

@@ -30,6 +30,7 @@ from fubini.jacobian import (
     merged,
 )
 from fubini.layers import LayerRule
+from fubini.memory import MATRIX_FREE, check_fits
 from fubini.metric_derivative import tangent_states, without_state
 from fubini.tape import GateTape
 
@@ -40,28 +41,6 @@ Approx = Literal["block-diag", "diag"] | None
 Reduce = Literal["mean"] | None
 # Temporaries per input are made for so many bytes of inputs at a time.
 _CHUNK_BYTES = 1 << 26
-
-
-def check_fits(what: str, count: float, remedy: str) -> None:
-    """Raise a MemoryError unless so many doubles may be allocated.
-
-    Args:
-        what: What would be allocated.
-        count: Number of doubles.
-        remedy: What to do instead.
-
-    Raises:
-        MemoryError: With the size and the bound, before anything is allocated.
-    """
-    limit = _core.memory_limit()
-    if 8 * count > limit:
-        raise MemoryError(
-            f"{what} takes {8e-9 * count:.3g} GB, and the bound is {1e-9 * limit:.3g} GB "
-            f"(fubini.set_memory_limit); {remedy}"
-        )
-
-
-MATRIX_FREE = "use fubini.metric_operator(...), which multiplies by the metric without forming it"
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +96,7 @@ class Pullback:
             else max(last - first for first, last, _ in parts)
         )
         count = float(rows) * self.size**2 + 2.0 * pieces * len(self.jacobian.rows) ** 2
-        check_fits(f"a metric of shape {shape}", count, MATRIX_FREE)
+        check_fits(f"{shape}: the metric", count, MATRIX_FREE)
         total: Real | None = None
         for first, last, part in parts:
             at = slice(None) if mean else slice(first, last)
@@ -149,9 +128,7 @@ class Pullback:
         mean = reduce == "mean"
         shape = self._shape(mean)
         count = 2.0 * float(np.prod(shape, dtype=float))
-        check_fits(
-            f"a geometric tensor of shape {shape}", count, "use reduce='mean' or fewer inputs"
-        )
+        check_fits(f"{shape}: the geometric tensor", count, "use reduce='mean' or fewer inputs")
         total = np.zeros((1 if mean else len(self.angles), self.size, self.size), dtype=complex)
         for row in range(len(self.angles)):
             _, derivatives = self.derivative_states(row)

@@ -89,12 +89,14 @@ def check_gradients(groups: Groups, names: Mapping[Any, str]) -> None:
             check_number(key, group[key])
         check_number("momentum", group["momentum"], 1.0)
         for k, p in enumerate(group["params"]):
-            if p.grad is None:
+            gradient = p.grad
+            if gradient is None:
                 continue
-            name = names.get(p, f"parameter {k}")
-            if p.grad.layout is not torch.strided:
+            if gradient.layout is not torch.strided:
                 raise TypeError(
-                    f"{name}: expected a dense gradient, got a sparse one; use sparse=False"
+                    f"{names.get(p, f'parameter {k}')}: expected a dense gradient, got a sparse one; use sparse=False"
                 )
-            if not all_finite(p.grad):
-                raise NumericalError(f"{name}: expected a finite gradient, got NaN or infinity")
+            if not all_finite(gradient):
+                raise NumericalError(
+                    f"{names.get(p, f'parameter {k}')}: expected a finite gradient, got NaN or infinity"
+                )

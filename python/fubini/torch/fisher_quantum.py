@@ -1,7 +1,8 @@
-"""The rule of quantum layers in a Fisher pass, and how their observables vary together."""
+"""The rule of quantum layers in a Fisher pass."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -103,31 +104,36 @@ class QuantumCall(Call):
             product = linear.weight_map.T @ product @ linear.weight_map
         return torch.from_numpy(product).to(g.device)
 
-    def curvature(self, g: Tensor) -> Tensor:
-        """Return the loss's curvature by the layer's results, ``B = sum_k g_k g_k^T``, (L, M, M).
+    def curvature_factor(self, g: Tensor, before: Real | None) -> Real:
+        """Return F (L, rows, M) with the loss's curvature by the layer's results ``B = F^T F``, at most M rows.
 
         Args:
-            g: (K, *outputs.shape).
+            g: (K, *outputs.shape), columns of a factor.
+            before: The factor for the columns before these.
         """
-        cotangents = self.flat(g).transpose(1, 0, 2)
-        return torch.from_numpy(cotangents.transpose(0, 2, 1) @ cotangents)
+        factor = self.flat(g).transpose(1, 0, 2)
+        if before is not None:
+            factor = np.concatenate([before, factor], axis=1)
+        if factor.shape[1] > factor.shape[2]:
+            factor = np.asarray(np.linalg.qr(factor, mode="r"))
+        return factor
 
-    def bound(self, curvature: Tensor) -> Tensor:
+    def bound(self, factor: Real) -> Real:
         """Return s (L,) with ``J^T B J <= 4 s g`` at each input: the largest eigenvalue of ``B^1/2 C B^1/2``.
 
-        C is the covariance of the layer's observables. The derivative of <O_k> by v is Re<a, b_k> with a = 2 (d_v psi)
-        without its part along psi, |a|^2 = 4 v^T g v, and b_k = (O_k - <O_k>) psi, whose Gram matrix is C.
+        C is the covariance of the layer's observables, ``Re<O_k O_l> - <O_k><O_l>``. The derivative of <O_k> by v is
+        Re<a, b_k> with a = 2 (d_v psi) without its part along psi, |a|^2 = 4 v^T g v, and b_k = (O_k - <O_k>) psi, whose
+        Gram matrix is C.
 
         Args:
-            curvature: B, (L, M, M).
+            factor: F with ``B = F^T F``, (L, rows, M).
         """
+        parts = []
         flat = self.inputs.detach().reshape(-1, self.inputs.shape[-1])
-        values, vectors = torch.linalg.eigh(
-            torch.from_numpy(covariances(self.module, flat)).to(curvature)
-        )
-        root = vectors * values.clamp_min(0).sqrt()[:, None, :]  # C = root root^T
-        largest: Tensor = torch.linalg.eigvalsh(root.mT @ curvature @ root)[:, -1]
-        return largest.clamp_min(0)
+        for part, fluctuations in _fluctuations(self.module, flat):
+            rows = factor[part] @ fluctuations  # F b, with F C F^T as its Gram matrix
+            parts.append(np.linalg.eigvalsh(rows @ rows.transpose(0, 2, 1))[:, -1])
+        return np.maximum(np.concatenate(parts), 0.0)
 
     def _by_weights(self, data: int) -> Real:
         """(D, T M, P)."""
@@ -135,19 +141,8 @@ class QuantumCall(Call):
         return jacobian.reshape(data, -1, jacobian.shape[2])
 
 
-def covariances(layer: Any, inputs: Tensor) -> Real:
-    """Return the symmetrised covariances of a layer's observables, ``Re<O_k O_l> - <O_k><O_l>``.
-
-    Args:
-        layer: A QuantumLayer or TorchLayer.
-        inputs: (L, d).
-
-    Returns:
-        (L, M, M).
-
-    Raises:
-        UnsupportedCircuitError: If the layer runs on its device, or measures variances, which are no observables.
-    """
+def _fluctuations(layer: Any, inputs: Tensor) -> Iterator[tuple[slice, Real]]:
+    """``(O_k - <O_k>) psi`` for all results k, real and imaginary parts side by side, (l, M, 2N) for parts of the inputs."""
     native = as_native(layer)
     if native is None:
         raise UnsupportedCircuitError(
@@ -170,7 +165,6 @@ def covariances(layer: Any, inputs: Tensor) -> Real:
         )
     size = 2**circuit.num_wires
     count = max(1, _CHUNK // (size * circuit.num_outputs))
-    parts = []
     for start in range(0, len(angles), count):
         chunk = slice(start, start + count)
         psi = _core.state(circuit.program, angles[chunk], None if states is None else states[chunk])
@@ -178,9 +172,7 @@ def covariances(layer: Any, inputs: Tensor) -> Real:
         applied = np.concatenate(columns, axis=1)  # (L, M, N)
         means = (applied @ psi.conj()[:, :, None]).real
         shifted = applied - means * psi[:, None, :]
-        stacked = np.concatenate([shifted.real, shifted.imag], axis=2)
-        parts.append(stacked @ stacked.transpose(0, 2, 1))
-    return np.concatenate(parts)
+        yield chunk, np.concatenate([shifted.real, shifted.imag], axis=2)
 
 
 def _applied(measurement: Measurement, psi: Complex, num_wires: int) -> Complex:

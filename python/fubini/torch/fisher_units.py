@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from fubini.layers import LayerRule
@@ -15,6 +17,7 @@ from fubini.torch.fisher_jacobian import as_native
 from fubini.torch.fisher_quantum import QuantumCall
 
 Tensor = torch.Tensor
+Real = npt.NDArray[np.float64]
 Cotangents = list[Tensor | None]
 
 # Entries of an array of rows that is made at once.
@@ -250,7 +253,7 @@ class ScaledUnit(Unit):
         super().__init__(parameters, label, calls)
         self._approx: Approx = approx
         self._layers: LayerRule = layers
-        self._curvatures: dict[int, Tensor] = {}
+        self._factors: dict[int, Real] = {}
         self._data = 1
 
     def add(self, cotangents: Cotangents, data: int) -> None:
@@ -260,47 +263,39 @@ class ScaledUnit(Unit):
             g = cotangents[number]
             if g is not None:
                 assert isinstance(call, QuantumCall)
-                known, more = self._curvatures.get(number), call.curvature(g)
-                self._curvatures[number] = more if known is None else known + more
+                self._factors[number] = call.curvature_factor(g, self._factors.get(number))
 
     def block(self) -> Block:
         """Return the block."""
-        matrix = self._zeros(self.size, self.size)
-        starts = [0]
-        for p in self.parameters:
-            starts.append(starts[-1] + p.numel())
+        calls = [(i, c, names) for i, c, names in self._calls if isinstance(c, QuantumCall)]
+        sizes = [p.numel() for p in self.parameters]
+        places = np.split(np.arange(self.size), np.cumsum(sizes)[:-1])
         # (sum of m Jacobians)^T B (the same) <= m times the sum of the single terms
-        uses = (
-            sum(c.positions for _, c, _ in self._calls if isinstance(c, QuantumCall)) // self._data
-        )
-        for number, call, names in self._calls:
-            if number not in self._curvatures:
+        uses = max(1, sum(call.positions for _, call, _ in calls) // self._data)
+        matrix = np.zeros((self.size, self.size))
+        for number, call, names in calls:
+            if number not in self._factors:
                 continue
-            assert isinstance(call, QuantumCall)
-            weights = 4.0 * max(1, uses) * call.bound(self._curvatures[number])
-            own = self._weighted_metric(call, weights)
-            offsets, at = {}, 0
-            for name, w in call.parameters.items():
-                offsets[name] = torch.arange(at, at + w.numel(), device=matrix.device)
-                at += w.numel()
-            source = torch.cat([offsets[name] for name in names.values()])
-            target = torch.cat(
-                [torch.arange(starts[i], starts[i + 1], device=matrix.device) for i in names]
-            )
-            matrix[target[:, None], target] += own[source[:, None], source]
-        return DenseBlock(self.parameters, symmetric(matrix), self.label)
+            own = self._weighted_metric(call, 4.0 * uses * call.bound(self._factors[number]))
+            ends = np.cumsum([w.numel() for w in call.parameters.values()])
+            mine = dict(zip(call.parameters, np.split(np.arange(len(own)), ends[:-1]), strict=True))
+            source = np.concatenate([mine[name] for name in names.values()])
+            target = np.concatenate([places[i] for i in names])
+            matrix[np.ix_(target, target)] += own[np.ix_(source, source)]
+        values = torch.from_numpy(matrix).to(self.parameters[0].device)
+        return DenseBlock(self.parameters, symmetric(values), self.label)
 
-    def _weighted_metric(self, call: QuantumCall, weights: Tensor) -> Tensor:
+    def _weighted_metric(self, call: QuantumCall, weights: Real) -> Real:
         layer = as_native(call.module) or call.module
         inputs = call.inputs.detach().reshape(-1, call.inputs.shape[-1])
         size = sum(w.numel() for w in call.parameters.values())
         count = max(1, _CHUNK // (size * size))
-        total = weights.new_zeros(size, size)
+        total = np.zeros((size, size))
         for start in range(0, len(inputs), count):
             part = slice(start, start + count)
-            values = layer_metric(layer, inputs[part], self._approx, self._layers)
-            metrics = torch.as_tensor(values).to(weights)
-            total += torch.tensordot(weights[part], metrics.expand(len(weights[part]), -1, -1), 1)
+            metrics = layer_metric(layer, inputs[part], self._approx, self._layers)
+            lead = np.broadcast_to(metrics, (len(weights[part]), size, size))
+            total += np.tensordot(weights[part], lead, 1)
         return total
 
 

@@ -38,6 +38,7 @@ class Gatherer:
     ) -> None:
         self._source, self._history = source, history
         self._undamped, self._average = undamped, average_gradients
+        self._identity: tuple[tuple[int, ...], Block] | None = None
 
     def parts(
         self,
@@ -70,22 +71,29 @@ class Gatherer:
         blocks = self._blocks(moving, free, metric_fn, step, targets)
         gradients = self._gradients(moving, scale)
 
-        def part(block: Block, damped: bool) -> Part:
+        def part(block: Block, damped: bool = True, plain: bool = False) -> Part:
             pieces = [gradients[p] for p in block.parameters]
             gradient = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-            return Part(block, gradient, tuple(moving[p] for p in block.parameters), damped)
+            return Part(block, gradient, tuple(moving[p] for p in block.parameters), damped, plain)
 
         parts = []
         for block in blocks:
             keep = [p in moving for p in block.parameters]
             if any(keep):
-                parts.append(part(block if all(keep) else block.restrict(keep), True))
+                parts.append(part(block if all(keep) else block.restrict(keep)))
         covered = {p for one in parts for p in one.block.parameters}
         rest: dict[tuple[torch.device, bool], list[Tensor]] = {}
         for p in moving:
             if p not in covered:
                 rest.setdefault((p.device, p not in self._undamped), []).append(p)
-        return parts + [part(plain(ps), damped) for (_, damped), ps in rest.items()]
+        return parts + [part(self._plain(ps), damped, True) for (_, damped), ps in rest.items()]
+
+    def _plain(self, parameters: list[Tensor]) -> Block:
+        """Made once: which parameters have no metric seldom changes."""
+        key = tuple(id(p) for p in parameters)
+        if self._identity is None or self._identity[0] != key:
+            self._identity = key, plain(parameters)
+        return self._identity[1]
 
     def weight(self, moving: bool) -> float:
         """How much this process counts among all: the number of inputs whose gradients are waiting here.

@@ -26,12 +26,14 @@ class Part:
         gradient: (n,), float64, of the function to be minimised.
         groups: The group of each parameter.
         damped: Whether damping is added to the metric.
+        plain: Whether the metric is the identity.
     """
 
     block: Block
     gradient: Tensor
     groups: tuple[Group, ...]
     damped: bool = True
+    plain: bool = False
 
     def spread(self, values: Sequence[float]) -> Tensor:
         """Return (n,) with one value for each parameter repeated over its entries.
@@ -61,8 +63,10 @@ class Part:
             vector: (n,).
         """
         parameters = self.block.parameters
-        pieces = torch.split(vector, [p.numel() for p in parameters])
-        return [(p, v.reshape(p.shape)) for p, v in zip(parameters, pieces, strict=True)]
+        if len(parameters) == 1:
+            return [(parameters[0], vector.view(parameters[0].shape))]
+        pieces = vector.split_with_sizes([p.numel() for p in parameters])
+        return [(p, v.view(p.shape)) for p, v in zip(parameters, pieces, strict=True)]
 
 
 def _one(values: Sequence[float]) -> bool:
@@ -125,7 +129,10 @@ class Proposal:
             rhs = part.gradient
             if self._spring and last is not None:
                 rhs = rhs - part.block.product(part.times(rho, last))
-            direction, info = part.block.solve(rhs, damping)
+            if part.plain and not part.damped:
+                direction, info = rhs, BlockInfo(part.block.label, part.block.size, "diagonal")
+            else:
+                direction, info = part.block.solve(rhs, damping)
             if self._spring and last is not None:
                 direction = direction + part.times(rho, last)
             change = part.times([-float(g["lr"]) / scale for g in part.groups], direction)

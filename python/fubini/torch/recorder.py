@@ -50,25 +50,36 @@ class PassRecorder:
         self._starts_anew = False
         self._handles: list[Any] = []
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(
         self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
         """Attach to the output of a forward pass; see ``register_forward_hook(with_kwargs=True)``."""
-        if not self._active or self.paused:
-            return
+        if torch.compiler.is_compiling():
+            self._attach_uncompiled(module, args, kwargs, output)
+        elif self._active and not self.paused:
+            self._attach(module, args, kwargs, output)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _attach_uncompiled(self, *seen: Any) -> None:
+        if self._active and not self.paused:
+            self._attach(*seen)
+
+    def _attach(
+        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
         leaves = [output] if isinstance(output, torch.Tensor) else pytree.tree_leaves(output)
         outputs = [t for t in leaves if isinstance(t, torch.Tensor) and t.requires_grad]
         # Inside torch.func there is no .grad to wait for.
         wrapped = torch._C._functorch.is_functorch_wrapped_tensor
         if not outputs or any(wrapped(t) for t in outputs):
             return
-        weights = tuple((id(p), p._version) for p in module.parameters() if p.requires_grad)
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        weights = tuple((id(p), p._version) for p in parameters)
         count = outputs[0].shape[0] if outputs[0].ndim else 1
         seen = Pass(_copied(args), _copied(kwargs), weights, count)
-        outputs[0].register_hook(lambda grad: self._passed(module, seen, grad))  # type: ignore[no-untyped-call]
+        outputs[0].register_hook(lambda grad: self._passed(parameters, seen, grad))  # type: ignore[no-untyped-call]
         for other in outputs[1:]:
-            other.register_hook(lambda _: self._passed(module, seen, None))  # type: ignore[no-untyped-call]
+            other.register_hook(lambda _: self._passed(parameters, seen, None))  # type: ignore[no-untyped-call]
 
     def detach(self) -> None:
         """Record nothing any more."""
@@ -76,7 +87,9 @@ class PassRecorder:
         self.passes.clear()
         self._release()
 
-    def _passed(self, module: torch.nn.Module, seen: Pass, gradient: torch.Tensor | None) -> None:
+    def _passed(
+        self, parameters: Sequence[torch.Tensor], seen: Pass, gradient: torch.Tensor | None
+    ) -> None:
         """A backward pass went through the module; whether it reaches ``.grad`` is not known yet."""
         if not self._active or self.paused:
             return
@@ -85,7 +98,7 @@ class PassRecorder:
         if backward != self._backward:
             self._backward = backward
             self._pending = []
-            self._starts_anew = not any(_has_gradient(p) for p in module.parameters())
+            self._starts_anew = not any(_has_gradient(p) for p in parameters)
             self._release()  # left by a pass that never reached a weight
         known = any(seen is other for other in self.passes) and not self._starts_anew
         if gradient is not None:
@@ -96,9 +109,9 @@ class PassRecorder:
         if not any(seen is other for other in self._pending):
             self._pending.append(seen)
         if not self._handles:
-            self._watch(module)
+            self._watch(parameters)
 
-    def _watch(self, module: torch.nn.Module) -> None:
+    def _watch(self, parameters: Sequence[torch.Tensor]) -> None:
         this = weakref.ref(self)
 
         def accumulated(_: torch.Tensor) -> None:
@@ -106,8 +119,8 @@ class PassRecorder:
             if recorder is not None:
                 recorder._commit()
 
-        for p in module.parameters():
-            if p.requires_grad and p.is_leaf:
+        for p in parameters:
+            if p.is_leaf:
                 self._handles.append(p.register_post_accumulate_grad_hook(accumulated))  # type: ignore[no-untyped-call]
 
     def _commit(self) -> None:
@@ -231,5 +244,5 @@ def _inert() -> PassRecorder:
     return recorder
 
 
-def _has_gradient(parameter: torch.nn.Parameter) -> bool:
+def _has_gradient(parameter: torch.Tensor) -> bool:
     return parameter.grad is not None and bool(parameter.grad.any())

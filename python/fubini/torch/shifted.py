@@ -12,7 +12,7 @@ from fubini.devices.job import Job
 from fubini.devices.readout import Estimates, readout_of
 from fubini.devices.shifts import gradient_job, values_job
 from fubini.tape import GateTape, angle_tape
-from fubini.torch.function import check_not_batched
+from fubini.torch.function import is_batched
 
 Tensor = torch.Tensor
 
@@ -106,7 +106,11 @@ class _Shifted(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, cotangents: Tensor) -> Any:
-        check_not_batched(cotangents)
+        if is_batched(cotangents):
+            raise NotImplementedError(
+                "is_grads_batched, vectorize: expected False for a circuit that runs on a PennyLane device, got True; "
+                "ask for one gradient at a time"
+            )
         if torch.is_grad_enabled():  # create_graph=True: the result would silently be a constant
             raise NotImplementedError(
                 "fubini: second derivatives of a layer that is differentiated by shifted circuits are not available "

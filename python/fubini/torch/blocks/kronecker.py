@@ -10,10 +10,8 @@ from functools import cached_property
 
 import torch
 
-from fubini.errors import NumericalError
-from fubini.solve import solve
 from fubini.torch.blocks.base import Block, BlockInfo, checked
-from fubini.torch.blocks.matrix import DenseBlock
+from fubini.torch.blocks.matrix import DenseBlock, cholesky
 
 Tensor = torch.Tensor
 
@@ -116,14 +114,10 @@ class KroneckerBlock(Block):
         # Few rows: a Cholesky decomposition for each is cheaper than all eigenvectors.
         matrices = values[:, :, None, None] * right[:, None]
         matrices.diagonal(dim1=-2, dim2=-1).add_(lam)
-        try:
-            m = solve(
-                matrices.reshape(groups * count, width, width),
-                m.reshape(groups * count, width, -1),
-                method="cholesky",
-            ).reshape(m.shape)
-        except NumericalError as error:
-            raise self._singular(damping, f" ({error})") from error
+        systems = matrices.reshape(groups * count, width, width).unbind()
+        sides = m.reshape(groups * count, width, -1).unbind()
+        solved = cholesky(systems, sides, lambda reason: self._singular(damping, reason))
+        m = torch.stack(solved).reshape(m.shape)
         return m, condition
 
     def diagonal(self) -> Tensor:

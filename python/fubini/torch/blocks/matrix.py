@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -89,13 +89,8 @@ class DenseBlock(Block):
         """Solve ``(G + D) x = rhs``, see Block."""
         damped = self._matrix.clone()
         damped.diagonal().add_(damping)
-        # A pseudo-inverse would hide that a block is singular, and a step along a negative eigenvalue goes uphill.
         if self._parts is None:
-            [x], status = solve_blocks(
-                [damped], [rhs], damping=0.0, throw=False, return_status=True
-            )
-            if status[0]:
-                raise self._singular(damping, f" ({SolveStatus(status[0]).text})")
+            [x] = cholesky([damped], [rhs], lambda reason: self._singular(damping, reason))
         else:
             x = torch.empty_like(rhs)
             for index in self._parts:
@@ -160,3 +155,30 @@ class DenseBlock(Block):
         if len(groups) == 1 and self.size in groups:
             return None
         return [torch.stack(members) for members in groups.values()]
+
+
+def cholesky(
+    matrices: Sequence[Tensor], rhs: Sequence[Tensor], singular: Callable[[str], NumericalError]
+) -> list[Tensor]:
+    """Solve positive definite systems.
+
+    A pseudo-inverse would hide that a metric is singular, and a step along a negative eigenvalue goes uphill.
+
+    Args:
+        matrices: (n, n) each.
+        rhs: (n,) or (n, k) each.
+        singular: Makes the error from the reason.
+
+    Returns:
+        The solutions.
+
+    Raises:
+        NumericalError: If a matrix is not positive definite.
+    """
+    solved, status = solve_blocks(
+        list(matrices), list(rhs), damping=0.0, throw=False, return_status=True
+    )
+    if status.any():
+        raise singular(f" ({SolveStatus(status.max()).text})")
+    found: list[Tensor] = solved
+    return found

@@ -162,7 +162,9 @@ def test_the_metric_of_a_layer_is_counted() -> None:
     x = torch.rand(3, 2, dtype=torch.float64)
     found = fubini.metric_tensor(layer, approx="block-diag", joint=True, reduce="mean")(x)
     expected = fubini.metric_tensor(native, approx="block-diag", joint=True, reduce="mean")(x)
-    np.testing.assert_allclose(found.detach().numpy(), expected.detach().numpy(), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        found.detach().numpy(), expected.detach().numpy(), rtol=0, atol=1e-12
+    )
     assert layer.device_calls == 1
 
 
@@ -182,7 +184,9 @@ def test_the_metric_on_devices_without_states(kind: str, approx: Any) -> None:
     expected = fubini.metric_tensor(native, **options)(x)
     # With shots, second differences of fidelities in the full metric: some standard errors.
     tolerance = 1e-9 if shots is None else 0.03
-    np.testing.assert_allclose(found.detach().numpy(), expected.detach().numpy(), rtol=0, atol=tolerance)
+    np.testing.assert_allclose(
+        found.detach().numpy(), expected.detach().numpy(), rtol=0, atol=tolerance
+    )
     assert layer.usage.shots == layer.usage.circuits * (shots or 0)
 
 

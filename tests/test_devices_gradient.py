@@ -73,7 +73,7 @@ def test_every_gate(k: int, device: str) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("rule", ["shift", "hadamard"])
 def test_random_circuits_and_batches(seed: int, device: str, rule: Any) -> None:
     circuit = random_circuit(2000 + seed, shared=True, gates=8)

@@ -50,7 +50,7 @@ def tape_of(
     shots: int | None = None,
 ) -> GateTape:
     """The gates of function(weights) or function(inputs, weights), on any device."""
-    weights = torch.as_tensor(weights, dtype=torch.float64).requires_grad_()
+    weights = torch.as_tensor(weights, dtype=torch.float64).detach().clone().requires_grad_()
     qnode = qml.QNode(function, device, shots=shots)
     if inputs is None:
         return gate_tape(qnode, (weights,), {}, [0], pure=False)

@@ -53,6 +53,7 @@ def test_qnspsa_has_the_metric_as_its_mean(shots: int | None) -> None:
         estimator.update(estimate)
     np.testing.assert_allclose(estimator.mean, found.mean(axis=0), atol=1e-12)
     error = found.std(axis=0, ddof=1) / np.sqrt(300)
+    np.testing.assert_allclose(estimator.errors, error, atol=1e-12)
     # The bias is of the order of the squared step.
     bias = 1e-3 if shots is None else 0.06
     assert (np.abs(found.mean(axis=0) - exact(tape)) <= 4 * error + bias).all()
@@ -76,6 +77,7 @@ def test_qnspsa_metric_is_positive() -> None:
     with pytest.raises(ValueError, match="metric: expected at least one estimate"):
         estimator.metric()
     estimator.update(np.array([[0.0, 2.0], [2.0, 0.0]]))
+    assert np.isinf(estimator.errors).all()
     # |eigenvalues| are 2 and 2.
     np.testing.assert_allclose(estimator.metric(), np.eye(2) * (2.0 + 0.5) / 1.5, atol=1e-14)
     with pytest.raises(NumericalError, match="estimate: expected finite"):

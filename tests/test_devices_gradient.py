@@ -7,6 +7,7 @@ import pennylane as qml
 import pytest
 import torch
 
+import fubini
 from circuits import ANGLE_GATES, random_circuit
 from devices_common import Serial, tape_of
 from fubini import UnsupportedCircuitError, _core
@@ -72,7 +73,7 @@ def test_every_gate(k: int, device: str) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("rule", ["shift", "hadamard"])
 def test_random_circuits_and_batches(seed: int, device: str, rule: Any) -> None:
     circuit = random_circuit(2000 + seed, shared=True, gates=8)
@@ -265,3 +266,36 @@ def test_trainable_channels_are_refused() -> None:
 
     with pytest.raises(UnsupportedCircuitError, match="DepolarizingChannel on wires"):
         tape_of(function, qml.device("default.mixed", wires=1), [0.1, 0.1])
+
+
+PARAMETRISED = [(name, wires, count) for name, wires, count in _core.gate_table() if count]
+
+
+@pytest.mark.parametrize(("name", "size", "count"), PARAMETRISED, ids=[p[0] for p in PARAMETRISED])
+def test_the_whole_gate_table(name: str, size: int, count: int) -> None:
+    """Gradient and both metrics of a gate between rotations, over the weights, against the native engine."""
+    gate = getattr(qml, name)
+    wires = max(size, 2)
+
+    def function(w: Any) -> Any:
+        for wire in range(wires):
+            qml.RY(0.3 + 0.2 * wire, wire)
+            qml.RZ(0.9 - 0.1 * wire, wire)
+        gate(*(w[k] for k in range(count)), wires=range(max(size, 1)))
+        for wire in range(wires):
+            qml.RX(w[count] + 0.1 * wire, wire)
+        return measured(wires)
+
+    weights = torch.linspace(0.4, 1.7, count + 1, dtype=torch.float64)
+    dev = qml.device("default.qubit", wires=wires)
+    tape = tape_of(function, dev, weights)
+    _, expected = native_jacobian(function, wires, weights)
+    found = gradient_job(tape).run(Executor(dev)).jacobian[0] @ tape.jacobian[0]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
+    qnode = qml.QNode(function, dev)
+    for approx in (None, "block-diag", "diag"):
+        ours, native = (
+            fubini.metric_tensor(qnode, approx=approx, engine=engine)(weights.requires_grad_())
+            for engine in ("device", "native")
+        )
+        torch.testing.assert_close(ours.detach(), native.detach(), rtol=0, atol=TOLERANCE)

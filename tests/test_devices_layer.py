@@ -162,5 +162,61 @@ def test_the_metric_of_a_layer_is_counted() -> None:
     x = torch.rand(3, 2, dtype=torch.float64)
     found = fubini.metric_tensor(layer, approx="block-diag", joint=True, reduce="mean")(x)
     expected = fubini.metric_tensor(native, approx="block-diag", joint=True, reduce="mean")(x)
-    np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        found.detach().numpy(), expected.detach().numpy(), rtol=0, atol=1e-12
+    )
     assert layer.device_calls == 1
+
+
+@pytest.mark.parametrize("kind", ["shots", "plugin", "mixed"])
+@pytest.mark.parametrize("approx", [None, "block-diag", "diag"])
+def test_the_metric_on_devices_without_states(kind: str, approx: Any) -> None:
+    shots = 20_000 if kind == "shots" else None
+    dev: Any = {
+        "shots": lambda: qml.device("default.qubit", wires=2, seed=6),
+        "plugin": lambda: Serial(wires=2),
+        "mixed": lambda: qml.device("default.mixed", wires=2),
+    }[kind]()
+    native, layer = pair_of_layers(single, dev, shots=shots)
+    x = torch.rand(3, 2, dtype=torch.float64)
+    options: Any = {"approx": approx, "joint": True, "reduce": "mean"}
+    found = fubini.metric_tensor(layer, **options)(x)
+    expected = fubini.metric_tensor(native, **options)(x)
+    # With shots, second differences of fidelities in the full metric: some standard errors.
+    tolerance = 1e-9 if shots is None else 0.03
+    np.testing.assert_allclose(
+        found.detach().numpy(), expected.detach().numpy(), rtol=0, atol=tolerance
+    )
+    assert layer.usage.shots == layer.usage.circuits * (shots or 0)
+
+
+def test_a_hybrid_model_trains_on_shots() -> None:
+    dev = qml.device("default.qubit", wires=2, seed=7)
+    _, layer = pair_of_layers(several, dev, shots=500)
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), layer, torch.nn.Linear(3, 1)).double()
+    optimizer = fubini.QNGOptimizer(model, lr=0.1, lam=0.05)
+    x = torch.rand(4, 2, dtype=torch.float64)
+    losses = []
+    for _ in range(15):
+        optimizer.zero_grad()
+        loss = (model(x).squeeze(-1) - torch.sin(x.sum(1))).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-3:]) < 0.3 * losses[0]
+    # Forward, backward and metric: one call each.
+    assert layer.device_calls == 3 * 15
+
+
+def test_channels_have_no_fubini_study_metric() -> None:
+    def noisy(inputs: Any, w: Any, v: Any) -> Any:
+        gates(inputs, w, v)
+        qml.PhaseFlip(0.1, 0)
+        return qml.expval(qml.X(0))
+
+    layer = QuantumLayer(qml.QNode(noisy, qml.device("default.mixed", wires=2)), SHAPES)
+    x = torch.rand(3, 2)
+    layer(x).sum().backward()
+    for approx in (None, "diag"):
+        with pytest.raises(UnsupportedCircuitError, match="PhaseFlip is a channel"):
+            fubini.metric_tensor(layer, approx=approx)(x)

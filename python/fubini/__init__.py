@@ -26,7 +26,14 @@ from fubini.plotting import plot_metric
 from fubini.policies import Armijo, LevenbergMarquardt, Schedule, Tikhonov, TrustRegion
 from fubini.solve import CG, Dual, Pinv, Power, SolveInfo, SolveStatus, solve, solve_blocks
 from fubini.spectrum import MetricSpectrum, metric_spectrum
-from fubini.torch import HeavyBall, QNGOptimizer, QuantumLayer, Spring, replace_torch_layers
+from fubini.torch import (
+    HeavyBall,
+    QNGOptimizer,
+    QuantumLayer,
+    ShotQNGOptimizer,
+    Spring,
+    replace_torch_layers,
+)
 
 __version__ = build_info()["version"]
 
@@ -49,6 +56,7 @@ __all__ = [
     "QuantumLayer",
     "Relative",
     "Schedule",
+    "ShotQNGOptimizer",
     "SolveInfo",
     "SolveStatus",
     "Spring",

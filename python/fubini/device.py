@@ -144,6 +144,7 @@ def _layer_request(tape: GateTape, layer: Layer, order: dict[int, int], device: 
 
 
 def _returns_states(tape: GateTape, device: Any) -> bool:
+    sampled.refuse_channels(tape)
     return tape.shots is None and device.name in _STATE_VECTORS
 
 
@@ -152,7 +153,7 @@ def full_metric(tape: GateTape, device: Any) -> Block:
 
     Args:
         tape: The circuit.
-        device: PennyLane device.
+        device: PennyLane device; one that returns no states, or has shots, measures fidelities.
 
     Returns:
         One block with all trainable angles.
@@ -178,11 +179,6 @@ def geometric_tensor(tape: GateTape, device: Any) -> ComplexArray:
     Raises:
         UnsupportedCircuitError: If the device returns no states.
     """
-    if not _returns_states(tape, device):
-        raise UnsupportedCircuitError(
-            f"qnode: the geometric tensor needs the state vector, and the device {device.name!r} does not return it "
-            "here; use a noiseless simulator without shots, or metric_tensor for the real part"
-        )
     derivatives = _derivative_states(tape, device)
     result: ComplexArray = derivatives.conj() @ derivatives.transpose(0, 2, 1)
     return result
@@ -200,7 +196,15 @@ def _derivative_states(tape: GateTape, device: Any) -> ComplexArray:
 
     Returns:
         As above.
+
+    Raises:
+        UnsupportedCircuitError: If the device returns no states, or has shots.
     """
+    if not _returns_states(tape, device):
+        raise UnsupportedCircuitError(
+            f"device: expected an analytic simulator of state vectors for derivative states, got {device.name!r}"
+            f"{'' if tape.shots is None else f' with {tape.shots} shots'}; use default.qubit or lightning.qubit"
+        )
     operations = [gate.operation for gate in tape.gates]
     scripts = [_state_script(operations, tape, device)]
     terms: list[tuple[int, float]] = []

@@ -174,6 +174,8 @@ def device_reason(qnode: Any) -> str:
 
     if qnode.device.name not in _SIMULATORS:
         return f"{qnode.device.name} is no noiseless state-vector simulator"
+    if qnode.shots.total_shots is not None:
+        return f"it has {qnode.shots.total_shots} shots"
     return ""
 
 
@@ -206,7 +208,7 @@ def at_call(
         compiled = compiled_call(qnode, args, kwargs, names)
         if compiled is not None:
             return Point(weights, replace(call, compiled=True), compiled)
-    tape = gate_tape(qnode, args, kwargs, names)
+    tape = gate_tape(qnode, args, kwargs, names, pure=engine == "native")
     return _of_tape(call, tape, weights, engine, argnum)
 
 
@@ -299,7 +301,7 @@ def at_inputs(
         if form is not None:
             pullback = of_affine(form, values, inputs)
             return Point(values, replace(call, compiled=True), pullback)
-    tape = gate_tape(layer.qnode, (), arguments, list(weights))
+    tape = gate_tape(layer.qnode, (), arguments, list(weights), pure=engine == "native")
     return _of_tape(call, tape, values, engine, argnum)
 
 

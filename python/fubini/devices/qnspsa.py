@@ -56,6 +56,9 @@ class QNSPSA:
         self._random = np.random.default_rng(seed)
         self.mean: FloatArray | None = None
         self.count = 0
+        self._squares: FloatArray | None = (
+            None  # sums of squared deviations from the mean (Welford)
+        )
 
     def job(self, tape: GateTape, *, shots: int | None = None) -> Job[FloatArray]:
         """Return the job that makes one estimate, averaged over the inputs; :meth:`update` takes it.
@@ -105,12 +108,21 @@ class QNSPSA:
         """
         if not np.isfinite(estimate).all():
             raise NumericalError("estimate: expected finite numbers, got NaN or infinity")
-        self.mean = (
-            estimate
-            if self.mean is None
-            else (self.count * self.mean + estimate) / (self.count + 1)
-        )
         self.count += 1
+        if self.mean is None or self._squares is None:
+            self.mean, self._squares = np.array(estimate), np.zeros_like(estimate)
+            return
+        before = estimate - self.mean
+        self.mean = self.mean + before / self.count
+        self._squares = self._squares + before * (estimate - self.mean)
+
+    @property
+    def errors(self) -> FloatArray:
+        """Standard errors of ``mean``, from the spread of the estimates; infinite before the second."""
+        if self._squares is None or self.count < 2:
+            return np.full((1, 1) if self.mean is None else self.mean.shape, np.inf)
+        result: FloatArray = np.sqrt(self._squares / (self.count * (self.count - 1)))
+        return result
 
     def metric(self) -> FloatArray:
         """Return a positive metric, (|mean| + beta I) / (1 + beta), with the absolute values of the eigenvalues.

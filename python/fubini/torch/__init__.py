@@ -5,3 +5,4 @@ from fubini.torch.momentum import HeavyBall as HeavyBall
 from fubini.torch.momentum import Spring as Spring
 from fubini.torch.optimizer import QNGOptimizer as QNGOptimizer
 from fubini.torch.replace import replace_torch_layers as replace_torch_layers
+from fubini.torch.shot_optimizer import ShotQNGOptimizer as ShotQNGOptimizer

@@ -44,7 +44,11 @@ def check_approx(approx: str | None, *, auto: bool = False) -> None:
         ValueError: If there is no such approximation.
     """
     if approx not in (None, "block-diag", "diag") and not (auto and approx == "auto"):
-        names = "None (full), 'block-diag', 'diag' or 'auto'" if auto else "None (full), 'block-diag' or 'diag'"
+        names = (
+            "None (full), 'block-diag', 'diag' or 'auto'"
+            if auto
+            else "None (full), 'block-diag' or 'diag'"
+        )
         raise ValueError(f"approx: expected {names}, got {approx!r}")
 
 
@@ -299,9 +303,7 @@ def layer_metric(
     return at_inputs(layer, inputs).metric(approx, layers, reduce)
 
 
-def layer_operator(
-    layer: Any, inputs: torch.Tensor, layers: LayerRule = "wires"
-) -> MetricOperator:
+def layer_operator(layer: Any, inputs: torch.Tensor, layers: LayerRule = "wires") -> MetricOperator:
     """Return the full metric over the flattened weights of a QuantumLayer or TorchLayer in its cheapest form.
 
     Args:

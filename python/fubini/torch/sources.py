@@ -16,6 +16,7 @@ from fubini.errors import NumericalError
 from fubini.layers import LayerRule
 from fubini.metric import Approx, layer_metric, layer_operator
 from fubini.metric_operator import MetricOperator
+from fubini.torch import distributed
 from fubini.torch.blocks import Block, DenseBlock, FactorBlock, OperatorBlock
 from fubini.torch.checks import all_finite
 from fubini.torch.evaluation import undisturbed
@@ -306,9 +307,7 @@ def _matrix_block(name: str, matrix: Any, part: list[Tensor]) -> Block:
     return DenseBlock(part, torch.tensor(values, device=part[0].device), name)
 
 
-def operator_block(
-    operator: MetricOperator, parameters: Sequence[Tensor], label: str
-) -> Block:
+def operator_block(operator: MetricOperator, parameters: Sequence[Tensor], label: str) -> Block:
     """Return a metric in the form that its operator chose: a matrix, a factor of one, or products alone.
 
     Args:

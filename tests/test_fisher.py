@@ -11,7 +11,7 @@ from torch import nn
 
 import fubini
 from fubini.torch import fisher as fisher_module
-from fubini.torch import fisher_pass, fisher_units
+from fubini.torch import fisher_pass, fisher_units, likelihoods
 from fubini.torch.blocks import (
     Block,
     DenseBlock,
@@ -167,6 +167,18 @@ def test_equals_the_empirical_fisher_operator_of_curvlinops(
     blocks = blocks_of(model, x, likelihood, approx=approx, fisher="empirical", targets=targets)
     expected = dense if approx is None else only_blocks(dense, blocks, parameters)
     torch.testing.assert_close(assembled(blocks, parameters), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", ["bce-mean", "bce-sum", "mse-mean", "mse-sum"])
+def test_empirical_fisher_information_of_sequences(loss: str) -> None:
+    likelihood, criterion, make_targets = LOSSES[loss]
+    model, x = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)), torch.randn(N, 5, 4)
+    parameters = list(model.parameters())
+    targets = make_targets(model(x).detach())
+    operator = EFLinearOperator(model, criterion, parameters, [(x, targets)])
+    dense = operator @ torch.eye(operator.shape[1])
+    blocks = blocks_of(model, x, likelihood, approx=None, fisher="empirical", targets=targets)
+    torch.testing.assert_close(assembled(blocks, parameters), dense, rtol=1e-10, atol=1e-12)
 
 
 def test_classes_along_other_dimensions() -> None:
@@ -901,16 +913,33 @@ def test_keyword_inputs_and_inputs_that_require_gradients() -> None:
         torch.testing.assert_close(block.dense(), other.dense(), rtol=1e-12, atol=1e-15)
 
 
-def test_many_columns_are_carried_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, x = Reused(), torch.randn(N, 4)
-    expected = [blocks_of(model, x, "categorical", approx=a) for a in (None, "block-diag", "diag")]
-    monkeypatch.setattr(fisher_pass, "_CHUNK", 1)
+@pytest.mark.parametrize("fisher", ["true", "empirical"])
+@pytest.mark.parametrize(
+    ("make", "likelihood"),
+    [
+        (lambda: (Reused(), torch.randn(N, 4)), Categorical()),
+        (lambda: (Mixing(), torch.randn(N, 4)), Bernoulli()),
+        (lambda: (nn.Sequential(nn.Linear(4, 3)), torch.randn(N, 5, 4)), Categorical(dim=-1)),
+        (lambda: (nn.Sequential(nn.Conv1d(2, 3, 2)), torch.randn(N, 2, 5)), Categorical("sum")),
+        (lambda: (nn.Sequential(nn.Linear(4, 3)), torch.randn(N, 5, 4)), Gaussian()),
+    ],
+)
+def test_many_columns_are_carried_in_parts(
+    make: Any, likelihood: Likelihood, fisher: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x = make()
+    f = model(x).detach()
+    targets = f.argmax(likelihood.dim) if isinstance(likelihood, Categorical) else (f > 0).double()
+    options = {"fisher": fisher, "targets": targets}
+    expected = {a: blocks_of(model, x, likelihood, approx=a, **options) for a in (None, "diag")}
+    monkeypatch.setattr(likelihoods, "_SMALL", 0)
     monkeypatch.setattr(fisher_units, "_CHUNK", 1)
-    for approx, blocks in zip((None, "block-diag", "diag"), expected, strict=True):
-        for block, other in zip(
-            blocks_of(model, x, "categorical", approx=approx), blocks, strict=True
-        ):
-            torch.testing.assert_close(block.dense(), other.dense(), rtol=1e-12, atol=1e-15)
+    for width in (1, 200):  # one column at a time, and a few of two terms
+        monkeypatch.setattr(fisher_pass, "_CHUNK", width)
+        for approx, blocks in expected.items():
+            found = blocks_of(model, x, likelihood, approx=approx, **options)
+            for block, other in zip(found, blocks, strict=True):
+                torch.testing.assert_close(block.dense(), other.dense(), rtol=1e-12, atol=1e-15)
 
 
 def test_attention_has_products(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -246,6 +246,10 @@ def test_parameters_without_gradient_are_skipped() -> None:
     model(x).square().mean().backward()
     opt.step()
     assert torch.equal(scale, model[2].scale)
+    model[1].weights.requires_grad_(False)  # frozen, with a gradient of before
+    before = model[1].weights.clone()
+    opt.step()
+    assert torch.equal(before, model[1].weights)
     unused = fubini.QNGOptimizer(hybrid())
     unused.step()  # no gradients at all: nothing to do
 

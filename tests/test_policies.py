@@ -2,6 +2,8 @@
 
 import math
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 import torch
 
@@ -104,6 +106,43 @@ def test_levenberg_marquardt_bounds_and_state():
 def test_levenberg_marquardt_refuses(options, message):
     with pytest.raises(ValueError, match=message):
         LevenbergMarquardt(**options)
+
+
+@hypothesis.given(
+    actual=st.floats(-10, 10),
+    predicted=st.floats(1e-3, 10),
+    share=st.floats(0, 1),
+)
+def test_levenberg_marquardt_splits_the_factor(actual, predicted, share):
+    """Strength times scale moves by the whole factor, each by its share of it."""
+    policy = LevenbergMarquardt(1.0)
+    kept = policy.update(actual, predicted, share)
+    ratio = actual / predicted
+    factor = 0.5 if ratio > 0.75 else 2.0 if ratio < 0.25 else 1.0
+    assert kept is (ratio >= 0)
+    assert policy.strength == pytest.approx(factor**share)
+    assert policy.scale == pytest.approx(factor ** (1 - share))
+    other = LevenbergMarquardt(7.0)
+    other.load_state_dict(policy.state_dict())
+    assert (other.strength, other.scale) == (policy.strength, policy.scale)
+
+
+def test_levenberg_marquardt_scale():
+    policy = LevenbergMarquardt(1.0)
+    policy.update(math.nan, 1.0, 0.0)
+    assert (policy.strength, policy.scale) == (1.0, 2.0)
+    policy.update(math.nan, math.nan, math.nan)  # nothing is known: the damping grows
+    assert (policy.strength, policy.scale) == (2.0, 2.0)
+    policy.load_state_dict({"strength": 0.5})  # of a version without the scale
+    assert (policy.strength, policy.scale) == (0.5, 1.0)
+    for scale in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="state: expected a scale above 0"):
+            policy.load_state_dict({"strength": 0.5, "scale": scale})
+    for _ in range(300):
+        policy.update(math.nan, 1.0, 0.0)
+    assert math.isfinite(policy.scale)
+    with pytest.raises(ValueError, match="tries: expected a number >= 1"):
+        LevenbergMarquardt(1.0, tries=0)
 
 
 def test_trust_region():

@@ -149,7 +149,7 @@ def _returns_states(tape: GateTape, device: Any) -> bool:
 
 
 def full_metric(tape: GateTape, device: Any) -> Block:
-    """Return the full metric over the trainable angles, see :func:`geometric_tensor`.
+    """Return the full metric over the trainable angles: from derivative states, else from fidelities.
 
     Args:
         tape: The circuit.
@@ -175,7 +175,15 @@ def geometric_tensor(tape: GateTape, device: Any) -> ComplexArray:
 
     Returns:
         (1 or batch, k, k).
+
+    Raises:
+        UnsupportedCircuitError: If the device returns no states.
     """
+    if not _returns_states(tape, device):
+        raise UnsupportedCircuitError(
+            f"qnode: the geometric tensor needs the state vector, and the device {device.name!r} does not return it "
+            "here; use a noiseless simulator without shots, or metric_tensor for the real part"
+        )
     derivatives = _derivative_states(tape, device)
     result: ComplexArray = derivatives.conj() @ derivatives.transpose(0, 2, 1)
     return result
@@ -193,15 +201,7 @@ def _derivative_states(tape: GateTape, device: Any) -> ComplexArray:
 
     Returns:
         As above.
-
-    Raises:
-        UnsupportedCircuitError: If the device returns no states, or has shots.
     """
-    if not _returns_states(tape, device):
-        raise UnsupportedCircuitError(
-            f"device: expected an analytic simulator of state vectors for derivative states, got {device.name!r}"
-            f"{'' if tape.shots is None else f' with {tape.shots} shots'}; use default.qubit or lightning.qubit"
-        )
     operations = [gate.operation for gate in tape.gates]
     scripts = [_state_script(operations, tape, device)]
     terms: list[tuple[int, float]] = []

@@ -85,12 +85,12 @@ def number_mean(value: float, weight: float, device: torch.device) -> float:
 
 
 def any_gradient(parameters: Sequence[Tensor]) -> list[bool]:
-    """Return for each parameter whether it has a gradient in any process.
+    """Return for each parameter whether it moves: it is not frozen, and has a gradient in any process.
 
     Args:
         parameters: In the same order in every process.
     """
-    mine = [p.grad is not None for p in parameters]
+    mine = [p.grad is not None and p.requires_grad for p in parameters]
     if not active() or not parameters:
         return mine
     flags = torch.tensor(mine, dtype=torch.float64, device=parameters[0].device)

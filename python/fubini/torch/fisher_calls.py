@@ -2,7 +2,7 @@
 
 A call is one use of a layer on a batch. Its outputs are cut from the graph, so that the pass can carry many cotangents
 back at once, layer by layer: ``pull`` maps those of the outputs to those of the inputs, ``rows`` to derivatives by the
-parameters, datum by datum, and ``kronecker`` to the factors of K-FAC.
+parameters, datum by datum, and ``outer`` and ``inner`` give the factors of K-FAC.
 
 Cotangents of the outputs have the shape (K, *outputs.shape). Where a pass sees D independent data, outputs have D times
 some number T of positions along their first dimensions, datum by datum.

@@ -104,18 +104,21 @@ def columns(trace: Pass, data: int, request: Request) -> Iterator[Tensor]:
     f, width = trace.output.detach(), trace.width()
     likelihood = request.likelihood
     count, terms, outputs = likelihood.counts(f)
+
+    def slices(total: int) -> Iterator[slice]:
+        return (slice(start, start + width) for start in range(0, total, width))
+
+    parts: Iterator[Tensor]
     if request.fisher == "empirical":
-        parts = iter([likelihood.empirical_columns(f, request.targets)])
+        targets = request.targets
+        parts = (likelihood.empirical_columns(f, targets, part) for part in slices(terms))
     elif request.samples is not None:
-        parts = iter([likelihood.sampled_columns(f, request.samples)])
+        parts = iter(torch.split(likelihood.sampled_columns(f, request.samples), width))
     else:
-        step = max(1, width // terms)
-        parts = (
-            likelihood.columns(f, slice(start, start + step)) for start in range(0, outputs, step)
-        )
+        parts = (likelihood.columns(f, part) for part in slices(terms * outputs))
     for part in parts:
         if data == count:
-            yield from torch.split(part, width)
+            yield part
             continue
         step = max(1, width // len(part))
         for start in range(0, count, step):
@@ -140,9 +143,8 @@ def curvature(request: Request) -> Callable[[Tensor], Callable[[Tensor], Tensor]
         if request.fisher == "true" and request.samples is None:
             return lambda v: likelihood.vector_product(f, v)
         if request.fisher == "empirical":
-            columns = likelihood.empirical_columns(f, request.targets)
-        else:
-            columns = likelihood.sampled_columns(f, request.samples or 1)
+            return likelihood.empirical_product(f, request.targets)
+        columns = likelihood.sampled_columns(f, request.samples or 1)
         count = likelihood.counts(f)[0]
         rows = columns.reshape(len(columns), count, -1)
 

@@ -20,14 +20,19 @@ that of the loss without them.
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 
 Tensor = torch.Tensor
+
+# Identity matrices up to this size are kept.
+_SMALL = 256
 
 
 @dataclass(frozen=True)
@@ -82,14 +87,24 @@ class Likelihood(ABC):
 
         Args:
             f: Outputs, (N, ...).
-            part: Of the C outputs of every term, those whose columns are wanted.
+            part: Which of the T C columns, term by term.
 
         Returns:
-            (K, N, ...) such that ``sum_k column_k[n] column_k[n]^T`` is the Hessian of the loss by f[n]; K is T times the
-            number of outputs in the part.
+            (K, N, ...) such that ``sum_k column_k[n] column_k[n]^T`` is the Hessian of the loss by f[n].
         """
         z = self._canonical(f)
-        return self._spread(self._factor(z, part, self._share(z)), f)
+        share, (_, terms, outputs) = self._share(z), z.shape
+        if terms == 1:
+            return self._restored(self._factor(z, part, share), f)
+        start, stop, _ = part.indices(terms * outputs)
+        pieces = []
+        while start < stop:
+            term, first = divmod(start, outputs)
+            last = min(outputs, first + stop - start)
+            piece = self._factor(z[:, term : term + 1], slice(first, last), share)
+            pieces.append(_only(piece, term, terms))
+            start += last - first
+        return self._restored(torch.cat(pieces), f)
 
     def sampled_columns(self, f: Tensor, samples: int) -> Tensor:
         """Return columns of random labels, whose outer products have the expectation of those of ``columns``.
@@ -105,31 +120,59 @@ class Likelihood(ABC):
         gradients = torch.stack([self._gradient(z, self._sample(z)) for _ in range(samples)])
         return self._restored(gradients * math.sqrt(self._share(z) / samples), f)
 
-    def empirical_columns(self, f: Tensor, targets: Any) -> Tensor:
+    def empirical_columns(self, f: Tensor, targets: Any, part: slice = slice(None)) -> Tensor:
         """Return the gradients of the loss's terms, scaled so that their outer products sum to the empirical Fisher.
 
         Args:
             f: Outputs, (N, ...).
             targets: What the loss takes as targets, or an OutputGradient.
+            part: Which of the T terms of each datum.
 
         Returns:
-            (T, N, ...) for T terms of each datum.
+            (T, N, ...), or fewer.
 
         Raises:
             ValueError: If the targets do not fit the outputs.
         """
+        gradient = self._scaled_gradient(f, targets)
+        terms = gradient.shape[1]
+        pieces = [
+            _only(gradient[None, :, term : term + 1], term, terms)
+            for term in range(*part.indices(terms))
+        ]
+        return self._restored(torch.cat(pieces), f)
+
+    def empirical_product(self, f: Tensor, targets: Any) -> Callable[[Tensor], Tensor]:
+        """Return a function that multiplies the empirical Fisher information of the outputs by vectors of their shape.
+
+        Args:
+            f: Outputs, (N, ...).
+            targets: As for ``empirical_columns``.
+
+        Returns:
+            The function.
+        """
+        gradient = self._scaled_gradient(f, targets)
+
+        def product(v: Tensor) -> Tensor:
+            weights = (gradient * self._canonical(v, f)).sum(-1, keepdim=True)
+            return self._restored(weights * gradient, f)
+
+        return product
+
+    def _scaled_gradient(self, f: Tensor, targets: Any) -> Tensor:
+        """Sqrt(r) grad l, (N, T, C)."""
         z = self._canonical(f)
         share = self._share(z)
-        if isinstance(targets, OutputGradient):
-            if targets.values.shape != f.shape:
-                raise ValueError(
-                    f"targets: expected an OutputGradient of the outputs' shape {tuple(f.shape)}, got "
-                    f"{tuple(targets.values.shape)}"
-                )
-            gradient = self._canonical(targets.values.to(f)) / share
-        else:
-            gradient = self._gradient(z, self._labels(torch.as_tensor(targets, device=f.device), f))
-        return self._spread(gradient[None] * math.sqrt(share), f)
+        if not isinstance(targets, OutputGradient):
+            labels = self._labels(torch.as_tensor(targets, device=f.device), f)
+            return self._gradient(z, labels) * math.sqrt(share)
+        if targets.values.shape != f.shape:
+            raise ValueError(
+                f"targets: expected an OutputGradient of the outputs' shape {tuple(f.shape)}, got "
+                f"{tuple(targets.values.shape)}"
+            )
+        return self._canonical(targets.values.to(f), f) / math.sqrt(share)
 
     def vector_product(self, f: Tensor, v: Tensor) -> Tensor:
         """Multiply the Fisher information of all outputs by vectors.
@@ -143,14 +186,6 @@ class Likelihood(ABC):
         """
         z = self._canonical(f)
         return self._restored(self._curvature(z, self._canonical(v, f)) * self._share(z), f)
-
-    def _spread(self, columns: Tensor, f: Tensor) -> Tensor:
-        """(C, N, T, C) -> (T C, N, ...): a column of its own for each of a datum's terms."""
-        terms = columns.shape[2]
-        if terms > 1:
-            each = torch.eye(terms, dtype=columns.dtype, device=columns.device)
-            columns = (each[:, None, None, :, None] * columns).flatten(0, 1)
-        return self._restored(columns, f)
 
     def _share(self, z: Tensor) -> float:
         """The factor r."""
@@ -267,7 +302,7 @@ class Categorical(Likelihood):
 
     def _factor(self, z: Tensor, part: slice, share: float) -> Tensor:
         p = z.softmax(-1)
-        unit = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)[part]
+        unit = _identity(z, part)
         return (p * share).sqrt().movedim(-1, 0)[part, ..., None] * (unit[:, None, None] - p)
 
     def _curvature(self, z: Tensor, v: Tensor) -> Tensor:
@@ -287,7 +322,7 @@ class _Elementwise(Likelihood):
     """Independent outputs: the Fisher information of the outputs is diagonal."""
 
     def _factor(self, z: Tensor, part: slice, share: float) -> Tensor:
-        unit = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)[part]
+        unit = _identity(z, part)
         return unit[:, None, None] * (self._variance(z) * share).sqrt()
 
     def _curvature(self, z: Tensor, v: Tensor) -> Tensor:
@@ -338,6 +373,32 @@ class Gaussian(_Elementwise):
 
     def _sample(self, z: Tensor) -> Tensor:
         return z + torch.randn_like(z) * math.sqrt(0.5)
+
+
+def _only(columns: Tensor, term: int, terms: int) -> Tensor:
+    """(K, N, 1, C) for one term -> (K, N, T, C), zero for the others."""
+    if terms == 1:
+        return columns
+    shape = (*columns.shape[:2], terms, columns.shape[3])
+    result = columns.new_zeros(shape)
+    result[:, :, term] = columns[:, :, 0]
+    return result
+
+
+def _identity(z: Tensor, part: slice) -> Tensor:
+    """Rows of the identity over the last dimension of z."""
+    size = z.shape[-1]
+    start, stop, _ = part.indices(size)
+    if size <= _SMALL:
+        return _eye(size, z.dtype, z.device)[start:stop]
+    rows = z.new_zeros(stop - start, size)
+    rows.diagonal(start).fill_(1.0)
+    return rows
+
+
+@functools.lru_cache(maxsize=16)
+def _eye(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.eye(size, dtype=dtype, device=device)
 
 
 def as_likelihood(value: Any) -> Likelihood:

@@ -50,9 +50,10 @@ class QNGOptimizer(torch.optim.Optimizer):
       without disturbing random numbers or batch-norm statistics.
     - ``metric="hybrid"``: as ``"fisher"``, with the Fubini-Study metric of each quantum layer in units of the loss instead.
 
-    The metric is taken at the weights that ``step`` finds. Parameters that belong to no known layer, as all do when the
-    optimizer is made from bare tensors, have the identity for a metric: they take the plain gradient, damped like the
-    others, ``grad / (1 + lam)``.
+    The metric is taken at the weights that ``step`` finds. What passed through is known from one forward hook: on the
+    model, or, for ``metric="quantum"``, on each quantum layer, which then does not have to run again. Parameters that
+    belong to no known layer, as all do when the optimizer is made from bare tensors, have the identity for a metric: they
+    take the plain gradient, damped like the others, ``grad / (1 + lam)``.
 
     Two ways of use::
 
@@ -332,6 +333,8 @@ class QNGOptimizer(torch.optim.Optimizer):
 
     def diagnostics(self) -> dict[str, float]:
         """Return numbers about the last step; they cost next to nothing unless they are asked for.
+
+        For that, the last step's metric is kept until the next one.
 
         Returns:
             ``loss`` before the step; ``damping`` (strength, of the first group) and ``scale`` (of the metric, see

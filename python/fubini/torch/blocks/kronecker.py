@@ -5,11 +5,13 @@ They are damped exactly, through the eigenvectors of a factor, and not by splitt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 
+from fubini._solve_factored import module_of
 from fubini.torch.blocks.base import Block, BlockInfo, checked
 from fubini.torch.blocks.matrix import DenseBlock, cholesky
 
@@ -55,76 +57,89 @@ class KroneckerBlock(Block):
         )
         self._right = checked("right", right, (groups, width, width))
         self._columns = tuple(columns)
+        self._spectra: dict[str, Any] = {}
 
     def product(self, v: Tensor) -> Tensor:
         """Return G v, see Block."""
         m = _times_columns(self._matrices(v), self._right)
-        if self._left.ndim == 2:
-            return self._vector(self._left[:, :, None, None] * m, v.ndim)
-        return self._vector(_times_rows(self._left, m), v.ndim)
+        left = self._left
+        m = left[:, :, None, None] * m if left.ndim == 2 else _times_rows(left, m)
+        result: Tensor = self._vector(m, v.ndim)
+        return result
 
     def solve(self, rhs: Tensor, damping: Tensor) -> tuple[Tensor, BlockInfo]:
         """Solve ``(G + D) x = rhs``, see Block."""
+        left: Any = self._left
+        right: Any = self._right
+        side: Any = rhs
+        shift: Any = damping
+        rows, width = left.shape[1], right.shape[2]
+        by_rows = rows <= _FEW_ROWS and rows < width and rhs.device.type == "cpu"
+        if by_rows:  # small: NumPy's calls cost a third of torch's
+            left, right, side, shift = (t.numpy() for t in (left, right, side, shift))
         # Dampings that are equal within each parameter, or proportional to the diagonal, have this form. Then one
         # eigenvalue decomposition of each factor gives the exact solution; else the matrix is formed.
-        found = self._product_form(damping)
+        found = self._product_form(shift)
         if found is None:
             return DenseBlock(self.parameters, self.dense(), self.label).solve(rhs, damping)
-        lam, scales = found
-        left, right, m = self._left, self._right, self._matrices(rhs)
-        if scales is not None:
-            rows, columns = scales
-            left = left * rows**2 if left.ndim == 2 else rows[:, :, None] * left * rows[:, None]
-            right = columns[:, :, None] * right * columns[:, None]
-            m = m * (rows[:, :, None, None] * columns[:, None, :, None])
+        lam, scale = found
+        m = self._matrices(side)
+        if scale is not None:
+            r, c = scale
+            left = left * r**2 if left.ndim == 2 else r[:, :, None] * left * r[:, None]
+            right = c[:, :, None] * right * c[:, None]
+            scale = r[:, :, None, None] * c[:, None, :, None]
+            m = m * scale
         vectors = None
         if left.ndim == 3:
-            left, vectors = self._left_spectrum if scales is None else torch.linalg.eigh(left)
-            m = _times_rows(vectors.mT, m)
+            left, vectors = self._spectrum("left", left)
+            m = _times_rows(vectors.swapaxes(1, 2), m)
         # In the eigenvectors of the left factor every row is a system of its own. Factors are positive semi-definite:
         # eigenvalues below zero are rounding.
-        m, condition = self._solve_rows(left.clamp_min(0), right, lam, m, damping)
+        values = left.clip(0.0)
+        m = (self._by_cholesky if by_rows else self._by_spectrum)(values, right, lam, m, damping)
         if vectors is not None:
             m = _times_rows(vectors, m)
-        if scales is not None:
-            m = m * (rows[:, :, None, None] * columns[:, None, :, None])
+        if scale is not None:
+            m = m * scale
         x = self._vector(m, rhs.ndim)
-        residual = self._residual(x, rhs, damping)
-        return x, BlockInfo(self.label, self.size, "eigen", 0, condition, residual)
-
-    def _solve_rows(
-        self, values: Tensor, right: Tensor, lam: Tensor, m: Tensor, damping: Tensor
-    ) -> tuple[Tensor, Callable[[], float]]:
-        """Solve ``(values_i R + lam) x_i = m_i`` for each row i, with m (groups, rows, columns, k)."""
-        (groups, count), width = values.shape, right.shape[-1]
+        x = torch.from_numpy(x) if by_rows else x
 
         def condition() -> float:
-            spectrum = torch.linalg.eigvalsh(right).clamp_min(0)
+            spectrum = module_of(right).linalg.eigvalsh(right).clip(0.0)
             products = values[:, :, None] * spectrum[:, None, :] + lam
             return float(products.max() / products.min())
 
-        if count > _FEW_ROWS or count >= width:
-            known = right is self._right
-            spectrum, vectors = self._right_spectrum if known else torch.linalg.eigh(right)
-            products = values[:, :, None] * spectrum.clamp_min(0)[:, None, :] + lam
-            if not bool((products > products.amax() * 2.3e-16 * max(count, width)).all()):
-                raise self._singular(damping)
-            m = _times_columns(m, vectors) / products[..., None]
-            return _times_columns(m, vectors.mT), condition
-        # Few rows: a Cholesky decomposition for each is cheaper than all eigenvectors.
-        matrices = values[:, :, None, None] * right[:, None]
-        matrices.diagonal(dim1=-2, dim2=-1).add_(lam)
-        systems = matrices.reshape(groups * count, width, width).unbind()
-        sides = m.reshape(groups * count, width, -1).unbind()
-        solved = cholesky(systems, sides, lambda reason: self._singular(damping, reason))
-        m = torch.stack(solved).reshape(m.shape)
-        return m, condition
+        residual = self._residual(x, rhs, damping)
+        return x, BlockInfo(self.label, self.size, "eigen", 0, condition, residual)
+
+    # Arrays are NumPy's or torch's from here on. Both solve (values_i R + lam) x_i = m_i for each row i, with m (groups,
+    # rows, columns, k).
+
+    def _by_spectrum(self, values: Any, right: Any, lam: Any, m: Any, damping: Tensor) -> Any:
+        spectrum, vectors = self._spectrum("right", right)
+        products = values[:, :, None] * spectrum.clip(0.0)[:, None, :] + lam
+        smallest = products.max() * 2.3e-16 * max(products.shape[1:])
+        if not bool((products > smallest).all()):
+            raise self._singular(damping)
+        m = _times_columns(m, vectors) / products[..., None]
+        return _times_columns(m, vectors.swapaxes(1, 2))
+
+    def _by_cholesky(self, values: Any, right: Any, lam: Any, m: Any, damping: Tensor) -> Any:
+        # For few rows cheaper than all eigenvectors.
+        width = right.shape[2]
+        systems = (values[:, :, None, None] * right[:, None]).reshape(-1, width, width)
+        systems.reshape(len(systems), -1)[:, :: width + 1] += lam
+        sides = m.reshape(len(systems), width, -1)
+        solved = cholesky(list(systems), list(sides), lambda why: self._singular(damping, why))
+        return np.stack(solved).reshape(m.shape)
 
     def diagonal(self) -> Tensor:
         """Return the diagonal, (n,)."""
         left = self._left if self._left.ndim == 2 else self._left.diagonal(dim1=-2, dim2=-1)
         right = self._right.diagonal(dim1=-2, dim2=-1)
-        return self._vector((left[:, :, None] * right[:, None])[..., None], 1)
+        result: Tensor = self._vector((left[:, :, None] * right[:, None])[..., None], 1)
+        return result
 
     def scaled(self, factor: float) -> KroneckerBlock:
         """Return the block times a number, which goes into L, see Block."""
@@ -154,32 +169,36 @@ class KroneckerBlock(Block):
             parameters, self._left, self._right[:, index][:, :, index], columns, self.label
         )
 
-    # Kept, because a block is often solved again with another damping.
+    def _spectrum(self, name: str, factor: Any) -> Any:
+        """Eigenvalues and eigenvectors; those of the factor itself are kept for other dampings."""
+        own = factor is (self._left if name == "left" else self._right)
+        if own and name in self._spectra:
+            return self._spectra[name]
+        found = module_of(factor).linalg.eigh(factor)
+        if own:
+            self._spectra[name] = found
+        return found
 
-    @cached_property
-    def _left_spectrum(self) -> tuple[Tensor, Tensor]:
-        values, vectors = torch.linalg.eigh(self._left)
-        return values, vectors
-
-    @cached_property
-    def _right_spectrum(self) -> tuple[Tensor, Tensor]:
-        values, vectors = torch.linalg.eigh(self._right)
-        return values, vectors
-
-    def _matrices(self, v: Tensor) -> Tensor:
+    def _matrices(self, v: Any) -> Any:
         """(n,) or (n, k) -> (groups, rows, columns, k)."""
         groups, rows = self._left.shape[:2]
-        parts = torch.split(v, [p.numel() for p in self.parameters])
-        shaped = [p.reshape(groups, rows, c, -1) for p, c in zip(parts, self._columns, strict=True)]
-        return shaped[0] if len(shaped) == 1 else torch.cat(shaped, dim=2)
+        parts, start = [], 0
+        for count in self._columns:
+            size = groups * rows * count
+            parts.append(v[start : start + size].reshape(groups, rows, count, -1))
+            start += size
+        return parts[0] if len(parts) == 1 else module_of(v).concatenate(parts, 2)
 
-    def _vector(self, matrix: Tensor, ndim: int) -> Tensor:
+    def _vector(self, m: Any, ndim: int) -> Any:
         """The inverse of _matrices."""
-        parts = torch.split(matrix, list(self._columns), dim=2)
-        shape = (-1,) if ndim == 1 else (-1, matrix.shape[-1])
-        return torch.cat([p.reshape(shape) for p in parts])
+        shape = (-1,) if ndim == 1 else (-1, m.shape[-1])
+        parts, start = [], 0
+        for count in self._columns:
+            parts.append(m[:, :, start : start + count].reshape(shape))
+            start += count
+        return module_of(m).concatenate(parts)
 
-    def _product_form(self, damping: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None] | None:
+    def _product_form(self, damping: Any) -> Any:
         """Write D as lam / (r c)^2 with r for each row and c for each column; None where that is not possible."""
         # Scaling rows and columns by r and c then turns D into lam times the identity.
         if bool((damping == damping[0]).all()):
@@ -188,18 +207,20 @@ class KroneckerBlock(Block):
             return None
         table = self._matrices(damping)[..., 0]
         left, right = table[:, :, 0], table[:, 0] / table[:, :1, 0]
-        if not torch.allclose(left[:, :, None] * right[:, None], table, rtol=1e-13, atol=0):
+        product = left[:, :, None] * right[:, None]
+        if bool((abs(product - table) > 1e-13 * table).any()):
             return None
-        return torch.ones_like(damping[0]), (left.rsqrt(), right.rsqrt())
+        return 1.0, (left**-0.5, right**-0.5)
 
 
-def _times_rows(matrix: Tensor, m: Tensor) -> Tensor:
+def _times_rows(matrix: Any, m: Any) -> Any:
     """(groups, a, rows) times (groups, rows, columns, k) over the rows."""
-    return (matrix @ m.flatten(2)).reshape(len(m), -1, *m.shape[2:])
+    return (matrix @ m.reshape(*m.shape[:2], -1)).reshape(len(m), -1, *m.shape[2:])
 
 
-def _times_columns(m: Tensor, matrix: Tensor) -> Tensor:
+def _times_columns(m: Any, matrix: Any) -> Any:
     """(groups, rows, columns, k) times (groups, columns, a) over the columns."""
-    moved = m.permute(0, 3, 1, 2)
+    xp = module_of(m)
+    moved = xp.moveaxis(m, 3, 1)
     product = moved.reshape(len(m), -1, m.shape[2]) @ matrix
-    return product.reshape(*moved.shape[:3], -1).permute(0, 2, 3, 1)
+    return xp.moveaxis(product.reshape(*moved.shape[:3], -1), 1, 3)

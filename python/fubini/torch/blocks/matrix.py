@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -158,9 +159,9 @@ class DenseBlock(Block):
 
 
 def cholesky(
-    matrices: Sequence[Tensor], rhs: Sequence[Tensor], singular: Callable[[str], NumericalError]
-) -> list[Tensor]:
-    """Solve positive definite systems.
+    matrices: Sequence[Any], rhs: Sequence[Any], singular: Callable[[str], NumericalError]
+) -> list[Any]:
+    """Solve positive definite systems, of tensors or NumPy arrays.
 
     A pseudo-inverse would hide that a metric is singular, and a step along a negative eigenvalue goes uphill.
 
@@ -180,5 +181,5 @@ def cholesky(
     )
     if status.any():
         raise singular(f" ({SolveStatus(status.max()).text})")
-    found: list[Tensor] = solved
+    found: list[Any] = solved
     return found

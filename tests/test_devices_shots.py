@@ -188,7 +188,8 @@ def test_other_devices_with_shots(device: str) -> None:
     assert (np.abs(found.jacobian - exact) <= 5 * found.errors + 1e-12).all()
     blocks = metric_job(tape, shots=400).run(Executor(dev))
     distance = np.abs(blocks.values - metric_job(tape).run(Executor(dev)).values)
-    assert (distance <= 5 * blocks.errors + 1e-12).all()
+    # The error of a variance near the largest possible, 1/4, is of second order: some 1/4 / 400.
+    assert (distance <= 5 * blocks.errors + 10 * 0.25 / 400).all()
 
 
 @pytest.mark.parametrize(

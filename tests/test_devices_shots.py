@@ -177,12 +177,19 @@ def test_counts(tapes: Any) -> None:
     assert metric_job(one, shots=7, angles=[0]).cost(executor) == Usage(1, 1, 1, 7)
 
 
-def test_a_plugin_with_shots() -> None:
-    dev = Serial(wires=3, seed=2)
+@pytest.mark.parametrize("device", ["plugin", "lightning.qubit", "default.mixed"])
+def test_other_devices_with_shots(device: str) -> None:
+    dev: Any = (
+        Serial(wires=3, seed=2) if device == "plugin" else qml.device(device, wires=3, seed=2)
+    )
     tape = tape_of(measured, dev, WEIGHTS, torch.tensor(INPUT))
     exact = gradient_job(tape).run(Executor(dev)).jacobian
     found = gradient_job(tape, shots=400).run(Executor(dev))
     assert (np.abs(found.jacobian - exact) <= 5 * found.errors + 1e-12).all()
+    blocks = metric_job(tape, shots=400).run(Executor(dev))
+    distance = np.abs(blocks.values - metric_job(tape).run(Executor(dev)).values)
+    # The error of a variance near the largest possible, 1/4, is of second order: some 1/4 / 400.
+    assert (distance <= 5 * blocks.errors + 10 * 0.25 / 400).all()
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_dampings_of_two_kinds_in_one_block() -> None:
     )
     inputs = torch.rand(3, 2, dtype=torch.float64)
     layer(inputs).square().sum().backward()
-    g = fubini.metric_tensor(layer, reduce="mean", joint=True)(inputs)
+    g = fubini.metric_tensor(layer, reduce="mean", joint=True)(inputs).detach()
     damping = torch.tensor([0.5 * float(g.diagonal().mean())] * 4 + [0.25], dtype=torch.float64)
     before = torch.cat([p.detach().reshape(-1) for p in (layer.weights, layer.scale)])
     grad = torch.cat([layer.weights.grad.reshape(-1), layer.scale.grad.reshape(-1)])

@@ -31,7 +31,9 @@ class MetricEstimate:
 
     Attributes:
         values: (1 or batch, angles, angles); zero outside the blocks.
-        errors: Of the same shape; zeros for exact results. Entries that are not measured have error 0.
+        errors: Of the same shape; zeros for exact results and for entries that are not measured. Their squares are
+            unbiased; where a variance is near the largest possible, its error is of order 1/shots and may be estimated
+            as 0.
         means: (1 or batch, angles), the generators' expectation values.
         independent: (angles, angles), over how many inputs an entry was measured: 1 for a layer that no input precedes.
         circuits: How many circuits were run for every input.
@@ -202,6 +204,7 @@ def _variances(second: FloatArray, fourth: FloatArray, n: int) -> FloatArray:
     a = scale * products - k22 / n
     c = scale * second**2 - k22 / n
     square = (c - a / (n - 1)) / (n / (n - 1) - 2.0 / (n - 1) ** 2)
+    # Unbiased, so that it is negative now and then where it is of second order, as for a fair coin.
     return np.maximum(scale * second**2 - square, 0.0)
 
 

@@ -197,14 +197,11 @@ def _derivative_states(tape: GateTape, device: Any) -> ComplexArray:
     Returns:
         As above.
     """
-<<<<<<< HEAD
     if not _returns_states(tape, device):
         raise UnsupportedCircuitError(
             f"device: expected an analytic simulator of state vectors for derivative states, got {device.name!r}"
             f"{'' if tape.shots is None else f' with {tape.shots} shots'}; use default.qubit or lightning.qubit"
         )
-=======
->>>>>>> device
     operations = [gate.operation for gate in tape.gates]
     scripts = [_state_script(operations, tape, device)]
     terms: list[tuple[int, float]] = []

@@ -196,6 +196,9 @@ def _derivative_states(tape: GateTape, device: Any) -> ComplexArray:
 
     Returns:
         As above.
+
+    Raises:
+        UnsupportedCircuitError: If the device returns no states, or has shots.
     """
     if not _returns_states(tape, device):
         raise UnsupportedCircuitError(

@@ -27,6 +27,9 @@ from fubini.policies import Armijo, LevenbergMarquardt, Schedule, Tikhonov, Trus
 from fubini.solve import CG, Dual, Pinv, Power, SolveInfo, SolveStatus, solve, solve_blocks
 from fubini.spectrum import MetricSpectrum, metric_spectrum
 from fubini.torch import (
+    Bernoulli,
+    Categorical,
+    Gaussian,
     HeavyBall,
     QNGOptimizer,
     QuantumLayer,
@@ -41,10 +44,13 @@ __all__ = [
     "CG",
     "Absolute",
     "Armijo",
+    "Bernoulli",
+    "Categorical",
     "Circuit",
     "Damping",
     "Diagonal",
     "Dual",
+    "Gaussian",
     "HeavyBall",
     "LevenbergMarquardt",
     "MetricOperator",

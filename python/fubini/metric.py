@@ -75,7 +75,7 @@ def metric_tensor(
 
     Args:
         qnode: A QNode (any interface, any ``diff_method``), a ``QuantumLayer`` or a ``qml.qnn.TorchLayer``. The
-            QNode's measurements do not matter; it must be analytic.
+            QNode's measurements do not matter; with shots the metric is an estimate without bias.
         approx: ``None`` for the full metric, ``"block-diag"`` for one block per layer of gates, ``"diag"`` for the
             variances only. The approximation is made between angles; where several angles share a weight, or one
             angle mixes several, the pulled-back matrix couples them. ``"auto"`` returns the full metric as a

@@ -1,7 +1,7 @@
 """What does a step of natural gradient cost beside a step of plain gradient?
 
 The digits classifier of the demo, Linear(64, 4) -> 4 qubits, 3 layers -> Linear(4, 10), 32 inputs, one whole training step:
-zero_grad, forward, backward, step. On one thread, in CPU seconds. Competitors: PennyLane's ``TorchLayer`` with plain gradient on
+zero_grad, forward, backward, step. On one thread. Competitors: PennyLane's ``TorchLayer`` with plain gradient on
 default.qubit (backprop) and lightning.qubit (adjoint), at the faster of which the goal is measured; and the recipe that
 users are told, ``qml.metric_tensor(approx="block-diag")`` for each input, averaged and solved. Ours: plain gradient on
 the native engine, and QNGOptimizer with each metric.
@@ -94,27 +94,6 @@ def recipe(model: torch.nn.Sequential, qnode: Any, x: torch.Tensor, y: torch.Ten
             p.sub_(0.01 * d)
 
 
-def consecutive(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, common.Timing]:
-    """CPU seconds of single steps, each after others of its kind, as in training: never after another library's.
-
-    Args:
-        calls: What to time, by name.
-        rounds: How often each has its turn; a turn is two steps to warm up and up to twelve that count.
-    """
-    samples: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            call()
-            start = time.process_time()
-            call()
-            once = time.process_time() - start
-            for _ in range(max(2, min(12, round(0.02 / once)))):
-                start = time.process_time()
-                call()
-                samples[name].append(time.process_time() - start)
-    return {n: common.Timing(min(t), statistics.median(t)) for n, t in samples.items()}
-
-
 def run(quick: bool) -> dict[str, Any]:
     """Time one training step of each kind.
 
@@ -150,13 +129,13 @@ def run(quick: bool) -> dict[str, Any]:
             known = {} if options["metric"] == "quantum" else {"likelihood": "categorical"}
             opt = fubini.QNGOptimizer(mine, lr=0.01, **options, **known)
             calls[name] = training_step(mine, opt, x, y)
-        timings = consecutive(calls, rounds=4 if quick else 40)
+        timings = common.interleaved(calls, seconds=0.5 if quick else 4.0, rounds=40, slice_s=2e-2)
         seconds = []
         theirs, qnode = peers["default.qubit"]
         for _ in range(1 if quick else 3):
-            start = time.process_time()
+            start = time.perf_counter()
             recipe(theirs, qnode, x, y)
-            seconds.append(time.process_time() - start)
+            seconds.append(time.perf_counter() - start)
     times = {name: t.as_dict() for name, t in timings.items()}
     best = min((n for n in times if n.startswith("PennyLane")), key=lambda n: times[n]["min_s"])
     times["PennyLane, plain gradient"] = times[best]

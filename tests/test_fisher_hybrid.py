@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import fubini
+from fisher_cases import double_precision
 from fubini.metric import layer_metric
 from fubini.torch import fisher as fisher_module
 from fubini.torch import fisher_pass, fisher_quantum, fisher_units
@@ -20,12 +21,7 @@ Tensor = torch.Tensor
 N = 4
 
 
-@pytest.fixture(autouse=True)
-def _double() -> Any:
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+_double = double_precision
 
 
 # -- circuits ---------------------------------------------------------------------------------------------------------

@@ -21,12 +21,13 @@ from fubini import _core
 from fubini._arrays import is_tensor, to_numpy
 from fubini.arguments import returned_tensors
 from fubini.circuit import Circuit, decomposed
+from fubini.decompose import gate_operations
 from fubini.jacobian import Complex, Index
 from fubini.metric_derivative import along, gradient, tangent_states, without_state
 from fubini.native_metric import layer_plan
 from fubini.points import Call, Point
 from fubini.pullback import Approx, Reduce
-from fubini.tape import _gate_operations, user_tape
+from fubini.tape import user_tape
 
 Tensor = torch.Tensor
 
@@ -118,7 +119,7 @@ def live_angles(point: Point, call: Call) -> tuple[Tensor, list[Tensor]]:
     circuit = point.pullback.circuit
     try:
         script = (
-            decomposed(tape) if call.compiled else qml.tape.QuantumScript(_gate_operations(tape))
+            decomposed(tape) if call.compiled else qml.tape.QuantumScript(gate_operations(tape))
         )
         angles = torch.as_tensor(circuit.angles_of(script), dtype=torch.float64, device="cpu")
     except ValueError as error:

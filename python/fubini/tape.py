@@ -15,14 +15,20 @@ import pennylane as qml
 import torch
 
 from fubini._arrays import is_jax, is_tensor, to_numpy
+from fubini.decompose import (
+    PREPARATIONS,
+    gate_operations,
+    generator_of,
+    has_angle,
+    hidden_weights,
+    is_trainable,
+)
 from fubini.errors import UnsupportedCircuitError
 from fubini.layers import GateShape
 from fubini.pauli import PauliSum, pauli_sum
 
 FloatArray = npt.NDArray[np.float64]
 
-_IGNORED = {"Barrier", "Snapshot", "WireCut"}  # no effect on the state
-_PREPARATIONS = (qml.operation.StatePrepBase,)
 _DENSE_MATRIX_WIRES = 5
 
 
@@ -148,8 +154,8 @@ def angle_tape(qnode: Any, kwargs: dict[str, Any]) -> tuple[GateTape, list[torch
         (batch,); none where no argument requires grad.
     """
     tape = user_tape(qnode, (), kwargs, pure=False)
-    operations = _gate_operations(tape, pure=False)
-    angles = [op.data[0] for op in operations if _has_angle(op) and _is_trainable(op)]
+    operations = gate_operations(tape, pure=False)
+    angles = [op.data[0] for op in operations if has_angle(op) and is_trainable(op)]
     jacobian = np.eye(len(angles))[None]
     batch = _batch_size(tape)
     return _finish(tape, operations, batch, ((len(angles),),), jacobian, constant=True), angles
@@ -188,8 +194,8 @@ def _torch_tape(
     _put(args, kwargs, weights, leaves)
     with torch.enable_grad():  # users may be inside torch.no_grad(), as in an optimizer step
         tape = user_tape(qnode, args, kwargs, pure=pure)
-        operations = _gate_operations(tape, pure)
-        angles = [op.data[0] for op in operations if _has_angle(op) and _is_trainable(op)]
+        operations = gate_operations(tape, pure)
+        angles = [op.data[0] for op in operations if has_angle(op) and is_trainable(op)]
         batch = _batch_size(tape)
         jacobian = _torch_jacobian(angles, leaves, batch)
     return _finish(tape, operations, batch, tuple(tuple(v.shape) for v in leaves), jacobian)
@@ -262,8 +268,8 @@ def _autograd_tape(
         a, k = list(constant_args), dict(constant_kwargs)
         _put(a, k, weights, parts)
         tape = user_tape(qnode, a, k, pure=pure)
-        operations = _gate_operations(tape, pure)
-        angles = [op.data[0] for op in operations if _has_angle(op) and _is_trainable(op)]
+        operations = gate_operations(tape, pure)
+        angles = [op.data[0] for op in operations if has_angle(op) and is_trainable(op)]
         seen.append((tape, operations, _batch_size(tape), [int(qml.math.size(v)) for v in angles]))
         if not angles:
             return np.zeros(0)
@@ -349,191 +355,14 @@ def _batch_size(tape: Any) -> int | None:
     return None if batch is None else int(batch)
 
 
-def _gate_operations(tape: Any, pure: bool = True) -> list[Any]:
-    """Decompose to operations with at most one angle, which then has a Pauli-sum generator."""
-    for op in tape.operations:
-        _refuse(op, pure)
-    first = tape.operations[0] if tape.operations else None
-    skip_first = isinstance(first, _PREPARATIONS) and not _is_trainable(first)
-    try:
-        [expanded], _ = qml.devices.preprocess.decompose(
-            tape,
-            stopping_condition=_is_gate,
-            skip_initial_state_prep=skip_first,
-            decomposer=_decomposition,
-            name="fubini",
-        )
-    except UnsupportedCircuitError:
-        raise
-    except (
-        qml.exceptions.DeviceError,
-        qml.exceptions.DecompositionUndefinedError,
-        AttributeError,
-        ImportError,
-        IndexError,
-        RuntimeError,
-        TypeError,
-    ) as error:  # what PennyLane's own rules raise for operations they cannot take apart
-        raise UnsupportedCircuitError(
-            f"qnode: an operation could not be decomposed ({error}); use gates with one angle and a generator for "
-            "everything that depends on weights"
-        ) from error
-    operations = [op for op in expanded.operations if op.name not in _IGNORED]
-    for op in operations:
-        _refuse(op, pure)
-    return operations
-
-
-def _decomposition(op: Any) -> Any:
-    """Decompose so that every parameter of the user drives one angle where that is possible."""
-    # PennyLane's own rules for U2, U3 and CRot put a parameter into several gates of different layers, and then not
-    # even the diagonal of an approximated metric is right for that parameter.
-    if isinstance(op, qml.ops.Exp) and not isinstance(op, qml.ops.Evolution):
-        return [_as_evolution(op)]
-    if isinstance(op, qml.ops.Evolution) and _hidden_weights(op):
-        return _word_by_word(op)
-    if isinstance(op, qml.ops.op_math.Adjoint) and isinstance(op.base, qml.ops.Exp):
-        inner = op.base if isinstance(op.base, qml.ops.Evolution) else _as_evolution(op.base)
-        return [qml.evolve(inner.base, -inner.data[0])]
-    if isinstance(op, qml.CRot):
-        base, controls, values = qml.Rot(*op.data, wires=op.wires[1]), op.wires[:1], [True]
-    elif isinstance(op, qml.ops.Controlled):
-        base, controls, values = op.base, op.control_wires, op.control_values
-    else:
-        base, controls, values = op, [], []
-    wire = base.wires[0] if len(base.wires) == 1 else None
-    if isinstance(base, qml.ops.Exp) and controls and not isinstance(base, qml.ops.Evolution):
-        parts = [_as_evolution(base)]
-    elif isinstance(base, qml.Rot):
-        parts = [qml.RZ(base.data[0], wire), qml.RY(base.data[1], wire), qml.RZ(base.data[2], wire)]
-    elif isinstance(base, qml.U3):  # diag(1, e^i phi) RY(theta) diag(1, e^i delta), exactly
-        theta, phi, delta = base.data
-        parts = [qml.PhaseShift(delta, wire), qml.RY(theta, wire), qml.PhaseShift(phi, wire)]
-    elif isinstance(base, qml.U2):
-        phi, delta = base.data
-        parts = [qml.PhaseShift(delta, wire), qml.RY(np.pi / 2, wire), qml.PhaseShift(phi, wire)]
-    else:
-        return op.decomposition()
-    if not controls:
-        return parts
-    return [qml.ctrl(part, control=controls, control_values=values) for part in parts]
-
-
-def _word_by_word(op: Any) -> list[Any]:
-    """exp(-i t sum_k c_k P_k) with trainable c_k, for commuting words, as one evolution per word."""
-    sentence = op.base.pauli_rep
-    words = list(sentence or ())
-    if not words or any(not a.commutes_with(b) for a in words for b in words):
-        raise UnsupportedCircuitError(
-            f"qnode: {op.name} depends on weights through the coefficients of an operator whose terms do not commute; "
-            "use qml.TrotterProduct, or make the time the weight"
-        )
-    return [
-        qml.evolve(word.operation(wire_order=op.wires), op.data[0] * sentence[word])
-        for word in words
-        if len(word)
-    ]
-
-
-def _as_evolution(op: Any) -> Any:
-    """exp(i t H) as PennyLane's evolution exp(-i (-t) H), whose parameter is real."""
-    real = np.abs(np.real(to_numpy(op.scalar, None))).max(initial=0.0)
-    positions = {wire: k for k, wire in enumerate(op.wires)}
-    if real > 1e-12 or pauli_sum(op.base, positions, len(op.wires)) is None:
-        raise UnsupportedCircuitError(
-            f"qnode: {op.name} is not unitary or its operator not Hermitian; use qml.evolve(H, t)"
-        )
-    return qml.evolve(op.base, -qml.math.imag(op.scalar))
-
-
-def _refuse(op: Any, pure: bool) -> None:
-    name = op.name
-    if isinstance(op, qml.operation.Channel) and pure:
-        raise UnsupportedCircuitError(
-            f"qnode: {name} is a channel, and the Fubini-Study metric is defined for pure states; remove it"
-        )
-    if isinstance(op, qml.ops.Conditional | qml.ops.MidMeasure):
-        raise UnsupportedCircuitError(
-            f"qnode: {name} is a mid-circuit measurement or depends on one; use qml.defer_measurements(qnode) if the "
-            "outcome is not post-selected"
-        )
-
-
-def _is_trainable(op: Any) -> bool:
-    return any(qml.math.requires_grad(p) for p in op.data)
-
-
-def _has_angle(op: Any) -> bool:
-    """One scalar parameter (per input), as opposed to matrices, state vectors and fixed gates."""
-    return op.num_params == 1 and _ndims(op) == (0,) and not _is_complex(op.data[0])
-
-
-def _is_complex(value: Any) -> bool:
-    dtype = getattr(value, "dtype", None)
-    if isinstance(dtype, torch.dtype):
-        return dtype.is_complex
-    return isinstance(value, complex) if dtype is None else np.dtype(dtype).kind == "c"
-
-
-def _ndims(op: Any) -> tuple[int, ...] | None:
-    """Dimensions of the parameters without a batch, None for composite operations that do not know them."""
-    try:
-        return tuple(op.ndim_params)
-    except (AttributeError, TypeError, NotImplementedError):
-        return None
-
-
-def _is_gate(op: Any) -> bool:
-    if op.name in _IGNORED or isinstance(
-        op, qml.operation.Channel | qml.ops.Conditional | qml.ops.MidMeasure
-    ):
-        return True
-    if op.num_params == 0:
-        return bool(op.has_matrix)
-    if isinstance(op, qml.ops.Pow) and op.has_decomposition:
-        return False  # RX(t)**2 is RX(2 t), which both engines know
-    if _hidden_weights(op):
-        return not isinstance(
-            op, qml.ops.Exp
-        )  # _decomposition takes exponents apart, _gate refuses the others
-    if _has_angle(op):
-        return _generator(op) is not None
-    dims = _ndims(op)
-    if dims is None or any(n == 0 for n in dims):
-        return False
-    if _is_trainable(
-        op
-    ):  # a matrix made of weights: _gate refuses it; a state preparation has a circuit
-        return bool(op.has_matrix) and not isinstance(op, _PREPARATIONS)
-    return bool(op.has_matrix)
-
-
-def _hidden_weights(op: Any) -> bool:
-    """Whether something that depends on weights is part of the operation without being one of its parameters."""
-    leaves, _ = qml.pytrees.flatten(op)
-    return any(qml.math.requires_grad(v) and all(v is not p for p in op.data) for v in leaves)
-
-
-def _generator(op: Any) -> Any:
-    """Return G of exp(i angle G), or None."""
-    if not op.has_generator:
-        return None
-    try:
-        generator = op.generator()
-    except qml.operation.GeneratorUndefinedError:
-        return None
-    positions = {wire: k for k, wire in enumerate(op.wires)}
-    return generator if pauli_sum(generator, positions, len(op.wires)) is not None else None
-
-
 def _gate(op: Any, positions: dict[Any, int], number: int) -> Gate:
     num_wires = len(positions)
-    if _hidden_weights(op):
+    if hidden_weights(op):
         raise UnsupportedCircuitError(
             f"qnode: {op.name} on wires {op.wires.tolist()} depends on weights in a part that is no parameter of it; "
             "write it as gates with one angle each (RX, RZ, PauliRot, ...)"
         )
-    trainable = _is_trainable(op)
+    trainable = is_trainable(op)
     support = sum(1 << (num_wires - 1 - positions[w]) for w in op.wires)
     data = [to_numpy(p, None) for p in op.data]
     for value in data:
@@ -554,11 +383,11 @@ def _gate(op: Any, positions: dict[Any, int], number: int) -> Gate:
                 "only gates can be trained"
             )
         return Gate(op, None, False, GateShape(support, False, None))
-    if isinstance(op, _PREPARATIONS):
+    if isinstance(op, PREPARATIONS):
         # Everything depends on the state preparation: no generator, no matrix, all wires.
         return Gate(op, None, False, GateShape((1 << num_wires) - 1, False, None))
-    if _has_angle(op):
-        terms = pauli_sum(_generator(op), positions, num_wires)
+    if has_angle(op):
+        terms = pauli_sum(generator_of(op), positions, num_wires)
         if terms is None:  # pragma: no cover - _is_gate let it pass
             raise UnsupportedCircuitError(f"qnode: {op.name} has no generator")
         flipped = tuple((x, z, -c) for x, z, c in terms)  # exp(i t G) = exp(-i t K)

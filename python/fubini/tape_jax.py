@@ -7,14 +7,12 @@ import numpy as np
 import pennylane as qml
 
 from fubini._arrays import is_jax, to_numpy
+from fubini.decompose import gate_operations, has_angle, is_trainable
 from fubini.errors import UnsupportedCircuitError
 from fubini.tape import (
     GateTape,
     _batch_size,
     _finish,
-    _gate_operations,
-    _has_angle,
-    _is_trainable,
     _put,
     rebind,
     user_tape,
@@ -57,14 +55,14 @@ def _tape(
             start += array.size
         _put(args, kwargs, weights, parts)
         tape = user_tape(qnode, args, kwargs)
-        return tape, _gate_operations(tape)
+        return tape, gate_operations(tape)
 
     seen: list[tuple[list[tuple[str, bool]], list[int]]] = []
 
     def angles_of(flat: Any) -> Any:
         _, operations = operations_of(flat)
-        angles = [op.data[0] for op in operations if _has_angle(op) and _is_trainable(op)]
-        names = [(op.name, _is_trainable(op)) for op in operations]
+        angles = [op.data[0] for op in operations if has_angle(op) and is_trainable(op)]
+        names = [(op.name, is_trainable(op)) for op in operations]
         seen.append((names, [int(qml.math.size(v)) for v in angles]))
         return jax.numpy.concatenate([jax.numpy.zeros(0), *(v.reshape(-1) for v in angles)])
 

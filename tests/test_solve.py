@@ -155,7 +155,23 @@ def test_blocks_of_mixed_sizes(kind):
             np.linalg.solve(matrix + strength * np.eye(len(matrix)), vector),
             rtol=1e-12,
         )
+    before = [np.asarray(one).copy() for one in x]
+    x[0][...] = 7.0  # the solutions share no numbers
+    for one, expected in zip(x[1:], before[1:], strict=True):
+        np.testing.assert_array_equal(np.asarray(one), expected)
     assert fubini.solve_blocks([], []) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+def test_blocks_of_tensors_that_need_the_slow_way(dtype):
+    a = [torch.eye(n, dtype=dtype) * 2 for n in (2, 3)]
+    b = [torch.ones(n, dtype=torch.float64) for n in (2, 3)]
+    for one in fubini.solve_blocks(a, b):
+        torch.testing.assert_close(one, torch.full_like(one, 0.5))
+    b[1].requires_grad_()
+    x = fubini.solve_blocks(a, b, damping=0.0)
+    (gradient,) = torch.autograd.grad(x[1].sum(), b[1])
+    torch.testing.assert_close(gradient, torch.full_like(gradient, 0.5))
 
 
 @pytest.mark.parametrize(

@@ -190,28 +190,52 @@ py::typing::Tuple<py::typing::List<RealArray>, StatusArray> solve_list(const std
     return py::make_tuple(std::move(out), std::move(status));
 }
 
-/// The low-overhead way for lists of NumPy arrays: None for everything but the usual case.
+/// The fields of an array that a system needs, read without the checks and copies of py::array.
+struct Operand {
+    const py::detail::PyArray_Proxy* array = nullptr;
+
+    /// False for anything but a contiguous, aligned array of native float64 with `least` to `most` axes.
+    bool read(const py::handle& object, const py::handle& real, int least, int most) {
+        if (!py::isinstance<py::array>(object)) return false;
+        array = py::detail::array_proxy(object.ptr());
+        constexpr int wanted =
+            py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+        return array->descr == real.ptr() && (array->flags & wanted) == wanted && array->nd >= least &&
+               array->nd <= most;
+    }
+    [[nodiscard]] const double* data() const { return reinterpret_cast<const double*>(array->data); }
+    [[nodiscard]] py::ssize_t shape(int axis) const { return array->dimensions[axis]; }
+};
+
+/// The low-overhead way for lists of NumPy arrays: None for everything but the usual case. All solutions are
+/// parts of one array, since to make an array costs more than to solve a small system.
 py::typing::Optional<py::typing::Tuple<py::typing::List<RealArray>, StatusArray>> solve_list_fast(
     const py::typing::List<py::object>& matrices, const py::typing::List<py::object>& rhs, double damping,
     const char* damping_kind) {
     const std::size_t count = matrices.size();
     if (rhs.size() != count || !(damping >= 0.0)) return py::none();
+    const py::dtype real = py::dtype::of<double>();
     std::vector<SolveBlock> blocks(count);
-    py::list out(count);
+    std::vector<std::int8_t> axes(count);
+    py::ssize_t total = 0;
     for (std::size_t i = 0; i < count; ++i) {
-        const py::handle matrix = PyList_GET_ITEM(matrices.ptr(), static_cast<py::ssize_t>(i));
-        const py::handle vector = PyList_GET_ITEM(rhs.ptr(), static_cast<py::ssize_t>(i));
-        if (!RealArray::check_(matrix) || !RealArray::check_(vector)) return py::none();
-        const auto a = py::reinterpret_borrow<RealArray>(matrix);
-        const auto b = py::reinterpret_borrow<RealArray>(vector);
-        if (a.ndim() != 2 || b.ndim() < 1 || b.ndim() > 2 || a.shape(0) != a.shape(1) ||
-            b.shape(0) != a.shape(0)) {
+        Operand a;
+        Operand b;
+        if (!a.read(PyList_GET_ITEM(matrices.ptr(), static_cast<py::ssize_t>(i)), real, 2, 2) ||
+            !b.read(PyList_GET_ITEM(rhs.ptr(), static_cast<py::ssize_t>(i)), real, 1, 2) ||
+            a.shape(0) != a.shape(1) || b.shape(0) != a.shape(0)) {
             return py::none();
         }
-        const py::ssize_t columns = b.ndim() == 2 ? b.shape(1) : 1;
-        RealArray x(std::vector<py::ssize_t>(b.shape(), b.shape() + b.ndim()));
-        blocks[i] = {a.data(), b.data(), x.mutable_data(), a.shape(0), columns, damping};
-        PyList_SET_ITEM(out.ptr(), static_cast<py::ssize_t>(i), x.release().ptr());
+        axes[i] = static_cast<std::int8_t>(b.array->nd);
+        const py::ssize_t columns = b.array->nd == 2 ? b.shape(1) : 1;
+        blocks[i] = {a.data(), b.data(), nullptr, a.shape(0), columns, damping};
+        total += a.shape(0) * columns;
+    }
+    RealArray memory(total);
+    double* x = memory.mutable_data();
+    for (SolveBlock& block : blocks) {
+        block.x = x;
+        x += block.n * block.columns;
     }
     StatusArray status(static_cast<py::ssize_t>(count));
     const SolveOptions options{.damping = damping_from(damping_kind)};
@@ -219,6 +243,19 @@ py::typing::Optional<py::typing::Tuple<py::typing::List<RealArray>, StatusArray>
     {
         const py::gil_scoped_release release;
         solve_blocks(blocks.data(), static_cast<std::ptrdiff_t>(count), options, status_data, nullptr);
+    }
+    py::list out(count);
+    const auto& numpy = py::detail::npy_api::get();
+    for (std::size_t i = 0; i < count; ++i) {
+        const Py_intptr_t shape[2] = {blocks[i].n, blocks[i].columns};
+        PyObject* view = numpy.PyArray_NewFromDescr_(
+            numpy.PyArray_Type_, real.inc_ref().ptr(), axes[i], shape, nullptr, blocks[i].x,
+            py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_ |
+                py::detail::npy_api::NPY_ARRAY_WRITEABLE_,
+            nullptr);
+        if (view == nullptr) throw py::error_already_set();
+        numpy.PyArray_SetBaseObject_(view, memory.inc_ref().ptr());
+        PyList_SET_ITEM(out.ptr(), static_cast<py::ssize_t>(i), view);
     }
     return py::make_tuple(std::move(out), std::move(status));
 }

@@ -63,6 +63,31 @@ bool tries_cholesky(std::ptrdiff_t n, std::ptrdiff_t columns, const SolveOptions
            (options.method == SolveMethod::automatic || options.method == SolveMethod::cholesky);
 }
 
+/// The blocks' numbers with equal shapes side by side, in the order of the list within a shape.
+std::vector<std::ptrdiff_t> by_shape(const SolveBlock* blocks, std::ptrdiff_t count) {
+    std::vector<std::ptrdiff_t> order(static_cast<std::size_t>(count));
+    std::ptrdiff_t largest = 0;
+    bool single = true;  // one column each
+    for (std::ptrdiff_t i = 0; i < count; ++i) {
+        largest = std::max(largest, blocks[i].n);
+        single = single && blocks[i].columns == 1;
+    }
+    if (single && largest <= 4 * count) {  // by counting: comparisons would cost as much as small solves
+        std::vector<std::ptrdiff_t> next(static_cast<std::size_t>(largest) + 2);
+        for (std::ptrdiff_t i = 0; i < count; ++i) ++next[static_cast<std::size_t>(blocks[i].n) + 1];
+        std::partial_sum(next.begin(), next.end(), next.begin());
+        for (std::ptrdiff_t i = 0; i < count; ++i) {
+            order[static_cast<std::size_t>(next[static_cast<std::size_t>(blocks[i].n)]++)] = i;
+        }
+        return order;
+    }
+    std::iota(order.begin(), order.end(), std::ptrdiff_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](std::ptrdiff_t i, std::ptrdiff_t j) {
+        return blocks[i].n != blocks[j].n ? blocks[i].n < blocks[j].n : blocks[i].columns < blocks[j].columns;
+    });
+    return order;
+}
+
 /// Up to `lanes` blocks of one shape; status and info are reached through `index`.
 struct PackSolver {
     const SolveOptions& options;
@@ -189,11 +214,7 @@ void solve_blocks(const SolveBlock* blocks, std::ptrdiff_t count, const SolveOpt
     }
 
     // Blocks of one shape are brought together, cut into packs, and the packs shared out by their cost.
-    std::vector<std::ptrdiff_t> order(static_cast<std::size_t>(count));
-    std::iota(order.begin(), order.end(), std::ptrdiff_t{0});
-    std::stable_sort(order.begin(), order.end(), [&](std::ptrdiff_t i, std::ptrdiff_t j) {
-        return blocks[i].n != blocks[j].n ? blocks[i].n < blocks[j].n : blocks[i].columns < blocks[j].columns;
-    });
+    const std::vector<std::ptrdiff_t> order = by_shape(blocks, count);
     struct Pack {
         std::size_t first;
         int size;

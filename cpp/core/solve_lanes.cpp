@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "core/solve_dense.hpp"
+#include "core/solve_fixed.hpp"
+#include "core/solve_interleave.hpp"
 
 namespace fubini::detail {
 namespace {
@@ -130,22 +132,6 @@ void back_substitute(const Pack& p, Vec* y) {
     if (i == 0) y[0] *= p.inverse_pivot[0];
 }
 
-/// to[k] = element k of each source, for k < count.
-void interleave(const double* const (&from)[lanes], std::ptrdiff_t count, Vec* to) {
-    std::ptrdiff_t k = 0;
-    for (; k + lanes <= count; k += lanes) {
-        Vec v[lanes];
-        for (int l = 0; l < lanes; ++l) v[l] = load(from[l] + k);
-        transpose(v);
-        for (int l = 0; l < lanes; ++l) to[k + l] = v[l];
-    }
-    for (; k < count; ++k) {
-        double values[lanes];
-        for (int l = 0; l < lanes; ++l) values[l] = from[l][k];
-        to[k] = load(values);
-    }
-}
-
 /// The lower triangle becomes (G + G^T) / 2. Returns the largest |G - G^T|; `bad` is NaN where something is
 /// not finite.
 Vec symmetrise(Vec* a, std::ptrdiff_t n, std::ptrdiff_t ld, Vec& bad) {
@@ -171,6 +157,7 @@ unsigned solve_pack(const SolveBlock* blocks, int count, const SolveOptions& opt
                     LaneWorkspace& workspace) {
     const std::ptrdiff_t n = blocks[0].n;
     const std::ptrdiff_t columns = blocks[0].columns;
+    if (n <= largest_fixed_size && columns == 1) return solve_fixed(blocks, count, options);
     const double* matrices[lanes];
     const double* rhs[lanes];
     double lams[lanes];
@@ -264,16 +251,9 @@ unsigned solve_pack(const SolveBlock* blocks, int count, const SolveOptions& opt
     unsigned solved = 0;
     for (int l = 0; l < count; ++l) solved |= p.bad[l] == 0.0 ? 1U << l : 0U;
     if (columns == 1 && solved == (1U << lanes) - 1U) {
-        std::ptrdiff_t i = 0;
-        for (; i + lanes <= n; i += lanes) {
-            Vec v[lanes];
-            for (int l = 0; l < lanes; ++l) v[l] = y[i + l];
-            transpose(v);
-            for (int l = 0; l < lanes; ++l) store(blocks[l].x + i, v[l]);
-        }
-        for (; i < n; ++i) {
-            for (int l = 0; l < lanes; ++l) blocks[l].x[i] = y[i][l];
-        }
+        double* targets[lanes];
+        for (int l = 0; l < lanes; ++l) targets[l] = blocks[l].x;
+        deinterleave(y, n, targets);
         return solved;
     }
     for (int l = 0; l < count; ++l) {

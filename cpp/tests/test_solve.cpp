@@ -99,27 +99,37 @@ TEST_CASE("direct methods leave a small residual for condition numbers up to 1e1
     }
 }
 
-TEST_CASE("damping: absolute, relative and diagonal add what they say") {
-    Batch batch(1, 4, 1, 10.0, 1);
-    const Matrix g = batch.a(0);
-    const Matrix diagonal = g.diagonal().asDiagonal();
-    const Matrix eye = Matrix::Identity(4, 4);
-    const double mean = g.trace() / 4.0;
-    struct Case {
-        DampingKind kind;
-        Matrix added;
-    };
-    for (const Case& one :
-         {Case{DampingKind::absolute, 0.3 * eye}, Case{DampingKind::relative, 0.3 * mean * eye},
-          Case{DampingKind::diagonal, 0.3 * diagonal}}) {
-        batch.run(0.3, SolveOptions{.damping = one.kind});
-        const Matrix expected = Matrix(g + one.added).fullPivLu().solve(batch.b(0));
-        CHECK((batch.solution(0) - expected).cwiseAbs().maxCoeff() < 1e-12);
+TEST_CASE(
+    "damping: absolute, relative and diagonal add what they say, at every size with a kernel of its own") {
+    for (const std::ptrdiff_t n : {1, 2, 3, 4, 5, 6, 7, 8, 9, 17, 70}) {
+        for (const SolveMethod method : {SolveMethod::automatic, SolveMethod::cholesky}) {
+            for (const DampingKind kind :
+                 {DampingKind::absolute, DampingKind::relative, DampingKind::diagonal}) {
+                Batch batch(11, n, 1, 10.0, static_cast<unsigned>(n));
+                std::vector<double> damping;
+                for (int i = 0; i < 11; ++i) damping.push_back(0.3 + 0.1 * i);
+                SolveOptions options = with(method);
+                options.damping = kind;
+                solve(batch.matrix.data(), batch.rhs.data(), batch.x.data(), 11, n, 1, damping.data(), 1,
+                      options, batch.status.data(), nullptr);
+                for (std::ptrdiff_t i = 0; i < 11; ++i) {
+                    const Matrix g = batch.a(i);
+                    Matrix added = Matrix::Identity(n, n);
+                    if (kind == DampingKind::relative) added *= g.trace() / static_cast<double>(n);
+                    if (kind == DampingKind::diagonal) added = Matrix(g.diagonal().asDiagonal());
+                    const Matrix damped = g + damping[static_cast<std::size_t>(i)] * added;
+                    const Matrix expected = damped.fullPivLu().solve(Matrix(batch.b(i)));
+                    INFO("n ", n, " system ", i);
+                    CHECK(batch.state(i) == SolveStatus::ok);
+                    CHECK((batch.solution(i) - expected).cwiseAbs().maxCoeff() < 1e-12);
+                }
+            }
+        }
     }
 }
 
 TEST_CASE("a bad system gets its status and NaN, and its neighbours the bits they have alone") {
-    for (const std::ptrdiff_t n : {2, 3, 8, 20, 70, 130}) {
+    for (const std::ptrdiff_t n : {2, 3, 4, 5, 6, 7, 8, 20, 70, 130}) {
         Batch good(24, n, 1, 100.0, 3);
         good.run(0.0);
         Batch bad = good;

@@ -182,16 +182,18 @@ def _blocks_fast(
     if isinstance(damping, Damping):
         damping, kind = damping.lam, damping.kind
     tensors = bool(matrices) and isinstance(matrices[0], torch.Tensor)
-    usual = type(damping) is float
-    if usual and tensors:
-        usual = all(map(_is_plain, matrices)) and all(map(_is_plain, rhs))
-        if usual:
+    if type(damping) is not float:
+        return None, np.empty(0, np.int8)
+    if tensors:
+        try:  # refuses what needs a gradient, lives elsewhere or is lazily negated
             matrices, rhs = [one.numpy() for one in matrices], [one.numpy() for one in rhs]
-    solved = _core.solve_list_fast(matrices, rhs, damping, kind) if usual else None
+        except (AttributeError, RuntimeError, TypeError):
+            return None, np.empty(0, np.int8)
+    solved = _core.solve_list_fast(matrices, rhs, damping, kind)
     if solved is None:
         return None, np.empty(0, np.int8)
     x, status = solved
-    return [torch.from_numpy(one) for one in x] if tensors else list(x), status
+    return [torch.from_numpy(one) for one in x] if tensors else x, status
 
 
 def _is_plain(value: Any) -> bool:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import threadpoolctl
 import torch
 
@@ -148,12 +147,13 @@ def _commit() -> str:
     return commit + (" with changes" if dirty else "")
 
 
-def gemm_rate(size: int = 768) -> float:
-    """Floating-point operations per second of this machine's best matrix product, in float64: the peak in pictures."""
-    a = np.random.default_rng(0).normal(size=(size, size))
-    t = torch.from_numpy(a)
-    times = interleaved({"numpy": lambda: a @ a, "torch": lambda: t @ t}, seconds=0.4)
-    return 2.0 * size**3 / min(one.minimum for one in times.values())
+def peak_rate() -> float:
+    """Floating-point operations per second of multiply-adds in registers, on our threads: the peak in pictures."""
+    rounds = 1_000_000
+    fubini._core.multiply_add(rounds)
+    taken = min(_seconds(lambda: fubini._core.multiply_add(rounds)) for _ in range(15))
+    operations: float = fubini._core.multiply_add(1) * rounds
+    return operations / taken
 
 
 def print_table(title: str, head: list[str], rows: list[list[str]]) -> None:

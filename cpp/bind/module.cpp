@@ -26,4 +26,5 @@ PYBIND11_MODULE(FUBINI_MODULE, m) {
     fubini::bind::register_affine(m);
     fubini::bind::register_derivatives(m);
     fubini::bind::register_mixed(m);
+    fubini::bind::register_peak(m);
 }

@@ -23,5 +23,6 @@ void register_metric(pybind11::module_& m);
 void register_affine(pybind11::module_& m);
 void register_derivatives(pybind11::module_& m);
 void register_mixed(pybind11::module_& m);
+void register_peak(pybind11::module_& m);
 
 }  // namespace fubini::bind

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AffineMap', 'Pass', 'Program', 'ProgramBuilder', 'ShiftPlan', 'backward', 'berry_connection', 'blocks_from_probabilities', 'blocks_from_states', 'compiler', 'derivative_states', 'expval', 'forward', 'gate_table', 'hessian_product', 'hilbert_schmidt', 'isa', 'jacobian', 'jvp', 'mean_over_batch', 'memory_limit', 'metric', 'metric_factor', 'metric_vector_product', 'num_threads', 'overlap_gradient', 'set_memory_limit', 'set_num_threads', 'shift_frequencies', 'shift_rule', 'shift_sum', 'sld_fisher', 'solve_batch', 'solve_fast', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'stage_covariances', 'state', 'version', 'vjp']
+__all__: list[str] = ['AffineMap', 'Pass', 'Program', 'ProgramBuilder', 'ShiftPlan', 'backward', 'berry_connection', 'blocks_from_probabilities', 'blocks_from_states', 'compiler', 'derivative_states', 'expval', 'forward', 'gate_table', 'hessian_product', 'hilbert_schmidt', 'isa', 'jacobian', 'jvp', 'mean_over_batch', 'memory_limit', 'metric', 'metric_factor', 'metric_vector_product', 'multiply_add', 'num_threads', 'overlap_gradient', 'set_memory_limit', 'set_num_threads', 'shift_frequencies', 'shift_rule', 'shift_sum', 'sld_fisher', 'solve_batch', 'solve_fast', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'stage_covariances', 'state', 'version', 'vjp']
 class ShiftPlan:
     """
     Parameter-shift terms of a circuit: angle index, coefficient and shift of each.
@@ -195,6 +195,10 @@ def metric_factor(program: Program, angles: numpy.typing.NDArray[numpy.float64],
 def metric_vector_product(program: Program, angles: numpy.typing.NDArray[numpy.float64], vectors: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None, mean: bool = False) -> numpy.typing.NDArray[numpy.float64]:
     """
     Metric of each batch element times its vector, (batch, angles), or its vectors, (batch, vectors, angles); the mean has no batch.
+    """
+def multiply_add(rounds: typing.SupportsInt | typing.SupportsIndex) -> float:
+    """
+    Multiply-adds in registers on all threads; their floating-point operations.
     """
 def num_threads() -> int:
     """

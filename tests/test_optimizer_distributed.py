@@ -86,7 +86,7 @@ RUNS = [
 ]
 
 
-MIXED = ("ff", "fd", "df", "of", "do", "oo")
+MIXED = ("ff", "fd", "df", "of", "do", "oo", "Oo", "oO", "dO", "Of")
 
 
 def failing(rank: int, value: float) -> str:
@@ -114,8 +114,13 @@ def mixed(rank: int, kinds: str) -> torch.Tensor:
         "f": FactorBlock([p], factor),
         "d": DenseBlock([p], matrix),
         "o": OperatorBlock([p], lambda v: matrix @ v),
+        "O": OperatorBlock([p], lambda v: matrix @ v, diagonal=matrix.diagonal),
     }[kinds[rank]]
     (mean,) = mean_blocks([block], [1.0 + 2 * rank])
+    ones = torch.ones(3, dtype=torch.float64)
+    mean.solve(
+        ones, 0.1 * ones
+    )  # conjugate gradients with or without the diagonal, the same in both
     return mean.dense()
 
 

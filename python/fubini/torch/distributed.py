@@ -158,7 +158,9 @@ def _of_one_kind(blocks: Sequence[Block]) -> list[Block]:
         if low == high or (high == 2.0 and isinstance(block, OperatorBlock)):
             result.append(block)
         elif high == 2.0:
-            result.append(OperatorBlock(block.parameters, block.product, block.label))
+            result.append(
+                OperatorBlock(block.parameters, block.product, block.label, diagonal=block.diagonal)
+            )
         else:
             result.append(DenseBlock(block.parameters, block.dense(), block.label))
     return result
@@ -180,13 +182,17 @@ def _stacked(block: FactorBlock, count: float) -> Block:
 
 def _summed(block: OperatorBlock, count: float) -> Block:
     """Every product is summed over the processes, which all run the same conjugate gradients."""
-    share = torch.tensor([count], dtype=torch.float64, device=block.device)
-    weight = count / float(_all_reduced(share.clone()))
-    known = block._find_diagonal is not None
+    # The diagonal is one more sum, which all processes must want or none.
+    known = block.knows_diagonal
+    table = torch.tensor([count, float(known)], dtype=torch.float64, device=block.device)
+    total, knowing = _all_reduced(table).tolist()
+    weight = count / total
     return block._like(
         block.parameters,
         lambda v: _all_reduced(weight * block.product(v)),
-        (lambda: _all_reduced(weight * block.diagonal())) if known else None,
+        (lambda: _all_reduced(weight * block.diagonal()))
+        if knowing == dist.get_world_size()
+        else None,
     )
 
 

@@ -126,6 +126,11 @@ class OperatorBlock(Block):
         self._find_diagonal = diagonal
         self._tolerance, self._max_iterations = tolerance, max_iterations
 
+    @property
+    def knows_diagonal(self) -> bool:
+        """Whether the diagonal costs less than n products."""
+        return self._find_diagonal is not None
+
     def product(self, v: Tensor) -> Tensor:
         """Return G v, see Block."""
         if v.ndim == 1:

@@ -8,8 +8,6 @@
 namespace fubini {
 namespace {
 
-constexpr std::size_t chunk = 256;  // rows of a tile that stay in the first-level cache: 16 KiB
-
 /// x times `width` tiles of y, `stride` doubles apart; the sums stay in registers.
 template <int width>
 void multiply(const double* x, const double* y, std::size_t stride, std::size_t rows, double* sums) {
@@ -32,10 +30,10 @@ void multiply(const double* x, const double* y, std::size_t stride, std::size_t 
 
 }  // namespace
 
-void gram_row(const double* x, const double* y, std::size_t columns, std::size_t rows, double* sums) {
-    const std::size_t stride = rows * lanes;
-    for (std::size_t first = 0; first < rows; first += chunk) {
-        const std::size_t count = std::min(chunk, rows - first);
+void gram_row(const double* x, const double* y, std::size_t columns, std::size_t stride, std::size_t rows,
+              double* sums) {
+    for (std::size_t first = 0; first < rows; first += gram_chunk) {
+        const std::size_t count = std::min(gram_chunk, rows - first);
         const double* left = x + first * lanes;
         std::size_t c = 0;
         // How a column is grouped does not change the order of its sum.

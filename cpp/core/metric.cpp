@@ -6,6 +6,7 @@
 #include <cmath>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "core/gram.hpp"
 #include "core/metric_panel.hpp"
@@ -20,8 +21,10 @@ constexpr double element_budget = 1 << 22;  // an element with a larger panel ge
 constexpr double slab_bytes = 1 << 18;      // elements with smaller panels share one
 constexpr double sums_budget = 1 << 26;     // bytes for sums over parts of the batch
 constexpr std::ptrdiff_t least_parts = 8, most_parts = 32;
+constexpr std::size_t most_cuts = 8;  // parts that a Gram product is cut into along the amplitudes
+constexpr double least_work = 5e5;    // multiply-adds of a part
 
-thread_local Workspace panels, sums_of_row;
+thread_local Workspace panels, sums_of_row, cut_sums;
 
 std::size_t triangle(std::size_t rows) { return rows * (rows + 1) / 2; }
 
@@ -42,29 +45,79 @@ void scatter(const Schedule& schedule, std::size_t row, std::size_t first, std::
     }
 }
 
-/// Adds the products of two panels of one batch element to a (k, k) matrix, with all threads.
+/// The products of two blocks of groups, over some of the amplitudes.
+struct Product {
+    std::size_t row, rows;        // groups of the left panel
+    std::size_t column, columns;  // groups of the right panel
+    std::size_t begin, end;       // rows of the tiles
+
+    [[nodiscard]] std::size_t columns_of(std::size_t r, bool same) const {
+        return same && row == column ? r + 1 : columns;
+    }
+    [[nodiscard]] std::size_t doubles() const { return rows * columns * gram_doubles; }
+};
+
+void multiply_block(const Panel& left, const Panel& right, bool same, const Product& block, double* sums) {
+    for (std::size_t first = block.begin; first < block.end; first += gram_chunk) {
+        const std::size_t rows = std::min(gram_chunk, block.end - first);
+        for (std::size_t r = 0; r < block.rows; ++r) {
+            gram_row(left.data + (block.row + r) * left.tile + first * lanes,
+                     right.data + block.column * right.tile + first * lanes, block.columns_of(r, same),
+                     right.tile, rows, sums + r * block.columns * gram_doubles);
+        }
+    }
+}
+
+/// Adds the products of two panels of one batch element to a (k, k) matrix, with all threads. Panels are
+/// larger than the caches, so that all products of a block are made while its rows are near.
 void multiply(const Schedule& schedule, const Panel& left, const Panel& right, std::size_t k,
               double* matrix) {
     const bool same = left.data == right.data;
-    const std::size_t rows = left.groups();
-    const auto row = [&](std::size_t group, double* sums) {
-        const std::size_t columns = same ? group + 1 : right.groups();
-        std::fill_n(sums, columns * gram_doubles, 0.0);
-        gram_row(left.data + group * left.tile, right.data, columns, left.tile / lanes, sums);
-        scatter(schedule, left.first + group, right.first, columns, sums, k, matrix);
-    };
-    const double flops =
-        static_cast<double>(right.groups()) * static_cast<double>(left.tile) * static_cast<double>(lanes);
-    const auto grain = static_cast<std::ptrdiff_t>(2e5 / flops) + 1;
-    // Rows i and rows - 1 - i of a triangle have the same work together.
-    const auto pairs = static_cast<std::ptrdiff_t>(same ? (rows + 1) / 2 : rows);
-    parallel_for(pairs, grain, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
-        double* sums = sums_of_row.reserve(right.groups() * gram_doubles);
-        for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
-            row(i, sums);
-            if (same && rows - 1 - i != i) row(rows - 1 - i, sums);
+    const std::size_t amplitudes = left.tile / lanes;
+    std::vector<Product> blocks;
+    for (std::size_t r = 0; r < left.groups(); r += gram_block) {
+        for (std::size_t c = 0; c < (same ? r + 1 : right.groups()); c += gram_block) {
+            blocks.push_back({r, std::min(gram_block, left.groups() - r), c,
+                              std::min(gram_block, right.groups() - c), 0, amplitudes});
         }
-    });
+    }
+    // Few blocks are cut along the amplitudes: into as many parts for any number of threads, since the sums
+    // of the parts are added in their order.
+    const Product& head = blocks.front();
+    const double work = static_cast<double>(head.doubles()) * static_cast<double>(amplitudes);
+    const std::size_t parts = std::clamp<std::size_t>(
+        std::min(most_cuts / blocks.size(), static_cast<std::size_t>(work / least_work)), 1,
+        std::max<std::size_t>(amplitudes / gram_chunk, 1));
+    const std::size_t doubles = head.doubles();
+    double* parts_sums = parts > 1 ? cut_sums.reserve(blocks.size() * parts * doubles) : nullptr;
+    const auto add = [&](const Product& block, const double* sums) {
+        for (std::size_t r = 0; r < block.rows; ++r) {
+            scatter(schedule, left.first + block.row + r, right.first + block.column,
+                    block.columns_of(r, same), sums + r * block.columns * gram_doubles, k, matrix);
+        }
+    };
+    const auto grain = static_cast<std::ptrdiff_t>(least_work * static_cast<double>(parts) / work) + 1;
+    parallel_for(static_cast<std::ptrdiff_t>(blocks.size() * parts), grain,
+                 [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+                     for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
+                         Product block = blocks[i / parts];
+                         block.begin = amplitudes * (i % parts) / parts;
+                         block.end = amplitudes * (i % parts + 1) / parts;
+                         double* sums =
+                             parts > 1 ? parts_sums + i * doubles : sums_of_row.reserve(block.doubles());
+                         std::fill_n(sums, block.doubles(), 0.0);
+                         multiply_block(left, right, same, block, sums);
+                         if (parts == 1) add(block, sums);
+                     }
+                 });
+    if (parts == 1) return;
+    for (std::size_t b = 0; b < blocks.size(); ++b) {
+        double* sums = parts_sums + b * parts * doubles;
+        for (std::size_t part = 1; part < parts; ++part) {
+            for (std::size_t i = 0; i < blocks[b].doubles(); ++i) sums[i] += sums[part * doubles + i];
+        }
+        add(blocks[b], sums);
+    }
 }
 
 /// One element after the other, each with all threads, and panel by panel where tangents do not fit together.
@@ -213,7 +266,7 @@ class SmallElements {
     }
     void add(const Panel& panel, std::size_t element, double* sums) const {
         for (std::size_t group = 0; group < groups_; ++group) {
-            gram_row(panel.of(element, group), panel.of(element, 0), group + 1, tile_ / lanes,
+            gram_row(panel.of(element, group), panel.of(element, 0), group + 1, tile_, tile_ / lanes,
                      sums + triangle(group) * gram_doubles);
         }
     }

@@ -174,8 +174,8 @@ def fit(x: Any, status: NDArray[np.int8], dtype: Any) -> None:
     if dtype in (np.float64, torch.float64) or not status.size or 0 in x.shape:
         return
     flat = x.reshape(status.size, -1)
-    largest = torch.finfo(dtype).max if is_tensor(x) else np.finfo(dtype).max
-    over = (abs(flat) > float(largest)).any(-1)
+    limits: Any = torch.finfo if isinstance(dtype, torch.dtype) else np.finfo
+    over = (abs(flat) > float(limits(dtype).max)).any(-1)
     if bool(over.any()):
         flat[over] = np.nan
         status.reshape(-1)[over.cpu().numpy() if is_tensor(over) else over] = SolveStatus.NOT_FINITE

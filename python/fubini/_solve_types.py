@@ -167,18 +167,17 @@ def fit(x: Any, status: NDArray[np.int8], dtype: Any) -> None:
     """Make NaN of the solutions that overflow a dtype, and say so in the status, both in place.
 
     Args:
-        x: Contiguous float64 array or tensor, the systems' dimensions first.
+        x: Array or tensor, the systems' dimensions first.
         status: Numbers of :class:`SolveStatus`, one for each system.
         dtype: What x is going to be.
     """
     if dtype in (np.float64, torch.float64) or not status.size or 0 in x.shape:
         return
-    flat = x.reshape(status.size, -1)
     limits: Any = torch.finfo if isinstance(dtype, torch.dtype) else np.finfo
-    over = (abs(flat) > float(limits(dtype).max)).any(-1)
+    over = (abs(x) > float(limits(dtype).max)).reshape(*status.shape, -1).any(-1)
     if bool(over.any()):
-        flat[over] = np.nan
-        status.reshape(-1)[over.cpu().numpy() if is_tensor(over) else over] = SolveStatus.NOT_FINITE
+        x[over] = np.nan
+        status[over.cpu().numpy() if is_tensor(over) else over] = SolveStatus.NOT_FINITE
 
 
 def raise_failures(status: NDArray[np.int8], noun: str = "system") -> None:

@@ -190,7 +190,7 @@ def _blocks_slow(
         for i, one, code in zip(where, solved, codes, strict=True):
             dtype = result_dtype(matrices[i], rhs[i])
             status[i] = code
-            fit(one, status[i : i + 1], dtype)
+            fit(one, status[i : i + 1].reshape(()), dtype)
             x[i] = like(one, rhs[i], dtype)
     return x, status
 
@@ -216,17 +216,6 @@ def _blocks_fast(
     return [torch.from_numpy(one) for one in x] if tensors else x, status
 
 
-def _is_plain(value: Any) -> bool:
-    return (
-        isinstance(value, torch.Tensor)
-        and value.dtype is torch.float64
-        and value.device.type == "cpu"
-        and not value.requires_grad
-        and value.layout is torch.strided
-        and not value.is_neg()
-    )
-
-
 def _solve_fast(matrix: Any, rhs: Any, damping: Any) -> Any:
     kind = "absolute"
     if isinstance(damping, Damping):
@@ -235,11 +224,9 @@ def _solve_fast(matrix: Any, rhs: Any, damping: Any) -> Any:
         return None
     if not isinstance(matrix, torch.Tensor):
         return _core.solve_fast(matrix, rhs, damping, kind)
-    if not _is_plain(matrix) or not _is_plain(rhs):
-        return None
-    try:
+    try:  # refuses what needs a gradient, lives elsewhere, is lazily negated or inside a transform of torch.func
         x = _core.solve_fast(matrix.numpy(), rhs.numpy(), damping, kind)
-    except RuntimeError:  # inside a transform of torch.func, which is refused later
+    except (AttributeError, RuntimeError, TypeError):
         return None
     return None if x is None else torch.from_numpy(x)
 

@@ -141,7 +141,7 @@ def test_levenberg_marquardt_scale():
     for _ in range(300):
         policy.update(math.nan, 1.0, 0.0)
     assert math.isfinite(policy.scale)
-    with pytest.raises(ValueError, match="tries: expected a number >= 1"):
+    with pytest.raises(ValueError, match="tries: expected a whole number >= 1"):
         LevenbergMarquardt(1.0, tries=0)
 
 

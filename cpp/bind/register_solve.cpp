@@ -3,6 +3,7 @@
 #include <pybind11/typing.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -63,11 +64,23 @@ py::typing::Dict<py::str, py::array> info_arrays(const std::vector<SolveInfo>& i
                     "residual"_a = residual);
 }
 
+/// Whether this is numpy.ndarray itself: what a sub-class means by its numbers (a mask, say) is not known
+/// here.
+bool is_exact_array(const py::handle& object) {
+    return reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())) ==
+           reinterpret_cast<PyObject*>(py::detail::npy_api::get().PyArray_Type_);
+}
+
+bool is_strength(double damping) { return damping >= 0.0 && std::isfinite(damping); }
+
 /// The low-overhead way for NumPy arrays: None for everything but the usual case, which the caller then
 /// treats slowly.
 py::object solve_fast(const py::handle& matrix, const py::handle& rhs, double damping,
                       const char* damping_kind) {
-    if (!RealArray::check_(matrix) || !RealArray::check_(rhs) || !(damping >= 0.0)) return py::none();
+    if (!RealArray::check_(matrix) || !RealArray::check_(rhs) || !is_exact_array(matrix) ||
+        !is_exact_array(rhs) || !is_strength(damping)) {
+        return py::none();
+    }
     const auto a = py::reinterpret_borrow<RealArray>(matrix);
     const auto b = py::reinterpret_borrow<RealArray>(rhs);
     const py::ssize_t d = a.ndim();
@@ -196,7 +209,7 @@ struct Operand {
 
     /// False for anything but a contiguous, aligned array of native float64 with `least` to `most` axes.
     bool read(const py::handle& object, const py::handle& real, int least, int most) {
-        if (!py::isinstance<py::array>(object)) return false;
+        if (!is_exact_array(object)) return false;
         array = py::detail::array_proxy(object.ptr());
         constexpr int wanted =
             py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
@@ -213,7 +226,7 @@ py::typing::Optional<py::typing::Tuple<py::typing::List<RealArray>, StatusArray>
     const py::typing::List<py::object>& matrices, const py::typing::List<py::object>& rhs, double damping,
     const char* damping_kind) {
     const std::size_t count = matrices.size();
-    if (rhs.size() != count || !(damping >= 0.0)) return py::none();
+    if (rhs.size() != count || !is_strength(damping)) return py::none();
     const py::dtype real = py::dtype::of<double>();
     std::vector<SolveBlock> blocks(count);
     std::vector<std::int8_t> axes(count);

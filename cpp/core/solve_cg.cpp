@@ -10,7 +10,8 @@ namespace fubini {
 
 namespace {
 constexpr double epsilon = std::numeric_limits<double>::epsilon();
-}
+constexpr double largest_attainable = 1e-3;
+}  // namespace
 
 CgResult conjugate_gradient(std::ptrdiff_t n, const Operator& apply, const Operator& precondition,
                             const double* b, double* x, double tolerance, std::int64_t max_iterations) {
@@ -78,9 +79,10 @@ CgResult conjugate_gradient(std::ptrdiff_t n, const Operator& apply, const Opera
     apply(x, product.data());
     result.residual = (rhs - product).norm() / size;
     if (!std::isfinite(result.residual)) return {SolveStatus::not_finite, result.iterations, result.residual};
-    // Below the rounding of one product with x there is nothing to reach.
+    // Below the rounding of one product with x there is nothing to reach. A huge x of a singular operator
+    // must not excuse a residual of any size.
     const double rounding = epsilon * (8.0 + std::sqrt(static_cast<double>(n)));
-    const double attainable = rounding * (norm * solution.norm() / size + 1.0);
+    const double attainable = std::min(rounding * (norm * solution.norm() / size + 1.0), largest_attainable);
     if (result.residual > std::max(tolerance, attainable)) result.status = SolveStatus::not_converged;
     return result;
 }

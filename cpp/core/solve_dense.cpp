@@ -56,6 +56,18 @@ SolveStatus store(const SolveBlock& block, const Eigen::Ref<const Matrix>& v, So
     return status;
 }
 
+/// The e with largest |value| = m 2^e, 1/2 <= m < 1; 0 if all are zero.
+int exponent_of(const double* values, std::ptrdiff_t count) {
+    int exponent = 0;
+    std::frexp(largest_magnitude(values, count), &exponent);
+    return exponent;
+}
+
+void scale_by_power(double* values, std::ptrdiff_t count, int exponent) {
+    if (exponent == 0) return;
+    for (std::ptrdiff_t i = 0; i < count; ++i) values[i] = std::ldexp(values[i], exponent);
+}
+
 double residual_of(const SolveBlock& block, const ConstMatrixMap& a) {
     const Eigen::Map<const RowMatrix> x(block.x, block.n, block.columns);
     const Eigen::Map<const RowMatrix> b(block.rhs, block.n, block.columns);
@@ -170,8 +182,12 @@ SolveStatus ldlt_solve(const SolveBlock& block, DenseWorkspace& workspace, Solve
     workspace.pivots.resize(static_cast<std::size_t>(n));
     if (!factorise_ldlt(f.data(), n, workspace.pivots.data())) return fail(block, SolveStatus::singular);
     MatrixMap v = load_rhs(block, workspace);
+    const double noise = static_cast<double>(n) * epsilon * largest_magnitude(a.data(), n * n);
     for (std::ptrdiff_t c = 0; c < block.columns; ++c) {
+        const double size = v.col(c).cwiseAbs().maxCoeff();
         solve_ldlt(f.data(), n, workspace.pivots.data(), v.col(c).data());
+        // The last pivot of a singular matrix is rounding, which is sometimes just above the tolerance.
+        if (v.col(c).cwiseAbs().maxCoeff() * noise > size) return fail(block, SolveStatus::singular);
     }
     if (info != nullptr) {
         info->method = SolveMethod::ldlt;
@@ -200,10 +216,15 @@ SolveStatus ldlt_solve(const SolveBlock& block, DenseWorkspace& workspace, Solve
 SolveStatus cg_solve(const SolveBlock& block, const SolveOptions& options, DenseWorkspace& workspace,
                      SolveInfo* info) {
     const std::ptrdiff_t n = block.n;
-    const ConstMatrixMap a(workspace.damped.data(), n, n);
+    // Squares of norms leave the range of double long before the numbers do: iterate with a matrix and
+    // right-hand sides whose largest entry is near 1. Powers of two change no digits.
+    const int matrix_exponent = exponent_of(workspace.damped.data(), n * n);
+    MatrixMap a(resized(workspace.factor, n * n), n, n);
+    a = ConstMatrixMap(workspace.damped.data(), n, n);
+    scale_by_power(a.data(), n * n, -matrix_exponent);
     MatrixMap b = load_rhs(block, workspace);
     Eigen::VectorXd inverse_diagonal = a.diagonal();
-    for (double& d : inverse_diagonal) d = d > 0.0 ? 1.0 / d : 1.0;
+    for (double& d : inverse_diagonal) d = d >= std::numeric_limits<double>::min() ? 1.0 / d : 1.0;
     const Operator apply = [&](const double* in, double* out) {
         Eigen::Map<Eigen::VectorXd>(out, n).noalias() = a * Eigen::Map<const Eigen::VectorXd>(in, n);
     };
@@ -219,8 +240,12 @@ SolveStatus cg_solve(const SolveBlock& block, const SolveOptions& options, Dense
     SolveStatus status = SolveStatus::ok;
     std::int64_t iterations = 0;
     for (std::ptrdiff_t c = 0; c < block.columns; ++c) {
+        const int exponent = exponent_of(b.col(c).data(), n);
+        scale_by_power(b.col(c).data(), n, -exponent);
+        scale_by_power(x.col(c).data(), n, matrix_exponent - exponent);
         const CgResult result = conjugate_gradient(n, apply, precondition, b.col(c).data(), x.col(c).data(),
                                                    options.tolerance, options.max_iterations);
+        scale_by_power(x.col(c).data(), n, exponent - matrix_exponent);
         iterations = std::max(iterations, result.iterations);
         if (result.status != SolveStatus::ok) status = result.status;
     }
@@ -322,14 +347,16 @@ SolveStatus build_damped(const SolveBlock& block, const SolveOptions& options, D
 
 SolveStatus solve_one(const SolveBlock& block, const SolveOptions& options, DenseWorkspace& workspace,
                       SolveInfo* info) {
-    if (info != nullptr) *info = SolveInfo{.method = options.method, .condition = nan};
+    if (info != nullptr) {
+        *info = SolveInfo{.method = options.method, .condition = nan, .smallest = nan, .largest = nan};
+    }
     if (block.n == 0) {
         if (info != nullptr) info->condition = 1.0;
         return SolveStatus::ok;
     }
     const SolveStatus built = build_damped(block, options, workspace);
     if (is_failure(built)) {
-        if (info != nullptr) info->smallest = info->largest = info->residual = nan;
+        if (info != nullptr) info->residual = nan;
         return fail(block, built);
     }
     const SolveStatus status = solve_damped(block, options, workspace, info);
@@ -342,10 +369,16 @@ SolveStatus solve_one(const SolveBlock& block, const SolveOptions& options, Dens
 
 void describe_cholesky(const SolveBlock& block, const SolveOptions& options, DenseWorkspace& workspace,
                        SolveInfo& info) {
-    info = SolveInfo{};
+    // Of a matrix that is singular but for rounding, this factorisation may fail where the other did not.
+    info = SolveInfo{.method = SolveMethod::cholesky,
+                     .rank = block.n,
+                     .condition = std::numeric_limits<double>::infinity(),
+                     .smallest = nan,
+                     .largest = nan};
     if (is_failure(build_damped(block, options, workspace))) return;
-    if (!cholesky_factor(block.n, options.method == SolveMethod::cholesky, workspace)) return;
-    fill_cholesky_info(block, workspace, info);
+    if (cholesky_factor(block.n, options.method == SolveMethod::cholesky, workspace)) {
+        fill_cholesky_info(block, workspace, info);
+    }
     info.residual = residual_of(block, ConstMatrixMap(workspace.damped.data(), block.n, block.n));
 }
 

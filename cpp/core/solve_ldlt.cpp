@@ -46,7 +46,8 @@ bool factorise_ldlt(double* a, std::ptrdiff_t n, std::ptrdiff_t* pivots) {
             for (std::ptrdiff_t j = k; j < n; ++j) {
                 if (j != r) row_max = std::max(row_max, std::abs(a[r * n + j]));
             }
-            if (diagonal * row_max >= alpha * column_max * column_max) {
+            // Quotients of at most 1: the products of the textbook leave the range of double.
+            if (diagonal >= alpha * column_max * (column_max / row_max)) {
                 swap = k;
             } else if (std::abs(a[r * n + r]) >= alpha * row_max) {
                 swap = r;

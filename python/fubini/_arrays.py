@@ -69,6 +69,8 @@ def real_array(name: str, value: object) -> RealArray:
         if value.is_complex() or value.is_sparse or value.is_quantized:
             raise TypeError(f"{name}: expected dense real numbers, got {_describe(value)}")
         return to_numpy(value.to(torch.float64))
+    if np.ma.isMaskedArray(value) and np.ma.is_masked(value):
+        raise TypeError(f"{name}: expected an array without masked entries; fill them first")
     array = np.asarray(value)
     if array.dtype.kind not in "fiub" or (array.dtype.kind == "f" and array.dtype.itemsize > 8):
         raise TypeError(

@@ -11,9 +11,24 @@ from numpy.typing import NDArray
 
 from fubini import _core
 from fubini._arrays import RealArray, is_tensor, like, real_array, result_dtype
-from fubini._solve_factored import conjugate_gradients, dual_terms, solve_dual
+from fubini._solve_factored import (
+    conjugate_gradients,
+    dual_terms,
+    largest_magnitude,
+    module_of,
+    power_of_two,
+    solve_dual,
+)
 from fubini._solve_torch import damped_matrix, implicit, implicit_dual, solve_on_device, spectral
-from fubini._solve_types import Plan, SolveInfo, SolveStatus, make_info, raise_failures
+from fubini._solve_types import (
+    Operator,
+    Plan,
+    SolveInfo,
+    SolveStatus,
+    fit,
+    make_info,
+    raise_failures,
+)
 from fubini.damping import Damping, as_damping
 
 
@@ -26,7 +41,7 @@ def solve_numpy(
     columns = b.shape[-1] if b.ndim == a.ndim else 1
     flat_a, flat_b = a.reshape(count, n, a.shape[-1]), b.reshape(count, n, columns)
     if plan.name == "dual":
-        return _solve_dual(flat_a, flat_b, damping, plan, batch_shape, b.shape)
+        return _solve_dual(flat_a, flat_b, damping, plan, batch_shape, b.shape, want_info)
     start = None
     if plan.start is not None:
         start = real_array("start", plan.start)
@@ -36,13 +51,13 @@ def solve_numpy(
     lam = damping.values(batch_shape)
     if plan.preconditioner is not None:
         # A function of the caller's runs in a loop in Python; it sees and returns the shape of rhs.
-        custom = plan.preconditioner
+        custom = _same_shape("preconditioner", plan.preconditioner)
         shaped = replace(
             plan,
             start=None if start is None else torch.from_numpy(start),
-            preconditioner=lambda r: torch.from_numpy(
-                real_array("preconditioner", custom(r.numpy().reshape(b.shape)))
-            ).reshape(r.shape),
+            preconditioner=lambda r: torch.from_numpy(custom(r.numpy().reshape(b.shape))).reshape(
+                r.shape
+            ),
         )
         if not b.size:
             return b.copy(), make_info(np.zeros(count, np.int8), None, batch_shape)
@@ -83,8 +98,15 @@ def solve_operator(operator: Any, rhs: Any, damping: Damping, plan: Plan) -> tup
             f"damping: expected a number for a function, got {type(damping).__name__}, which needs the diagonal; "
             "pass the matrix, or the product of lam and the mean diagonal"
         )
+    if torch.is_grad_enabled() and any(
+        is_tensor(one) and one.requires_grad for one in (rhs, damping.lam)
+    ):
+        raise ValueError(
+            "rhs, damping: expected tensors without gradient for a function, whose derivatives are not known; "
+            "pass the matrix, or detach them"
+        )
     b: Any
-    if is_tensor(rhs):
+    if is_tensor(rhs) and not rhs.is_complex():
         b = rhs.detach() if rhs.is_floating_point() else rhs.double()
     else:
         b = real_array("rhs", rhs)
@@ -96,30 +118,32 @@ def solve_operator(operator: Any, rhs: Any, damping: Damping, plan: Plan) -> tup
     if is_tensor(b):
         lam = torch.from_numpy(lam).to(b)
     start = plan.start
-    if start is not None and tuple(start.shape) != tuple(b.shape):
-        raise ValueError(
-            f"start: expected the shape of rhs = {tuple(b.shape)}, got {tuple(start.shape)}"
-        )
+    if start is not None:
+        start = real_array("start", start)
+        if start.shape != tuple(b.shape):
+            raise ValueError(
+                f"start: expected the shape of rhs = {tuple(b.shape)}, got {start.shape}"
+            )
+        start = torch.from_numpy(start).to(b) if is_tensor(b) else start
+    product = _same_shape("matrix", operator)
+    precondition = plan.preconditioner and _same_shape("preconditioner", plan.preconditioner)
 
     def apply(v: Any) -> Any:
-        product = operator(v)
-        if tuple(product.shape) != tuple(v.shape):
-            raise ValueError(
-                f"matrix: expected a function that returns the shape of its argument = {tuple(v.shape)}, "
-                f"got {tuple(product.shape)}"
-            )
-        return product + lam * v
+        return product(v) + lam * v
 
     with torch.no_grad():
         x, status, iterations, residual = conjugate_gradients(
-            apply, b, plan.preconditioner, start, plan.tolerance, plan.max_iterations
+            apply, b, precondition, start, plan.tolerance, plan.max_iterations
         )
     if is_tensor(x):
         status, iterations, residual = (
             one.double().cpu().numpy() for one in (status, iterations, residual)
         )
     else:
-        x = like(x, rhs, result_dtype(rhs, rhs))
+        dtype = result_dtype(rhs, rhs)
+        status = np.asarray(status)
+        fit(x, status, dtype)
+        x = like(x, rhs, dtype)
     unknown = np.full(np.shape(status), np.nan)
     codes = np.asarray(status, dtype=np.int8)
     fields = {
@@ -134,6 +158,27 @@ def solve_operator(operator: Any, rhs: Any, damping: Damping, plan: Plan) -> tup
     return x, make_info(codes, fields, codes.shape)
 
 
+def _same_shape(name: str, function: Operator) -> Operator:
+    """The function, with a result that is of another shape or kind than its argument refused."""
+
+    def call(v: Any) -> Any:
+        result = function(v)
+        if is_tensor(result) != is_tensor(v):
+            raise TypeError(
+                f"{name}: expected a function that maps {type(v).__name__} to its like, got {type(result).__name__}"
+            )
+        if not is_tensor(v):
+            result = real_array(name, result)
+        if tuple(result.shape) != tuple(v.shape):
+            raise ValueError(
+                f"{name}: expected a function that returns the shape of its argument = {tuple(v.shape)}, "
+                f"got {tuple(result.shape)}"
+            )
+        return result
+
+    return call
+
+
 def _solve_dual(
     x: Any,
     b: Any,
@@ -141,13 +186,26 @@ def _solve_dual(
     plan: Plan,
     batch_shape: tuple[int, ...],
     shape: tuple[int, ...],
+    want_info: bool,
 ) -> tuple[Any, SolveInfo]:
     """Return x and the information for a factor [batch, n, m] and b [batch, n, k], arrays or tensors."""
     lam: Any = np.broadcast_to(damping.values(batch_shape), len(x)).copy()
-    primal = x.shape[-1] >= x.shape[-2]
     if is_tensor(x):
         lam = torch.from_numpy(lam).to(x)
+    xp, count = module_of(x), len(x)
+    finite = xp.isfinite(x).all(-1).all(-1) & xp.isfinite(b).all(-1).all(-1)
+    x, b = (xp.where(finite[:, None, None], one, xp.zeros_like(one)) for one in (x, b))
+    # Units in which the products of X with itself stay in range.
+    sizes = [largest_magnitude(largest_magnitude(one)) for one in (x, b)]
+    if damping.kind == "absolute":
+        sizes[0] = xp.maximum(sizes[0], xp.sqrt(lam))
+    unit, unit_b = (power_of_two(one)[:, None, None] for one in sizes)
+    x, b = x / unit, b / unit_b
+    given = lam
+    if damping.kind == "absolute":
+        lam = lam / unit[:, 0, 0] / unit[:, 0, 0]
     factor, rhs, strength, scale = dual_terms(x, b, lam, damping.kind)
+    primal = x.shape[-1] >= x.shape[-2] and bool((strength > 0).all())
     if primal:  # the factor is no narrower than the matrix: nothing to gain
         y, status = _inner(factor @ factor.swapaxes(-1, -2), rhs, strength, plan.rcond)
         rank = 0 * (status >= 0) + x.shape[-2]  # statuses are too narrow an integer for it
@@ -158,16 +216,37 @@ def _solve_dual(
         dead = (scale == 0).sum((-2, -1))  # parameters without effect, which were left alone
         rank = rank - dead
         status = status + ((dead > 0) & (status == int(SolveStatus.OK)))
-    codes, ranks = (np.asarray(one.cpu() if is_tensor(one) else one) for one in (status, rank))
-    unknown = np.full(len(codes), np.nan)
+    y = y.reshape(b.shape)
+    residual = _dual_residual(x, b, damping.kind, lam, y)
+    y = y / unit * unit_b / unit
+    failed = {
+        SolveStatus.SINGULAR: (given > 0) & (lam == 0),  # the damping is nothing beside X
+        SolveStatus.NOT_FINITE: ~(finite & xp.isfinite(y).all(-1).all(-1)),
+    }
+    for code, where in failed.items():
+        status = xp.where(where & (status <= 1), xp.zeros_like(status) + int(code), status)
+    bad = status > int(SolveStatus.USED_PINV)
+    y = xp.where(bad[:, None, None], xp.zeros_like(y) + float("nan"), y)
+    smallest = largest = xp.zeros_like(lam) + float("nan")
+    if want_info and scale is None and min(factor.shape[-2:]):
+        values = xp.linalg.svd(factor, full_matrices=False)[1] ** 2
+        null = values[:, -1] if factor.shape[-1] >= factor.shape[-2] else 0 * strength
+        ends = (null + strength, values[:, 0] + strength)
+        smallest, largest = (xp.where(bad, xp.zeros_like(one) + float("nan"), one) for one in ends)
+    codes, ranks, low, high, square = (
+        np.asarray(one.cpu() if is_tensor(one) else one)
+        for one in (status, rank, smallest, largest, unit[:, 0, 0])
+    )
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        condition, low, high = high / low, low * square * square, high * square * square
     fields = {
-        "method": np.full(len(codes), 6, dtype=np.int8),
+        "method": np.full(count, 6, dtype=np.int8),
         "rank": ranks.astype(np.int64),
-        "iterations": np.zeros(len(codes), dtype=np.int64),
-        "condition": unknown,
-        "smallest": unknown,
-        "largest": unknown,
-        "residual": _dual_residual(x, b, damping.kind, lam, y.reshape(b.shape)),
+        "iterations": np.zeros(count, dtype=np.int64),
+        "condition": condition,
+        "smallest": low,
+        "largest": high,
+        "residual": np.where(codes > int(SolveStatus.USED_PINV), np.nan, residual),
     }
     return y.reshape(shape), make_info(codes.astype(np.int8), fields, batch_shape)
 
@@ -251,7 +330,7 @@ def solve_tensors_on_device(
             np.zeros(count, np.int8), None, batch_shape
         )
     if plan.name == "dual":
-        return _solve_dual(a, b, damping, plan, batch_shape, tuple(rhs.shape))
+        return _solve_dual(a, b, damping, plan, batch_shape, tuple(rhs.shape), True)
     if plan.start is not None and tuple(plan.start.shape) != tuple(rhs.shape):
         raise ValueError(
             f"start: expected the shape of rhs = {tuple(rhs.shape)}, got {tuple(plan.start.shape)}"

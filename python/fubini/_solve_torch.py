@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from fubini._solve_factored import conjugate_gradients
 from fubini._solve_types import Plan, SolveStatus
@@ -60,6 +59,17 @@ def spectral_weights(values: Tensor, plan: Plan) -> tuple[Tensor, Tensor, Tensor
         slope = (5 * v**4 * bottom - 6 * v**10) / bottom**2
         return v**5 / bottom / unit, slope / unit**2, kept
     return torch.where(kept, 1 / safe, zero), torch.where(kept, -1 / safe**2, zero), kept
+
+
+def cutoff_slopes(values: Tensor, plan: Plan) -> Tensor:
+    """Return how the smooth weights change with the largest magnitude, for eigenvalues [batch, n]."""
+    rcond = values.shape[-1] * EPSILON if plan.rcond < 0 else plan.rcond
+    cut = rcond * values.abs().amax(-1, keepdim=True)
+    unit = torch.where(values.abs() > cut, values.abs(), cut).clamp_min(1e-300)
+    v, c = values / unit, cut / unit
+    bottom = v**6 + c**6
+    bottom = torch.where(bottom > 0, bottom, torch.ones_like(bottom))
+    return -6 * rcond * v**5 * c**5 / bottom**2 / unit**2
 
 
 def solve_on_device(
@@ -218,26 +228,37 @@ class Implicit(torch.autograd.Function):
 
 
 class Spectral(torch.autograd.Function):
-    """``x = f(A) b`` with f from the plan, once differentiable; exact where eigenvalues are cut off, too."""
+    """``x = f(A) b`` with f from the plan, once differentiable; exact where eigenvalues are cut off, too.
+
+    A system whose x is not finite has NaN for gradients.
+    """
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, plan: Plan, x: Tensor) -> Tensor:
         """Return the x that is already known."""
         ctx.save_for_backward(a, b)
         ctx.plan = plan
+        ctx.solved = x.isfinite().flatten(1).all(1)
         return x.clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Return gradients for a and b."""
         a, b = ctx.saved_tensors
-        grad = grads[0]
-        values, vectors = torch.linalg.eigh(a)
+        # torch's once_differentiable says nothing where the incoming gradient is a constant.
+        grad_a, grad_b = Once.apply(  # type: ignore[no-untyped-call]
+            *Spectral._gradients(ctx, a.detach(), b.detach(), grads[0].detach()), a, b, grads[0]
+        )
+        return grad_a if ctx.needs_input_grad[0] else None, grad_b, None, None
+
+    @staticmethod
+    def _gradients(ctx: Any, a: Tensor, b: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+        if not a.numel():
+            return torch.zeros_like(a), torch.zeros_like(b)
+        values, vectors = torch.linalg.eigh(torch.where(ctx.solved[:, None, None], a, 0.0))
+        vectors = torch.where(ctx.solved[:, None, None], vectors, float("nan"))
         weights, slopes, kept = spectral_weights(values, ctx.plan)
         grad_b = vectors @ (weights[..., None] * (vectors.mT @ grad))
-        if not ctx.needs_input_grad[0]:
-            return None, grad_b, None, None
         gap = values[:, :, None] - values[:, None, :]
         close = gap.abs() <= 1e-7 * values.abs().amax(-1)[:, None, None]
         rise = weights[:, :, None] - weights[:, None, :]
@@ -252,8 +273,37 @@ class Spectral(torch.autograd.Function):
             both = kept[:, :, None] & kept[:, None, :]
             quotient = torch.where(both, -weights[:, :, None] * weights[:, None, :], quotient)
         inner = vectors.mT @ (grad @ b.mT) @ vectors
-        full = vectors @ (quotient * inner) @ vectors.mT
-        return (full + full.mT) / 2, grad_b, None, None
+        if ctx.plan.smooth:  # the cut-off moves with the largest eigenvalue
+            moved = cutoff_slopes(values, ctx.plan) * inner.diagonal(dim1=-2, dim2=-1)
+            top = values.abs().argmax(-1, keepdim=True)
+            quotient = quotient * inner + torch.diag_embed(
+                torch.zeros_like(values).scatter(
+                    -1, top, moved.sum(-1, keepdim=True) * values.gather(-1, top).sign()
+                )
+            )
+        else:
+            quotient = quotient * inner
+        full = vectors @ quotient @ vectors.mT
+        return (full + full.mT) / 2, grad_b
+
+
+class Once(torch.autograd.Function):
+    """The first two arguments, as functions of the others whose derivatives are not known."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, grad_a: Tensor, grad_b: Tensor, *sources: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return what is given."""
+        return grad_a.clone(), grad_b.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Refuse."""
+        raise NotImplementedError(
+            "solve: expected one differentiation through eigenvalues (methods 'pinv' and 'power', and 'auto' where the "
+            "matrix is singular), got a second; add damping and use 'auto' or 'ldlt'"
+        )
 
 
 class ImplicitDual(torch.autograd.Function):

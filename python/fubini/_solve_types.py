@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import enum
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fubini import _core
-from fubini._arrays import RealArray
+from fubini._arrays import RealArray, is_tensor
 from fubini.errors import NumericalError
 
 Operator: TypeAlias = Callable[[Any], Any]
@@ -48,8 +50,9 @@ class SolveInfo:
         method: The method that gave x, by name.
         rank: Number of eigenvalues above the cut-off; n for the methods that do not look at eigenvalues.
         condition: Condition number of the damped matrix: from its eigenvalues (2-norm), or estimated from its factors
-            (1-norm); NaN for ``cg``.
-        smallest: Smallest eigenvalue (``pinv``, ``power``, ``dual``: of X^T X) or pivot (``cholesky``, ``ldlt``).
+            (1-norm); NaN for ``cg``, and for ``dual`` with :class:`~fubini.Diagonal`.
+        smallest: Smallest eigenvalue (``pinv``, ``power``, ``dual``) or pivot (``cholesky``, ``ldlt``) of the damped
+            matrix; NaN where nothing is known of it, or the system failed.
         largest: Largest eigenvalue or pivot.
         residual: ``max |A x - b| / (|A| |x| + |b|)`` with the damped matrix A; for ``power`` and singular systems it
             is not small.
@@ -144,22 +147,37 @@ def make_info(status: NDArray[np.int8], details: Any, batch_shape: tuple[int, ..
 
     Args:
         status: One number for each system.
-        details: The other fields by name, or None for empty ones.
+        details: The other fields by name, or None where there was nothing to solve.
         batch_shape: The leading dimensions of the matrices.
 
     Returns:
         The information.
     """
     if details is None:
-        empty = np.empty(0)
-        whole = np.empty(0, dtype=np.int64)
-        return SolveInfo(
-            status.reshape(batch_shape), np.empty(0, "U8"), whole, empty, empty, empty, empty, whole
-        )
+        unknown, none = np.full(len(status), np.nan), np.zeros(len(status), dtype=np.int64)
+        details = {"method": none, "rank": none, "iterations": none}
+        details |= dict.fromkeys(("condition", "smallest", "largest", "residual"), unknown)
     names = np.array([*(_core.solve_method_name(i) for i in range(6)), "dual"])
     shaped = {name: values.reshape(batch_shape) for name, values in details.items()}
     shaped["method"] = names[shaped["method"]]
     return SolveInfo(status=status.reshape(batch_shape), **shaped)
+
+
+def fit(x: Any, status: NDArray[np.int8], dtype: Any) -> None:
+    """Make NaN of the solutions that overflow a dtype, and say so in the status, both in place.
+
+    Args:
+        x: Array or tensor, the systems' dimensions first.
+        status: Numbers of :class:`SolveStatus`, one for each system.
+        dtype: What x is going to be.
+    """
+    if dtype in (np.float64, torch.float64) or not status.size or 0 in x.shape:
+        return
+    limits: Any = torch.finfo if isinstance(dtype, torch.dtype) else np.finfo
+    over = (abs(x) > float(limits(dtype).max)).reshape(*status.shape, -1).any(-1)
+    if bool(over.any()):
+        x[over] = np.nan
+        status[over.cpu().numpy() if is_tensor(over) else over] = SolveStatus.NOT_FINITE
 
 
 def raise_failures(status: NDArray[np.int8], noun: str = "system") -> None:
@@ -190,6 +208,22 @@ def raise_failures(status: NDArray[np.int8], noun: str = "system") -> None:
     raise NumericalError(head + " ".join(parts))
 
 
+def _number(name: str, value: Any) -> float:
+    if not isinstance(value, (str, bytes)) and np.ndim(value) == 0:
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    raise TypeError(f"{name}: expected a number, got {value!r}")
+
+
+def _whole(value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"max_iterations: expected None or a whole number, got {value!r}") from None
+
+
 def make_plan(method: Method, rcond: float | None, is_operator: bool) -> Plan:
     """Turn what the caller said into numbers.
 
@@ -202,17 +236,19 @@ def make_plan(method: Method, rcond: float | None, is_operator: bool) -> Plan:
         The plan.
 
     Raises:
+        TypeError: If an option is not a number.
         ValueError: If a word is not known, or a number is out of its range.
     """
     own = getattr(method, "rcond", None)
     cut = rcond if rcond is not None else own
-    if cut is not None and not 0.0 <= cut < 1.0:
+    if cut is not None and not 0.0 <= _number("rcond", cut) < 1.0:
         raise ValueError(f"rcond: expected a number in [0, 1), got {cut!r}; None is n * 2.2e-16")
     if rcond is not None and own is not None:
         raise ValueError(
             f"rcond: expected once, got {rcond!r} and {method!r}; leave one of them out"
         )
-    if rcond is not None and (method in ("cholesky", "ldlt", "cg") or isinstance(method, CG)):
+    blind = isinstance(method, str) and method in ("cholesky", "ldlt", "cg")
+    if rcond is not None and (blind or isinstance(method, CG)):
         raise ValueError(
             f"rcond: expected None for method {method!r}, which looks at no eigenvalues, got {rcond!r}; "
             "use 'pinv' or 'auto'"
@@ -221,16 +257,16 @@ def make_plan(method: Method, rcond: float | None, is_operator: bool) -> Plan:
     if isinstance(method, Pinv):
         return Plan("pinv", kernel_cut, smooth=method.smooth)
     if isinstance(method, Power):
-        if not np.isfinite(method.exponent):
+        if not np.isfinite(_number("exponent", method.exponent)):
             raise ValueError(f"exponent: expected a finite number, got {method.exponent!r}")
         return Plan("power", kernel_cut, exponent=float(method.exponent))
     if isinstance(method, Dual):
         return Plan("dual", kernel_cut)
     if isinstance(method, CG):
-        limit = 0 if method.max_iterations is None else method.max_iterations
+        limit = 0 if method.max_iterations is None else _whole(method.max_iterations)
         if method.max_iterations is not None and limit < 1:
             raise ValueError(f"max_iterations: expected None or a number >= 1, got {limit!r}")
-        if not method.tolerance >= 0.0:
+        if not _number("tolerance", method.tolerance) >= 0.0:
             raise ValueError(f"tolerance: expected a number >= 0, got {method.tolerance!r}")
         return Plan(
             "cg",
@@ -240,7 +276,7 @@ def make_plan(method: Method, rcond: float | None, is_operator: bool) -> Plan:
             start=method.start,
         )
     known = ("auto", "cholesky", "ldlt", "pinv", "power", "cg", "dual")
-    if method not in known:
+    if not isinstance(method, str) or method not in known:
         raise ValueError(
             f"method: expected one of {known}, or Pinv, Power, CG or Dual, got {method!r}"
         )

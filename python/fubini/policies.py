@@ -9,6 +9,7 @@ Optimization*, algorithm 3.1 for backtracking and chapter 4 for trust regions.
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -197,8 +198,7 @@ class LevenbergMarquardt:
                 "lam: expected a number above 0 between minimum and maximum, "
                 f"got {self._strength!r} with {self.minimum!r} and {self.maximum!r}"
             )
-        if self.tries < 1:
-            raise ValueError(f"tries: expected a number >= 1, got {self.tries!r}")
+        _check_count("tries", self.tries)
 
     @property
     def strength(self) -> float:
@@ -305,7 +305,7 @@ class TrustRegion:
         Raises:
             ValueError: If the curvature or lr is not a number.
         """
-        length = lr * math.sqrt(max(curvature, 0.0)) if math.isfinite(curvature) else math.nan
+        length = abs(lr) * math.sqrt(max(curvature, 0.0)) if math.isfinite(curvature) else math.nan
         if not math.isfinite(length):
             raise ValueError(
                 f"curvature: expected finite numbers, got {curvature!r} with lr {lr!r}; check the metric and gradient"
@@ -354,10 +354,7 @@ class Armijo:
         for name, value in (("share", self.share), ("shrink", self.shrink)):
             if not 0.0 < value < 1.0:
                 raise ValueError(f"{name}: expected a number between 0 and 1, got {value!r}")
-        if self.max_evaluations < 1:
-            raise ValueError(
-                f"max_evaluations: expected a number >= 1, got {self.max_evaluations!r}"
-            )
+        _check_count("max_evaluations", self.max_evaluations)
 
     def search(
         self, loss_at: Callable[[float], float], loss: float, lr: float, slope: float
@@ -372,7 +369,8 @@ class Armijo:
 
         Returns:
             The first factor of 1, shrink, shrink^2, ... with ``loss_at(factor) <= loss - share * factor * lr * slope``.
-            Factor 0 if there is none, or if the direction does not lead down; a loss of NaN is never good enough.
+            Factor 0 if there is none, or if the direction does not lead down; a loss of NaN or infinity, of either sign, is never good
+            enough.
 
         Raises:
             ValueError: If the loss at factor 0 is not a number.
@@ -384,7 +382,7 @@ class Armijo:
         factor = 1.0
         for evaluation in range(1, self.max_evaluations + 1):
             value = loss_at(factor)
-            if value <= loss - self.share * factor * lr * slope:
+            if math.isfinite(value) and value <= loss - self.share * factor * lr * slope:
                 return LineSearchResult(factor, value, evaluation)
             factor *= self.shrink
         return LineSearchResult(0.0, loss, self.max_evaluations)
@@ -402,6 +400,11 @@ def as_policy(value: Any) -> DampingPolicy:
     if isinstance(value, DampingPolicy):
         return value
     return Tikhonov(value)
+
+
+def _check_count(name: str, value: Any) -> None:
+    if not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(f"{name}: expected a whole number >= 1, got {value!r}")
 
 
 def _check_strength(damping: Damping) -> None:

@@ -31,6 +31,7 @@ from fubini._solve_types import (
     Power,
     SolveInfo,
     SolveStatus,
+    fit,
     make_plan,
     raise_failures,
 )
@@ -54,6 +55,11 @@ def solve(
     A right-hand side of shape ``matrix.shape[:-1]`` is one vector for each system; one with a further dimension holds
     k columns for each system. Nothing is broadcast. ``(3, 3, 3)`` with ``(3, 3)`` is therefore three systems with
     one vector each, and ``(3, 3)`` with ``(3, 3)`` one system with three columns.
+
+    For torch tensors x can be differentiated by autograd with respect to the matrices, the right-hand sides and the
+    damping, any number of times, and once where eigenvalues were used (``"pinv"``, ``"power"``, and ``"auto"`` for a
+    singular matrix); not for a function, and not inside the transforms of ``torch.func``. The gradient for a matrix
+    is symmetric.
 
     Args:
         matrix: Symmetric matrices [..., n, n]: NumPy array, torch tensor on any device, or nested lists. For
@@ -100,9 +106,11 @@ def solve(
         a, b = real_array("matrix", matrix), real_array("rhs", rhs)
         _check_shapes(a.shape, b.shape, plan.name != "dual")
         x, info = solve_numpy(a, b, added, plan, symmetry_tolerance(matrix), return_info)
+        dtype = result_dtype(matrix, rhs)
+        fit(x, info.status, dtype)
         if throw:
             raise_failures(info.status)
-        x = like(x, rhs, result_dtype(matrix, rhs))
+        x = like(x, rhs, dtype)
     return (x, info) if return_info else x
 
 
@@ -137,14 +145,14 @@ def solve_blocks(
         )
     x, status = _blocks_fast(list(matrices), list(rhs), damping)
     if x is None:
-        x, status = _blocks_slow(matrices, rhs, damping, throw)
+        x, status = _blocks_slow(matrices, rhs, damping)
     if throw:
         raise_failures(status, "block")
     return (x, status) if return_status else x
 
 
 def _blocks_slow(
-    matrices: Sequence[Any], rhs: Sequence[Any], damping: Any, throw: bool
+    matrices: Sequence[Any], rhs: Sequence[Any], damping: Any
 ) -> tuple[list[Any], NDArray[np.int8]]:
     for matrix, vector in zip(matrices, rhs, strict=True):
         _check_kinds(matrix, vector)
@@ -154,9 +162,9 @@ def _blocks_slow(
         _wants_gradient(matrix, vector, added.lam)
         for matrix, vector in zip(matrices, rhs, strict=True)
     ):
-        each = torch.as_tensor(added.lam).expand(len(matrices))
+        each = torch.as_tensor(added.lam, dtype=torch.float64).expand(len(matrices))
         pairs = [
-            solve(one, vector, damping=type(added)(lam), throw=throw, return_info=True)
+            solve(one, vector, damping=type(added)(lam), throw=False, return_info=True)
             for one, vector, lam in zip(matrices, rhs, each, strict=True)
         ]
         return [x for x, _ in pairs], np.array([info.status for _, info in pairs], dtype=np.int8)
@@ -166,12 +174,24 @@ def _blocks_slow(
         if one.ndim != 2:
             raise ValueError(f"matrices: expected shapes (n, n), got {one.shape}")
         _check_shapes(one.shape, vector.shape)
-    tolerance = max((symmetry_tolerance(one) for one in matrices), default=0.0)
-    solved, status = _core.solve_list(a, b, strengths, added.kind, tolerance)
-    x = [
-        like(one, vector, result_dtype(matrix, vector))
-        for one, matrix, vector in zip(solved, matrices, rhs, strict=True)
-    ]
+    strengths = np.broadcast_to(strengths, len(a))
+    tolerances = np.array([symmetry_tolerance(one) for one in matrices])
+    x: list[Any] = [None] * len(a)
+    status = np.zeros(len(a), dtype=np.int8)
+    for tolerance in np.unique(tolerances):  # one call for each width of number
+        where = np.flatnonzero(tolerances == tolerance).tolist()
+        solved, codes = _core.solve_list(
+            [a[i] for i in where],
+            [b[i] for i in where],
+            strengths[where],
+            added.kind,
+            float(tolerance),
+        )
+        for i, one, code in zip(where, solved, codes, strict=True):
+            dtype = result_dtype(matrices[i], rhs[i])
+            status[i] = code
+            fit(one, status[i : i + 1].reshape(()), dtype)
+            x[i] = like(one, rhs[i], dtype)
     return x, status
 
 
@@ -196,17 +216,6 @@ def _blocks_fast(
     return [torch.from_numpy(one) for one in x] if tensors else x, status
 
 
-def _is_plain(value: Any) -> bool:
-    return (
-        isinstance(value, torch.Tensor)
-        and value.dtype is torch.float64
-        and value.device.type == "cpu"
-        and not value.requires_grad
-        and value.layout is torch.strided
-        and not value.is_neg()
-    )
-
-
 def _solve_fast(matrix: Any, rhs: Any, damping: Any) -> Any:
     kind = "absolute"
     if isinstance(damping, Damping):
@@ -215,9 +224,10 @@ def _solve_fast(matrix: Any, rhs: Any, damping: Any) -> Any:
         return None
     if not isinstance(matrix, torch.Tensor):
         return _core.solve_fast(matrix, rhs, damping, kind)
-    if not _is_plain(matrix) or not _is_plain(rhs):
+    try:  # refuses what needs a gradient, lives elsewhere, is lazily negated or inside a transform of torch.func
+        x = _core.solve_fast(matrix.numpy(), rhs.numpy(), damping, kind)
+    except (AttributeError, RuntimeError, TypeError):
         return None
-    x = _core.solve_fast(matrix.numpy(), rhs.numpy(), damping, kind)
     return None if x is None else torch.from_numpy(x)
 
 
@@ -244,6 +254,7 @@ def _solve_tensor(
     tolerance = symmetry_tolerance(matrix)
     with torch.no_grad():
         x, info = solve_values(matrix, rhs, damping, plan, tolerance, want_info)
+        fit(x, info.status, dtype)
     if throw:
         raise_failures(info.status)
     if not differentiable:
@@ -257,6 +268,13 @@ def _check_kinds(matrix: Any, rhs: Any) -> None:
         kind = "torch.Tensor" if is_tensor(matrix) else "NumPy array"
         raise TypeError(
             f"rhs: expected a {kind} like matrix, got {type(rhs).__name__}; convert one with torch.as_tensor or .numpy()"
+        )
+    if is_tensor(matrix) and any(
+        torch._C._functorch.is_functorch_wrapped_tensor(one) for one in (matrix, rhs)
+    ):
+        raise TypeError(
+            "matrix, rhs: expected tensors with values, got some inside a transform of torch.func; "
+            "solve takes batches as they are, and torch.autograd differentiates it"
         )
     if is_tensor(matrix) and matrix.device != rhs.device:
         raise ValueError(

@@ -327,3 +327,20 @@ def test_a_failed_factor_does_not_change_its_neighbours_digits(shape):
         broken[1] = bad
         found = fubini.solve(broken, b, **options)
         assert np.delete(found, 1, 0).tobytes() == np.delete(expected, 1, 0).tobytes()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, on entering forward mode
+def test_forward_mode_tangents_are_refused():
+    """They were dropped without a word."""
+    a, b = torch.eye(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(b, b.clone())
+        for call in (
+            lambda: fubini.solve(a, dual),
+            lambda: fubini.solve(lambda v: v, dual),
+            lambda: fubini.solve(a, b, damping=fubini.Relative(dual[0])),
+            lambda: fubini.solve_blocks([a], [dual]),
+        ):
+            with pytest.raises(TypeError, match="without tangents"):
+                call()
+        assert torch.equal(fubini.solve(a, b), b)

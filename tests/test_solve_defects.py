@@ -313,3 +313,34 @@ def test_policies_take_no_step_into_infinity():
     for make in (lambda: LevenbergMarquardt(tries=2.5), lambda: Armijo(max_evaluations=1.5)):
         with pytest.raises(ValueError, match="expected a whole number >= 1"):
             make()
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (3, 5)])
+def test_a_failed_factor_does_not_change_its_neighbours_digits(shape):
+    """Without a trace it had no relative damping, and sent the whole batch another way."""
+    x = np.random.default_rng(3).normal(size=(4, *shape))
+    b = np.ones((4, shape[0]))
+    options = {"damping": fubini.Relative(0.1), "method": "dual", "throw": False}
+    expected = fubini.solve(x, b, **options)
+    for bad in (np.nan, 0.0):
+        broken = x.copy()
+        broken[1] = bad
+        found = fubini.solve(broken, b, **options)
+        assert np.delete(found, 1, 0).tobytes() == np.delete(expected, 1, 0).tobytes()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, on entering forward mode
+def test_forward_mode_tangents_are_refused():
+    """They were dropped without a word."""
+    a, b = torch.eye(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(b, b.clone())
+        for call in (
+            lambda: fubini.solve(a, dual),
+            lambda: fubini.solve(lambda v: v, dual),
+            lambda: fubini.solve(a, b, damping=fubini.Relative(dual[0])),
+            lambda: fubini.solve_blocks([a], [dual]),
+        ):
+            with pytest.raises(TypeError, match="without tangents"):
+                call()
+        assert torch.equal(fubini.solve(a, b), b)

@@ -182,7 +182,7 @@ def solve_dual(
         inner: Solves (K + d I) y = c for K [batch, m, m], c [batch, m, k], d [batch]; returns y and status [batch].
 
     Returns:
-        x [batch, n, k], status [batch], and the rank [batch].
+        x [batch, n, k], status [batch], and the rank [batch]; zeros for damped systems whose factor is not narrow.
     """
     xp = module_of(factor)
     n = factor.shape[-2]
@@ -195,9 +195,11 @@ def solve_dual(
         y, inner_status = inner(gram, transposed @ v, safe)
         return (v - factor @ y) / safe[:, None, None], inner_status
 
-    x, status = woodbury(b)
-    for _ in range(2):
-        x = x + woodbury(b - factor @ (transposed @ x) - safe[:, None, None] * x)[0]
+    x, status = xp.zeros_like(b), xp.zeros_like(lam, dtype=xp.int8)
+    if n > factor.shape[-1] and bool(damped.any()):
+        x, status = woodbury(b)
+        for _ in range(2):
+            x = x + woodbury(b - factor @ (transposed @ x) - safe[:, None, None] * x)[0]
     ok, used_pinv = xp.zeros_like(status), xp.zeros_like(status) + int(SolveStatus.USED_PINV)
     status = xp.where(status == int(SolveStatus.USED_PINV), ok, status)
     rank = 0 * damped + n

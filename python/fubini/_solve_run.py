@@ -205,12 +205,14 @@ def _solve_dual(
     if damping.kind == "absolute":
         lam = lam / unit[:, 0, 0] / unit[:, 0, 0]
     factor, rhs, strength, scale = dual_terms(x, b, lam, damping.kind)
-    primal = x.shape[-1] >= x.shape[-2] and bool((strength > 0).all())
-    if primal:  # the factor is no narrower than the matrix: nothing to gain
-        y, status = _inner(factor @ factor.swapaxes(-1, -2), rhs, strength, plan.rcond)
-        rank = 0 * (status >= 0) + x.shape[-2]  # statuses are too narrow an integer for it
-    else:
-        y, status, rank = solve_dual(factor, rhs, strength, plan.rcond, _inner)
+    y, status, rank = solve_dual(factor, rhs, strength, plan.rcond, _inner)
+    damped = strength > 0
+    if x.shape[-1] >= x.shape[-2] and bool(damped.any()):
+        # The factor is no narrower than the matrix: nothing to gain, and nothing to cancel. Each system for itself,
+        # or a neighbour without damping would change its digits.
+        primal, codes = _inner(factor @ factor.swapaxes(-1, -2), rhs, strength, plan.rcond)
+        y = xp.where(damped[:, None, None], primal, y)
+        status = xp.where(damped, codes, status)
     if scale is not None:
         y = y * scale
         dead = (scale == 0).sum((-2, -1))  # parameters without effect, which were left alone
@@ -218,7 +220,8 @@ def _solve_dual(
         status = status + ((dead > 0) & (status == int(SolveStatus.OK)))
     y = y.reshape(b.shape)
     residual = _dual_residual(x, b, damping.kind, lam, y)
-    y = y / unit * unit_b / unit
+    with np.errstate(over="ignore"):  # which has a status
+        y = y / unit * unit_b / unit
     failed = {
         SolveStatus.SINGULAR: (given > 0) & (lam == 0),  # the damping is nothing beside X
         SolveStatus.NOT_FINITE: ~(finite & xp.isfinite(y).all(-1).all(-1)),
@@ -227,28 +230,35 @@ def _solve_dual(
         status = xp.where(where & (status <= 1), xp.zeros_like(status) + int(code), status)
     bad = status > int(SolveStatus.USED_PINV)
     y = xp.where(bad[:, None, None], xp.zeros_like(y) + float("nan"), y)
-    smallest = largest = xp.zeros_like(lam) + float("nan")
-    if want_info and scale is None and min(factor.shape[-2:]):
-        values = xp.linalg.svd(factor, full_matrices=False)[1] ** 2
-        null = values[:, -1] if factor.shape[-1] >= factor.shape[-2] else 0 * strength
-        ends = (null + strength, values[:, 0] + strength)
-        smallest, largest = (xp.where(bad, xp.zeros_like(one) + float("nan"), one) for one in ends)
-    codes, ranks, low, high, square = (
-        np.asarray(one.cpu() if is_tensor(one) else one)
-        for one in (status, rank, smallest, largest, unit[:, 0, 0])
-    )
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        condition, low, high = high / low, low * square * square, high * square * square
-    fields = {
+    codes, ranks = (np.asarray(one.cpu() if is_tensor(one) else one) for one in (status, rank))
+    known = {"residual": residual, "condition": np.full(count, np.nan)}
+    known |= dict.fromkeys(("smallest", "largest"), known["condition"])
+    if want_info and scale is None:
+        known |= _dual_eigenvalues(factor, strength, unit[:, 0, 0])
+    fields = {name: np.where(codes > 1, np.nan, values) for name, values in known.items()} | {
         "method": np.full(count, 6, dtype=np.int8),
         "rank": ranks.astype(np.int64),
         "iterations": np.zeros(count, dtype=np.int64),
-        "condition": condition,
-        "smallest": low,
-        "largest": high,
-        "residual": np.where(codes > int(SolveStatus.USED_PINV), np.nan, residual),
     }
     return y.reshape(shape), make_info(codes.astype(np.int8), fields, batch_shape)
+
+
+def _dual_eigenvalues(factor: Any, strength: Any, unit: Any) -> dict[str, NDArray[Any]]:
+    """Smallest and largest eigenvalue and condition of X X^T + strength I, where X is in units."""
+    if not min(factor.shape[-2:]):
+        return {}
+    values = module_of(factor).linalg.svd(factor, full_matrices=False)[1] ** 2
+    null = values[:, -1] if factor.shape[-1] >= factor.shape[-2] else 0 * strength
+    low, high, square = (
+        np.asarray(one.cpu() if is_tensor(one) else one)
+        for one in (null + strength, values[:, 0] + strength, unit)
+    )
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return {
+            "condition": high / low,
+            "smallest": low * square * square,
+            "largest": high * square * square,
+        }
 
 
 def _inner(k: Any, c: Any, d: Any, rcond: float = -1.0) -> tuple[Any, Any]:

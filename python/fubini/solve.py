@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.autograd import forward_ad
 
 from fubini import _core
 from fubini._arrays import (
@@ -85,6 +86,7 @@ def solve(
         TypeError: If an argument is not made of real numbers, or NumPy and torch are mixed.
         ValueError: If shapes do not fit, or a number is out of its range.
     """
+    _refuse_tangents(matrix, rhs, getattr(damping, "lam", damping))
     # The common case crosses into the kernel at once: anything else would cost more than a 4x4 system itself.
     x: Any
     if method == "auto" and rcond is None and not return_info:
@@ -143,6 +145,7 @@ def solve_blocks(
         raise ValueError(
             f"rhs: expected {len(matrices)} entries, one for each matrix, got {len(rhs)}"
         )
+    _refuse_tangents(*matrices, *rhs, getattr(damping, "lam", damping))
     x, status = _blocks_fast(list(matrices), list(rhs), damping)
     if x is None:
         x, status = _blocks_slow(matrices, rhs, damping)
@@ -229,6 +232,18 @@ def _solve_fast(matrix: Any, rhs: Any, damping: Any) -> Any:
     except (AttributeError, RuntimeError, TypeError):
         return None
     return None if x is None else torch.from_numpy(x)
+
+
+def _refuse_tangents(*values: Any) -> None:
+    if forward_ad._current_level >= 0 and any(
+        forward_ad.unpack_dual(one).tangent is not None  # type: ignore[no-untyped-call]
+        for one in values
+        if is_tensor(one)
+    ):
+        raise TypeError(
+            "matrix, rhs, damping: expected tensors without tangents, since solve has no forward-mode derivative; "
+            "use torch.autograd.grad"
+        )
 
 
 def _wants_gradient(*values: Any) -> bool:

@@ -35,11 +35,14 @@ class Faulty(qml.devices.DefaultQubit):
 
 
 class Serial(Faulty):
-    """The same as a plugin that PennyLane knows nothing about: no broadcasting."""
+    """The same as a plugin that PennyLane knows nothing about: no broadcasting, no derivatives of its own."""
 
     @property
     def name(self) -> str:
         return "some.plugin"
+
+    def supports_derivatives(self, execution_config: Any = None, circuit: Any = None) -> bool:
+        return False
 
 
 def tape_of(

@@ -64,7 +64,7 @@ def test_every_gate(k: int, device: str) -> None:
     weights = [0.7, -1.3]
     dev = qml.device(device, wires=wires)
     tape = tape_of(function, dev, weights)
-    found = gradient_job(tape, values=True).run(Executor(dev))
+    found = gradient_job(tape, values=True, rule="shift").run(Executor(dev))
     values, jacobian = native_jacobian(function, wires, weights)
     np.testing.assert_allclose(found.values[0], values, rtol=0, atol=TOLERANCE)
     ours = found.jacobian[0] @ tape.jacobian[0]
@@ -127,7 +127,7 @@ def test_all_shifts_are_one_broadcast_tape() -> None:
 def test_without_broadcasting_all_shifts_are_one_call() -> None:
     dev = qml.device("lightning.qubit", wires=3)
     tape = tape_of(layered(3, 2), dev, torch.rand(12))
-    job = gradient_job(tape, values=True)
+    job = gradient_job(tape, values=True, rule="shift")
     executor = Executor(dev)
     expected = Usage(calls=1, tapes=37, circuits=37, shots=0)
     assert job.cost(executor) == expected

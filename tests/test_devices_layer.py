@@ -54,11 +54,22 @@ def pair_of_layers(function: Any, device: Any, **kwargs: Any) -> tuple[QuantumLa
 
 
 @pytest.mark.parametrize("function", [single, several, pair, probabilities])
-@pytest.mark.parametrize("device", ["default.qubit", "lightning.qubit", "default.mixed", "plugin"])
+@pytest.mark.parametrize(
+    ("device", "method"),
+    [
+        ("default.qubit", "parameter-shift"),
+        ("lightning.qubit", "parameter-shift"),
+        ("lightning.qubit", "best"),
+        ("lightning.qubit", "adjoint"),
+        ("default.mixed", "parameter-shift"),
+        ("plugin", "best"),
+    ],
+)
 @pytest.mark.parametrize("shape", [(2,), (3, 2), (2, 2, 2)])
-def test_values_and_gradients_are_native(function: Any, device: str, shape: Any) -> None:
+def test_values_and_gradients_are_native(
+    function: Any, device: str, method: str, shape: Any
+) -> None:
     dev = Serial(wires=2) if device == "plugin" else qml.device(device, wires=2)
-    method = "best" if device == "plugin" else "parameter-shift"
     native, layer = pair_of_layers(function, dev, diff_method=method)
     inputs = torch.rand(shape, dtype=torch.float64)
     found = []
@@ -71,10 +82,16 @@ def test_values_and_gradients_are_native(function: Any, device: str, shape: Any)
         torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-9)
     assert layer.engine == "device"
     # One forward and one backward; the plugin gets 64 circuits at a time.
-    shifted = (14 + 2 * 2) * len(inputs.reshape(-1, 2))  # weights, and two RY of inputs
+    rows = len(inputs.reshape(-1, 2))
+    shifted = (14 + 2 * 2) * rows  # weights, and two RY of inputs
     assert layer.device_calls == 1 + (-(-shifted // 64) if device == "plugin" else 1)
     assert native.device_calls == 0
-    assert "derivatives come from shifted circuits" in layer.explain()
+    if method == "parameter-shift":
+        assert layer.explain().endswith("Its derivatives come from shifted circuits.")
+    else:
+        assert "Its derivatives are the device's own, or" in layer.explain()
+    own = device == "lightning.qubit" and method != "parameter-shift" and function != probabilities
+    assert layer.usage.circuits == rows + (rows if own else shifted)
 
 
 def test_circuits_that_depend_on_no_weight_that_requires_grad() -> None:

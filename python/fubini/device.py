@@ -21,7 +21,7 @@ from fubini import _core
 from fubini._arrays import to_numpy
 from fubini.devices import full, sampled
 from fubini.devices.basis import to_z_basis
-from fubini.devices.executor import executor_of
+from fubini.devices.executor import STATE_VECTORS, executor_of
 from fubini.devices.prefixes import prefix_operations
 from fubini.devices.sweep import Sweep
 from fubini.errors import UnsupportedCircuitError
@@ -34,13 +34,6 @@ ComplexArray = npt.NDArray[np.complex128]
 
 # Beyond, running every gate in every setting costs more than the circuits that it saves.
 _MAX_WIRES_AT_ONCE = 12
-_STATE_VECTORS = {
-    "default.qubit",
-    "lightning.qubit",
-    "lightning.kokkos",
-    "lightning.gpu",
-    "reference.qubit",
-}
 
 
 @dataclass(frozen=True)
@@ -145,7 +138,7 @@ def _layer_request(tape: GateTape, layer: Layer, order: dict[int, int], device: 
 
 def _returns_states(tape: GateTape, device: Any) -> bool:
     sampled.refuse_channels(tape)
-    return tape.shots is None and device.name in _STATE_VECTORS
+    return tape.shots is None and device.name in STATE_VECTORS
 
 
 def full_metric(tape: GateTape, device: Any) -> Block:

@@ -12,6 +12,7 @@ import torch
 from fubini import device as device_engine
 from fubini.arguments import Argnums, check_finite_array, check_finite_weights, weights_of
 from fubini.compiled_calls import compiled_call
+from fubini.devices.executor import STATE_VECTORS
 from fubini.errors import UnsupportedCircuitError
 from fubini.jacobian import Complex, Jacobian, Real
 from fubini.layers import LayerRule
@@ -170,9 +171,7 @@ def device_reason(qnode: Any) -> str:
     Args:
         qnode: The QNode.
     """
-    from fubini.torch.layer import _SIMULATORS  # the layer imports what this module imports
-
-    if qnode.device.name not in _SIMULATORS:
+    if qnode.device.name not in STATE_VECTORS:
         return f"{qnode.device.name} is no noiseless state-vector simulator"
     if qnode.shots.total_shots is not None:
         return f"it has {qnode.shots.total_shots} shots"

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,11 +11,13 @@ import numpy.typing as npt
 import pennylane as qml
 
 from fubini._arrays import to_numpy
+from fubini.devices.adjoint import REFUSALS, differentiated, differentiates
 from fubini.devices.sweep import Sweep, rows_of, tape_key
 from fubini.errors import NumericalError, UnsupportedCircuitError
 
 Array = npt.NDArray[Any]
 Progress = Callable[[int, int], None]
+_Runs = Callable[[list[Any]], list[list[Array]]]
 
 # Devices that run a tape whose parameters have a leading axis, and the bytes that one row of n wires takes there: some
 # copies of the state or of the density matrix.
@@ -23,27 +25,15 @@ _BROADCASTING = {
     "default.qubit": lambda wires: 64 << wires,
     "default.mixed": lambda wires: 64 << 2 * wires,
 }
-# PennyLane's simulators run in this process: a failing call has cost nothing, so that all tapes go in one call.
-_SIMULATORS = {
-    *_BROADCASTING,
-    "lightning.qubit",
-    "lightning.kokkos",
-    "lightning.gpu",
-    "reference.qubit",
-}
+#: Devices whose exact results come from pure states.
+STATE_VECTORS = frozenset(
+    {"default.qubit", "lightning.qubit", "lightning.kokkos", "lightning.gpu", "reference.qubit"}
+)
+#: PennyLane's simulators run in this process: a failing call has cost nothing, so that all tapes go in one call.
+SIMULATORS = STATE_VECTORS | {"default.mixed"}
 _TAPES_PER_CALL = 64
 # Runs after which results of a failed one are dropped if none of them was asked for.
 _FORGET_AFTER = 10
-# Errors that a second attempt would only repeat.
-_PERMANENT = (
-    TypeError,
-    AttributeError,
-    NotImplementedError,
-    qml.exceptions.DeviceError,
-    qml.exceptions.WireError,
-    qml.exceptions.QuantumFunctionError,
-    qml.exceptions.DecompositionUndefinedError,
-)
 
 
 class DeviceExecutionError(RuntimeError):
@@ -56,7 +46,8 @@ class Usage:
 
     Attributes:
         calls: Calls of the device, each with one or more tapes.
-        tapes: Circuits handed over, where all broadcast settings of one circuit count as one.
+        tapes: Circuits handed over, where all broadcast settings of one circuit count as one, and a circuit that the
+            device differentiates itself counts as one, with its derivatives.
         circuits: Circuits with every setting of their parameters counted.
         shots: Repetitions over all circuits; 0 for exact results.
     """
@@ -164,10 +155,11 @@ class Executor:
             Calls, tapes, circuits and shots.
         """
         orders = [self._order(sweep) for sweep in sweeps]
-        tapes = sum(len(order.tapes) for order in orders)
+        derived = [bool(order.sweep.by) for order in orders for _ in order.tapes]
+        calls = len(self._calls(derived, range(len(derived))))
         circuits = sum(order.sweep.circuits for order in orders)
         shots = sum(order.sweep.circuits * (order.sweep.shots or 0) for order in orders)
-        return Usage(-(-tapes // self._per_call(tapes)) if tapes else 0, tapes, circuits, shots)
+        return Usage(calls, len(derived), circuits, shots)
 
     def run(self, sweeps: Sequence[Sweep]) -> list[list[Array]]:
         """Execute circuits.
@@ -176,8 +168,9 @@ class Executor:
             sweeps: The circuits.
 
         Returns:
-            For every sweep one array per measurement, (rows, ...); rows is 1 for a sweep without rows. Rows with the
-            same numbers are executed once, unless there are shots, whose samples must be independent.
+            For every sweep one array per measurement, (rows, ...); rows is 1 for a sweep without rows. For a sweep that
+            the device differentiates, two arrays: (rows, measurements) and (rows, measurements, operations in ``by``).
+            Rows with the same numbers are executed once, unless there are shots, whose samples must be independent.
 
         Raises:
             UnsupportedCircuitError: If the device refuses a circuit or lacks wires.
@@ -187,11 +180,12 @@ class Executor:
         orders = [self._order(sweep) for sweep in sweeps]
         for order in orders:
             self._check_wires(order.sweep)
-        answers = self._execute([tape for order in orders for tape in order.tapes])
+        derived = [bool(order.sweep.by) for order in orders for _ in order.tapes]
+        answers = self._execute([tape for order in orders for tape in order.tapes], derived)
         results = []
         for order in orders:
             mine = [next(answers) for _ in order.tapes]
-            count = len(order.sweep.measurements)
+            count = 2 if order.sweep.by else len(order.sweep.measurements)
             if order.sweep.rows is None:
                 parts = [np.asarray(a)[None] for a in mine[0]]
             elif order.broadcast:
@@ -205,6 +199,20 @@ class Executor:
                 parts = rows_of(mine, count)
             results.append(parts if order.which is None else [p[order.which] for p in parts])
         return results
+
+    def differentiates(self, sweep: Sweep) -> bool:
+        """Say whether the device differentiates the exact expectation values of a circuit by itself.
+
+        Args:
+            sweep: The circuit; ``by`` says by what.
+
+        Returns:
+            Whether it does.
+        """
+        if sweep.shots is not None or not sweep.by:
+            return False
+        first = sweep if sweep.rows is None else sweep.take(np.zeros(1, dtype=np.intp))
+        return differentiates(self.device, first.single_tapes()[0])
 
     # -- orders -------------------------------------------------------------------------------------------------
 
@@ -227,7 +235,7 @@ class Executor:
 
     def _takes_broadcast(self, sweep: Sweep) -> bool:
         moving = [op for op in sweep.operations if op.batch_size is not None]
-        if not self.broadcasts or not moving:
+        if not self.broadcasts or not moving or sweep.by:
             return False
         # default.mixed decomposes a generic controlled gate, and cannot when its parameters are broadcast.
         generic = ("Controlled", "ControlledOp")
@@ -241,7 +249,14 @@ class Executor:
     def _per_call(self, tapes: int) -> int:
         if self.tapes_per_call is not None:
             return self.tapes_per_call
-        return max(1, tapes) if self.device.name in _SIMULATORS else _TAPES_PER_CALL
+        return max(1, tapes) if self.device.name in SIMULATORS else _TAPES_PER_CALL
+
+    def _calls(self, derived: Sequence[bool], which: Iterable[int]) -> list[list[int]]:
+        """The tapes of every call: results and derivatives are asked for separately."""
+        step = self._per_call(len(derived))
+        which = list(which)
+        kinds = [[k for k in which if derived[k] is kind] for kind in (False, True)]
+        return [kind[s : s + step] for kind in kinds for s in range(0, len(kind), step)]
 
     def _check_wires(self, sweep: Sweep) -> None:
         if self.device.wires is None:
@@ -255,7 +270,7 @@ class Executor:
 
     # -- execution ----------------------------------------------------------------------------------------------
 
-    def _execute(self, tapes: list[Any]) -> Iterator[list[Array]]:
+    def _execute(self, tapes: list[Any], derived: list[bool]) -> Iterator[list[Array]]:
         done: list[list[Array] | None] = [None] * len(tapes)
         keys: list[Any] = [None] * len(tapes)
         if self._paid:
@@ -268,12 +283,12 @@ class Executor:
             if self._unused_runs >= _FORGET_AFTER:  # the weights have moved on
                 self._paid.clear()
         open_ = [k for k, answer in enumerate(done) if answer is None]
-        step = self._per_call(len(tapes))
         show = _progress(self.progress, len(tapes))
         show(len(tapes) - len(open_))
         try:
-            for start in range(0, len(open_), step):
-                self._attempts(tapes, open_[start : start + step], done)
+            for chunk in self._calls(derived, open_):
+                run = self._differentiate if derived[chunk[0]] else self._call
+                self._attempts(run, tapes, chunk, done)
                 show(sum(answer is not None for answer in done))
         except BaseException:
             # Kept for the next attempt, an interrupted one (control-C) included.
@@ -286,7 +301,7 @@ class Executor:
             show(None)
         return iter([answer for answer in done if answer is not None])
 
-    def _attempts(self, tapes: list[Any], indices: list[int], done: list[Any]) -> None:
+    def _attempts(self, run: _Runs, tapes: list[Any], indices: list[int], done: list[Any]) -> None:
         problem: Exception | None = None
         pending: _Call | None = None
         for attempt in range(self.retries + 1):
@@ -298,10 +313,12 @@ class Executor:
                     answers, pending = pending.result(), None  # late, but paid for
                 else:
                     self.usage = self.usage + _usage_of(chosen)
-                    pending = _Call(self._call, chosen)
+                    pending = _Call(run, chosen)
                     answers = pending.within(self.timeout)
                     pending = None
-            except _PERMANENT as error:
+            except UnsupportedCircuitError:
+                raise
+            except REFUSALS as error:  # a second attempt would only repeat it
                 raise UnsupportedCircuitError(
                     f"device: {self.device.name} refused a circuit: {error}"
                 ) from error
@@ -332,6 +349,9 @@ class Executor:
         if isinstance(problem, NumericalError):
             raise NumericalError(text)
         raise DeviceExecutionError(f"device: {self.device.name} failed: {text}") from problem
+
+    def _differentiate(self, tapes: list[Any]) -> list[list[Array]]:
+        return differentiated(self.device, tapes)
 
     def _call(self, tapes: list[Any]) -> list[list[Array]]:
         answers = qml.execute(tapes, self.device, diff_method=None, interface="numpy", cache=False)

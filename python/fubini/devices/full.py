@@ -18,16 +18,9 @@ from fubini.devices.executor import Array
 from fubini.devices.hessian import PairPlan, pair_plan, squared
 from fubini.devices.job import Job
 from fubini.devices.sampled import MetricEstimate, metric_job, refuse_channels
-from fubini.devices.shifts import (
-    batch_rows,
-    check_shots,
-    controlled_word,
-    prepared,
-    refuse_without_rule,
-    setting_sweep,
-    word_letters,
-)
+from fubini.devices.shifts import batch_rows, check_shots, refuse_without_rule, setting_sweep
 from fubini.devices.sweep import Sweep
+from fubini.devices.words import controlled_word, prepared, word_letters
 from fubini.errors import UnsupportedCircuitError
 from fubini.layers import find_layers
 from fubini.tape import GateTape

@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pennylane as qml
@@ -11,23 +11,14 @@ import torch
 
 from fubini.circuit import Circuit
 from fubini.compiled import Affine, Traced, compile_function, outside_transforms
-from fubini.devices.executor import Executor, Usage, check_device, executor_of
+from fubini.devices.executor import STATE_VECTORS, Executor, Usage, check_device, executor_of
 from fubini.errors import UnsupportedCircuitError
 from fubini.torch.native import run_affine, run_traced
-from fubini.torch.shifted import run_shifted, shifted_circuit, wants_shifts
+from fubini.torch.shifted import derivatives_of, run_shifted, shifted_circuit
 
 Engine = Literal["auto", "native", "device"]
 WeightShapes = Mapping[str, int | Sequence[int]]
 InitMethod = Callable[[torch.Tensor], torch.Tensor] | Mapping[str, Any] | None
-
-# Noiseless simulators of state vectors, whose results the native engine reproduces.
-_SIMULATORS = {
-    "default.qubit",
-    "lightning.qubit",
-    "lightning.kokkos",
-    "lightning.gpu",
-    "reference.qubit",
-}
 
 
 class QuantumLayer(torch.nn.Module):
@@ -43,7 +34,8 @@ class QuantumLayer(torch.nn.Module):
     what was done and why.
 
     On the device engine, ``diff_method="parameter-shift"``, and ``"best"`` with shots or on a device that is no simulator,
-    run all shifts of all inputs of a backward pass as one execution; everything else is differentiated by PennyLane.
+    run all shifts of all inputs of a backward pass as one execution; ``"best"`` and ``"adjoint"`` take the device's own
+    exact derivatives where it is a lightning simulator; everything else is differentiated by PennyLane.
 
     Args:
         qnode: The QNode, interface ``"auto"`` or ``"torch"``.
@@ -168,10 +160,7 @@ class QuantumLayer(torch.nn.Module):
         """Say in one sentence which engine evaluates the circuit and why."""
         how = next(iter(self._forms.values())).how if self._forms else self._device_reason()
         if isinstance(how, str):
-            shifts = (
-                " Its derivatives come from shifted circuits." if wants_shifts(self.qnode) else ""
-            )
-            return f"The circuit runs on its PennyLane device {self.qnode.device.name!r}: {how}.{shifts}"
+            return f"The circuit runs on its PennyLane device {self.qnode.device.name!r}: {how}. {self._derivatives()}"
         if how is None:
             return "The native engine compiles the circuit in the first call: the device is a noiseless simulator."
         if isinstance(how, Traced):
@@ -179,6 +168,16 @@ class QuantumLayer(torch.nn.Module):
                 f"The quantum function runs in every call and its gates run natively: {how.reason}."
             )
         return "The native engine runs the compiled circuit: its angles are affine in weights and inputs."
+
+    def _derivatives(self) -> str:
+        source = derivatives_of(self.qnode)
+        if source == "pennylane" or any(form.kind == "other" for form in self._forms.values()):
+            return "PennyLane differentiates it."
+        if source == "shift":
+            return "Its derivatives come from shifted circuits."
+        return (
+            "Its derivatives are the device's own, or come from shifted circuits where it has none."
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Compiled circuits are not copied: the copy compiles its own."""
@@ -234,7 +233,7 @@ class QuantumLayer(torch.nn.Module):
         if self._requested_engine == "device":
             return "the device engine was asked for"
         device = self.qnode.device
-        if device.name not in _SIMULATORS:
+        if device.name not in STATE_VECTORS:
             return "it is no noiseless state-vector simulator"
         if self.qnode.shots.total_shots is not None:
             return f"it has {self.qnode.shots.total_shots} shots"
@@ -259,7 +258,7 @@ class QuantumLayer(torch.nn.Module):
             raise UnsupportedCircuitError(
                 f"engine: 'native' cannot run this circuit: {how}; use engine='auto'"
             )
-        if isinstance(how, str) and why is None and wants_shifts(self.qnode):
+        if isinstance(how, str) and why is None and derivatives_of(self.qnode) != "pennylane":
             kind = _returned(self.qnode, self.input_arg, self.qnode_weights, x)
         elif isinstance(how, str):
             kind = "other"
@@ -286,7 +285,7 @@ class QuantumLayer(torch.nn.Module):
             try:
                 circuit = shifted_circuit(self.qnode, arguments)
             except UnsupportedCircuitError:  # PennyLane may know how
-                pass
+                self._forms[x.ndim] = replace(form, kind="other")
             else:
                 values = run_shifted(circuit, self.executor).to(x)
                 values = values.expand(*x.shape[:-1], -1) if x.ndim > 1 else values[0]
@@ -451,7 +450,9 @@ class _Form:
     """How one kind of input is evaluated: compiled, traced, or on the device for a reason."""
 
     how: Affine | Traced | str
-    kind: str  # what the quantum function returns: "single", "list" or "tuple"
+    # What the quantum function returns: "single", "list" or "tuple" of real measurements; "other": something else, or
+    # what PennyLane evaluates and differentiates.
+    kind: str
     qnode: Any
     device: Any
     function: Any

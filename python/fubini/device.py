@@ -2,7 +2,8 @@
 
 Block-diagonal and diagonal metric: one circuit per layer, all of them in one batched execution; a device that supports
 parameter broadcasting runs all inputs of the batch at once, and default.qubit all layers as well, as settings of one
-circuit. Where the generators of a layer share a product basis the
+circuit. Exact simulators that do not broadcast get one circuit for several layers where they have wires to spare
+(``fubini.devices.branches``). Otherwise it is one circuit per layer: where the generators of a layer share a product basis the
 circuit ends in that basis and returns probabilities of the layer's wires, otherwise it returns the state. Full
 metric: one circuit per Pauli word of each trainable gate, which returns the (unitarily rotated) derivative state.
 Devices that return no states, and shots, are served by ``fubini.devices``: probabilities in common eigenbases of the
@@ -21,6 +22,7 @@ from fubini import _core
 from fubini._arrays import to_numpy
 from fubini.devices import full, sampled
 from fubini.devices.basis import to_z_basis
+from fubini.devices.branches import Branched, auxiliary_wires, branched
 from fubini.devices.executor import STATE_VECTORS, executor_of
 from fubini.devices.prefixes import prefix_operations
 from fubini.devices.sweep import Sweep
@@ -87,6 +89,9 @@ def metric_blocks(
     found = find_layers(shapes, layers)
     if device.name == "default.qubit" and len(found) > 1 and len(tape.wires) <= _MAX_WIRES_AT_ONCE:
         return _blocks_at_once(tape, found, order, device, diagonal)
+    spare = [] if executor_of(device).broadcasts else auxiliary_wires(tape, device)
+    if len(found) > 1 and spare:
+        return _blocks_of_branches(branched(tape, found, spare), tape, order, device, diagonal)
     requests = [_layer_request(tape, layer, order, device) for layer in found]
     answers = execute([request.tape for request in requests], device)
     blocks = []
@@ -109,6 +114,31 @@ def _blocks_at_once(
     script = _state_script(prefix_operations(tape, layers), tape, device)
     states = _placed_state(execute([script], device)[0], tape, device)
     states = states.reshape(len(layers), -1, states.shape[1])
+    return _blocks_of_states(tape, layers, states, order, diagonal)
+
+
+def _blocks_of_branches(
+    circuits: Sequence[Branched],
+    tape: GateTape,
+    order: dict[int, int],
+    device: Any,
+    diagonal: bool,
+) -> list[Block]:
+    scripts = [_state_script(c.operations, c.tape, device) for c in circuits]
+    blocks = []
+    for circuit, answer in zip(circuits, execute(scripts, device), strict=True):
+        states = circuit.states(_placed_state(answer, circuit.tape, device))
+        blocks += _blocks_of_states(tape, circuit.layers, states, order, diagonal)
+    return blocks
+
+
+def _blocks_of_states(
+    tape: GateTape,
+    layers: Sequence[Layer],
+    states: ComplexArray,
+    order: dict[int, int],
+    diagonal: bool,
+) -> list[Block]:
     blocks = []
     for layer, own in zip(layers, states, strict=True):
         moving = any(tape.gates[i].operation.batch_size is not None for i in layer.before)

@@ -61,7 +61,8 @@ class Branched:
         parts = final.reshape(len(final), -1, 2, 1 << self.labels)
         count = len(self.layers)
         found = [parts[:, :, 0, k] for k in range(count - 1)] + [parts[:, :, 1, 0]]
-        return np.sqrt(count) * np.stack(found)
+        result: ComplexArray = np.sqrt(count) * np.stack(found)
+        return result
 
 
 def auxiliary_wires(tape: GateTape, device: Any) -> list[Any]:

@@ -22,7 +22,7 @@ from fubini.devices.mixed import mixed_metric_job
 from fubini.devices.qnspsa import QNSPSA
 from fubini.devices.sampled import metric_job
 from fubini.devices.shifts import gradient_job, values_job
-from fubini.devices.snr import snr_direction, split_shots
+from fubini.devices.snr import SignalToNoise, snr_direction, split_shots
 from fubini.tape import gate_tape
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "DeviceExecutionError",
     "Executor",
     "Job",
+    "SignalToNoise",
     "Usage",
     "executor_of",
     "fisher_job",

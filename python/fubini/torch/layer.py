@@ -15,6 +15,7 @@ from fubini.devices.executor import STATE_VECTORS, Executor, Usage, check_device
 from fubini.errors import UnsupportedCircuitError
 from fubini.torch.native import run_affine, run_traced
 from fubini.torch.shifted import derivatives_of, run_shifted, shifted_circuit
+from fubini.torch.shot_noise import ShotNoise
 
 Engine = Literal["auto", "native", "device"]
 WeightShapes = Mapping[str, int | Sequence[int]]
@@ -79,6 +80,7 @@ class QuantumLayer(torch.nn.Module):
         check_device(qnode.device)
         self.qnode = qnode
         self._executor: Executor | None = None
+        self.shot_noise: ShotNoise | None = None  # of the last forward pass, for recorders
         self.weight_shapes = {name: _shape(name, size) for name, size in weight_shapes.items()}
         self._check_signature()
         for name, shape in self.weight_shapes.items():
@@ -181,7 +183,7 @@ class QuantumLayer(torch.nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Compiled circuits are not copied: the copy compiles its own."""
-        return {**self.__dict__, "_forms": {}, "_circuits": {}}
+        return {**self.__dict__, "_forms": {}, "_circuits": {}, "shot_noise": None}
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -287,9 +289,11 @@ class QuantumLayer(torch.nn.Module):
             except UnsupportedCircuitError:  # PennyLane may know how
                 self._forms[x.ndim] = replace(form, kind="other")
             else:
+                self.shot_noise = circuit.noise
                 values = run_shifted(circuit, self.executor).to(x)
                 values = values.expand(*x.shape[:-1], -1) if x.ndim > 1 else values[0]
                 return _arranged(values, circuit.shapes, form.kind)
+        self.shot_noise = None
         rows = 1 if x.ndim == 1 else len(x)
         shots = rows * (self.qnode.shots.total_shots or 0)
         self.executor.usage += Usage(1, 1, rows, shots)

@@ -4,7 +4,7 @@ PennyLane returns the results of torch QNodes on lightning.qubit in torch's defa
 device gives Python's floats; here they stay float64.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from fubini.devices.readout import Estimates, readout_of
 from fubini.devices.shifts import Rule, gradient_job, values_job
 from fubini.tape import GateTape, angle_tape
 from fubini.torch.function import is_batched
+from fubini.torch.shot_noise import Contribution, ShotNoise
 
 Tensor = torch.Tensor
 
@@ -56,6 +57,7 @@ class ShiftedCircuit:
         angles: What is differentiated, each () or (batch,).
         rule: How, see ``gradient_job``.
         job: Runs the circuit itself.
+        noise: Receives what backward passes measure, if somebody wants it.
         shapes: Shape of every measurement.
     """
 
@@ -64,6 +66,7 @@ class ShiftedCircuit:
     rule: Rule | None
     job: Job[Estimates]
     shapes: tuple[tuple[int, ...], ...]
+    noise: ShotNoise = field(default_factory=ShotNoise)
 
 
 def shifted_circuit(qnode: Any, arguments: dict[str, Tensor]) -> ShiftedCircuit:
@@ -110,7 +113,7 @@ class _Shifted(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, circuit: ShiftedCircuit, executor: Executor, *angles: Tensor) -> Tensor:
         seen = circuit.job.run(executor)
-        ctx.tape, ctx.rule, ctx.executor, ctx.seen = circuit.tape, circuit.rule, executor, seen
+        ctx.circuit, ctx.executor, ctx.seen = circuit, executor, seen
         ctx.save_for_backward(*angles)
         return torch.from_numpy(_results(seen))
 
@@ -127,10 +130,13 @@ class _Shifted(torch.autograd.Function):
                 "to torch. Use fubini.devices.hessian.hessian_job, or default.qubit with diff_method='backprop'."
             )
         needed = [k for k, wanted in enumerate(ctx.needs_input_grad[2:]) if wanted]
-        tape = ctx.tape
-        job = gradient_job(tape, shots=tape.shots, angles=needed, rule=ctx.rule, base=ctx.seen)
-        jacobian = job.run(ctx.executor).jacobian
-        gradient = np.einsum("bm,bma->ba", to_numpy(cotangents), jacobian)
+        tape, rule, noise = ctx.circuit.tape, ctx.circuit.rule, ctx.circuit.noise
+        job = gradient_job(tape, shots=tape.shots, angles=needed, rule=rule, base=ctx.seen)
+        measured = job.run(ctx.executor)
+        weights = to_numpy(cotangents)
+        if noise.wanted and tape.shots is not None:
+            noise.contributions.append(Contribution(tape, measured, weights))
+        gradient = np.einsum("bm,bma->ba", weights, measured.jacobian)
         found: list[Tensor | None] = [None] * (len(ctx.needs_input_grad) - 2)
         for k in needed:
             angle = ctx.saved_tensors[k]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from circuits import ANGLE_GATES, random_circuit
-from devices_common import Serial, tape_of
+from devices_common import Serial, check_statistics, tape_of
 from fubini import UnsupportedCircuitError
 from fubini.devices.executor import Executor, Usage
 from fubini.devices.full import free_wire, full_metric_job
@@ -107,12 +107,7 @@ def test_300_repetitions_with_shots(method: Any) -> None:
     inputs = torch.tensor([[0.5, 1.0]], dtype=torch.float64).repeat(300, 1)
     tape = tape_of(function, dev, [0.4, 0.9, -0.6], inputs)
     found = run(tape, dev, method, shots=200)
-    exact = geometric_tensor(tape).real
-    observed = found.values.std(axis=0, ddof=1)
-    distance = np.abs(found.values.mean(axis=0) - exact)
-    assert (distance <= 4 * observed / np.sqrt(300) + 1e-12).all()
-    reported = np.sqrt((found.errors**2).mean(axis=0))
-    assert (np.abs(reported / observed - 1) <= 0.2).all()
+    check_statistics(found.values, found.errors, geometric_tensor(tape).real)
 
 
 def test_a_state_preparation_is_inverted() -> None:

@@ -10,7 +10,8 @@ import torch
 from circuits import ANGLE_GATES, random_circuit
 from devices_common import Faulty, Serial, tape_of
 from fubini import NumericalError, UnsupportedCircuitError
-from fubini.devices.executor import DeviceExecutionError, Executor, Usage
+from fubini.devices.calls import Usage
+from fubini.devices.executor import DeviceExecutionError, Executor
 from fubini.devices.job import together
 from fubini.devices.sampled import metric_job
 from fubini.devices.shifts import gradient_job, values_job

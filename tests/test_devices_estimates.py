@@ -10,7 +10,8 @@ import torch
 
 from devices_common import check_statistics, tape_of
 from fubini import NumericalError, UnsupportedCircuitError
-from fubini.devices.executor import Executor, Usage
+from fubini.devices.calls import Usage
+from fubini.devices.executor import Executor
 from fubini.devices.fisher import classical_fisher, fisher_job, random_basis_metric_job
 from fubini.devices.qnspsa import QNSPSA
 from fubini.devices.sampled import metric_job

@@ -12,7 +12,8 @@ from circuits import ANGLE_GATES, random_circuit
 from devices_common import Serial, tape_of
 from fubini import UnsupportedCircuitError, _core
 from fubini.circuit import Circuit
-from fubini.devices.executor import Executor, Usage
+from fubini.devices.calls import Usage
+from fubini.devices.executor import Executor
 from fubini.devices.job import together
 from fubini.devices.shifts import gradient_job, values_job
 from fubini.torch.function import expval

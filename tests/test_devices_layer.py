@@ -10,7 +10,8 @@ import torch
 import fubini
 from devices_common import Faulty, Serial
 from fubini import QuantumLayer, UnsupportedCircuitError
-from fubini.devices.executor import DeviceExecutionError, Executor, Usage
+from fubini.devices.calls import Usage
+from fubini.devices.executor import DeviceExecutionError, Executor
 
 SHAPES = {"w": (2, 2), "v": ()}
 

@@ -11,7 +11,8 @@ from devices_common import Serial, check_statistics, tape_of
 from fubini import NumericalError, UnsupportedCircuitError
 from fubini.device import metric_blocks
 from fubini.devices.basis import diagonal_basis
-from fubini.devices.executor import Executor, Usage
+from fubini.devices.calls import Usage
+from fubini.devices.executor import Executor
 from fubini.devices.readout import sampled_readout
 from fubini.devices.sampled import covariances, metric_job
 from fubini.devices.shifts import gradient_job, values_job

@@ -13,7 +13,8 @@ several::
 Jacobians and metrics are over the circuit's trainable angles; ``tape.jacobian`` leads from there to the weights.
 """
 
-from fubini.devices.executor import DeviceExecutionError, Executor, Usage, executor_of
+from fubini.devices.calls import Usage
+from fubini.devices.executor import DeviceExecutionError, Executor, executor_of
 from fubini.devices.fisher import fisher_job, random_basis_metric_job
 from fubini.devices.full import free_wire, full_metric_job
 from fubini.devices.hessian import hessian_job

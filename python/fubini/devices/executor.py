@@ -1,6 +1,5 @@
 """Running circuits on a device that costs time or money: chunks, retries, accounts, and nothing paid for twice."""
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +11,11 @@ import pennylane as qml
 
 from fubini._arrays import to_numpy
 from fubini.devices.adjoint import REFUSALS, differentiated, differentiates
+from fubini.devices.calls import Call, Progress, Usage, progress_of, usage_of
 from fubini.devices.sweep import Sweep, rows_of, tape_key
 from fubini.errors import NumericalError, UnsupportedCircuitError
 
 Array = npt.NDArray[Any]
-Progress = Callable[[int, int], None]
 _Runs = Callable[[list[Any]], list[list[Array]]]
 
 # Devices that run a tape whose parameters have a leading axis, and the bytes that one row of n wires takes there: some
@@ -34,47 +33,12 @@ SIMULATORS = STATE_VECTORS | {"default.mixed"}
 _TAPES_PER_CALL = 64
 # Runs after which results of a failed one are dropped if none of them was asked for.
 _FORGET_AFTER = 10
+# Kinds of circuits of which is known whether the device differentiates them.
+_FORGET_STRUCTURES = 256
 
 
 class DeviceExecutionError(RuntimeError):
     """A device failed more often than the executor retries; what had succeeded is kept for the next attempt."""
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What was, or would be, executed.
-
-    Attributes:
-        calls: Calls of the device, each with one or more tapes.
-        tapes: Circuits handed over, where all broadcast settings of one circuit count as one, and a circuit that the
-            device differentiates itself counts as one, with its derivatives.
-        circuits: Circuits with every setting of their parameters counted.
-        shots: Repetitions over all circuits; 0 for exact results.
-    """
-
-    calls: int = 0
-    tapes: int = 0
-    circuits: int = 0
-    shots: int = 0
-
-    def __add__(self, other: "Usage") -> "Usage":
-        return Usage(
-            self.calls + other.calls,
-            self.tapes + other.tapes,
-            self.circuits + other.circuits,
-            self.shots + other.shots,
-        )
-
-    def __sub__(self, other: "Usage") -> "Usage":
-        return Usage(
-            self.calls - other.calls,
-            self.tapes - other.tapes,
-            self.circuits - other.circuits,
-            self.shots - other.shots,
-        )
-
-    def __str__(self) -> str:
-        return f"{self.calls} device calls, {self.tapes} tapes, {self.circuits} circuits, {self.shots} shots"
 
 
 @dataclass
@@ -125,6 +89,7 @@ class Executor:
     usage: Usage = field(default_factory=Usage, init=False)
     _paid: dict[Any, list[Array]] = field(default_factory=dict, init=False, repr=False)
     _unused_runs: int = field(default=0, init=False, repr=False)
+    _differentiable: dict[Any, bool] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_device(self.device)
@@ -138,7 +103,7 @@ class Executor:
                 raise ValueError(f"{name}: expected None or a number > 0, got {value!r}")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_paid": {}}
+        return {**self.__dict__, "_paid": {}, "_differentiable": {}}
 
     @property
     def broadcasts(self) -> bool:
@@ -211,8 +176,15 @@ class Executor:
         """
         if sweep.shots is not None or not sweep.by:
             return False
-        first = sweep if sweep.rows is None else sweep.take(np.zeros(1, dtype=np.intp))
-        return differentiates(self.device, first.single_tapes()[0])
+        # Devices decide by kinds of gates and measurements, and take as long for it as for a small circuit.
+        gates = tuple((op.name, tuple(op.wires)) for op in sweep.operations)
+        key = (gates, repr(sweep.measurements), sweep.by)
+        if key not in self._differentiable:
+            if len(self._differentiable) >= _FORGET_STRUCTURES:
+                self._differentiable.clear()
+            first = sweep if sweep.rows is None else sweep.take(np.zeros(1, dtype=np.intp))
+            self._differentiable[key] = differentiates(self.device, first.single_tapes()[0])
+        return self._differentiable[key]
 
     # -- orders -------------------------------------------------------------------------------------------------
 
@@ -283,7 +255,7 @@ class Executor:
             if self._unused_runs >= _FORGET_AFTER:  # the weights have moved on
                 self._paid.clear()
         open_ = [k for k, answer in enumerate(done) if answer is None]
-        show = _progress(self.progress, len(tapes))
+        show = progress_of(self.progress, len(tapes))
         show(len(tapes) - len(open_))
         try:
             for chunk in self._calls(derived, open_):
@@ -303,7 +275,7 @@ class Executor:
 
     def _attempts(self, run: _Runs, tapes: list[Any], indices: list[int], done: list[Any]) -> None:
         problem: Exception | None = None
-        pending: _Call | None = None
+        pending: Call | None = None
         for attempt in range(self.retries + 1):
             if attempt:
                 time.sleep(self.backoff * 2.0 ** (attempt - 1))
@@ -312,8 +284,8 @@ class Executor:
                 if pending is not None and pending.finished:
                     answers, pending = pending.result(), None  # late, but paid for
                 else:
-                    self.usage = self.usage + _usage_of(chosen)
-                    pending = _Call(run, chosen)
+                    self.usage = self.usage + usage_of(chosen)
+                    pending = Call(run, chosen)
                     answers = pending.within(self.timeout)
                     pending = None
             except UnsupportedCircuitError:
@@ -364,68 +336,6 @@ class Executor:
             parts = answer if len(tape.measurements) > 1 else [answer]
             result.append([to_numpy(part, None) for part in parts])
         return result
-
-
-class _Call:
-    """A call of the device that may be waited for."""
-
-    def __init__(self, function: Callable[[list[Any]], Any], tapes: list[Any]) -> None:
-        self._function, self._tapes = function, tapes
-        self._value: Any = None
-        self._error: BaseException | None = None
-        self._thread: threading.Thread | None = None
-
-    def within(self, timeout: float | None) -> Any:
-        if timeout is None:
-            return self._function(self._tapes)
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        self._thread.join(timeout)
-        if self._thread.is_alive():
-            raise TimeoutError(f"no answer within {timeout:g} s")
-        return self.result()
-
-    @property
-    def finished(self) -> bool:
-        return self._thread is not None and not self._thread.is_alive()
-
-    def result(self) -> Any:
-        if self._error is not None:
-            raise self._error
-        return self._value
-
-    def _run(self) -> None:
-        try:
-            self._value = self._function(self._tapes)
-        except BaseException as error:  # noqa: BLE001 - raised where the answer is waited for
-            self._error = error
-
-
-def _usage_of(tapes: list[Any]) -> Usage:
-    circuits = [tape.batch_size or 1 for tape in tapes]
-    shots = [
-        count * (tape.shots.total_shots or 0) for tape, count in zip(tapes, circuits, strict=True)
-    ]
-    return Usage(1, len(tapes), sum(circuits), sum(shots))
-
-
-def _progress(wanted: bool | Progress, total: int) -> Callable[[int | None], None]:
-    """Takes the number of tapes done, and None at the end."""
-    if wanted is False or not total:
-        return lambda done: None
-    if callable(wanted):
-        return lambda done: None if done is None else wanted(done, total)
-    from tqdm import tqdm
-
-    bar = tqdm(total=total, unit="tape")
-
-    def show(done: int | None) -> None:
-        if done is None:
-            bar.close()
-        else:
-            bar.update(done - bar.n)
-
-    return show
 
 
 def check_device(device: Any) -> None:

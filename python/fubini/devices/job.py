@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from fubini.devices.executor import Array, Executor, Usage
+from fubini.devices.calls import Usage
+from fubini.devices.executor import Array, Executor
 from fubini.devices.sweep import Sweep
 
 T = TypeVar("T")

@@ -11,7 +11,8 @@ import torch
 
 from fubini.circuit import Circuit
 from fubini.compiled import Affine, Traced, compile_function, outside_transforms
-from fubini.devices.executor import STATE_VECTORS, Executor, Usage, check_device, executor_of
+from fubini.devices.calls import Usage
+from fubini.devices.executor import STATE_VECTORS, Executor, check_device, executor_of
 from fubini.errors import UnsupportedCircuitError
 from fubini.torch.native import run_affine, run_traced
 from fubini.torch.shifted import derivatives_of, run_shifted, shifted_circuit

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fubini.devices.executor import Executor, Usage, executor_of
+from fubini.devices.calls import Usage
+from fubini.devices.executor import Executor, executor_of
 from fubini.devices.job import Job, together
 from fubini.devices.sampled import metric_job
 from fubini.devices.shifts import gradient_job

@@ -186,6 +186,22 @@ def test_the_metric_of_a_layer_is_counted() -> None:
     assert layer.device_calls == 1
 
 
+@pytest.mark.parametrize("approx", [None, "block-diag", "diag"])
+@pytest.mark.parametrize("shots", [None, 100])
+def test_the_metric_runs_on_the_layers_own_executor(approx: Any, shots: int | None) -> None:
+    dev = Faulty(wires=2, faults={1: "raise"}, seed=2)
+    _, layer = pair_of_layers(single, dev, shots=shots)
+    layer.executor = Executor(dev, retries=0)
+    x = torch.rand(3, 2, dtype=torch.float64)
+    with pytest.raises(DeviceExecutionError, match="after 1 attempt"):
+        fubini.metric_tensor(layer, approx=approx)(x)
+    fubini.metric_tensor(layer, approx=approx)(x)
+    assert layer.device_calls == 2
+    if shots is None and approx is None:
+        fubini.geometric_tensor(layer)(x)
+        assert layer.device_calls == 3
+
+
 @pytest.mark.parametrize("kind", ["shots", "plugin", "mixed"])
 @pytest.mark.parametrize("approx", [None, "block-diag", "diag"])
 def test_the_metric_on_devices_without_states(kind: str, approx: Any) -> None:

@@ -23,7 +23,7 @@ from fubini._arrays import to_numpy
 from fubini.devices import full, sampled
 from fubini.devices.basis import to_z_basis
 from fubini.devices.branches import Branched, auxiliary_wires, branched
-from fubini.devices.executor import STATE_VECTORS, executor_of
+from fubini.devices.executor import STATE_VECTORS, Executor, executor_of
 from fubini.devices.prefixes import prefix_operations
 from fubini.devices.sweep import Sweep
 from fubini.errors import UnsupportedCircuitError
@@ -63,7 +63,12 @@ class _Request:
 
 
 def metric_blocks(
-    tape: GateTape, device: Any, *, diagonal: bool, layers: LayerRule = "wires"
+    tape: GateTape,
+    device: Any,
+    *,
+    diagonal: bool,
+    layers: LayerRule = "wires",
+    executor: Executor | None = None,
 ) -> list[Block]:
     """Return the blocks of the Fubini-Study metric over the trainable angles, one circuit per layer.
 
@@ -72,15 +77,17 @@ def metric_blocks(
         device: PennyLane device that returns probabilities, and states where a layer needs them.
         diagonal: Only variances.
         layers: Which gates form a block, see ``fubini.layers``.
+        executor: Runs the circuits; None: the device's shared one.
 
     Returns:
         One block per layer.
     """
+    executor = executor_of(device) if executor is None else executor
     order = {gate: position for position, gate in enumerate(tape.trainable)}
     shapes = tuple(gate.shape for gate in tape.gates)
     if not _returns_states(tape, device):
         job = sampled.metric_job(tape, shots=tape.shots, diagonal=diagonal, layers=layers)
-        values = job.run(executor_of(device)).values
+        values = job.run(executor).values
         groups = [tuple(order[i] for i in layer.gates) for layer in find_layers(shapes, layers)]
         parts = [values[:, list(group)][:, :, list(group)] for group in groups]
         if diagonal:
@@ -88,12 +95,12 @@ def metric_blocks(
         return [Block(group, part) for group, part in zip(groups, parts, strict=True)]
     found = find_layers(shapes, layers)
     if device.name == "default.qubit" and len(found) > 1 and len(tape.wires) <= _MAX_WIRES_AT_ONCE:
-        return _blocks_at_once(tape, found, order, device, diagonal)
-    spare = [] if executor_of(device).broadcasts else auxiliary_wires(tape, device)
+        return _blocks_at_once(tape, found, order, executor, diagonal)
+    spare = [] if executor.broadcasts else auxiliary_wires(tape, device)
     if len(found) > 1 and spare:
-        return _blocks_of_branches(branched(tape, found, spare), tape, order, device, diagonal)
+        return _blocks_of_branches(branched(tape, found, spare), tape, order, executor, diagonal)
     requests = [_layer_request(tape, layer, order, device) for layer in found]
-    answers = execute([request.tape for request in requests], device)
+    answers = execute([request.tape for request in requests], executor)
     blocks = []
     for request, answer in zip(requests, answers, strict=True):
         if request.probabilities:
@@ -109,10 +116,14 @@ def metric_blocks(
 
 
 def _blocks_at_once(
-    tape: GateTape, layers: Sequence[Layer], order: dict[int, int], device: Any, diagonal: bool
+    tape: GateTape,
+    layers: Sequence[Layer],
+    order: dict[int, int],
+    executor: Executor,
+    diagonal: bool,
 ) -> list[Block]:
-    script = _state_script(prefix_operations(tape, layers), tape, device)
-    states = _placed_state(execute([script], device)[0], tape, device)
+    script = _state_script(prefix_operations(tape, layers), tape, executor.device)
+    states = _placed_state(execute([script], executor)[0], tape, executor.device)
     states = states.reshape(len(layers), -1, states.shape[1])
     return _blocks_of_states(tape, layers, states, order, diagonal)
 
@@ -121,12 +132,13 @@ def _blocks_of_branches(
     circuits: Sequence[Branched],
     tape: GateTape,
     order: dict[int, int],
-    device: Any,
+    executor: Executor,
     diagonal: bool,
 ) -> list[Block]:
+    device = executor.device
     scripts = [_state_script(c.operations, c.tape, device) for c in circuits]
     blocks = []
-    for circuit, answer in zip(circuits, execute(scripts, device), strict=True):
+    for circuit, answer in zip(circuits, execute(scripts, executor), strict=True):
         states = circuit.states(_placed_state(answer, circuit.tape, device))
         blocks += _blocks_of_states(tape, circuit.layers, states, order, diagonal)
     return blocks
@@ -171,30 +183,33 @@ def _returns_states(tape: GateTape, device: Any) -> bool:
     return tape.shots is None and device.name in STATE_VECTORS
 
 
-def full_metric(tape: GateTape, device: Any) -> Block:
+def full_metric(tape: GateTape, device: Any, executor: Executor | None = None) -> Block:
     """Return the full metric over the trainable angles: from derivative states, else from fidelities.
 
     Args:
         tape: The circuit.
         device: PennyLane device; one that returns no states, or has shots, measures fidelities.
+        executor: Runs the circuits; None: the device's shared one.
 
     Returns:
         One block with all trainable angles.
     """
+    executor = executor_of(device) if executor is None else executor
     if not _returns_states(tape, device):
         job = full.full_metric_job(tape, "fidelity", shots=tape.shots)
-        return Block(tuple(range(len(tape.trainable))), job.run(executor_of(device)).values)
-    derivatives = _derivative_states(tape, device)
+        return Block(tuple(range(len(tape.trainable))), job.run(executor).values)
+    derivatives = _derivative_states(tape, executor)
     flat = np.concatenate([derivatives.real, derivatives.imag], axis=2)
     return Block(tuple(range(len(tape.trainable))), flat @ flat.transpose(0, 2, 1))
 
 
-def geometric_tensor(tape: GateTape, device: Any) -> ComplexArray:
+def geometric_tensor(tape: GateTape, device: Any, executor: Executor | None = None) -> ComplexArray:
     """Return the quantum geometric tensor over the trainable angles, from derivative states of a simulator.
 
     Args:
         tape: The circuit.
         device: PennyLane device that returns states.
+        executor: Runs the circuits; None: the device's shared one.
 
     Returns:
         (1 or batch, k, k).
@@ -202,12 +217,12 @@ def geometric_tensor(tape: GateTape, device: Any) -> ComplexArray:
     Raises:
         UnsupportedCircuitError: If the device returns no states.
     """
-    derivatives = _derivative_states(tape, device)
+    derivatives = _derivative_states(tape, executor_of(device) if executor is None else executor)
     result: ComplexArray = derivatives.conj() @ derivatives.transpose(0, 2, 1)
     return result
 
 
-def _derivative_states(tape: GateTape, device: Any) -> ComplexArray:
+def _derivative_states(tape: GateTape, executor: Executor) -> ComplexArray:
     """Derivatives of the state by the trainable angles without their part along the state, (1 or batch, k, N).
 
     d_j psi = -i V_j K_j U_j psi_0 with K_j a sum of Pauli words, so a circuit with the word inserted behind gate j
@@ -215,7 +230,7 @@ def _derivative_states(tape: GateTape, device: Any) -> ComplexArray:
 
     Args:
         tape: The circuit.
-        device: PennyLane device that returns states.
+        executor: Of a device that returns states.
 
     Returns:
         As above.
@@ -223,6 +238,7 @@ def _derivative_states(tape: GateTape, device: Any) -> ComplexArray:
     Raises:
         UnsupportedCircuitError: If the device returns no states, or has shots.
     """
+    device = executor.device
     if not _returns_states(tape, device):
         raise UnsupportedCircuitError(
             f"device: expected an analytic simulator of state vectors for derivative states, got {device.name!r}"
@@ -237,7 +253,7 @@ def _derivative_states(tape: GateTape, device: Any) -> ComplexArray:
                 inserted = [*operations[: i + 1], *_word(x, z, tape), *operations[i + 1 :]]
                 scripts.append(_state_script(inserted, tape, device))
                 terms.append((column, coefficient))
-    states = [_placed_state(answer, tape, device) for answer in execute(scripts, device)]
+    states = [_placed_state(answer, tape, device) for answer in execute(scripts, executor)]
     rows = max(len(state) for state in states)
     psi = np.broadcast_to(states[0], (rows, states[0].shape[1]))
     derivatives = np.zeros((rows, len(tape.trainable), psi.shape[1]), dtype=complex)
@@ -292,15 +308,15 @@ def _placed_state(answer: Any, tape: GateTape, device: Any) -> ComplexArray:
     return np.ascontiguousarray(tensor.reshape(-1, 1 << num_wires))
 
 
-def execute(scripts: Sequence[Any], device: Any) -> list[Any]:
-    """Run circuits on a device in one batch, without derivatives, by the device's shared executor.
+def execute(scripts: Sequence[Any], executor: Executor) -> list[Any]:
+    """Run circuits on a device in one batch, without derivatives.
 
     Args:
         scripts: Quantum scripts with one measurement each; parameters are NumPy values.
-        device: PennyLane device.
+        executor: Of the device.
 
     Returns:
         One answer per script, (1 or batch, ...).
     """
     sweeps = [Sweep(tuple(s.operations), tuple(s.measurements), s.batch_size) for s in scripts]
-    return [parts[0] for parts in executor_of(device).run(sweeps)]
+    return [parts[0] for parts in executor.run(sweeps)]

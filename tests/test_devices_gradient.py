@@ -272,8 +272,9 @@ def test_trainable_channels_are_refused() -> None:
 PARAMETRISED = [(name, wires, count) for name, wires, count in _core.gate_table() if count]
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("name", "size", "count"), PARAMETRISED, ids=[p[0] for p in PARAMETRISED])
-def test_the_whole_gate_table(name: str, size: int, count: int) -> None:
+def test_the_whole_gate_table(name: str, size: int, count: int, device: str) -> None:
     """Gradient and both metrics of a gate between rotations, over the weights, against the native engine."""
     gate = getattr(qml, name)
     wires = max(size, 2)
@@ -288,15 +289,16 @@ def test_the_whole_gate_table(name: str, size: int, count: int) -> None:
         return measured(wires)
 
     weights = torch.linspace(0.4, 1.7, count + 1, dtype=torch.float64)
-    dev = qml.device("default.qubit", wires=wires)
+    dev = qml.device(device, wires=wires)
     tape = tape_of(function, dev, weights)
     _, expected = native_jacobian(function, wires, weights)
     found = gradient_job(tape).run(Executor(dev)).jacobian[0] @ tape.jacobian[0]
     np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
     qnode = qml.QNode(function, dev)
+    simulated = qml.QNode(function, qml.device("default.qubit", wires=wires))
     for approx in (None, "block-diag", "diag"):
         ours, native = (
-            fubini.metric_tensor(qnode, approx=approx, engine=engine)(weights.requires_grad_())
-            for engine in ("device", "native")
+            fubini.metric_tensor(q, approx=approx, engine=engine)(weights.requires_grad_())
+            for q, engine in ((qnode, "device"), (simulated, "native"))
         )
         torch.testing.assert_close(ours.detach(), native.detach(), rtol=0, atol=TOLERANCE)

@@ -51,12 +51,15 @@ class Call:
     Args:
         function: Runs tapes.
         tapes: The tapes.
+
+    Attributes:
+        error: What a finished call raised.
     """
 
     def __init__(self, function: Callable[[list[Any]], Any], tapes: list[Any]) -> None:
-        self._function, self._tapes = function, tapes
+        self._function, self.tapes = function, tapes
         self._value: Any = None
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
         self._thread: threading.Thread | None = None
 
     def within(self, timeout: float | None) -> Any:
@@ -72,7 +75,7 @@ class Call:
             TimeoutError: If it takes longer; it goes on in its thread.
         """
         if timeout is None:
-            return self._function(self._tapes)
+            return self._function(self.tapes)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         self._thread.join(timeout)
@@ -87,15 +90,15 @@ class Call:
 
     def result(self) -> Any:
         """Return what a finished call returned, or raise what it raised."""
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         return self._value
 
     def _run(self) -> None:
         try:
-            self._value = self._function(self._tapes)
+            self._value = self._function(self.tapes)
         except BaseException as error:  # noqa: BLE001 - raised where the answer is waited for
-            self._error = error
+            self.error = error
 
 
 def usage_of(tapes: list[Any]) -> Usage:

@@ -65,7 +65,7 @@ class Executor:
         retries: Further attempts after a failing call.
         backoff: Seconds before the first further attempt.
         timeout: Seconds after which a call counts as failed; None waits for ever. The call goes on in its thread, and
-            its results are taken if they arrive before the next attempt starts.
+            its results are taken if they arrive before the next attempt, or after the last one before the next run.
         memory: Bytes that the rows of one broadcast tape may take on the device; more rows are cut into chunks.
         tapes_per_call: Tapes handed over at once, which is what a failing call can lose; None: all for PennyLane's
             simulators, 64 for other devices.
@@ -87,7 +87,8 @@ class Executor:
     tapes_per_call: int | None = None
     progress: bool | Progress = False
     usage: Usage = field(default_factory=Usage, init=False)
-    _paid: dict[Any, list[Array]] = field(default_factory=dict, init=False, repr=False)
+    _paid: dict[Any, list[list[Array]]] = field(default_factory=dict, init=False, repr=False)
+    _late: list[tuple[bool, Call]] = field(default_factory=list, init=False, repr=False)
     _unused_runs: int = field(default=0, init=False, repr=False)
     _differentiable: dict[Any, bool] = field(default_factory=dict, init=False, repr=False)
 
@@ -103,7 +104,7 @@ class Executor:
                 raise ValueError(f"{name}: expected None or a number > 0, got {value!r}")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_paid": {}, "_differentiable": {}}
+        return {**self.__dict__, "_paid": {}, "_late": [], "_differentiable": {}}
 
     @property
     def broadcasts(self) -> bool:
@@ -209,10 +210,11 @@ class Executor:
         moving = [op for op in sweep.operations if op.batch_size is not None]
         if not self.broadcasts or not moving or sweep.by:
             return False
-        # default.mixed decomposes a generic controlled gate, and cannot when its parameters are broadcast.
-        generic = ("Controlled", "ControlledOp")
+        # default.mixed decomposes a generic controlled gate, and cannot when its parameters are broadcast; nor can it run
+        # broadcast phases.
+        refused = ("Controlled", "ControlledOp", "GlobalPhase")
         return self.device.name != "default.mixed" or all(
-            type(op).__name__ not in generic for op in moving
+            type(op).__name__ not in refused for op in moving
         )
 
     def _num_wires(self, sweep: Sweep) -> int:
@@ -243,17 +245,7 @@ class Executor:
     # -- execution ----------------------------------------------------------------------------------------------
 
     def _execute(self, tapes: list[Any], derived: list[bool]) -> Iterator[list[Array]]:
-        done: list[list[Array] | None] = [None] * len(tapes)
-        keys: list[Any] = [None] * len(tapes)
-        if self._paid:
-            for k, tape in enumerate(tapes):
-                keys[k] = tape_key(tape)
-                done[k] = self._paid.pop(
-                    keys[k], None
-                )  # at most once: samples are not to be repeated
-            self._unused_runs = 0 if any(a is not None for a in done) else self._unused_runs + 1
-            if self._unused_runs >= _FORGET_AFTER:  # the weights have moved on
-                self._paid.clear()
+        done = self._paid_for(tapes, derived)
         open_ = [k for k, answer in enumerate(done) if answer is None]
         show = progress_of(self.progress, len(tapes))
         show(len(tapes) - len(open_))
@@ -264,14 +256,39 @@ class Executor:
                 show(sum(answer is not None for answer in done))
         except BaseException:
             # Kept for the next attempt, an interrupted one (control-C) included.
-            for k, answer in enumerate(done):
+            for tape, kind, answer in zip(tapes, derived, done, strict=True):
                 if answer is not None:
-                    self._paid[keys[k] or tape_key(tapes[k])] = answer
+                    self._keep(tape, kind, answer)
             self._unused_runs = 0
             raise
         finally:
             show(None)
         return iter([answer for answer in done if answer is not None])
+
+    def _paid_for(self, tapes: list[Any], derived: list[bool]) -> list[list[Array] | None]:
+        """Results of runs that failed, and of calls that took too long; each at most once, as samples must differ."""
+        done: list[list[Array] | None] = [None] * len(tapes)
+        for late in [late for late in self._late if late[1].finished]:
+            self._late.remove(late)
+            kind, call = late
+            if call.error is None:
+                for tape, answer in zip(call.tapes, call.result(), strict=True):
+                    if _finite(answer):
+                        self._keep(tape, kind, answer)
+        if not self._paid and not self._late:
+            return done
+        for k, (tape, kind) in enumerate(zip(tapes, derived, strict=True)):
+            kept = self._paid.get((kind, tape_key(tape)))
+            if kept:
+                done[k] = kept.pop()
+        self._unused_runs = 0 if any(a is not None for a in done) else self._unused_runs + 1
+        if self._unused_runs >= _FORGET_AFTER:  # the weights have moved on
+            self._paid.clear()
+            self._late.clear()
+        return done
+
+    def _keep(self, tape: Any, kind: bool, answer: list[Array]) -> None:
+        self._paid.setdefault((kind, tape_key(tape)), []).append(answer)
 
     def _attempts(self, run: _Runs, tapes: list[Any], indices: list[int], done: list[Any]) -> None:
         problem: Exception | None = None
@@ -302,7 +319,7 @@ class Executor:
                 continue
             bad = []
             for k, answer in zip(indices, answers, strict=True):
-                if all(np.isfinite(part).all() for part in answer):
+                if _finite(answer):
                     done[k] = answer
                 else:
                     bad.append(k)
@@ -312,6 +329,8 @@ class Executor:
                 f"device: {self.device.name} returned NaN or infinity for {len(bad)} of {len(indices)} circuits"
             )
             indices = bad
+        if pending is not None:  # still running, or just about to end: the next run asks again
+            self._late.append((run == self._differentiate, pending))
         tries = f"{self.retries + 1} attempts" if self.retries else "1 attempt"
         kept = sum(answer is not None for answer in done)
         text = (
@@ -336,6 +355,10 @@ class Executor:
             parts = answer if len(tape.measurements) > 1 else [answer]
             result.append([to_numpy(part, None) for part in parts])
         return result
+
+
+def _finite(answer: list[Array]) -> bool:
+    return all(np.isfinite(part).all() for part in answer)
 
 
 def check_device(device: Any) -> None:

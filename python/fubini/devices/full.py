@@ -23,7 +23,7 @@ from fubini.devices.sweep import Sweep
 from fubini.devices.words import controlled_word, prepared, word_letters
 from fubini.errors import UnsupportedCircuitError
 from fubini.layers import find_layers
-from fubini.tape import GateTape
+from fubini.tape import GateTape, rebind
 
 FloatArray = npt.NDArray[np.float64]
 Method = Literal["hadamard", "fidelity"]
@@ -182,6 +182,8 @@ def fidelity_sweep(tape: GateTape, settings: FloatArray, shots: int | None) -> S
 
 
 def _inverse(op: Any) -> Any:
+    if isinstance(op, qml.ops.Evolution):  # PennyLane's own cannot be broadcast
+        return rebind(op, [-op.data[0]])
     try:
         return qml.adjoint(op, lazy=False)
     except (qml.exceptions.AdjointUndefinedError, NotImplementedError) as error:

@@ -148,11 +148,20 @@ def _hadamard_job(tape: GateTape, shots: int | None, auxiliary: Any) -> Job[Metr
         # Of the means, from the variances of the generators; layers are measured independently of each other.
         spread = np.diagonal(inner.values, axis1=1, axis2=2) / (shots or 1) * (shots is not None)
         for i, j in dict.fromkeys((i, j) for i, j, _ in terms):
+            parts = [(variances[:, i, j].copy(), independent[i, j])]
+            for own, other in ((i, j), (j, i)):
+                # A mean that is the same for all inputs has one error, however many inputs there are.
+                count = inner.independent[own, own]
+                slope = means[:, other].mean() ** 2 if count == 1 else means[:, other] ** 2
+                parts.append((slope * spread[:, own], count))
             values[:, i, j] -= means[:, i] * means[:, j]
             noise = means[:, i] ** 2 * spread[:, j] + means[:, j] ** 2 * spread[:, i]
             variances[:, i, j] += np.maximum(noise - spread[:, i] * spread[:, j], 0.0)
             values[:, j, i] = values[:, i, j]
             variances[:, j, i] = variances[:, i, j]
+            average = sum(float(np.mean(part)) / count for part, count in parts)
+            if average > 0:
+                independent[i, j] = independent[j, i] = variances[:, i, j].mean() / average
         circuits = inner.circuits + len(terms)
         return MetricEstimate(values, np.sqrt(variances), inner.means, independent, circuits)
 

@@ -254,3 +254,36 @@ def test_channels_have_no_fubini_study_metric() -> None:
     for approx in (None, "diag"):
         with pytest.raises(UnsupportedCircuitError, match="PhaseFlip is a channel"):
             fubini.metric_tensor(layer, approx=approx)(x)
+
+
+def test_what_pennylane_evaluates_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Probabilities of an operator's eigenvalues have no readout from shots."""
+
+    def operator(inputs: Any, w: Any, v: Any) -> Any:
+        gates(inputs, w, v)
+        return qml.probs(op=qml.X(0))
+
+    _, layer = pair_of_layers(single, qml.device("default.qubit", wires=2, seed=1), shots=50)
+    assert layer.explain().endswith("Its derivatives come from shifted circuits.")
+    qnode = qml.QNode(operator, qml.device("default.qubit", wires=2, seed=1), shots=50)
+    layer = QuantumLayer(qnode, SHAPES)
+    tried = []
+    real = fubini.torch.layer.shifted_circuit
+    monkeypatch.setattr(
+        fubini.torch.layer, "shifted_circuit", lambda *a: (tried.append(1), real(*a))[1]
+    )
+    for _ in range(3):
+        assert layer(torch.rand(3, 2)).shape == (3, 2)
+    assert len(tried) == 1
+    assert layer.explain().endswith("PennyLane differentiates it.")
+    assert layer.usage == Usage(3, 3, 9, 450)
+
+
+def test_results_on_lightning_are_not_rounded_to_the_default_dtype() -> None:
+    """PennyLane's are, because the device returns Python's floats."""
+    native, layer = pair_of_layers(several, qml.device("lightning.qubit", wires=2))
+    x = torch.rand(2, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), native(x), rtol=0, atol=1e-13)
+    named = {name: w.detach() for name, w in layer.qnode_weights.items()}
+    theirs = torch.stack(layer.qnode(inputs=x, **named))
+    assert theirs.dtype == torch.float32

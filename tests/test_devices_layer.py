@@ -287,3 +287,51 @@ def test_results_on_lightning_are_not_rounded_to_the_default_dtype() -> None:
     named = {name: w.detach() for name, w in layer.qnode_weights.items()}
     theirs = torch.stack(layer.qnode(inputs=x, **named))
     assert theirs.dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", ["shots", "plugin", "mixed", "default.qubit", "lightning.qubit"])
+@pytest.mark.parametrize("approx", [None, "block-diag", "diag"])
+def test_a_dry_run_says_what_a_step_takes(kind: str, approx: Any) -> None:
+    shots = 20 if kind == "shots" else None
+    dev: Any = {
+        "shots": lambda: qml.device("default.qubit", wires=2, seed=6),
+        "plugin": lambda: Serial(wires=2),
+        "mixed": lambda: qml.device("default.mixed", wires=2),
+    }.get(kind, lambda: qml.device(kind, wires=3))()
+    method = "best" if kind in ("plugin", "lightning.qubit", "shots") else "parameter-shift"
+    native, layer = pair_of_layers(several, dev, shots=shots, diff_method=method)
+    layer.executor = Executor(dev, tapes_per_call=50)
+    optimizer = fubini.QNGOptimizer(layer, lr=0.1, approx=approx, lam=0.1)
+    x = torch.rand(3, 2, dtype=torch.float64)
+    planned = layer.cost(x, approx)
+    assert layer.usage == Usage()
+    y = layer(x)
+    assert layer.usage == planned.forward
+    y.sum().backward()
+    assert layer.usage == planned.forward + planned.backward
+    optimizer.step()
+    assert layer.usage == planned.total
+    assert planned.metric.calls > 0
+    assert str(planned).startswith("forward: 1 device calls")
+    assert native.cost(x).total == Usage()
+    layer.requires_grad_(False)
+    assert layer.cost(x).backward == Usage()
+
+
+def test_what_pennylane_executes_is_not_known_beforehand() -> None:
+    _, layer = pair_of_layers(single, qml.device("default.qubit", wires=2))
+    with pytest.raises(UnsupportedCircuitError, match="cost: PennyLane differentiates this layer"):
+        layer.cost(torch.rand(2))
+
+
+def test_a_dry_run_with_noise_has_no_metric() -> None:
+    def noisy(inputs: Any, w: Any, v: Any) -> Any:
+        gates(inputs, w, v)
+        qml.PhaseFlip(0.1, 0)
+        return qml.expval(qml.X(0))
+
+    dev = qml.device("default.mixed", wires=2)
+    layer = QuantumLayer(qml.QNode(noisy, dev, diff_method="parameter-shift"), SHAPES)
+    planned = layer.cost(torch.rand(3, 2))
+    assert planned.metric == Usage()
+    assert planned.backward.circuits == 3 * 14

@@ -14,6 +14,8 @@ from fubini.compiled import Affine, Traced, compile_function, outside_transforms
 from fubini.devices.calls import Usage
 from fubini.devices.executor import STATE_VECTORS, Executor, check_device, executor_of
 from fubini.errors import UnsupportedCircuitError
+from fubini.layers import LayerRule
+from fubini.torch.dry_run import StepCost, step_cost
 from fubini.torch.native import run_affine, run_traced
 from fubini.torch.shifted import derivatives_of, run_shifted, shifted_circuit
 from fubini.torch.shot_noise import ShotNoise
@@ -217,6 +219,37 @@ class QuantumLayer(torch.nn.Module):
             return torch.stack([_leading(r, leading) for r in results])
         return _leading(results, leading)
 
+    def cost(
+        self,
+        inputs: torch.Tensor,
+        approx: Literal["block-diag", "diag"] | None = "block-diag",
+        layers: LayerRule = "wires",
+    ) -> StepCost:
+        """Say what a training step on these inputs will execute on the device, without executing anything.
+
+        Args:
+            inputs: As for the layer's forward.
+            approx: Metric of the optimizer, as for ``QNGOptimizer``.
+            layers: Likewise.
+
+        Returns:
+            Calls, tapes, circuits and shots of forward pass, backward pass and metric; zeros on the native engine.
+
+        Raises:
+            UnsupportedCircuitError: Where PennyLane differentiates the circuit, and decides what is executed.
+        """
+        self._check_inputs(inputs)
+        flat = inputs if inputs.ndim < 2 else inputs.reshape(-1, inputs.shape[-1])
+        form = self._form(flat)
+        if not isinstance(form.how, str):
+            return StepCost()
+        if form.kind == "other":
+            raise UnsupportedCircuitError(
+                "cost: PennyLane differentiates this layer and decides what is executed; use diff_method='parameter-shift'"
+            )
+        circuit = shifted_circuit(self.qnode, self._arguments(flat))
+        return step_cost(self, circuit, flat, approx, layers)
+
     def compiled(self, inputs: torch.Tensor) -> Affine | None:
         """Return the compiled circuit that serves these inputs, or None where the quantum function runs in every call.
 
@@ -283,10 +316,8 @@ class QuantumLayer(torch.nn.Module):
 
     def _run_on_device(self, form: "_Form", x: torch.Tensor) -> Any:
         if form.kind != "other":
-            named = {name: weight.to(x) for name, weight in self.qnode_weights.items()}
-            arguments = {self.input_arg: x, **named}
             try:
-                circuit = shifted_circuit(self.qnode, arguments)
+                circuit = shifted_circuit(self.qnode, self._arguments(x))
             except UnsupportedCircuitError:  # PennyLane may know how
                 self._forms[x.ndim] = replace(form, kind="other")
             else:
@@ -300,11 +331,12 @@ class QuantumLayer(torch.nn.Module):
         self.executor.usage += Usage(1, 1, rows, shots)
         return self._evaluate(x)
 
+    def _arguments(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        named = {name: weight.to(x) for name, weight in self.qnode_weights.items()}
+        return {self.input_arg: x, **named}
+
     def _evaluate(self, x: torch.Tensor) -> Any:
-        results = self.qnode(
-            **{self.input_arg: x},
-            **{name: weight.to(x) for name, weight in self.qnode_weights.items()},
-        )
+        results = self.qnode(**self._arguments(x))
         if isinstance(results, torch.Tensor):
             return results.to(x.dtype)
 

@@ -63,6 +63,7 @@ def pair_of_layers(function: Any, device: Any, **kwargs: Any) -> tuple[QuantumLa
         ("lightning.qubit", "best"),
         ("lightning.qubit", "adjoint"),
         ("default.mixed", "parameter-shift"),
+        ("reference.qubit", "best"),
         ("plugin", "best"),
     ],
 )

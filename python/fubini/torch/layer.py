@@ -38,8 +38,9 @@ class QuantumLayer(torch.nn.Module):
     what was done and why.
 
     On the device engine, ``diff_method="parameter-shift"``, and ``"best"`` with shots or on a device that is no simulator,
-    run all shifts of all inputs of a backward pass as one execution; ``"best"`` and ``"adjoint"`` take the device's own
-    exact derivatives where it is a lightning simulator; everything else is differentiated by PennyLane.
+    run all shifts of all inputs of a backward pass as one execution; ``"best"`` on other devices than default.qubit and
+    default.mixed, and ``"adjoint"`` on lightning simulators, take the device's own exact derivatives instead where it
+    has them; everything else is differentiated by PennyLane.
 
     Args:
         qnode: The QNode, interface ``"auto"`` or ``"torch"``.
@@ -55,6 +56,7 @@ class QuantumLayer(torch.nn.Module):
         weight_shapes: Shape of every weight.
         input_arg: Name of the data argument.
         executor: Runs the circuits of the device engine: set it for retries, chunks or a progress bar of your own.
+        shot_noise: What an optimizer needs to know of the last forward pass on a device; else None.
 
     Raises:
         UnsupportedCircuitError: For a device that runs no parametrised circuits (default.clifford).

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fubini._arrays import to_numpy
-from fubini.devices.executor import SIMULATORS, Executor
+from fubini.devices.executor import STATE_VECTORS, Executor
 from fubini.devices.job import Job
 from fubini.devices.readout import Estimates, readout_of
 from fubini.devices.shifts import Rule, gradient_job, values_job
@@ -22,7 +22,8 @@ from fubini.torch.shot_noise import Contribution, ShotNoise
 Tensor = torch.Tensor
 
 # Simulators that PennyLane differentiates by backpropagation, for less than two executions of the circuit.
-_BACKPROPAGATING = {"default.qubit", "default.mixed", "reference.qubit"}
+_BACKPROPAGATING = {"default.qubit", "default.mixed"}
+_LIGHTNING = {name for name in STATE_VECTORS if name.startswith("lightning.")}
 
 
 def derivatives_of(qnode: Any) -> Literal["pennylane", "shift", "device"]:
@@ -34,7 +35,7 @@ def derivatives_of(qnode: Any) -> Literal["pennylane", "shift", "device"]:
     Returns:
         ``"shift"``: shifted circuits, for ``diff_method="parameter-shift"``, and for ``"best"`` with shots;
         ``"device"``: the device's own adjoint method where it has one for the circuit, otherwise shifted circuits, for
-        ``"best"`` on what is no simulator and for ``"best"`` and ``"adjoint"`` on the lightning simulators;
+        ``"best"`` on devices that PennyLane does not backpropagate through and ``"adjoint"`` on lightning simulators;
         ``"pennylane"``: else, also where the user gave the rule's arguments to PennyLane, or several numbers of shots.
     """
     if qnode.shots.has_partitioned_shots or set(qnode.gradient_kwargs) - {"broadcast"}:
@@ -44,8 +45,7 @@ def derivatives_of(qnode: Any) -> Literal["pennylane", "shift", "device"]:
         return "shift"
     if method == "best":
         return "pennylane" if name in _BACKPROPAGATING else "device"
-    lightning = name in SIMULATORS - _BACKPROPAGATING
-    return "device" if method == "adjoint" and lightning else "pennylane"
+    return "device" if method == "adjoint" and name in _LIGHTNING else "pennylane"
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,17 @@
 RY and RZ on every wire and a ring of CNOTs, repeated, queued wire by wire. Gradients against ``qml.gradients.param_shift``
 with and without broadcasting, the block-diagonal metric against ``qml.metric_tensor(approx="block-diag")``, the full one
 against ``qml.metric_tensor``, on the same device. Both sides start from a circuit that is ready, with NumPy parameters,
-and run what they need by ``qml.execute``. "tapes" are circuits that the device is handed, where all settings of a
-broadcast one count once.
+and run what they need on the device. "tapes" are circuits that the device is handed, where all settings of a
+broadcast one count once. lightning.qubit does not broadcast: its gradient is the device's own adjoint one, which is not
+the parameter-shift rule that it is compared with, and the shift rule for comparison; its block-diagonal metric is one tape
+where the device has wires to spare, and one per layer where it has none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,70 +55,119 @@ def dense(blocks: list[Any], size: int) -> Any:
     return result
 
 
-def ours(tape: GateTape, device: Any) -> dict[str, Callable[[], Any]]:
-    """What is timed, by name; all return arrays over the angles."""
-    size = len(tape.trainable)
-    return {
-        "gradient": lambda: gradient_job(tape).run(executor_of(device)).jacobian[0, 0],
-        "block-diag": lambda: dense(metric_blocks(tape, device, diagonal=False), size),
-        "full": lambda: full_metric(tape, device).values[0],
-    }
+@dataclass(frozen=True)
+class Comparison:
+    """What fubini does on a device, and what PennyLane does for the same.
+
+    Attributes:
+        quantity: What both compute.
+        ours: How fubini does it.
+        theirs: PennyLane's function.
+        device: The device of both.
+        call: fubini's call, (gates, device) -> array over the angles.
+        transform: PennyLane's, tape -> (tapes, function).
+    """
+
+    quantity: str
+    ours: str
+    theirs: str
+    device: Any
+    call: Callable[[GateTape, Any], Any]
+    transform: Callable[[Any], Any]
 
 
-def theirs(tape: Any, device: Any) -> dict[str, tuple[int, Callable[[], Any]]]:
-    """Number of tapes and call of each of PennyLane's functions."""
-
-    def transformed(function: Callable[..., Any], **options: Any) -> tuple[int, Callable[[], Any]]:
-        def call() -> Any:
-            tapes, post = function(tape, **options)
-            return post(qml.execute(tapes, device, diff_method=None, cache=False))
-
-        return len(function(tape, **options)[0]), call
-
-    found = {
-        "gradient": transformed(qml.gradients.param_shift),
-        "block-diag": transformed(qml.metric_tensor, approx="block-diag"),
-        "full": transformed(qml.metric_tensor, aux_wire="auxiliary"),
-    }
-    if device.name == "default.qubit":
-        found["gradient, broadcast"] = transformed(qml.gradients.param_shift, broadcast=True)
-    return found
+def gradient(gates: GateTape, device: Any, rule: Any = None) -> Any:
+    return gradient_job(gates, rule=rule).run(executor_of(device)).jacobian[0, 0]
 
 
-def case(wires: int, layers: int, name: str, seconds: float) -> dict[str, Any]:
-    """Count and time one case, after checking that both sides agree."""
+def block_diagonal(gates: GateTape, device: Any) -> Any:
+    return dense(metric_blocks(gates, device, diagonal=False), len(gates.trainable))
+
+
+def full(gates: GateTape, device: Any) -> Any:
+    return full_metric(gates, device).values[0]
+
+
+def comparisons(name: str, wires: int) -> list[Comparison]:
+    """What is compared on a device of a name."""
+    shift, blocks = qml.gradients.param_shift, partial(qml.metric_tensor, approx="block-diag")
+    whole = partial(qml.metric_tensor, aux_wire="auxiliary")
+    device = qml.device(name)
+    if name == "default.qubit":
+        one = "shifts, one broadcast tape"
+        broadcast = partial(shift, broadcast=True)
+        return [
+            Comparison("gradient", one, "param_shift", device, gradient, shift),
+            Comparison("gradient", one, "param_shift, broadcast", device, gradient, broadcast),
+            Comparison(
+                "block-diag", "layers as settings", "metric_tensor", device, block_diagonal, blocks
+            ),
+            Comparison("full", "derivative states", "metric_tensor", device, full, whole),
+        ]
+    shifts = partial(gradient, rule="shift")
+    fixed = qml.device(name, wires=wires)
+    return [
+        Comparison("gradient", "the device's adjoint", "param_shift", device, gradient, shift),
+        Comparison("gradient", "shifts (asked for)", "param_shift", device, shifts, shift),
+        Comparison(
+            "block-diag", "layers as branches", "metric_tensor", device, block_diagonal, blocks
+        ),
+        Comparison(
+            "block-diag",
+            "one tape per layer (no wire to spare)",
+            "metric_tensor",
+            fixed,
+            block_diagonal,
+            blocks,
+        ),
+        Comparison("full", "derivative states", "metric_tensor", device, full, whole),
+    ]
+
+
+def compare(one: Comparison, wires: int, layers: int, seconds: float) -> dict[str, Any]:
+    """Count and time one comparison, after checking that both sides agree."""
     weights = np.random.default_rng(0).uniform(0, 2 * np.pi, (layers, wires, 2))
-    device = qml.device(name, wires=[*range(wires), "auxiliary"])
-    qnode = qml.QNode(ansatz(wires, layers), device)
+    qnode = qml.QNode(ansatz(wires, layers), one.device)
     (tape,), _ = qml.transforms.convert_to_numpy_parameters(
         qml.workflow.construct_tape(qnode)(weights)
     )
     tape.trainable_params = list(range(weights.size))
     gates = gate_tape(qnode, (torch.tensor(weights, requires_grad=True),), {}, [0])
-    results = []
-    mine = ours(gates, device)
-    for label, (tapes, call) in theirs(tape, device).items():
-        quantity = label.split(",")[0]
-        before = executor_of(device).usage
-        value = mine[quantity]()
-        used = executor_of(device).usage - before
-        entry: dict[str, Any] = {
-            "quantity": label,
-            "tapes": {"fubini": used.tapes, "pennylane": tapes},
-            "calls": {"fubini": used.calls, "pennylane": 1},
-        }
-        if tapes <= MOST_CIRCUITS:
-            expected = np.asarray(call()).reshape(value.shape)
-            # The blocks of the two are cut differently, and both are parts of the full metric.
-            common_part = (value != 0) & (expected != 0)
-            difference = float(np.abs((value - expected)[common_part]).max())
-            if difference > 1e-9:
-                raise RuntimeError(f"{label} differs by {difference:.1e} on {name}")
-            timings = common.interleaved(
-                {"fubini": mine[quantity], "pennylane": call}, seconds=seconds, rounds=5
-            )
-            entry["seconds"] = {key: timing.as_dict() for key, timing in timings.items()}
-        results.append(entry)
+
+    def mine() -> Any:
+        return one.call(gates, one.device)
+
+    def theirs() -> Any:
+        tapes, post = one.transform(tape)
+        return post(qml.execute(tapes, one.device, diff_method=None, cache=False))
+
+    tapes = len(one.transform(tape)[0])
+    before = executor_of(one.device).usage
+    value = mine()
+    used = executor_of(one.device).usage - before
+    entry: dict[str, Any] = {
+        "quantity": one.quantity,
+        "how": {"fubini": one.ours, "pennylane": one.theirs},
+        "tapes": {"fubini": used.tapes, "pennylane": tapes},
+        "calls": {"fubini": used.calls, "pennylane": 1},
+    }
+    if tapes <= MOST_CIRCUITS:
+        expected = np.asarray(theirs()).reshape(value.shape)
+        # The blocks of the two are cut differently, and both are parts of the full metric.
+        common_part = (value != 0) & (expected != 0)
+        difference = float(np.abs((value - expected)[common_part]).max())
+        if difference > 1e-9:
+            raise RuntimeError(f"{one} differs by {difference:.1e}")
+        timings = common.interleaved(
+            {"fubini": mine, "pennylane": theirs}, seconds=seconds, rounds=5
+        )
+        entry["seconds"] = {key: timing.as_dict() for key, timing in timings.items()}
+    return entry
+
+
+def case(wires: int, layers: int, name: str, seconds: float) -> dict[str, Any]:
+    """All comparisons on one device."""
+    results = [compare(one, wires, layers, seconds) for one in comparisons(name, wires)]
     return {"qubits": wires, "layers": layers, "device": name, "results": results}
 
 
@@ -124,6 +177,7 @@ def rows(result: dict[str, Any]) -> list[list[str]]:
     for entry in result["results"]:
         tapes = entry["tapes"]
         cells = [f"({result['qubits']}, {result['layers']})", result["device"], entry["quantity"]]
+        cells += [entry["how"]["fubini"], entry["how"]["pennylane"]]
         cells += [str(tapes["fubini"]), str(tapes["pennylane"])]
         cells.append(verdict(tapes["pennylane"] / tapes["fubini"], GOALS["tapes"]))
         if "seconds" in entry:
@@ -157,7 +211,7 @@ def run(quick: bool) -> dict[str, Any]:
         for sizes in (CASES[:1] if quick else CASES)
         for name in DEVICES
     ]
-    head = ["(qubits, layers)", "device", "quantity", "tapes", "PennyLane's"]
+    head = ["(qubits, layers)", "device", "quantity", "fubini", "PennyLane", "tapes", "PennyLane's"]
     head += [
         f"fewer (goal {GOALS['tapes']:.0f}x)",
         "ms",

@@ -35,11 +35,14 @@ class Faulty(qml.devices.DefaultQubit):
 
 
 class Serial(Faulty):
-    """The same as a plugin that PennyLane knows nothing about: no broadcasting."""
+    """The same as a plugin that PennyLane knows nothing about: no broadcasting, no derivatives of its own."""
 
     @property
     def name(self) -> str:
         return "some.plugin"
+
+    def supports_derivatives(self, execution_config: Any = None, circuit: Any = None) -> bool:
+        return False
 
 
 def tape_of(
@@ -55,3 +58,15 @@ def tape_of(
     if inputs is None:
         return gate_tape(qnode, (weights,), {}, [0], pure=False)
     return gate_tape(qnode, (torch.as_tensor(inputs), weights), {}, [1], pure=False)
+
+
+def check_statistics(found: Any, errors: Any, exact: Any, variances: Any = None) -> None:
+    """Unbiased, and errors right: found and errors, or their squares, are (repetitions, ...)."""
+    observed = found.std(axis=0, ddof=1)
+    # The mean of 300 lies within four of its standard errors; 1e-12: results without noise.
+    distance = np.abs(found.mean(axis=0) - exact)
+    assert (distance <= 4.0 * observed / np.sqrt(len(found)) + 1e-12).all()
+    reported = np.sqrt((errors**2 if variances is None else variances).mean(axis=0))
+    noisy = observed > 1e-10
+    assert noisy.any()
+    assert (np.abs(reported / np.where(noisy, observed, 1.0) - 1.0)[noisy] <= 0.2).all()

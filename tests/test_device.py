@@ -1,5 +1,6 @@
 """The device engine: number of circuits, both sources of blocks."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,9 +8,11 @@ import pennylane as qml
 import pytest
 import torch
 
-from circuits import DEVICES
+from circuits import ANGLE_GATES, DEVICES, FIXED_GATES, random_circuit
 from devices_common import Serial, tape_of
 from fubini.device import full_metric, metric_blocks
+from fubini.devices.branches import auxiliary_wires
+from fubini.devices.executor import executor_of
 from fubini.layers import find_layers
 from fubini.tape import gate_tape
 
@@ -92,3 +95,86 @@ def test_devices_without_states(kind: str) -> None:
     whole = full_metric(tape, dev).values
     tolerance = 0.1 if kind == "shots" else 1e-9
     np.testing.assert_allclose(whole, full_metric(exact, simulator).values, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("rule", ["wires", "maximal", "queue"])
+@pytest.mark.parametrize("spare", [None, 0, 1, 2, 3])
+@pytest.mark.parametrize("seed", range(4))
+def test_layers_as_branches_of_one_circuit(seed: int, spare: int | None, rule: Any) -> None:
+    """Every gate, controlled by a spare wire of lightning.qubit, against one broadcast circuit of default.qubit."""
+    circuit = random_circuit(4000 + seed, shared=True)
+    inputs, weights = circuit.draw(seed, [None, 3][seed % 2])
+
+    def function(x: Any, w: Any) -> Any:
+        if seed > 1:
+            # Not the first wires, whose order a device without wires would change.
+            qml.StatePrep(
+                np.arange(1.0, 1.0 + 2**circuit.wires), range(circuit.wires), normalize=True
+            )
+        circuit.gates(x, w)
+        return qml.expval(qml.Z(0))
+
+    names = [f"spare {k}" for k in range(spare or 0)]
+    order = [*names[:1], *range(circuit.wires), *names[1:]]
+    dev = qml.device("lightning.qubit", wires=None if spare is None else order)
+    simulator = qml.device("default.qubit", wires=circuit.wires)
+    tape = tape_of(function, dev, weights.detach(), inputs)
+    layers = len(find_layers(tuple(g.shape for g in tape.gates), rule))
+    assert layers > 3
+    for diagonal in (False, True):
+        before = executor_of(dev).usage
+        found = metric_blocks(tape, dev, diagonal=diagonal, layers=rule)
+        expected = metric_blocks(tape, simulator, diagonal=diagonal, layers=rule)
+        used = executor_of(dev).usage - before
+        room = {None: 17, 0: 1, 1: 2, 2: 3, 3: 5}[spare]
+        assert used.calls == 1
+        if spare != 0:
+            assert used.tapes == -(-layers // room) * (1 if seed % 2 == 0 else 3)
+        assert [b.angles for b in found] == [b.angles for b in expected]
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_allclose(
+                np.broadcast_to(ours.values, theirs.values.shape), theirs.values, rtol=0, atol=1e-12
+            )
+
+
+@pytest.mark.parametrize("k", range(len(ANGLE_GATES)))
+def test_branches_with_every_gate(k: int) -> None:
+    gate, size = ANGLE_GATES[k]
+    wires = max(size, 2)
+
+    def function(w: Any) -> Any:
+        for wire in range(wires):
+            qml.RY(0.3 + 0.2 * wire, wire)
+            qml.RZ(0.9 - 0.1 * wire, wire)
+        gate(w[0], wires=list(range(size))[::-1])
+        qml.QubitUnitary(qml.matrix(qml.Rot(0.1, 0.2, 0.3, wires=0)), wires=1)
+        for fixed, count in FIXED_GATES:
+            if count <= wires:
+                fixed(wires=range(count))
+        qml.adjoint(qml.SX(0))
+        for wire in range(wires):
+            qml.RX(w[1], wire)
+        gate(w[2], wires=range(size))
+        qml.Rot(w[0], w[1], w[2], wires=0)
+        return qml.expval(qml.Z(0))
+
+    dev = qml.device("lightning.qubit")
+    tape = tape_of(function, dev, [0.7, -1.3, 0.4])
+    found = metric_blocks(tape, dev, diagonal=False)
+    assert executor_of(dev).usage.tapes == 1
+    expected = metric_blocks(tape, qml.device("default.qubit"), diagonal=False)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours.values, theirs.values, rtol=0, atol=1e-12)
+
+
+def test_branches_are_left_where_they_would_be_large() -> None:
+    tape = tape_of(
+        lambda w: (qml.RX(w[0], 0), qml.expval(qml.Z(0)))[1], qml.device("lightning.qubit"), [0.1]
+    )
+    wide = replace(tape, wires=qml.wires.Wires(range(12)))
+    assert auxiliary_wires(wide, qml.device("lightning.qubit")) == [12, 13]
+    assert auxiliary_wires(wide, qml.device("lightning.qubit", wires=13)) == [12]
+    assert not auxiliary_wires(wide, qml.device("lightning.qubit", wires=12))
+    assert not auxiliary_wires(wide, qml.device("lightning.qubit", wires=15))
+    named = replace(tape, wires=qml.wires.Wires(["a", "b"]))
+    assert len(auxiliary_wires(named, qml.device("lightning.qubit"))) == 5

@@ -1,5 +1,6 @@
 """QN-SPSA, the Fisher information of measurements, and its mean over random bases."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,12 +8,14 @@ import pennylane as qml
 import pytest
 import torch
 
-from devices_common import tape_of
+from devices_common import check_statistics, tape_of
 from fubini import NumericalError, UnsupportedCircuitError
-from fubini.devices.executor import Executor, Usage
+from fubini.devices.calls import Usage
+from fubini.devices.executor import Executor
 from fubini.devices.fisher import classical_fisher, fisher_job, random_basis_metric_job
 from fubini.devices.qnspsa import QNSPSA
 from fubini.devices.sampled import metric_job
+from fubini.devices.shifts import gradient_job
 from fubini.reference import geometric_tensor
 
 
@@ -113,7 +116,9 @@ def test_qnspsa_refuses_channels() -> None:
 def test_classical_fisher_against_backprop(wires: Any) -> None:
     dev = qml.device("default.qubit", wires=2)
     tape = tape_of(function, dev, WEIGHTS, INPUTS)
-    found = fisher_job(tape, wires=wires).run(Executor(dev))
+    estimate = fisher_job(tape, wires=wires).run(Executor(dev))
+    found = estimate.values
+    assert not estimate.errors.any()
 
     def probabilities(w: torch.Tensor, b: int) -> Any:
         @qml.qnode(qml.device("default.qubit", wires=2), diff_method="backprop")
@@ -152,8 +157,8 @@ def test_fisher_counts() -> None:
             random_basis_metric_job(tape, **{name: 0})
 
 
-@pytest.mark.parametrize("wires", [1, 2])
-def test_random_bases_have_the_metric_as_their_mean(wires: int) -> None:
+@pytest.mark.parametrize(("wires", "shots"), [(1, None), (1, 200), (2, None)])
+def test_random_bases_have_the_metric_as_their_mean(wires: int, shots: int | None) -> None:
     def small(w: Any) -> Any:
         for k in range(wires):
             qml.RY(w[k], k)
@@ -165,13 +170,51 @@ def test_random_bases_have_the_metric_as_their_mean(wires: int) -> None:
     dev = qml.device("default.qubit", wires=wires)
     tape = tape_of(small, dev, np.linspace(0.6, 1.4, wires + 1))
     executor = Executor(dev)
-    found = np.array([random_basis_metric_job(tape, seed=k).run(executor)[0] for k in range(150)])
+    jobs = [random_basis_metric_job(tape, bases=2, seed=k, shots=shots) for k in range(300)]
+    estimates = [job.run(executor) for job in jobs]
+    found = np.stack([e.values[0] for e in estimates])
     expected = geometric_tensor(tape).real
-    error = found.std(axis=0, ddof=1) / np.sqrt(len(found))
-    assert (np.abs(found.mean(axis=0) - expected) <= 4 * error).all()
-    assert (error < 0.02).all()
-    # One basis is biased: half of the information is not seen, or twice that.
+    check_statistics(found, np.stack([e.errors[0] for e in estimates]), expected)
+    # Two bases say little: half of the information is not seen, or twice that.
     assert np.abs(found[0] - expected).max() > 1e-3
+    single = random_basis_metric_job(tape, seed=0).run(executor)
+    assert np.isinf(single.errors).all()
+
+
+@pytest.mark.parametrize("wires", [None, [0]])
+@pytest.mark.parametrize("shots", [500, 2000])  # the rarest outcome 10 times and more
+def test_classical_fisher_from_shots_over_300_repetitions(wires: Any, shots: int) -> None:
+    """The plug-in estimate is biased by many standard errors."""
+    dev = qml.device("default.qubit", wires=2, seed=7)
+    one = tape_of(function, dev, WEIGHTS, INPUTS[:1])
+    many = tape_of(function, dev, WEIGHTS, INPUTS[:1].repeat(300, 1))
+    exact = fisher_job(one, wires=wires).run(Executor(dev)).values[0]
+    found = fisher_job(many, wires=wires, shots=shots).run(Executor(dev))
+    check_statistics(found.values, None, exact, found.variances)
+    np.testing.assert_array_equal(found.errors**2 > 0, found.variances > 0)
+    np.testing.assert_array_equal(found.values, np.swapaxes(found.values, 1, 2))
+    np.testing.assert_array_equal(found.errors, np.swapaxes(found.errors, 1, 2))
+    measured = replace(many, measurements=(qml.probs(wires=[0, 1] if wires is None else wires),))
+    naive = gradient_job(measured, shots=shots, values=True).run(Executor(dev))
+    plugged = classical_fisher(naive.values, naive.jacobian)
+    bias = np.abs(plugged.mean(axis=0) - exact) / (plugged.std(axis=0) / np.sqrt(300))
+    assert bias.max() > 4.0
+
+
+def test_qnspsa_errors_over_300_repetitions() -> None:
+    dev = qml.device("default.qubit", wires=2, seed=1)
+    tape = tape_of(function, dev, WEIGHTS, INPUTS)
+    executor = Executor(dev)
+    means, errors = [], []
+    for seed in range(300):
+        estimator = QNSPSA(resamplings=2, step=0.2, seed=seed)
+        for _ in range(3):
+            estimator.update(estimator.job(tape, shots=500).run(executor))
+        means.append(estimator.mean)
+        errors.append(estimator.errors)
+    observed = np.std(means, axis=0, ddof=1)
+    reported = np.sqrt(np.mean(np.square(errors), axis=0))
+    assert (np.abs(reported / observed - 1.0) <= 0.2).all()
 
 
 def test_probabilities_of_layers_and_bases_share_one_execution() -> None:

@@ -6,10 +6,13 @@ from typing import Any
 import numpy as np
 import pennylane as qml
 import pytest
+import torch
 
+import fubini
 from devices_common import Faulty, Serial, tape_of
 from fubini import NumericalError, UnsupportedCircuitError
-from fubini.devices.executor import DeviceExecutionError, Executor, Usage, check_device, executor_of
+from fubini.devices.calls import Usage
+from fubini.devices.executor import DeviceExecutionError, Executor, check_device, executor_of
 from fubini.devices.shifts import gradient_job, values_job
 from fubini.devices.sweep import tape_key
 
@@ -19,6 +22,11 @@ def circuit(w: Any) -> Any:
         qml.RY(w[k], k % 2)
         qml.CNOT([0, 1])
     return qml.expval(qml.Z(0))
+
+
+def data_circuit(inputs: Any, w: Any) -> Any:
+    qml.RX(inputs[..., 0], 0)
+    return circuit(w)
 
 
 WEIGHTS = np.linspace(0.1, 0.9, 5)
@@ -151,6 +159,21 @@ def test_clifford_simulators_are_refused() -> None:
         Executor(Clifford(wires=1))
     with pytest.raises(TypeError, match="expected a PennyLane device, got str"):
         check_device("default.qubit")
+
+
+def test_the_clifford_simulator_itself_is_refused_everywhere() -> None:
+    pytest.importorskip("stim")
+    dev = qml.device("default.clifford", wires=2)
+    qnode = qml.QNode(circuit, dev)
+    weights = torch.tensor(WEIGHTS, requires_grad=True)
+    for use in (
+        lambda: Executor(dev),
+        lambda: fubini.QuantumLayer(qml.QNode(data_circuit, dev), {"w": 5}),
+        lambda: fubini.metric_tensor(qnode)(weights),
+        lambda: fubini.ShotQNGOptimizer([weights], qnode),
+    ):
+        with pytest.raises(UnsupportedCircuitError, match=r"default\.clifford runs Clifford gates"):
+            use()
 
 
 @pytest.mark.parametrize(

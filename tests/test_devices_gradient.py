@@ -12,7 +12,8 @@ from circuits import ANGLE_GATES, random_circuit
 from devices_common import Serial, tape_of
 from fubini import UnsupportedCircuitError, _core
 from fubini.circuit import Circuit
-from fubini.devices.executor import Executor, Usage
+from fubini.devices.calls import Usage
+from fubini.devices.executor import Executor
 from fubini.devices.job import together
 from fubini.devices.shifts import gradient_job, values_job
 from fubini.torch.function import expval
@@ -64,7 +65,7 @@ def test_every_gate(k: int, device: str) -> None:
     weights = [0.7, -1.3]
     dev = qml.device(device, wires=wires)
     tape = tape_of(function, dev, weights)
-    found = gradient_job(tape, values=True).run(Executor(dev))
+    found = gradient_job(tape, values=True, rule="shift").run(Executor(dev))
     values, jacobian = native_jacobian(function, wires, weights)
     np.testing.assert_allclose(found.values[0], values, rtol=0, atol=TOLERANCE)
     ours = found.jacobian[0] @ tape.jacobian[0]
@@ -127,7 +128,7 @@ def test_all_shifts_are_one_broadcast_tape() -> None:
 def test_without_broadcasting_all_shifts_are_one_call() -> None:
     dev = qml.device("lightning.qubit", wires=3)
     tape = tape_of(layered(3, 2), dev, torch.rand(12))
-    job = gradient_job(tape, values=True)
+    job = gradient_job(tape, values=True, rule="shift")
     executor = Executor(dev)
     expected = Usage(calls=1, tapes=37, circuits=37, shots=0)
     assert job.cost(executor) == expected
@@ -271,8 +272,9 @@ def test_trainable_channels_are_refused() -> None:
 PARAMETRISED = [(name, wires, count) for name, wires, count in _core.gate_table() if count]
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("name", "size", "count"), PARAMETRISED, ids=[p[0] for p in PARAMETRISED])
-def test_the_whole_gate_table(name: str, size: int, count: int) -> None:
+def test_the_whole_gate_table(name: str, size: int, count: int, device: str) -> None:
     """Gradient and both metrics of a gate between rotations, over the weights, against the native engine."""
     gate = getattr(qml, name)
     wires = max(size, 2)
@@ -287,15 +289,16 @@ def test_the_whole_gate_table(name: str, size: int, count: int) -> None:
         return measured(wires)
 
     weights = torch.linspace(0.4, 1.7, count + 1, dtype=torch.float64)
-    dev = qml.device("default.qubit", wires=wires)
+    dev = qml.device(device, wires=wires)
     tape = tape_of(function, dev, weights)
     _, expected = native_jacobian(function, wires, weights)
     found = gradient_job(tape).run(Executor(dev)).jacobian[0] @ tape.jacobian[0]
     np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
     qnode = qml.QNode(function, dev)
+    simulated = qml.QNode(function, qml.device("default.qubit", wires=wires))
     for approx in (None, "block-diag", "diag"):
         ours, native = (
-            fubini.metric_tensor(qnode, approx=approx, engine=engine)(weights.requires_grad_())
-            for engine in ("device", "native")
+            fubini.metric_tensor(q, approx=approx, engine=engine)(weights.requires_grad_())
+            for q, engine in ((qnode, "device"), (simulated, "native"))
         )
         torch.testing.assert_close(ours.detach(), native.detach(), rtol=0, atol=TOLERANCE)

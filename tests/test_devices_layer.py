@@ -10,7 +10,8 @@ import torch
 import fubini
 from devices_common import Faulty, Serial
 from fubini import QuantumLayer, UnsupportedCircuitError
-from fubini.devices.executor import DeviceExecutionError, Executor, Usage
+from fubini.devices.calls import Usage
+from fubini.devices.executor import DeviceExecutionError, Executor
 
 SHAPES = {"w": (2, 2), "v": ()}
 
@@ -54,11 +55,23 @@ def pair_of_layers(function: Any, device: Any, **kwargs: Any) -> tuple[QuantumLa
 
 
 @pytest.mark.parametrize("function", [single, several, pair, probabilities])
-@pytest.mark.parametrize("device", ["default.qubit", "lightning.qubit", "default.mixed", "plugin"])
+@pytest.mark.parametrize(
+    ("device", "method"),
+    [
+        ("default.qubit", "parameter-shift"),
+        ("lightning.qubit", "parameter-shift"),
+        ("lightning.qubit", "best"),
+        ("lightning.qubit", "adjoint"),
+        ("default.mixed", "parameter-shift"),
+        ("reference.qubit", "best"),
+        ("plugin", "best"),
+    ],
+)
 @pytest.mark.parametrize("shape", [(2,), (3, 2), (2, 2, 2)])
-def test_values_and_gradients_are_native(function: Any, device: str, shape: Any) -> None:
+def test_values_and_gradients_are_native(
+    function: Any, device: str, method: str, shape: Any
+) -> None:
     dev = Serial(wires=2) if device == "plugin" else qml.device(device, wires=2)
-    method = "best" if device == "plugin" else "parameter-shift"
     native, layer = pair_of_layers(function, dev, diff_method=method)
     inputs = torch.rand(shape, dtype=torch.float64)
     found = []
@@ -71,10 +84,16 @@ def test_values_and_gradients_are_native(function: Any, device: str, shape: Any)
         torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-9)
     assert layer.engine == "device"
     # One forward and one backward; the plugin gets 64 circuits at a time.
-    shifted = (14 + 2 * 2) * len(inputs.reshape(-1, 2))  # weights, and two RY of inputs
+    rows = len(inputs.reshape(-1, 2))
+    shifted = (14 + 2 * 2) * rows  # weights, and two RY of inputs
     assert layer.device_calls == 1 + (-(-shifted // 64) if device == "plugin" else 1)
     assert native.device_calls == 0
-    assert "derivatives come from shifted circuits" in layer.explain()
+    if method == "parameter-shift":
+        assert layer.explain().endswith("Its derivatives come from shifted circuits.")
+    else:
+        assert "Its derivatives are the device's own, or" in layer.explain()
+    own = device == "lightning.qubit" and method != "parameter-shift" and function != probabilities
+    assert layer.usage.circuits == rows + (rows if own else shifted)
 
 
 def test_circuits_that_depend_on_no_weight_that_requires_grad() -> None:
@@ -168,6 +187,22 @@ def test_the_metric_of_a_layer_is_counted() -> None:
     assert layer.device_calls == 1
 
 
+@pytest.mark.parametrize("approx", [None, "block-diag", "diag"])
+@pytest.mark.parametrize("shots", [None, 100])
+def test_the_metric_runs_on_the_layers_own_executor(approx: Any, shots: int | None) -> None:
+    dev = Faulty(wires=2, faults={1: "raise"}, seed=2)
+    _, layer = pair_of_layers(single, dev, shots=shots)
+    layer.executor = Executor(dev, retries=0)
+    x = torch.rand(3, 2, dtype=torch.float64)
+    with pytest.raises(DeviceExecutionError, match="after 1 attempt"):
+        fubini.metric_tensor(layer, approx=approx)(x)
+    fubini.metric_tensor(layer, approx=approx)(x)
+    assert layer.device_calls == 2
+    if shots is None and approx is None:
+        fubini.geometric_tensor(layer)(x)
+        assert layer.device_calls == 3
+
+
 @pytest.mark.parametrize("kind", ["shots", "plugin", "mixed"])
 @pytest.mark.parametrize("approx", [None, "block-diag", "diag"])
 def test_the_metric_on_devices_without_states(kind: str, approx: Any) -> None:
@@ -220,3 +255,84 @@ def test_channels_have_no_fubini_study_metric() -> None:
     for approx in (None, "diag"):
         with pytest.raises(UnsupportedCircuitError, match="PhaseFlip is a channel"):
             fubini.metric_tensor(layer, approx=approx)(x)
+
+
+def test_what_pennylane_evaluates_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Probabilities of an operator's eigenvalues have no readout from shots."""
+
+    def operator(inputs: Any, w: Any, v: Any) -> Any:
+        gates(inputs, w, v)
+        return qml.probs(op=qml.X(0))
+
+    _, layer = pair_of_layers(single, qml.device("default.qubit", wires=2, seed=1), shots=50)
+    assert layer.explain().endswith("Its derivatives come from shifted circuits.")
+    qnode = qml.QNode(operator, qml.device("default.qubit", wires=2, seed=1), shots=50)
+    layer = QuantumLayer(qnode, SHAPES)
+    tried = []
+    real = fubini.torch.layer.shifted_circuit
+    monkeypatch.setattr(
+        fubini.torch.layer, "shifted_circuit", lambda *a: (tried.append(1), real(*a))[1]
+    )
+    for _ in range(3):
+        assert layer(torch.rand(3, 2)).shape == (3, 2)
+    assert len(tried) == 1
+    assert layer.explain().endswith("PennyLane differentiates it.")
+    assert layer.usage == Usage(3, 3, 9, 450)
+
+
+def test_results_on_lightning_are_not_rounded_to_the_default_dtype() -> None:
+    """PennyLane's are, because the device returns Python's floats."""
+    native, layer = pair_of_layers(several, qml.device("lightning.qubit", wires=2))
+    x = torch.rand(2, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), native(x), rtol=0, atol=1e-13)
+    named = {name: w.detach() for name, w in layer.qnode_weights.items()}
+    theirs = torch.stack(layer.qnode(inputs=x, **named))
+    assert theirs.dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", ["shots", "plugin", "mixed", "default.qubit", "lightning.qubit"])
+@pytest.mark.parametrize("approx", [None, "block-diag", "diag"])
+def test_a_dry_run_says_what_a_step_takes(kind: str, approx: Any) -> None:
+    shots = 20 if kind == "shots" else None
+    dev: Any = {
+        "shots": lambda: qml.device("default.qubit", wires=2, seed=6),
+        "plugin": lambda: Serial(wires=2),
+        "mixed": lambda: qml.device("default.mixed", wires=2),
+    }.get(kind, lambda: qml.device(kind, wires=3))()
+    method = "best" if kind in ("plugin", "lightning.qubit", "shots") else "parameter-shift"
+    native, layer = pair_of_layers(several, dev, shots=shots, diff_method=method)
+    layer.executor = Executor(dev, tapes_per_call=50)
+    optimizer = fubini.QNGOptimizer(layer, lr=0.1, approx=approx, lam=0.1)
+    x = torch.rand(3, 2, dtype=torch.float64)
+    planned = layer.cost(x, approx)
+    assert layer.usage == Usage()
+    y = layer(x)
+    assert layer.usage == planned.forward
+    y.sum().backward()
+    assert layer.usage == planned.forward + planned.backward
+    optimizer.step()
+    assert layer.usage == planned.total
+    assert planned.metric.calls > 0
+    assert str(planned).startswith("forward: 1 device calls")
+    assert native.cost(x).total == Usage()
+    layer.requires_grad_(False)
+    assert layer.cost(x).backward == Usage()
+
+
+def test_what_pennylane_executes_is_not_known_beforehand() -> None:
+    _, layer = pair_of_layers(single, qml.device("default.qubit", wires=2))
+    with pytest.raises(UnsupportedCircuitError, match="cost: PennyLane differentiates this layer"):
+        layer.cost(torch.rand(2))
+
+
+def test_a_dry_run_with_noise_has_no_metric() -> None:
+    def noisy(inputs: Any, w: Any, v: Any) -> Any:
+        gates(inputs, w, v)
+        qml.PhaseFlip(0.1, 0)
+        return qml.expval(qml.X(0))
+
+    dev = qml.device("default.mixed", wires=2)
+    layer = QuantumLayer(qml.QNode(noisy, dev, diff_method="parameter-shift"), SHAPES)
+    planned = layer.cost(torch.rand(3, 2))
+    assert planned.metric == Usage()
+    assert planned.backward.circuits == 3 * 14

@@ -11,7 +11,8 @@ import scipy.linalg
 from circuits import random_circuit
 from devices_common import tape_of
 from fubini import UnsupportedCircuitError, _core
-from fubini.devices.executor import Executor, Usage
+from fubini.devices.calls import Usage
+from fubini.devices.executor import Executor
 from fubini.devices.mixed import mixed_metric_job
 from fubini.reference import geometric_tensor
 

@@ -10,7 +10,8 @@ import torch
 import fubini
 from devices_common import Serial
 from fubini.demo.circuit import START, make_circuit
-from fubini.devices.executor import DeviceExecutionError, Executor, Usage
+from fubini.devices.calls import Usage
+from fubini.devices.executor import DeviceExecutionError, Executor
 from fubini.torch.shot_optimizer import ShotQNGOptimizer
 
 STEPS = 40

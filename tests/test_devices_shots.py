@@ -7,11 +7,12 @@ import pennylane as qml
 import pytest
 import torch
 
-from devices_common import Serial, tape_of
+from devices_common import Serial, check_statistics, tape_of
 from fubini import NumericalError, UnsupportedCircuitError
 from fubini.device import metric_blocks
 from fubini.devices.basis import diagonal_basis
-from fubini.devices.executor import Executor, Usage
+from fubini.devices.calls import Usage
+from fubini.devices.executor import Executor
 from fubini.devices.readout import sampled_readout
 from fubini.devices.sampled import covariances, metric_job
 from fubini.devices.shifts import gradient_job, values_job
@@ -20,18 +21,6 @@ from fubini.pauli import dense
 from fubini.reference import geometric_tensor
 
 REPETITIONS = 300
-
-
-def check_statistics(found: Any, errors: Any, exact: Any) -> None:
-    """Unbiased, and errors right: found and errors are (repetitions, ...)."""
-    observed = found.std(axis=0, ddof=1)
-    # The mean of 300 lies within four of its standard errors; 1e-12: results without noise.
-    distance = np.abs(found.mean(axis=0) - exact)
-    assert (distance <= 4.0 * observed / np.sqrt(len(found)) + 1e-12).all()
-    reported = np.sqrt((errors**2).mean(axis=0))
-    noisy = observed > 1e-10
-    assert noisy.any()
-    assert (np.abs(reported / np.where(noisy, observed, 1.0) - 1.0)[noisy] <= 0.2).all()
 
 
 def gates(x: Any, w: Any) -> None:

@@ -13,6 +13,7 @@ from fubini.build import (
 )
 from fubini.circuit import Circuit
 from fubini.damping import Absolute, Damping, Diagonal, Relative
+from fubini.devices.snr import SignalToNoise
 from fubini.errors import NumericalError, UnsupportedCircuitError
 from fubini.metric import (
     geometric_tensor,
@@ -63,6 +64,7 @@ __all__ = [
     "Relative",
     "Schedule",
     "ShotQNGOptimizer",
+    "SignalToNoise",
     "SolveInfo",
     "SolveStatus",
     "Spring",

@@ -2,7 +2,8 @@
 
 Block-diagonal and diagonal metric: one circuit per layer, all of them in one batched execution; a device that supports
 parameter broadcasting runs all inputs of the batch at once, and default.qubit all layers as well, as settings of one
-circuit. Where the generators of a layer share a product basis the
+circuit. Exact simulators that do not broadcast get one circuit for several layers where they have wires to spare
+(``fubini.devices.branches``). Otherwise it is one circuit per layer: where the generators of a layer share a product basis the
 circuit ends in that basis and returns probabilities of the layer's wires, otherwise it returns the state. Full
 metric: one circuit per Pauli word of each trainable gate, which returns the (unitarily rotated) derivative state.
 Devices that return no states, and shots, are served by ``fubini.devices``: probabilities in common eigenbases of the
@@ -21,7 +22,8 @@ from fubini import _core
 from fubini._arrays import to_numpy
 from fubini.devices import full, sampled
 from fubini.devices.basis import to_z_basis
-from fubini.devices.executor import executor_of
+from fubini.devices.branches import Branched, auxiliary_wires, branched
+from fubini.devices.executor import STATE_VECTORS, Executor, executor_of
 from fubini.devices.prefixes import prefix_operations
 from fubini.devices.sweep import Sweep
 from fubini.errors import UnsupportedCircuitError
@@ -34,13 +36,6 @@ ComplexArray = npt.NDArray[np.complex128]
 
 # Beyond, running every gate in every setting costs more than the circuits that it saves.
 _MAX_WIRES_AT_ONCE = 12
-_STATE_VECTORS = {
-    "default.qubit",
-    "lightning.qubit",
-    "lightning.kokkos",
-    "lightning.gpu",
-    "reference.qubit",
-}
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,12 @@ class _Request:
 
 
 def metric_blocks(
-    tape: GateTape, device: Any, *, diagonal: bool, layers: LayerRule = "wires"
+    tape: GateTape,
+    device: Any,
+    *,
+    diagonal: bool,
+    layers: LayerRule = "wires",
+    executor: Executor | None = None,
 ) -> list[Block]:
     """Return the blocks of the Fubini-Study metric over the trainable angles, one circuit per layer.
 
@@ -77,15 +77,17 @@ def metric_blocks(
         device: PennyLane device that returns probabilities, and states where a layer needs them.
         diagonal: Only variances.
         layers: Which gates form a block, see ``fubini.layers``.
+        executor: Runs the circuits; None: the device's shared one.
 
     Returns:
         One block per layer.
     """
+    executor = executor_of(device) if executor is None else executor
     order = {gate: position for position, gate in enumerate(tape.trainable)}
     shapes = tuple(gate.shape for gate in tape.gates)
     if not _returns_states(tape, device):
         job = sampled.metric_job(tape, shots=tape.shots, diagonal=diagonal, layers=layers)
-        values = job.run(executor_of(device)).values
+        values = job.run(executor).values
         groups = [tuple(order[i] for i in layer.gates) for layer in find_layers(shapes, layers)]
         parts = [values[:, list(group)][:, :, list(group)] for group in groups]
         if diagonal:
@@ -93,9 +95,12 @@ def metric_blocks(
         return [Block(group, part) for group, part in zip(groups, parts, strict=True)]
     found = find_layers(shapes, layers)
     if device.name == "default.qubit" and len(found) > 1 and len(tape.wires) <= _MAX_WIRES_AT_ONCE:
-        return _blocks_at_once(tape, found, order, device, diagonal)
+        return _blocks_at_once(tape, found, order, executor, diagonal)
+    spare = [] if executor.broadcasts else auxiliary_wires(tape, device)
+    if len(found) > 1 and spare:
+        return _blocks_of_branches(branched(tape, found, spare), tape, order, executor, diagonal)
     requests = [_layer_request(tape, layer, order, device) for layer in found]
-    answers = execute([request.tape for request in requests], device)
+    answers = execute([request.tape for request in requests], executor)
     blocks = []
     for request, answer in zip(requests, answers, strict=True):
         if request.probabilities:
@@ -111,11 +116,41 @@ def metric_blocks(
 
 
 def _blocks_at_once(
-    tape: GateTape, layers: Sequence[Layer], order: dict[int, int], device: Any, diagonal: bool
+    tape: GateTape,
+    layers: Sequence[Layer],
+    order: dict[int, int],
+    executor: Executor,
+    diagonal: bool,
 ) -> list[Block]:
-    script = _state_script(prefix_operations(tape, layers), tape, device)
-    states = _placed_state(execute([script], device)[0], tape, device)
+    script = _state_script(prefix_operations(tape, layers), tape, executor.device)
+    states = _placed_state(execute([script], executor)[0], tape, executor.device)
     states = states.reshape(len(layers), -1, states.shape[1])
+    return _blocks_of_states(tape, layers, states, order, diagonal)
+
+
+def _blocks_of_branches(
+    circuits: Sequence[Branched],
+    tape: GateTape,
+    order: dict[int, int],
+    executor: Executor,
+    diagonal: bool,
+) -> list[Block]:
+    device = executor.device
+    scripts = [_state_script(c.operations, c.tape, device) for c in circuits]
+    blocks = []
+    for circuit, answer in zip(circuits, execute(scripts, executor), strict=True):
+        states = circuit.states(_placed_state(answer, circuit.tape, device))
+        blocks += _blocks_of_states(tape, circuit.layers, states, order, diagonal)
+    return blocks
+
+
+def _blocks_of_states(
+    tape: GateTape,
+    layers: Sequence[Layer],
+    states: ComplexArray,
+    order: dict[int, int],
+    diagonal: bool,
+) -> list[Block]:
     blocks = []
     for layer, own in zip(layers, states, strict=True):
         moving = any(tape.gates[i].operation.batch_size is not None for i in layer.before)
@@ -145,33 +180,36 @@ def _layer_request(tape: GateTape, layer: Layer, order: dict[int, int], device: 
 
 def _returns_states(tape: GateTape, device: Any) -> bool:
     sampled.refuse_channels(tape)
-    return tape.shots is None and device.name in _STATE_VECTORS
+    return tape.shots is None and device.name in STATE_VECTORS
 
 
-def full_metric(tape: GateTape, device: Any) -> Block:
+def full_metric(tape: GateTape, device: Any, executor: Executor | None = None) -> Block:
     """Return the full metric over the trainable angles: from derivative states, else from fidelities.
 
     Args:
         tape: The circuit.
         device: PennyLane device; one that returns no states, or has shots, measures fidelities.
+        executor: Runs the circuits; None: the device's shared one.
 
     Returns:
         One block with all trainable angles.
     """
+    executor = executor_of(device) if executor is None else executor
     if not _returns_states(tape, device):
         job = full.full_metric_job(tape, "fidelity", shots=tape.shots)
-        return Block(tuple(range(len(tape.trainable))), job.run(executor_of(device)).values)
-    derivatives = _derivative_states(tape, device)
+        return Block(tuple(range(len(tape.trainable))), job.run(executor).values)
+    derivatives = _derivative_states(tape, executor)
     flat = np.concatenate([derivatives.real, derivatives.imag], axis=2)
     return Block(tuple(range(len(tape.trainable))), flat @ flat.transpose(0, 2, 1))
 
 
-def geometric_tensor(tape: GateTape, device: Any) -> ComplexArray:
+def geometric_tensor(tape: GateTape, device: Any, executor: Executor | None = None) -> ComplexArray:
     """Return the quantum geometric tensor over the trainable angles, from derivative states of a simulator.
 
     Args:
         tape: The circuit.
         device: PennyLane device that returns states.
+        executor: Runs the circuits; None: the device's shared one.
 
     Returns:
         (1 or batch, k, k).
@@ -179,12 +217,12 @@ def geometric_tensor(tape: GateTape, device: Any) -> ComplexArray:
     Raises:
         UnsupportedCircuitError: If the device returns no states.
     """
-    derivatives = _derivative_states(tape, device)
+    derivatives = _derivative_states(tape, executor_of(device) if executor is None else executor)
     result: ComplexArray = derivatives.conj() @ derivatives.transpose(0, 2, 1)
     return result
 
 
-def _derivative_states(tape: GateTape, device: Any) -> ComplexArray:
+def _derivative_states(tape: GateTape, executor: Executor) -> ComplexArray:
     """Derivatives of the state by the trainable angles without their part along the state, (1 or batch, k, N).
 
     d_j psi = -i V_j K_j U_j psi_0 with K_j a sum of Pauli words, so a circuit with the word inserted behind gate j
@@ -192,7 +230,7 @@ def _derivative_states(tape: GateTape, device: Any) -> ComplexArray:
 
     Args:
         tape: The circuit.
-        device: PennyLane device that returns states.
+        executor: Of a device that returns states.
 
     Returns:
         As above.
@@ -200,6 +238,7 @@ def _derivative_states(tape: GateTape, device: Any) -> ComplexArray:
     Raises:
         UnsupportedCircuitError: If the device returns no states, or has shots.
     """
+    device = executor.device
     if not _returns_states(tape, device):
         raise UnsupportedCircuitError(
             f"device: expected an analytic simulator of state vectors for derivative states, got {device.name!r}"
@@ -214,7 +253,7 @@ def _derivative_states(tape: GateTape, device: Any) -> ComplexArray:
                 inserted = [*operations[: i + 1], *_word(x, z, tape), *operations[i + 1 :]]
                 scripts.append(_state_script(inserted, tape, device))
                 terms.append((column, coefficient))
-    states = [_placed_state(answer, tape, device) for answer in execute(scripts, device)]
+    states = [_placed_state(answer, tape, device) for answer in execute(scripts, executor)]
     rows = max(len(state) for state in states)
     psi = np.broadcast_to(states[0], (rows, states[0].shape[1]))
     derivatives = np.zeros((rows, len(tape.trainable), psi.shape[1]), dtype=complex)
@@ -269,15 +308,15 @@ def _placed_state(answer: Any, tape: GateTape, device: Any) -> ComplexArray:
     return np.ascontiguousarray(tensor.reshape(-1, 1 << num_wires))
 
 
-def execute(scripts: Sequence[Any], device: Any) -> list[Any]:
-    """Run circuits on a device in one batch, without derivatives, by the device's shared executor.
+def execute(scripts: Sequence[Any], executor: Executor) -> list[Any]:
+    """Run circuits on a device in one batch, without derivatives.
 
     Args:
         scripts: Quantum scripts with one measurement each; parameters are NumPy values.
-        device: PennyLane device.
+        executor: Of the device.
 
     Returns:
         One answer per script, (1 or batch, ...).
     """
     sweeps = [Sweep(tuple(s.operations), tuple(s.measurements), s.batch_size) for s in scripts]
-    return [parts[0] for parts in executor_of(device).run(sweeps)]
+    return [parts[0] for parts in executor.run(sweeps)]

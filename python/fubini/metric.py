@@ -6,12 +6,14 @@ tensor whose real part it is, and the quantum Fisher information 4 g. A fourth r
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import pennylane as qml
 import torch
 
 from fubini.arguments import Argnums, check_finite_array, returned
+from fubini.devices.executor import Executor
 from fubini.jacobian import Real
 from fubini.layers import LayerRule, check_rule
 from fubini.metric_gradient import Wanted, derivative_along, with_gradient
@@ -287,6 +289,7 @@ def layer_metric(
     approx: Approx,
     layers: LayerRule = "wires",
     reduce: Reduce = None,
+    executor: Executor | None = None,
 ) -> Real:
     """Return the metric over the flattened weights of a QuantumLayer or TorchLayer.
 
@@ -296,11 +299,15 @@ def layer_metric(
         approx: Which part of the metric over angles to take.
         layers: Which gates form a block.
         reduce: ``"mean"`` averages over the inputs.
+        executor: Runs circuits on the device; None: the layer's own.
 
     Returns:
         (batch, P, P), or (P, P) for the mean and for a single input.
     """
-    return at_inputs(layer, inputs).metric(approx, layers, reduce)
+    point = at_inputs(layer, inputs)
+    if executor is not None:
+        point = replace(point, executor=executor)
+    return point.metric(approx, layers, reduce)
 
 
 def layer_operator(layer: Any, inputs: torch.Tensor, layers: LayerRule = "wires") -> MetricOperator:

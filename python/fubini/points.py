@@ -12,6 +12,7 @@ import torch
 from fubini import device as device_engine
 from fubini.arguments import Argnums, check_finite_array, check_finite_weights, weights_of
 from fubini.compiled_calls import compiled_call
+from fubini.devices.executor import STATE_VECTORS, Executor
 from fubini.errors import UnsupportedCircuitError
 from fubini.jacobian import Complex, Jacobian, Real
 from fubini.layers import LayerRule
@@ -94,6 +95,7 @@ class Point:
         device: The PennyLane device.
         reason: Why the device serves it, where it does.
         argnum: Gate parameters that are differentiated; None for all.
+        executor: Of a layer that has its own; None: the device's.
     """
 
     weights: list[Any]
@@ -103,6 +105,7 @@ class Point:
     device: Any = None
     reason: str = ""
     argnum: tuple[int, ...] | None = None
+    executor: Executor | None = None
 
     def metric(self, approx: Approx, layers: LayerRule, reduce: Reduce) -> Real:
         """Return the metric over the flattened weights.
@@ -120,10 +123,14 @@ class Point:
         tape, jacobian = self._device_jacobian()
         self._check_fits(1, jacobian, reduce)
         blocks = (
-            [device_engine.full_metric(tape, self.device)]
+            [device_engine.full_metric(tape, self.device, self.executor)]
             if approx is None
             else device_engine.metric_blocks(
-                tape, self.device, diagonal=approx == "diag", layers=layers
+                tape,
+                self.device,
+                diagonal=approx == "diag",
+                layers=layers,
+                executor=self.executor,
             )
         )
         return assembled(
@@ -143,7 +150,7 @@ class Point:
             return self.pullback.geometric_tensor(reduce)
         tape, jacobian = self._device_jacobian()
         self._check_fits(2, jacobian, reduce)
-        values = device_engine.geometric_tensor(tape, self.device)
+        values = device_engine.geometric_tensor(tape, self.device, self.executor)
         slots = list(range(values.shape[-1]))
         result: Complex = assembled([(slots, values)], jacobian, tape.batch, reduce)
         return result
@@ -170,9 +177,7 @@ def device_reason(qnode: Any) -> str:
     Args:
         qnode: The QNode.
     """
-    from fubini.torch.layer import _SIMULATORS  # the layer imports what this module imports
-
-    if qnode.device.name not in _SIMULATORS:
+    if qnode.device.name not in STATE_VECTORS:
         return f"{qnode.device.name} is no noiseless state-vector simulator"
     if qnode.shots.total_shots is not None:
         return f"it has {qnode.shots.total_shots} shots"
@@ -302,7 +307,9 @@ def at_inputs(
             pullback = of_affine(form, values, inputs)
             return Point(values, replace(call, compiled=True), pullback)
     tape = gate_tape(layer.qnode, (), arguments, list(weights), pure=engine == "native")
-    return _of_tape(call, tape, values, engine, argnum)
+    return replace(
+        _of_tape(call, tape, values, engine, argnum), executor=getattr(layer, "executor", None)
+    )
 
 
 def points(

@@ -13,7 +13,8 @@ several::
 Jacobians and metrics are over the circuit's trainable angles; ``tape.jacobian`` leads from there to the weights.
 """
 
-from fubini.devices.executor import DeviceExecutionError, Executor, Usage, executor_of
+from fubini.devices.calls import Usage
+from fubini.devices.executor import DeviceExecutionError, Executor, executor_of
 from fubini.devices.fisher import fisher_job, random_basis_metric_job
 from fubini.devices.full import free_wire, full_metric_job
 from fubini.devices.hessian import hessian_job
@@ -22,7 +23,7 @@ from fubini.devices.mixed import mixed_metric_job
 from fubini.devices.qnspsa import QNSPSA
 from fubini.devices.sampled import metric_job
 from fubini.devices.shifts import gradient_job, values_job
-from fubini.devices.snr import snr_direction, split_shots
+from fubini.devices.snr import SignalToNoise, snr_direction, split_shots
 from fubini.tape import gate_tape
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "DeviceExecutionError",
     "Executor",
     "Job",
+    "SignalToNoise",
     "Usage",
     "executor_of",
     "fisher_job",

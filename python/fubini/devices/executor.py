@@ -1,8 +1,7 @@
 """Running circuits on a device that costs time or money: chunks, retries, accounts, and nothing paid for twice."""
 
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,11 +10,13 @@ import numpy.typing as npt
 import pennylane as qml
 
 from fubini._arrays import to_numpy
+from fubini.devices.adjoint import REFUSALS, differentiated, differentiates
+from fubini.devices.calls import Call, Progress, Usage, progress_of, usage_of
 from fubini.devices.sweep import Sweep, rows_of, tape_key
 from fubini.errors import NumericalError, UnsupportedCircuitError
 
 Array = npt.NDArray[Any]
-Progress = Callable[[int, int], None]
+_Runs = Callable[[list[Any]], list[list[Array]]]
 
 # Devices that run a tape whose parameters have a leading axis, and the bytes that one row of n wires takes there: some
 # copies of the state or of the density matrix.
@@ -23,67 +24,21 @@ _BROADCASTING = {
     "default.qubit": lambda wires: 64 << wires,
     "default.mixed": lambda wires: 64 << 2 * wires,
 }
-# PennyLane's simulators run in this process: a failing call has cost nothing, so that all tapes go in one call.
-_SIMULATORS = {
-    *_BROADCASTING,
-    "lightning.qubit",
-    "lightning.kokkos",
-    "lightning.gpu",
-    "reference.qubit",
-}
+#: Devices whose exact results come from pure states.
+STATE_VECTORS = frozenset(
+    {"default.qubit", "lightning.qubit", "lightning.kokkos", "lightning.gpu", "reference.qubit"}
+)
+#: PennyLane's simulators run in this process: a failing call has cost nothing, so that all tapes go in one call.
+SIMULATORS = STATE_VECTORS | {"default.mixed"}
 _TAPES_PER_CALL = 64
 # Runs after which results of a failed one are dropped if none of them was asked for.
 _FORGET_AFTER = 10
-# Errors that a second attempt would only repeat.
-_PERMANENT = (
-    TypeError,
-    AttributeError,
-    NotImplementedError,
-    qml.exceptions.DeviceError,
-    qml.exceptions.WireError,
-    qml.exceptions.QuantumFunctionError,
-    qml.exceptions.DecompositionUndefinedError,
-)
+# Kinds of circuits of which is known whether the device differentiates them.
+_FORGET_STRUCTURES = 256
 
 
 class DeviceExecutionError(RuntimeError):
     """A device failed more often than the executor retries; what had succeeded is kept for the next attempt."""
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What was, or would be, executed.
-
-    Attributes:
-        calls: Calls of the device, each with one or more tapes.
-        tapes: Circuits handed over, where all broadcast settings of one circuit count as one.
-        circuits: Circuits with every setting of their parameters counted.
-        shots: Repetitions over all circuits; 0 for exact results.
-    """
-
-    calls: int = 0
-    tapes: int = 0
-    circuits: int = 0
-    shots: int = 0
-
-    def __add__(self, other: "Usage") -> "Usage":
-        return Usage(
-            self.calls + other.calls,
-            self.tapes + other.tapes,
-            self.circuits + other.circuits,
-            self.shots + other.shots,
-        )
-
-    def __sub__(self, other: "Usage") -> "Usage":
-        return Usage(
-            self.calls - other.calls,
-            self.tapes - other.tapes,
-            self.circuits - other.circuits,
-            self.shots - other.shots,
-        )
-
-    def __str__(self) -> str:
-        return f"{self.calls} device calls, {self.tapes} tapes, {self.circuits} circuits, {self.shots} shots"
 
 
 @dataclass
@@ -110,7 +65,7 @@ class Executor:
         retries: Further attempts after a failing call.
         backoff: Seconds before the first further attempt.
         timeout: Seconds after which a call counts as failed; None waits for ever. The call goes on in its thread, and
-            its results are taken if they arrive before the next attempt starts.
+            its results are taken if they arrive before the next attempt, or after the last one before the next run.
         memory: Bytes that the rows of one broadcast tape may take on the device; more rows are cut into chunks.
         tapes_per_call: Tapes handed over at once, which is what a failing call can lose; None: all for PennyLane's
             simulators, 64 for other devices.
@@ -132,8 +87,10 @@ class Executor:
     tapes_per_call: int | None = None
     progress: bool | Progress = False
     usage: Usage = field(default_factory=Usage, init=False)
-    _paid: dict[Any, list[Array]] = field(default_factory=dict, init=False, repr=False)
+    _paid: dict[Any, list[list[Array]]] = field(default_factory=dict, init=False, repr=False)
+    _late: list[tuple[bool, Call]] = field(default_factory=list, init=False, repr=False)
     _unused_runs: int = field(default=0, init=False, repr=False)
+    _differentiable: dict[Any, bool] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_device(self.device)
@@ -147,7 +104,7 @@ class Executor:
                 raise ValueError(f"{name}: expected None or a number > 0, got {value!r}")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_paid": {}}
+        return {**self.__dict__, "_paid": {}, "_late": [], "_differentiable": {}}
 
     @property
     def broadcasts(self) -> bool:
@@ -164,10 +121,11 @@ class Executor:
             Calls, tapes, circuits and shots.
         """
         orders = [self._order(sweep) for sweep in sweeps]
-        tapes = sum(len(order.tapes) for order in orders)
+        derived = [bool(order.sweep.by) for order in orders for _ in order.tapes]
+        calls = len(self._calls(derived, range(len(derived))))
         circuits = sum(order.sweep.circuits for order in orders)
         shots = sum(order.sweep.circuits * (order.sweep.shots or 0) for order in orders)
-        return Usage(-(-tapes // self._per_call(tapes)) if tapes else 0, tapes, circuits, shots)
+        return Usage(calls, len(derived), circuits, shots)
 
     def run(self, sweeps: Sequence[Sweep]) -> list[list[Array]]:
         """Execute circuits.
@@ -176,8 +134,9 @@ class Executor:
             sweeps: The circuits.
 
         Returns:
-            For every sweep one array per measurement, (rows, ...); rows is 1 for a sweep without rows. Rows with the
-            same numbers are executed once, unless there are shots, whose samples must be independent.
+            For every sweep one array per measurement, (rows, ...); rows is 1 for a sweep without rows. For a sweep that
+            the device differentiates, two arrays: (rows, measurements) and (rows, measurements, operations in ``by``).
+            Rows with the same numbers are executed once, unless there are shots, whose samples must be independent.
 
         Raises:
             UnsupportedCircuitError: If the device refuses a circuit or lacks wires.
@@ -187,11 +146,12 @@ class Executor:
         orders = [self._order(sweep) for sweep in sweeps]
         for order in orders:
             self._check_wires(order.sweep)
-        answers = self._execute([tape for order in orders for tape in order.tapes])
+        derived = [bool(order.sweep.by) for order in orders for _ in order.tapes]
+        answers = self._execute([tape for order in orders for tape in order.tapes], derived)
         results = []
         for order in orders:
             mine = [next(answers) for _ in order.tapes]
-            count = len(order.sweep.measurements)
+            count = 2 if order.sweep.by else len(order.sweep.measurements)
             if order.sweep.rows is None:
                 parts = [np.asarray(a)[None] for a in mine[0]]
             elif order.broadcast:
@@ -205,6 +165,27 @@ class Executor:
                 parts = rows_of(mine, count)
             results.append(parts if order.which is None else [p[order.which] for p in parts])
         return results
+
+    def differentiates(self, sweep: Sweep) -> bool:
+        """Say whether the device differentiates the exact expectation values of a circuit by itself.
+
+        Args:
+            sweep: The circuit; ``by`` says by what.
+
+        Returns:
+            Whether it does.
+        """
+        if sweep.shots is not None or not sweep.by:
+            return False
+        # Devices decide by kinds of gates and measurements, and take as long for it as for a small circuit.
+        gates = tuple((op.name, tuple(op.wires)) for op in sweep.operations)
+        key = (gates, repr(sweep.measurements), sweep.by)
+        if key not in self._differentiable:
+            if len(self._differentiable) >= _FORGET_STRUCTURES:
+                self._differentiable.clear()
+            first = sweep if sweep.rows is None else sweep.take(np.zeros(1, dtype=np.intp))
+            self._differentiable[key] = differentiates(self.device, first.single_tapes()[0])
+        return self._differentiable[key]
 
     # -- orders -------------------------------------------------------------------------------------------------
 
@@ -227,12 +208,13 @@ class Executor:
 
     def _takes_broadcast(self, sweep: Sweep) -> bool:
         moving = [op for op in sweep.operations if op.batch_size is not None]
-        if not self.broadcasts or not moving:
+        if not self.broadcasts or not moving or sweep.by:
             return False
-        # default.mixed decomposes a generic controlled gate, and cannot when its parameters are broadcast.
-        generic = ("Controlled", "ControlledOp")
+        # default.mixed decomposes a generic controlled gate, and cannot when its parameters are broadcast; nor can it run
+        # broadcast phases.
+        refused = ("Controlled", "ControlledOp", "GlobalPhase")
         return self.device.name != "default.mixed" or all(
-            type(op).__name__ not in generic for op in moving
+            type(op).__name__ not in refused for op in moving
         )
 
     def _num_wires(self, sweep: Sweep) -> int:
@@ -241,7 +223,14 @@ class Executor:
     def _per_call(self, tapes: int) -> int:
         if self.tapes_per_call is not None:
             return self.tapes_per_call
-        return max(1, tapes) if self.device.name in _SIMULATORS else _TAPES_PER_CALL
+        return max(1, tapes) if self.device.name in SIMULATORS else _TAPES_PER_CALL
+
+    def _calls(self, derived: Sequence[bool], which: Iterable[int]) -> list[list[int]]:
+        """The tapes of every call: results and derivatives are asked for separately."""
+        step = self._per_call(len(derived))
+        which = list(which)
+        kinds = [[k for k in which if derived[k] is kind] for kind in (False, True)]
+        return [kind[s : s + step] for kind in kinds for s in range(0, len(kind), step)]
 
     def _check_wires(self, sweep: Sweep) -> None:
         if self.device.wires is None:
@@ -255,40 +244,55 @@ class Executor:
 
     # -- execution ----------------------------------------------------------------------------------------------
 
-    def _execute(self, tapes: list[Any]) -> Iterator[list[Array]]:
-        done: list[list[Array] | None] = [None] * len(tapes)
-        keys: list[Any] = [None] * len(tapes)
-        if self._paid:
-            for k, tape in enumerate(tapes):
-                keys[k] = tape_key(tape)
-                done[k] = self._paid.pop(
-                    keys[k], None
-                )  # at most once: samples are not to be repeated
-            self._unused_runs = 0 if any(a is not None for a in done) else self._unused_runs + 1
-            if self._unused_runs >= _FORGET_AFTER:  # the weights have moved on
-                self._paid.clear()
+    def _execute(self, tapes: list[Any], derived: list[bool]) -> Iterator[list[Array]]:
+        done = self._paid_for(tapes, derived)
         open_ = [k for k, answer in enumerate(done) if answer is None]
-        step = self._per_call(len(tapes))
-        show = _progress(self.progress, len(tapes))
+        show = progress_of(self.progress, len(tapes))
         show(len(tapes) - len(open_))
         try:
-            for start in range(0, len(open_), step):
-                self._attempts(tapes, open_[start : start + step], done)
+            for chunk in self._calls(derived, open_):
+                run = self._differentiate if derived[chunk[0]] else self._call
+                self._attempts(run, tapes, chunk, done)
                 show(sum(answer is not None for answer in done))
         except BaseException:
             # Kept for the next attempt, an interrupted one (control-C) included.
-            for k, answer in enumerate(done):
+            for tape, kind, answer in zip(tapes, derived, done, strict=True):
                 if answer is not None:
-                    self._paid[keys[k] or tape_key(tapes[k])] = answer
+                    self._keep(tape, kind, answer)
             self._unused_runs = 0
             raise
         finally:
             show(None)
         return iter([answer for answer in done if answer is not None])
 
-    def _attempts(self, tapes: list[Any], indices: list[int], done: list[Any]) -> None:
+    def _paid_for(self, tapes: list[Any], derived: list[bool]) -> list[list[Array] | None]:
+        """Results of runs that failed, and of calls that took too long; each at most once, as samples must differ."""
+        done: list[list[Array] | None] = [None] * len(tapes)
+        for late in [late for late in self._late if late[1].finished]:
+            self._late.remove(late)
+            kind, call = late
+            if call.error is None:
+                for tape, answer in zip(call.tapes, call.result(), strict=True):
+                    if _finite(answer):
+                        self._keep(tape, kind, answer)
+        if not self._paid and not self._late:
+            return done
+        for k, (tape, kind) in enumerate(zip(tapes, derived, strict=True)):
+            kept = self._paid.get((kind, tape_key(tape)))
+            if kept:
+                done[k] = kept.pop()
+        self._unused_runs = 0 if any(a is not None for a in done) else self._unused_runs + 1
+        if self._unused_runs >= _FORGET_AFTER:  # the weights have moved on
+            self._paid.clear()
+            self._late.clear()
+        return done
+
+    def _keep(self, tape: Any, kind: bool, answer: list[Array]) -> None:
+        self._paid.setdefault((kind, tape_key(tape)), []).append(answer)
+
+    def _attempts(self, run: _Runs, tapes: list[Any], indices: list[int], done: list[Any]) -> None:
         problem: Exception | None = None
-        pending: _Call | None = None
+        pending: Call | None = None
         for attempt in range(self.retries + 1):
             if attempt:
                 time.sleep(self.backoff * 2.0 ** (attempt - 1))
@@ -297,11 +301,13 @@ class Executor:
                 if pending is not None and pending.finished:
                     answers, pending = pending.result(), None  # late, but paid for
                 else:
-                    self.usage = self.usage + _usage_of(chosen)
-                    pending = _Call(self._call, chosen)
+                    self.usage = self.usage + usage_of(chosen)
+                    pending = Call(run, chosen)
                     answers = pending.within(self.timeout)
                     pending = None
-            except _PERMANENT as error:
+            except UnsupportedCircuitError:
+                raise
+            except REFUSALS as error:  # a second attempt would only repeat it
                 raise UnsupportedCircuitError(
                     f"device: {self.device.name} refused a circuit: {error}"
                 ) from error
@@ -313,7 +319,7 @@ class Executor:
                 continue
             bad = []
             for k, answer in zip(indices, answers, strict=True):
-                if all(np.isfinite(part).all() for part in answer):
+                if _finite(answer):
                     done[k] = answer
                 else:
                     bad.append(k)
@@ -323,6 +329,8 @@ class Executor:
                 f"device: {self.device.name} returned NaN or infinity for {len(bad)} of {len(indices)} circuits"
             )
             indices = bad
+        if pending is not None:  # still running, or just about to end: the next run asks again
+            self._late.append((run == self._differentiate, pending))
         tries = f"{self.retries + 1} attempts" if self.retries else "1 attempt"
         kept = sum(answer is not None for answer in done)
         text = (
@@ -332,6 +340,9 @@ class Executor:
         if isinstance(problem, NumericalError):
             raise NumericalError(text)
         raise DeviceExecutionError(f"device: {self.device.name} failed: {text}") from problem
+
+    def _differentiate(self, tapes: list[Any]) -> list[list[Array]]:
+        return differentiated(self.device, tapes)
 
     def _call(self, tapes: list[Any]) -> list[list[Array]]:
         answers = qml.execute(tapes, self.device, diff_method=None, interface="numpy", cache=False)
@@ -346,66 +357,8 @@ class Executor:
         return result
 
 
-class _Call:
-    """A call of the device that may be waited for."""
-
-    def __init__(self, function: Callable[[list[Any]], Any], tapes: list[Any]) -> None:
-        self._function, self._tapes = function, tapes
-        self._value: Any = None
-        self._error: BaseException | None = None
-        self._thread: threading.Thread | None = None
-
-    def within(self, timeout: float | None) -> Any:
-        if timeout is None:
-            return self._function(self._tapes)
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        self._thread.join(timeout)
-        if self._thread.is_alive():
-            raise TimeoutError(f"no answer within {timeout:g} s")
-        return self.result()
-
-    @property
-    def finished(self) -> bool:
-        return self._thread is not None and not self._thread.is_alive()
-
-    def result(self) -> Any:
-        if self._error is not None:
-            raise self._error
-        return self._value
-
-    def _run(self) -> None:
-        try:
-            self._value = self._function(self._tapes)
-        except BaseException as error:  # noqa: BLE001 - raised where the answer is waited for
-            self._error = error
-
-
-def _usage_of(tapes: list[Any]) -> Usage:
-    circuits = [tape.batch_size or 1 for tape in tapes]
-    shots = [
-        count * (tape.shots.total_shots or 0) for tape, count in zip(tapes, circuits, strict=True)
-    ]
-    return Usage(1, len(tapes), sum(circuits), sum(shots))
-
-
-def _progress(wanted: bool | Progress, total: int) -> Callable[[int | None], None]:
-    """Takes the number of tapes done, and None at the end."""
-    if wanted is False or not total:
-        return lambda done: None
-    if callable(wanted):
-        return lambda done: None if done is None else wanted(done, total)
-    from tqdm import tqdm
-
-    bar = tqdm(total=total, unit="tape")
-
-    def show(done: int | None) -> None:
-        if done is None:
-            bar.close()
-        else:
-            bar.update(done - bar.n)
-
-    return show
+def _finite(answer: list[Array]) -> bool:
+    return all(np.isfinite(part).all() for part in answer)
 
 
 def check_device(device: Any) -> None:

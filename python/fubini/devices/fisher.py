@@ -4,10 +4,14 @@ F_ij = sum_x d_i p_x d_j p_x / p_x is the metric of the measured distribution; i
 information 4 g (Meyer 2021, arXiv:2103.15191). In a random basis it keeps half of that on average: for Haar-random bases
 the mean of F is 2 g, which makes half of a measured F an estimate of g from one shift rule's circuits instead of one circuit
 per pair of angles (Kolotouros and Wallden 2023, arXiv:2311.04135).
+
+With n of N shots for an outcome, 1/p is estimated by (N + 1)/(n + 1), whose mean is (1 - (1 - p)^(N+1))/p, and from d_i^2 the
+unbiased estimate of its variance is taken off. The result is unbiased but for outcomes that hardly ever occur: an
+outcome's share of F is too small by the factor 1 - (1 - p)^(N+1).
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +19,7 @@ import numpy.typing as npt
 import pennylane as qml
 
 from fubini.devices.executor import Array
+from fubini.devices.gradient import Gradient
 from fubini.devices.job import Job, together
 from fubini.devices.shifts import gradient_job
 from fubini.layers import GateShape
@@ -24,6 +29,26 @@ FloatArray = npt.NDArray[np.float64]
 
 # Outcomes less likely than this are left out: p and its derivative vanish together there.
 _CUTOFF = 1e-12
+
+
+@dataclass(frozen=True)
+class FisherEstimate:
+    """A Fisher matrix, or metric, over the trainable angles, and its standard errors.
+
+    Attributes:
+        values: (1 or batch, angles, angles).
+        variances: Unbiased estimates of the values' variances, of the same shape; zeros for exact results. For a value
+            that is itself of the order of its error they are negative now and then.
+    """
+
+    values: FloatArray
+    variances: FloatArray
+
+    @property
+    def errors(self) -> FloatArray:
+        """Standard errors, 0 where the estimate of the variance is negative."""
+        result: FloatArray = np.sqrt(np.maximum(self.variances, 0.0))
+        return result
 
 
 def classical_fisher(probabilities: FloatArray, derivatives: FloatArray) -> FloatArray:
@@ -41,17 +66,22 @@ def classical_fisher(probabilities: FloatArray, derivatives: FloatArray) -> Floa
         derivatives
         * np.where(seen, 1.0 / np.sqrt(np.where(seen, probabilities, 1.0)), 0.0)[..., None]
     )
-    result: FloatArray = np.swapaxes(scaled, 1, 2) @ scaled
-    return np.tril(result) + np.swapaxes(np.tril(result, -1), 1, 2)
+    return _mirrored(np.swapaxes(scaled, 1, 2) @ scaled)
+
+
+def _mirrored(matrices: FloatArray) -> FloatArray:
+    """The lower triangle, and its mirror image: products in floating point are not symmetric to the last bit."""
+    result: FloatArray = np.tril(matrices) + np.swapaxes(np.tril(matrices, -1), -2, -1)
+    return result
 
 
 def fisher_job(
     tape: GateTape, *, wires: Sequence[Any] | None = None, shots: int | None = None
-) -> Job[FloatArray]:
+) -> Job[FisherEstimate]:
     """Return the job that finds the Fisher information of the measured distribution over the trainable angles.
 
-    It runs the circuits of a parameter-shift gradient and the circuit itself. With shots the result is biased upwards by
-    O(1 / shots), because the probabilities stand in the denominator and noise in the derivatives is squared.
+    It runs the circuits of a parameter-shift gradient and the circuit itself. With shots the result is nearly unbiased,
+    see the module; its standard errors are to first order in 1/(N p), for outcomes that occur ten times or more.
 
     Args:
         tape: The circuit; its own measurements do not matter.
@@ -59,18 +89,87 @@ def fisher_job(
         shots: Of every circuit; None for exact results.
 
     Returns:
-        The job; its result is (1 or batch, angles, angles).
+        The job.
     """
     labels = list(tape.wires) if wires is None else list(wires)
     measured = replace(tape, measurements=(qml.probs(wires=labels),))
-    job = gradient_job(measured, shots=shots, values=True)
+    job = gradient_job(measured, shots=shots, values=True, rule="shift")
 
-    def finish(answers: list[list[Array]]) -> FloatArray:
+    def finish(answers: list[list[Array]]) -> FisherEstimate:
         found = job.finish(answers)
+        if shots is not None:
+            return _sampled_fisher(found, shots)
         assert found.values is not None
-        return classical_fisher(found.values, found.jacobian)
+        values = classical_fisher(found.values, found.jacobian)
+        return FisherEstimate(values, np.zeros_like(values))
 
     return Job(job.sweeps, finish)
+
+
+def _sampled_fisher(found: Gradient, shots: int) -> FisherEstimate:
+    """From frequencies: of the circuit itself, and of the circuits whose sums are the derivatives."""
+    assert found.base is not None
+    count = found.jacobian.shape[2]
+    angles = np.concatenate([terms.angles for terms in found.terms])
+    coefficients = np.concatenate([terms.coefficients for terms in found.terms])
+    frequencies = np.concatenate([terms.seen.features for terms in found.terms])
+    seen = found.base.features  # (batch, outcomes)
+    which = np.zeros((count, len(angles)))  # circuits that an angle's derivative is made of
+    which[angles, np.arange(len(angles))] = 1.0
+    rows = [
+        _sampled_row(row, frequencies[:, b], which, coefficients, shots)
+        for b, row in enumerate(seen)
+    ]
+    return FisherEstimate(np.stack([v for v, _ in rows]), np.stack([v for _, v in rows]))
+
+
+def _sampled_row(
+    seen: FloatArray, parts: FloatArray, which: FloatArray, coefficients: FloatArray, n: int
+) -> tuple[FloatArray, FloatArray]:
+    """The estimate for one input, and the estimate of its variance.
+
+    Args:
+        seen: Frequencies of the circuit itself, (outcomes,).
+        parts: Frequencies of the circuits that make the derivatives, (circuits, outcomes).
+        which: 1 where a circuit belongs to an angle, (angles, circuits).
+        coefficients: Of the circuits.
+        n: Shots of every circuit.
+
+    Returns:
+        Two arrays (angles, angles).
+    """
+    counts = np.round(seen * n)
+    inverse = (n + 1.0) / (counts + 1.0)
+    derivatives = (which * coefficients) @ parts
+    factors = which * coefficients**2 / (n - 1.0)
+    own = factors @ (parts * (1.0 - parts))  # variances of the derivatives
+    diagonal = np.eye(len(which))
+    squares = derivatives**2 - own
+    # Unbiased for d_i d_j and for its square, outcome by outcome, where the derivatives are normally distributed.
+    fourth = derivatives**4 - 6.0 * derivatives**2 * own + 3.0 * own**2
+
+    def summed(weights: FloatArray) -> FloatArray:
+        product: FloatArray = (derivatives * weights) @ derivatives.T
+        return np.where(diagonal, (squares @ weights)[:, None], product)
+
+    def summed_squares(weights: FloatArray) -> FloatArray:
+        return np.where(diagonal, (fourth @ weights)[:, None], (squares * weights) @ squares.T)
+
+    values = summed(inverse)
+    # The jackknife over the shots of the circuit itself, of which only the estimates of 1/p depend.
+    change = np.where(counts > 0, n / np.maximum(counts * (counts + 1.0), 1.0), 0.0)
+    by_base = (
+        (n - 1.0) / n * (summed_squares(counts * change**2) - summed(counts * change) ** 2 / n)
+    )
+    # Products of two derivatives, to second order: with estimates for derivatives, the first order has twice the second.
+    scaled = derivatives * inverse
+    first = factors @ (parts @ (scaled**2).T - (parts @ scaled.T) ** 2)
+    weighted, square = parts * inverse**2, parts**2
+    pairs = weighted @ (parts - square).T - (square * inverse**2) @ parts.T
+    pairs += ((parts * inverse) @ parts.T) ** 2
+    second = factors @ pairs @ factors.T
+    by_parts = (first + first.T - second) * (1.0 + diagonal)
+    return _mirrored(values), _mirrored(by_base + by_parts)
 
 
 def random_basis_metric_job(
@@ -80,7 +179,7 @@ def random_basis_metric_job(
     depth: int | None = None,
     shots: int | None = None,
     seed: int | None = None,
-) -> Job[FloatArray]:
+) -> Job[FisherEstimate]:
     """Return the job that estimates the Fubini-Study metric by the Fisher information in random bases.
 
     Every basis costs what :func:`fisher_job` costs. A basis is made by ``depth`` layers of Haar-random rotations of every
@@ -94,7 +193,8 @@ def random_basis_metric_job(
         seed: Of the bases.
 
     Returns:
-        The job; its result is half the mean Fisher information, (1 or batch, angles, angles).
+        The job; its result is half the mean Fisher information. The errors are those of the choice of the bases and of
+        the shots together, from the spread between the bases; infinite for one basis.
 
     Raises:
         ValueError: For numbers out of range.
@@ -111,7 +211,15 @@ def random_basis_metric_job(
         gates = [Gate(op, None, False, everything) for op in _random_basis(tape.wires, layers, rng)]
         jobs.append(fisher_job(replace(tape, gates=(*tape.gates, *gates)), shots=shots))
     joined = together(*jobs)
-    return Job(joined.sweeps, lambda answers: 0.5 * np.mean(joined.finish(answers), axis=0))
+
+    def finish(answers: list[list[Array]]) -> FisherEstimate:
+        found = 0.5 * np.stack([one.values for one in joined.finish(answers)])
+        values = found.mean(axis=0)
+        if bases == 1:
+            return FisherEstimate(values, np.full_like(values, np.inf))
+        return FisherEstimate(values, found.var(axis=0, ddof=1) / bases)
+
+    return Job(joined.sweeps, finish)
 
 
 def _random_basis(wires: Any, layers: int, rng: np.random.Generator) -> list[Any]:

@@ -18,19 +18,12 @@ from fubini.devices.executor import Array
 from fubini.devices.hessian import PairPlan, pair_plan, squared
 from fubini.devices.job import Job
 from fubini.devices.sampled import MetricEstimate, metric_job, refuse_channels
-from fubini.devices.shifts import (
-    batch_rows,
-    check_shots,
-    controlled_word,
-    prepared,
-    refuse_without_rule,
-    setting_sweep,
-    word_letters,
-)
+from fubini.devices.shifts import batch_rows, check_shots, refuse_without_rule, setting_sweep
 from fubini.devices.sweep import Sweep
+from fubini.devices.words import controlled_word, prepared, word_letters
 from fubini.errors import UnsupportedCircuitError
 from fubini.layers import find_layers
-from fubini.tape import GateTape
+from fubini.tape import GateTape, rebind
 
 FloatArray = npt.NDArray[np.float64]
 Method = Literal["hadamard", "fidelity"]
@@ -155,11 +148,20 @@ def _hadamard_job(tape: GateTape, shots: int | None, auxiliary: Any) -> Job[Metr
         # Of the means, from the variances of the generators; layers are measured independently of each other.
         spread = np.diagonal(inner.values, axis1=1, axis2=2) / (shots or 1) * (shots is not None)
         for i, j in dict.fromkeys((i, j) for i, j, _ in terms):
+            parts = [(variances[:, i, j].copy(), independent[i, j])]
+            for own, other in ((i, j), (j, i)):
+                # A mean that is the same for all inputs has one error, however many inputs there are.
+                count = inner.independent[own, own]
+                slope = means[:, other].mean() ** 2 if count == 1 else means[:, other] ** 2
+                parts.append((slope * spread[:, own], count))
             values[:, i, j] -= means[:, i] * means[:, j]
             noise = means[:, i] ** 2 * spread[:, j] + means[:, j] ** 2 * spread[:, i]
             variances[:, i, j] += np.maximum(noise - spread[:, i] * spread[:, j], 0.0)
             values[:, j, i] = values[:, i, j]
             variances[:, j, i] = variances[:, i, j]
+            average = sum(float(np.mean(part)) / count for part, count in parts)
+            if average > 0:
+                independent[i, j] = independent[j, i] = variances[:, i, j].mean() / average
         circuits = inner.circuits + len(terms)
         return MetricEstimate(values, np.sqrt(variances), inner.means, independent, circuits)
 
@@ -189,6 +191,8 @@ def fidelity_sweep(tape: GateTape, settings: FloatArray, shots: int | None) -> S
 
 
 def _inverse(op: Any) -> Any:
+    if isinstance(op, qml.ops.Evolution):  # PennyLane's own cannot be broadcast
+        return rebind(op, [-op.data[0]])
     try:
         return qml.adjoint(op, lazy=False)
     except (qml.exceptions.AdjointUndefinedError, NotImplementedError) as error:

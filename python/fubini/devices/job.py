@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from fubini.devices.executor import Array, Executor, Usage
+from fubini.devices.calls import Usage
+from fubini.devices.executor import Array, Executor
 from fubini.devices.sweep import Sweep
 
 T = TypeVar("T")
@@ -17,10 +18,23 @@ class Job(Generic[T]):
     Attributes:
         sweeps: The circuits.
         finish: Makes the result from their answers, in order.
+        choose: Returns the job that an executor is to run instead, for the same result with fewer circuits.
     """
 
     sweeps: tuple[Sweep, ...]
     finish: Callable[[list[list[Array]]], T]
+    choose: Callable[[Executor], "Job[T]"] | None = None
+
+    def on(self, executor: Executor) -> "Job[T]":
+        """Return the job for a device.
+
+        Args:
+            executor: Of the device.
+
+        Returns:
+            What ``cost`` and ``run`` take.
+        """
+        return self if self.choose is None else self.choose(executor)
 
     def cost(self, executor: Executor) -> Usage:
         """Say what ``run`` will execute: a dry run.
@@ -31,7 +45,7 @@ class Job(Generic[T]):
         Returns:
             Calls, tapes, circuits and shots.
         """
-        return executor.cost(self.sweeps)
+        return executor.cost(self.on(executor).sweeps)
 
     def run(self, executor: Executor) -> T:
         """Execute the circuits.
@@ -42,7 +56,8 @@ class Job(Generic[T]):
         Returns:
             The result.
         """
-        return self.finish(executor.run(self.sweeps))
+        chosen = self.on(executor)
+        return chosen.finish(executor.run(chosen.sweeps))
 
 
 def together(*jobs: Job[Any]) -> Job[tuple[Any, ...]]:
@@ -67,4 +82,10 @@ def together(*jobs: Job[Any]) -> Job[tuple[Any, ...]]:
             for job, start, end in zip(jobs, starts, ends, strict=True)
         )
 
-    return Job(tuple(sweep for job in jobs for sweep in job.sweeps), finish)
+    choose = None
+    if any(job.choose is not None for job in jobs):
+
+        def choose(executor: Executor) -> Job[tuple[Any, ...]]:
+            return together(*(job.on(executor) for job in jobs))
+
+    return Job(tuple(sweep for job in jobs for sweep in job.sweeps), finish, choose)

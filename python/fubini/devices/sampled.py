@@ -35,7 +35,8 @@ class MetricEstimate:
             unbiased; where a variance is near the largest possible, its error is of order 1/shots and may be estimated
             as 0.
         means: (1 or batch, angles), the generators' expectation values.
-        independent: (angles, angles), over how many inputs an entry was measured: 1 for a layer that no input precedes.
+        independent: (angles, angles), over how many inputs an entry was measured: 1 for a layer that no input precedes,
+            in between where only parts of it were.
         circuits: How many circuits were run for every input.
     """
 

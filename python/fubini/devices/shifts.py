@@ -5,12 +5,11 @@ A gate exp(-i t K) whose generator's eigenvalues have R distinct differences nee
 broadcast tape on devices that take one. A generator without a well-conditioned rule is taken word by word,
 K = sum_k c_k P_k: either by circuits with exp(-+ i pi/4 P_k) behind the gate, two per word (Mitarai et al. 2018,
 arXiv:1803.00745), or by a Hadamard test, one circuit per word and one auxiliary wire (Li et al. 2017,
-arXiv:1608.00677).
+arXiv:1608.00677). A simulator that differentiates exact results by itself needs no rule: one circuit per input.
 """
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -18,114 +17,23 @@ import numpy.typing as npt
 import pennylane as qml
 
 from fubini import _core
-from fubini.devices.executor import Array
+from fubini.devices.executor import Array, Executor
+from fubini.devices.gradient import Gradient, Terms, contracted
 from fubini.devices.job import Job
-from fubini.devices.readout import Estimates, Readout, estimates_of, readout_of, with_auxiliary
+from fubini.devices.readout import Estimates, Readout, estimates_of, readout_of
 from fubini.devices.sweep import Sweep, repeated
+from fubini.devices.words import word_blocks
 from fubini.errors import UnsupportedCircuitError
 from fubini.pauli import PauliSum, dense, words_commute
 from fubini.tape import GateTape
 
 FloatArray = npt.NDArray[np.float64]
-Rule = Literal["shift", "hadamard"]
+Rule = Literal["shift", "hadamard", "adjoint"]
 
 _MAX_DENSE_WIRES = 8
 _MAX_WORDS = (
     12  # 2^12 signs of commuting words; more words have more frequencies than a rule should have
 )
-
-
-@dataclass(frozen=True)
-class _Terms:
-    """Circuits whose results are added up to derivatives.
-
-    Attributes:
-        angles: For every circuit the angle that it belongs to.
-        coefficients: For every circuit.
-        seen: Its outcomes, (circuits, batch, ...).
-    """
-
-    angles: npt.NDArray[np.intp]
-    coefficients: FloatArray
-    seen: Estimates
-
-
-@dataclass(frozen=True)
-class Gradient:
-    """Results of a circuit and their derivatives by its trainable angles.
-
-    Attributes:
-        values: (1 or batch, outputs); None where the circuit itself was not run.
-        jacobian: (1 or batch, outputs, angles).
-        base: What the circuit itself gave, else None.
-        terms: What the derivatives are made of.
-        slopes: (1 or batch, outputs, features).
-    """
-
-    values: FloatArray | None
-    jacobian: FloatArray
-    base: Estimates | None
-    terms: tuple[_Terms, ...]
-    slopes: FloatArray
-
-    @property
-    def errors(self) -> FloatArray:
-        """Standard errors of the Jacobian, (1 or batch, outputs, angles); zeros for an analytic device."""
-        variance = np.zeros_like(self.jacobian)
-        for terms in self.terms:
-            found = terms.seen.variance(self.slopes)  # (circuits, batch, outputs)
-            weighted = terms.coefficients[:, None, None] ** 2 * found
-            np.add.at(variance.transpose(2, 0, 1), terms.angles, weighted)
-        if self.base is not None:
-            features = self.base.readout.squared
-            derivative = self._feature_jacobian
-            unit = np.eye(len(self.base.readout.constant))
-            noise = self.base.variance(unit)
-            for output, feature in features:
-                variance[:, output] += 4.0 * derivative[:, feature] ** 2 * noise[:, feature, None]
-        return np.sqrt(variance)
-
-    @property
-    def _feature_jacobian(self) -> FloatArray:
-        return _contracted(self.terms, self.jacobian.shape[2])
-
-    def covariance(self, cotangents: FloatArray) -> FloatArray:
-        """Return the covariance of the estimates of cotangents @ jacobian.
-
-        Args:
-            cotangents: (1 or batch, outputs).
-
-        Returns:
-            (batch, angles, angles).
-        """
-        functional = (cotangents[:, None, :] @ self.slopes)[:, 0]
-        count = self.jacobian.shape[2]
-        rows = len(functional)
-        result = np.zeros((rows, count, count))
-        for terms in self.terms:
-            found = terms.seen.variance(functional[:, None, :])[..., 0]  # (circuits, batch)
-            weighted = terms.coefficients[:, None] ** 2 * found
-            for circuit, angle in enumerate(terms.angles):
-                result[:, angle, angle] += weighted[circuit]
-        if self.base is not None:
-            noise = self.base.variance(np.eye(len(self.base.readout.constant)))
-            derivative = self._feature_jacobian
-            for output, feature in self.base.readout.squared:
-                # -2 <O> d<O>: the estimate of <O> is common to all angles.
-                shared = -2.0 * cotangents[:, output, None] * derivative[:, feature]
-                result += (shared[:, :, None] * shared[:, None, :]) * noise[:, feature, None, None]
-        return result
-
-
-def _contracted(blocks: Sequence[_Terms], count: int) -> FloatArray:
-    """Sum the terms: (1 or batch, features, count)."""
-    total: Any = 0.0
-    for block in blocks:
-        features = np.ascontiguousarray(block.seen.features)
-        total = total + _core.shift_sum(
-            block.angles.astype(np.int64), np.ascontiguousarray(block.coefficients), features, count
-        )
-    return np.asarray(total)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -196,7 +104,7 @@ def gradient_job(
     shots: int | None = None,
     angles: Sequence[int] | None = None,
     values: bool = False,
-    rule: Rule = "shift",
+    rule: Rule | None = None,
     shifts: Sequence[Sequence[float]] | None = None,
     auxiliary: Any = None,
     base: Estimates | None = None,
@@ -206,16 +114,18 @@ def gradient_job(
     With S settings of the readout (1 for exact results; with shots, the number of product bases that the observables
     need) and B inputs it runs S B circuits for every term of every angle's rule: 2R for R frequencies; 1 (Hadamard
     test) or 2 per Pauli word of a generator without a rule; and S B more where the values are wanted or the QNode
-    measures a variance.
+    measures a variance. By the adjoint method it runs B circuits.
 
     Args:
         tape: The circuit.
         shots: Of every circuit; None for exact results.
         angles: Trainable angles to differentiate by; None for all. Others have derivative 0.
         values: Whether the results of the circuit itself are wanted.
-        rule: ``"shift"``, or ``"hadamard"`` for one Hadamard test per Pauli word of every generator.
+        rule: ``"shift"``; ``"hadamard"`` for one Hadamard test per Pauli word of every generator; ``"adjoint"`` for the
+            device's own derivatives of exact expectation values and variances. None: the last where the device has
+            them and does not broadcast, otherwise the first.
         shifts: For every trainable angle as many positive shifts as it has frequencies, in radians, or none for the
-            equidistant ones.
+            equidistant ones; for ``rule="shift"``, which they imply.
         auxiliary: Label of a wire that the circuit does not use, for Hadamard tests; without one, gates without a
             shift rule take two circuits per word.
         base: What ``values_job`` gave for this circuit, which is then not run again.
@@ -224,11 +134,16 @@ def gradient_job(
         The job.
 
     Raises:
-        UnsupportedCircuitError: For measurements without a rule.
-        ValueError: For an auxiliary wire that is missing or in use, fewer than 2 shots, or impossible shifts.
+        UnsupportedCircuitError: For measurements without a rule; when it runs, for ``rule="adjoint"`` on a device that
+            has no derivatives of this circuit.
+        ValueError: For an unknown rule, an auxiliary wire that is missing or in use, fewer than 2 shots, or impossible shifts.
     """
-    if rule not in ("shift", "hadamard"):
-        raise ValueError(f"rule: expected 'shift' or 'hadamard', got {rule!r}")
+    if rule not in (None, "shift", "hadamard", "adjoint"):
+        raise ValueError(f"rule: expected 'shift', 'hadamard', 'adjoint' or None, got {rule!r}")
+    if rule == "adjoint" and shots is not None:
+        raise ValueError(f"shots: expected None for rule='adjoint', got {shots!r}")
+    if shifts is not None and rule not in (None, "shift"):
+        raise ValueError(f"shifts: expected None for rule={rule!r}, got shifts")
     check_shots(shots)
     if auxiliary is not None and auxiliary in tape.wires:
         raise ValueError(
@@ -242,7 +157,9 @@ def gradient_job(
     trainable = tape.trainable
     chosen = list(range(len(trainable))) if angles is None else list(angles)
     generators = [tape.gates[i].generator or () for i in trainable]
-    shiftable = [j for j in chosen if rule == "shift" and has_rule(generators[j])]
+    if rule == "adjoint":
+        return _required(_adjoint_job(tape, readout, chosen, values, base))
+    shiftable = [j for j in chosen if rule != "hadamard" and has_rule(generators[j])]
     by_words = [j for j in chosen if j not in set(shiftable)]
 
     moved = [list(shifts[j]) for j in shiftable] if shifts is not None else []
@@ -266,7 +183,7 @@ def gradient_job(
         index, weight = np.array(plan.index, dtype=np.intp), np.array(plan.coefficient)
         blocks.append((index, weight, readout, sweeps, len(settings)))
     for j in by_words:
-        blocks += _word_blocks(tape, j, generators[j], readout, shots, auxiliary)
+        blocks += word_blocks(tape, j, generators[j], readout, shots, auxiliary)
 
     def finish(answers: list[list[Array]]) -> Gradient:
         start = 0
@@ -280,13 +197,13 @@ def gradient_job(
                 own_base = Estimates(own, tuple(o[-1] for o in seen.outcomes), shots)
                 seen = Estimates(own, tuple(o[:-1] for o in seen.outcomes), shots)
             if len(index):
-                terms.append(_Terms(index, weight, seen))
+                terms.append(Terms(index, weight, seen))
         if own_base is None:
             slopes = np.broadcast_to(readout.linear, (rows, *readout.linear.shape))
         else:
             slopes = readout.slopes(own_base.features)
         by_features = (
-            _contracted(terms, len(trainable))
+            contracted(terms, len(trainable))
             if terms
             else np.zeros((rows, readout.linear.shape[1], len(trainable)))
         )
@@ -296,7 +213,54 @@ def gradient_job(
             results = readout.results(own_base.features, noise)
         return Gradient(results, slopes @ by_features, own_base, tuple(terms), slopes)
 
-    return Job(tuple(s for block in blocks for s in block[3]), finish)
+    def choose(executor: Executor) -> Job[Gradient]:
+        if (
+            executor.broadcasts
+        ):  # all shifts in one tape are quicker than derivatives input by input
+            return shifted
+        other = _adjoint_job(tape, readout, chosen, values, base)
+        return other if executor.differentiates(other.sweeps[0]) else shifted
+
+    shifted = Job(tuple(s for block in blocks for s in block[3]), finish)
+    if rule is None and shifts is None and shots is None:
+        return Job(shifted.sweeps, finish, choose)
+    return shifted
+
+
+def _adjoint_job(
+    tape: GateTape, readout: Readout, angles: Sequence[int], values: bool, base: Estimates | None
+) -> Job[Gradient]:
+    """One run of the circuit for every input, which the device differentiates."""
+    (setting,) = readout.settings
+    chosen = sorted(angles)
+    linear = all(isinstance(m, qml.measurements.ExpectationMP) for m in setting.measurements)
+    by = tuple(tape.trainable[j] for j in chosen) if linear else ()
+    operations = tuple(gate.operation for gate in tape.gates)
+    sweep = Sweep(operations, setting.measurements, tape.batch, None, by)
+
+    def finish(answers: list[list[Array]]) -> Gradient:
+        ((results, derivatives),) = answers
+        own = Estimates(readout, (results,), None)
+        by_features = np.zeros((*results.shape, len(tape.trainable)))
+        by_features[..., chosen] = derivatives
+        slopes = readout.slopes((own if base is None else base).features)
+        found = readout.results(own.features) if values else None
+        return Gradient(found, slopes @ by_features, own if base is None else base, (), slopes)
+
+    return Job((sweep,), finish)
+
+
+def _required(job: Job[Gradient]) -> Job[Gradient]:
+    """The same, refused where the device cannot do it."""
+
+    def choose(executor: Executor) -> Job[Gradient]:
+        if not executor.differentiates(job.sweeps[0]):
+            raise UnsupportedCircuitError(
+                f"device: {executor.device.name} has no derivatives of this circuit by the adjoint method; use rule='shift'"
+            )
+        return job
+
+    return Job(job.sweeps, job.finish, choose)
 
 
 def values_job(tape: GateTape, *, shots: int | None = None) -> Job[Estimates]:
@@ -363,91 +327,6 @@ def setting_sweep(
         for i, op in enumerate(operations)
     ]
     return Sweep((*operations, *gates), tuple(measurements), count * batch, shots)
-
-
-# -- word by word -----------------------------------------------------------------------------------------------
-
-
-def _word_blocks(
-    tape: GateTape,
-    angle: int,
-    generator: PauliSum,
-    readout: Readout,
-    shots: int | None,
-    auxiliary: Any,
-) -> list[tuple[Any, Any, Readout, list[Sweep], int]]:
-    place = tape.trainable[angle] + 1
-    operations = [gate.operation for gate in tape.gates]
-    blocks = []
-    for x, z, coefficient in generator:
-        if not x | z:
-            continue
-        letters = word_letters(x, z, tape)
-        if auxiliary is not None:
-            # Branches psi and P psi of the auxiliary qubit: <Y O> = Im <psi|O|P psi>, and d<O>/dt is twice that.
-            own = with_auxiliary(readout, auxiliary)
-            end = [qml.adjoint(qml.S(auxiliary)), qml.Hadamard(auxiliary)]
-            circuit = [
-                *prepared(operations[:place], qml.Hadamard(auxiliary)),
-                controlled_word(letters, auxiliary),
-                *operations[place:],
-                *end,
-            ]
-            sweeps = [
-                Sweep((*circuit, *s.gates), s.measurements, tape.batch, shots) for s in own.settings
-            ]
-            blocks.append((np.array([angle]), np.array([2.0 * coefficient]), own, sweeps, 1))
-            continue
-        for sign in (1.0, -1.0):
-            turn = qml.PauliRot(sign * np.pi / 2, "".join(letters.values()), wires=list(letters))
-            circuit = [*operations[:place], turn, *operations[place:]]
-            sweeps = [
-                Sweep((*circuit, *s.gates), s.measurements, tape.batch, shots)
-                for s in readout.settings
-            ]
-            blocks.append((np.array([angle]), np.array([sign * coefficient]), readout, sweeps, 1))
-    return blocks
-
-
-def prepared(operations: Sequence[Any], *gates: Any) -> list[Any]:
-    """Return operations with gates on other wires in front, behind a state preparation.
-
-    Args:
-        operations: Of the circuit.
-        *gates: What comes first.
-    """
-    first = 1 if operations and isinstance(operations[0], qml.operation.StatePrepBase) else 0
-    return [*operations[:first], *gates, *operations[first:]]
-
-
-def word_letters(x: int, z: int, tape: GateTape) -> dict[Any, str]:
-    """Return the letters of a word by wire label.
-
-    Args:
-        x: Mask of the wires with X or Y.
-        z: Mask of the wires with Z or Y.
-        tape: Whose wires they are.
-    """
-    letters = {}
-    for position, wire in enumerate(tape.wires):
-        bit = 1 << (len(tape.wires) - 1 - position)
-        if (x | z) & bit:
-            letters[wire] = "Y" if x & z & bit else "X" if x & bit else "Z"
-    return letters
-
-
-def controlled_word(letters: dict[Any, str], control: Any, value: int = 1) -> Any:
-    """Return a Pauli word controlled by a wire.
-
-    Args:
-        letters: The word.
-        control: Label.
-        value: For which value of the control it acts.
-    """
-    paulis = {"X": qml.X, "Y": qml.Y, "Z": qml.Z}
-    word = qml.prod(*(paulis[letter](wire) for wire, letter in letters.items()))
-    base = word if len(letters) > 1 else paulis[next(iter(letters.values()))](next(iter(letters)))
-    return qml.ctrl(base, control=control, control_values=[value])
 
 
 def refuse_without_rule(tape: GateTape, what: str) -> list[tuple[float, ...]]:

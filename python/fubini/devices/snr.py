@@ -6,11 +6,13 @@ Schmitt and Heyl (2020, arXiv:1912.08828); an eigenvalue is bounded below by its
 flat direction is not amplified. Without noise this is the pseudo-inverse.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from fubini.damping import Absolute, Damping
 from fubini.errors import NumericalError
 
 FloatArray = npt.NDArray[np.float64]
@@ -58,8 +60,7 @@ def snr_direction(
         ValueError: For a tolerance that is not positive.
         NumericalError: If anything is NaN or infinite.
     """
-    if not tolerance > 0 or not np.isfinite(tolerance):
-        raise ValueError(f"tolerance: expected a finite number > 0, got {tolerance!r}")
+    _check_tolerance(tolerance)
     for name, value in (
         ("gradient", gradient),
         ("gradient_covariance", gradient_covariance),
@@ -88,6 +89,51 @@ def snr_direction(
     weights = np.where(real, weights, 0.0)
     step = np.where(real, weights * along / np.where(real, length, 1.0), 0.0)
     return Direction(vectors @ step, weights, eigenvalues)
+
+
+def _check_tolerance(tolerance: float) -> None:
+    if not tolerance > 0 or not np.isfinite(tolerance):
+        raise ValueError(f"tolerance: expected a finite number > 0, got {tolerance!r}")
+
+
+@dataclass(frozen=True)
+class SignalToNoise:
+    """As ``lam`` of ``QNGOptimizer``: no damping, but :func:`snr_direction` for quantum layers with shots.
+
+    Gradient and metric of these layers bring their standard errors along. The gradient's are those given what the
+    backward pass brings to the layer, so any loss and any classical layers around it will do. Layers without shots are
+    exact, and solved by the pseudo-inverse; parameters without a metric take the plain gradient. Gradients must reach
+    the optimizer as the backward passes made them: clipping them changes their noise.
+
+    Args:
+        tolerance: Signal-to-noise ratio at which an eigen-direction counts half.
+
+    Raises:
+        ValueError: For a tolerance that is not positive.
+    """
+
+    tolerance: float = 2.0
+    needs_closure = False
+    scale = 1.0
+    tries = 1
+
+    def __post_init__(self) -> None:
+        _check_tolerance(self.tolerance)
+
+    def damping_at(self, step: int) -> Damping:
+        """Return no damping."""
+        return Absolute(0.0)
+
+    def update(self, actual: float, predicted: float, share: float = 1.0) -> bool:
+        """Return true: every step is kept."""
+        return True
+
+    def state_dict(self) -> dict[str, float]:
+        """Return nothing: there is no state."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Do nothing."""
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,15 @@ class Sweep:
         measurements: What every row measures.
         rows: Number of settings, None for a circuit without such an axis.
         shots: Of every row; None for exact results.
+        by: Indices of operations by whose angle the device differentiates the results by itself; such a sweep's answer
+            is the results of all measurements, and their derivatives.
     """
 
     operations: tuple[Any, ...]
     measurements: tuple[Any, ...]
     rows: int | None = None
     shots: int | None = None
+    by: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for op in self.operations:
@@ -82,11 +85,11 @@ class Sweep:
             rows: Their indices.
         """
         operations = tuple(_at(op, rows) for op in self.operations)
-        return Sweep(operations, self.measurements, len(rows), self.shots)
+        return Sweep(operations, self.measurements, len(rows), self.shots, self.by)
 
     def broadcast_tape(self) -> Any:
         """Return all rows as one tape."""
-        return qml.tape.QuantumScript(self.operations, self.measurements, shots=self.shots)
+        return self._tape(self.operations)
 
     def single_tapes(self) -> list[Any]:
         """Return one tape per row."""
@@ -94,16 +97,21 @@ class Sweep:
             return [self.broadcast_tape()]
         columns = [_single(op, self.rows) for op in self.operations]
         return [
-            qml.tape.QuantumScript(
+            self._tape(
                 [
                     column if isinstance(column, qml.operation.Operator) else column[row]
                     for column in columns
-                ],
-                self.measurements,
-                shots=self.shots,
+                ]
             )
             for row in range(self.rows)
         ]
+
+    def _tape(self, operations: Sequence[Any]) -> Any:
+        tape = qml.tape.QuantumScript(operations, self.measurements, shots=self.shots)
+        if self.by:
+            starts = np.cumsum([0, *(len(op.data) for op in operations)])
+            tape.trainable_params = starts[list(self.by)].tolist()
+        return tape
 
 
 def repeated(op: Any, times: int) -> Any:
@@ -160,7 +168,7 @@ def tape_key(tape: Any) -> tuple[Any, ...]:
     Args:
         tape: The tape.
     """
-    parts: list[Any] = [tape.shots.total_shots]
+    parts: list[Any] = [tape.shots.total_shots, tuple(tape.trainable_params)]
     for op in tape.operations:
         numbers = tuple((np.shape(p), np.asarray(p).tobytes()) for p in op.data)
         parts.append((op.name, tuple(op.wires), numbers, _settings(op)))

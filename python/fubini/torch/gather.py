@@ -9,10 +9,11 @@ from fubini.errors import NumericalError
 from fubini.torch import distributed
 from fubini.torch.blocks import Block
 from fubini.torch.checks import all_finite
+from fubini.torch.closures import closure_blocks
 from fubini.torch.evaluation import full_precision, paused
 from fubini.torch.history import MetricHistory
 from fubini.torch.proposal import Part, plain
-from fubini.torch.sources import Counted, Source, closure_blocks
+from fubini.torch.sources import Counted, Source
 
 Tensor = torch.Tensor
 Group = MutableMapping[str, Any]

@@ -10,6 +10,7 @@ from fubini.damping import Absolute, Damping, Diagonal, Relative
 from fubini.layers import check_rule
 from fubini.metric import check_approx
 from fubini.policies import Armijo, DampingPolicy, TrustRegion, as_policy
+from fubini.torch import distributed
 from fubini.torch.checks import check_number
 
 KINDS: dict[str, type[Damping]] = {kind.kind: kind for kind in (Absolute, Relative, Diagonal)}
@@ -181,4 +182,39 @@ def check_options(options: Mapping[str, Any], policy: DampingPolicy | None) -> N
     if isinstance(rule, Armijo) and policy is not None and policy.needs_closure:
         raise ValueError(
             f"step_rule: expected none but TrustRegion with {type(policy).__name__}, which judges the loss itself"
+        )
+
+
+def check_signal_to_noise(options: Mapping[str, Any], model: Any, momentum: str) -> None:
+    """Check that options go with ``lam=SignalToNoise``.
+
+    Args:
+        options: As for ``check_options``.
+        model: The optimizer's model, or None.
+        momentum: Kind of momentum.
+
+    Raises:
+        RuntimeError: In distributed training.
+        ValueError: If they do not.
+    """
+    if model is None:
+        raise ValueError(
+            "model: expected a module for lam=SignalToNoise, which knows the noise of its layers, got None"
+        )
+    wanted: dict[str, tuple[Any, ...]] = {
+        "metric": ("quantum",),
+        "averaging": (0,),
+        "update_every": (1,),
+        "approx": ("block-diag", "diag", None),
+    }
+    for name, allowed in wanted.items():
+        if options[name] not in allowed:
+            raise ValueError(
+                f"{name}: expected {' or '.join(map(repr, allowed))} with lam=SignalToNoise, got {options[name]!r}"
+            )
+    if momentum == "spring":
+        raise ValueError("momentum: expected a number with lam=SignalToNoise, got Spring")
+    if distributed.active():
+        raise RuntimeError(
+            "lam: expected a number with several processes, whose noise is not gathered, got SignalToNoise"
         )

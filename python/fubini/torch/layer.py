@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pennylane as qml
@@ -11,23 +11,18 @@ import torch
 
 from fubini.circuit import Circuit
 from fubini.compiled import Affine, Traced, compile_function, outside_transforms
-from fubini.devices.executor import Executor, Usage, check_device, executor_of
+from fubini.devices.calls import Usage
+from fubini.devices.executor import STATE_VECTORS, Executor, check_device, executor_of
 from fubini.errors import UnsupportedCircuitError
+from fubini.layers import LayerRule
+from fubini.torch.dry_run import StepCost, step_cost
 from fubini.torch.native import run_affine, run_traced
-from fubini.torch.shifted import run_shifted, shifted_circuit, wants_shifts
+from fubini.torch.shifted import derivatives_of, run_shifted, shifted_circuit
+from fubini.torch.shot_noise import ShotNoise
 
 Engine = Literal["auto", "native", "device"]
 WeightShapes = Mapping[str, int | Sequence[int]]
 InitMethod = Callable[[torch.Tensor], torch.Tensor] | Mapping[str, Any] | None
-
-# Noiseless simulators of state vectors, whose results the native engine reproduces.
-_SIMULATORS = {
-    "default.qubit",
-    "lightning.qubit",
-    "lightning.kokkos",
-    "lightning.gpu",
-    "reference.qubit",
-}
 
 
 class QuantumLayer(torch.nn.Module):
@@ -43,7 +38,9 @@ class QuantumLayer(torch.nn.Module):
     what was done and why.
 
     On the device engine, ``diff_method="parameter-shift"``, and ``"best"`` with shots or on a device that is no simulator,
-    run all shifts of all inputs of a backward pass as one execution; everything else is differentiated by PennyLane.
+    run all shifts of all inputs of a backward pass as one execution; ``"best"`` on other devices than default.qubit and
+    default.mixed, and ``"adjoint"`` on lightning simulators, take the device's own exact derivatives instead where it
+    has them; everything else is differentiated by PennyLane.
 
     Args:
         qnode: The QNode, interface ``"auto"`` or ``"torch"``.
@@ -59,6 +56,7 @@ class QuantumLayer(torch.nn.Module):
         weight_shapes: Shape of every weight.
         input_arg: Name of the data argument.
         executor: Runs the circuits of the device engine: set it for retries, chunks or a progress bar of your own.
+        shot_noise: What an optimizer needs to know of the last forward pass on a device; else None.
 
     Raises:
         UnsupportedCircuitError: For a device that runs no parametrised circuits (default.clifford).
@@ -87,6 +85,7 @@ class QuantumLayer(torch.nn.Module):
         check_device(qnode.device)
         self.qnode = qnode
         self._executor: Executor | None = None
+        self.shot_noise: ShotNoise | None = None  # of the last forward pass, for recorders
         self.weight_shapes = {name: _shape(name, size) for name, size in weight_shapes.items()}
         self._check_signature()
         for name, shape in self.weight_shapes.items():
@@ -168,10 +167,7 @@ class QuantumLayer(torch.nn.Module):
         """Say in one sentence which engine evaluates the circuit and why."""
         how = next(iter(self._forms.values())).how if self._forms else self._device_reason()
         if isinstance(how, str):
-            shifts = (
-                " Its derivatives come from shifted circuits." if wants_shifts(self.qnode) else ""
-            )
-            return f"The circuit runs on its PennyLane device {self.qnode.device.name!r}: {how}.{shifts}"
+            return f"The circuit runs on its PennyLane device {self.qnode.device.name!r}: {how}. {self._derivatives()}"
         if how is None:
             return "The native engine compiles the circuit in the first call: the device is a noiseless simulator."
         if isinstance(how, Traced):
@@ -180,9 +176,19 @@ class QuantumLayer(torch.nn.Module):
             )
         return "The native engine runs the compiled circuit: its angles are affine in weights and inputs."
 
+    def _derivatives(self) -> str:
+        source = derivatives_of(self.qnode)
+        if source == "pennylane" or any(form.kind == "other" for form in self._forms.values()):
+            return "PennyLane differentiates it."
+        if source == "shift":
+            return "Its derivatives come from shifted circuits."
+        return (
+            "Its derivatives are the device's own, or come from shifted circuits where it has none."
+        )
+
     def __getstate__(self) -> dict[str, Any]:
         """Compiled circuits are not copied: the copy compiles its own."""
-        return {**self.__dict__, "_forms": {}, "_circuits": {}}
+        return {**self.__dict__, "_forms": {}, "_circuits": {}, "shot_noise": None}
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -215,6 +221,37 @@ class QuantumLayer(torch.nn.Module):
             return torch.stack([_leading(r, leading) for r in results])
         return _leading(results, leading)
 
+    def cost(
+        self,
+        inputs: torch.Tensor,
+        approx: Literal["block-diag", "diag"] | None = "block-diag",
+        layers: LayerRule = "wires",
+    ) -> StepCost:
+        """Say what a training step on these inputs will execute on the device, without executing anything.
+
+        Args:
+            inputs: As for the layer's forward.
+            approx: Metric of the optimizer, as for ``QNGOptimizer``.
+            layers: Likewise.
+
+        Returns:
+            Calls, tapes, circuits and shots of forward pass, backward pass and metric; zeros on the native engine.
+
+        Raises:
+            UnsupportedCircuitError: Where PennyLane differentiates the circuit, and decides what is executed.
+        """
+        self._check_inputs(inputs)
+        flat = inputs if inputs.ndim < 2 else inputs.reshape(-1, inputs.shape[-1])
+        form = self._form(flat)
+        if not isinstance(form.how, str):
+            return StepCost()
+        if form.kind == "other":
+            raise UnsupportedCircuitError(
+                "cost: PennyLane differentiates this layer and decides what is executed; use diff_method='parameter-shift'"
+            )
+        circuit = shifted_circuit(self.qnode, self._arguments(flat))
+        return step_cost(self, circuit, flat, approx, layers)
+
     def compiled(self, inputs: torch.Tensor) -> Affine | None:
         """Return the compiled circuit that serves these inputs, or None where the quantum function runs in every call.
 
@@ -234,7 +271,7 @@ class QuantumLayer(torch.nn.Module):
         if self._requested_engine == "device":
             return "the device engine was asked for"
         device = self.qnode.device
-        if device.name not in _SIMULATORS:
+        if device.name not in STATE_VECTORS:
             return "it is no noiseless state-vector simulator"
         if self.qnode.shots.total_shots is not None:
             return f"it has {self.qnode.shots.total_shots} shots"
@@ -259,7 +296,7 @@ class QuantumLayer(torch.nn.Module):
             raise UnsupportedCircuitError(
                 f"engine: 'native' cannot run this circuit: {how}; use engine='auto'"
             )
-        if isinstance(how, str) and why is None and wants_shifts(self.qnode):
+        if isinstance(how, str) and why is None and derivatives_of(self.qnode) != "pennylane":
             kind = _returned(self.qnode, self.input_arg, self.qnode_weights, x)
         elif isinstance(how, str):
             kind = "other"
@@ -281,26 +318,27 @@ class QuantumLayer(torch.nn.Module):
 
     def _run_on_device(self, form: "_Form", x: torch.Tensor) -> Any:
         if form.kind != "other":
-            named = {name: weight.to(x) for name, weight in self.qnode_weights.items()}
-            arguments = {self.input_arg: x, **named}
             try:
-                circuit = shifted_circuit(self.qnode, arguments)
+                circuit = shifted_circuit(self.qnode, self._arguments(x))
             except UnsupportedCircuitError:  # PennyLane may know how
-                pass
+                self._forms[x.ndim] = replace(form, kind="other")
             else:
+                self.shot_noise = circuit.noise
                 values = run_shifted(circuit, self.executor).to(x)
                 values = values.expand(*x.shape[:-1], -1) if x.ndim > 1 else values[0]
                 return _arranged(values, circuit.shapes, form.kind)
+        self.shot_noise = None
         rows = 1 if x.ndim == 1 else len(x)
         shots = rows * (self.qnode.shots.total_shots or 0)
         self.executor.usage += Usage(1, 1, rows, shots)
         return self._evaluate(x)
 
+    def _arguments(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        named = {name: weight.to(x) for name, weight in self.qnode_weights.items()}
+        return {self.input_arg: x, **named}
+
     def _evaluate(self, x: torch.Tensor) -> Any:
-        results = self.qnode(
-            **{self.input_arg: x},
-            **{name: weight.to(x) for name, weight in self.qnode_weights.items()},
-        )
+        results = self.qnode(**self._arguments(x))
         if isinstance(results, torch.Tensor):
             return results.to(x.dtype)
 
@@ -451,7 +489,9 @@ class _Form:
     """How one kind of input is evaluated: compiled, traced, or on the device for a reason."""
 
     how: Affine | Traced | str
-    kind: str  # what the quantum function returns: "single", "list" or "tuple"
+    # What the quantum function returns: "single", "list" or "tuple" of real measurements; "other": something else, or
+    # what PennyLane evaluates and differentiates.
+    kind: str
     qnode: Any
     device: Any
     function: Any

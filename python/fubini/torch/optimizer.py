@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from fubini.damping import Damping
+from fubini.devices.snr import SignalToNoise
 from fubini.layers import LayerRule
 from fubini.metric import Approx
 from fubini.policies import Armijo, DampingPolicy, Tikhonov, TrustRegion
@@ -19,6 +20,7 @@ from fubini.torch.gather import Gatherer
 from fubini.torch.groups import (
     KINDS,
     check_options,
+    check_signal_to_noise,
     checked_group,
     damping_entries,
     group_damping,
@@ -90,7 +92,8 @@ class QNGOptimizer(torch.optim.Optimizer):
             each layer as a matrix, a factor of it or products alone, whichever is predicted to be cheapest;
             ``explain()`` says which.
         lam: What is added to the metric's diagonal: a number in the metric's units, ``Relative`` or ``Diagonal`` of
-            one, both also per group; or a policy for all groups: ``Schedule``, ``LevenbergMarquardt``, ``Tikhonov``.
+            one, both also per group; or a policy for all groups: ``Schedule``, ``LevenbergMarquardt``, ``Tikhonov``; for
+            layers with shots, ``SignalToNoise``.
         likelihood: What the outputs mean to the loss, for a Fisher matrix: ``"categorical"``, ``"bernoulli"``,
             ``"gaussian"``, or an object for other reductions than the mean.
         fisher: ``"true"`` or ``"empirical"``.
@@ -161,6 +164,9 @@ class QNGOptimizer(torch.optim.Optimizer):
             "update_every": update_every,
         }
         check_options(self._options, self._policy)
+        if isinstance(lam, SignalToNoise):
+            check_signal_to_noise(self._options, self._model, as_momentum(momentum)[0])
+            self._options["tolerance"] = lam.tolerance
         kind, coefficient = as_momentum(momentum)
         self._options["spring"] = kind == "spring"
         self._source = make_source(self._model, self._options)
@@ -258,7 +264,7 @@ class QNGOptimizer(torch.optim.Optimizer):
             self._prepare()
 
     def __repr__(self) -> str:
-        hidden = {"samples", "fallback", "layers", "spring"}
+        hidden = {"samples", "fallback", "layers", "spring", "tolerance"}
         used = {n: v for n, v in self._options.items() if n not in hidden and v is not None}
         if self._options["metric"] == "quantum":
             del used["fisher"]
@@ -305,13 +311,22 @@ class QNGOptimizer(torch.optim.Optimizer):
                 "gradients by the outputs, got None"
             )
         random = RandomState.now() if judged else None
+        scale = getattr(self, "grad_scale", None)
+        if scale is not None and "tolerance" in self._options:
+            raise ValueError(
+                "lam: expected a number with a GradScaler, which changes the gradients' noise, got SignalToNoise"
+            )
         loss, metric_fn = evaluated(closure)
+        if metric_fn is not None and "tolerance" in self._options:
+            raise ValueError(
+                "closure: expected the loss alone with lam=SignalToNoise, got a metric function, which says nothing about "
+                "noise"
+            )
         distributed.together(
             lambda: check_gradients(self.param_groups, self._names),
             self.param_groups[0]["params"][0].device,
         )
         start = time.perf_counter()
-        scale = getattr(self, "grad_scale", None)
         parts = self._gatherer.parts(
             self.param_groups,
             metric_fn,

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from fubini.torch.shot_noise import ShotNoise
+
 
 @dataclass(eq=False)
 class Pass:
@@ -19,6 +21,7 @@ class Pass:
         weights: Identity and version of every parameter that required a gradient, to notice changes between passes.
         count: Number of inputs: the first dimension of the output, 1 for a scalar.
         gradient: Of what was differentiated, by the (first) output; None before the backward pass.
+        noise: Of the gradients of a layer with shots, where the recorder keeps it.
     """
 
     args: tuple[Any, ...]
@@ -26,6 +29,7 @@ class Pass:
     weights: tuple[tuple[int, int], ...]
     count: int
     gradient: torch.Tensor | None = None
+    noise: ShotNoise | None = None
 
 
 class PassRecorder:
@@ -39,11 +43,13 @@ class PassRecorder:
     Attributes:
         passes: The recorded passes, in the order of the backward passes.
         paused: Whether forward passes are ignored for now.
+        keeps_noise: Whether the noise of gradients from shots is kept with the passes.
     """
 
     def __init__(self) -> None:
         self.passes: list[Pass] = []
         self.paused = False
+        self.keeps_noise = False
         self._active = True
         self._pending: list[Pass] = []
         self._backward = -1  # the backward pass that the pending passes belong to
@@ -77,6 +83,10 @@ class PassRecorder:
         weights = tuple((id(p), p._version) for p in parameters)
         count = outputs[0].shape[0] if outputs[0].ndim else 1
         seen = Pass(_copied(args), _copied(kwargs), weights, count)
+        if self.keeps_noise:
+            seen.noise = getattr(module, "shot_noise", None)
+            if seen.noise is not None:
+                seen.noise.wanted = True
         outputs[0].register_hook(lambda grad: self._passed(parameters, seen, grad))  # type: ignore[no-untyped-call]
         for other in outputs[1:]:
             other.register_hook(lambda _: self._passed(parameters, seen, None))  # type: ignore[no-untyped-call]
@@ -108,6 +118,8 @@ class PassRecorder:
             return  # another output, or another backward pass, of the same forward pass
         if not any(seen is other for other in self._pending):
             self._pending.append(seen)
+            if seen.noise is not None:
+                seen.noise.contributions.clear()  # of a backward pass whose gradients are gone
         if not self._handles:
             self._watch(parameters)
 

@@ -1,43 +1,51 @@
-"""A layer on a PennyLane device whose derivatives come from shifted circuits: shots, noise, hardware."""
+"""A layer on a PennyLane device whose derivatives are fubini's own: shots, noise, hardware, and lightning.qubit.
 
-from dataclasses import dataclass
-from typing import Any
+PennyLane returns the results of torch QNodes on lightning.qubit in torch's default dtype, rounded to 1e-8, because the
+device gives Python's floats; here they stay float64.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from fubini._arrays import to_numpy
-from fubini.devices.executor import Executor
+from fubini.devices.executor import STATE_VECTORS, Executor
 from fubini.devices.job import Job
 from fubini.devices.readout import Estimates, readout_of
-from fubini.devices.shifts import gradient_job, values_job
+from fubini.devices.shifts import Rule, gradient_job, values_job
 from fubini.tape import GateTape, angle_tape
 from fubini.torch.function import is_batched
+from fubini.torch.shot_noise import Contribution, ShotNoise
 
 Tensor = torch.Tensor
 
-# Simulators that PennyLane differentiates without shifts, by backpropagation or adjoint sweeps, for less than two
-# executions of the circuit.
-_DIFFERENTIABLE = {
-    "default.qubit", "default.mixed", "reference.qubit", "lightning.qubit", "lightning.kokkos", "lightning.gpu",
-}  # fmt: skip
+# Simulators that PennyLane differentiates by backpropagation, for less than two executions of the circuit.
+_BACKPROPAGATING = {"default.qubit", "default.mixed"}
+_LIGHTNING = {name for name in STATE_VECTORS if name.startswith("lightning.")}
 
 
-def wants_shifts(qnode: Any) -> bool:
-    """Say whether a QNode's derivatives are those of the parameter-shift rule.
+def derivatives_of(qnode: Any) -> Literal["pennylane", "shift", "device"]:
+    """Say where a QNode's derivatives come from.
 
     Args:
         qnode: The QNode.
 
     Returns:
-        True for ``diff_method="parameter-shift"``, and for ``"best"`` with shots or on a device that is no simulator;
-        False also where the user gave the rule's arguments to PennyLane, or several numbers of shots.
+        ``"shift"``: shifted circuits, for ``diff_method="parameter-shift"``, and for ``"best"`` with shots;
+        ``"device"``: the device's own adjoint method where it has one for the circuit, otherwise shifted circuits, for
+        ``"best"`` on devices that PennyLane does not backpropagate through and ``"adjoint"`` on lightning simulators;
+        ``"pennylane"``: else, also where the user gave the rule's arguments to PennyLane, or several numbers of shots.
     """
     if qnode.shots.has_partitioned_shots or set(qnode.gradient_kwargs) - {"broadcast"}:
-        return False
-    if qnode.diff_method == "best":
-        return qnode.device.name not in _DIFFERENTIABLE or bool(qnode.shots.total_shots)
-    return bool(qnode.diff_method == "parameter-shift")
+        return "pennylane"
+    name, method = qnode.device.name, qnode.diff_method
+    if method == "parameter-shift" or (method == "best" and qnode.shots.total_shots):
+        return "shift"
+    if method == "best":
+        return "pennylane" if name in _BACKPROPAGATING else "device"
+    return "device" if method == "adjoint" and name in _LIGHTNING else "pennylane"
 
 
 @dataclass(frozen=True)
@@ -47,14 +55,18 @@ class ShiftedCircuit:
     Attributes:
         tape: Its gates.
         angles: What is differentiated, each () or (batch,).
+        rule: How, see ``gradient_job``.
         job: Runs the circuit itself.
+        noise: Receives what backward passes measure, if somebody wants it.
         shapes: Shape of every measurement.
     """
 
     tape: GateTape
     angles: list[Tensor]
+    rule: Rule | None
     job: Job[Estimates]
     shapes: tuple[tuple[int, ...], ...]
+    noise: ShotNoise = field(default_factory=ShotNoise)
 
 
 def shifted_circuit(qnode: Any, arguments: dict[str, Tensor]) -> ShiftedCircuit:
@@ -69,11 +81,12 @@ def shifted_circuit(qnode: Any, arguments: dict[str, Tensor]) -> ShiftedCircuit:
     """
     tape, angles = angle_tape(qnode, arguments)
     readout = readout_of(tape, tape.shots)  # refuses what has no rule
-    return ShiftedCircuit(tape, angles, values_job(tape, shots=tape.shots), readout.shapes)
+    rule: Rule | None = "shift" if derivatives_of(qnode) == "shift" else None
+    return ShiftedCircuit(tape, angles, rule, values_job(tape, shots=tape.shots), readout.shapes)
 
 
 def run_shifted(circuit: ShiftedCircuit, executor: Executor) -> Tensor:
-    """Evaluate a circuit; a backward pass runs all shifts of all inputs as one execution.
+    """Evaluate a circuit; a backward pass runs all shifts, or derivatives, of all inputs as one execution.
 
     Args:
         circuit: The circuit.
@@ -84,7 +97,7 @@ def run_shifted(circuit: ShiftedCircuit, executor: Executor) -> Tensor:
     """
     if not circuit.angles or not torch.is_grad_enabled():
         return torch.from_numpy(_results(circuit.job.run(executor)))
-    result: Tensor = _Shifted.apply(circuit.tape, circuit.job, executor, *circuit.angles)  # type: ignore[no-untyped-call]
+    result: Tensor = _Shifted.apply(circuit, executor, *circuit.angles)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -98,9 +111,9 @@ class _Shifted(torch.autograd.Function):
     """Angles, each () or (B,) -> results (B, M)."""
 
     @staticmethod
-    def forward(ctx: Any, tape: GateTape, job: Any, executor: Executor, *angles: Tensor) -> Tensor:
-        seen = job.run(executor)
-        ctx.tape, ctx.executor, ctx.seen = tape, executor, seen
+    def forward(ctx: Any, circuit: ShiftedCircuit, executor: Executor, *angles: Tensor) -> Tensor:
+        seen = circuit.job.run(executor)
+        ctx.circuit, ctx.executor, ctx.seen = circuit, executor, seen
         ctx.save_for_backward(*angles)
         return torch.from_numpy(_results(seen))
 
@@ -116,14 +129,17 @@ class _Shifted(torch.autograd.Function):
                 "fubini: second derivatives of a layer that is differentiated by shifted circuits are not available "
                 "to torch. Use fubini.devices.hessian.hessian_job, or default.qubit with diff_method='backprop'."
             )
-        needed = [k for k, wanted in enumerate(ctx.needs_input_grad[3:]) if wanted]
-        tape = ctx.tape
-        job = gradient_job(tape, shots=tape.shots, angles=needed, base=ctx.seen)
-        jacobian = job.run(ctx.executor).jacobian
-        gradient = np.einsum("bm,bma->ba", to_numpy(cotangents), jacobian)
-        found: list[Tensor | None] = [None] * (len(ctx.needs_input_grad) - 3)
+        needed = [k for k, wanted in enumerate(ctx.needs_input_grad[2:]) if wanted]
+        tape, rule, noise = ctx.circuit.tape, ctx.circuit.rule, ctx.circuit.noise
+        job = gradient_job(tape, shots=tape.shots, angles=needed, rule=rule, base=ctx.seen)
+        measured = job.run(ctx.executor)
+        weights = to_numpy(cotangents)
+        if noise.wanted and tape.shots is not None:
+            noise.contributions.append(Contribution(tape, measured, weights))
+        gradient = np.einsum("bm,bma->ba", weights, measured.jacobian)
+        found: list[Tensor | None] = [None] * (len(ctx.needs_input_grad) - 2)
         for k in needed:
             angle = ctx.saved_tensors[k]
             column = torch.from_numpy(np.ascontiguousarray(gradient[:, k]))
             found[k] = (column if angle.ndim else column.sum()).to(angle)
-        return None, None, None, *found
+        return None, None, *found

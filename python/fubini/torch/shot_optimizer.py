@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fubini.devices.executor import Executor, Usage, executor_of
+from fubini.devices.calls import Usage
+from fubini.devices.executor import Executor, executor_of
 from fubini.devices.job import Job, together
 from fubini.devices.sampled import metric_job
 from fubini.devices.shifts import gradient_job
@@ -43,7 +44,9 @@ class ShotQNGOptimizer(torch.optim.Optimizer):
 
     Every step estimates gradient and block-diagonal metric with their errors in one execution, weighs eigen-directions by
     their signal-to-noise ratio (``fubini.devices.snr``) and shares its shots between gradient and metric such that the
-    direction's variance is smallest, judged by the step before. There is no ``lam``.
+    direction's variance is smallest, judged by the step before. There is no ``lam``. For data, several expectation
+    values and losses of them, use ``QuantumLayer`` and ``QNGOptimizer(lam=SignalToNoise())``, which weighs in the same
+    way and takes the layer's own shots for every circuit.
 
     Args:
         params: The weights, in the order of the QNode's positional arguments.
@@ -162,7 +165,8 @@ class ShotQNGOptimizer(torch.optim.Optimizer):
             or tape.batch is not None
         ):
             raise ValueError(
-                "qnode: expected one expectation value without a batch, got something else"
+                "qnode: expected one expectation value without a batch, got something else; for data, several results or a "
+                "loss of them, use QuantumLayer(qnode, ...) with QNGOptimizer(..., lam=SignalToNoise())"
             )
         return tape
 

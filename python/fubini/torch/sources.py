@@ -1,8 +1,6 @@
 """Where the metric of a step comes from: which parameters have one, from which passes, as which blocks."""
 
 import contextlib
-import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Literal, Protocol
@@ -12,18 +10,19 @@ import pennylane as qml
 import torch
 
 from fubini._arrays import to_numpy
-from fubini.errors import NumericalError
+from fubini.errors import NumericalError, UnsupportedCircuitError
 from fubini.layers import LayerRule
 from fubini.metric import Approx, layer_metric, layer_operator
 from fubini.metric_operator import MetricOperator
 from fubini.torch import distributed
-from fubini.torch.blocks import Block, DenseBlock, FactorBlock, OperatorBlock
+from fubini.torch.blocks import Block, DenseBlock, FactorBlock, NoisyBlock, OperatorBlock
 from fubini.torch.checks import all_finite
 from fubini.torch.evaluation import undisturbed
 from fubini.torch.fisher import fisher_blocks
 from fubini.torch.layer import QuantumLayer
 from fubini.torch.likelihoods import OutputGradient, as_likelihood
-from fubini.torch.recorder import PassRecorder, check_same_weights, joined, record
+from fubini.torch.recorder import Pass, PassRecorder, check_same_weights, joined, record
+from fubini.torch.shot_noise import estimated_metric, gradient_covariance, layer_tape
 
 Tensor = torch.Tensor
 Metric = Literal["quantum", "fisher", "hybrid"]
@@ -152,13 +151,78 @@ class QuantumSource:
                 "optimizer was made; call model(inputs) and loss.backward() before step()"
             )
         check_same_weights(name, passes)
-        parts = [p.args[0] if p.args else p.kwargs[module.input_arg] for p in passes]
+        parts = [_inputs_of(p, module) for p in passes]
         inputs = torch.cat([x.reshape(-1, x.shape[-1]) for x in parts])
         if not all_finite(inputs):
             raise NumericalError(
                 f"{name}: expected finite inputs of the layer, got NaN or infinity"
             )
         return inputs
+
+
+class NoisySource(QuantumSource):
+    """The same for layers with shots: metrics and gradients with their noise.
+
+    Args:
+        model: The model.
+        approx: As in ``fubini.metric_tensor``.
+        layers: Likewise.
+        tolerance: See ``SignalToNoise``.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, approx: Approx, layers: LayerRule, tolerance: float
+    ) -> None:
+        super().__init__(model, approx, layers)
+        self._tolerance = tolerance
+
+    def attach(self, owner: Any, owned: AbstractSet[Tensor]) -> None:
+        """See Source."""
+        super().attach(owner, owned)
+        for recorder in self.recorders:
+            recorder.keeps_noise = True
+
+    def _unit_block(self, unit: list[tuple[str, Any]]) -> Counted:
+        weights = _weights(unit)
+        label = ", ".join(name for name, _ in unit)
+        starts = np.cumsum([0, *(p.numel() for p in weights)]).tolist()
+        offsets = dict(zip(weights, starts, strict=False))
+        # Layers that share a parameter are measured independently of each other: variances add up.
+        total, variance, covariance = np.zeros((3, starts[-1], starts[-1]))
+        count = 0
+        for name, module in unit:
+            own = list(module.qnode_weights.values())
+            index = np.concatenate([np.arange(p.numel()) + offsets[p] for p in own])
+            at = np.ix_(index, index)
+            metric, metric_errors, gradient_noise, inputs = self._estimates(name, module)
+            total[at] += metric
+            variance[at] += metric_errors**2
+            covariance[at] += gradient_noise
+            count = max(count, inputs)
+        matrix, errors, noise = (
+            torch.from_numpy(v).to(weights[0].device)
+            for v in (total, np.sqrt(variance), covariance)
+        )
+        return NoisyBlock(weights, matrix, errors, noise, self._tolerance, label), count
+
+    def _estimates(self, name: str, module: Any) -> tuple[Any, Any, Any, int]:
+        """Metric, its errors, covariance of the gradient, and number of inputs."""
+        inputs = self._inputs(name, module)
+        if module.qnode.shots.total_shots is None:
+            metric, count = self._layer_metric(name, module)
+            return metric, np.zeros_like(metric), np.zeros_like(metric), count
+        passes = self._recorders[module].passes
+        noises = [p.noise for p in passes if p.noise is not None]
+        if len(noises) < len(passes):
+            raise UnsupportedCircuitError(
+                f"{name}: PennyLane differentiates this layer, and does not say how noisy its gradient is, which "
+                "lam=SignalToNoise() needs; use a QuantumLayer with diff_method='best' or 'parameter-shift' that returns "
+                "expectation values, probabilities or variances, or pass a number for lam"
+            )
+        tape = layer_tape(module, inputs)
+        metric, errors = estimated_metric(module, tape, self._approx, self._layers)
+        counts = [_inputs_of(p, module).numel() // inputs.shape[-1] for p in passes]
+        return metric, errors, gradient_covariance(tape, noises, counts), len(inputs)
 
 
 class FisherSource:
@@ -241,6 +305,9 @@ def make_source(model: torch.nn.Module | None, options: Mapping[str, Any]) -> So
         ValueError: If a model is missing.
     """
     metric, approx = options["metric"], options["approx"]
+    tolerance = options.get("tolerance")
+    if model is not None and tolerance is not None:
+        return NoisySource(model, approx, options["layers"], tolerance)
     if metric == "quantum":
         return None if model is None else QuantumSource(model, approx, options["layers"])
     if model is None:
@@ -253,58 +320,6 @@ def make_source(model: torch.nn.Module | None, options: Mapping[str, Any]) -> So
             for k in ("likelihood", "approx", "fisher", "samples", "fallback", "layers")
         },
     )
-
-
-def closure_blocks(
-    metric_fn: Callable[..., Any], free: Sequence[Tensor], name: str = "metric_tensor_fn"
-) -> list[Block]:
-    """Return the blocks that a closure's metric function gives.
-
-    Args:
-        metric_fn: Takes parameters, returns their metrics: one per parameter, or one over all.
-        free: The parameters that have no other metric; the function gets as many as it takes.
-        name: For messages.
-
-    Returns:
-        The blocks.
-
-    Raises:
-        NumericalError: If a metric is not finite.
-        TypeError: If a metric is complex.
-        ValueError: If a metric has another shape, or is not symmetric.
-    """
-    free = list(free)[: _positional_count(metric_fn)]
-    with torch.enable_grad():
-        metric = metric_fn(*free)
-    metrics = metric if isinstance(metric, tuple | list) else (metric,)
-    if len(metrics) == 1 and math.prod(metrics[0].shape) == sum(p.numel() for p in free) ** 2:
-        parts = [free]  # one matrix over all of them
-    elif len(metrics) == len(free):
-        parts = [[p] for p in free]
-    else:
-        raise ValueError(
-            f"{name}: expected one metric per parameter, {len(free)}, or one over all, got {len(metrics)}"
-        )
-    return [_matrix_block(name, m, part) for m, part in zip(metrics, parts, strict=True)]
-
-
-def _matrix_block(name: str, matrix: Any, part: list[Tensor]) -> Block:
-    size = sum(p.numel() for p in part)
-    if np.iscomplexobj(matrix) or (isinstance(matrix, torch.Tensor) and matrix.is_complex()):
-        raise TypeError(f"{name}: expected a real metric, got a complex one; take its real part")
-    if math.prod(matrix.shape) != size**2:
-        raise ValueError(
-            f"{name}: expected a metric of {size} x {size} entries for parameters of shapes "
-            f"{[tuple(p.shape) for p in part]}, got shape {tuple(matrix.shape)}; for a batch of inputs use "
-            "fubini.metric_tensor(..., reduce='mean')"
-        )
-    values = to_numpy(matrix).reshape(size, size)
-    # float32 metrics are symmetric to 1e-7; what is not finite is refused for that.
-    if np.abs(values - values.T).max(initial=0.0) > 1e-6 * np.abs(values).max(initial=0.0):
-        raise ValueError(
-            f"{name}: expected a symmetric metric, got one that differs from its transpose"
-        )
-    return DenseBlock(part, torch.tensor(values, device=part[0].device), name)
 
 
 def operator_block(operator: MetricOperator, parameters: Sequence[Tensor], label: str) -> Block:
@@ -338,6 +353,11 @@ def operator_block(operator: MetricOperator, parameters: Sequence[Tensor], label
     )
 
 
+def _inputs_of(seen: Pass, module: Any) -> Tensor:
+    found: Tensor = seen.args[0] if seen.args else seen.kwargs[module.input_arg]
+    return found
+
+
 def _check_shapes(name: str, module: Any) -> None:
     for weight, shape in getattr(module, "weight_shapes", {}).items():
         actual = tuple(module.qnode_weights[weight].shape)
@@ -350,15 +370,3 @@ def _check_shapes(name: str, module: Any) -> None:
 
 def _weights(unit: list[tuple[str, Any]]) -> list[Tensor]:
     return list(dict.fromkeys(p for _, module in unit for p in module.qnode_weights.values()))
-
-
-def _positional_count(function: Callable[..., Any]) -> int | None:
-    """How many positional arguments a function takes; None for any number."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return None
-    if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
-        return None
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(p.kind in kinds for p in parameters)

@@ -10,5 +10,6 @@ from fubini.torch.blocks.base import BlockInfo as BlockInfo
 from fubini.torch.blocks.kronecker import KroneckerBlock as KroneckerBlock
 from fubini.torch.blocks.matrix import DenseBlock as DenseBlock
 from fubini.torch.blocks.matrix import DiagonalBlock as DiagonalBlock
+from fubini.torch.blocks.noisy import NoisyBlock as NoisyBlock
 from fubini.torch.blocks.products import FactorBlock as FactorBlock
 from fubini.torch.blocks.products import OperatorBlock as OperatorBlock

@@ -22,7 +22,7 @@ class BlockInfo:
     Attributes:
         label: The block's name.
         size: Number of unknowns.
-        method: ``"diagonal"``, ``"cholesky"``, ``"eigen"``, ``"dual"`` or ``"cg"``.
+        method: ``"diagonal"``, ``"cholesky"``, ``"eigen"``, ``"dual"``, ``"cg"`` or ``"signal-to-noise"``.
         iterations: Of ``"cg"``; 0 otherwise.
     """
 

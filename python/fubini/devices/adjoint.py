@@ -1,0 +1,124 @@
+"""Derivatives that a simulator computes itself: the adjoint method, one run of the circuit instead of two per angle.
+
+PennyLane's adjoint devices (Jones and Gacon 2020, arXiv:2009.02823) take a tape through their own decomposition first,
+after which its parameters need not be the circuit's angles any more. The angles go through that decomposition as
+tensors, so that the chain rule leads back to them.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pennylane as qml
+import torch
+
+from fubini._arrays import to_numpy
+from fubini.errors import UnsupportedCircuitError
+from fubini.tape import rebind
+
+FloatArray = npt.NDArray[np.float64]
+
+#: What devices and their decompositions raise for a circuit that they cannot take, now or later.
+REFUSALS = (
+    TypeError,
+    AttributeError,
+    NotImplementedError,
+    qml.exceptions.DeviceError,
+    qml.exceptions.WireError,
+    qml.exceptions.QuantumFunctionError,
+    qml.exceptions.DecompositionUndefinedError,
+)
+
+
+def differentiates(device: Any, tape: Any) -> bool:
+    """Say whether a device differentiates a tape by the adjoint method.
+
+    Args:
+        device: PennyLane device.
+        tape: Analytic, without a batch; its trainable parameters are those of gates.
+
+    Returns:
+        Whether it does.
+    """
+    try:
+        config = _config(device, tape)
+        return bool(device.supports_derivatives(config, tape)) and bool(
+            _prepared(device, tape, config)
+        )
+    except Exception:  # noqa: BLE001 - decompositions fail on tensors in many ways; there are other rules
+        return False
+
+
+def differentiated(device: Any, tapes: Sequence[Any]) -> list[list[FloatArray]]:
+    """Run tapes and their derivatives on a device.
+
+    Args:
+        device: PennyLane device.
+        tapes: Those that it :func:`differentiates`, with expectation values only.
+
+    Returns:
+        For every tape its expectation values, (measurements,), and their derivatives by its trainable parameters,
+        (measurements, parameters).
+
+    Raises:
+        UnsupportedCircuitError: If the device's decomposition changes what is measured.
+    """
+    config = _config(device, tapes[0])
+    ready = [_prepared(device, tape, config) for tape in tapes]
+    results, jacobians = device.execute_and_compute_derivatives(
+        tuple(tape for tape, _ in ready), config
+    )
+    answers = []
+    for tape, (own, chain), result, jacobian in zip(tapes, ready, results, jacobians, strict=True):
+        count = len(tape.measurements)
+        values = to_numpy(np.asarray(result, dtype=float)).reshape(count)
+        inner = np.asarray(jacobian, dtype=float).reshape(count, len(own.trainable_params))
+        answers.append([values, inner if chain is None else inner @ chain])
+    return answers
+
+
+def _config(device: Any, tape: Any) -> Any:
+    wanted = qml.devices.ExecutionConfig(
+        gradient_method="adjoint", use_device_gradient=True, grad_on_execution=True
+    )
+    return device.setup_execution_config(wanted, tape)
+
+
+def _same(measurements: Sequence[Any], others: Sequence[Any]) -> bool:
+    return len(measurements) == len(others) and all(
+        a is b or qml.equal(a, b) for a, b in zip(measurements, others, strict=True)
+    )
+
+
+def _prepared(device: Any, tape: Any, config: Any) -> tuple[Any, FloatArray | None]:
+    """The tape as the device takes it, and d its parameters / d the angles; None: they are the angles."""
+    info = [tape.par_info[k] for k in tape.trainable_params]
+    operations = list(tape.operations)
+    leaves = []
+    for entry in info:
+        leaf = torch.tensor(float(entry["op"].data[0]), dtype=torch.float64, requires_grad=True)
+        operations[entry["op_idx"]] = rebind(entry["op"], [leaf])
+        leaves.append(leaf)
+    script = qml.tape.QuantumScript(operations, tape.measurements)
+    batch, _ = device.preprocess_transforms(config)((script,))
+    if len(batch) != 1 or not _same(batch[0].measurements, tape.measurements):
+        raise UnsupportedCircuitError(
+            f"device: {device.name} measures something else than the circuit, so that its derivatives are others"
+        )
+    own = batch[0]
+    parameters = own.get_parameters(trainable_only=False, operations_only=True)
+    depend = [
+        k for k, p in enumerate(parameters) if isinstance(p, torch.Tensor) and p.requires_grad
+    ]
+    moving = [parameters[k] for k in depend]
+    chain = None
+    if len(moving) != len(leaves) or any(a is not b for a, b in zip(moving, leaves, strict=True)):
+        rows = [
+            torch.autograd.grad(p, leaves, retain_graph=True, allow_unused=True) for p in moving
+        ]
+        chain = np.array([[0.0 if g is None else float(g) for g in row] for row in rows])
+        chain = chain.reshape(len(moving), len(leaves))
+    (plain,), _ = qml.transforms.convert_to_numpy_parameters(own)
+    plain.trainable_params = depend
+    return plain, chain

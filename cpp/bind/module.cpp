@@ -26,4 +26,6 @@ PYBIND11_MODULE(FUBINI_MODULE, m) {
     fubini::bind::register_affine(m);
     fubini::bind::register_derivatives(m);
     fubini::bind::register_mixed(m);
+    fubini::bind::register_gauss_newton(m);
+    fubini::bind::register_kronecker(m);
 }

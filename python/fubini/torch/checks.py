@@ -72,6 +72,23 @@ def check_parameters(parameters: Iterable[Any], names: Mapping[Any, str]) -> Non
             )
 
 
+def check_group(group: Mapping[str, Any]) -> None:
+    """Check those numbers of a parameter group that are there: lr, lam, weight decay and momentum.
+
+    Args:
+        group: The group.
+
+    Raises:
+        TypeError: If one is no number.
+        ValueError: If one is out of its range.
+    """
+    for name in ("lr", "lam", "weight_decay"):
+        if name in group:
+            check_number(name, group[name])
+    if "momentum" in group:
+        check_number("momentum", group["momentum"], 1.0)
+
+
 def check_gradients(groups: Groups, names: Mapping[Any, str]) -> None:
     """Check the groups' numbers and the gradients.
 
@@ -85,9 +102,7 @@ def check_gradients(groups: Groups, names: Mapping[Any, str]) -> None:
         ValueError: If a number is out of its range.
     """
     for group in groups:
-        for key in ("lr", "lam", "weight_decay"):
-            check_number(key, group[key])
-        check_number("momentum", group["momentum"], 1.0)
+        check_group(group)
         for k, p in enumerate(group["params"]):
             gradient = p.grad
             if gradient is None:

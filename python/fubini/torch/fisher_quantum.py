@@ -27,7 +27,8 @@ _CHUNK = 1 << 24
 class QuantumCall(Call):
     """``fubini.QuantumLayer`` and ``qml.qnn.TorchLayer``."""
 
-    _linear: Linearised
+    #: The results at the inputs, and their derivatives.
+    linear: Linearised
 
     @classmethod
     def parameters_of(cls, module: Any) -> dict[str, Tensor]:
@@ -36,10 +37,10 @@ class QuantumCall(Call):
 
     def _evaluate(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        self._linear = linearise(self.module, flat, self.inputs.requires_grad)
+        self.linear = linearise(self.module, flat, self.inputs.requires_grad)
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
-        values = torch.from_numpy(self._linear.values).to(x.device, dtype)
-        lead, parts = x.shape[:-1], self._linear.parts
+        values = torch.from_numpy(self.linear.values).to(x.device, dtype)
+        lead, parts = x.shape[:-1], self.linear.parts
         if parts > 1:
             vectors = torch.chunk(values, parts, dim=1)
             return torch.stack([v.reshape(*lead, -1) for v in vectors])
@@ -48,7 +49,7 @@ class QuantumCall(Call):
     @property
     def positions(self) -> int:
         """Number of inputs in the whole batch."""
-        return len(self._linear.values)
+        return len(self.linear.values)
 
     def fits(self, data: int) -> bool:
         """Whether the inputs may hold so many data, see Call."""
@@ -58,8 +59,8 @@ class QuantumCall(Call):
 
     def pull(self, g: Tensor) -> Tensor:
         """Return the cotangents of the inputs, see Call."""
-        assert self._linear.by_inputs is not None
-        pulled = self.flat(g).transpose(1, 0, 2) @ self._linear.by_inputs
+        assert self.linear.by_inputs is not None
+        pulled = self.flat(g).transpose(1, 0, 2) @ self.linear.by_inputs
         result = torch.from_numpy(pulled.transpose(1, 0, 2)).to(g.device, g.dtype)
         return result.reshape(len(g), *self.inputs.shape)
 
@@ -72,7 +73,7 @@ class QuantumCall(Call):
         lead = self.inputs.ndim - 1
         if g.ndim == lead + 3:  # (K, parts, *lead, M / parts)
             g = g.movedim(1, -2)
-        return to_numpy(g).reshape(len(g), *self._linear.values.shape)
+        return to_numpy(g).reshape(len(g), *self.linear.values.shape)
 
     def rows(self, g: Tensor, data: int, part: slice) -> dict[str, Tensor]:
         """Return the derivatives by the parameters, see Call."""
@@ -88,11 +89,7 @@ class QuantumCall(Call):
         """Return the sum of the outer products of all rows, see Call."""
         if names != tuple(self.parameters):
             return None
-        linear = self._linear
-        # Over angles first where the map to the weights is the same for all inputs: it is then needed once.
-        over_angles = linear.weight_map is not None and linear.weight_map.ndim == 2
-        over_angles = over_angles and len(linear.values) == data
-        jacobian = linear.by_angles if over_angles else self._by_weights(data)
+        jacobian = self._by_weights(data)
         cotangents = self.flat(g).reshape(len(g), data, -1).transpose(1, 0, 2)
         if len(g) > cotangents.shape[2]:  # more cotangents than results
             left, right = jacobian, (cotangents.transpose(0, 2, 1) @ cotangents) @ jacobian
@@ -100,8 +97,6 @@ class QuantumCall(Call):
             left = right = cotangents @ jacobian
         size = jacobian.shape[2]
         product = left.reshape(-1, size).T @ right.reshape(-1, size)
-        if over_angles and linear.weight_map is not None:
-            product = linear.weight_map.T @ product @ linear.weight_map
         return torch.from_numpy(product).to(g.device)
 
     def curvature_factor(self, g: Tensor, before: Real | None) -> Real:
@@ -137,7 +132,7 @@ class QuantumCall(Call):
 
     def _by_weights(self, data: int) -> Real:
         """(D, T M, P)."""
-        jacobian = self._linear.by_weights
+        jacobian = self.linear.by_weights
         return jacobian.reshape(data, -1, jacobian.shape[2])
 
 

@@ -359,7 +359,6 @@ def test_other_requests_take_the_general_pass() -> None:
     compare(model, x, Gaussian(), chain=False, parameters=part)
     linear = nn.Sequential(nn.Linear(4, 3))
     compare(linear, torch.randn(5, 2, 4), Gaussian(), chain=False)
-    compare(linear, torch.randn(4), Gaussian(), chain=False)
     # one vector of outputs is one datum of several classes, or several data with one output each
     compare(nn.Sequential(quantum(single)), torch.randn(5, 2), Categorical(), chain=False)
 

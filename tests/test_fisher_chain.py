@@ -439,7 +439,8 @@ def test_steps_of_the_optimizer_are_those_of_the_general_pass() -> None:
         return list(model.parameters())
 
     for p, q in zip(train(True), train(False), strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-12)
+        # rounding, amplified by the inverse of a damping of 1e-3 in each of six steps
+        torch.testing.assert_close(p, q, rtol=1e-8, atol=1e-10)
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------

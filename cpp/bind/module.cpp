@@ -28,4 +28,5 @@ PYBIND11_MODULE(FUBINI_MODULE, m) {
     fubini::bind::register_mixed(m);
     fubini::bind::register_gauss_newton(m);
     fubini::bind::register_kronecker(m);
+    fubini::bind::register_finite(m);
 }

@@ -25,5 +25,6 @@ void register_derivatives(pybind11::module_& m);
 void register_mixed(pybind11::module_& m);
 void register_gauss_newton(pybind11::module_& m);
 void register_kronecker(pybind11::module_& m);
+void register_finite(pybind11::module_& m);
 
 }  // namespace fubini::bind

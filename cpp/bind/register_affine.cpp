@@ -147,9 +147,8 @@ py::typing::Tuple<RealArray, RealArray, py::typing::Optional<RealArray>> lineari
     double* values_to = values.mutable_data();
     double* weights_to = by_weights.mutable_data();
     run([&] {
-        expval(program, batch, values_to);
         std::vector<double> by_angles(static_cast<std::size_t>(size * outputs * map.angles()));
-        jacobian(program, batch, by_angles.data());
+        jacobian(program, batch, by_angles.data(), values_to);
         map.chain(by_angles.data(), size * outputs, weights_to, inputs_to);
     });
     return py::make_tuple(std::move(values), std::move(by_weights), std::move(by_inputs));

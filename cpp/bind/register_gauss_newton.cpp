@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -36,6 +38,17 @@ RealArray output_factor_array(const std::string& family, const RealArray& output
     RealArray factor({outputs.shape(0), width, width});
     output_factor(kind, outputs.data(), outputs.shape(0), width, share, factor.mutable_data());
     return factor;
+}
+
+RealArray linear_layer_array(const RealArray& inputs, const RealArray& weight,
+                             const std::optional<RealArray>& bias) {
+    expect(inputs.ndim() == 2, "inputs", "(data, inputs)");
+    expect(weight.ndim() == 2 && weight.shape(1) == inputs.shape(1), "weight", "(outputs, inputs)");
+    expect(!bias || (bias->ndim() == 1 && bias->shape(0) == weight.shape(0)), "bias", "(outputs,)");
+    RealArray outputs({inputs.shape(0), weight.shape(0)});
+    linear_layer(inputs.data(), inputs.shape(0), inputs.shape(1), weight.data(),
+                 bias ? bias->data() : nullptr, weight.shape(0), outputs.mutable_data());
+    return outputs;
 }
 
 RealArray pull_factor_array(const RealArray& factor, const RealArray& jacobian) {
@@ -86,9 +99,21 @@ std::pair<RealArray, RealArray> kronecker_arrays(const RealArray& factor, const 
     return {std::move(outer), std::move(inner)};
 }
 
+RealArray largest_eigenvalues_array(const RealArray& factor, const RealArray& covariances) {
+    const CurvatureFactor given = factor_of(factor);
+    expect(covariances.ndim() == 3 && covariances.shape(0) == given.data &&
+               covariances.shape(1) == given.width && covariances.shape(2) == given.width,
+           "covariances", "(data, outputs, outputs)");
+    RealArray bounds(given.data);
+    largest_eigenvalues(given, covariances.data(), bounds.mutable_data());
+    return bounds;
+}
+
 }  // namespace
 
 void register_gauss_newton(py::module_& m) {
+    m.def("linear_layer", &linear_layer_array, "inputs"_a.noconvert(), "weight"_a.noconvert(),
+          "bias"_a.noconvert(), "inputs weight^T + bias, (data, outputs).");
     m.def("output_factor", &output_factor_array, "family"_a, "outputs"_a.noconvert(), "share"_a,
           "Factors S (data, outputs, outputs) of share times the Hessian S^T S of -log p, by outputs (data, "
           "outputs).");
@@ -99,6 +124,10 @@ void register_gauss_newton(py::module_& m) {
           "Sum of J^T S^T S J over data.");
     m.def("linear_block", &linear_block_array, "factor"_a.noconvert(), "inputs"_a.noconvert(), "bias"_a,
           "The same for the weight and bias of a linear layer.");
+    m.def(
+        "largest_eigenvalues", &largest_eigenvalues_array, "factor"_a.noconvert(),
+        "covariances"_a.noconvert(),
+        "Largest eigenvalue of S C S^T (data,) for S (data, rows, outputs) and C (data, outputs, outputs).");
     m.def("kronecker_factors", &kronecker_arrays, "factor"_a.noconvert(), "inputs"_a.noconvert(), "bias"_a,
           "K-FAC's factors of that block, (1, outputs, outputs) and (1, inputs + bias, inputs + bias).");
 }

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/gauss_newton.hpp"
 
+#include <Eigen/Cholesky>
 #include <Eigen/Core>
+#include <Eigen/Eigenvalues>
 #include <algorithm>
 #include <cmath>
 
@@ -11,10 +13,6 @@ namespace {
 using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 using Map = Eigen::Map<Matrix>;
 using ConstMap = Eigen::Map<const Matrix>;
-
-ConstMap factor_of(const CurvatureFactor& factor, std::ptrdiff_t datum) {
-    return {factor.values + datum * factor.rows * factor.width, factor.rows, factor.width};
-}
 
 /// The factors of all data below each other.
 ConstMap stacked(const CurvatureFactor& factor) {
@@ -29,9 +27,34 @@ void mirror(Map& matrix) {
 
 /// matrix = rows^T rows.
 void gram(const Eigen::Ref<const Matrix>& rows, Map& matrix) {
-    matrix.setZero();
-    matrix.selfadjointView<Eigen::Lower>().rankUpdate(rows.transpose());
+    matrix.noalias() = rows.transpose() * rows;
     mirror(matrix);
+}
+
+/// hessian (width, width) = S_n^T S_n.
+void hessian_of(const CurvatureFactor& factor, std::ptrdiff_t datum, Matrix& hessian) {
+    hessian.setZero();
+    const double* row = factor.values + datum * factor.rows * factor.width;
+    for (std::ptrdiff_t k = 0; k < factor.rows; ++k, row += factor.width) {
+        for (std::ptrdiff_t i = 0; i < factor.width; ++i) {
+            const double left = row[i];
+            double* to = hessian.data() + i * factor.width;
+            for (std::ptrdiff_t j = 0; j < factor.width; ++j) to[j] += left * row[j];
+        }
+    }
+}
+
+/// to (rows, columns) = left (rows, inner) right (inner, columns), for a few rows.
+void small_product(const double* left, std::ptrdiff_t rows, std::ptrdiff_t inner, const double* right,
+                   std::ptrdiff_t columns, double* to) {
+    std::fill_n(to, rows * columns, 0.0);
+    for (std::ptrdiff_t i = 0; i < rows; ++i, to += columns) {
+        for (std::ptrdiff_t k = 0; k < inner; ++k) {
+            const double factor = left[i * inner + k];
+            const double* from = right + k * columns;
+            for (std::ptrdiff_t j = 0; j < columns; ++j) to[j] += factor * from[j];
+        }
+    }
 }
 
 /// (data, count + bias), a 1 appended for the bias.
@@ -78,12 +101,18 @@ void output_factor(OutputFamily family, const double* outputs, std::ptrdiff_t da
     }
 }
 
+void linear_layer(const double* inputs, std::ptrdiff_t data, std::ptrdiff_t count, const double* weight,
+                  const double* bias, std::ptrdiff_t width, double* outputs) {
+    Map result(outputs, data, width);
+    result.noalias() = ConstMap(inputs, data, count) * ConstMap(weight, width, count).transpose();
+    if (bias != nullptr) result.rowwise() += Eigen::Map<const Eigen::RowVectorXd>(bias, width);
+}
+
 void pull_factor(const CurvatureFactor& factor, const double* jacobian, std::ptrdiff_t inputs,
                  double* pulled) {
     for (std::ptrdiff_t n = 0; n < factor.data; ++n) {
-        Map(pulled + n * factor.rows * inputs, factor.rows, inputs).noalias() =
-            factor_of(factor, n).lazyProduct(
-                ConstMap(jacobian + n * factor.width * inputs, factor.width, inputs));
+        small_product(factor.values + n * factor.rows * factor.width, factor.rows, factor.width,
+                      jacobian + n * factor.width * inputs, inputs, pulled + n * factor.rows * inputs);
     }
 }
 
@@ -105,15 +134,14 @@ void jacobian_block(const CurvatureFactor& factor, const double* jacobian, std::
     // H J is smaller than S J.
     const ConstMap all(jacobian, factor.data * factor.width, parameters);
     Matrix weighted(all.rows(), parameters);
-    Matrix curvature(factor.width, factor.width);
+    Matrix hessian(factor.width, factor.width);
     for (std::ptrdiff_t n = 0; n < factor.data; ++n) {
-        const ConstMap mine = factor_of(factor, n);
-        curvature.noalias() = mine.transpose().lazyProduct(mine);
-        weighted.middleRows(n * factor.width, factor.width).noalias() =
-            curvature.lazyProduct(all.middleRows(n * factor.width, factor.width));
+        hessian_of(factor, n, hessian);
+        const std::ptrdiff_t first = n * factor.width * parameters;
+        small_product(hessian.data(), factor.width, factor.width, jacobian + first, parameters,
+                      weighted.data() + first);
     }
-    result.setZero();
-    result.triangularView<Eigen::Lower>() += all.transpose() * weighted;
+    result.noalias() = all.transpose() * weighted;
     mirror(result);
 }
 
@@ -121,35 +149,33 @@ void linear_block(const CurvatureFactor& factor, const double* inputs, std::ptrd
                   double* matrix) {
     const std::ptrdiff_t width = count + (bias ? 1 : 0), out = factor.width;
     const Matrix a = augmented(inputs, factor.data, count, bias);
-    const std::ptrdiff_t pairs = out * (out + 1) / 2, moments = width * (width + 1) / 2;
-    Matrix curvatures(factor.data, pairs), products(factor.data, moments);
+    const std::ptrdiff_t pairs = out * (out + 1) / 2;
+    Matrix hessians(factor.data, pairs), moments(factor.data, width * width);
+    Matrix hessian(out, out);
     for (std::ptrdiff_t n = 0; n < factor.data; ++n) {
-        const ConstMap mine = factor_of(factor, n);
-        const Matrix curvature = mine.transpose().lazyProduct(mine);
-        for (std::ptrdiff_t i = 0, at = 0; i < out; ++i) {
-            for (std::ptrdiff_t j = 0; j <= i; ++j) curvatures(n, at++) = curvature(i, j);
-        }
-        for (std::ptrdiff_t p = 0, at = 0; p < width; ++p) {
-            for (std::ptrdiff_t q = 0; q <= p; ++q) products(n, at++) = a(n, p) * a(n, q);
+        hessian_of(factor, n, hessian);
+        double* to = hessians.data() + n * pairs;
+        for (std::ptrdiff_t i = 0; i < out; to += ++i) std::copy_n(hessian.data() + i * out, i + 1, to);
+        double* products = moments.data() + n * width * width;
+        for (std::ptrdiff_t p = 0; p < width; ++p) {
+            for (std::ptrdiff_t q = 0; q < width; ++q) products[p * width + q] = a(n, p) * a(n, q);
         }
     }
-    const Matrix sums = curvatures.transpose() * products;
+    const Matrix sums = hessians.transpose() * moments;
     // The last column of [W, b] is the bias, which comes after all weights.
-    const auto place = [&](std::ptrdiff_t i, std::ptrdiff_t p) {
-        return p < count ? i * count + p : out * count + i;
-    };
     Map result(matrix, out * width, out * width);
     for (std::ptrdiff_t i = 0, pair = 0; i < out; ++i) {
         for (std::ptrdiff_t j = 0; j <= i; ++j, ++pair) {
-            for (std::ptrdiff_t p = 0, moment = 0; p < width; ++p) {
-                for (std::ptrdiff_t q = 0; q <= p; ++q, ++moment) {
-                    const double value = sums(pair, moment);
-                    result(place(i, p), place(j, q)) = result(place(i, q), place(j, p)) = value;
-                    result(place(j, q), place(i, p)) = result(place(j, p), place(i, q)) = value;
-                }
-            }
+            const ConstMap mine(sums.data() + pair * width * width, width, width);
+            result.block(i * count, j * count, count, count) = mine.topLeftCorner(count, count);
+            if (!bias) continue;
+            const std::ptrdiff_t b_i = out * count + i, b_j = out * count + j;
+            result.row(b_i).segment(j * count, count) = mine.row(count).head(count);
+            result.row(b_j).segment(i * count, count) = mine.row(count).head(count);
+            result(b_i, b_j) = mine(count, count);
         }
     }
+    mirror(result);
 }
 
 void kronecker_factors(const CurvatureFactor& factor, const double* inputs, std::ptrdiff_t count, bool bias,
@@ -160,6 +186,31 @@ void kronecker_factors(const CurvatureFactor& factor, const double* inputs, std:
     Map right(inner, width, width);
     gram(augmented(inputs, factor.data, count, bias), right);
     right /= static_cast<double>(factor.data);
+}
+
+void largest_eigenvalues(const CurvatureFactor& factor, const double* covariances, double* bounds) {
+    using Symmetric = Eigen::MatrixXd;
+    Eigen::SelfAdjointEigenSolver<Symmetric> solver;
+    const std::ptrdiff_t width = factor.width;
+    Matrix hessian(width, width);
+    for (std::ptrdiff_t n = 0; n < factor.data; ++n) {
+        const Eigen::Map<const Symmetric> covariance(covariances + n * width * width, width, width);
+        if (factor.rows < width) {  // S C S^T is smaller
+            const ConstMap mine(factor.values + n * factor.rows * width, factor.rows, width);
+            const Symmetric small = mine * covariance * mine.transpose();
+            solver.compute(small, Eigen::EigenvaluesOnly);
+        } else {
+            // With H = S^T S = G G^T the other eigenvalues of S C S^T are those of G^T C G.
+            hessian_of(factor, n, hessian);
+            const Eigen::LDLT<Symmetric> root(hessian);
+            Symmetric g = root.matrixL();
+            g = (root.transpositionsP().transpose() * g).eval();
+            g *= root.vectorD().cwiseMax(0.0).cwiseSqrt().asDiagonal();
+            const Symmetric small = g.transpose() * covariance * g;
+            solver.compute(small, Eigen::EigenvaluesOnly);
+        }
+        bounds[n] = std::max(solver.eigenvalues()[solver.eigenvalues().size() - 1], 0.0);
+    }
 }
 
 }  // namespace fubini

@@ -20,6 +20,10 @@ struct CurvatureFactor {
     std::ptrdiff_t width = 0;  ///< number of the layer's outputs
 };
 
+/// outputs (data, width) = inputs (data, count) W^T + b for W (width, count); bias b (width) or null.
+void linear_layer(const double* inputs, std::ptrdiff_t data, std::ptrdiff_t count, const double* weight,
+                  const double* bias, std::ptrdiff_t width, double* outputs);
+
 /// What the outputs are to the loss: natural parameters of classes, of independent events, or means of normal
 /// distributions of variance 1/2.
 enum class OutputFamily : std::int8_t { categorical, bernoulli, gaussian };
@@ -52,5 +56,9 @@ void linear_block(const CurvatureFactor& factor, const double* inputs, std::ptrd
 /// + bias) squared = mean of a_n a_n^T, where a_n has a 1 appended for the bias.
 void kronecker_factors(const CurvatureFactor& factor, const double* inputs, std::ptrdiff_t count, bool bias,
                        double* outer, double* inner);
+
+/// bounds (data): the largest eigenvalue of S_n C_n S_n^T for covariances C (data, width, width), symmetric
+/// and positive semi-definite up to rounding; at least 0.
+void largest_eigenvalues(const CurvatureFactor& factor, const double* covariances, double* bounds);
 
 }  // namespace fubini

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AffineMap', 'Pass', 'Program', 'ProgramBuilder', 'ShiftPlan', 'backward', 'berry_connection', 'blocks_from_probabilities', 'blocks_from_states', 'compiler', 'derivative_states', 'expval', 'forward', 'gate_table', 'hessian_product', 'hilbert_schmidt', 'isa', 'jacobian', 'jacobian_block', 'jvp', 'kronecker_factors', 'linear_block', 'linearise', 'mean_over_batch', 'memory_limit', 'metric', 'metric_factor', 'metric_vector_product', 'num_threads', 'output_factor', 'overlap_gradient', 'pull_factor', 'set_memory_limit', 'set_num_threads', 'shift_frequencies', 'shift_rule', 'shift_sum', 'sld_fisher', 'solve_batch', 'solve_fast', 'solve_kronecker', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'stage_covariances', 'state', 'version', 'vjp']
+__all__: list[str] = ['AffineMap', 'Pass', 'Program', 'ProgramBuilder', 'ShiftPlan', 'backward', 'berry_connection', 'blocks_from_probabilities', 'blocks_from_states', 'compiler', 'derivative_states', 'expval', 'first_not_finite', 'forward', 'gate_table', 'hessian_product', 'hilbert_schmidt', 'isa', 'jacobian', 'jacobian_block', 'jvp', 'kronecker_factors', 'largest_eigenvalues', 'linear_block', 'linear_layer', 'linearise', 'mean_over_batch', 'memory_limit', 'metric', 'metric_factor', 'metric_vector_product', 'num_threads', 'output_factor', 'overlap_gradient', 'pull_factor', 'set_memory_limit', 'set_num_threads', 'shift_frequencies', 'shift_rule', 'shift_sum', 'sld_fisher', 'solve_batch', 'solve_fast', 'solve_kronecker', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'stage_covariances', 'state', 'version', 'vjp']
 class ShiftPlan:
     """
     Parameter-shift terms of a circuit: angle index, coefficient and shift of each.
@@ -148,6 +148,10 @@ def expval(program: Program, angles: numpy.typing.NDArray[numpy.float64], states
     """
     Results, shape (batch, outputs), at angles of shape (batch, angles).
     """
+def first_not_finite(arrays: list[numpy.ndarray]) -> int:
+    """
+    Number of the first array of a list that has NaN or infinity; -1 if there is none.
+    """
 def forward(program: Program, map: AffineMap, weights: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]], inputs: numpy.typing.NDArray[numpy.float64], keep: bool) -> tuple[numpy.typing.NDArray[numpy.float64], Pass | None]:
     """
     Results (batch, outputs), and a Pass if keep.
@@ -184,9 +188,17 @@ def kronecker_factors(factor: numpy.typing.NDArray[numpy.float64], inputs: numpy
     """
     K-FAC's factors of that block, (1, outputs, outputs) and (1, inputs + bias, inputs + bias).
     """
+def largest_eigenvalues(factor: numpy.typing.NDArray[numpy.float64], covariances: numpy.typing.NDArray[numpy.float64]) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    Largest eigenvalue of S C S^T (data,) for S (data, rows, outputs) and C (data, outputs, outputs).
+    """
 def linear_block(factor: numpy.typing.NDArray[numpy.float64], inputs: numpy.typing.NDArray[numpy.float64], bias: bool) -> numpy.typing.NDArray[numpy.float64]:
     """
     The same for the weight and bias of a linear layer.
+    """
+def linear_layer(inputs: numpy.typing.NDArray[numpy.float64], weight: numpy.typing.NDArray[numpy.float64], bias: numpy.typing.NDArray[numpy.float64] | None) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    inputs weight^T + bias, (data, outputs).
     """
 def linearise(program: Program, map: AffineMap, weights: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]], inputs: numpy.typing.NDArray[numpy.float64], want_inputs: bool) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64] | None]:
     """

@@ -21,11 +21,12 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from fubini import _core
 from fubini._arrays import to_numpy
+from fubini.compiled import Traced
 from fubini.errors import NumericalError
 from fubini.torch.blocks import Block, DenseBlock, KroneckerBlock
 from fubini.torch.checks import all_finite
 from fubini.torch.fisher_columns import Request
-from fubini.torch.fisher_jacobian import as_native
+from fubini.torch.fisher_jacobian import Linearised, as_native, linearise_native
 from fubini.torch.fisher_quantum import QuantumCall
 from fubini.torch.fisher_units import ScaledUnit
 from fubini.torch.layer import QuantumLayer
@@ -82,11 +83,11 @@ class _Linear(_Stage):
         self, name: str, module: nn.Linear, parameters: tuple[Tensor, ...], inputs: Real
     ) -> None:
         self.name, self.parameters, self._inputs = name, parameters, inputs
-        self._weight = to_numpy(module.weight)
-        self._bias = module.bias is not None
-        self.outputs = inputs @ self._weight.T
-        if self._bias:
-            self.outputs += to_numpy(module.bias)
+        weight, bias = module.weight, module.bias
+        self._weight, self._bias = to_numpy(weight), bias is not None
+        self.outputs = _core.linear_layer(
+            inputs, self._weight, None if bias is None else to_numpy(bias)
+        )
 
     def pull(self, factor: Real) -> Real:
         return _core.pull_factor(factor, self._weight)
@@ -132,27 +133,24 @@ class _Quantum(_Stage):
         name: str,
         module: Any,
         parameters: tuple[Tensor, ...],
-        inputs: Real,
-        differentiate: bool,
+        inputs: Tensor,
+        linear: Linearised,
     ) -> None:
         self.name, self.parameters = name, parameters
-        x = torch.from_numpy(inputs)
-        self._call = QuantumCall(module, name, x.requires_grad_() if differentiate else x)
-        self.parts, self.outputs = self._call.linear.parts, self._call.linear.values
-        self.is_scalar = self.parts == 0
+        self._module, self._inputs, self._linear = module, inputs, linear
+        self.outputs, self.is_scalar = linear.values, linear.parts == 0
 
     def pull(self, factor: Real) -> Real:
-        jacobian = self._call.linear.by_inputs
+        jacobian = self._linear.by_inputs
         assert jacobian is not None
         return _core.pull_factor(factor, jacobian)
 
     def block(self, factor: Real, request: Request, exact_limit: int) -> Block:
         if request.quantum == "gauss-newton":
-            matrix = _core.jacobian_block(factor, self._call.linear.by_weights)
+            matrix = _core.jacobian_block(factor, self._linear.by_weights)
             return DenseBlock(self.parameters, torch.from_numpy(matrix), self.name)
-        unit = ScaledUnit(
-            self.parameters, self.name, [(0, self._call)], request.approx, request.layers
-        )
+        call = QuantumCall.at(self._module, self.name, self._inputs, self._linear)
+        unit = ScaledUnit(self.parameters, self.name, [(0, call)], request.approx, request.layers)
         unit.add([torch.from_numpy(factor).movedim(1, 0)], len(factor))
         return unit.block()
 
@@ -257,13 +255,15 @@ def _stage(
     if kind in _ELEMENTWISE or kind in _DROPOUT:
         return _Elementwise(module, inputs, differentiate)
     native = as_native(module)
-    # A quantum function that runs in every call may look at the dtype of what it gets.
-    if native is None or (
-        dtype is not torch.float64 and native.compiled(torch.from_numpy(inputs)) is None
-    ):
+    if native is None:
         return None
-    stage = _Quantum(name, module, parameters, inputs, differentiate)
-    return stage if stage.parts < 2 else None
+    x = torch.from_numpy(inputs)
+    form = native._form(x)
+    # A quantum function that runs in every call may look at the dtype of what it gets.
+    if isinstance(form.how, str) or (isinstance(form.how, Traced) and dtype is not torch.float64):
+        return None
+    linear = linearise_native(native, form, x, differentiate)
+    return _Quantum(name, module, parameters, x, linear) if linear.parts < 2 else None
 
 
 def _factor(f: Tensor, shape: tuple[int, ...], request: Request) -> Real:

@@ -58,13 +58,28 @@ def linearise(layer: Any, inputs: Tensor, want_inputs: bool) -> Linearised:
     native = as_native(layer)
     if native is None:
         return _on_device(layer, inputs, want_inputs)
-    found = native._form(inputs)
-    form = found.how
-    if not isinstance(form, Affine):
-        return _traced(native, inputs, want_inputs, found.kind)
-    weights = [to_numpy(w) for w in native.qnode_weights.values()]
-    found_values = form.linearise(weights, to_numpy(inputs), want_inputs)
-    return Linearised(*found_values, _parts(found.kind, form.circuit))
+    return linearise_native(native, native._form(inputs), inputs, want_inputs)
+
+
+def linearise_native(
+    layer: QuantumLayer, form: Any, inputs: Tensor, want_inputs: bool
+) -> Linearised:
+    """Return the results and derivatives of a layer on the native engine.
+
+    Args:
+        layer: The layer.
+        form: How it evaluates these inputs.
+        inputs: (L, d).
+        want_inputs: As for ``linearise``.
+
+    Returns:
+        As for ``linearise``.
+    """
+    if not isinstance(form.how, Affine):
+        return _traced(layer, inputs, want_inputs, form.kind)
+    weights = [to_numpy(w) for w in layer.qnode_weights.values()]
+    values, by_weights, by_inputs = form.how.linearise(weights, to_numpy(inputs), want_inputs)
+    return Linearised(values, by_weights, by_inputs, _parts(form.kind, form.how.circuit))
 
 
 def as_native(layer: Any) -> QuantumLayer | None:

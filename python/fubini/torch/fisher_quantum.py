@@ -11,7 +11,9 @@ import torch
 
 from fubini import _core
 from fubini._arrays import to_numpy
+from fubini.circuit import Circuit
 from fubini.errors import UnsupportedCircuitError
+from fubini.native_metric import observable_covariances
 from fubini.observables import Measurement, _masks
 from fubini.torch.fisher_calls import Call
 from fubini.torch.fisher_jacobian import Linearised, as_native, flat_weights, linearise, trace
@@ -34,6 +36,21 @@ class QuantumCall(Call):
     def parameters_of(cls, module: Any) -> dict[str, Tensor]:
         """Return the layer's weights by name."""
         return dict(module.qnode_weights)
+
+    @classmethod
+    def at(cls, module: Any, name: str, inputs: Tensor, linear: Linearised) -> QuantumCall:
+        """Return a call whose results and derivatives are known; it has no ``outputs``.
+
+        Args:
+            module: As for Call.
+            name: As for Call.
+            inputs: (L, d).
+            linear: The results and derivatives at the inputs.
+        """
+        call = cls.__new__(cls)
+        call.module, call.name, call.inputs, call.linear = module, name, inputs, linear
+        call.parameters = cls.parameters_of(module)
+        return call
 
     def _evaluate(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
@@ -100,7 +117,7 @@ class QuantumCall(Call):
         return torch.from_numpy(product).to(g.device)
 
     def curvature_factor(self, g: Tensor, before: Real | None) -> Real:
-        """Return F (L, rows, M) with the loss's curvature by the layer's results ``B = F^T F``, at most M rows.
+        """Return F (L, rows, M) with the loss's curvature by the layer's results ``B = F^T F``.
 
         Args:
             g: (K, *outputs.shape), columns of a factor.
@@ -109,8 +126,8 @@ class QuantumCall(Call):
         factor = self.flat(g).transpose(1, 0, 2)
         if before is not None:
             factor = np.concatenate([before, factor], axis=1)
-        if factor.shape[1] > factor.shape[2]:
-            factor = np.asarray(np.linalg.qr(factor, mode="r"))
+            if factor.shape[1] > factor.shape[2]:
+                factor = np.asarray(np.linalg.qr(factor, mode="r"))
         return factor
 
     def bound(self, factor: Real) -> Real:
@@ -123,12 +140,9 @@ class QuantumCall(Call):
         Args:
             factor: F with ``B = F^T F``, (L, rows, M).
         """
-        parts = []
         flat = self.inputs.detach().reshape(-1, self.inputs.shape[-1])
-        for part, fluctuations in _fluctuations(self.module, flat):
-            rows = factor[part] @ fluctuations  # F b, with F C F^T as its Gram matrix
-            parts.append(np.linalg.eigvalsh(rows @ rows.transpose(0, 2, 1))[:, -1])
-        return np.maximum(np.concatenate(parts), 0.0)
+        factor = np.ascontiguousarray(factor)
+        return _core.largest_eigenvalues(factor, _covariances(self.module, flat))
 
     def _by_weights(self, data: int) -> Real:
         """(D, T M, P)."""
@@ -136,8 +150,8 @@ class QuantumCall(Call):
         return jacobian.reshape(data, -1, jacobian.shape[2])
 
 
-def _fluctuations(layer: Any, inputs: Tensor) -> Iterator[tuple[slice, Real]]:
-    """``(O_k - <O_k>) psi`` for all results k, real and imaginary parts side by side, (l, M, 2N) for parts of the inputs."""
+def _covariances(layer: Any, inputs: Tensor) -> Real:
+    """``Re<O_k O_l> - <O_k><O_l>`` of the results' observables, (L, M, M)."""
     native = as_native(layer)
     if native is None:
         raise UnsupportedCircuitError(
@@ -152,13 +166,21 @@ def _fluctuations(layer: Any, inputs: Tensor) -> Iterator[tuple[slice, Real]]:
     else:
         circuit, states = form.circuit, None
         angles = form.angles(flat_weights(native), to_numpy(inputs))
-    measurements = circuit.structure.measurements
-    if any(m.kind == "var" for m in measurements):
+    if any(m.kind == "var" for m in circuit.structure.measurements):
         raise UnsupportedCircuitError(
             "quantum: 'fubini-study' has no scale for a layer that measures variances, which are not linear in the state; "
             "use quantum='gauss-newton' (metric='fisher')"
         )
-    size = 2**circuit.num_wires
+    found = observable_covariances(circuit, angles, states)
+    if found is None:
+        parts = [b @ b.transpose(0, 2, 1) for b in _fluctuations(circuit, angles, states)]
+        found = np.concatenate(parts)
+    return found
+
+
+def _fluctuations(circuit: Circuit, angles: Real, states: Complex | None) -> Iterator[Real]:
+    """``(O_k - <O_k>) psi`` for all results k, real and imaginary parts side by side, (l, M, 2N) for parts of the inputs."""
+    measurements, size = circuit.structure.measurements, 2**circuit.num_wires
     count = max(1, _CHUNK // (size * circuit.num_outputs))
     for start in range(0, len(angles), count):
         chunk = slice(start, start + count)
@@ -167,7 +189,7 @@ def _fluctuations(layer: Any, inputs: Tensor) -> Iterator[tuple[slice, Real]]:
         applied = np.concatenate(columns, axis=1)  # (L, M, N)
         means = (applied @ psi.conj()[:, :, None]).real
         shifted = applied - means * psi[:, None, :]
-        yield chunk, np.concatenate([shifted.real, shifted.imag], axis=2)
+        yield np.concatenate([shifted.real, shifted.imag], axis=2)
 
 
 def _applied(measurement: Measurement, psi: Complex, num_wires: int) -> Complex:

@@ -8,7 +8,7 @@ import torch
 from fubini.errors import NumericalError
 from fubini.torch import distributed
 from fubini.torch.blocks import Block
-from fubini.torch.checks import all_finite
+from fubini.torch.checks import first_not_finite
 from fubini.torch.evaluation import paused
 from fubini.torch.fisher_pass import without_autocast
 from fubini.torch.history import MetricHistory
@@ -167,6 +167,8 @@ class Gatherer:
             weight = self.weight(any(p.grad is not None for p, _ in moving))
             gradients = distributed.mean_tensors(gradients, [weight] * len(gradients))
         return {id(p): g for (p, _), g in zip(moving, gradients, strict=True)}
+
+
 def check_finite(blocks: Sequence[Block]) -> None:
     """Refuse metrics with NaN or infinity.
 
@@ -176,6 +178,9 @@ def check_finite(blocks: Sequence[Block]) -> None:
     Raises:
         NumericalError: Names the block.
     """
-    for block in blocks:
-        if not all(all_finite(values) for values in block.tensors().values()):
-            raise NumericalError(f"{block.label}: expected a finite metric, got NaN or infinity")
+    named = [(block, values) for block in blocks for values in block.tensors().values()]
+    bad = first_not_finite([values for _, values in named])
+    if bad is not None:
+        raise NumericalError(
+            f"{named[bad][0].label}: expected a finite metric, got NaN or infinity"
+        )

@@ -13,7 +13,7 @@ from fubini.errors import NumericalError
 from fubini.policies import predicted_reduction
 from fubini.torch.blocks import Block, BlockInfo, DenseBlock, DiagonalBlock
 from fubini.torch.blocks.matrix import solve_matrices
-from fubini.torch.checks import all_finite
+from fubini.torch.checks import first_not_finite
 
 Tensor = torch.Tensor
 Group = MutableMapping[str, Any]
@@ -35,16 +35,21 @@ class Part:
     groups: tuple[Group, ...]
     damped: bool = True
 
+    def __post_init__(self) -> None:
+        first = self.groups[0]
+        self._group = first if all(g is first for g in self.groups) else None
+
     def entries(self, of: Callable[[Group], float]) -> float | Tensor:
         """Return a number of the groups: one if it is the same for all parameters, else repeated over their entries, (n,).
 
         Args:
             of: Takes a group to its number.
         """
-        first = of(self.groups[0])
-        values = [first if g is self.groups[0] else of(g) for g in self.groups]
-        if all(v == first for v in values):
-            return first
+        if self._group is not None:
+            return of(self._group)
+        values = [of(g) for g in self.groups]
+        if all(v == values[0] for v in values):
+            return values[0]
         sizes, like = [p.numel() for p in self.block.parameters], self.gradient
         return torch.cat([like.new_full((n,), v) for n, v in zip(sizes, values, strict=True)])
 
@@ -138,12 +143,13 @@ class Proposal:
             if not _is_zero(decay):
                 weights = torch.cat([p.reshape(-1) for p in part.block.parameters])
                 change = change - decay * weights.to(change)
-            if not all_finite(change):
-                raise NumericalError(
-                    f"{part.block.label}: expected a finite step, got NaN or infinity; pass a larger lam"
-                )
             self.infos.append(info)
             self.changes.append(change)
+        bad = first_not_finite(self.changes)
+        if bad is not None:
+            raise NumericalError(
+                f"{self.parts[bad].block.label}: expected a finite step, got NaN or infinity; pass a larger lam"
+            )
 
     def _solutions(self, sides: Sequence[Tensor]) -> list[tuple[Tensor, BlockInfo]]:
         """The damped solution of every part; matrices with the same damping are solved in one call."""

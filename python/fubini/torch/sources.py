@@ -23,7 +23,13 @@ from fubini.torch.evaluation import undisturbed
 from fubini.torch.fisher import fisher_blocks
 from fubini.torch.layer import QuantumLayer
 from fubini.torch.likelihoods import OutputGradient, as_likelihood
-from fubini.torch.recorder import PassRecorder, check_same_weights, joined, record
+from fubini.torch.recorder import (
+    PassRecorder,
+    check_same_weights,
+    joined,
+    parameters_of,
+    record,
+)
 
 Tensor = torch.Tensor
 Metric = Literal["quantum", "fisher", "hybrid"]
@@ -207,7 +213,7 @@ class FisherSource:
     def blocks(self, moving: Sequence[Tensor], targets: Any, seed: int) -> list[Counted]:
         """See Source."""
         ids = {id(p) for p in moving}
-        wanted = [p for p in self._model.parameters() if id(p) in ids]
+        wanted = [p for p in parameters_of(self._model) if id(p) in ids]
         if not wanted:
             return []
         passes = self._recorder.passes if self._recorder else []

@@ -27,4 +27,7 @@ PYBIND11_MODULE(FUBINI_MODULE, m) {
     fubini::bind::register_derivatives(m);
     fubini::bind::register_mixed(m);
     fubini::bind::register_peak(m);
+    fubini::bind::register_gauss_newton(m);
+    fubini::bind::register_kronecker(m);
+    fubini::bind::register_finite(m);
 }

@@ -24,5 +24,8 @@ void register_affine(pybind11::module_& m);
 void register_derivatives(pybind11::module_& m);
 void register_mixed(pybind11::module_& m);
 void register_peak(pybind11::module_& m);
+void register_gauss_newton(pybind11::module_& m);
+void register_kronecker(pybind11::module_& m);
+void register_finite(pybind11::module_& m);
 
 }  // namespace fubini::bind

@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <new>
@@ -123,6 +124,36 @@ std::pair<RealArray, std::vector<RealArray>> backward(const Program& program, co
     return pulled_back(map, gradient, pass.weight_shapes);
 }
 
+/// Results (batch, outputs), and their derivatives by weights (batch, outputs, weights) and, if wanted, by
+/// inputs (batch, outputs, features).
+py::typing::Tuple<RealArray, RealArray, py::typing::Optional<RealArray>> linearise(
+    const Program& program, const AffineMap& map, const std::vector<RealArray>& weights,
+    const RealArray& inputs, bool want_inputs) {
+    const RealArray angles = angles_array(map, weights, inputs);
+    const Batch batch = batch_of(program, angles, std::nullopt);
+    const auto size = static_cast<py::ssize_t>(batch.size);
+    const auto outputs = static_cast<py::ssize_t>(program.outputs().size());
+    const py::ssize_t widest = std::max({map.angles(), map.weights(), map.inputs()});
+    expect_fits(static_cast<double>(size * outputs) * static_cast<double>(widest), "the Jacobian");
+    RealArray values({size, outputs});
+    RealArray by_weights({size, outputs, static_cast<py::ssize_t>(map.weights())});
+    py::object by_inputs = py::none();
+    double* inputs_to = nullptr;
+    if (want_inputs) {
+        RealArray array({size, outputs, static_cast<py::ssize_t>(map.inputs())});
+        inputs_to = array.mutable_data();
+        by_inputs = std::move(array);
+    }
+    double* values_to = values.mutable_data();
+    double* weights_to = by_weights.mutable_data();
+    run([&] {
+        std::vector<double> by_angles(static_cast<std::size_t>(size * outputs * map.angles()));
+        jacobian(program, batch, by_angles.data(), values_to);
+        map.chain(by_angles.data(), size * outputs, weights_to, inputs_to);
+    });
+    return py::make_tuple(std::move(values), std::move(by_weights), std::move(by_inputs));
+}
+
 }  // namespace
 
 void register_affine(py::module_& m) {
@@ -142,6 +173,9 @@ void register_affine(py::module_& m) {
           "Results (batch, outputs), and a Pass if keep.");
     m.def("backward", &backward, "program"_a, "map"_a, "passed"_a, "cotangents"_a.noconvert(),
           "Gradients by inputs (batch, features) and by every weight.");
+    m.def("linearise", &linearise, "program"_a, "map"_a, "weights"_a, "inputs"_a.noconvert(), "want_inputs"_a,
+          "Results (batch, outputs), their derivatives by weights (batch, outputs, weights), and by inputs "
+          "(batch, outputs, features) or None.");
 }
 
 }  // namespace fubini::bind

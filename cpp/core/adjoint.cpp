@@ -5,6 +5,7 @@
 
 #include "core/expval.hpp"
 #include "core/observable.hpp"
+#include "core/parallel.hpp"
 
 namespace fubini {
 namespace {
@@ -98,6 +99,29 @@ void reverse_sweep(const Program& program, const Batch& batch, const Cotangent& 
     });
 }
 
+/// The Jacobian by one forward sweep and, from a copy of its state, a reverse sweep for each output.
+void each_output(const Program& program, const Batch& batch, double* jacobian, double* values) {
+    const auto angles = static_cast<std::size_t>(program.angles());
+    const std::size_t outputs = program.outputs().size();
+    bool needs_moments = values != nullptr;
+    for (const Output& output : program.outputs()) needs_moments = needs_moments || output.square >= 0;
+    for_tiles(program, batch, 3, [&](Tile& tile) {
+        double *final_state = tile.state(0), *ket = tile.state(1), *bra = tile.state(2);
+        tile.load_initial(final_state);
+        tile.run_forward(final_state);
+        if (needs_moments) measure(program, tile.layout, final_state, tile.moments(), tile.scratch());
+        if (values != nullptr) store_outputs(tile, values);
+        for (std::size_t output = 0; output < outputs; ++output) {
+            weigh(tile, [&](std::ptrdiff_t, std::size_t m) { return m == output ? 1.0 : 0.0; });
+            std::copy_n(final_state, tile.layout.rows() * row_doubles, ket);
+            apply_observables(program, tile.layout, tile.weights(), ket, bra, tile.scratch());
+            std::fill_n(tile.slots(), angles, Vec{});
+            run_back(tile, ket, bra);
+            store_slots(tile, jacobian + output * angles, outputs);
+        }
+    });
+}
+
 }  // namespace
 
 void run_back(const Tile& tile, double* ket, double* bra) {
@@ -122,11 +146,11 @@ void set_weights(const Tile& tile, const double* cotangents) {
     });
 }
 
-void store_slots(const Tile& tile, double* gradient) {
+void store_slots(const Tile& tile, double* gradient, std::size_t every) {
     const auto angles = static_cast<std::size_t>(tile.program.angles());
     const int width = 1 << tile.layout.lane_bits;
     for (int sample = 0; sample < tile.samples; ++sample) {
-        double* row = gradient + static_cast<std::size_t>(tile.first + sample) * angles;
+        double* row = gradient + static_cast<std::size_t>(tile.first + sample) * every * angles;
         for (std::size_t a = 0; a < angles; ++a) {
             double sum = 0;
             for (int low = 0; low < width; ++low) sum += tile.slots()[a][sample * width + low];
@@ -144,10 +168,15 @@ void vjp(const Program& program, const Batch& batch, const double* cotangents, d
     reverse_sweep(program, batch, cotangent, gradient, values, state_gradient, kept);
 }
 
-void jacobian(const Program& program, const Batch& batch, double* jacobian) {
-    // One element per output: their reverse sweeps fill the lanes of a tile.
+void jacobian(const Program& program, const Batch& batch, double* jacobian, double* values) {
     const auto outputs = static_cast<std::ptrdiff_t>(program.outputs().size());
     if (outputs == 0) return;
+    if (batch.size >= static_cast<std::ptrdiff_t>(lanes) * num_threads()) {
+        each_output(program, batch, jacobian, values);
+        return;
+    }
+    // One element per output: their reverse sweeps fill the lanes of a tile. The same operations as above.
+    if (values != nullptr) expval(program, batch, values);
     Batch wide = batch;
     wide.size = batch.size * outputs;
     wide.repeat = outputs;

@@ -24,10 +24,11 @@ void set_weights(const Tile& tile, const double* cotangents);
 /// generator of each rotation, to tile.slots(): the derivative of 2 Re <bra|ket> by the angles of ket.
 void run_back(const Tile& tile, double* ket, double* bra);
 
-/// gradient[first.., a] = tile.slots()[a], summed over the lanes of each sample.
-void store_slots(const Tile& tile, double* gradient);
+/// gradient[(first..) * every, a] = tile.slots()[a], summed over the lanes of each sample.
+void store_slots(const Tile& tile, double* gradient, std::size_t every = 1);
 
 /// jacobian (size, outputs, angles); batch.repeat must be 1.
-void jacobian(const Program& program, const Batch& batch, double* jacobian);
+///   values: null, or (size, outputs)
+void jacobian(const Program& program, const Batch& batch, double* jacobian, double* values = nullptr);
 
 }  // namespace fubini

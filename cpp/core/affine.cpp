@@ -67,4 +67,19 @@ void AffineMap::pull_back(const double* gradient, std::ptrdiff_t batch, double* 
     }
 }
 
+void AffineMap::chain(const double* by_angles, std::ptrdiff_t rows, double* by_weights,
+                      double* by_inputs) const {
+    const auto apply = [&](const std::vector<Coefficient>& entries, int sources, double* to) {
+        if (to == nullptr) return;
+        std::fill_n(to, rows * sources, 0.0);
+        for (std::ptrdiff_t row = 0; row < rows; ++row) {
+            const double* from = by_angles + row * angles();
+            double* mine = to + row * sources;
+            for (const Coefficient& entry : entries) mine[entry.source] += entry.value * from[entry.angle];
+        }
+    };
+    apply(from_weights_, weights_, by_weights);
+    apply(from_inputs_, inputs_, by_inputs);
+}
+
 }  // namespace fubini

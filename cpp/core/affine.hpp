@@ -31,6 +31,10 @@ class AffineMap {
     /// the batch in order, and by inputs (batch, inputs()).
     void pull_back(const double* gradient, std::ptrdiff_t batch, double* by_weights, double* by_inputs) const;
 
+    /// Derivatives (rows, angles()) of something by the angles give its derivatives by the weights (rows,
+    /// weights()) and by the inputs (rows, inputs()); either may be null.
+    void chain(const double* by_angles, std::ptrdiff_t rows, double* by_weights, double* by_inputs) const;
+
   private:
     std::vector<double> constant_;
     int weights_, inputs_;

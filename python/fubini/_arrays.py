@@ -52,6 +52,24 @@ def to_numpy(value: Any, dtype: Any = np.float64) -> NDArray[Any]:
     return np.asarray(array, dtype=dtype, order="C")  # ascontiguousarray would turn () into (1,)
 
 
+def shared_array(tensor: torch.Tensor) -> NDArray[Any] | None:
+    """Return a tensor's own memory as a C-contiguous array of float64 or float32; None where it has none like that.
+
+    Args:
+        tensor: Of any kind; its graph, if it has one, is left behind.
+    """
+    dtype = tensor.dtype
+    if (
+        (dtype is torch.float64 or dtype is torch.float32)
+        and tensor.is_cpu
+        and tensor.layout is torch.strided
+        and tensor.is_contiguous()
+        and not tensor.is_neg()
+    ):
+        return (tensor.detach() if tensor.requires_grad else tensor).numpy()
+    return None
+
+
 def real_array(name: str, value: object) -> RealArray:
     """The value as a contiguous float64 array.
 

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AffineMap', 'Pass', 'Program', 'ProgramBuilder', 'ShiftPlan', 'backward', 'berry_connection', 'blocks_from_probabilities', 'blocks_from_states', 'compiler', 'derivative_states', 'expval', 'forward', 'gate_table', 'hessian_product', 'hilbert_schmidt', 'isa', 'jacobian', 'jvp', 'mean_over_batch', 'memory_limit', 'metric', 'metric_factor', 'metric_vector_product', 'multiply_add', 'num_threads', 'overlap_gradient', 'set_memory_limit', 'set_num_threads', 'shift_frequencies', 'shift_rule', 'shift_sum', 'sld_fisher', 'solve_batch', 'solve_fast', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'stage_covariances', 'state', 'version', 'vjp']
+__all__: list[str] = ['AffineMap', 'Pass', 'Program', 'ProgramBuilder', 'ShiftPlan', 'backward', 'berry_connection', 'blocks_from_probabilities', 'blocks_from_states', 'compiler', 'derivative_states', 'expval', 'first_not_finite', 'forward', 'gate_table', 'hessian_product', 'hilbert_schmidt', 'isa', 'jacobian', 'jacobian_block', 'jvp', 'kronecker_factors', 'largest_eigenvalues', 'linear_block', 'linear_layer', 'linearise', 'mean_over_batch', 'memory_limit', 'metric', 'metric_factor', 'metric_vector_product', 'multiply_add', 'num_threads', 'output_factor', 'overlap_gradient', 'pull_factor', 'set_memory_limit', 'set_num_threads', 'shift_frequencies', 'shift_rule', 'shift_sum', 'sld_fisher', 'solve_batch', 'solve_fast', 'solve_kronecker', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'stage_covariances', 'state', 'version', 'vjp']
 class ShiftPlan:
     """
     Parameter-shift terms of a circuit: angle index, coefficient and shift of each.
@@ -148,6 +148,10 @@ def expval(program: Program, angles: numpy.typing.NDArray[numpy.float64], states
     """
     Results, shape (batch, outputs), at angles of shape (batch, angles).
     """
+def first_not_finite(arrays: list[numpy.ndarray]) -> int:
+    """
+    Number of the first array of a list that has NaN or infinity; -1 if there is none.
+    """
 def forward(program: Program, map: AffineMap, weights: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]], inputs: numpy.typing.NDArray[numpy.float64], keep: bool) -> tuple[numpy.typing.NDArray[numpy.float64], Pass | None]:
     """
     Results (batch, outputs), and a Pass if keep.
@@ -172,9 +176,33 @@ def jacobian(program: Program, angles: numpy.typing.NDArray[numpy.float64], stat
     """
     Jacobian, shape (batch, outputs, angles).
     """
+def jacobian_block(factor: numpy.typing.NDArray[numpy.float64], jacobian: numpy.typing.NDArray[numpy.float64]) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    Sum of J^T S^T S J over data.
+    """
 def jvp(program: Program, angles: numpy.typing.NDArray[numpy.float64], tangents: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None, state_tangents: numpy.typing.NDArray[numpy.complex128] | None = None) -> numpy.typing.NDArray[numpy.float64]:
     """
     Derivative of the results along the tangents, shape (batch, outputs).
+    """
+def kronecker_factors(factor: numpy.typing.NDArray[numpy.float64], inputs: numpy.typing.NDArray[numpy.float64], bias: bool) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64]]:
+    """
+    K-FAC's factors of that block, (1, outputs, outputs) and (1, inputs + bias, inputs + bias).
+    """
+def largest_eigenvalues(factor: numpy.typing.NDArray[numpy.float64], covariances: numpy.typing.NDArray[numpy.float64]) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    Largest eigenvalue of S C S^T (data,) for S (data, rows, outputs) and C (data, outputs, outputs).
+    """
+def linear_block(factor: numpy.typing.NDArray[numpy.float64], inputs: numpy.typing.NDArray[numpy.float64], bias: bool) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    The same for the weight and bias of a linear layer.
+    """
+def linear_layer(inputs: numpy.typing.NDArray[numpy.float64], weight: numpy.typing.NDArray[numpy.float64], bias: numpy.typing.NDArray[numpy.float64] | None) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    inputs weight^T + bias, (data, outputs).
+    """
+def linearise(program: Program, map: AffineMap, weights: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]], inputs: numpy.typing.NDArray[numpy.float64], want_inputs: bool) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64] | None]:
+    """
+    Results (batch, outputs), their derivatives by weights (batch, outputs, weights), and by inputs (batch, outputs, features) or None.
     """
 def mean_over_batch(values: numpy.typing.NDArray[numpy.float64]) -> numpy.typing.NDArray[numpy.float64]:
     """
@@ -204,9 +232,17 @@ def num_threads() -> int:
     """
     Number of threads that the kernel may use.
     """
+def output_factor(family: str, outputs: numpy.typing.NDArray[numpy.float64], share: typing.SupportsFloat | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    Factors S (data, outputs, outputs) of share times the Hessian S^T S of -log p, by outputs (data, outputs).
+    """
 def overlap_gradient(program: Program, angles: numpy.typing.NDArray[numpy.float64], covectors: numpy.typing.NDArray[numpy.complex128], tangents: numpy.typing.NDArray[numpy.float64] | None = None, states: numpy.typing.NDArray[numpy.complex128] | None = None, repeat: typing.SupportsInt | typing.SupportsIndex = 1) -> numpy.typing.NDArray[numpy.float64]:
     """
     Re <d_a psi|phi> for covectors phi in the sweeps' frame, (batch * repeat, angles), or its derivative along the tangents.
+    """
+def pull_factor(factor: numpy.typing.NDArray[numpy.float64], jacobian: numpy.typing.NDArray[numpy.float64]) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    S J (data, rows, inputs) for S (data, rows, outputs) and J (data, outputs, inputs), or one J for all.
     """
 def set_memory_limit(bytes: typing.SupportsFloat | typing.SupportsIndex) -> None:
     """
@@ -239,6 +275,10 @@ def solve_batch(matrix: numpy.typing.NDArray[numpy.float64], rhs: numpy.typing.N
 def solve_fast(matrix: typing.Any, rhs: typing.Any, damping: typing.SupportsFloat | typing.SupportsIndex, damping_kind: str = 'absolute') -> typing.Any:
     """
     x (shape of rhs) for contiguous float64 arrays, method 'auto' and one damping; None if that does not fit.
+    """
+def solve_kronecker(left: numpy.typing.NDArray[numpy.float64], right: numpy.typing.NDArray[numpy.float64], widths: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], rhs: numpy.typing.NDArray[numpy.float64], damping: typing.SupportsFloat | typing.SupportsIndex) -> tuple[numpy.typing.NDArray[numpy.float64], int]:
+    """
+    x (n,) with (left kron right + damping I) x = rhs, and a status; widths are the columns of each parameter.
     """
 def solve_list(matrices: list[numpy.typing.NDArray[numpy.float64]], rhs: list[numpy.typing.NDArray[numpy.float64]], damping: numpy.typing.NDArray[numpy.float64], damping_kind: str = 'absolute', symmetry_tolerance: typing.SupportsFloat | typing.SupportsIndex = 1e-09) -> tuple[list[numpy.typing.NDArray[numpy.float64]], numpy.typing.NDArray[numpy.int8]]:
     """

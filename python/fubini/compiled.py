@@ -106,6 +106,18 @@ class Affine:
         """Return the gradients by inputs (B, d) and by every weight, for cotangents (B, M) of the results."""
         return _core.backward(self.circuit.program, self._map, passed, cotangents)
 
+    def linearise(
+        self, weights: list[FloatArray], inputs: FloatArray, want_inputs: bool
+    ) -> tuple[FloatArray, FloatArray, FloatArray | None]:
+        """Return the results (B, M) and their derivatives by the weights, (B, M, P), and by the inputs, (B, M, d).
+
+        Args:
+            weights: One array each, of any shape, in order.
+            inputs: (B, d).
+            want_inputs: Whether the derivatives by the inputs are wanted; else None.
+        """
+        return _core.linearise(self.circuit.program, self._map, weights, inputs, want_inputs)
+
 
 def _entries(matrix: FloatArray) -> list[tuple[int, int, float]]:
     rows, columns = np.nonzero(matrix)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from fubini import _core
 from fubini.layers import GateShape, LayerRule, check_rule, find_layers
+from fubini.observables import observable_sums
 from fubini.pauli import PauliSum, PauliTerm, dense, sums_commute, words_commute
 
 if TYPE_CHECKING:
@@ -226,6 +227,35 @@ def _collected(terms: PauliSum) -> PauliSum:
     for x, z, coefficient in terms:
         sums[x, z] = sums.get((x, z), 0.0) + coefficient
     return tuple((x, z, c) for (x, z), c in sums.items())
+
+
+def observable_covariances(circuit: "Circuit", angles: Real, states: Complex | None) -> Real | None:
+    """Return the covariances ``Re<O_k O_l> - <O_k><O_l>`` of a circuit's observables, one for each result.
+
+    Args:
+        circuit: The circuit; it measures no variances.
+        angles: Shape (B, A), finite.
+        states: Initial states, or None.
+
+    Returns:
+        (B, M, M), or None where the observables have too many words.
+    """
+    program = _observable_sweep(circuit)
+    if program is None:
+        return None
+    counts = [circuit.num_outputs]
+    found: Real = _core.stage_covariances(program, angles, counts, False, states, False)[0]
+    return found
+
+
+@functools.lru_cache(maxsize=128)
+def _observable_sweep(circuit: "Circuit") -> _core.Program | None:
+    """The program that measures all products of a circuit's observables at its end."""
+    sums = observable_sums(circuit.structure.measurements, circuit.num_wires, _MAX_WORD_PAIRS)
+    if sums is None or sum(map(len, sums)) ** 2 > _MAX_WORD_PAIRS:
+        return None
+    order = list(range(len(circuit.program.operations())))
+    return circuit.program.staged(order, [(len(order), _moments(sums, False))])
 
 
 def full_metric(circuit: "Circuit", angles: Real, states: Complex | None, reduce: Reduce) -> Real:

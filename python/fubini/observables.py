@@ -1,5 +1,6 @@
 """PennyLane measurements as moments of the native engine: Pauli words and probabilities."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -115,6 +116,52 @@ def square(measurement: Measurement, num_wires: int) -> Measurement:
             product[key] = product.get(key, 0) + a * b * 1j ** (power % 4)
     words = {_word(x, z, num_wires): c.real for (x, z), c in product.items()}
     return Measurement("expval", terms=_frozen(words))
+
+
+def observable_sums(
+    measurements: Sequence[Measurement], num_wires: int, limit: int
+) -> tuple[tuple[tuple[int, int, float], ...], ...] | None:
+    """Return the observable of every result without its part along the identity, as words (x mask, z mask, coefficient).
+
+    Args:
+        measurements: Expectation values and probabilities.
+        num_wires: Number of wires of the circuit.
+        limit: How many words there may be in all.
+
+    Returns:
+        The sums; None where there are more words, or where an observable is a multiple of the identity.
+    """
+    sums: list[tuple[tuple[int, int, float], ...]] = []
+    count = 0
+    for m in measurements:
+        if m.kind == "probs" or m.projector is not None:
+            wires, only = m.projector or (m.wires, None)
+            size = 2 ** len(wires)
+            outcomes = range(size) if only is None else (only,)
+            count += size * len(outcomes)
+            if count > limit:
+                return None
+            sums += [_projector(wires, outcome, num_wires) for outcome in outcomes]
+        else:
+            words = [(*_masks(word, wires, num_wires), c) for word, wires, c in m.terms]
+            sums.append(tuple((x, z, c) for x, z, c in words if x | z))
+            count += len(words)
+    return None if count > limit or not all(sums) else tuple(sums)
+
+
+def _projector(
+    wires: tuple[int, ...], outcome: int, num_wires: int
+) -> tuple[tuple[int, int, float], ...]:
+    """|outcome><outcome| on wires, the first one being the most significant: words of Z, each with the sign of its bits."""
+    places = [1 << (num_wires - 1 - w) for w in reversed(wires)]
+    return tuple(
+        (
+            0,
+            sum(place for k, place in enumerate(places) if chosen >> k & 1),
+            (-1.0 if (chosen & outcome).bit_count() % 2 else 1.0) / 2 ** len(wires),
+        )
+        for chosen in range(1, 2 ** len(wires))
+    )
 
 
 def pauli_sum(obs: Any, index: dict[Any, int]) -> PauliSum:

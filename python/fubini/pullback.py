@@ -112,6 +112,32 @@ class Pullback:
         assert total is not None
         return total.reshape(shape)
 
+    def weighted_sum(
+        self, weights: Real, approx: Approx = None, layers: LayerRule = "wires"
+    ) -> Real:
+        """Return the sum over the inputs of the metrics, each times a number, (P, P).
+
+        Args:
+            weights: One number for each input.
+            approx: As for ``metric``.
+            layers: As for ``metric``.
+        """
+        native_metric.check_finite("angles", self.angles, self.batch is None)
+        if len(self.angles) == 1:
+            weights = weights.sum(keepdims=True)
+        total = np.zeros((self.size, self.size))
+        for first, last, part in self._parts(False):
+            own = weights[first:last]
+            for slots, values in part._angle_blocks(approx, layers, False):
+                if part.jacobian.inputs == 1:  # the pull-back is linear: sum first, contract once
+                    summed = np.tensordot(own, values, 1)[None]
+                    columns, matrices = part.jacobian.congruence((slots, summed))
+                    total[columns[:, None], columns] += matrices[0]
+                else:
+                    columns, matrices = part.jacobian.congruence((slots, values))
+                    total[columns[:, None], columns] += np.tensordot(own, matrices, 1)
+        return total
+
     def geometric_tensor(self, reduce: Reduce = None) -> Complex:
         """Return the quantum geometric tensor <d_i psi|(1 - |psi><psi|)|d_j psi> over the weights.
 

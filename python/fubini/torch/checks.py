@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from fubini import _core
+from fubini._arrays import shared_array
 from fubini.errors import NumericalError
 
 Groups = Sequence[Mapping[str, Any]]
@@ -17,8 +19,31 @@ def all_finite(values: torch.Tensor) -> bool:
     Args:
         values: Of any shape.
     """
-    # Nothing finite sums to NaN, and a sum that overflows is looked at again: one pass and one number in the usual case.
-    return math.isfinite(float(values.sum())) or bool(torch.isfinite(values).all())
+    return first_not_finite([values]) is None
+
+
+def first_not_finite(tensors: Sequence[torch.Tensor]) -> int | None:
+    """Return the number of the first tensor with NaN or infinity; None if there is none.
+
+    Args:
+        tensors: Of any shapes.
+    """
+    arrays = []
+    for values in tensors:
+        array = shared_array(values)
+        if array is None:
+            return _first_slowly(tensors)
+        arrays.append(array)
+    number = _core.first_not_finite(arrays)
+    return None if number < 0 else number
+
+
+def _first_slowly(tensors: Sequence[torch.Tensor]) -> int | None:
+    for number, values in enumerate(tensors):
+        # Nothing finite sums to NaN, and a sum that overflows is looked at again: one pass in the usual case.
+        if not math.isfinite(float(values.sum())) and not bool(torch.isfinite(values).all()):
+            return number
+    return None
 
 
 def check_number(name: str, value: Any, below: float = float("inf")) -> None:
@@ -72,6 +97,23 @@ def check_parameters(parameters: Iterable[Any], names: Mapping[Any, str]) -> Non
             )
 
 
+def check_group(group: Mapping[str, Any]) -> None:
+    """Check those numbers of a parameter group that are there: lr, lam, weight decay and momentum.
+
+    Args:
+        group: The group.
+
+    Raises:
+        TypeError: If one is no number.
+        ValueError: If one is out of its range.
+    """
+    for name in ("lr", "lam", "weight_decay"):
+        if name in group:
+            check_number(name, group[name])
+    if "momentum" in group:
+        check_number("momentum", group["momentum"], 1.0)
+
+
 def check_gradients(groups: Groups, names: Mapping[Any, str]) -> None:
     """Check the groups' numbers and the gradients.
 
@@ -85,9 +127,8 @@ def check_gradients(groups: Groups, names: Mapping[Any, str]) -> None:
         ValueError: If a number is out of its range.
     """
     for group in groups:
-        for key in ("lr", "lam", "weight_decay"):
-            check_number(key, group[key])
-        check_number("momentum", group["momentum"], 1.0)
+        check_group(group)
+        dense, places = [], []
         for k, p in enumerate(group["params"]):
             gradient = p.grad
             if gradient is None:
@@ -96,7 +137,10 @@ def check_gradients(groups: Groups, names: Mapping[Any, str]) -> None:
                 raise TypeError(
                     f"{names.get(p, f'parameter {k}')}: expected a dense gradient, got a sparse one; use sparse=False"
                 )
-            if not all_finite(gradient):
-                raise NumericalError(
-                    f"{names.get(p, f'parameter {k}')}: expected a finite gradient, got NaN or infinity"
-                )
+            dense.append(gradient)
+            places.append(k)
+        bad = first_not_finite(dense)
+        if bad is not None:
+            k = places[bad]
+            name = names.get(group["params"][k], f"parameter {k}")
+            raise NumericalError(f"{name}: expected a finite gradient, got NaN or infinity")

@@ -74,17 +74,6 @@ class RandomState:
             torch.cuda.set_rng_state_all(self.cuda)
 
 
-def full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Return a context without autocast.
-
-    Args:
-        device: Where the computation is done.
-    """
-    if not torch.is_autocast_enabled(device.type):
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, enabled=False)
-
-
 @contextlib.contextmanager
 def undisturbed(model: torch.nn.Module | None, seed: int | None = None) -> Iterator[None]:
     """Leave torch's random numbers and the model's buffers (batch-norm statistics) as they were.

@@ -19,7 +19,6 @@ usual for K-FAC; in the joint matrix they do not.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -30,7 +29,9 @@ from fubini.errors import NumericalError
 from fubini.layers import LayerRule
 from fubini.metric import Approx
 from fubini.torch.blocks import Block, DiagonalBlock
+from fubini.torch.checks import all_finite
 from fubini.torch.fisher_calls import Call, KroneckerCall, LeafCall
+from fubini.torch.fisher_chain import chain_blocks
 from fubini.torch.fisher_columns import Request, accumulate, check_request, curvature
 from fubini.torch.fisher_operator import fisher_operator
 from fubini.torch.fisher_pass import Layout, Pass, run, survey, without_autocast
@@ -113,12 +114,15 @@ def fisher_blocks(
         as_likelihood(likelihood), fisher, targets, samples, quantum, layers, approx, fallback
     )
     check_request(request)
-    layout = survey(_unwrapped(model))
-    _check_parameters(parameters, layout.names)
-    if not parameters:
-        return []
+    inner = _unwrapped(model)
     with without_autocast(), torch.no_grad():
-        return _blocks(layout, args, kwargs, parameters, request)
+        if parameters:
+            found = chain_blocks(inner, args, kwargs, parameters, request, EXACT_LIMIT)
+            if found is not None:
+                return found
+        layout = survey(inner)
+        _check_parameters(parameters, layout.names)
+        return _blocks(layout, args, kwargs, parameters, request) if parameters else []
 
 
 def _blocks(
@@ -131,8 +135,7 @@ def _blocks(
     names, approx, fallback = layout.names, request.approx, request.fallback
     trace = run(layout, args, kwargs, wanted=parameters, fixed_statistics=approx is not None)
     f = trace.output.detach()
-    # A sum that is finite is cheaper, and one that is not may just be large.
-    if not math.isfinite(float(f.sum())) and not bool(torch.isfinite(f).all()):
+    if not all_finite(f):
         raise NumericalError("model: expected finite outputs, got NaN or infinity")
     data = request.likelihood.counts(f)[0]
     if not trace.independent(layout.model, data):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,30 +29,16 @@ class Linearised:
 
     Attributes:
         values: Results side by side, (L, M).
-        by_angles: d values / d angles, (L, M, A).
-        weight_map: d angles / d weights, the weights flattened and concatenated: (A, P), or (L, A, P) where it depends on
-            the input; None where the angles are the weights.
+        by_weights: d values / d weights, the weights flattened and concatenated, (L, M, P).
         by_inputs: d values / d inputs, (L, M, d); None where not asked for.
         parts: How the layer returns the results: 0 for one number without an axis of its own, 1 for a vector, more for
             a tuple of so many vectors, which are stacked.
     """
 
     values: Real
-    by_angles: Real
-    weight_map: Real | None
+    by_weights: Real
     by_inputs: Real | None
     parts: int
-
-    @cached_property
-    def by_weights(self) -> Real:
-        """D values / d weights, (L, M, P)."""
-        if self.weight_map is None:
-            return self.by_angles
-        if self.weight_map.ndim == 3:
-            return self.by_angles @ self.weight_map
-        # One product of two matrices, and not one for each input.
-        flat = self.by_angles.reshape(-1, len(self.weight_map))
-        return (flat @ self.weight_map).reshape(*self.by_angles.shape[:2], -1)
 
 
 def linearise(layer: Any, inputs: Tensor, want_inputs: bool) -> Linearised:
@@ -73,20 +58,28 @@ def linearise(layer: Any, inputs: Tensor, want_inputs: bool) -> Linearised:
     native = as_native(layer)
     if native is None:
         return _on_device(layer, inputs, want_inputs)
-    found = native._form(inputs)
-    form = found.how
-    if not isinstance(form, Affine):
-        return _traced(native, inputs, want_inputs, found.kind)
-    angles = form.angles(flat_weights(native), to_numpy(inputs))
-    program = form.circuit.program
-    values = _core.expval(program, angles, None)
-    by_angles = _core.jacobian(program, angles, None)
-    by_inputs = None
-    if want_inputs:
-        by_inputs = by_angles.reshape(-1, len(form.inputs)) @ form.inputs
-        by_inputs = by_inputs.reshape(*values.shape, -1)
-    parts = _parts(found.kind, form.circuit)
-    return Linearised(values, by_angles, form.weights, by_inputs, parts)
+    return linearise_native(native, native._form(inputs), inputs, want_inputs)
+
+
+def linearise_native(
+    layer: QuantumLayer, form: Any, inputs: Tensor, want_inputs: bool
+) -> Linearised:
+    """Return the results and derivatives of a layer on the native engine.
+
+    Args:
+        layer: The layer.
+        form: How it evaluates these inputs.
+        inputs: (L, d).
+        want_inputs: As for ``linearise``.
+
+    Returns:
+        As for ``linearise``.
+    """
+    if not isinstance(form.how, Affine):
+        return _traced(layer, inputs, want_inputs, form.kind)
+    weights = [to_numpy(w) for w in layer.qnode_weights.values()]
+    values, by_weights, by_inputs = form.how.linearise(weights, to_numpy(inputs), want_inputs)
+    return Linearised(values, by_weights, by_inputs, _parts(form.kind, form.how.circuit))
 
 
 def as_native(layer: Any) -> QuantumLayer | None:
@@ -203,8 +196,8 @@ def _traced(layer: QuantumLayer, inputs: Tensor, want_inputs: bool, kind: str) -
         by_inputs = None
         if want_inputs:
             by_inputs = _input_jacobian(values, x)
-    weight_map = np.concatenate(columns, axis=2)
-    return Linearised(to_numpy(values), by_angles, weight_map, by_inputs, _parts(kind, circuit))
+    by_weights = by_angles @ np.concatenate(columns, axis=2)
+    return Linearised(to_numpy(values), by_weights, by_inputs, _parts(kind, circuit))
 
 
 def _input_jacobian(values: Tensor, inputs: Tensor) -> Real:
@@ -239,7 +232,6 @@ def _on_device(layer: Any, inputs: Tensor, want_inputs: bool) -> Linearised:
     return Linearised(
         np.array(values),
         np.array(by_weights).reshape(len(inputs), -1, sum(w.numel() for w in weights)),
-        None,
         np.array(by_inputs).reshape(*np.shape(by_inputs)[:2], -1) if want_inputs else None,
         0 if shaped.ndim == 0 else 1 if shaped.ndim == 1 else len(shaped),
     )

@@ -11,7 +11,9 @@ import torch
 
 from fubini import _core
 from fubini._arrays import to_numpy
+from fubini.circuit import Circuit
 from fubini.errors import UnsupportedCircuitError
+from fubini.native_metric import observable_covariances
 from fubini.observables import Measurement, _masks
 from fubini.torch.fisher_calls import Call
 from fubini.torch.fisher_jacobian import Linearised, as_native, flat_weights, linearise, trace
@@ -27,19 +29,35 @@ _CHUNK = 1 << 24
 class QuantumCall(Call):
     """``fubini.QuantumLayer`` and ``qml.qnn.TorchLayer``."""
 
-    _linear: Linearised
+    #: The results at the inputs, and their derivatives.
+    linear: Linearised
 
     @classmethod
     def parameters_of(cls, module: Any) -> dict[str, Tensor]:
         """Return the layer's weights by name."""
         return dict(module.qnode_weights)
 
+    @classmethod
+    def at(cls, module: Any, name: str, inputs: Tensor, linear: Linearised) -> QuantumCall:
+        """Return a call whose results and derivatives are known; it has no ``outputs``.
+
+        Args:
+            module: As for Call.
+            name: As for Call.
+            inputs: (L, d).
+            linear: The results and derivatives at the inputs.
+        """
+        call = cls.__new__(cls)
+        call.module, call.name, call.inputs, call.linear = module, name, inputs, linear
+        call.parameters = cls.parameters_of(module)
+        return call
+
     def _evaluate(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        self._linear = linearise(self.module, flat, self.inputs.requires_grad)
+        self.linear = linearise(self.module, flat, self.inputs.requires_grad)
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
-        values = torch.from_numpy(self._linear.values).to(x.device, dtype)
-        lead, parts = x.shape[:-1], self._linear.parts
+        values = torch.from_numpy(self.linear.values).to(x.device, dtype)
+        lead, parts = x.shape[:-1], self.linear.parts
         if parts > 1:
             vectors = torch.chunk(values, parts, dim=1)
             return torch.stack([v.reshape(*lead, -1) for v in vectors])
@@ -48,7 +66,7 @@ class QuantumCall(Call):
     @property
     def positions(self) -> int:
         """Number of inputs in the whole batch."""
-        return len(self._linear.values)
+        return len(self.linear.values)
 
     def fits(self, data: int) -> bool:
         """Whether the inputs may hold so many data, see Call."""
@@ -58,8 +76,8 @@ class QuantumCall(Call):
 
     def pull(self, g: Tensor) -> Tensor:
         """Return the cotangents of the inputs, see Call."""
-        assert self._linear.by_inputs is not None
-        pulled = self.flat(g).transpose(1, 0, 2) @ self._linear.by_inputs
+        assert self.linear.by_inputs is not None
+        pulled = self.flat(g).transpose(1, 0, 2) @ self.linear.by_inputs
         result = torch.from_numpy(pulled.transpose(1, 0, 2)).to(g.device, g.dtype)
         return result.reshape(len(g), *self.inputs.shape)
 
@@ -72,7 +90,7 @@ class QuantumCall(Call):
         lead = self.inputs.ndim - 1
         if g.ndim == lead + 3:  # (K, parts, *lead, M / parts)
             g = g.movedim(1, -2)
-        return to_numpy(g).reshape(len(g), *self._linear.values.shape)
+        return to_numpy(g).reshape(len(g), *self.linear.values.shape)
 
     def rows(self, g: Tensor, data: int, part: slice) -> dict[str, Tensor]:
         """Return the derivatives by the parameters, see Call."""
@@ -88,11 +106,7 @@ class QuantumCall(Call):
         """Return the sum of the outer products of all rows, see Call."""
         if names != tuple(self.parameters):
             return None
-        linear = self._linear
-        # Over angles first where the map to the weights is the same for all inputs: it is then needed once.
-        over_angles = linear.weight_map is not None and linear.weight_map.ndim == 2
-        over_angles = over_angles and len(linear.values) == data
-        jacobian = linear.by_angles if over_angles else self._by_weights(data)
+        jacobian = self._by_weights(data)
         cotangents = self.flat(g).reshape(len(g), data, -1).transpose(1, 0, 2)
         if len(g) > cotangents.shape[2]:  # more cotangents than results
             left, right = jacobian, (cotangents.transpose(0, 2, 1) @ cotangents) @ jacobian
@@ -100,12 +114,10 @@ class QuantumCall(Call):
             left = right = cotangents @ jacobian
         size = jacobian.shape[2]
         product = left.reshape(-1, size).T @ right.reshape(-1, size)
-        if over_angles and linear.weight_map is not None:
-            product = linear.weight_map.T @ product @ linear.weight_map
         return torch.from_numpy(product).to(g.device)
 
     def curvature_factor(self, g: Tensor, before: Real | None) -> Real:
-        """Return F (L, rows, M) with the loss's curvature by the layer's results ``B = F^T F``, at most M rows.
+        """Return F (L, rows, M) with the loss's curvature by the layer's results ``B = F^T F``.
 
         Args:
             g: (K, *outputs.shape), columns of a factor.
@@ -114,8 +126,8 @@ class QuantumCall(Call):
         factor = self.flat(g).transpose(1, 0, 2)
         if before is not None:
             factor = np.concatenate([before, factor], axis=1)
-        if factor.shape[1] > factor.shape[2]:
-            factor = np.asarray(np.linalg.qr(factor, mode="r"))
+            if factor.shape[1] > factor.shape[2]:
+                factor = np.asarray(np.linalg.qr(factor, mode="r"))
         return factor
 
     def bound(self, factor: Real) -> Real:
@@ -128,21 +140,18 @@ class QuantumCall(Call):
         Args:
             factor: F with ``B = F^T F``, (L, rows, M).
         """
-        parts = []
         flat = self.inputs.detach().reshape(-1, self.inputs.shape[-1])
-        for part, fluctuations in _fluctuations(self.module, flat):
-            rows = factor[part] @ fluctuations  # F b, with F C F^T as its Gram matrix
-            parts.append(np.linalg.eigvalsh(rows @ rows.transpose(0, 2, 1))[:, -1])
-        return np.maximum(np.concatenate(parts), 0.0)
+        factor = np.ascontiguousarray(factor)
+        return _core.largest_eigenvalues(factor, _covariances(self.module, flat))
 
     def _by_weights(self, data: int) -> Real:
         """(D, T M, P)."""
-        jacobian = self._linear.by_weights
+        jacobian = self.linear.by_weights
         return jacobian.reshape(data, -1, jacobian.shape[2])
 
 
-def _fluctuations(layer: Any, inputs: Tensor) -> Iterator[tuple[slice, Real]]:
-    """``(O_k - <O_k>) psi`` for all results k, real and imaginary parts side by side, (l, M, 2N) for parts of the inputs."""
+def _covariances(layer: Any, inputs: Tensor) -> Real:
+    """``Re<O_k O_l> - <O_k><O_l>`` of the results' observables, (L, M, M)."""
     native = as_native(layer)
     if native is None:
         raise UnsupportedCircuitError(
@@ -157,13 +166,21 @@ def _fluctuations(layer: Any, inputs: Tensor) -> Iterator[tuple[slice, Real]]:
     else:
         circuit, states = form.circuit, None
         angles = form.angles(flat_weights(native), to_numpy(inputs))
-    measurements = circuit.structure.measurements
-    if any(m.kind == "var" for m in measurements):
+    if any(m.kind == "var" for m in circuit.structure.measurements):
         raise UnsupportedCircuitError(
             "quantum: 'fubini-study' has no scale for a layer that measures variances, which are not linear in the state; "
             "use quantum='gauss-newton' (metric='fisher')"
         )
-    size = 2**circuit.num_wires
+    found = observable_covariances(circuit, angles, states)
+    if found is None:
+        parts = [b @ b.transpose(0, 2, 1) for b in _fluctuations(circuit, angles, states)]
+        found = np.concatenate(parts)
+    return found
+
+
+def _fluctuations(circuit: Circuit, angles: Real, states: Complex | None) -> Iterator[Real]:
+    """``(O_k - <O_k>) psi`` for all results k, real and imaginary parts side by side, (l, M, 2N) for parts of the inputs."""
+    measurements, size = circuit.structure.measurements, 2**circuit.num_wires
     count = max(1, _CHUNK // (size * circuit.num_outputs))
     for start in range(0, len(angles), count):
         chunk = slice(start, start + count)
@@ -172,7 +189,7 @@ def _fluctuations(layer: Any, inputs: Tensor) -> Iterator[tuple[slice, Real]]:
         applied = np.concatenate(columns, axis=1)  # (L, M, N)
         means = (applied @ psi.conj()[:, :, None]).real
         shifted = applied - means * psi[:, None, :]
-        yield chunk, np.concatenate([shifted.real, shifted.imag], axis=2)
+        yield np.concatenate([shifted.real, shifted.imag], axis=2)
 
 
 def _applied(measurement: Measurement, psi: Complex, num_wires: int) -> Complex:

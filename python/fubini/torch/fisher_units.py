@@ -11,6 +11,7 @@ import torch
 
 from fubini.layers import LayerRule
 from fubini.metric import Approx, layer_metric
+from fubini.points import at_inputs
 from fubini.torch.blocks import Block, DenseBlock, DiagonalBlock, FactorBlock, KroneckerBlock
 from fubini.torch.fisher_calls import Call, KroneckerCall
 from fubini.torch.fisher_jacobian import as_native
@@ -288,6 +289,9 @@ class ScaledUnit(Unit):
     def _weighted_metric(self, call: QuantumCall, weights: Real) -> Real:
         layer = as_native(call.module) or call.module
         inputs = call.inputs.detach().reshape(-1, call.inputs.shape[-1])
+        pullback = at_inputs(layer, inputs).pullback
+        if pullback is not None:
+            return pullback.weighted_sum(weights, self._approx, self._layers)
         size = sum(w.numel() for w in call.parameters.values())
         count = max(1, _CHUNK // (size * size))
         total = np.zeros((size, size))

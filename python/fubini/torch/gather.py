@@ -8,9 +8,10 @@ import torch
 from fubini.errors import NumericalError
 from fubini.torch import distributed
 from fubini.torch.blocks import Block
-from fubini.torch.checks import all_finite
+from fubini.torch.checks import first_not_finite
 from fubini.torch.closures import closure_blocks
-from fubini.torch.evaluation import full_precision, paused
+from fubini.torch.evaluation import paused
+from fubini.torch.fisher_pass import without_autocast
 from fubini.torch.history import MetricHistory
 from fubini.torch.proposal import Part, plain
 from fubini.torch.sources import Counted, Source
@@ -39,7 +40,8 @@ class Gatherer:
     ) -> None:
         self._source, self._history = source, history
         self._undamped, self._average = undamped, average_gradients
-        self._identity: tuple[tuple[int, ...], Block] | None = None
+        # Which parameters have no metric seldom changes.
+        self._identities: dict[tuple[int, ...], Block] = {}
 
     def parts(
         self,
@@ -62,39 +64,41 @@ class Gatherer:
         Raises:
             NumericalError: If a metric is not finite.
         """
-        group_of = {p: g for g in groups for p in g["params"]}
-        owned = list(group_of)
+        owned = [(p, group) for group in groups for p in group["params"]]
         if not owned:
             return []
-        moves = distributed.any_gradient(owned)
-        moving = {p: group_of[p] for p, m in zip(owned, moves, strict=True) if m}
-        free = [p for p in owned if self._source is None or not self._source.covers(p)]
-        blocks = self._blocks(moving, free, metric_fn, step, targets)
-        gradients = self._gradients(moving, scale)
+        moves = distributed.any_gradient([p for p, _ in owned])
+        moving = {id(p): (p, g) for (p, g), moved in zip(owned, moves, strict=True) if moved}
+        blocks = self._blocks(moving, owned, metric_fn, step, targets)
+        gradients = self._gradients(list(moving.values()), scale)
 
-        def part(block: Block, damped: bool = True, plain: bool = False) -> Part:
-            pieces = [gradients[p] for p in block.parameters]
+        def part(block: Block, damped: bool = True) -> Part:
+            ids = [id(p) for p in block.parameters]
+            pieces = [gradients[i] for i in ids]
             gradient = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-            return Part(block, gradient, tuple(moving[p] for p in block.parameters), damped, plain)
+            return Part(block, gradient, tuple(moving[i][1] for i in ids), damped)
 
         parts = []
         for block in blocks:
-            keep = [p in moving for p in block.parameters]
-            if any(keep):
-                parts.append(part(block if all(keep) else block.restrict(keep)))
-        covered = {p for one in parts for p in one.block.parameters}
+            keep = [id(p) in moving for p in block.parameters]
+            if all(keep):
+                parts.append(part(block))
+            elif any(keep):
+                parts.append(part(block.restrict(keep)))
+        covered = {id(p) for one in parts for p in one.block.parameters}
         rest: dict[tuple[torch.device, bool], list[Tensor]] = {}
-        for p in moving:
-            if p not in covered:
+        for i, (p, _) in moving.items():
+            if i not in covered:
                 rest.setdefault((p.device, p not in self._undamped), []).append(p)
-        return parts + [part(self._plain(ps), damped, True) for (_, damped), ps in rest.items()]
+        return parts + [part(self._plain(ps), damped) for (_, damped), ps in rest.items()]
 
     def _plain(self, parameters: list[Tensor]) -> Block:
-        """Made once: which parameters have no metric seldom changes."""
-        key = tuple(id(p) for p in parameters)
-        if self._identity is None or self._identity[0] != key:
-            self._identity = key, plain(parameters)
-        return self._identity[1]
+        key = tuple(id(p) for p in parameters)  # the blocks keep them alive
+        if key not in self._identities:
+            if len(self._identities) > 64:
+                self._identities.clear()
+            self._identities[key] = plain(parameters)
+        return self._identities[key]
 
     def weight(self, moving: bool) -> float:
         """How much this process counts among all: the number of inputs whose gradients are waiting here.
@@ -113,30 +117,32 @@ class Gatherer:
 
     def _blocks(
         self,
-        moving: Mapping[Tensor, Group],
-        free: Sequence[Tensor],
+        moving: Mapping[int, tuple[Tensor, Group]],
+        owned: Sequence[tuple[Tensor, Group]],
         metric_fn: Callable[..., Any] | None,
         step: int,
         targets: Any,
     ) -> list[Block]:
         """The metric of the parameters that have one, from earlier steps where it is not due."""
         source = self._source
-        wanted = {p for p in moving if source is not None and source.covers(p)}
+        wanted = [p for p, _ in moving.values() if source is not None and source.covers(p)]
         due = self._history.due(step)
         if not due:
             known = self._history.known(wanted)
             if known is not None:
                 return known
-        device = next(iter(moving)).device if moving else torch.device("cpu")
+        device = next(iter(moving.values()))[0].device if moving else torch.device("cpu")
         seed = (torch.initial_seed() + _STRIDE * (step + 1) + distributed.rank()) % 2**63
 
         def compute() -> list[Counted]:
             found: list[Counted] = []
-            if source is not None:
-                with full_precision(device), paused(source.recorders):
-                    found = source.blocks(wanted, targets, seed)
-            if metric_fn is not None:
-                found += [(block, 1.0) for block in closure_blocks(metric_fn, free)]
+            with without_autocast():
+                if source is not None:
+                    with paused(source.recorders):
+                        found = source.blocks(wanted, targets, seed)
+                if metric_fn is not None:
+                    free = [p for p, _ in owned if source is None or not source.covers(p)]
+                    found += [(block, 1.0) for block in closure_blocks(metric_fn, free)]
             check_finite([block for block, _ in found])
             return found
 
@@ -146,20 +152,22 @@ class Gatherer:
         )
         return self._history.take(blocks, due)
 
-    def _gradients(self, moving: Mapping[Tensor, Group], scale: float) -> dict[Tensor, Tensor]:
+    def _gradients(self, moving: Sequence[tuple[Tensor, Group]], scale: float) -> dict[int, Tensor]:
         """float64 gradients, flattened, of the function to be minimised."""
         gradients = []
-        for p, group in moving.items():
+        for p, group in moving:
             if p.grad is None:  # it has one in another process
                 gradients.append(torch.zeros(p.numel(), dtype=torch.float64, device=p.device))
                 continue
-            gradient = p.grad.detach().reshape(-1).to(torch.float64)
+            gradient = p.grad.detach().reshape(-1)
+            if gradient.dtype is not torch.float64:
+                gradient = gradient.to(torch.float64)
             factor = (-1.0 if group["maximize"] else 1.0) / scale
             gradients.append(gradient if factor == 1.0 else gradient * factor)
         if self._average and distributed.active():
-            weight = self.weight(any(p.grad is not None for p in moving))
+            weight = self.weight(any(p.grad is not None for p, _ in moving))
             gradients = distributed.mean_tensors(gradients, [weight] * len(gradients))
-        return dict(zip(moving, gradients, strict=True))
+        return {id(p): g for (p, _), g in zip(moving, gradients, strict=True)}
 
 
 def check_finite(blocks: Sequence[Block]) -> None:
@@ -171,6 +179,9 @@ def check_finite(blocks: Sequence[Block]) -> None:
     Raises:
         NumericalError: Names the block.
     """
-    for block in blocks:
-        if not all(all_finite(values) for values in block.tensors().values()):
-            raise NumericalError(f"{block.label}: expected a finite metric, got NaN or infinity")
+    named = [(block, values) for block in blocks for values in block.tensors().values()]
+    bad = first_not_finite([values for _, values in named])
+    if bad is not None:
+        raise NumericalError(
+            f"{named[bad][0].label}: expected a finite metric, got NaN or infinity"
+        )

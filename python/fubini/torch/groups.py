@@ -11,7 +11,7 @@ from fubini.layers import check_rule
 from fubini.metric import check_approx
 from fubini.policies import Armijo, DampingPolicy, TrustRegion, as_policy
 from fubini.torch import distributed
-from fubini.torch.checks import check_number
+from fubini.torch.checks import check_group, check_number
 
 KINDS: dict[str, type[Damping]] = {kind.kind: kind for kind in (Absolute, Relative, Diagonal)}
 
@@ -63,9 +63,7 @@ def checked_group(
                 "optimizer's lam"
             )
         group.update(damping_entries(group_damping(group["lam"])))
-    for name in ("lr", "lam", "weight_decay"):
-        check_number(name, group.get(name, defaults[name]))
-    check_number("momentum", group.get("momentum", defaults["momentum"]), 1.0)
+    check_group({**defaults, **group})
     params = group.get("params", [])
     group["params"] = [params] if isinstance(params, torch.Tensor) else list(params)
     tensors, _ = named_tensors(group["params"])

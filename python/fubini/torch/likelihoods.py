@@ -82,6 +82,14 @@ class Likelihood(ABC):
             return f.numel(), 1, 1
         return f.shape[0], f[0].numel() // f.shape[-1], f.shape[-1]
 
+    def share(self, f: Tensor) -> float:
+        """Return the factor r between the loss and the sum of its terms.
+
+        Args:
+            f: Outputs, (N, ...).
+        """
+        return self._share(self._canonical(f))
+
     def columns(self, f: Tensor, part: slice = slice(None)) -> Tensor:
         """Return columns whose outer products sum to the Fisher information of the outputs, per datum.
 

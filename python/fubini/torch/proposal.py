@@ -11,14 +11,15 @@ import torch
 from fubini.damping import Damping
 from fubini.errors import NumericalError
 from fubini.policies import predicted_reduction
-from fubini.torch.blocks import Block, BlockInfo, DiagonalBlock
-from fubini.torch.checks import all_finite
+from fubini.torch.blocks import Block, BlockInfo, DenseBlock, DiagonalBlock
+from fubini.torch.blocks.matrix import solve_matrices
+from fubini.torch.checks import first_not_finite
 
 Tensor = torch.Tensor
 Group = MutableMapping[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Part:
     """A block of parameters that all move, with what is needed to move them.
 
@@ -26,36 +27,31 @@ class Part:
         block: Their metric.
         gradient: (n,), float64, of the function to be minimised.
         groups: The group of each parameter.
-        damped: Whether damping is added to the metric.
-        plain: Whether the metric is the identity.
+        damped: Whether damping is added to the metric; if not, the metric is the identity.
     """
 
     block: Block
     gradient: Tensor
     groups: tuple[Group, ...]
     damped: bool = True
-    plain: bool = False
 
-    def spread(self, values: Sequence[float]) -> Tensor:
-        """Return (n,) with one value for each parameter repeated over its entries.
+    def __post_init__(self) -> None:
+        first = self.groups[0]
+        self._group = first if all(g is first for g in self.groups) else None
+
+    def entries(self, of: Callable[[Group], float]) -> float | Tensor:
+        """Return a number of the groups: one if it is the same for all parameters, else repeated over their entries, (n,).
 
         Args:
-            values: One for each parameter.
+            of: Takes a group to its number.
         """
-        like = self.gradient
-        if _one(values):
-            return torch.full_like(like, values[0])
-        sizes = [p.numel() for p in self.block.parameters]
+        if self._group is not None:
+            return of(self._group)
+        values = [of(g) for g in self.groups]
+        if all(v == values[0] for v in values):
+            return values[0]
+        sizes, like = [p.numel() for p in self.block.parameters], self.gradient
         return torch.cat([like.new_full((n,), v) for n, v in zip(sizes, values, strict=True)])
-
-    def times(self, values: Sequence[float], vector: Tensor) -> Tensor:
-        """Return a vector with the entries of each parameter multiplied by its value.
-
-        Args:
-            values: One for each parameter.
-            vector: (n,).
-        """
-        return values[0] * vector if _one(values) else self.spread(values) * vector
 
     def split(self, vector: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return pairs of a parameter and its piece of a vector, of the parameter's shape.
@@ -70,8 +66,9 @@ class Part:
         return [(p, v.reshape(p.shape)) for p, v in zip(parameters, pieces, strict=True)]
 
 
-def _one(values: Sequence[float]) -> bool:
-    return all(v == values[0] for v in values)
+def _is_zero(number: float | Tensor) -> bool:
+    """Whether a number of the groups is zero in all of them."""
+    return not isinstance(number, Tensor) and number == 0.0
 
 
 def plain(parameters: Sequence[Tensor]) -> DiagonalBlock:
@@ -103,7 +100,7 @@ class Proposal:
         self.changes: list[Tensor] = []
         self.scale = 1.0
         self._kept: list[Tensor] = []
-        self._dampings: list[Tensor] = []
+        self._dampings: list[Tensor | float] = []
         self._originals: list[tuple[Tensor, Tensor]] = []
 
     def make(
@@ -119,38 +116,60 @@ class Proposal:
         Raises:
             NumericalError: If a block cannot be solved, or the change is not finite.
         """
-        self.infos, self.changes, self._kept, self._dampings = [], [], [], []
+        self.infos, self.changes, self._kept = [], [], []
         self.__dict__.pop("curvature", None)
         self.__dict__.pop("slope", None)
         self.scale = scale
+        self._dampings = [self._damping(part, damping_of) for part in self.parts]
+        moving, sides = [], []
         for part in self.parts:
-            damping = self._damping(part, damping_of)
-            rho = [float(g["momentum"]) for g in part.groups]
-            last = self._last(part) if with_momentum and any(rho) else None
+            rho = part.entries(_momentum) if with_momentum else 0.0
+            last = None if _is_zero(rho) else self._last(part)
             rhs = part.gradient
             if self._spring and last is not None:
-                rhs = rhs - part.block.product(part.times(rho, last))
-            if part.plain and not part.damped:
-                direction, info = rhs, BlockInfo(part.block.label, part.block.size, "diagonal")
-            else:
-                direction, info = part.block.solve(rhs, damping)
-            if self._spring and last is not None:
-                direction = direction + part.times(rho, last)
-            change = part.times([-float(g["lr"]) / scale for g in part.groups], direction)
-            if not self._spring and last is not None:
-                change = change + part.times(rho, last)
+                rhs = rhs - part.block.product(rho * last)
+            moving.append(None if last is None else rho * last)
+            sides.append(rhs)
+        for part, (direction, info), carried in zip(
+            self.parts, self._solutions(sides), moving, strict=True
+        ):
+            if self._spring and carried is not None:
+                direction = direction + carried
+            change = part.entries(lambda g: -float(g["lr"]) / scale) * direction
+            if not self._spring and carried is not None:
+                change = change + carried
             self._kept.append(direction if self._spring else change)
-            decay = [float(g["lr"]) * float(g["weight_decay"]) for g in part.groups]
-            if any(decay):
+            decay = part.entries(_decay)
+            if not _is_zero(decay):
                 weights = torch.cat([p.reshape(-1) for p in part.block.parameters])
-                change = change - part.times(decay, weights.to(change))
-            if not all_finite(change):
-                raise NumericalError(
-                    f"{part.block.label}: expected a finite step, got NaN or infinity; pass a larger lam"
-                )
+                change = change - decay * weights.to(change)
             self.infos.append(info)
             self.changes.append(change)
-            self._dampings.append(damping)
+        bad = first_not_finite(self.changes)
+        if bad is not None:
+            raise NumericalError(
+                f"{self.parts[bad].block.label}: expected a finite step, got NaN or infinity; pass a larger lam"
+            )
+
+    def _solutions(self, sides: Sequence[Tensor]) -> list[tuple[Tensor, BlockInfo]]:
+        """The damped solution of every part; matrices with the same damping are solved in one call."""
+        found: dict[int, tuple[Tensor, BlockInfo]] = {}
+        together: dict[float, list[int]] = {}
+        for k, (part, rhs, damping) in enumerate(
+            zip(self.parts, sides, self._dampings, strict=True)
+        ):
+            block = part.block
+            if not part.damped:
+                found[k] = rhs, BlockInfo(block.label, block.size, "diagonal")
+            elif isinstance(damping, float) and isinstance(block, DenseBlock) and block.is_one_part:
+                together.setdefault(damping, []).append(k)
+            else:
+                found[k] = block.solve(rhs, damping)
+        for damping, members in together.items():
+            blocks: Any = [self.parts[k].block for k in members]
+            solved = solve_matrices(blocks, [sides[k] for k in members], damping)
+            found.update(zip(members, solved, strict=True))
+        return [found[k] for k in range(len(self.parts))]
 
     @cached_property
     def slope(self) -> float:
@@ -216,7 +235,7 @@ class Proposal:
     def remember(self) -> None:
         """Store what the next step's momentum needs."""
         for part, kept in zip(self.parts, self._kept, strict=True):
-            if not any(float(g["momentum"]) for g in part.groups):
+            if _is_zero(part.entries(_momentum)):
                 continue
             for (p, piece), group in zip(part.split(kept), part.groups, strict=True):
                 if float(group["momentum"]):
@@ -233,19 +252,33 @@ class Proposal:
             )
         return torch.cat(pieces)
 
-    def _damping(self, part: Part, damping_of: Callable[[Group], Damping]) -> Tensor:
+    def _damping(self, part: Part, damping_of: Callable[[Group], Damping]) -> Tensor | float:
+        """The diagonal that is added to the metric of a part: its entries, or one number for all."""
         if not part.damped:
-            return torch.zeros_like(part.gradient)
-        dampings = {id(g): damping_of(g) for g in part.groups}
-        kinds = {d.kind for d in dampings.values()}
-        lam = part.spread([float(dampings[id(g)].lam) for g in part.groups])
-        if kinds == {"absolute"}:
-            return lam
+            return 0.0
+        dampings = {i: damping_of(g) for i, g in {id(g): g for g in part.groups}.items()}
+
+        def strength(kind: str) -> float | Tensor:
+            return part.entries(lambda g: _strength(dampings[id(g)], kind))
+
+        if all(d.kind == "absolute" for d in dampings.values()):
+            return strength("absolute")
         diagonal = part.block.diagonal()
-        ones = torch.ones_like(diagonal)
-        by_kind = {"absolute": ones, "relative": ones * diagonal.mean(), "diagonal": diagonal}
-        result = torch.zeros_like(lam)
-        for kind in kinds:
-            mine = part.spread([float(dampings[id(g)].kind == kind) for g in part.groups])
-            result += mine * lam * by_kind[kind]
-        return result
+        return (
+            strength("absolute")
+            + strength("relative") * diagonal.mean()
+            + strength("diagonal") * diagonal
+        )
+
+
+def _strength(damping: Damping, kind: str) -> float:
+    """Of a damping of this kind, zero for others."""
+    return float(damping.lam) if damping.kind == kind else 0.0
+
+
+def _momentum(group: Group) -> float:
+    return float(group["momentum"])
+
+
+def _decay(group: Group) -> float:
+    return float(group["lr"]) * float(group["weight_decay"])

@@ -21,7 +21,14 @@ from fubini.torch.evaluation import undisturbed
 from fubini.torch.fisher import fisher_blocks
 from fubini.torch.layer import QuantumLayer
 from fubini.torch.likelihoods import OutputGradient, as_likelihood
-from fubini.torch.recorder import Pass, PassRecorder, check_same_weights, joined, record
+from fubini.torch.recorder import (
+    Pass,
+    PassRecorder,
+    check_same_weights,
+    joined,
+    parameters_of,
+    record,
+)
 from fubini.torch.shot_noise import estimated_metric, gradient_covariance, layer_tape
 
 Tensor = torch.Tensor
@@ -44,7 +51,7 @@ class Source(Protocol):
         """Return whether the parameter has a metric."""
         ...
 
-    def blocks(self, moving: AbstractSet[Tensor], targets: Any, seed: int) -> list[Counted]:
+    def blocks(self, moving: Sequence[Tensor], targets: Any, seed: int) -> list[Counted]:
         """Return the blocks of those units that have a moving parameter; random labels come from the seed."""
         ...
 
@@ -104,10 +111,14 @@ class QuantumSource:
         """See Source."""
         return parameter in self._covered
 
-    def blocks(self, moving: AbstractSet[Tensor], targets: Any, seed: int) -> list[Counted]:
+    def blocks(self, moving: Sequence[Tensor], targets: Any, seed: int) -> list[Counted]:
         """See Source."""
-        active = [unit for unit in self._units if any(p in moving for p in _weights(unit))]
-        return [self._unit_block(unit) for unit in active]
+        ids = {id(p) for p in moving}
+        return [
+            self._unit_block(unit)
+            for unit in self._units
+            if any(id(p) in ids for p in _weights(unit))
+        ]
 
     def _unit_block(self, unit: list[tuple[str, Any]]) -> Counted:
         weights = _weights(unit)
@@ -264,9 +275,10 @@ class FisherSource:
         """See Source."""
         return parameter in self._owned
 
-    def blocks(self, moving: AbstractSet[Tensor], targets: Any, seed: int) -> list[Counted]:
+    def blocks(self, moving: Sequence[Tensor], targets: Any, seed: int) -> list[Counted]:
         """See Source."""
-        wanted = [p for p in self._model.parameters() if p in moving and p in self._owned]
+        ids = {id(p) for p in moving}
+        wanted = [p for p in parameters_of(self._model) if id(p) in ids]
         if not wanted:
             return []
         passes = self._recorder.passes if self._recorder else []

@@ -48,6 +48,7 @@ def take_step(
             if policy is None or not policy.needs_closure or attempt == tries - 1:
                 raise
             policy.update(float("nan"), float("nan"))
+            record.solve_seconds += time.perf_counter() - start
             continue
         if isinstance(rule, TrustRegion):
             proposal.shorten(rule.factor(1.0, proposal.curvature))
@@ -69,13 +70,15 @@ def take_step(
             record.actual = objective - judge.at(proposal, 1.0)
             record.evaluations += 1
             record.accepted = policy.update(record.actual, predicted, share)
-            proposal.restore()
+            if not record.accepted:
+                proposal.restore()
         record.solve_seconds += time.perf_counter() - start
         if record.accepted or searched:
             break
     start = time.perf_counter()
     if record.accepted:
-        proposal.apply()
+        if judge is None:  # else the last trial was this step
+            proposal.apply()
         proposal.remember()
     record.update_seconds = time.perf_counter() - start
 
@@ -84,9 +87,10 @@ def _search(record: StepRecord, rule: Armijo, judge: Judge, objective: float) ->
     proposal = record.proposal
     proposal.save()
     found = rule.search(lambda factor: judge.at(proposal, factor), objective, 1.0, proposal.slope)
-    proposal.restore()
     record.accepted = found.success
     record.evaluations += found.evaluations
     record.actual = objective - found.loss
     if found.success:
         proposal.shorten(found.factor)
+    else:
+        proposal.restore()

@@ -77,12 +77,12 @@ class Block(ABC):
         """
 
     @abstractmethod
-    def solve(self, rhs: Tensor, damping: Tensor) -> tuple[Tensor, BlockInfo]:
+    def solve(self, rhs: Tensor, damping: Tensor | float) -> tuple[Tensor, BlockInfo]:
         """Solve ``(G + D) x = rhs``.
 
         Args:
             rhs: (n,) or (n, k), float64.
-            damping: (n,), the diagonal of D, absolute values >= 0.
+            damping: The diagonal of D, (n,), or one number for all its entries; absolute values >= 0.
 
         Returns:
             x, of the shape of rhs, and information about the solution.
@@ -175,18 +175,25 @@ class Block(ABC):
                 f"other: expected a {type(self).__name__} of the same parameters, got {other}"
             )
 
-    def _residual(self, x: Tensor, rhs: Tensor, damping: Tensor) -> Callable[[], float]:
+    def _entries(self, damping: Tensor | float) -> Tensor:
+        """The diagonal of D, (n,)."""
+        if isinstance(damping, Tensor):
+            return damping
+        return torch.full((self.size,), damping, dtype=torch.float64, device=self.device)
+
+    def _residual(self, x: Tensor, rhs: Tensor, damping: Tensor | float) -> Callable[[], float]:
         def compute() -> float:
-            shift = damping if x.ndim == 1 else damping[:, None]
+            shift = self._entries(damping)
+            shift = shift if x.ndim == 1 else shift[:, None]
             error = self.product(x) + shift * x - rhs
             return float(error.norm() / rhs.norm().clamp_min(1e-300))
 
         return compute
 
-    def _singular(self, damping: Tensor, reason: str = "") -> NumericalError:
+    def _singular(self, damping: Tensor | float, reason: str = "") -> NumericalError:
         return NumericalError(
             f"{self.label}: the {self.size} x {self.size} metric is singular or not positive definite with lam = "
-            f"{float(damping.min()):g}; pass a larger lam, e.g. 1e-3{reason}"
+            f"{float(self._entries(damping).min()):g}; pass a larger lam, e.g. 1e-3{reason}"
         )
 
 

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from fubini._solve_factored import module_of
+from fubini import _core
+from fubini._arrays import to_numpy
+from fubini.solve import SolveStatus
 from fubini.torch.blocks.base import Block, BlockInfo, checked
-from fubini.torch.blocks.matrix import DenseBlock, cholesky
+from fubini.torch.blocks.matrix import DenseBlock
 
 Tensor = torch.Tensor
 
@@ -64,82 +66,80 @@ class KroneckerBlock(Block):
         m = _times_columns(self._matrices(v), self._right)
         left = self._left
         m = left[:, :, None, None] * m if left.ndim == 2 else _times_rows(left, m)
-        result: Tensor = self._vector(m, v.ndim)
-        return result
+        return self._vector(m, v.ndim)
 
-    def solve(self, rhs: Tensor, damping: Tensor) -> tuple[Tensor, BlockInfo]:
+    def solve(self, rhs: Tensor, damping: Tensor | float) -> tuple[Tensor, BlockInfo]:
         """Solve ``(G + D) x = rhs``, see Block."""
-        left: Any = self._left
-        right: Any = self._right
-        side: Any = rhs
-        shift: Any = damping
-        rows, width = left.shape[1], right.shape[2]
-        by_rows = rows <= _FEW_ROWS and rows < width and rhs.device.type == "cpu"
-        if by_rows:  # small: NumPy's calls cost a third of torch's
-            left, right, side, shift = (t.numpy() for t in (left, right, side, shift))
         # Dampings that are equal within each parameter, or proportional to the diagonal, have this form. Then one
         # eigenvalue decomposition of each factor gives the exact solution; else the matrix is formed.
-        found = self._product_form(shift)
+        found = self._product_form(damping)
         if found is None:
             return DenseBlock(self.parameters, self.dense(), self.label).solve(rhs, damping)
-        lam, scale = found
-        m = self._matrices(side)
-        if scale is not None:
-            r, c = scale
+        lam, scales = found
+        left, right = self._left, self._right
+        scale = None
+        if scales is not None:
+            r, c = scales
             left = left * r**2 if left.ndim == 2 else r[:, :, None] * left * r[:, None]
             right = c[:, :, None] * right * c[:, None]
             scale = r[:, :, None, None] * c[:, None, :, None]
-            m = m * scale
-        vectors = None
-        if left.ndim == 3:
-            left, vectors = self._spectrum("left", left)
-            m = _times_rows(vectors.swapaxes(1, 2), m)
-        # In the eigenvectors of the left factor every row is a system of its own. Factors are positive semi-definite:
-        # eigenvalues below zero are rounding.
-        values = left.clip(0.0)
-        m = (self._by_cholesky if by_rows else self._by_spectrum)(values, right, lam, m, damping)
-        if vectors is not None:
-            m = _times_rows(vectors, m)
-        if scale is not None:
-            m = m * scale
-        x = self._vector(m, rhs.ndim)
-        x = torch.from_numpy(x) if by_rows else x
+        rows, width = left.shape[1], right.shape[2]
+        few = left.ndim == 3 and rows <= _FEW_ROWS and rows < width and self.device.type == "cpu"
+        if few and scale is None and rhs.ndim == 1:
+            x = torch.from_numpy(self._by_rows(left, right, self._columns, rhs, lam))
+        else:
+            m = self._matrices(rhs)
+            m = m if scale is None else m * scale
+            if few:
+                each = [
+                    self._by_rows(left, right, (width,), side.reshape(-1), lam)
+                    for side in m.unbind(dim=3)
+                ]
+                m = torch.from_numpy(np.stack(each, axis=-1)).reshape(m.shape)
+            else:
+                m = self._by_spectra(left, right, lam, m)
+            x = self._vector(m if scale is None else m * scale, rhs.ndim)
 
         def condition() -> float:
-            spectrum = module_of(right).linalg.eigvalsh(right).clip(0.0)
-            products = values[:, :, None] * spectrum[:, None, :] + lam
+            values = left if left.ndim == 2 else torch.linalg.eigvalsh(left)
+            spectrum = torch.linalg.eigvalsh(right).clip(0.0)
+            products = values.clip(0.0)[:, :, None] * spectrum[:, None, :] + lam
             return float(products.max() / products.min())
 
         residual = self._residual(x, rhs, damping)
         return x, BlockInfo(self.label, self.size, "eigen", 0, condition, residual)
 
-    # Arrays are NumPy's or torch's from here on. Both solve (values_i R + lam) x_i = m_i for each row i, with m (groups,
-    # rows, columns, k).
+    def _by_rows(
+        self, left: Tensor, right: Tensor, columns: Sequence[int], rhs: Tensor, lam: float
+    ) -> Any:
+        """One row after the other in the eigenvectors of L: for few rows cheaper than the eigenvectors of R."""
+        x, status = _core.solve_kronecker(
+            to_numpy(left), to_numpy(right), columns, to_numpy(rhs), lam
+        )
+        if status:
+            raise self._singular(lam, f" ({SolveStatus(status).text})")
+        return x
 
-    def _by_spectrum(self, values: Any, right: Any, lam: Any, m: Any, damping: Tensor) -> Any:
-        spectrum, vectors = self._spectrum("right", right)
-        products = values[:, :, None] * spectrum.clip(0.0)[:, None, :] + lam
+    def _by_spectra(self, left: Tensor, right: Tensor, lam: float, m: Tensor) -> Tensor:
+        """Solve in the eigenvectors of both factors, with m (groups, rows, columns, k)."""
+        vectors = None
+        if left.ndim == 3:
+            left, vectors = self._spectrum("left", left)
+            m = _times_rows(vectors.mT, m)
+        # Factors are positive semi-definite: eigenvalues below zero are rounding.
+        spectrum, others = self._spectrum("right", right)
+        products = left.clip(0.0)[:, :, None] * spectrum.clip(0.0)[:, None, :] + lam
         smallest = products.max() * 2.3e-16 * max(products.shape[1:])
         if not bool((products > smallest).all()):
-            raise self._singular(damping)
-        m = _times_columns(m, vectors) / products[..., None]
-        return _times_columns(m, vectors.swapaxes(1, 2))
-
-    def _by_cholesky(self, values: Any, right: Any, lam: Any, m: Any, damping: Tensor) -> Any:
-        # For few rows cheaper than all eigenvectors.
-        width = right.shape[2]
-        systems = (values[:, :, None, None] * right[:, None]).reshape(-1, width, width)
-        systems.reshape(len(systems), -1)[:, :: width + 1] += lam
-        sides = m.reshape(len(systems), width, -1)
-        solved = cholesky(list(systems), list(sides), lambda why: self._singular(damping, why))
-        return np.stack(solved).reshape(m.shape)
+            raise self._singular(lam)
+        m = _times_columns(_times_columns(m, others) / products[..., None], others.mT)
+        return m if vectors is None else _times_rows(vectors, m)
 
     def diagonal(self) -> Tensor:
         """Return the diagonal, (n,)."""
         left = self._left if self._left.ndim == 2 else self._left.diagonal(dim1=-2, dim2=-1)
         right = self._right.diagonal(dim1=-2, dim2=-1)
-        result: Tensor = self._vector((left[:, :, None] * right[:, None])[..., None], 1)
-        return result
+        return self._vector((left[:, :, None] * right[:, None])[..., None], 1)
 
     def scaled(self, factor: float) -> KroneckerBlock:
         """Return the block times a number, which goes into L, see Block."""
@@ -169,17 +169,17 @@ class KroneckerBlock(Block):
             parameters, self._left, self._right[:, index][:, :, index], columns, self.label
         )
 
-    def _spectrum(self, name: str, factor: Any) -> Any:
+    def _spectrum(self, name: str, factor: Tensor) -> Any:
         """Eigenvalues and eigenvectors; those of the factor itself are kept for other dampings."""
         own = factor is (self._left if name == "left" else self._right)
         if own and name in self._spectra:
             return self._spectra[name]
-        found = module_of(factor).linalg.eigh(factor)
+        found = torch.linalg.eigh(factor)
         if own:
             self._spectra[name] = found
         return found
 
-    def _matrices(self, v: Any) -> Any:
+    def _matrices(self, v: Tensor) -> Tensor:
         """(n,) or (n, k) -> (groups, rows, columns, k)."""
         groups, rows = self._left.shape[:2]
         parts, start = [], 0
@@ -187,40 +187,43 @@ class KroneckerBlock(Block):
             size = groups * rows * count
             parts.append(v[start : start + size].reshape(groups, rows, count, -1))
             start += size
-        return parts[0] if len(parts) == 1 else module_of(v).concatenate(parts, 2)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
-    def _vector(self, m: Any, ndim: int) -> Any:
+    def _vector(self, m: Tensor, ndim: int) -> Tensor:
         """The inverse of _matrices."""
         shape = (-1,) if ndim == 1 else (-1, m.shape[-1])
         parts, start = [], 0
         for count in self._columns:
             parts.append(m[:, :, start : start + count].reshape(shape))
             start += count
-        return module_of(m).concatenate(parts)
+        return torch.cat(parts)
 
-    def _product_form(self, damping: Any) -> Any:
+    def _product_form(
+        self, damping: Tensor | float
+    ) -> tuple[float, tuple[Tensor, Tensor] | None] | None:
         """Write D as lam / (r c)^2 with r for each row and c for each column; None where that is not possible."""
         # Scaling rows and columns by r and c then turns D into lam times the identity.
+        if not isinstance(damping, Tensor):
+            return damping, None
         if bool((damping == damping[0]).all()):
-            return damping[0], None
+            return float(damping[0]), None
         if not bool((damping > 0).all()):
             return None
         table = self._matrices(damping)[..., 0]
         left, right = table[:, :, 0], table[:, 0] / table[:, :1, 0]
         product = left[:, :, None] * right[:, None]
-        if bool((abs(product - table) > 1e-13 * table).any()):
+        if bool(((product - table).abs() > 1e-13 * table).any()):
             return None
         return 1.0, (left**-0.5, right**-0.5)
 
 
-def _times_rows(matrix: Any, m: Any) -> Any:
+def _times_rows(matrix: Tensor, m: Tensor) -> Tensor:
     """(groups, a, rows) times (groups, rows, columns, k) over the rows."""
     return (matrix @ m.reshape(*m.shape[:2], -1)).reshape(len(m), -1, *m.shape[2:])
 
 
-def _times_columns(m: Any, matrix: Any) -> Any:
+def _times_columns(m: Tensor, matrix: Tensor) -> Tensor:
     """(groups, rows, columns, k) times (groups, columns, a) over the columns."""
-    xp = module_of(m)
-    moved = xp.moveaxis(m, 3, 1)
+    moved = m.movedim(3, 1)
     product = moved.reshape(len(m), -1, m.shape[2]) @ matrix
-    return xp.moveaxis(product.reshape(*moved.shape[:3], -1), 1, 3)
+    return product.reshape(*moved.shape[:3], -1).movedim(1, 3)

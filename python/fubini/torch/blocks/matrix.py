@@ -32,7 +32,7 @@ class DiagonalBlock(Block):
         """Return G v, see Block."""
         return (self._values if v.ndim == 1 else self._values[:, None]) * v
 
-    def solve(self, rhs: Tensor, damping: Tensor) -> tuple[Tensor, BlockInfo]:
+    def solve(self, rhs: Tensor, damping: Tensor | float) -> tuple[Tensor, BlockInfo]:
         """Solve ``(G + D) x = rhs``, see Block."""
         damped = self._values + damping
         if not bool((damped > 0).all()):
@@ -86,29 +86,38 @@ class DenseBlock(Block):
         """Return G v, see Block."""
         return self._matrix @ v
 
-    def solve(self, rhs: Tensor, damping: Tensor) -> tuple[Tensor, BlockInfo]:
+    def solve(self, rhs: Tensor, damping: Tensor | float) -> tuple[Tensor, BlockInfo]:
         """Solve ``(G + D) x = rhs``, see Block."""
-        damped = self._matrix.clone()
-        damped.diagonal().add_(damping)
+        if self.is_one_part and not isinstance(damping, Tensor):
+            return solve_matrices([self], [rhs], damping)[0]
+        damped = self._damped(damping)
         if self._parts is None:
-            [x] = cholesky([damped], [rhs], lambda reason: self._singular(damping, reason))
-        else:
-            x = torch.empty_like(rhs)
-            for index in self._parts:
-                parts = damped[index[:, :, None], index[:, None, :]]
-                try:
-                    x[index] = solve(parts, rhs[index], method="cholesky")
-                except NumericalError as error:
-                    raise self._singular(damping, f" ({error})") from error
+            [x] = cholesky([damped], [rhs], 0.0, lambda _, reason: self._singular(damping, reason))
+            return x, self.info(x, rhs, damping)
+        x = torch.empty_like(rhs)
+        for index in self._parts:
+            parts = damped[index[:, :, None], index[:, None, :]]
+            try:
+                x[index] = solve(parts, rhs[index], method="cholesky")
+            except NumericalError as error:
+                raise self._singular(damping, f" ({error})") from error
+        return x, self.info(x, rhs, damping)
+
+    def info(self, x: Tensor, rhs: Tensor, damping: Tensor | float) -> BlockInfo:
+        """Return what is known of a solution, see ``solve``."""
 
         def condition() -> float:
+            damped = self._damped(damping)
             _, info = solve(damped, rhs, method="cholesky", return_info=True)
             return float(info.condition)
 
-        info = BlockInfo(
-            self.label, self.size, "cholesky", 0, condition, self._residual(x, rhs, damping)
-        )
-        return x, info
+        residual = self._residual(x, rhs, damping)
+        return BlockInfo(self.label, self.size, "cholesky", 0, condition, residual)
+
+    def _damped(self, damping: Tensor | float) -> Tensor:
+        damped = self._matrix.clone()
+        damped.diagonal().add_(damping)
+        return damped
 
     def diagonal(self) -> Tensor:
         """Return the diagonal, (n,)."""
@@ -135,12 +144,17 @@ class DenseBlock(Block):
         parameters, index = self._kept(keep)
         return DenseBlock(parameters, self._matrix[index][:, index], self.label)
 
+    @property
+    def is_one_part(self) -> bool:
+        """Whether no zeros make parts of it independent."""
+        return self._parts is None
+
     @cached_property
     def _parts(self) -> list[Tensor] | None:
         """Indices (count, size) of the independent parts of each size; None where there is one part."""
-        coupled = self._matrix != 0
-        if bool(coupled[0].all()):
+        if bool(self._matrix[0].all()):  # no zero among the couplings of the first entry
             return None
+        coupled = self._matrix != 0
         coupled.fill_diagonal_(True)
         label = torch.arange(self.size, device=self.device)
         # The smallest index spreads along couplings; blocks are dense, so a few rounds suffice.
@@ -158,8 +172,39 @@ class DenseBlock(Block):
         return [torch.stack(members) for members in groups.values()]
 
 
+def solve_matrices(
+    blocks: Sequence[DenseBlock], sides: Sequence[Tensor], damping: float
+) -> list[tuple[Tensor, BlockInfo]]:
+    """Solve for several blocks in one call.
+
+    Args:
+        blocks: Each of one part.
+        sides: The right-hand side of each.
+        damping: Of all entries of all blocks.
+
+    Returns:
+        What ``solve`` returns, for each block.
+
+    Raises:
+        NumericalError: If a damped block is singular or not positive definite.
+    """
+    solved = cholesky(
+        [block._matrix for block in blocks],
+        sides,
+        damping,
+        lambda k, reason: blocks[k]._singular(damping, reason),
+    )
+    return [
+        (x, block.info(x, rhs, damping))
+        for block, x, rhs in zip(blocks, solved, sides, strict=True)
+    ]
+
+
 def cholesky(
-    matrices: Sequence[Any], rhs: Sequence[Any], singular: Callable[[str], NumericalError]
+    matrices: Sequence[Any],
+    rhs: Sequence[Any],
+    damping: float,
+    singular: Callable[[int, str], NumericalError],
 ) -> list[Any]:
     """Solve positive definite systems, of tensors or NumPy arrays.
 
@@ -168,7 +213,8 @@ def cholesky(
     Args:
         matrices: (n, n) each.
         rhs: (n,) or (n, k) each.
-        singular: Makes the error from the reason.
+        damping: Added to all diagonals.
+        singular: Makes the error from the number of the matrix and the reason.
 
     Returns:
         The solutions.
@@ -177,9 +223,10 @@ def cholesky(
         NumericalError: If a matrix is not positive definite.
     """
     solved, status = solve_blocks(
-        list(matrices), list(rhs), damping=0.0, throw=False, return_status=True
+        list(matrices), list(rhs), damping=damping, throw=False, return_status=True
     )
     if status.any():
-        raise singular(f" ({SolveStatus(status.max()).text})")
+        worst = int(status.argmax())
+        raise singular(worst, f" ({SolveStatus(status[worst]).text})")
     found: list[Any] = solved
     return found

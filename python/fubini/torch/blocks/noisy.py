@@ -40,7 +40,12 @@ class NoisyBlock(DenseBlock):
         self._covariance = checked("covariance", covariance, (self.size, self.size))
         self._tolerance = tolerance
 
-    def solve(self, rhs: Tensor, damping: Tensor) -> tuple[Tensor, BlockInfo]:
+    @property
+    def is_one_part(self) -> bool:
+        """False: it must not be solved together with exact blocks."""
+        return False
+
+    def solve(self, rhs: Tensor, damping: Tensor | float) -> tuple[Tensor, BlockInfo]:
         """Return the direction in which every eigen-direction is weighted by its signal-to-noise ratio.
 
         Args:

@@ -36,8 +36,9 @@ class FactorBlock(Block):
         """Return G v, see Block."""
         return self._factor.mT @ (self._factor @ v)
 
-    def solve(self, rhs: Tensor, damping: Tensor) -> tuple[Tensor, BlockInfo]:
+    def solve(self, rhs: Tensor, damping: Tensor | float) -> tuple[Tensor, BlockInfo]:
         """Solve ``(G + D) x = rhs``, see Block."""
+        damping = self._entries(damping)
         if len(self._factor) >= self.size or not bool((damping > 0).all()):
             return DenseBlock(self.parameters, self.dense(), self.label).solve(rhs, damping)
         scale = damping.rsqrt()
@@ -137,8 +138,9 @@ class OperatorBlock(Block):
             return self._apply(v)
         return torch.stack([self._apply(column) for column in v.unbind(dim=1)], dim=1)
 
-    def solve(self, rhs: Tensor, damping: Tensor) -> tuple[Tensor, BlockInfo]:
+    def solve(self, rhs: Tensor, damping: Tensor | float) -> tuple[Tensor, BlockInfo]:
         """Solve ``(G + D) x = rhs``, see Block."""
+        damping = self._entries(damping)
         invert = self._inverse(damping)
 
         def damped(v: Tensor) -> Tensor:

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/gauss_newton.hpp"
+
+#include <Eigen/Cholesky>
+#include <Eigen/Core>
+#include <Eigen/Eigenvalues>
+#include <algorithm>
+#include <cmath>
+
+namespace fubini {
+namespace {
+
+using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+using Map = Eigen::Map<Matrix>;
+using ConstMap = Eigen::Map<const Matrix>;
+
+/// The factors of all data below each other.
+ConstMap stacked(const CurvatureFactor& factor) {
+    return {factor.values, factor.data * factor.rows, factor.width};
+}
+
+void mirror(Map& matrix) {
+    for (Eigen::Index i = 0; i < matrix.rows(); ++i) {
+        for (Eigen::Index j = 0; j < i; ++j) matrix(j, i) = matrix(i, j);
+    }
+}
+
+/// matrix = rows^T rows.
+void gram(const Eigen::Ref<const Matrix>& rows, Map& matrix) {
+    matrix.noalias() = rows.transpose() * rows;
+    mirror(matrix);
+}
+
+/// hessian (width, width) = S_n^T S_n.
+void hessian_of(const CurvatureFactor& factor, std::ptrdiff_t datum, Matrix& hessian) {
+    hessian.setZero();
+    const double* row = factor.values + datum * factor.rows * factor.width;
+    for (std::ptrdiff_t k = 0; k < factor.rows; ++k, row += factor.width) {
+        for (std::ptrdiff_t i = 0; i < factor.width; ++i) {
+            const double left = row[i];
+            double* to = hessian.data() + i * factor.width;
+            for (std::ptrdiff_t j = 0; j < factor.width; ++j) to[j] += left * row[j];
+        }
+    }
+}
+
+/// to (rows, columns) = left (rows, inner) right (inner, columns), for a few rows.
+void small_product(const double* left, std::ptrdiff_t rows, std::ptrdiff_t inner, const double* right,
+                   std::ptrdiff_t columns, double* to) {
+    std::fill_n(to, rows * columns, 0.0);
+    for (std::ptrdiff_t i = 0; i < rows; ++i, to += columns) {
+        for (std::ptrdiff_t k = 0; k < inner; ++k) {
+            const double factor = left[i * inner + k];
+            const double* from = right + k * columns;
+            for (std::ptrdiff_t j = 0; j < columns; ++j) to[j] += factor * from[j];
+        }
+    }
+}
+
+/// (data, count + bias), a 1 appended for the bias.
+Matrix augmented(const double* inputs, std::ptrdiff_t data, std::ptrdiff_t count, bool bias) {
+    Matrix result = Matrix::Ones(data, count + (bias ? 1 : 0));
+    result.leftCols(count) = ConstMap(inputs, data, count);
+    return result;
+}
+
+void categorical_factor(const double* f, std::ptrdiff_t width, double share, double* factor) {
+    // diag(p) - p p^T = sum_k p_k (e_k - p)(e_k - p)^T
+    const double largest = *std::max_element(f, f + width);
+    Eigen::VectorXd p(width);
+    for (std::ptrdiff_t k = 0; k < width; ++k) p[k] = std::exp(f[k] - largest);
+    p /= p.sum();
+    for (std::ptrdiff_t k = 0; k < width; ++k) {
+        const double root = std::sqrt(p[k] * share);
+        double* row = factor + k * width;
+        for (std::ptrdiff_t c = 0; c < width; ++c) row[c] = -root * p[c];
+        row[k] = root * (1.0 - p[k]);
+    }
+}
+
+double variance(OutputFamily family, double f) {
+    if (family == OutputFamily::gaussian) return 2.0;
+    const double small = std::exp(-std::abs(f));  // sigmoid(f) sigmoid(-f), without overflow
+    return small / ((1.0 + small) * (1.0 + small));
+}
+
+}  // namespace
+
+void output_factor(OutputFamily family, const double* outputs, std::ptrdiff_t data, std::ptrdiff_t width,
+                   double share, double* factor) {
+    for (std::ptrdiff_t n = 0; n < data; ++n) {
+        const double* f = outputs + n * width;
+        double* mine = factor + n * width * width;
+        if (family == OutputFamily::categorical) {
+            categorical_factor(f, width, share, mine);
+            continue;
+        }
+        std::fill_n(mine, width * width, 0.0);
+        for (std::ptrdiff_t k = 0; k < width; ++k)
+            mine[k * width + k] = std::sqrt(variance(family, f[k]) * share);
+    }
+}
+
+void linear_layer(const double* inputs, std::ptrdiff_t data, std::ptrdiff_t count, const double* weight,
+                  const double* bias, std::ptrdiff_t width, double* outputs) {
+    Map result(outputs, data, width);
+    result.noalias() = ConstMap(inputs, data, count) * ConstMap(weight, width, count).transpose();
+    if (bias != nullptr) result.rowwise() += Eigen::Map<const Eigen::RowVectorXd>(bias, width);
+}
+
+void pull_factor(const CurvatureFactor& factor, const double* jacobian, std::ptrdiff_t inputs,
+                 double* pulled) {
+    for (std::ptrdiff_t n = 0; n < factor.data; ++n) {
+        small_product(factor.values + n * factor.rows * factor.width, factor.rows, factor.width,
+                      jacobian + n * factor.width * inputs, inputs, pulled + n * factor.rows * inputs);
+    }
+}
+
+void pull_factor_shared(const CurvatureFactor& factor, const double* jacobian, std::ptrdiff_t inputs,
+                        double* pulled) {
+    Map(pulled, factor.data * factor.rows, inputs).noalias() =
+        stacked(factor) * ConstMap(jacobian, factor.width, inputs);
+}
+
+void jacobian_block(const CurvatureFactor& factor, const double* jacobian, std::ptrdiff_t parameters,
+                    double* matrix) {
+    Map result(matrix, parameters, parameters);
+    if (factor.rows <= factor.width) {
+        Matrix rows(factor.data * factor.rows, parameters);
+        pull_factor(factor, jacobian, parameters, rows.data());
+        gram(rows, result);
+        return;
+    }
+    // H J is smaller than S J.
+    const ConstMap all(jacobian, factor.data * factor.width, parameters);
+    Matrix weighted(all.rows(), parameters);
+    Matrix hessian(factor.width, factor.width);
+    for (std::ptrdiff_t n = 0; n < factor.data; ++n) {
+        hessian_of(factor, n, hessian);
+        const std::ptrdiff_t first = n * factor.width * parameters;
+        small_product(hessian.data(), factor.width, factor.width, jacobian + first, parameters,
+                      weighted.data() + first);
+    }
+    result.noalias() = all.transpose() * weighted;
+    mirror(result);
+}
+
+void linear_block(const CurvatureFactor& factor, const double* inputs, std::ptrdiff_t count, bool bias,
+                  double* matrix) {
+    const std::ptrdiff_t width = count + (bias ? 1 : 0), out = factor.width;
+    const Matrix a = augmented(inputs, factor.data, count, bias);
+    const std::ptrdiff_t pairs = out * (out + 1) / 2;
+    Matrix hessians(factor.data, pairs), moments(factor.data, width * width);
+    Matrix hessian(out, out);
+    for (std::ptrdiff_t n = 0; n < factor.data; ++n) {
+        hessian_of(factor, n, hessian);
+        double* to = hessians.data() + n * pairs;
+        for (std::ptrdiff_t i = 0; i < out; to += ++i) std::copy_n(hessian.data() + i * out, i + 1, to);
+        double* products = moments.data() + n * width * width;
+        for (std::ptrdiff_t p = 0; p < width; ++p) {
+            for (std::ptrdiff_t q = 0; q < width; ++q) products[p * width + q] = a(n, p) * a(n, q);
+        }
+    }
+    const Matrix sums = hessians.transpose() * moments;
+    // The last column of [W, b] is the bias, which comes after all weights.
+    Map result(matrix, out * width, out * width);
+    for (std::ptrdiff_t i = 0, pair = 0; i < out; ++i) {
+        for (std::ptrdiff_t j = 0; j <= i; ++j, ++pair) {
+            const ConstMap mine(sums.data() + pair * width * width, width, width);
+            result.block(i * count, j * count, count, count) = mine.topLeftCorner(count, count);
+            if (!bias) continue;
+            const std::ptrdiff_t b_i = out * count + i, b_j = out * count + j;
+            result.row(b_i).segment(j * count, count) = mine.row(count).head(count);
+            result.row(b_j).segment(i * count, count) = mine.row(count).head(count);
+            result(b_i, b_j) = mine(count, count);
+        }
+    }
+    mirror(result);
+}
+
+void kronecker_factors(const CurvatureFactor& factor, const double* inputs, std::ptrdiff_t count, bool bias,
+                       double* outer, double* inner) {
+    Map left(outer, factor.width, factor.width);
+    gram(stacked(factor), left);
+    const std::ptrdiff_t width = count + (bias ? 1 : 0);
+    Map right(inner, width, width);
+    gram(augmented(inputs, factor.data, count, bias), right);
+    right /= static_cast<double>(factor.data);
+}
+
+void largest_eigenvalues(const CurvatureFactor& factor, const double* covariances, double* bounds) {
+    using Symmetric = Eigen::MatrixXd;
+    Eigen::SelfAdjointEigenSolver<Symmetric> solver;
+    const std::ptrdiff_t width = factor.width;
+    Matrix hessian(width, width);
+    for (std::ptrdiff_t n = 0; n < factor.data; ++n) {
+        const Eigen::Map<const Symmetric> covariance(covariances + n * width * width, width, width);
+        if (factor.rows < width) {  // S C S^T is smaller
+            const ConstMap mine(factor.values + n * factor.rows * width, factor.rows, width);
+            const Symmetric small = mine * covariance * mine.transpose();
+            solver.compute(small, Eigen::EigenvaluesOnly);
+        } else {
+            // With H = S^T S = G G^T the other eigenvalues of S C S^T are those of G^T C G.
+            hessian_of(factor, n, hessian);
+            const Eigen::LDLT<Symmetric> root(hessian);
+            Symmetric g = root.matrixL();
+            g = (root.transpositionsP().transpose() * g).eval();
+            g *= root.vectorD().cwiseMax(0.0).cwiseSqrt().asDiagonal();
+            const Symmetric small = g.transpose() * covariance * g;
+            solver.compute(small, Eigen::EigenvaluesOnly);
+        }
+        bounds[n] = std::max(solver.eigenvalues()[solver.eigenvalues().size() - 1], 0.0);
+    }
+}
+
+}  // namespace fubini

@@ -1,0 +1,337 @@
+"""The Fisher blocks of chains: models that apply linear layers, elementwise functions and quantum layers in turn.
+
+What a general pass finds out by running the model (which tensor comes from which, that no datum depends on another) is
+known of a chain from its modules alone. So its pass needs no graph of torch's, and a few calls of the kernel do what
+would be some hundred operations of torch's; for small layers, calls are what a step costs. The blocks are those of the
+general pass, in float64 whatever the model's dtype. What is no chain in every respect is left to the general pass.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pennylane.qnn import TorchLayer
+from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from fubini import _core
+from fubini._arrays import to_numpy
+from fubini.compiled import Traced
+from fubini.errors import NumericalError
+from fubini.torch.blocks import Block, DenseBlock, KroneckerBlock
+from fubini.torch.checks import all_finite
+from fubini.torch.fisher_columns import Request
+from fubini.torch.fisher_jacobian import Linearised, as_native, linearise_native
+from fubini.torch.fisher_quantum import QuantumCall
+from fubini.torch.fisher_units import ScaledUnit
+from fubini.torch.layer import QuantumLayer
+from fubini.torch.likelihoods import Bernoulli, Categorical, Gaussian
+from fubini.torch.recorder import PassRecorder
+
+Tensor = torch.Tensor
+Real = npt.NDArray[np.float64]
+
+# Data times squared widths. Beyond this, sums of products take longer than the calls that a chain saves, and the general
+# pass shares them among threads.
+_WORK = 1 << 22
+
+# Functions of each entry alone, without parameters, randomness or memory. Exactly these classes: a subclass may do
+# anything.
+_ELEMENTWISE = frozenset(
+    {
+        nn.Identity, nn.Tanh, nn.Sigmoid, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU,
+        nn.Mish, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink, nn.Hardtanh,
+        nn.Hardsigmoid, nn.Hardswish,
+    }
+)  # fmt: skip
+# Those that do nothing outside of training.
+_DROPOUT = frozenset({nn.Dropout, nn.AlphaDropout})
+_CLOSED_FORM = (Categorical, Bernoulli, Gaussian)
+
+
+class _Stage(ABC):
+    """A module of a chain at its inputs.
+
+    Attributes:
+        name: Of the module.
+        parameters: The module's parameters whose metric is wanted: all or none.
+        outputs: (N, outputs).
+        is_scalar: Whether the module returns (N,) instead of (N, 1).
+    """
+
+    name: str
+    parameters: tuple[Tensor, ...]
+    outputs: Real
+    is_scalar = False
+
+    @abstractmethod
+    def pull(self, factor: Real) -> Real:
+        """Return the factor (N, K, inputs) of the curvature by the inputs, for that by the outputs (N, K, outputs)."""
+
+    @abstractmethod
+    def block(self, factor: Real, request: Request, exact_limit: int) -> Block:
+        """Return the block of the parameters."""
+
+
+class _Linear(_Stage):
+    def __init__(
+        self, name: str, module: nn.Linear, parameters: tuple[Tensor, ...], inputs: Real
+    ) -> None:
+        self.name, self.parameters, self._inputs = name, parameters, inputs
+        weight, bias = module.weight, module.bias
+        self._weight, self._bias = to_numpy(weight), bias is not None
+        self.outputs = _core.linear_layer(
+            inputs, self._weight, None if bias is None else to_numpy(bias)
+        )
+
+    def pull(self, factor: Real) -> Real:
+        return _core.pull_factor(factor, self._weight)
+
+    def block(self, factor: Real, request: Request, exact_limit: int) -> Block:
+        rows, width = self._weight.shape
+        if rows * (width + self._bias) <= exact_limit:
+            matrix = _core.linear_block(factor, self._inputs, self._bias)
+            return DenseBlock(self.parameters, torch.from_numpy(matrix), self.name)
+        outer, inner = _core.kronecker_factors(factor, self._inputs, self._bias)
+        columns = (width, 1) if self._bias else (width,)
+        return KroneckerBlock(
+            self.parameters, torch.from_numpy(outer), torch.from_numpy(inner), columns, self.name
+        )
+
+
+class _Elementwise(_Stage):
+    name, parameters = "", ()
+
+    def __init__(self, module: nn.Module, inputs: Real, differentiate: bool) -> None:
+        x = torch.from_numpy(inputs)
+        if not differentiate:
+            self.outputs = module(x.clone()).numpy()  # the module may work in place
+            return
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            y = module(x.clone())
+        (slope,) = torch.autograd.grad(y, x, torch.ones_like(y))
+        self._slope = np.ascontiguousarray(slope.numpy())
+        self.outputs = y.detach().numpy()
+
+    def pull(self, factor: Real) -> Real:
+        pulled: Real = factor * self._slope[:, None]
+        return pulled
+
+    def block(self, factor: Real, request: Request, exact_limit: int) -> Block:
+        raise NotImplementedError("an elementwise function has no parameters")
+
+
+class _Quantum(_Stage):
+    def __init__(
+        self,
+        name: str,
+        module: Any,
+        parameters: tuple[Tensor, ...],
+        inputs: Tensor,
+        linear: Linearised,
+    ) -> None:
+        self.name, self.parameters = name, parameters
+        self._module, self._inputs, self._linear = module, inputs, linear
+        self.outputs, self.is_scalar = linear.values, linear.parts == 0
+
+    def pull(self, factor: Real) -> Real:
+        jacobian = self._linear.by_inputs
+        assert jacobian is not None
+        return _core.pull_factor(factor, jacobian)
+
+    def block(self, factor: Real, request: Request, exact_limit: int) -> Block:
+        if request.quantum == "gauss-newton":
+            matrix = _core.jacobian_block(factor, self._linear.by_weights)
+            return DenseBlock(self.parameters, torch.from_numpy(matrix), self.name)
+        call = QuantumCall.at(self._module, self.name, self._inputs, self._linear)
+        unit = ScaledUnit(self.parameters, self.name, [(0, call)], request.approx, request.layers)
+        unit.add([torch.from_numpy(factor).movedim(1, 0)], len(factor))
+        return unit.block()
+
+
+def chain_blocks(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    parameters: Sequence[Tensor],
+    request: Request,
+    exact_limit: int,
+) -> list[Block] | None:
+    """Return the Fisher blocks of a chain, or None where the model or what is asked for needs the general pass.
+
+    Args:
+        model: The model.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        parameters: The parameters whose metric is wanted, at least one.
+        request: What is asked for, checked.
+        exact_limit: Linear layers with at most so many parameters have exact blocks.
+
+    Returns:
+        The blocks, in the order of the layers.
+
+    Raises:
+        NumericalError: If an output of the model is not finite.
+        ValueError: If outputs or targets do not fit the likelihood.
+    """
+    if request.approx != "block-diag" or kwargs or len(args) != 1:
+        return None
+    x = args[0]
+    dtype = parameters[0].dtype
+    if not _is_usual(x, dtype) or x.ndim != 2 or not x.numel():
+        return None
+    layers: list[tuple[str, nn.Module, tuple[Tensor, ...]]] = []
+    if not _collect(model, "", layers, top=True):
+        return None
+    wanted = {id(p) for p in parameters}
+    owned = [p for _, _, own in layers for p in own]
+    known = {id(p) for p in owned}
+    # Layers that share parameters have one block; parameters that are no layer's need the general pass, or an error.
+    if len(known) < len(owned) or len(wanted) < len(parameters) or not wanted <= known:
+        return None
+    if not all(_is_usual(p, dtype) for p in owned):
+        return None
+    if _work(layers, len(x)) > _WORK:
+        return None
+    stages: list[_Stage] = []
+    values, live = to_numpy(x), False  # live: something that is wanted comes before
+    for name, module, own in layers:
+        mine = tuple(p for p in own if id(p) in wanted)
+        if mine and len(mine) < len(own):
+            return None
+        stage = _stage(name, module, mine, values, live, dtype)
+        if stage is None or (stages and stages[-1].is_scalar):
+            return None
+        stages.append(stage)
+        values = stage.outputs
+        live = live or bool(mine)
+    f = torch.from_numpy(values[:, 0] if stages[-1].is_scalar else values)
+    if not all_finite(f):
+        raise NumericalError("model: expected finite outputs, got NaN or infinity")
+    if request.likelihood.counts(f)[0] != len(x):
+        return None
+    return _pulled_back(stages, _factor(f, values.shape, request), request, exact_limit)
+
+
+def _is_usual(tensor: Any, dtype: torch.dtype) -> bool:
+    """Whether it is a dense tensor of this real dtype on the host."""
+    return (
+        isinstance(tensor, Tensor)
+        and tensor.dtype is dtype
+        and (dtype is torch.float64 or dtype is torch.float32)
+        and tensor.is_cpu
+        and tensor.layout is torch.strided
+    )
+
+
+def _work(layers: Sequence[tuple[str, nn.Module, tuple[Tensor, ...]]], data: int) -> int:
+    widths = [
+        sum(own[0].shape) if type(module) is nn.Linear else sum(p.numel() for p in own)
+        for _, module, own in layers
+    ]
+    return data * sum(width**2 for width in widths)
+
+
+def _stage(
+    name: str,
+    module: Any,
+    parameters: tuple[Tensor, ...],
+    inputs: Real,
+    differentiate: bool,
+    dtype: torch.dtype,
+) -> _Stage | None:
+    """The module at its inputs; None where the general pass has to run it, or to refuse it."""
+    kind = type(module)
+    if kind is nn.Linear:
+        if module.weight.ndim != 2 or module.weight.shape[1] != inputs.shape[1]:
+            return None
+        return _Linear(name, module, parameters, inputs)
+    if kind in _ELEMENTWISE or kind in _DROPOUT:
+        return _Elementwise(module, inputs, differentiate)
+    native = as_native(module)
+    if native is None:
+        return None
+    x = torch.from_numpy(inputs)
+    form = native._form(x)
+    # A quantum function that runs in every call may look at the dtype of what it gets.
+    if isinstance(form.how, str) or (isinstance(form.how, Traced) and dtype is not torch.float64):
+        return None
+    linear = linearise_native(native, form, x, differentiate)
+    return _Quantum(name, module, parameters, x, linear) if linear.parts < 2 else None
+
+
+def _factor(f: Tensor, shape: tuple[int, ...], request: Request) -> Real:
+    """S (N, K, outputs) with the Fisher information S_n^T S_n of the outputs of datum n."""
+    likelihood = request.likelihood
+    closed = request.fisher == "true" and request.samples is None
+    if closed and type(likelihood) in _CLOSED_FORM:
+        outputs = f.numpy().reshape(shape)
+        return _core.output_factor(likelihood.name, outputs, likelihood.share(f))
+    if closed:
+        columns = likelihood.columns(f)
+    elif request.samples is not None:
+        columns = likelihood.sampled_columns(f, request.samples)
+    else:
+        columns = likelihood.empirical_columns(f, request.targets)
+    rows = to_numpy(columns).reshape(-1, *shape)
+    return np.ascontiguousarray(rows.transpose(1, 0, 2))
+
+
+def _pulled_back(
+    stages: Sequence[_Stage], factor: Real, request: Request, exact_limit: int
+) -> list[Block]:
+    first = next(i for i, stage in enumerate(stages) if stage.parameters)
+    blocks = []
+    for i in range(len(stages) - 1, first - 1, -1):
+        if stages[i].parameters:
+            blocks.append(stages[i].block(factor, request, exact_limit))
+        if i > first:
+            factor = stages[i].pull(factor)
+    return blocks[::-1]
+
+
+def _collect(
+    module: nn.Module,
+    name: str,
+    layers: list[tuple[str, nn.Module, tuple[Tensor, ...]]],
+    top: bool = False,
+) -> bool:
+    """Append what a module applies in turn, with the parameters of each; False where that is not known."""
+    # Walked in every step: whatever may have changed since the last one, a replaced layer or a new hook, is seen.
+    hooks = module._forward_hooks
+    if hooks and not (top and all(type(hook) is PassRecorder for hook in hooks.values())):
+        return False
+    if (
+        module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
+        or (top and _has_any_global_hook())  # type: ignore[no-untyped-call]
+    ):
+        return False
+    kind: Any = type(module)
+    if kind is nn.Sequential:
+        prefix = f"{name}." if name else ""
+        return all(
+            child is not None and _collect(child, prefix + key, layers)
+            for key, child in module._modules.items()
+        )
+    own: tuple[Tensor, ...] = ()
+    if kind is nn.Linear:
+        weight, bias = module._parameters.get("weight"), module._parameters.get("bias")
+        if weight is None or (bias is None and module.bias is not None):
+            return False
+        own = (weight,) if bias is None else (weight, bias)
+    elif kind is QuantumLayer or kind is TorchLayer:
+        quantum: Any = module
+        own = tuple(quantum.qnode_weights.values())
+    elif kind not in _ELEMENTWISE and (kind not in _DROPOUT or module.training):
+        return False
+    layers.append((name or kind.__name__, module, own))
+    return True

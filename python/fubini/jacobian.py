@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Real = npt.NDArray[np.float64]
-Complex = npt.NDArray[np.complex128]
-Index = npt.NDArray[np.intp]
+from fubini._types import Index, Real
+
 #: Angle slots, and their covariances (rows, m, m) or variances (rows, m); one row per input, or one for all.
 AngleBlock = tuple[Sequence[int], npt.NDArray[Any]]
 #: Weights, ascending, and the matrices over them, (rows, c, c).

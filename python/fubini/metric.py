@@ -11,13 +11,12 @@ from typing import Any, Literal
 import pennylane as qml
 import torch
 
+from fubini._types import Approx, Real, Reduce
 from fubini.arguments import Argnums, check_finite_array, returned
-from fubini.jacobian import Real
 from fubini.layers import LayerRule, check_rule
 from fubini.metric_gradient import Wanted, derivative_along, with_gradient
 from fubini.metric_operator import Form, MetricOperator, check_form
 from fubini.points import Engine, Point, at_inputs, points
-from fubini.pullback import Approx, Reduce
 
 __all__ = [
     "Approx",

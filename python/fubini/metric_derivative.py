@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fubini import _core
+from fubini._types import Complex, Index, Real
 from fubini.circuit import Circuit
-from fubini.jacobian import Complex, Index, Real
 
 
 def tangent_states(

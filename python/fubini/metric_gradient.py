@@ -19,14 +19,13 @@ from torch.autograd.function import once_differentiable
 
 from fubini import _core
 from fubini._arrays import is_tensor, to_numpy
+from fubini._types import Approx, Complex, Index, Reduce
 from fubini.arguments import returned_tensors
 from fubini.circuit import Circuit, decomposed
 from fubini.decompose import gate_operations
-from fubini.jacobian import Complex, Index
 from fubini.metric_derivative import along, gradient, tangent_states, without_state
 from fubini.native_metric import layer_plan
 from fubini.points import Call, Point
-from fubini.pullback import Approx, Reduce
 from fubini.tape import user_tape
 
 Tensor = torch.Tensor

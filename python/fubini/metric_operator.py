@@ -7,9 +7,9 @@ from typing import Any, Literal
 import numpy as np
 
 from fubini._arrays import is_tensor, like, real_array
+from fubini._types import Index, Real
 from fubini.cost import Choice, choose
 from fubini.damping import Damping, as_damping
-from fubini.jacobian import Index, Real
 from fubini.layers import LayerRule, check_rule
 from fubini.pullback import Pullback
 from fubini.solve import CG, Dual, SolveInfo, solve

@@ -8,22 +8,18 @@ to, and compiles one sweep that meets the state of every layer on its way.
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from fubini import _core
+from fubini._types import Complex, Real, Reduce
 from fubini.layers import GateShape, LayerRule, check_rule, find_layers
 from fubini.pauli import PauliSum, PauliTerm, dense, sums_commute, words_commute
 
 if TYPE_CHECKING:
     from fubini.circuit import Circuit
 
-Real = npt.NDArray[np.float64]
-Complex = npt.NDArray[np.complex128]
-Approx = Literal["block-diag", "diag"] | None
-Reduce = Literal["mean"] | None
 Block = tuple[tuple[int, ...], Real]
 
 # Matrices of constants on more wires are not made: their gates count as dependent, which is exact.

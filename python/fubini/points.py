@@ -10,13 +10,14 @@ import pennylane as qml
 import torch
 
 from fubini import device as device_engine
+from fubini._types import Approx, Complex, Real, Reduce
 from fubini.arguments import Argnums, check_finite_array, check_finite_weights, weights_of
 from fubini.compiled_calls import compiled_call
 from fubini.errors import UnsupportedCircuitError
-from fubini.jacobian import Complex, Jacobian, Real
+from fubini.jacobian import Jacobian
 from fubini.layers import LayerRule
 from fubini.memory import MATRIX_FREE, check_fits
-from fubini.pullback import Approx, Pullback, Reduce, assembled, of_affine, of_tape
+from fubini.pullback import Pullback, assembled, of_affine, of_tape
 from fubini.tape import GateTape, gate_tape
 
 Engine = Literal["auto", "native", "device"]

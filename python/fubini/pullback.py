@@ -8,7 +8,7 @@ from a :class:`Pullback`, which holds the circuit, its angles at every input, an
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +17,12 @@ import torch
 
 from fubini import _core, native_metric
 from fubini._arrays import to_numpy
+from fubini._types import Approx, Complex, Index, Real, Reduce
 from fubini.circuit import Circuit, Structure, _structure
 from fubini.gates import angle_values
 from fubini.jacobian import (
     AngleBlock,
-    Complex,
-    Index,
     Jacobian,
-    Real,
     WeightBlock,
     hermitian,
     merged,
@@ -37,8 +35,6 @@ from fubini.tape import GateTape
 if TYPE_CHECKING:
     from fubini.compiled import Affine
 
-Approx = Literal["block-diag", "diag"] | None
-Reduce = Literal["mean"] | None
 # Temporaries per input are made for so many bytes of inputs at a time.
 _CHUNK_BYTES = 1 << 26
 

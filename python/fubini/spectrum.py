@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 
 from fubini._arrays import real_array
+from fubini._types import Approx, Index, Real
 from fubini.arguments import Argnums, check_finite_array
-from fubini.jacobian import Index, Real
 from fubini.layers import LayerRule, check_rule
 from fubini.metric import check_approx
 from fubini.metric_operator import MetricOperator
 from fubini.points import Engine, Point, points
-from fubini.pullback import Approx
 
 #: Weights that a repr names before it counts.
 _NAMED = 8

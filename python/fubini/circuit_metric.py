@@ -7,7 +7,7 @@ import numpy as np
 from fubini import _core, native_metric
 from fubini._types import Approx, Complex, Real, Reduce
 from fubini.layers import LayerRule
-from fubini.memory import check_fits
+from fubini.memory import FEWER_WEIGHTS, check_fits
 
 if TYPE_CHECKING:
     from fubini.circuit import Circuit
@@ -191,6 +191,7 @@ class MetricMethods:
 
         Raises:
             ValueError: For a wrong shape, or an entry that is NaN or infinite (names its position).
+            MemoryError: If the result, or the derivative states of one input, do not fit into memory.
         """
         from fubini.metric_derivative import along
 
@@ -199,13 +200,18 @@ class MetricMethods:
         directions = self._directions("direction", direction, len(values), single)
         states = self._states(state, len(values))
         every = np.arange(self.num_angles)
-        result = np.zeros((len(values), self.num_angles, self.num_angles))
+        mean = reduce == "mean"
+        shape = (1 if mean else len(values), self.num_angles, self.num_angles)
+        check_fits(f"{shape}: the derivative of the metric", float(np.prod(shape)), FEWER_WEIGHTS)
+        result = np.zeros(shape)
         for b, (row, velocity) in enumerate(zip(values, directions, strict=True)):
+            if not velocity.any():
+                continue
             own = states if states is None or len(states) == 1 else states[b : b + 1]
-            result[b] = along(self._circuit, row[None], own, every, velocity)
-        if reduce == "mean":
-            return _core.mean_over_batch(result)
-        return result[0] if single else result
+            result[0 if mean else b] += along(self._circuit, row[None], own, every, velocity)
+        if mean:
+            result /= len(values)
+        return result[0] if single or mean else result
 
     def _directions(self, name: str, vectors: Any, batch: int, single: bool) -> Real:
         shape = (batch, self.num_angles)

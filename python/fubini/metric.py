@@ -1,7 +1,8 @@
 """The metric of QNodes and layers, with the calling convention of ``qml.metric_tensor``.
 
-Three functions of the same form, ``f(qnode, ...)(*args, **kwargs)``: the Fubini-Study metric g, the complex geometric
-tensor whose real part it is, and the quantum Fisher information 4 g. A fourth returns the metric as an operator.
+Functions of the same form, ``f(qnode, ...)(*args, **kwargs)``: the Fubini-Study metric g, the complex geometric tensor
+whose real part it is, the quantum Fisher information 4 g, the metric as an operator, and its derivative along a
+direction. ``layer_metric`` and ``layer_operator`` are what the optimizer asks for.
 """
 
 import functools
@@ -77,8 +78,9 @@ def metric_tensor(
             QNode's measurements do not matter; with shots the metric is an estimate without bias.
         approx: ``None`` for the full metric, ``"block-diag"`` for one block per layer of gates, ``"diag"`` for the
             variances only. The approximation is made between angles; where several angles share a weight, or one
-            angle mixes several, the pulled-back matrix couples them. ``"auto"`` returns the full metric as a
-            :class:`MetricOperator`, in the form that is predicted to be cheapest, see :func:`metric_operator`.
+            angle mixes several, the pulled-back matrix couples them. ``"auto"`` returns the full metric, joint and
+            averaged over the inputs, as a :class:`MetricOperator` in the form that is predicted to be cheapest, see
+            :func:`metric_operator`.
         argnum: Gate parameters to take, by their position among all parameters of the decomposed circuit; entries of
             all others are zero, as in ``qml.metric_tensor``. None for all.
         argnums: Positional arguments that are the weights, by position; None for the rule below.
@@ -102,6 +104,7 @@ def metric_tensor(
         ValueError: For an unknown approx, layers, reduce or engine.
     """
     if approx == "auto":
+        _check_reduce(reduce)
         return metric_operator(qnode, argnum=argnum, argnums=argnums, layers=layers, engine=engine)
     check_approx(approx)
     check_rule(layers)
@@ -249,8 +252,7 @@ def metric_derivative(
     """
     check_approx(approx)
     check_rule(layers)
-    if reduce not in (None, "mean"):
-        raise ValueError(f"reduce: expected None or 'mean', got {reduce!r}")
+    _check_reduce(reduce)
     at = points(qnode, None, argnums, "native")
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -326,6 +328,11 @@ def _operator(point: Point, form: Form, layers: LayerRule) -> MetricOperator:
     return MetricOperator(point.pullback, form, layers=layers, like=point.weights[0])
 
 
+def _check_reduce(reduce: str | None) -> None:
+    if reduce not in (None, "mean"):
+        raise ValueError(f"reduce: expected None or 'mean', got {reduce!r}")
+
+
 # -- calls ------------------------------------------------------------------------------------------------------
 
 
@@ -333,8 +340,7 @@ def _over_calls(
     qnode: Any, wanted: Wanted, argnum: Argnum, argnums: Argnums, engine: Engine
 ) -> Callable[..., Any]:
     """A function of the QNode's arguments that returns the metric wanted."""
-    if wanted.reduce not in (None, "mean"):
-        raise ValueError(f"reduce: expected None or 'mean', got {wanted.reduce!r}")
+    _check_reduce(wanted.reduce)
     at = points(qnode, argnum, argnums, engine)
 
     def call(*args: Any, **kwargs: Any) -> Any:

@@ -224,21 +224,28 @@ def _collected(terms: PauliSum) -> PauliSum:
     return tuple((x, z, c) for (x, z), c in sums.items())
 
 
-def full_metric(circuit: "Circuit", angles: Real, states: Complex | None, reduce: Reduce) -> Real:
-    """Return the metric over all angles.
+def full_metric(
+    circuit: "Circuit",
+    angles: Real,
+    states: Complex | None,
+    reduce: Reduce,
+    columns: list[int] | None = None,
+) -> Real:
+    """Return the metric over the angles.
 
     Args:
         circuit: The circuit.
         angles: Shape (B, A), finite.
         states: Initial states, or None.
         reduce: ``"mean"`` averages over the batch.
+        columns: The k angles whose metric is wanted, in their order; None: all.
 
     Returns:
-        (B, A, A), or (A, A) for the mean.
+        (B, k, k), or (k, k) for the mean.
     """
     if reduce == "mean" and states is not None and _compressible(angles, states):
-        return _metric_of_ensemble(circuit, angles[:1], states)
-    return _core.metric(circuit.program, angles, states, reduce == "mean")
+        return _metric_of_ensemble(circuit, angles[:1], states, columns)
+    return _core.metric(circuit.program, angles, states, reduce == "mean", columns)
 
 
 def _compressible(angles: Real, states: Complex) -> bool:
@@ -252,7 +259,9 @@ def _compressible(angles: Real, states: Complex) -> bool:
     )
 
 
-def _metric_of_ensemble(circuit: "Circuit", angles: Real, states: Complex) -> Real:
+def _metric_of_ensemble(
+    circuit: "Circuit", angles: Real, states: Complex, columns: list[int] | None
+) -> Real:
     """The mean metric over inputs |x_b> of one circuit U, from at most 2^wires weighted inputs.
 
     The mean of Re <d_i x_b|d_j x_b> is linear in rho = mean |x_b><x_b|, so eigenvectors of rho, weighted by the roots of
@@ -263,22 +272,30 @@ def _metric_of_ensemble(circuit: "Circuit", angles: Real, states: Complex) -> Re
         circuit: U, with angles that all inputs share.
         angles: Shape (1, A), finite.
         states: The inputs, shape (B, N).
+        columns: As for :func:`full_metric`.
 
     Returns:
-        (A, A).
+        (k, k).
     """
     rho = states.T @ states.conj() / len(states)
     weights, vectors = np.linalg.eigh(rho)
     kept = weights > np.finfo(float).eps * weights[-1]
     inputs = np.ascontiguousarray((vectors[:, kept] * np.sqrt(weights[kept])).T)
     repeated = np.repeat(angles, len(inputs), axis=0)
-    first = len(inputs) * _core.metric(circuit.program, repeated, inputs, True, None, False)
+    first = len(inputs) * _core.metric(circuit.program, repeated, inputs, True, columns, False)
     repeated = np.repeat(angles, len(states), axis=0)
     connection = _core.berry_connection(circuit.program, repeated, states)
+    if columns is not None:
+        connection = connection[:, columns]
     return first - connection.T @ connection / len(states)
 
 
-def metric_factor(circuit: "Circuit", angles: Real, states: Complex | None) -> Real:
+def metric_factor(
+    circuit: "Circuit",
+    angles: Real,
+    states: Complex | None,
+    columns: list[int] | None = None,
+) -> Real:
     """Return a factor of the mean metric: X with g = X X^T, as ``fubini.solve(X, b, method="dual")`` takes it.
 
     Column 2 N b + r is Re, and 2 N b + N + r is Im, of amplitude r of the derivative states of input b without their
@@ -290,14 +307,15 @@ def metric_factor(circuit: "Circuit", angles: Real, states: Complex | None) -> R
         circuit: The circuit.
         angles: Shape (B, A), finite.
         states: Initial states, or None.
+        columns: The k angles whose rows are wanted, in their order; None: all.
 
     Returns:
-        (A, 2 N B) for N = 2^wires amplitudes.
+        (k, 2 N B) for N = 2^wires amplitudes.
 
     Raises:
         MemoryError: If the factor is larger than the memory limit.
     """
-    return _core.metric_factor(circuit.program, angles, states)
+    return _core.metric_factor(circuit.program, angles, states, columns)
 
 
 def metric_products(

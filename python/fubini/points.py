@@ -91,7 +91,7 @@ class Point:
         weights: The weights as the caller passed them.
         call: The call that led here.
         pullback: On the native engine; None for the device.
-        tape: On the device; None where the circuit is compiled.
+        tape: The gates and the Jacobian of their angles, where the device serves it; None on the native engine.
         device: The PennyLane device.
         reason: Why the device serves it, where it does.
         argnum: Gate parameters that are differentiated; None for all.

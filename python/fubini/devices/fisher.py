@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pennylane as qml
 
+from fubini._arrays import hermitian
 from fubini.devices.executor import Array
 from fubini.devices.job import Job, together
 from fubini.devices.shifts import gradient_job
@@ -41,8 +42,7 @@ def classical_fisher(probabilities: FloatArray, derivatives: FloatArray) -> Floa
         derivatives
         * np.where(seen, 1.0 / np.sqrt(np.where(seen, probabilities, 1.0)), 0.0)[..., None]
     )
-    result: FloatArray = np.swapaxes(scaled, 1, 2) @ scaled
-    return np.tril(result) + np.swapaxes(np.tril(result, -1), 1, 2)
+    return hermitian(np.swapaxes(scaled, 1, 2) @ scaled)
 
 
 def fisher_job(

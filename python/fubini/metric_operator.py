@@ -175,7 +175,8 @@ class MetricOperator:
             damping: lam for D = lam I; ``fubini.Relative`` for lam mean(diag g) I; ``fubini.Diagonal`` for
                 lam diag(g).
             rtol: Conjugate gradients stop at |b - A x| <= rtol |b|.
-            x0: First guess, of the shape of rhs, e.g. the last solution; matrix-free only, others need none.
+            x0: First guess, of the shape of rhs, e.g. the last solution, scaled to its least residual; matrix-free
+                only, others need none.
             max_iterations: None: 10 P, at least 100.
             return_info: Return ``(x, info)`` with a :class:`fubini.SolveInfo`: status, iterations, residual.
 
@@ -239,26 +240,24 @@ class MetricOperator:
         self, b: Real, damping: Damping, rtol: float, x0: Any, max_iterations: int | None
     ) -> tuple[Real, SolveInfo]:
         extra = self._added(damping)
-        flat = np.ascontiguousarray(_columns(b).T)
         start = None
         if x0 is not None:
             given = self._vectors("x0", x0)
             if given.shape != b.shape:
                 raise ValueError(f"x0: expected the shape of rhs = {b.shape}, got {given.shape}")
-            start = np.ascontiguousarray(_columns(given).T)
+            start = np.ascontiguousarray(given.T)
 
         def apply(vectors: Real) -> Real:
-            return self._product(vectors) + extra * vectors
+            product = self._product(np.atleast_2d(vectors)).reshape(vectors.shape)
+            return product + extra * vectors
 
         x, info = solve(
             apply,
-            flat,
+            np.ascontiguousarray(b.T),
             method=CG(rtol, max_iterations, self.block_inverse(extra), start),
             return_info=True,
         )
-        if b.ndim == 1:
-            info = SolveInfo(**{name: value[0] for name, value in vars(info).items()})
-        return x.T.reshape(b.shape), info
+        return x.T, info
 
     def _added(self, damping: Damping) -> Real:
         """What a damping adds to the diagonal, (P,)."""

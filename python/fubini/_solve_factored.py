@@ -67,7 +67,7 @@ def conjugate_gradients(
         share = dot(product, b) / xp.where(square > 0, square, xp.ones_like(square))
         share = xp.where(norm(b - product) <= tolerance * size, xp.ones_like(share), share)
         x, r = share[..., None] * start, b - share[..., None] * product
-    safe = xp.where(size > 0, size, xp.ones_like(size))
+    safe = xp.where((size > 0) & xp.isfinite(size), size, xp.ones_like(size))
     x = xp.where((size > 0)[..., None], x, xp.zeros_like(x))
     best, least = x, r  # the combination of iterates with the least residual, and that residual
     iterations = xp.zeros_like(size)

@@ -165,6 +165,11 @@ class Circuit(MetricMethods):
                     found[parameter.slot].append((index, parameter.coefficient))
         return tuple(tuple(entries) for entries in found)
 
+    @cached_property
+    def plans(self) -> dict[Any, Any]:
+        """Layers of the circuit's gates that have been found, see ``native_metric.layer_plan``."""
+        return {}
+
     # --- angles of a tape --------------------------------------------------------------------------------------
 
     def angles_of(self, tape: Any) -> Any:

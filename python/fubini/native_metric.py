@@ -96,11 +96,10 @@ class _Unit:
     slot: int
 
 
-@functools.lru_cache(maxsize=128)
 def layer_plan(
     circuit: "Circuit", rule: LayerRule = "wires", trainable: frozenset[int] | None = None
 ) -> LayerPlan:
-    """Return the blocks of a circuit's metric.
+    """Return the blocks of a circuit's metric; found once for each circuit and rule.
 
     Args:
         circuit: The circuit.
@@ -110,6 +109,15 @@ def layer_plan(
     Returns:
         The plan; angles that the state does not depend on are its last block.
     """
+    known = circuit.plans.get((rule, trainable))
+    if known is None:
+        known = circuit.plans[rule, trainable] = _layer_plan(circuit, rule, trainable)
+    return known
+
+
+@functools.lru_cache(maxsize=128)
+def _layer_plan(circuit: "Circuit", rule: LayerRule, trainable: frozenset[int] | None) -> LayerPlan:
+    """The same for circuits that may be copies: finding an equal one compares their gates."""
     units = _units(circuit.program, trainable)
     layers = find_layers(tuple(unit.shape for unit in units), rule)
     home: dict[int, int] = {}

@@ -272,7 +272,7 @@ def run(quick: bool) -> dict[str, Any]:
     slow: dict[str, tuple[int, float]] = {}
     cases = CASES[:2] if quick else CASES
     results = [case(*sizes, 0.1 if quick else 0.5, slow) for sizes in cases]
-    head = ["(qubits, layers)", "angles", *(f"{name} ms" for name in results[0]["fubini"])]
+    head = ["(qubits, layers)", "angles", *(f"{name} ms" for name in results[0]["fubini"][1])]
     common.print_table("Fubini-Study metric, one thread", head, [row(result) for result in results])
     head = [
         "(qubits, layers)",

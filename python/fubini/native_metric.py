@@ -447,15 +447,13 @@ def check_finite(name: str, values: Real, single: bool) -> None:
     Raises:
         ValueError: If there is such an entry.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(values.sum()):
-            return
+    if np.isfinite(values).all():
+        return
     bad = np.argwhere(~np.isfinite(values))
-    if len(bad):
-        row, column = (int(i) for i in bad[0])
-        at: Sequence[int] = (column,) if single else (row, column)
-        place = ", ".join(map(str, at))
-        raise ValueError(
-            f"{name}: expected finite numbers, got {values[row, column]} at {name}[{place}]"
-            f"{f' and {len(bad) - 1} more' if len(bad) > 1 else ''}. Check the weights and inputs they come from."
-        )
+    row, column = (int(i) for i in bad[0])
+    at: Sequence[int] = (column,) if single else (row, column)
+    place = ", ".join(map(str, at))
+    raise ValueError(
+        f"{name}: expected finite numbers, got {values[row, column]} at {name}[{place}]"
+        f"{f' and {len(bad) - 1} more' if len(bad) > 1 else ''}. Check the weights and inputs they come from."
+    )

@@ -7,6 +7,9 @@ a QNode whose weights are torch parameters, as users call it, and on a tape with
 fastest way there is and what the goals are about. What would take longer than the limit is left out, and so is
 TensorCircuit-NG where it is not installed. The mean over a batch of inputs and the product with a vector have no
 counterpart: the mean's parts are compared with one forward pass of the same batch.
+
+PennyLane is called at least twice where one call takes less than ten seconds, with one thread; JAX takes the threads it
+finds. Times of fubini are for one thread, the comparisons with JAX and with a forward pass for one and for two.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ CASES = [(4, 3), (8, 6), (10, 6), (12, 8)]
 INPUTS = 64
 # Seconds for one call of PennyLane's; its time is predicted to grow as the cube of the number of angles.
 LIMIT = 60.0
+AGAIN = 10.0  # a call that takes less is made again, so that its least time is a warm one
+THREADS = (1, 2)
 TAPE_BLOCKS = ("block default", "block lightning")
 QNODE_BLOCKS = ("block default, QNode", "block lightning, QNode")
 GOALS = {"full": 2000.0, "block-diag": 500.0}
@@ -84,10 +89,24 @@ def jax_metric(wires: int, layers: int, weights: Any) -> tuple[Callable[[], Any]
 
 
 def once(call: Callable[[], Any]) -> tuple[Any, float]:
-    """The result of a call that is too slow to repeat, and its seconds."""
+    """The result of a call, and its seconds."""
     start = time.perf_counter()
     result = call()
     return result, time.perf_counter() - start
+
+
+def least(call: Callable[[], Any]) -> tuple[Any, float]:
+    """The result of a slow call and its least seconds: of at least two calls, unless one takes too long."""
+    result, seconds = once(call)
+    total = seconds
+    for _ in range(4):
+        if seconds > AGAIN:
+            break
+        again = once(call)[1]
+        seconds, total = min(seconds, again), total + again
+        if total > 1.0:
+            break
+    return result, seconds
 
 
 def pennylane(
@@ -127,7 +146,7 @@ def pennylane(
         if seconds * (weights.size / angles) ** 3 > LIMIT:
             results[name] = None
             continue
-        results[name] = once(call)
+        results[name] = least(call)
         slow[name] = (weights.size, results[name][1])
     return results
 
@@ -143,7 +162,8 @@ def case(
     angles = weights.reshape(-1)
     batch = rng.uniform(0, 2 * np.pi, (INPUTS, len(angles)))
     vector = rng.normal(size=len(angles))
-    theirs = pennylane(wires, layers, weights, slow)
+    with common.threads(1):
+        theirs = pennylane(wires, layers, weights, slow)
     full = circuit.metric(angles)
     size = len(angles)
     differences = {}
@@ -176,29 +196,33 @@ def case(
         if differences[JAX] > 1e-9:
             raise RuntimeError(f"{JAX} differs by {differences[JAX]:.1e} at {wires} qubits")
         calls[JAX] = jax[0]
-    timings = common.interleaved(calls, seconds=seconds)
-    theirs_jax = timings.pop(JAX, None)
+    by_threads = {}
+    for count in THREADS:
+        with common.threads(count):
+            timings = common.interleaved(calls, seconds=seconds)
+        by_threads[count] = {name: timing.as_dict() for name, timing in timings.items()}
+    theirs_jax = {count: timings.pop(JAX, None) for count, timings in by_threads.items()}
     return {
         "qubits": wires,
         "layers": layers,
         "angles": size,
-        "fubini": {name: timing.as_dict() for name, timing in timings.items()},
+        "fubini": by_threads,
         "pennylane_s": {name: found and found[1] for name, found in theirs.items()},
-        "jax": jax and theirs_jax and {"first_call_s": jax[1], **theirs_jax.as_dict()},
+        "jax": jax and {"first_call_s": jax[1], "by_threads": theirs_jax},
         "largest_difference": differences,
     }
 
 
 def row(result: dict[str, Any]) -> list[str]:
     """One line of the table, in milliseconds and as multiples."""
-    ours = {name: timing["min_s"] for name, timing in result["fubini"].items()}
+    ours = {name: timing["min_s"] for name, timing in result["fubini"][1].items()}
     cells = [f"({result['qubits']}, {result['layers']})", str(result["angles"])]
     return cells + [f"{1e3 * seconds:.3f}" for seconds in ours.values()]
 
 
 def comparison(result: dict[str, Any]) -> list[str]:
     """The other side's time as multiples of ours, with the goals."""
-    ours = {name: timing["min_s"] for name, timing in result["fubini"].items()}
+    ours = {name: timing["min_s"] for name, timing in result["fubini"][1].items()}
     theirs = result["pennylane_s"]
 
     def fastest(names: tuple[str, ...]) -> float | None:
@@ -217,13 +241,22 @@ def comparison(result: dict[str, Any]) -> list[str]:
     if result["jax"] is None:
         cells += ["left out", "-"]
     else:
-        cells.append(factor("full", result["jax"]["min_s"], JAX_GOAL))
+        ratios = [
+            timing["min_s"] / result["fubini"][count]["full"]["min_s"]
+            for count, timing in result["jax"]["by_threads"].items()
+        ]
+        met = "met" if min(ratios) >= JAX_GOAL else "missed"
+        cells.append(f"{' / '.join(f'{ratio:.0f}x' for ratio in ratios)} ({met})")
         cells.append(f"{result['jax']['first_call_s']:.1f}")
     cells.append(factor("block-diag", fastest(TAPE_BLOCKS), GOALS["block-diag"]))
     cells.append(factor("block-diag", fastest(QNODE_BLOCKS), None))
     for part in ("block-diag", "diag"):
-        ratio = ours[f"{part}, mean of {INPUTS}"] / ours[f"forward of {INPUTS}"]
-        cells.append(f"{ratio:.2f} ({'met' if ratio < FORWARD_GOAL else 'missed'})")
+        ratios = [
+            timings[f"{part}, mean of {INPUTS}"]["min_s"] / timings[f"forward of {INPUTS}"]["min_s"]
+            for timings in result["fubini"].values()
+        ]
+        met = "met" if max(ratios) < FORWARD_GOAL else "missed"
+        cells.append(f"{' / '.join(f'{ratio:.2f}' for ratio in ratios)} ({met})")
     return cells
 
 
@@ -239,18 +272,18 @@ def run(quick: bool) -> dict[str, Any]:
     slow: dict[str, tuple[int, float]] = {}
     cases = CASES[:2] if quick else CASES
     results = [case(*sizes, 0.1 if quick else 0.5, slow) for sizes in cases]
-    head = ["(qubits, layers)", "angles", *(f"{name} ms" for name in results[0]["fubini"])]
-    common.print_table("Fubini-Study metric", head, [row(result) for result in results])
+    head = ["(qubits, layers)", "angles", *(f"{name} ms" for name in results[0]["fubini"][1])]
+    common.print_table("Fubini-Study metric, one thread", head, [row(result) for result in results])
     head = [
         "(qubits, layers)",
         f"full: PennyLane (goal {GOALS['full']:.0f}x)",
         "its QNode",
-        f"{JAX} (goal {JAX_GOAL:.0f}x)",
+        f"{JAX}, 1 / 2 threads (goal {JAX_GOAL:.0f}x)",
         "its first call s",
         f"block-diag: PennyLane (goal {GOALS['block-diag']:.0f}x)",
         "its QNode",
-        f"block-diag in forward passes (goal {FORWARD_GOAL:.0f})",
-        "diag in forward passes",
+        f"block-diag in forward passes, 1 / 2 threads (goal {FORWARD_GOAL:.0f})",
+        "diag in forward passes, 1 / 2 threads",
     ]
     common.print_table("The other side's time", head, [comparison(result) for result in results])
     return {"cases": results}

@@ -442,6 +442,24 @@ def test_request_beyond_the_memory_limit_is_refused():
         _core.set_memory_limit(0)
 
 
+def test_derivatives_beyond_the_memory_limit_are_refused():
+    circuit = Circuit.from_tape(layered(4, 1))
+    angles = np.zeros((300, circuit.num_angles))
+    plan = _core.ShiftPlan([0, 1], [[1.0], [1.0]])
+    values = np.zeros((len(plan), 300, 2))
+    try:
+        _core.set_memory_limit(2e3)
+        with pytest.raises(MemoryError, match="the derivatives would take"):
+            circuit.jvp(angles, angles)
+        with pytest.raises(MemoryError, match="the shifted angles would take"):
+            plan.angles(angles[:, :2].copy())
+        with pytest.raises(MemoryError, match="the derivatives would take"):
+            _core.shift_sum(np.asarray(plan.index), np.asarray(plan.coefficient), values, count=2)
+    finally:
+        _core.set_memory_limit(0)
+    assert plan.angles(angles[:, :2].copy()).shape == (4, 300, 2)
+
+
 def test_keyboard_interrupt_stops_a_sweep():
     circuit = Circuit.from_tape(layered(16, 60))
     timer = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])

@@ -231,3 +231,36 @@ def test_many_ways_to_call_are_forgotten(compiled: list[bool]) -> None:
         np.testing.assert_allclose(got.item(), depth**2 / 4, rtol=1e-12)
     (calls,) = [c for q, c in compiled_calls._known.items() if q is circuit]
     assert len(calls) <= 16
+
+
+def between(x: Any) -> None:
+    if not bool((abs(x) <= 1).all()):
+        raise AssertionError("x: expected numbers from -1 to 1")
+    qml.RX(torch.acos(x[0]), 0)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "x"),
+    [
+        (lambda x: qml.BasisEmbedding(x, wires=range(2)), torch.tensor([0, 1])),
+        (lambda x: qml.BasisState(x.int(), wires=range(2)), torch.tensor([1.0, 0.0])),
+        (lambda x: qml.AmplitudeEmbedding(x, range(2)), torch.tensor([0.6, 0.0, 0.8, 0.0])),
+        (between, torch.tensor([0.3, -0.2])),
+    ],
+    ids=["basis embedding", "basis state", "amplitudes", "assertion"],
+)
+def test_functions_that_check_their_arguments(prepare: Any, x: torch.Tensor) -> None:
+    # The second call ran them with random numbers, and raised what they raise for these.
+    def circuit(x: Any, w: Any) -> Any:
+        prepare(x)
+        qml.RY(w[0], 0)
+        qml.CNOT([0, 1])
+        qml.RX(w[1], 1)
+        return qml.expval(qml.Z(0))
+
+    qnode = qml.QNode(circuit, qml.device("default.qubit", wires=2))
+    w = torch.tensor([0.4, 0.9], dtype=torch.float64, requires_grad=True)
+    expected = metric(qnode, x.double() if x.is_floating_point() else x, w, engine="device")
+    for _ in range(3):
+        found = metric(qnode, x.double() if x.is_floating_point() else x, w)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)

@@ -1,5 +1,6 @@
 """Derivatives of the metric: against differences of the metric, gradcheck, PennyLane, and Christoffel symbols."""
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -300,3 +301,52 @@ def test_bad_directions() -> None:
     rate = fubini.metric_derivative(plain, torch.zeros(1))
     with pytest.raises(TypeError, match="expected weights that are torch tensors, got tensor"):
         rate(array)
+
+
+def refuse(*_: Any) -> Any:
+    raise AssertionError("a derivative along nothing is computed")
+
+
+def test_directions_of_zero_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    qnode = qml.QNode(shared_and_bent, qml.device("default.qubit", wires=3))
+    x, w = torch.rand(4, 3).double(), torch.rand(5).double().requires_grad_()
+    _, circuit, angles = drawn(3, batch=3)
+    directions = np.random.default_rng(0).normal(size=angles.shape)
+    directions[1] = 0.0
+    expected = circuit.metric_derivative(angles, directions)
+    assert not expected[1].any()
+    assert expected[0].any()
+    for name in ("metric_derivative", "metric_gradient"):
+        monkeypatch.setattr(sys.modules[f"fubini.{name}"], "along", refuse)
+    still = fubini.metric_derivative(qnode, torch.zeros(5), reduce="mean")(x, w)
+    assert not still.any()
+    assert not circuit.metric_derivative(angles, 0 * directions).any()
+
+
+def test_inputs_that_are_not_finite_are_refused() -> None:  # the derivative was NaN
+    qnode = qml.QNode(shared_and_bent, qml.device("default.qubit", wires=3))
+    x, w = torch.rand(4, 3).double(), torch.rand(5).double().requires_grad_()
+    x[2, 1] = torch.nan
+    for _ in range(3):  # run, then compiled
+        with pytest.raises(ValueError, match=r"NaN or infinite|expected finite numbers"):
+            fubini.metric_derivative(qnode, torch.ones(5))(x, w)
+        with pytest.raises(ValueError, match=r"NaN or infinite|expected finite numbers"):
+            fubini.metric_derivative(qnode, torch.ones(5))(x[2], w)
+
+
+def test_derivatives_beyond_the_bound_are_refused() -> None:
+    qnode = qml.QNode(shared_and_bent, qml.device("default.qubit", wires=3))
+    x, w = torch.rand(40, 3).double(), torch.rand(5).double().requires_grad_()
+    _, circuit, angles = drawn(3, batch=3)
+    derivative = fubini.metric_derivative(qnode, torch.ones(5))
+    try:
+        fubini.set_memory_limit(100.0)
+        with pytest.raises(MemoryError, match=r"\(40, 5, 5\): the derivative of the metric would"):
+            derivative(x, w)
+        with pytest.raises(MemoryError, match=r"the derivative of the metric .*set_memory_limit"):
+            circuit.metric_derivative(angles, np.ones(circuit.num_angles))
+        with pytest.raises(MemoryError, match=r"derivative states of .* fubini.metric_operator"):
+            tangent_states(circuit, angles[:1], None, np.arange(circuit.num_angles))
+    finally:
+        fubini.set_memory_limit(0)
+    assert derivative(x, w).shape == (40, 5, 5)

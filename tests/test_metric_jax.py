@@ -67,3 +67,17 @@ def test_tracers_are_refused() -> None:
     metric = fubini.metric_tensor(circuit_of(jax.numpy))
     with pytest.raises(TypeError, match=r"got tracers; call the metric outside jax.jit"):
         jax.jit(lambda a: metric(a, jax.numpy.array(B), jax.numpy.array(X)))(jax.numpy.array(A))
+
+
+def test_shots_reach_the_device() -> None:  # they were refused, as if the state were wanted
+    @qml.set_shots(20_000)
+    @qml.qnode(qml.device("default.qubit", wires=1, seed=1))
+    def circuit(w: Any) -> Any:
+        qml.RX(w[0], 0)
+        qml.RY(w[1], 0)
+        return qml.expval(qml.Z(0))
+
+    w = jax.numpy.array([0.4, 0.9])
+    metric = np.asarray(fubini.metric_tensor(circuit, "diag")(w))
+    # var(X) = 1 and var(Y) = cos(w0)^2, over four; six standard errors of 20000 shots.
+    np.testing.assert_allclose(np.diag(metric), [0.25, np.cos(0.4) ** 2 / 4], rtol=0, atol=6e-3)

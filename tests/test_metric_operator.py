@@ -295,3 +295,56 @@ def test_circuits_without_weights() -> None:
     assert operator.dense().shape == (0, 0)
     assert operator.diagonal().shape == (0,)
     assert (operator @ np.zeros(0)).shape == (0,)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_operators_refuse_inputs_that_are_not_finite(form: Any) -> None:  # products were NaN
+    qnode = qml.QNode(shared_and_bent, qml.device("default.qubit", wires=3))
+    w = torch.rand(5, dtype=torch.float64).requires_grad_()
+    x = torch.tensor([0.1, torch.inf, 0.3], dtype=torch.float64)
+    for _ in range(3):  # run, then compiled
+        with pytest.raises(ValueError, match=r"NaN or infinite|got (nan|inf) at angles"):
+            fubini.metric_operator(qnode, form)(x, w) @ np.ones(5)
+    circuit = ansatz(4, 2)
+    angles = np.zeros((2, circuit.num_angles))
+    angles[1, 3] = np.nan
+    with pytest.raises(ValueError, match=r"got nan at angles\[1, 3\]"):
+        circuit.metric_operator(angles, form)
+
+
+def test_auto_checks_reduce() -> None:  # it was ignored
+    qnode = qml.QNode(shared_and_bent, qml.device("default.qubit", wires=3))
+    with pytest.raises(ValueError, match="reduce: expected None or 'mean', got 'sum'"):
+        fubini.metric_tensor(qnode, "auto", reduce="sum")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("columns", [None, 2])
+def test_a_guess_of_the_wrong_length_is_scaled(columns: int | None) -> None:
+    circuit = ansatz(6, 4)
+    size = circuit.num_angles
+    angles = np.random.default_rng(7).uniform(-3, 3, size)
+    operator = circuit.metric_operator(angles, "matrix-free")
+    b = np.random.default_rng(8).normal(size=size if columns is None else (size, columns))
+    x = operator.solve(b, damping=1e-2, rtol=1e-10)
+    for factor in (100.0, -1.0, 1e-6):
+        _, info = operator.solve(b, damping=1e-2, rtol=1e-6, x0=factor * x, return_info=True)
+        assert np.max(info.iterations) <= 1
+        assert np.max(info.residual) <= 1e-6
+
+
+def test_an_equal_circuit_is_compared_once() -> None:  # every call compared all gates
+    first, second = ansatz(4, 2), ansatz(4, 2)
+    angles = np.random.default_rng(0).uniform(-3, 3, first.num_angles)
+    expected = first.metric(angles, "diag")
+    np.testing.assert_array_equal(second.metric(angles, "diag"), expected)
+    calls = []
+    original = type(first).__eq__
+
+    def counted(self: Any, other: object) -> Any:
+        calls.append(other)
+        return original(self, other)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(first), "__eq__", counted)
+        np.testing.assert_array_equal(second.metric(angles, "diag"), expected)
+    assert not calls

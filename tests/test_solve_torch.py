@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.sparse.linalg
 import torch
 
 import fubini
@@ -227,6 +228,62 @@ def test_operator_failures():
         ValueError, match=r"matrix: expected a function that returns .* \(4,\), got \(2,\)"
     ):
         fubini.solve(lambda v: v[:2], np.ones(4))
+
+
+@pytest.mark.parametrize("kind", ["vector", "batch", "tensor"])
+def test_residuals_are_the_least_of_all_iterates(kind):
+    # A spectrum without gaps down to the damping, as metrics of deep circuits have.
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(300, 320)) / 18
+    a = x @ x.T + 1e-2 * np.eye(300)
+    b = x @ rng.normal(size=320)
+    scipy_iterates = []
+    scipy.sparse.linalg.cg(a, b, rtol=1e-2, callback=lambda y: scipy_iterates.append(y.copy()))
+    products = []
+
+    def apply(v):
+        products.append(1)
+        return v @ torch.from_numpy(a) if kind == "tensor" else v @ a
+
+    rhs = {"vector": b, "batch": b[None], "tensor": torch.from_numpy(b)}[kind]
+    y, info = fubini.solve(apply, rhs, method=fubini.CG(1e-2), return_info=True)
+    y = np.asarray(y).reshape(300)
+    assert np.linalg.norm(b - a @ y) <= 1e-2 * np.linalg.norm(b)
+    # Plain conjugate gradients of SciPy reach the same residual, but later.
+    assert 0 < info.iterations.max() < 0.8 * len(scipy_iterates)
+    # Its recursive residual cannot be wrong by that much: a vector takes one product per iteration.
+    assert len(products) == info.iterations.max() + (0 if kind == "vector" else 2)
+    true = np.linalg.norm(b - a @ y) / np.linalg.norm(b)
+    assert info.residual.max() == pytest.approx(true, rel=1e-9)
+
+
+def test_residuals_near_rounding_are_computed_anew():
+    a = metric(20).numpy() + np.eye(20)
+    b = np.random.default_rng(0).normal(size=20)
+    x, info = fubini.solve(lambda v: a @ v, b, method=fubini.CG(1e-14), return_info=True)
+    true = np.linalg.norm(b - a @ x) / np.linalg.norm(b)
+    assert info.residual == pytest.approx(true, rel=0.5, abs=1e-16)
+    assert true < 1e-13
+
+
+@pytest.mark.parametrize(
+    ("operator", "rhs", "status"),
+    [
+        (lambda v: -v, np.ones(4), SolveStatus.NOT_POSITIVE_DEFINITE),
+        (lambda v: v * np.nan, np.ones(4), SolveStatus.NOT_FINITE),
+        (lambda v: v, np.array([1.0, np.inf, 0.0]), SolveStatus.NOT_FINITE),
+        (lambda v: v * np.arange(1, 60), np.ones(59), SolveStatus.NOT_CONVERGED),
+        (lambda v: v * [1.0, 0.0], np.ones(2), SolveStatus.NOT_CONVERGED),
+        (lambda v: v * 0, np.zeros(3), SolveStatus.OK),
+        (lambda v: v * [1.0, 0.0], np.array([1.0, 0.0]), SolveStatus.OK),
+    ],
+)
+def test_one_system_has_the_status_of_a_batch(operator, rhs, status):
+    method = fubini.CG(1e-8, 3)
+    for b in (rhs, rhs[None]):
+        x, info = fubini.solve(operator, b, method=method, throw=False, return_info=True)
+        assert (info.status == status).all()
+        assert x.shape == b.shape
 
 
 def test_operator_in_float32():

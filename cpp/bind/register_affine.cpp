@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <atomic>
 #include <memory>
-#include <new>
 #include <utility>
 #include <vector>
 
@@ -14,6 +13,7 @@
 #include "core/adjoint.hpp"
 #include "core/affine.hpp"
 #include "core/expval.hpp"
+#include "core/workspace.hpp"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -33,15 +33,12 @@ std::vector<Coefficient> coefficients(const Entries& entries) {
     return list;
 }
 
-struct AlignedFree {
-    void operator()(double* p) const { ::operator delete[](p, std::align_val_t{64}); }
-};
-
 /// What the backward pass needs of a forward pass.
 struct Pass {
     RealArray angles;
     std::vector<std::vector<py::ssize_t>> weight_shapes;
-    std::unique_ptr<double[], AlignedFree> kept;
+    Workspace memory;
+    double* kept = nullptr;          // in memory, or null
     std::atomic<bool> fresh{false};  // the first backward pass uses the states up; another one starts anew
 };
 
@@ -82,11 +79,10 @@ py::typing::Tuple<RealArray, py::typing::Optional<Pass>> forward(const Program& 
     auto pass = std::make_unique<Pass>();
     const std::size_t doubles = kept_doubles(program, batch.size);
     if (doubles <= max_kept_doubles) {
-        pass->kept.reset(
-            static_cast<double*>(::operator new[](doubles * sizeof(double), std::align_val_t{64})));
+        pass->kept = pass->memory.reserve(doubles);
         pass->fresh = true;
     }
-    run([&] { expval(program, batch, to, pass->kept.get()); });
+    run([&] { expval(program, batch, to, pass->kept); });
     pass->angles = std::move(angles);
     for (const RealArray& w : weights) pass->weight_shapes.emplace_back(w.shape(), w.shape() + w.ndim());
     return py::make_tuple(values, py::cast(std::move(pass)));
@@ -119,7 +115,7 @@ std::pair<RealArray, std::vector<RealArray>> backward(const Program& program, co
                  static_cast<py::ssize_t>(program.outputs().size()));
     RealArray gradient({size, static_cast<py::ssize_t>(map.angles())});
     double* to = gradient.mutable_data();
-    double* kept = pass.fresh.exchange(false) ? pass.kept.get() : nullptr;
+    double* kept = pass.fresh.exchange(false) ? pass.kept : nullptr;
     run([&] { vjp(program, batch, cotangents.data(), to, nullptr, nullptr, kept); });
     return pulled_back(map, gradient, pass.weight_shapes);
 }

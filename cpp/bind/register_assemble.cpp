@@ -3,7 +3,7 @@
 
 #include <tuple>
 
-#include "bind/module.hpp"
+#include "bind/sweep_arrays.hpp"
 #include "core/assemble.hpp"
 #include "core/shift.hpp"
 
@@ -68,6 +68,8 @@ RealArray shifted(const ShiftPlan& plan, const RealArray& angles) {
     if (angles.ndim() != 2) throw py::value_error("angles: expected shape (batch, angles)");
     const auto batch = angles.shape(0);
     const auto count = angles.shape(1);
+    expect_fits(static_cast<double>(plan.index.size()) * static_cast<double>(angles.size()),
+                "the shifted angles");
     RealArray out({static_cast<py::ssize_t>(plan.index.size()), batch, count});
     const double* in = angles.data();
     double* result = out.mutable_data();
@@ -92,6 +94,9 @@ RealArray shift_sum(const IndexArray& index, const RealArray& coefficients, cons
         throw py::value_error("count: expected the number of angles, got " + std::to_string(count));
     const ShiftPlan plan{
         {index.data(), index.data() + terms}, {coefficients.data(), coefficients.data() + terms}, {}};
+    expect_fits(static_cast<double>(values.shape(1)) * static_cast<double>(values.shape(2)) *
+                    static_cast<double>(count),
+                "the derivatives");
     RealArray out({values.shape(1), values.shape(2), count});
     const double* in = values.data();
     double* result = out.mutable_data();

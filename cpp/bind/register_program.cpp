@@ -60,7 +60,6 @@ void register_program(py::module_& m) {
         .def_property_readonly("num_angles", &Program::angles)
         .def_property_readonly("num_outputs", [](const Program& p) { return p.outputs().size(); })
         .def_property_readonly("takes_state", &Program::takes_state)
-        .def_property_readonly("num_operations", [](const Program& p) { return p.operations().size(); })
         .def_property_readonly(
             "num_steps", [](const Program& p) { return p.plan().steps.size(); },
             "Passes over the state that one forward sweep makes, after fusion.")
@@ -100,11 +99,7 @@ void register_program(py::module_& m) {
             "order"_a, "stages"_a,
             "The operations in another order, measured on the way; a stage is (number of operations before "
             "it, "
-            "[(x mask, z mask, coefficient, moment)]).")
-        .def(
-            "subset",
-            [](const Program& p, const std::vector<int>& operations) { return subset(p, operations); },
-            "operations"_a, "The chosen operations (ascending indices) as a program that measures nothing.");
+            "[(x mask, z mask, coefficient, moment)]).");
 
     py::class_<ProgramBuilder>(m, "ProgramBuilder", py::module_local(),
                                "Collects gates and observables. A parameter is (slot, coefficient, offset): "
@@ -169,14 +164,6 @@ void register_program(py::module_& m) {
             return rows;
         },
         "Name, number of wires and number of parameters of every native gate.");
-    m.def(
-        "shift_frequencies",
-        [](const std::string& name, int index) {
-            const Gate& gate = find_gate(name);
-            if (index < 0 || index >= gate.parameters) throw py::index_error("parameter: no such parameter");
-            return shift_frequencies(gate, index);
-        },
-        "name"_a, "parameter"_a, "Frequencies of expectation values in one parameter of a native gate.");
 }
 
 }  // namespace fubini::bind

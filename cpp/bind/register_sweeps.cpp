@@ -75,7 +75,9 @@ RealArray jvp_array(const Program& program, const RealArray& angles, const RealA
         expect_shape("state_tangents", *state_tangents, "(batch, 2^wires)", size,
                      static_cast<py::ssize_t>(1) << program.qubits());
     }
-    RealArray result({size, static_cast<py::ssize_t>(program.outputs().size())});
+    const auto outputs = static_cast<py::ssize_t>(program.outputs().size());
+    expect_fits(static_cast<double>(size) * static_cast<double>(outputs), "the derivatives");
+    RealArray result({size, outputs});
     double* to = result.mutable_data();
     const std::complex<double>* from = state_tangents ? state_tangents->data() : nullptr;
     run([&] { jvp(program, batch, tangents.data(), from, to); });

@@ -159,6 +159,11 @@ void store_slots(const Tile& tile, double* gradient, std::size_t every) {
     }
 }
 
+void store_halved_slots(const Tile& tile, double* out) {
+    for (int a = 0; a < tile.program.angles(); ++a) tile.slots()[a] *= 0.5;
+    store_slots(tile, out);
+}
+
 void vjp(const Program& program, const Batch& batch, const double* cotangents, double* gradient,
          double* values, std::complex<double>* state_gradient, double* kept) {
     const std::size_t outputs = program.outputs().size();

@@ -27,6 +27,9 @@ void run_back(const Tile& tile, double* ket, double* bra);
 /// gradient[(first..) * every, a] = tile.slots()[a], summed over the lanes of each sample.
 void store_slots(const Tile& tile, double* gradient, std::size_t every = 1);
 
+/// The same for half of tile.slots(): reverse sweeps leave 2 Re <d_a psi|bra>, as expectation values want it.
+void store_halved_slots(const Tile& tile, double* out);
+
 /// jacobian (size, outputs, angles); batch.repeat must be 1.
 ///   values: null, or (size, outputs)
 void jacobian(const Program& program, const Batch& batch, double* jacobian, double* values = nullptr);

@@ -15,12 +15,6 @@ void load_covectors(const Tile& tile, const std::complex<double>* covectors, dou
                 tile.samples, bra);
 }
 
-/// The reverse sweeps leave 2 Re <d_a psi|phi>, as expectation values want it.
-void store_halved(const Tile& tile, double* out) {
-    for (int a = 0; a < tile.program.angles(); ++a) tile.slots()[a] *= 0.5;
-    store_slots(tile, out);
-}
-
 }  // namespace
 
 void derivative_states(const Program& program, const Batch& batch, const double* tangents,
@@ -50,7 +44,7 @@ void overlap_gradient(const Program& program, const Batch& batch, const std::com
         load_covectors(tile, covectors, tile.state(1));
         std::fill_n(tile.slots(), program.angles(), Vec{});
         run_back(tile, tile.state(0), tile.state(1));
-        store_halved(tile, out);
+        store_halved_slots(tile, out);
     });
 }
 
@@ -65,7 +59,7 @@ void overlap_hessian(const Program& program, const Batch& batch, const std::comp
         load_covectors(tile, covectors, states[2]);
         std::fill_n(states[3], tile.layout.rows() * row_doubles, 0.0);
         run_back_twice(tile, states);
-        store_halved(tile, out);
+        store_halved_slots(tile, out);
     });
 }
 

@@ -1,27 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/kernels.hpp"
 
-#include <array>
-
+#include "core/kernels_rows.hpp"
 #include "core/plan.hpp"
 
 namespace fubini {
+
+using namespace rows;
+
 namespace {
-
-constexpr std::int64_t sign_bit = std::int64_t{1} << 63;
-
-// Row signs are looked up instead of computed: index 0 keeps, index 1 flips.
-alignas(64) constexpr std::int64_t sign_rows[2][lanes] = {
-    {}, {sign_bit, sign_bit, sign_bit, sign_bit, sign_bit, sign_bit, sign_bit, sign_bit}};
-
-template <int width>
-inline const IntPart<width>& row_sign(std::size_t bits) {
-    return reinterpret_cast<const IntPart<width>&>(sign_rows[std::popcount(bits) & 1]);
-}
-
-/// How much of a row a kernel takes at a time; lanes that trade places have to stay together.
-template <int lane_x>
-constexpr int width_of = lane_x == 0 ? register_lanes : lanes;
 
 IntVec lane_signs(Mask mask, int lane_bits, bool negative) {
     IntVec signs{};
@@ -36,44 +23,6 @@ template <typename V, typename Int>
 V masked(const V& value, const Int& mask) {
     return std::bit_cast<V>(std::bit_cast<Int>(value) & mask);
 }
-
-/// The coefficients of one row, with that row's signs.
-template <Flavor kind, bool signs, int width>
-struct RowMix {
-    using Real = RealPart<width>;
-    using Int = IntPart<width>;
-    Real ar, ai, br, bi;
-
-    RowMix(const Mix& m, int row, int lane)
-        : ar(part<width>(m.ar[row], lane)),
-          ai(part<width>(m.ai[row], lane)),
-          br(part<width>(m.br[row], lane)),
-          bi(part<width>(m.bi[row], lane)) {}
-
-    /// (ar + i ai) a + (br + i bi) b with the signs of row r.
-    inline void apply(const Real& a_re, const Real& a_im, const Real& b_re, const Real& b_im, const Int& sa,
-                      const Int& sr, const Int& si, Real& re, Real& im) const {
-        if constexpr (kind == Flavor::diagonal) {
-            const Real ai_r = signs ? flipped(ai, sa) : ai;
-            re = ar * a_re - ai_r * a_im;
-            im = ar * a_im + ai_r * a_re;
-        } else if constexpr (kind == Flavor::x_like) {
-            const Real bi_r = signs ? flipped(bi, si) : bi;
-            re = ar * a_re - bi_r * b_im;
-            im = ar * a_im + bi_r * b_re;
-        } else if constexpr (kind == Flavor::y_like) {
-            const Real br_r = signs ? flipped(br, sr) : br;
-            re = ar * a_re + br_r * b_re;
-            im = ar * a_im + br_r * b_im;
-        } else {
-            const Real ai_r = signs ? flipped(ai, sa) : ai;
-            const Real br_r = signs ? flipped(br, sr) : br;
-            const Real bi_r = signs ? flipped(bi, si) : bi;
-            re = (ar * a_re - ai_r * a_im) + (br_r * b_re - bi_r * b_im);
-            im = (ar * a_im + ai_r * a_re) + (br_r * b_im + bi_r * b_re);
-        }
-    }
-};
 
 template <Flavor kind, bool signs, int lane_x, bool same_row>
 void run_mix(const Geometry& where, const Mix& m, int lane, double* state, std::size_t begin,
@@ -101,37 +50,6 @@ void run_mix(const Geometry& where, const Mix& m, int lane, double* state, std::
                         part<width>(row0 + lanes));
             second.apply(re1, im1, permuted<lane_x>(re0), permuted<lane_x>(im0), sa, sr, si,
                          part<width>(row1), part<width>(row1 + lanes));
-        }
-    }
-}
-
-template <int lane_x, bool same_row>
-void run_mix_add(const Geometry& where, const Mix& m, int lane, const double* source, double* target,
-                 std::size_t begin, std::size_t end) {
-    constexpr int width = width_of<lane_x>;
-    using Real = RealPart<width>;
-    const RowMix<Flavor::general, true, width> first(m, 0, lane);
-    const RowMix<Flavor::general, true, width> second(m, 1, lane);
-    std::size_t r = where.row(begin);
-    for (std::size_t index = begin; index < end; ++index, r = where.next(r)) {
-        const IntPart<width>& sa = row_sign<width>(r & where.sign_a);
-        const IntPart<width>& sr = row_sign<width>(r & where.sign_r);
-        const IntPart<width>& si = row_sign<width>(r & where.sign_i);
-        const std::size_t other = same_row ? r : r ^ where.x;
-        const double* from0 = source + r * row_doubles;
-        const double* from1 = source + other * row_doubles;
-        const Real re0 = part<width>(from0), im0 = part<width>(from0 + lanes), re1 = part<width>(from1),
-                   im1 = part<width>(from1 + lanes);
-        double* to0 = target + r * row_doubles;
-        Real re, im;
-        first.apply(re0, im0, permuted<lane_x>(re1), permuted<lane_x>(im1), sa, sr, si, re, im);
-        part<width>(to0) += re;
-        part<width>(to0 + lanes) += im;
-        if constexpr (!same_row) {
-            double* to1 = target + other * row_doubles;
-            second.apply(re1, im1, permuted<lane_x>(re0), permuted<lane_x>(im0), sa, sr, si, re, im);
-            part<width>(to1) += re;
-            part<width>(to1 + lanes) += im;
         }
     }
 }
@@ -204,65 +122,6 @@ void run_overlap_mix(const Geometry& where, const Mix& m, int lane, double* ket,
         if constexpr (has1) add(overlap[1], sum1[row], where.lane_i[row], 1);
         if constexpr (has2) add(overlap[2], sum2[row], where.lane_r[row], -1);
         if constexpr (has3) add(overlap[3], sum3[row], where.lane_a[row], 1);
-    }
-}
-
-/// Calls body with (lane_x, same_row) as compile-time constants.
-template <typename Body>
-void with_lane_x(const Geometry& where, const Body& body) {
-    const auto at = [&]<int lane_x>() {
-        if (where.x == 0) {
-            body.template operator()<lane_x, true>();
-        } else {
-            body.template operator()<lane_x, false>();
-        }
-    };
-    switch (where.lane_x) {
-        case 0:
-            return at.template operator()<0>();
-        case 1:
-            return at.template operator()<1>();
-        case 2:
-            return at.template operator()<2>();
-        case 3:
-            return at.template operator()<3>();
-        case 4:
-            return at.template operator()<4>();
-        case 5:
-            return at.template operator()<5>();
-        case 6:
-            return at.template operator()<6>();
-        default:
-            return at.template operator()<7>();
-    }
-}
-
-/// Calls body with (flavor, signs, lane_x, same_row) as compile-time constants. Fewer combinations are
-/// compiled for amplitudes in lanes: there the general kernel serves all.
-template <typename Body>
-void with_kernel(const Geometry& where, Flavor kind, const Body& body) {
-    if (where.lane_x != 0) {
-        with_lane_x(where, [&]<int lane_x, bool same_row>() {
-            if constexpr (lane_x != 0) body.template operator()<Flavor::general, true, lane_x, same_row>();
-        });
-        return;
-    }
-    const auto at = [&]<Flavor flavor, bool same_row>() {
-        if (where.signs) {
-            body.template operator()<flavor, true, 0, same_row>();
-        } else {
-            body.template operator()<flavor, false, 0, same_row>();
-        }
-    };
-    switch (kind) {
-        case Flavor::diagonal:
-            return at.template operator()<Flavor::diagonal, true>();
-        case Flavor::x_like:
-            return at.template operator()<Flavor::x_like, false>();
-        case Flavor::y_like:
-            return at.template operator()<Flavor::y_like, false>();
-        case Flavor::general:
-            return at.template operator()<Flavor::general, false>();
     }
 }
 
@@ -361,16 +220,6 @@ void mix(const Geometry& where, Flavor kind, const Mix& m, double* state, std::s
     with_kernel(where, kind, [&]<Flavor flavor, bool signs, int lane_x, bool same_row>() {
         for (int lane = 0; lane < lanes; lane += width_of<lane_x>) {
             run_mix<flavor, signs, lane_x, same_row>(where, m, lane, state + lane, begin, end);
-        }
-    });
-}
-
-void mix_add(const Geometry& where, const Mix& m, const double* source, double* target, std::size_t begin,
-             std::size_t end) {
-    if (begin >= end) return;
-    with_lane_x(where, [&]<int lane_x, bool same_row>() {
-        for (int lane = 0; lane < lanes; lane += width_of<lane_x>) {
-            run_mix_add<lane_x, same_row>(where, m, lane, source + lane, target + lane, begin, end);
         }
     });
 }

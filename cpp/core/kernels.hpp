@@ -85,6 +85,11 @@ void mix_two(const Geometry& first, const Mix& m, const Geometry& second, const 
 void mix_add(const Geometry& where, const Mix& m, const double* source, double* target, std::size_t begin,
              std::size_t end);
 
+/// state <- m state, and tangent <- m tangent + d (m state), for a derivative d = generator(...) along axes
+/// that `kind` has.
+void mix_tangent(const Geometry& where, Flavor kind, const Mix& m, const Mix& d, double* state,
+                 double* tangent, std::size_t begin, std::size_t end);
+
 /// overlap[j] += Im <bra|Q_j|ket>, lane by lane (1 <= j <= 3; only those that `kind` has), then m on both
 /// states.
 void overlap_mix(const Geometry& where, Flavor kind, const Mix& m, double* ket, double* bra, Vec overlap[4],

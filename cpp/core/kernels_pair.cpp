@@ -2,22 +2,16 @@
 // Two steps in one pass over the state: half the traffic with memory of two calls of mix.
 #include <array>
 
-#include "core/kernels.hpp"
+#include "core/kernels_rows.hpp"
 
 namespace fubini {
 namespace {
-
-constexpr std::int64_t sign_bit = std::int64_t{1} << 63;
-alignas(64) constexpr std::int64_t sign_rows[2][lanes] = {
-    {}, {sign_bit, sign_bit, sign_bit, sign_bit, sign_bit, sign_bit, sign_bit, sign_bit}};
 
 constexpr int width = register_lanes;
 using Real = RealPart<width>;
 using Int = IntPart<width>;
 
-inline const Int& row_sign(std::size_t bits) {
-    return reinterpret_cast<const Int&>(sign_rows[std::popcount(bits) & 1]);
-}
+inline const Int& row_sign(std::size_t bits) { return rows::row_sign<width>(bits); }
 
 /// The coefficients of one row; ai, br and bi with that row's signs relative to the first row of its four.
 struct RowCoefficients {

@@ -127,6 +127,7 @@ void element_by_element(const Program& program, const Batch& batch, const Schedu
     const std::size_t amplitudes = std::size_t{1} << program.qubits();
     const std::size_t tile = amplitudes * amplitude_doubles;
     const std::size_t width = groups <= fits ? groups : std::max<std::size_t>(fits / 2, 1);
+    const ReleaseAfter guard(panels);
     double* first_panel = panels.reserve((groups <= fits ? groups : 2 * width) * tile + 2 * amplitudes);
     double* second_panel = first_panel + width * tile;
     auto* psi =
@@ -145,7 +146,6 @@ void element_by_element(const Program& program, const Batch& batch, const Schedu
             }
         }
     }
-    panels.release_if_large();
 }
 
 /// Where the tangents of a panel's tile go in a factor of the mean metric.
@@ -288,19 +288,11 @@ class SmallElements {
     std::ptrdiff_t slab_ = 1;
 };
 
-}  // namespace
-
-double metric_bytes(const Program& program) {
-    const double tile = static_cast<double>(amplitude_doubles * sizeof(double) << program.qubits());
-    return sweep_bytes(program, static_cast<std::ptrdiff_t>(lanes) * num_threads(), 2) + 2 * tile + tile / 8;
-}
-
-namespace {
-
 /// Bytes that panels may take. Throws MemoryLimit if two tiles are too many.
 double budget_for(const Program& program) {
     const double tile = static_cast<double>(amplitude_doubles * sizeof(double) << program.qubits());
-    const double least = metric_bytes(program);
+    const double sweep = sweep_bytes(program, static_cast<std::ptrdiff_t>(lanes) * num_threads(), 2);
+    const double least = sweep + 2 * tile + tile / 8;  // two panels of eight tangents, and psi
     if (least > memory_limit()) {
         throw MemoryLimit("the metric would take at least " + std::to_string(least / 1e9) +
                           " GB of memory for " + std::to_string(program.qubits()) + " qubits, and may take " +
@@ -371,6 +363,7 @@ void metric_factor(const Program& program, const Batch& batch, std::span<const i
     const std::size_t tile = amplitudes * amplitude_doubles;
     const auto fits = static_cast<std::size_t>(budget / static_cast<double>(tile * sizeof(double)));
     const std::size_t width = std::min(groups, std::max<std::size_t>(fits, 1));
+    const ReleaseAfter guard(panels);
     double* data = panels.reserve(width * tile + 2 * amplitudes);
     auto* psi = reinterpret_cast<std::complex<double>*>(data + width * tile);
     for (std::ptrdiff_t b = 0; b < batch.size; ++b) {
@@ -382,7 +375,6 @@ void metric_factor(const Program& program, const Batch& batch, std::span<const i
             }
         }
     }
-    panels.release_if_large();
 }
 
 }  // namespace fubini

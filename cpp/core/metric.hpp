@@ -27,11 +27,9 @@ void metric_uncentred_mean(const Program& program, const Batch& batch, std::span
 /// sqrt(size), in the frame in which metric_full compares them.
 void metric_factor(const Program& program, const Batch& batch, std::span<const int> angles, double* out);
 
-/// out (size, angles): Im <psi|d_a psi>, the Berry connection, by one forward and one reverse sweep.
+/// out (size, angles): Im <psi|d_a psi>, the Berry connection i <psi|d_a psi> with the other sign, by one
+/// forward and one reverse sweep.
 void berry_connection(const Program& program, const Batch& batch, double* out);
-
-/// Bytes that metric_full takes at least, besides its result: two panels of eight tangents and the sweep.
-[[nodiscard]] double metric_bytes(const Program& program);
 
 /// out[b] = g_{b / repeat} vectors[b], by one forward and one reverse sweep; vectors (size, angles), out
 /// (size, angles). Several vectors for one element's angles (batch.repeat) share a tile. Memory is that of a

@@ -37,8 +37,7 @@ void metric_vector_product(const Program& program, const Batch& batch, const dou
         }
         std::fill_n(tile.slots(), program.angles(), Vec{});
         run_back(tile, ket, bra);
-        for (int a = 0; a < program.angles(); ++a) tile.slots()[a] *= 0.5;
-        store_slots(tile, out);
+        store_halved_slots(tile, out);
     });
 }
 
@@ -55,8 +54,7 @@ void berry_connection(const Program& program, const Batch& batch, double* out) {
         }
         std::fill_n(tile.slots(), program.angles(), Vec{});
         run_back(tile, ket, bra);
-        for (int a = 0; a < program.angles(); ++a) tile.slots()[a] *= 0.5;
-        store_slots(tile, out);
+        store_halved_slots(tile, out);
     });
 }
 

@@ -242,26 +242,6 @@ Program ProgramBuilder::build() {
     return std::exchange(program_, Program{});
 }
 
-Program subset(const Program& program, std::span<const int> operations) {
-    Program result;
-    result.qubits_ = program.qubits_;
-    result.angles_ = program.angles_;
-    result.takes_state_ = program.takes_state_;
-    result.constants_ = program.constants_;
-    int previous = -1;
-    for (const int index : operations) {
-        if (index <= previous || index >= static_cast<int>(program.operations_.size())) {
-            refuse("operations: expected ascending indices below " +
-                   std::to_string(program.operations_.size()) + ", got " + std::to_string(index) + " after " +
-                   std::to_string(previous));
-        }
-        result.operations_.push_back(program.operations_[static_cast<std::size_t>(index)]);
-        previous = index;
-    }
-    result.plan_ = std::make_shared<const Plan>(compile(result));
-    return result;
-}
-
 Program staged(const Program& program, std::span<const int> order, std::vector<Stage> stages) {
     Program result;
     result.qubits_ = program.qubits_;

@@ -86,7 +86,6 @@ class Program {
 
   private:
     friend class ProgramBuilder;
-    friend Program subset(const Program& program, std::span<const int> operations);
     friend Program staged(const Program& program, std::span<const int> order, std::vector<Stage> stages);
     int qubits_ = 0;
     int angles_ = 0;
@@ -100,10 +99,6 @@ class Program {
     std::vector<Stage> stages_;
     std::shared_ptr<const Plan> plan_;
 };
-
-/// The chosen operations (indices, ascending) of a program as a program of its own, which measures nothing.
-/// Throws std::invalid_argument on an index that is out of range or not ascending.
-[[nodiscard]] Program subset(const Program& program, std::span<const int> operations);
 
 /// The operations in another order (distinct indices, not all need occur), with stages to be measured on the
 /// way, in the order in which they are reached. Throws std::invalid_argument on bad indices or masks.

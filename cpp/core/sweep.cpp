@@ -346,9 +346,9 @@ void for_tiles(const Program& program, const Batch& batch, int copies,
     const std::ptrdiff_t tiles = (batch.size + layout.samples() - 1) / layout.samples();
     const bool by_rows = layout.rows() >= 2 * row_chunk && tiles < num_threads();
     const auto work = [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+        const ReleaseAfter guard(tile_workspace);
         TileRunner runner(program, layout, batch, geometries, varies, copies, by_rows, stop, owner);
         for (std::ptrdiff_t i = begin; i < end; ++i) body(runner.tile(i));
-        tile_workspace.release_if_large();
     };
     if (by_rows) {
         work(0, tiles);

@@ -38,16 +38,20 @@ void run_forward(const Tile& tile, double* ket, double* tangent) {
     for (std::size_t s = 0; s < tile.plan.steps.size(); ++s) {
         tile.checkpoint(s);
         const Step& step = tile.plan.steps[s];
-        tile.apply(s, ket);
-        tile.apply(s, tangent);
-        if (step.kind != Step::Kind::block) continue;
+        if (step.kind != Step::Kind::block) {
+            tile.apply(s, ket);
+            tile.apply(s, tangent);
+            continue;
+        }
         Vec w[4] = {};
         block_tangent(tile, step, w);
         for (Vec& component : w) component *= 0.5;
         const Geometry& where = tile.geometry(s);
-        const Mix m = generator(where, w);
+        const Mix m = unitary(where, tile.quaternion(s));
+        const Mix d = generator(where, w);
+        const Flavor kind = flavor(step);
         tile.over_rows(where.count, [&](std::size_t begin, std::size_t end) {
-            mix_add(where, m, ket, tangent, begin, end);
+            mix_tangent(where, kind, m, d, ket, tangent, begin, end);
         });
     }
 }

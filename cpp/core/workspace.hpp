@@ -37,4 +37,16 @@ class Workspace {
     std::size_t size_ = 0;
 };
 
+/// Gives large memory back at the end of a scope, however it ends.
+class ReleaseAfter {
+  public:
+    explicit ReleaseAfter(Workspace& workspace) : workspace_(workspace) {}
+    ~ReleaseAfter() { workspace_.release_if_large(); }
+    ReleaseAfter(const ReleaseAfter&) = delete;
+    ReleaseAfter& operator=(const ReleaseAfter&) = delete;
+
+  private:
+    Workspace& workspace_;
+};
+
 }  // namespace fubini

@@ -123,9 +123,9 @@ TEST_CASE("covariances of commuting words at stages, for every layout") {
         stage_covariances(measured, batch, counts, false, to_each);
         mean_stage_covariances(measured, batch, counts, false, to_mean);
         for (std::size_t c = 0; c < 3; ++c) {
-            const Program before = subset(
-                program, std::vector<int>(order.begin(),
-                                          order.begin() + static_cast<std::ptrdiff_t>(stages[c].operations)));
+            const auto count = static_cast<std::ptrdiff_t>(stages[c].operations);
+            const Program before =
+                staged(program, std::vector<int>(order.begin(), order.begin() + count), {});
             const auto k = static_cast<std::size_t>(counts[c]);
             std::vector<double> sum(k * k);
             for (std::size_t b = 0; b < static_cast<std::size_t>(size); ++b) {
@@ -270,12 +270,12 @@ TEST_CASE("metric and its product with vectors, with slots shared between gates"
     }
 }
 
-TEST_CASE("a subset of all operations is the program, and bad indices are refused") {
+TEST_CASE("all operations in their order are the program, and bad indices are refused") {
     Random random(1);
     const Program program = random_program(random, 3, 12, 4, false);
     std::vector<int> all(program.operations().size());
     std::iota(all.begin(), all.end(), 0);
-    const Program copy = subset(program, all);
+    const Program copy = staged(program, all, {});
     const std::vector<double> angles = random.vector(4);
     Batch batch;
     batch.angles = angles.data();
@@ -285,9 +285,9 @@ TEST_CASE("a subset of all operations is the program, and bad indices are refuse
     state(copy, batch, b.data());
     for (std::size_t i = 0; i < 8; ++i) CHECK(std::abs(a[i] - b[i]) < 1e-14);
     CHECK(copy.outputs().empty());
-    CHECK_THROWS_AS((void)subset(program, std::vector<int>{1, 1}), std::invalid_argument);
-    CHECK_THROWS_AS((void)subset(program, std::vector<int>{-1}), std::invalid_argument);
-    CHECK_THROWS_AS((void)subset(program, std::vector<int>{10000}), std::invalid_argument);
+    CHECK_THROWS_AS((void)staged(program, std::vector<int>{1, 1}, {}), std::invalid_argument);
+    CHECK_THROWS_AS((void)staged(program, std::vector<int>{-1}, {}), std::invalid_argument);
+    CHECK_THROWS_AS((void)staged(program, std::vector<int>{10000}, {}), std::invalid_argument);
 }
 
 TEST_CASE("a metric beyond the memory limit is refused") {

@@ -140,3 +140,19 @@ def like(values: NDArray[Any], template: object, dtype: Any = None) -> Any:
     if not values.flags.writeable or any(stride < 0 for stride in values.strides):
         values = values.copy()  # torch cannot share such memory
     return torch.from_numpy(values).to(template.device, dtype)
+
+
+def hermitian(matrices: NDArray[Any]) -> NDArray[Any]:
+    """Return the lower triangle and its mirror image, because products need not be symmetric to the last bit.
+
+    Args:
+        matrices: (..., n, n), symmetric or Hermitian to rounding.
+    """
+    upper = np.swapaxes(np.tril(matrices, -1), -1, -2)
+    lower = np.tril(matrices)
+    if np.iscomplexobj(matrices):
+        every = np.arange(matrices.shape[-1])
+        lower[..., every, every] = lower[..., every, every].real
+        upper = upper.conj()
+    result: NDArray[Any] = lower + upper
+    return result

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AffineMap', 'Pass', 'Program', 'ProgramBuilder', 'ShiftPlan', 'backward', 'berry_connection', 'blocks_from_probabilities', 'blocks_from_states', 'compiler', 'derivative_states', 'expval', 'first_not_finite', 'forward', 'gate_table', 'hessian_product', 'hilbert_schmidt', 'isa', 'jacobian', 'jacobian_block', 'jvp', 'kronecker_factors', 'largest_eigenvalues', 'linear_block', 'linear_layer', 'linearise', 'mean_over_batch', 'memory_limit', 'metric', 'metric_factor', 'metric_vector_product', 'multiply_add', 'num_threads', 'output_factor', 'overlap_gradient', 'pull_factor', 'set_memory_limit', 'set_num_threads', 'shift_frequencies', 'shift_rule', 'shift_sum', 'sld_fisher', 'solve_batch', 'solve_fast', 'solve_kronecker', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'stage_covariances', 'state', 'version', 'vjp']
+__all__: list[str] = ['AffineMap', 'Pass', 'Program', 'ProgramBuilder', 'ShiftPlan', 'backward', 'berry_connection', 'blocks_from_probabilities', 'blocks_from_states', 'compiler', 'derivative_states', 'expval', 'first_not_finite', 'forward', 'gate_table', 'hessian_product', 'hilbert_schmidt', 'isa', 'jacobian', 'jacobian_block', 'jvp', 'kronecker_factors', 'largest_eigenvalues', 'linear_block', 'linear_layer', 'linearise', 'mean_over_batch', 'memory_limit', 'metric', 'metric_factor', 'metric_vector_product', 'multiply_add', 'num_threads', 'output_factor', 'overlap_gradient', 'pull_factor', 'set_memory_limit', 'set_num_threads', 'shift_rule', 'shift_sum', 'sld_fisher', 'solve_batch', 'solve_fast', 'solve_kronecker', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'stage_covariances', 'state', 'version', 'vjp']
 class ShiftPlan:
     """
     Parameter-shift terms of a circuit: angle index, coefficient and shift of each.
@@ -44,15 +44,8 @@ class Program:
         """
         The operations in another order, measured on the way; a stage is (number of operations before it, [(x mask, z mask, coefficient, moment)]).
         """
-    def subset(self, operations: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> Program:
-        """
-        The chosen operations (ascending indices) as a program that measures nothing.
-        """
     @property
     def num_angles(self) -> int:
-        ...
-    @property
-    def num_operations(self) -> int:
         ...
     @property
     def num_outputs(self) -> int:
@@ -251,10 +244,6 @@ def set_memory_limit(bytes: typing.SupportsFloat | typing.SupportsIndex) -> None
 def set_num_threads(threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Set the number of threads, 1 to 1024.
-    """
-def shift_frequencies(name: str, parameter: typing.SupportsInt | typing.SupportsIndex) -> list[float]:
-    """
-    Frequencies of expectation values in one parameter of a native gate.
     """
 def shift_rule(frequencies: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], shifts: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex] = []) -> list[tuple[float, float]]:
     """

@@ -86,10 +86,24 @@ def check_finite_weights(
     Raises:
         ValueError: If there is such a weight.
     """
-    names = list(inspect.signature(function).parameters)
     for weight, value in zip(weights, values, strict=True):
-        name = weight if isinstance(weight, str) else names[min(weight, len(names) - 1)]
-        check_finite_array(name, value)
+        try:
+            check_finite_array("", value)
+        except ValueError:  # only then the name is worth the time that a signature takes
+            check_finite_array(argument_name(function, weight), value)
+
+
+def argument_name(function: Callable[..., Any], argument: int | str) -> str:
+    """Return the name of an argument of a quantum function.
+
+    Args:
+        function: The function.
+        argument: Its position, or its name.
+    """
+    if isinstance(argument, str):
+        return argument
+    names = list(inspect.signature(function).parameters)
+    return names[min(argument, len(names) - 1)]
 
 
 def check_finite_array(name: str, value: Any) -> None:

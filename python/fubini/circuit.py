@@ -11,10 +11,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pennylane as qml
 
 from fubini import _core
+from fubini._types import Complex, Real
 from fubini.circuit_metric import MetricMethods, matrix_argument
 from fubini.errors import UnsupportedCircuitError
 from fubini.gates import (
@@ -26,9 +26,6 @@ from fubini.gates import (
     unsupported,
 )
 from fubini.observables import Measurement, measurement_of, square
-
-Real = npt.NDArray[np.float64]
-Complex = npt.NDArray[np.complex128]
 
 MAX_WIRES = 24
 
@@ -167,6 +164,11 @@ class Circuit(MetricMethods):
                 if parameter.slot >= 0:
                     found[parameter.slot].append((index, parameter.coefficient))
         return tuple(tuple(entries) for entries in found)
+
+    @cached_property
+    def plans(self) -> dict[Any, Any]:
+        """Layers of the circuit's gates that have been found, see ``native_metric.layer_plan``."""
+        return {}
 
     # --- angles of a tape --------------------------------------------------------------------------------------
 

@@ -3,19 +3,16 @@
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fubini import _core, native_metric
+from fubini._types import Approx, Complex, Real, Reduce
 from fubini.layers import LayerRule
-from fubini.memory import check_fits
+from fubini.memory import FEWER_WEIGHTS, check_fits
 
 if TYPE_CHECKING:
     from fubini.circuit import Circuit
     from fubini.metric_operator import Form, MetricOperator
     from fubini.pullback import Pullback
-
-Real = npt.NDArray[np.float64]
-Complex = npt.NDArray[np.complex128]
 
 _MATRIX_FREE = "use circuit.metric_operator(angles, 'matrix-free') or circuit.metric_vector_product"
 
@@ -61,8 +58,8 @@ class MetricMethods:
     def metric(
         self,
         angles: Any,
-        approx: native_metric.Approx = None,
-        reduce: native_metric.Reduce = None,
+        approx: Approx = None,
+        reduce: Reduce = None,
         layers: LayerRule = "wires",
         state: Any = None,
     ) -> Any:
@@ -105,7 +102,7 @@ class MetricMethods:
         self,
         angles: Any,
         vectors: Any,
-        reduce: native_metric.Reduce = None,
+        reduce: Reduce = None,
         state: Any = None,
     ) -> Real:
         """Multiplies the full metric by vectors without forming it, by one forward and one reverse sweep.
@@ -130,9 +127,7 @@ class MetricMethods:
         result = _core.metric_vector_product(self.program, values, directions, states, mean)
         return result[0] if single and not mean else result
 
-    def geometric_tensor(
-        self, angles: Any, reduce: native_metric.Reduce = None, state: Any = None
-    ) -> Complex:
+    def geometric_tensor(self, angles: Any, reduce: Reduce = None, state: Any = None) -> Complex:
         """Computes the quantum geometric tensor <d_i psi|(1 - |psi><psi|)|d_j psi> over the angles.
 
         Args:
@@ -180,7 +175,7 @@ class MetricMethods:
         self,
         angles: Any,
         direction: Any,
-        reduce: native_metric.Reduce = None,
+        reduce: Reduce = None,
         state: Any = None,
     ) -> Real:
         """Computes d/dt g(angles + t direction) at t = 0, exactly.
@@ -196,6 +191,7 @@ class MetricMethods:
 
         Raises:
             ValueError: For a wrong shape, or an entry that is NaN or infinite (names its position).
+            MemoryError: If the result, or the derivative states of one input, do not fit into memory.
         """
         from fubini.metric_derivative import along
 
@@ -204,13 +200,18 @@ class MetricMethods:
         directions = self._directions("direction", direction, len(values), single)
         states = self._states(state, len(values))
         every = np.arange(self.num_angles)
-        result = np.zeros((len(values), self.num_angles, self.num_angles))
+        mean = reduce == "mean"
+        shape = (1 if mean else len(values), self.num_angles, self.num_angles)
+        check_fits(f"{shape}: the derivative of the metric", float(np.prod(shape)), FEWER_WEIGHTS)
+        result = np.zeros(shape)
         for b, (row, velocity) in enumerate(zip(values, directions, strict=True)):
+            if not velocity.any():
+                continue
             own = states if states is None or len(states) == 1 else states[b : b + 1]
-            result[b] = along(self._circuit, row[None], own, every, velocity)
-        if reduce == "mean":
-            return _core.mean_over_batch(result)
-        return result[0] if single else result
+            result[0 if mean else b] += along(self._circuit, row[None], own, every, velocity)
+        if mean:
+            result /= len(values)
+        return result[0] if single or mean else result
 
     def _directions(self, name: str, vectors: Any, batch: int, single: bool) -> Real:
         shape = (batch, self.num_angles)

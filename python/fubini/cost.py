@@ -17,7 +17,7 @@ Form = Literal["dense", "dual", "matrix-free"]
 # conjugate gradients besides the product.
 _SWEEP = 1.0e-9
 _FLOP = 1.0e-10
-_ITERATION = 1.0e-3
+_ITERATION = 1.0e-4
 
 
 @dataclass(frozen=True)

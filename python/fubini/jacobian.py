@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Real = npt.NDArray[np.float64]
-Complex = npt.NDArray[np.complex128]
-Index = npt.NDArray[np.intp]
+from fubini._arrays import hermitian
+from fubini._types import Index, Real
+
 #: Angle slots, and their covariances (rows, m, m) or variances (rows, m); one row per input, or one for all.
 AngleBlock = tuple[Sequence[int], npt.NDArray[Any]]
 #: Weights, ascending, and the matrices over them, (rows, c, c).
@@ -216,22 +216,6 @@ def _gathered(values: npt.NDArray[Any], coefficients: Real, chosen: _Selection) 
         return scaled
     sums = np.add.reduceat(scaled, chosen.starts, axis=1)
     return hermitian(np.add.reduceat(sums, chosen.starts, axis=2))
-
-
-def hermitian(matrices: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return the lower triangle and its mirror image, because products need not be symmetric to the last bit.
-
-    Args:
-        matrices: (..., n, n), symmetric or Hermitian to rounding.
-    """
-    upper = np.swapaxes(np.tril(matrices, -1), -1, -2)
-    lower = np.tril(matrices)
-    if np.iscomplexobj(matrices):
-        every = np.arange(matrices.shape[-1])
-        lower[..., every, every] = lower[..., every, every].real
-        upper = upper.conj()
-    result: npt.NDArray[Any] = lower + upper
-    return result
 
 
 def merged(blocks: Iterable[WeightBlock]) -> list[WeightBlock]:

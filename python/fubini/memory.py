@@ -24,3 +24,5 @@ def check_fits(what: str, count: float, remedy: str) -> None:
 
 #: What to do where a matrix does not fit.
 MATRIX_FREE = "use fubini.metric_operator(...), which multiplies by the metric without forming it"
+#: What to do where a derivative of the metric does not fit: there is no product with it.
+FEWER_WEIGHTS = "take fewer weights (argnums) or inputs at a time, or reduce='mean'"

@@ -1,7 +1,8 @@
 """The metric of QNodes and layers, with the calling convention of ``qml.metric_tensor``.
 
-Three functions of the same form, ``f(qnode, ...)(*args, **kwargs)``: the Fubini-Study metric g, the complex geometric
-tensor whose real part it is, and the quantum Fisher information 4 g. A fourth returns the metric as an operator.
+Functions of the same form, ``f(qnode, ...)(*args, **kwargs)``: the Fubini-Study metric g, the complex geometric tensor
+whose real part it is, the quantum Fisher information 4 g, the metric as an operator, and its derivative along a
+direction. ``layer_metric`` and ``layer_operator`` are what the optimizer asks for.
 """
 
 import functools
@@ -12,14 +13,13 @@ from typing import Any, Literal
 import pennylane as qml
 import torch
 
+from fubini._types import Approx, Real, Reduce
 from fubini.arguments import Argnums, check_finite_array, returned
 from fubini.devices.executor import Executor
-from fubini.jacobian import Real
 from fubini.layers import LayerRule, check_rule
 from fubini.metric_gradient import Wanted, derivative_along, with_gradient
 from fubini.metric_operator import Form, MetricOperator, check_form
 from fubini.points import Engine, Point, at_inputs, points
-from fubini.pullback import Approx, Reduce
 
 __all__ = [
     "Approx",
@@ -80,8 +80,9 @@ def metric_tensor(
             QNode's measurements do not matter; with shots the metric is an estimate without bias.
         approx: ``None`` for the full metric, ``"block-diag"`` for one block per layer of gates, ``"diag"`` for the
             variances only. The approximation is made between angles; where several angles share a weight, or one
-            angle mixes several, the pulled-back matrix couples them. ``"auto"`` returns the full metric as a
-            :class:`MetricOperator`, in the form that is predicted to be cheapest, see :func:`metric_operator`.
+            angle mixes several, the pulled-back matrix couples them. ``"auto"`` returns the full metric, joint and
+            averaged over the inputs, as a :class:`MetricOperator` in the form that is predicted to be cheapest, see
+            :func:`metric_operator`.
         argnum: Gate parameters to take, by their position among all parameters of the decomposed circuit; entries of
             all others are zero, as in ``qml.metric_tensor``. None for all.
         argnums: Positional arguments that are the weights, by position; None for the rule below.
@@ -105,6 +106,7 @@ def metric_tensor(
         ValueError: For an unknown approx, layers, reduce or engine.
     """
     if approx == "auto":
+        _check_reduce(reduce)
         return metric_operator(qnode, argnum=argnum, argnums=argnums, layers=layers, engine=engine)
     check_approx(approx)
     check_rule(layers)
@@ -252,8 +254,7 @@ def metric_derivative(
     """
     check_approx(approx)
     check_rule(layers)
-    if reduce not in (None, "mean"):
-        raise ValueError(f"reduce: expected None or 'mean', got {reduce!r}")
+    _check_reduce(reduce)
     at = points(qnode, None, argnums, "native")
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -334,6 +335,11 @@ def _operator(point: Point, form: Form, layers: LayerRule) -> MetricOperator:
     return MetricOperator(point.pullback, form, layers=layers, like=point.weights[0])
 
 
+def _check_reduce(reduce: str | None) -> None:
+    if reduce not in (None, "mean"):
+        raise ValueError(f"reduce: expected None or 'mean', got {reduce!r}")
+
+
 # -- calls ------------------------------------------------------------------------------------------------------
 
 
@@ -341,8 +347,7 @@ def _over_calls(
     qnode: Any, wanted: Wanted, argnum: Argnum, argnums: Argnums, engine: Engine
 ) -> Callable[..., Any]:
     """A function of the QNode's arguments that returns the metric wanted."""
-    if wanted.reduce not in (None, "mean"):
-        raise ValueError(f"reduce: expected None or 'mean', got {wanted.reduce!r}")
+    _check_reduce(wanted.reduce)
     at = points(qnode, argnum, argnums, engine)
 
     def call(*args: Any, **kwargs: Any) -> Any:

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fubini import _core
+from fubini._types import Complex, Index, Real
 from fubini.circuit import Circuit
-from fubini.jacobian import Complex, Index, Real
+from fubini.memory import MATRIX_FREE, check_fits
 
 
 def tangent_states(
@@ -29,7 +30,16 @@ def tangent_states(
 
     Returns:
         psi (N,) and d psi / d angle (k, N).
+
+    Raises:
+        MemoryError: If they are larger than the bound.
     """
+    # Once as they are, once without their part along psi.
+    check_fits(
+        f"{len(rows)} derivative states of {circuit.num_wires} qubits",
+        4.0 * len(rows) * 2.0**circuit.num_wires,
+        MATRIX_FREE,
+    )
     psi: Complex = _core.derivative_states(circuit.program, angles, None, states)[0]
     if not len(rows):
         return psi, np.zeros((0, len(psi)), dtype=complex)

@@ -19,14 +19,14 @@ from torch.autograd.function import once_differentiable
 
 from fubini import _core
 from fubini._arrays import is_tensor, to_numpy
+from fubini._types import Approx, Complex, Index, Reduce
 from fubini.arguments import returned_tensors
 from fubini.circuit import Circuit, decomposed
 from fubini.decompose import gate_operations
-from fubini.jacobian import Complex, Index
+from fubini.memory import FEWER_WEIGHTS, check_fits
 from fubini.metric_derivative import along, gradient, tangent_states, without_state
-from fubini.native_metric import layer_plan
+from fubini.native_metric import check_finite, layer_plan
 from fubini.points import Call, Point
-from fubini.pullback import Approx, Reduce
 from fubini.tape import user_tape
 
 Tensor = torch.Tensor
@@ -267,9 +267,14 @@ def derivative_along(point: Point, direction: Sequence[Tensor], wanted: Wanted) 
 
     Returns:
         (batch, P, P) or (P, P), as the metric itself; NumPy, float64.
+
+    Raises:
+        ValueError: If an angle is NaN or infinite; names its position.
+        MemoryError: If it is larger than the bound.
     """
     pullback = point.pullback
     assert pullback is not None
+    check_finite("angles", pullback.angles, pullback.batch is None)
     with torch.enable_grad():
         leaves = [
             torch.as_tensor(w).detach().to(torch.float64).requires_grad_() for w in point.weights
@@ -287,20 +292,27 @@ def derivative_along(point: Point, direction: Sequence[Tensor], wanted: Wanted) 
         )
     j, dj, speed = (to_numpy(t) for t in (jacobian, change, moved))
     mask = pattern(point, wanted)
+    batch, size = len(pullback.angles), pullback.size
     mean = wanted.reduce == "mean" or pullback.batch is None
-    total = []
-    for b in range(len(pullback.angles)):
+    shape = (1 if mean else batch, size, size)
+    check_fits(f"{shape}: the derivative of the metric", float(np.prod(shape)), FEWER_WEIGHTS)
+    total = np.zeros(shape)
+    for b in range(batch):
         row, states = pullback.angles[b : b + 1], _row(pullback.states, b)
         at = b if inputs > 1 else 0
-        velocity = np.zeros(pullback.circuit.num_angles)
-        velocity[rows] = speed[at]
-        rate = along(pullback.circuit, row, states, rows, velocity)
-        metric = _core.metric(pullback.circuit.program, row, states, False, rows.tolist())[0]
-        if mask is not None:
-            rate, metric = rate * mask, metric * mask
-        bent = dj[at].T @ metric @ j[at]
-        total.append(wanted.scale * (j[at].T @ rate @ j[at] + bent + bent.T))
-    return np.mean(total, axis=0) if mean else np.stack(total)
+        to = total[0 if mean else b]
+        if speed[at].any():
+            velocity = np.zeros(pullback.circuit.num_angles)
+            velocity[rows] = speed[at]
+            rate = along(pullback.circuit, row, states, rows, velocity)
+            to += j[at].T @ (rate if mask is None else rate * mask) @ j[at]
+        if dj[at].any():
+            metric = _core.metric(pullback.circuit.program, row, states, False, rows.tolist())[0]
+            bent = dj[at].T @ (metric if mask is None else metric * mask) @ j[at]
+            to += bent + bent.T
+    if mean:
+        return total[0] * (wanted.scale / batch)
+    return wanted.scale * total
 
 
 def _padded(moved: Tensor, rows: Index, size: int) -> Tensor:

@@ -7,10 +7,11 @@ from typing import Any, Literal
 import numpy as np
 
 from fubini._arrays import is_tensor, like, real_array
+from fubini._types import Index, Real
 from fubini.cost import Choice, choose
 from fubini.damping import Damping, as_damping
-from fubini.jacobian import Index, Real
 from fubini.layers import LayerRule, check_rule
+from fubini.native_metric import check_finite
 from fubini.pullback import Pullback
 from fubini.solve import CG, Dual, SolveInfo, solve
 
@@ -50,7 +51,7 @@ class MetricOperator:
         shape: (P, P).
 
     Raises:
-        ValueError: For an unknown form or layers.
+        ValueError: For an unknown form or layers, or an angle that is NaN or infinite (names its position).
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class MetricOperator:
     ) -> None:
         check_form(form)
         check_rule(layers)
+        check_finite("angles", pullback.angles, pullback.batch is None)
         self._pullback: Pullback | None = pullback
         self._layers: LayerRule = layers
         self._like = like
@@ -173,7 +175,8 @@ class MetricOperator:
             damping: lam for D = lam I; ``fubini.Relative`` for lam mean(diag g) I; ``fubini.Diagonal`` for
                 lam diag(g).
             rtol: Conjugate gradients stop at |b - A x| <= rtol |b|.
-            x0: First guess, of the shape of rhs, e.g. the last solution; matrix-free only, others need none.
+            x0: First guess, of the shape of rhs, e.g. the last solution, scaled to its least residual; matrix-free
+                only, others need none.
             max_iterations: None: 10 P, at least 100.
             return_info: Return ``(x, info)`` with a :class:`fubini.SolveInfo`: status, iterations, residual.
 
@@ -199,16 +202,7 @@ class MetricOperator:
         Args:
             damping: As for :meth:`solve`.
         """
-        added = as_damping(damping)
-        lam = float(added.lam)
-        diagonal = self._diagonal
-        mean = float(diagonal.mean()) if len(diagonal) else 0.0
-        extra = {
-            "absolute": np.full(len(diagonal), lam),
-            "relative": np.full(len(diagonal), lam * mean),
-            "diagonal": lam * diagonal,
-        }[added.kind]
-        return self.block_inverse(extra)
+        return self.block_inverse(self._added(as_damping(damping)))
 
     def block_inverse(self, added: Real) -> Callable[[Real], Real]:
         """Return the inverse of the block-diagonal metric with numbers added to its diagonal, for residuals (..., P).
@@ -245,34 +239,34 @@ class MetricOperator:
     def _solve_by_products(
         self, b: Real, damping: Damping, rtol: float, x0: Any, max_iterations: int | None
     ) -> tuple[Real, SolveInfo]:
-        lam = float(damping.lam)
-        if not (np.isfinite(lam) and lam >= 0):
-            raise ValueError(f"damping: expected a finite number >= 0, got {damping.lam!r}")
-        flat = np.ascontiguousarray(_columns(b).T)
+        extra = self._added(damping)
         start = None
         if x0 is not None:
             given = self._vectors("x0", x0)
             if given.shape != b.shape:
                 raise ValueError(f"x0: expected the shape of rhs = {b.shape}, got {given.shape}")
-            start = np.ascontiguousarray(_columns(given).T)
-        diagonal = self._diagonal
-        if damping.kind == "relative":
-            lam *= float(diagonal.mean()) if len(diagonal) else 0.0
-        extra = lam * diagonal if damping.kind == "diagonal" else 0.0
+            start = np.ascontiguousarray(given.T)
 
         def apply(vectors: Real) -> Real:
-            return self._product(vectors) + extra * vectors
+            product = self._product(np.atleast_2d(vectors)).reshape(vectors.shape)
+            return product + extra * vectors
 
         x, info = solve(
             apply,
-            flat,
-            damping=0.0 if damping.kind == "diagonal" else lam,
-            method=CG(rtol, max_iterations, self.preconditioner(damping), start),
+            np.ascontiguousarray(b.T),
+            method=CG(rtol, max_iterations, self.block_inverse(extra), start),
             return_info=True,
         )
-        if b.ndim == 1:
-            info = SolveInfo(**{name: value[0] for name, value in vars(info).items()})
-        return x.T.reshape(b.shape), info
+        return x.T, info
+
+    def _added(self, damping: Damping) -> Real:
+        """What a damping adds to the diagonal, (P,)."""
+        lam = float(damping.values(())[0])
+        if damping.kind == "diagonal":
+            return lam * self._diagonal
+        if damping.kind == "relative" and self.shape[0]:
+            lam *= float(self._diagonal.mean())
+        return np.full(self.shape[0], lam)
 
     # -- parts ------------------------------------------------------------------------------------------------------
 

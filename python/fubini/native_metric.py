@@ -8,12 +8,12 @@ to, and compiles one sweep that meets the state of every layer on its way.
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from fubini import _core
+from fubini._types import Complex, Real, Reduce
 from fubini.layers import GateShape, LayerRule, check_rule, find_layers
 from fubini.observables import observable_sums
 from fubini.pauli import PauliSum, PauliTerm, dense, sums_commute, words_commute
@@ -21,10 +21,6 @@ from fubini.pauli import PauliSum, PauliTerm, dense, sums_commute, words_commute
 if TYPE_CHECKING:
     from fubini.circuit import Circuit
 
-Real = npt.NDArray[np.float64]
-Complex = npt.NDArray[np.complex128]
-Approx = Literal["block-diag", "diag"] | None
-Reduce = Literal["mean"] | None
 Block = tuple[tuple[int, ...], Real]
 
 # Matrices of constants on more wires are not made: their gates count as dependent, which is exact.
@@ -101,11 +97,10 @@ class _Unit:
     slot: int
 
 
-@functools.lru_cache(maxsize=128)
 def layer_plan(
     circuit: "Circuit", rule: LayerRule = "wires", trainable: frozenset[int] | None = None
 ) -> LayerPlan:
-    """Return the blocks of a circuit's metric.
+    """Return the blocks of a circuit's metric; found once for each circuit and rule.
 
     Args:
         circuit: The circuit.
@@ -115,6 +110,15 @@ def layer_plan(
     Returns:
         The plan; angles that the state does not depend on are its last block.
     """
+    known = circuit.plans.get((rule, trainable))
+    if known is None:
+        known = circuit.plans[rule, trainable] = _layer_plan(circuit, rule, trainable)
+    return known
+
+
+@functools.lru_cache(maxsize=128)
+def _layer_plan(circuit: "Circuit", rule: LayerRule, trainable: frozenset[int] | None) -> LayerPlan:
+    """The same for circuits that may be copies: finding an equal one compares their gates."""
     units = _units(circuit.program, trainable)
     layers = find_layers(tuple(unit.shape for unit in units), rule)
     home: dict[int, int] = {}
@@ -258,21 +262,28 @@ def _observable_sweep(circuit: "Circuit") -> _core.Program | None:
     return circuit.program.staged(order, [(len(order), _moments(sums, False))])
 
 
-def full_metric(circuit: "Circuit", angles: Real, states: Complex | None, reduce: Reduce) -> Real:
-    """Return the metric over all angles.
+def full_metric(
+    circuit: "Circuit",
+    angles: Real,
+    states: Complex | None,
+    reduce: Reduce,
+    columns: list[int] | None = None,
+) -> Real:
+    """Return the metric over the angles.
 
     Args:
         circuit: The circuit.
         angles: Shape (B, A), finite.
         states: Initial states, or None.
         reduce: ``"mean"`` averages over the batch.
+        columns: The k angles whose metric is wanted, in their order; None: all.
 
     Returns:
-        (B, A, A), or (A, A) for the mean.
+        (B, k, k), or (k, k) for the mean.
     """
     if reduce == "mean" and states is not None and _compressible(angles, states):
-        return _metric_of_ensemble(circuit, angles[:1], states)
-    return _core.metric(circuit.program, angles, states, reduce == "mean")
+        return _metric_of_ensemble(circuit, angles[:1], states, columns)
+    return _core.metric(circuit.program, angles, states, reduce == "mean", columns)
 
 
 def _compressible(angles: Real, states: Complex) -> bool:
@@ -286,7 +297,9 @@ def _compressible(angles: Real, states: Complex) -> bool:
     )
 
 
-def _metric_of_ensemble(circuit: "Circuit", angles: Real, states: Complex) -> Real:
+def _metric_of_ensemble(
+    circuit: "Circuit", angles: Real, states: Complex, columns: list[int] | None
+) -> Real:
     """The mean metric over inputs |x_b> of one circuit U, from at most 2^wires weighted inputs.
 
     The mean of Re <d_i x_b|d_j x_b> is linear in rho = mean |x_b><x_b|, so eigenvectors of rho, weighted by the roots of
@@ -297,22 +310,30 @@ def _metric_of_ensemble(circuit: "Circuit", angles: Real, states: Complex) -> Re
         circuit: U, with angles that all inputs share.
         angles: Shape (1, A), finite.
         states: The inputs, shape (B, N).
+        columns: As for :func:`full_metric`.
 
     Returns:
-        (A, A).
+        (k, k).
     """
     rho = states.T @ states.conj() / len(states)
     weights, vectors = np.linalg.eigh(rho)
     kept = weights > np.finfo(float).eps * weights[-1]
     inputs = np.ascontiguousarray((vectors[:, kept] * np.sqrt(weights[kept])).T)
     repeated = np.repeat(angles, len(inputs), axis=0)
-    first = len(inputs) * _core.metric(circuit.program, repeated, inputs, True, None, False)
+    first = len(inputs) * _core.metric(circuit.program, repeated, inputs, True, columns, False)
     repeated = np.repeat(angles, len(states), axis=0)
     connection = _core.berry_connection(circuit.program, repeated, states)
+    if columns is not None:
+        connection = connection[:, columns]
     return first - connection.T @ connection / len(states)
 
 
-def metric_factor(circuit: "Circuit", angles: Real, states: Complex | None) -> Real:
+def metric_factor(
+    circuit: "Circuit",
+    angles: Real,
+    states: Complex | None,
+    columns: list[int] | None = None,
+) -> Real:
     """Return a factor of the mean metric: X with g = X X^T, as ``fubini.solve(X, b, method="dual")`` takes it.
 
     Column 2 N b + r is Re, and 2 N b + N + r is Im, of amplitude r of the derivative states of input b without their
@@ -324,14 +345,15 @@ def metric_factor(circuit: "Circuit", angles: Real, states: Complex | None) -> R
         circuit: The circuit.
         angles: Shape (B, A), finite.
         states: Initial states, or None.
+        columns: The k angles whose rows are wanted, in their order; None: all.
 
     Returns:
-        (A, 2 N B) for N = 2^wires amplitudes.
+        (k, 2 N B) for N = 2^wires amplitudes.
 
     Raises:
         MemoryError: If the factor is larger than the memory limit.
     """
-    return _core.metric_factor(circuit.program, angles, states)
+    return _core.metric_factor(circuit.program, angles, states, columns)
 
 
 def metric_products(
@@ -455,15 +477,13 @@ def check_finite(name: str, values: Real, single: bool) -> None:
     Raises:
         ValueError: If there is such an entry.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(values.sum()):
-            return
+    if np.isfinite(values).all():
+        return
     bad = np.argwhere(~np.isfinite(values))
-    if len(bad):
-        row, column = (int(i) for i in bad[0])
-        at: Sequence[int] = (column,) if single else (row, column)
-        place = ", ".join(map(str, at))
-        raise ValueError(
-            f"{name}: expected finite numbers, got {values[row, column]} at {name}[{place}]"
-            f"{f' and {len(bad) - 1} more' if len(bad) > 1 else ''}. Check the weights and inputs they come from."
-        )
+    row, column = (int(i) for i in bad[0])
+    at: Sequence[int] = (column,) if single else (row, column)
+    place = ", ".join(map(str, at))
+    raise ValueError(
+        f"{name}: expected finite numbers, got {values[row, column]} at {name}[{place}]"
+        f"{f' and {len(bad) - 1} more' if len(bad) > 1 else ''}. Check the weights and inputs they come from."
+    )

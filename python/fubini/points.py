@@ -10,14 +10,15 @@ import pennylane as qml
 import torch
 
 from fubini import device as device_engine
+from fubini._types import Approx, Complex, Real, Reduce
 from fubini.arguments import Argnums, check_finite_array, check_finite_weights, weights_of
 from fubini.compiled_calls import compiled_call
 from fubini.devices.executor import STATE_VECTORS, Executor
 from fubini.errors import UnsupportedCircuitError
-from fubini.jacobian import Complex, Jacobian, Real
+from fubini.jacobian import Jacobian
 from fubini.layers import LayerRule
 from fubini.memory import MATRIX_FREE, check_fits
-from fubini.pullback import Approx, Pullback, Reduce, assembled, of_affine, of_tape
+from fubini.pullback import Pullback, assembled, of_affine, of_tape
 from fubini.tape import GateTape, gate_tape
 
 Engine = Literal["auto", "native", "device"]
@@ -91,7 +92,7 @@ class Point:
         weights: The weights as the caller passed them.
         call: The call that led here.
         pullback: On the native engine; None for the device.
-        tape: On the device; None where the circuit is compiled.
+        tape: The gates and the Jacobian of their angles, where the device serves it; None on the native engine.
         device: The PennyLane device.
         reason: Why the device serves it, where it does.
         argnum: Gate parameters that are differentiated; None for all.

@@ -6,9 +6,9 @@ from a :class:`Pullback`, which holds the circuit, its angles at every input, an
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,17 +16,14 @@ import pennylane as qml
 import torch
 
 from fubini import _core, native_metric
-from fubini._arrays import to_numpy
+from fubini._arrays import hermitian, to_numpy
+from fubini._types import Approx, Complex, Index, Real, Reduce
 from fubini.circuit import Circuit, Structure, _structure
 from fubini.gates import angle_values
 from fubini.jacobian import (
     AngleBlock,
-    Complex,
-    Index,
     Jacobian,
-    Real,
     WeightBlock,
-    hermitian,
     merged,
 )
 from fubini.layers import LayerRule
@@ -37,8 +34,10 @@ from fubini.tape import GateTape
 if TYPE_CHECKING:
     from fubini.compiled import Affine
 
-Approx = Literal["block-diag", "diag"] | None
-Reduce = Literal["mean"] | None
+_REAL_PART = (
+    "use reduce='mean' or fewer inputs, or fubini.metric_operator(...), which multiplies by its real part, the metric, "
+    "without forming it"
+)
 # Temporaries per input are made for so many bytes of inputs at a time.
 _CHUNK_BYTES = 1 << 26
 
@@ -154,7 +153,7 @@ class Pullback:
         mean = reduce == "mean"
         shape = self._shape(mean)
         count = 2.0 * float(np.prod(shape, dtype=float))
-        check_fits(f"{shape}: the geometric tensor", count, "use reduce='mean' or fewer inputs")
+        check_fits(f"{shape}: the geometric tensor", count, _REAL_PART)
         total = np.zeros((1 if mean else len(self.angles), self.size, self.size), dtype=complex)
         for row in range(len(self.angles)):
             _, derivatives = self.derivative_states(row)
@@ -178,11 +177,6 @@ class Pullback:
         """
         angles, states = self._rows(row, row + 1)
         rows = self.jacobian.rows
-        check_fits(
-            f"{len(rows)} derivative states of {self.circuit.num_wires} qubits",
-            4.0 * len(rows) * 2.0**self.circuit.num_wires,
-            MATRIX_FREE,
-        )
         psi, tangents = tangent_states(self.circuit, angles, states, rows)
         return psi, without_state(psi, tangents)
 
@@ -195,10 +189,12 @@ class Pullback:
         native_metric.check_finite("angles", self.angles, self.batch is None)
         inputs, width = len(self.angles), 2 * 2**self.circuit.num_wires
         shape = (self.size, inputs * width)
-        count = float(self.size + self.circuit.num_angles) * inputs * width
+        count = float(self.size + 2 * len(self.jacobian.rows)) * inputs * width
         check_fits(f"{shape}: the factor of the metric", count, MATRIX_FREE)
-        rows = native_metric.metric_factor(self.circuit, self.angles, self.states)
-        columns = rows[self.jacobian.rows].T.reshape(inputs, width, len(self.jacobian.rows))
+        rows = native_metric.metric_factor(
+            self.circuit, self.angles, self.states, self.jacobian.rows.tolist()
+        )
+        columns = rows.T.reshape(inputs, width, len(rows))
         return np.ascontiguousarray(self.jacobian.pull(columns).reshape(-1, self.size).T)
 
     def weight_blocks(self, layers: LayerRule = "wires") -> list[tuple[Index, Real]]:
@@ -280,18 +276,8 @@ class Pullback:
         for first in range(0, batch, width):
             last = min(first + width, batch)
             angles, states = self._rows(first, last)
-            yield (
-                first,
-                last,
-                Pullback(
-                    self.circuit,
-                    angles,
-                    self.jacobian.of(first, last),
-                    states,
-                    self.batch,
-                    self.trainable,
-                ),
-            )
+            jacobian = self.jacobian.of(first, last)
+            yield first, last, replace(self, angles=angles, states=states, jacobian=jacobian)
 
     def _weight_blocks(self, approx: Approx, layers: LayerRule, mean: bool) -> list[WeightBlock]:
         """Pulled-back blocks (rows, c, c), one row for the mean over these inputs."""
@@ -307,12 +293,11 @@ class Pullback:
     def _angle_blocks(
         self, approx: Approx, layers: LayerRule, mean: bool
     ) -> list[tuple[Sequence[int], Real]]:
-        program, rows = self.circuit.program, self.jacobian.rows.tolist()
         if approx is None:
-            if mean and self.states is not None:  # many inputs of one circuit are compressed there
-                full = native_metric.full_metric(self.circuit, self.angles, self.states, "mean")
-                return [(rows, full[np.ix_(rows, rows)])]
-            return [(rows, _core.metric(program, self.angles, self.states, mean, rows))]
+            rows = self.jacobian.rows.tolist()
+            reduce: Reduce = "mean" if mean else None
+            full = native_metric.full_metric(self.circuit, self.angles, self.states, reduce, rows)
+            return [(rows, full)]
         return list(
             native_metric.metric_blocks(
                 self.circuit,

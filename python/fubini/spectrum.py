@@ -1,6 +1,5 @@
 """What a metric says about a circuit's weights: how many directions they move the state in, and which are redundant."""
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,13 +7,12 @@ from typing import Any
 import numpy as np
 
 from fubini._arrays import real_array
-from fubini.arguments import Argnums, check_finite_array
-from fubini.jacobian import Index, Real
+from fubini._types import Approx, Index, Real
+from fubini.arguments import Argnums, argument_name, check_finite_array
 from fubini.layers import LayerRule, check_rule
 from fubini.metric import check_approx
 from fubini.metric_operator import MetricOperator
 from fubini.points import Engine, Point, points
-from fubini.pullback import Approx
 
 #: Weights that a repr names before it counts.
 _NAMED = 8
@@ -202,10 +200,9 @@ def weight_labels(point: Point) -> tuple[str, ...]:
     Args:
         point: The call.
     """
-    names = list(inspect.signature(point.call.qnode.func).parameters)
     labels: list[str] = []
     for weight, value in zip(point.call.weights, point.weights, strict=True):
-        name = weight if isinstance(weight, str) else names[min(weight, len(names) - 1)]
+        name = argument_name(point.call.qnode.func, weight)
         shape = tuple(np.shape(value))
         for index in np.ndindex(shape):
             labels.append(f"{name}[{', '.join(map(str, index))}]" if shape else name)

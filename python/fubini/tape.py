@@ -138,7 +138,7 @@ def gate_tape(
     if any(is_jax(v) for v in [*args, *kwargs.values()]):
         from fubini.tape_jax import jax_tape
 
-        return jax_tape(qnode, args, kwargs, list(weights), values)
+        return jax_tape(qnode, args, kwargs, list(weights), values, pure)
     return _autograd_tape(qnode, args, kwargs, list(weights), values, pure)
 
 

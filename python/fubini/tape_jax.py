@@ -20,7 +20,12 @@ from fubini.tape import (
 
 
 def jax_tape(
-    qnode: Any, args: list[Any], kwargs: dict[str, Any], weights: list[int | str], values: list[Any]
+    qnode: Any,
+    args: list[Any],
+    kwargs: dict[str, Any],
+    weights: list[int | str],
+    values: list[Any],
+    pure: bool,
 ) -> GateTape:
     """Return the gates of a call, see ``fubini.tape.gate_tape``.
 
@@ -30,6 +35,7 @@ def jax_tape(
         kwargs: Keyword arguments.
         weights: Which arguments are weights.
         values: The weights.
+        pure: As there.
 
     Returns:
         The circuit at these arguments, its angles computed in float64.
@@ -38,11 +44,16 @@ def jax_tape(
         UnsupportedCircuitError: If the circuit depends on whether it is traced.
     """
     with jax.enable_x64(True):
-        return _tape(qnode, args, kwargs, weights, values)
+        return _tape(qnode, args, kwargs, weights, values, pure)
 
 
 def _tape(
-    qnode: Any, args: list[Any], kwargs: dict[str, Any], weights: list[int | str], values: list[Any]
+    qnode: Any,
+    args: list[Any],
+    kwargs: dict[str, Any],
+    weights: list[int | str],
+    values: list[Any],
+    pure: bool,
 ) -> GateTape:
     arrays = [to_numpy(v) for v in values]
     args = [_double(v) for v in args]
@@ -54,8 +65,8 @@ def _tape(
             parts.append(flat[start : start + array.size].reshape(array.shape))
             start += array.size
         _put(args, kwargs, weights, parts)
-        tape = user_tape(qnode, args, kwargs)
-        return tape, gate_operations(tape)
+        tape = user_tape(qnode, args, kwargs, pure=pure)
+        return tape, gate_operations(tape, pure)
 
     seen: list[tuple[list[tuple[str, bool]], list[int]]] = []
 

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pennylane as qml
 
+from fubini._arrays import hermitian
 from fubini.devices.executor import Array
 from fubini.devices.gradient import Gradient
 from fubini.devices.job import Job, together
@@ -66,13 +67,7 @@ def classical_fisher(probabilities: FloatArray, derivatives: FloatArray) -> Floa
         derivatives
         * np.where(seen, 1.0 / np.sqrt(np.where(seen, probabilities, 1.0)), 0.0)[..., None]
     )
-    return _mirrored(np.swapaxes(scaled, 1, 2) @ scaled)
-
-
-def _mirrored(matrices: FloatArray) -> FloatArray:
-    """The lower triangle, and its mirror image: products in floating point are not symmetric to the last bit."""
-    result: FloatArray = np.tril(matrices) + np.swapaxes(np.tril(matrices, -1), -2, -1)
-    return result
+    return hermitian(np.swapaxes(scaled, 1, 2) @ scaled)
 
 
 def fisher_job(
@@ -169,7 +164,7 @@ def _sampled_row(
     pairs += ((parts * inverse) @ parts.T) ** 2
     second = factors @ pairs @ factors.T
     by_parts = (first + first.T - second) * (1.0 + diagonal)
-    return _mirrored(values), _mirrored(by_base + by_parts)
+    return hermitian(values), hermitian(by_base + by_parts)
 
 
 def random_basis_metric_job(

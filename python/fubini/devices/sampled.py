@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pennylane as qml
 
+from fubini._arrays import hermitian
 from fubini.devices.basis import DiagonalBasis, diagonal_basis
 from fubini.devices.executor import Array
 from fubini.devices.job import Job
@@ -179,9 +180,7 @@ def covariances(
     means = frequencies @ values.T
     centred = values[None] - means[:, :, None]  # (batch, k, outcomes)
     weighted = centred * frequencies[:, None, :]
-    moments = weighted @ np.swapaxes(centred, 1, 2)
-    # Products in floating point need not be symmetric to the last bit; the triangle is the result.
-    moments = np.tril(moments) + np.swapaxes(np.tril(moments, -1), 1, 2)
+    moments = hermitian(weighted @ np.swapaxes(centred, 1, 2))
     if shots is None:
         return moments, np.zeros_like(moments), means
     result = moments * (shots / (shots - 1))

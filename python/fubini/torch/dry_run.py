@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from fubini._types import Approx
 from fubini.devices.calls import Usage
 from fubini.devices.executor import Executor
 from fubini.devices.readout import Estimates, readout_of
@@ -14,7 +15,6 @@ from fubini.devices.sweep import Sweep
 from fubini.errors import UnsupportedCircuitError
 from fubini.layers import LayerRule
 from fubini.metric import layer_metric
-from fubini.pullback import Approx
 from fubini.torch.shifted import ShiftedCircuit
 
 _NOTHING = Usage()

@@ -28,7 +28,7 @@ from fubini.torch.checks import all_finite
 from fubini.torch.fisher_columns import Request
 from fubini.torch.fisher_jacobian import Linearised, as_native, linearise_native
 from fubini.torch.fisher_quantum import QuantumCall
-from fubini.torch.fisher_units import ScaledUnit
+from fubini.torch.fisher_units import symmetric, weighted_metric
 from fubini.torch.layer import QuantumLayer
 from fubini.torch.likelihoods import Bernoulli, Categorical, Gaussian
 from fubini.torch.recorder import PassRecorder
@@ -150,9 +150,9 @@ class _Quantum(_Stage):
             matrix = _core.jacobian_block(factor, self._linear.by_weights)
             return DenseBlock(self.parameters, torch.from_numpy(matrix), self.name)
         call = QuantumCall.at(self._module, self.name, self._inputs, self._linear)
-        unit = ScaledUnit(self.parameters, self.name, [(0, call)], request.approx, request.layers)
-        unit.add([torch.from_numpy(factor).movedim(1, 0)], len(factor))
-        return unit.block()
+        bounds = 4.0 * call.bound(factor)
+        found = torch.from_numpy(weighted_metric(call, bounds, request.approx, request.layers))
+        return DenseBlock(self.parameters, symmetric(found), self.name)
 
 
 def chain_blocks(

@@ -308,6 +308,29 @@ def test_autocast_leaves_the_metric_in_full_precision() -> None:
     )
 
 
+def test_autocast_leaves_the_metric_of_a_closure_in_full_precision() -> None:
+    x = torch.ones(3, requires_grad=True)
+    root = torch.rand(3, 3) + torch.eye(3)
+    opt = fubini.QNGOptimizer([x], lr=0.1, lam=0.1)
+    seen: list[torch.dtype] = []
+
+    def metric(_: torch.Tensor) -> torch.Tensor:
+        product = root @ root.mT
+        seen.append(product.dtype)
+        return product
+
+    def closure() -> Any:
+        opt.zero_grad()
+        loss = x.square().sum()
+        loss.backward()
+        return loss, metric
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (root @ root).dtype is torch.bfloat16
+        opt.step(closure)
+    assert seen == [torch.float32]
+
+
 def test_hooks_on_weights_live_for_one_backward_pass_only() -> None:
     """Lasting hooks on parameters would travel with the model wherever it goes."""
     model = hybrid()

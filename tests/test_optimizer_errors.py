@@ -1,6 +1,7 @@
 """What QNGOptimizer refuses, by name, with the parameters as they were."""
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 import fubini
+from fubini.torch.checks import all_finite, check_group, first_not_finite
 from models import entangler, hybrid
 
 
@@ -388,3 +390,35 @@ def test_policies_refuse_the_state_of_others() -> None:
     saved = fubini.QNGOptimizer([p]).state_dict()
     with pytest.raises(ValueError, match="state: expected a strength"):
         fubini.QNGOptimizer([p], lam=LM()).load_state_dict(saved)
+
+
+def test_numbers_of_a_group_are_checked_as_far_as_they_are_there() -> None:
+    check_group({"lr": 0.1, "lam": 0.0, "weight_decay": 0.0, "momentum": 0.9})
+    check_group({"lr": 0.1})
+    for name, value in {
+        "lr": -0.1,
+        "lam": math.inf,
+        "weight_decay": math.nan,
+        "momentum": 1.0,
+    }.items():
+        with pytest.raises(ValueError, match=f"{name}: expected"):
+            check_group({name: value})
+    with pytest.raises(TypeError, match="lr: expected a number"):
+        check_group({"lr": "fast"})
+
+
+def test_numbers_that_are_not_finite_are_found_in_any_tensor() -> None:
+    good = torch.full((17,), 1e308, dtype=torch.float64)  # whose sum is not finite
+    others = [
+        torch.ones(3, 2).mT,
+        torch.ones(4, dtype=torch.bfloat16),
+        torch.ones(2, dtype=torch.float32, requires_grad=True),
+        torch.empty(0),
+    ]
+    assert first_not_finite([good, *others]) is None
+    assert first_not_finite([]) is None
+    for number, value in enumerate(others[:3], start=1):
+        bad = [good, *(t.detach().clone() for t in others)]
+        bad[number][(0,) * bad[number].ndim] = math.inf
+        assert first_not_finite(bad) == number, value
+    assert not all_finite(torch.tensor([1.0, math.nan]))

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+import time
 from typing import Any
 
 import pennylane as qml
@@ -11,6 +12,7 @@ import torch
 from torch.testing import assert_close
 
 import fubini
+from fubini.torch.proposal import Proposal
 from models import hybrid, quadratic
 
 EYE = torch.eye(4, dtype=torch.float64)
@@ -371,3 +373,51 @@ def test_levenberg_marquardt_finds_the_critical_ising_ground_state() -> None:
 
         energies = [opt.step(closure).item() for _ in range(60)]
         assert energies[-1] == pytest.approx(lowest, rel=1e-4)
+
+
+def test_an_accepted_trial_is_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parameters stand where the trial left them: nothing is put back and added again."""
+    calls: list[str] = []
+    for name in ("apply", "restore"):
+        original = getattr(Proposal, name)
+
+        def counted(self: Any, *args: Any, name: str = name, original: Any = original) -> Any:
+            calls.append(name)
+            return original(self, *args)
+
+        monkeypatch.setattr(Proposal, name, counted)
+    for options in (
+        {"lam": fubini.LevenbergMarquardt(0.3)},
+        {"lam": 0.3, "step_rule": fubini.Armijo()},
+    ):
+        x, _, _, opt, closure = quadratic(
+            lambda p, o=options: fubini.QNGOptimizer([p], lr=1.0, **o)
+        )
+        before = x.detach().clone()
+        calls.clear()
+        opt.step(closure)
+        assert opt.diagnostics()["accepted"] == 1.0
+        # each apply begins with a restore; the first evaluation is that of the gradient
+        assert calls.count("apply") == opt.diagnostics()["evaluations"] - 1
+        assert calls[-2:] == ["apply", "restore"]
+        assert not torch.equal(x.detach(), before)
+
+
+def test_a_system_that_cannot_be_solved_counts_in_the_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, _, _, opt, closure = quadratic(
+        lambda p: fubini.QNGOptimizer([p], lr=1.0, lam=fubini.LevenbergMarquardt(0.3))
+    )
+    make, failures = Proposal.make, iter([True])
+
+    def slow(self: Any, *args: Any, **kwargs: Any) -> None:
+        if next(failures, False):
+            time.sleep(0.05)
+            raise fubini.NumericalError("singular")
+        make(self, *args, **kwargs)
+
+    monkeypatch.setattr(Proposal, "make", slow)
+    opt.step(closure)
+    assert opt.diagnostics()["accepted"] == 1.0
+    assert opt.diagnostics()["solve_seconds"] >= 0.05

@@ -150,18 +150,31 @@ void linear_block(const CurvatureFactor& factor, const double* inputs, std::ptrd
     const std::ptrdiff_t width = count + (bias ? 1 : 0), out = factor.width;
     const Matrix a = augmented(inputs, factor.data, count, bias);
     const std::ptrdiff_t pairs = out * (out + 1) / 2;
-    Matrix hessians(factor.data, pairs), moments(factor.data, width * width);
-    Matrix hessian(out, out);
+    // Data along the contiguous direction: each entry of all H_n is a product of two columns of S.
+    Matrix columns(factor.rows * out, factor.data);
     for (std::ptrdiff_t n = 0; n < factor.data; ++n) {
-        hessian_of(factor, n, hessian);
-        double* to = hessians.data() + n * pairs;
-        for (std::ptrdiff_t i = 0; i < out; to += ++i) std::copy_n(hessian.data() + i * out, i + 1, to);
+        const double* mine = factor.values + n * factor.rows * out;
+        for (std::ptrdiff_t k = 0; k < factor.rows * out; ++k) columns(k, n) = mine[k];
+    }
+    Matrix hessians = Matrix::Zero(pairs, factor.data);
+    for (std::ptrdiff_t k = 0; k < factor.rows; ++k) {
+        for (std::ptrdiff_t i = 0, pair = 0; i < out; ++i) {
+            const double* left = columns.data() + (k * out + i) * factor.data;
+            for (std::ptrdiff_t j = 0; j <= i; ++j, ++pair) {
+                const double* right = columns.data() + (k * out + j) * factor.data;
+                double* to = hessians.data() + pair * factor.data;
+                for (std::ptrdiff_t n = 0; n < factor.data; ++n) to[n] += left[n] * right[n];
+            }
+        }
+    }
+    Matrix moments(factor.data, width * width);
+    for (std::ptrdiff_t n = 0; n < factor.data; ++n) {
         double* products = moments.data() + n * width * width;
         for (std::ptrdiff_t p = 0; p < width; ++p) {
             for (std::ptrdiff_t q = 0; q < width; ++q) products[p * width + q] = a(n, p) * a(n, q);
         }
     }
-    const Matrix sums = hessians.transpose() * moments;
+    const Matrix sums = hessians * moments;
     // The last column of [W, b] is the bias, which comes after all weights.
     Map result(matrix, out * width, out * width);
     for (std::ptrdiff_t i = 0, pair = 0; i < out; ++i) {

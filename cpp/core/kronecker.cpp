@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "core/workspace.hpp"
+
 namespace fubini {
 namespace {
 
@@ -17,15 +19,17 @@ SolveStatus solve_group(const double* left, const double* right, std::ptrdiff_t 
     const Eigen::SelfAdjointEigenSolver<Matrix> eigen(ConstMap(left, rows, rows));
     if (eigen.info() != Eigen::Success) return SolveStatus::not_finite;
     const Matrix rotated = eigen.eigenvectors().transpose() * ConstMap(rhs, rows, columns);
-    std::vector<double> systems(static_cast<std::size_t>(rows * columns * columns));
+    thread_local Workspace workspace;
+    double* systems = workspace.reserve(static_cast<std::size_t>(rows * columns * columns));
     for (std::ptrdiff_t i = 0; i < rows; ++i) {
-        Map(systems.data() + i * columns * columns, columns, columns) =
+        Map(systems + i * columns * columns, columns, columns) =
             std::max(eigen.eigenvalues()[i], 0.0) * ConstMap(right, columns, columns);
     }
     Matrix solved(rows, columns);
     std::vector<SolveStatus> status(static_cast<std::size_t>(rows));
-    solve(systems.data(), rotated.data(), solved.data(), rows, columns, 1, &damping, 0, SolveOptions{},
+    solve(systems, rotated.data(), solved.data(), rows, columns, 1, &damping, 0, SolveOptions{},
           status.data(), nullptr);
+    workspace.release_if_large();
     const SolveStatus worst = *std::max_element(status.begin(), status.end());
     if (worst == SolveStatus::ok) Map(x, rows, columns).noalias() = eigen.eigenvectors() * solved;
     return worst;

@@ -127,15 +127,28 @@ class Pullback:
         total = np.zeros((self.size, self.size))
         for first, last, part in self._parts(False):
             own = weights[first:last]
-            for slots, values in part._angle_blocks(approx, layers, False):
-                if part.jacobian.inputs == 1:  # the pull-back is linear: sum first, contract once
-                    summed = np.tensordot(own, values, 1)[None]
-                    columns, matrices = part.jacobian.congruence((slots, summed))
-                    total[columns[:, None], columns] += matrices[0]
-                else:
-                    columns, matrices = part.jacobian.congruence((slots, values))
-                    total[columns[:, None], columns] += np.tensordot(own, matrices, 1)
+            blocks = part._angle_blocks(approx, layers, False)
+            if part.jacobian.inputs == 1:  # the pull-back is linear: sum first, contract once
+                columns, matrices = part.jacobian.congruence(part._summed(blocks, own))
+                total[columns[:, None], columns] += matrices[0]
+                continue
+            for block in blocks:
+                columns, matrices = part.jacobian.congruence(block)
+                total[columns[:, None], columns] += np.tensordot(own, matrices, 1)
         return total
+
+    def _summed(
+        self, blocks: Sequence[tuple[Sequence[int], Real]], weights: Real
+    ) -> tuple[range, Real]:
+        """The weighted sum over the inputs as one matrix over all angles, or as its diagonal."""
+        size = self.circuit.num_angles
+        diagonal = blocks[0][1].ndim == 2 if blocks else True
+        result = np.zeros((1, size) if diagonal else (1, size, size))
+        if blocks:
+            places = _places(tuple(tuple(slots) for slots, _ in blocks), size, diagonal)
+            rows = np.concatenate([v.reshape(len(v), -1) for _, v in blocks], axis=1)
+            result.reshape(-1)[places] = weights @ rows
+        return range(size), result
 
     def geometric_tensor(self, reduce: Reduce = None) -> Complex:
         """Return the quantum geometric tensor <d_i psi|(1 - |psi><psi|)|d_j psi> over the weights.
@@ -309,6 +322,13 @@ class Pullback:
                 self.trainable,
             )
         )
+
+
+@lru_cache(maxsize=64)
+def _places(slots: tuple[tuple[int, ...], ...], size: int, diagonal: bool) -> Index:
+    """Where the entries of blocks, one after the other, are in the matrix over all angles, or on its diagonal."""
+    index = [np.array(one, dtype=np.intp) for one in slots]
+    return np.concatenate([i if diagonal else (i[:, None] * size + i).reshape(-1) for i in index])
 
 
 @lru_cache(maxsize=64)

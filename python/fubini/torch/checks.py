@@ -41,7 +41,9 @@ def first_not_finite(tensors: Sequence[torch.Tensor]) -> int | None:
 def _first_slowly(tensors: Sequence[torch.Tensor]) -> int | None:
     for number, values in enumerate(tensors):
         # Nothing finite sums to NaN, and a sum that overflows is looked at again: one pass in the usual case.
-        if not math.isfinite(float(values.sum())) and not bool(torch.isfinite(values).all()):
+        if not math.isfinite(float(values.detach().sum())) and not bool(
+            torch.isfinite(values).all()
+        ):
             return number
     return None
 

@@ -97,20 +97,22 @@ def undisturbed(model: torch.nn.Module | None, seed: int | None = None) -> Itera
                 buffer.data.copy_(value)
 
 
-@contextlib.contextmanager
-def paused(recorders: Iterable[PassRecorder]) -> Iterator[None]:
+class paused:
     """Record no passes.
 
     Args:
         recorders: Those to pause.
     """
-    recorders = list(recorders)
-    for recorder in recorders:
-        recorder.paused = True
-    try:
-        yield
-    finally:
-        for recorder in recorders:
+
+    def __init__(self, recorders: Iterable[PassRecorder]) -> None:
+        self._recorders = list(recorders)
+
+    def __enter__(self) -> None:
+        for recorder in self._recorders:
+            recorder.paused = True
+
+    def __exit__(self, *error: object) -> None:
+        for recorder in self._recorders:
             recorder.paused = False
 
 

@@ -113,6 +113,25 @@ def fisher_blocks(
     request = Request(
         as_likelihood(likelihood), fisher, targets, samples, quantum, layers, approx, fallback
     )
+    return requested_blocks(model, args, kwargs, parameters, request)
+
+
+def requested_blocks(
+    model: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    parameters: Sequence[Tensor],
+    request: Request,
+) -> list[Block]:
+    """Return what ``fisher_blocks`` returns.
+
+    Args:
+        model: As there, like all that follow.
+        args: As there.
+        kwargs: As there.
+        parameters: As there.
+        request: The other arguments.
+    """
     check_request(request)
     inner = _unwrapped(model)
     with without_autocast(), torch.no_grad():

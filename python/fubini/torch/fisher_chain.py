@@ -28,7 +28,7 @@ from fubini.torch.checks import all_finite
 from fubini.torch.fisher_columns import Request
 from fubini.torch.fisher_jacobian import Linearised, as_native, linearise_native
 from fubini.torch.fisher_quantum import QuantumCall
-from fubini.torch.fisher_units import ScaledUnit
+from fubini.torch.fisher_units import symmetric, weighted_metric
 from fubini.torch.layer import QuantumLayer
 from fubini.torch.likelihoods import Bernoulli, Categorical, Gaussian
 from fubini.torch.recorder import PassRecorder
@@ -150,9 +150,9 @@ class _Quantum(_Stage):
             matrix = _core.jacobian_block(factor, self._linear.by_weights)
             return DenseBlock(self.parameters, torch.from_numpy(matrix), self.name)
         call = QuantumCall.at(self._module, self.name, self._inputs, self._linear)
-        unit = ScaledUnit(self.parameters, self.name, [(0, call)], request.approx, request.layers)
-        unit.add([torch.from_numpy(factor).movedim(1, 0)], len(factor))
-        return unit.block()
+        bounds = 4.0 * call.bound(factor)
+        found = torch.from_numpy(weighted_metric(call, bounds, request.approx, request.layers))
+        return DenseBlock(self.parameters, symmetric(found), self.name)
 
 
 def chain_blocks(
@@ -190,12 +190,16 @@ def chain_blocks(
     if not _collect(model, "", layers, top=True):
         return None
     wanted = {id(p) for p in parameters}
-    owned = [p for _, _, own in layers for p in own]
-    known = {id(p) for p in owned}
-    # Layers that share parameters have one block; parameters that are no layer's need the general pass, or an error.
-    if len(known) < len(owned) or len(wanted) < len(parameters) or not wanted <= known:
-        return None
-    if not all(_is_usual(p, dtype) for p in owned):
+    known = {}
+    for _, _, own in layers:
+        for p in own:
+            if id(p) in known or not _is_usual(
+                p, dtype
+            ):  # layers that share parameters have one block
+                return None
+            known[id(p)] = p
+    # Parameters that are no layer's, or twice there, need the general pass, or an error.
+    if len(wanted) < len(parameters) or not wanted <= known.keys():
         return None
     if _work(layers, len(x)) > _WORK:
         return None
@@ -318,10 +322,10 @@ def _collect(
     kind: Any = type(module)
     if kind is nn.Sequential:
         prefix = f"{name}." if name else ""
-        return all(
-            child is not None and _collect(child, prefix + key, layers)
-            for key, child in module._modules.items()
-        )
+        for key, child in module._modules.items():
+            if child is None or not _collect(child, prefix + key, layers):
+                return False
+        return True
     own: tuple[Tensor, ...] = ()
     if kind is nn.Linear:
         weight, bias = module._parameters.get("weight"), module._parameters.get("bias")

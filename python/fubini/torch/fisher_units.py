@@ -277,7 +277,8 @@ class ScaledUnit(Unit):
         for number, call, names in calls:
             if number not in self._factors:
                 continue
-            own = self._weighted_metric(call, 4.0 * uses * call.bound(self._factors[number]))
+            bounds = 4.0 * uses * call.bound(self._factors[number])
+            own = weighted_metric(call, bounds, self._approx, self._layers)
             ends = np.cumsum([w.numel() for w in call.parameters.values()])
             mine = dict(zip(call.parameters, np.split(np.arange(len(own)), ends[:-1]), strict=True))
             source = np.concatenate([mine[name] for name in names.values()])
@@ -286,21 +287,30 @@ class ScaledUnit(Unit):
         values = torch.from_numpy(matrix).to(self.parameters[0].device)
         return DenseBlock(self.parameters, symmetric(values), self.label)
 
-    def _weighted_metric(self, call: QuantumCall, weights: Real) -> Real:
-        layer = as_native(call.module) or call.module
-        inputs = call.inputs.detach().reshape(-1, call.inputs.shape[-1])
-        pullback = at_inputs(layer, inputs).pullback
-        if pullback is not None:
-            return pullback.weighted_sum(weights, self._approx, self._layers)
-        size = sum(w.numel() for w in call.parameters.values())
-        count = max(1, _CHUNK // (size * size))
-        total = np.zeros((size, size))
-        for start in range(0, len(inputs), count):
-            part = slice(start, start + count)
-            metrics = layer_metric(layer, inputs[part], self._approx, self._layers)
-            lead = np.broadcast_to(metrics, (len(weights[part]), size, size))
-            total += np.tensordot(weights[part], lead, 1)
-        return total
+
+def weighted_metric(call: QuantumCall, weights: Real, approx: Approx, layers: LayerRule) -> Real:
+    """Return the sum over a call's inputs of the layer's Fubini-Study metrics, each times a number, (P, P).
+
+    Args:
+        call: The call.
+        weights: One number for each input.
+        approx: Which part of the metric over angles to take.
+        layers: Which gates form a block.
+    """
+    layer = as_native(call.module) or call.module
+    inputs = call.inputs.detach().reshape(-1, call.inputs.shape[-1])
+    pullback = at_inputs(layer, inputs).pullback
+    if pullback is not None:
+        return pullback.weighted_sum(weights, approx, layers)
+    size = sum(w.numel() for w in call.parameters.values())
+    count = max(1, _CHUNK // (size * size))
+    total = np.zeros((size, size))
+    for start in range(0, len(inputs), count):
+        part = slice(start, start + count)
+        metrics = layer_metric(layer, inputs[part], approx, layers)
+        lead = np.broadcast_to(metrics, (len(weights[part]), size, size))
+        total += np.tensordot(weights[part], lead, 1)
+    return total
 
 
 def symmetric(matrix: Tensor) -> Tensor:

@@ -156,10 +156,11 @@ class Gatherer:
         """float64 gradients, flattened, of the function to be minimised."""
         gradients = []
         for p, group in moving:
-            if p.grad is None:  # it has one in another process
+            gradient = p.grad
+            if gradient is None:  # it has one in another process
                 gradients.append(torch.zeros(p.numel(), dtype=torch.float64, device=p.device))
                 continue
-            gradient = p.grad.detach().reshape(-1)
+            gradient = (gradient.detach() if gradient.requires_grad else gradient).reshape(-1)
             if gradient.dtype is not torch.float64:
                 gradient = gradient.to(torch.float64)
             factor = (-1.0 if group["maximize"] else 1.0) / scale

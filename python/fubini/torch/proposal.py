@@ -221,7 +221,7 @@ class Proposal:
         """
         self.restore()
         pairs = [
-            (p, piece.to(p.dtype))
+            (p, piece if piece.dtype is p.dtype else piece.to(p.dtype))
             for part, change in zip(self.parts, self.changes, strict=True)
             for p, piece in part.split(change if factor == 1.0 else factor * change)
         ]

@@ -19,6 +19,7 @@ class Pass:
         args: Positional arguments, tensors detached and copied.
         kwargs: Keyword arguments, likewise.
         weights: Identity and version of every parameter that required a gradient, to notice changes between passes.
+        parameters: Those parameters.
         count: Number of inputs: the first dimension of the output, 1 for a scalar.
         gradient: Of what was differentiated, by the (first) output; None before the backward pass.
         noise: Of the gradients of a layer with shots, where the recorder keeps it.
@@ -27,6 +28,7 @@ class Pass:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     weights: tuple[tuple[int, int], ...]
+    parameters: list[torch.Tensor]
     count: int
     gradient: torch.Tensor | None = None
     noise: ShotNoise | None = None
@@ -73,16 +75,19 @@ class PassRecorder:
     def _attach(
         self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        leaves = [output] if isinstance(output, torch.Tensor) else pytree.tree_leaves(output)
-        outputs = [t for t in leaves if isinstance(t, torch.Tensor) and t.requires_grad]
+        if isinstance(output, torch.Tensor):
+            outputs = [output] if output.requires_grad else []
+        else:
+            leaves = pytree.tree_leaves(output)
+            outputs = [t for t in leaves if isinstance(t, torch.Tensor) and t.requires_grad]
         # Inside torch.func there is no .grad to wait for.
         wrapped = torch._C._functorch.is_functorch_wrapped_tensor
         if not outputs or any(wrapped(t) for t in outputs):
             return
         parameters = [p for p in parameters_of(module) if p.requires_grad]
-        weights = tuple((id(p), p._version) for p in parameters)
+        weights = tuple([(id(p), p._version) for p in parameters])
         count = outputs[0].shape[0] if outputs[0].ndim else 1
-        seen = Pass(_copied(args), _copied(kwargs), weights, count)
+        seen = Pass(_copied(args), _copied(kwargs), weights, parameters, count)
         if self.keeps_noise:
             seen.noise = getattr(module, "shot_noise", None)
             if seen.noise is not None:
@@ -182,18 +187,17 @@ def parameters_of(module: torch.nn.Module) -> list[torch.Tensor]:
         module: The module.
     """
     found: dict[int, torch.Tensor] = {}
-    seen: set[int] = set()
-
-    def visit(one: torch.nn.Module) -> None:
-        seen.add(id(one))
+    seen = {id(module)}
+    waiting = [module]
+    while waiting:
+        one = waiting.pop()
         for p in one._parameters.values():
             if p is not None:
                 found[id(p)] = p
-        for child in one._modules.values():
+        for child in reversed(one._modules.values()):
             if child is not None and id(child) not in seen:
-                visit(child)
-
-    visit(module)
+                seen.add(id(child))
+                waiting.append(child)
     return list(found.values())
 
 

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -18,7 +19,8 @@ from fubini.torch import distributed
 from fubini.torch.blocks import Block, DenseBlock, FactorBlock, NoisyBlock, OperatorBlock
 from fubini.torch.checks import all_finite
 from fubini.torch.evaluation import undisturbed
-from fubini.torch.fisher import fisher_blocks
+from fubini.torch.fisher import requested_blocks
+from fubini.torch.fisher_columns import Request
 from fubini.torch.layer import QuantumLayer
 from fubini.torch.likelihoods import OutputGradient, as_likelihood
 from fubini.torch.recorder import (
@@ -243,7 +245,7 @@ class FisherSource:
         model: The model.
         metric: ``"hybrid"`` for the Fubini-Study metric of quantum layers in units of the loss.
         likelihood: See ``fisher_blocks``.
-        options: Its further arguments.
+        options: Its further options.
     """
 
     found = True
@@ -253,9 +255,10 @@ class FisherSource:
     ) -> None:
         self._model = model
         quantum = "fubini-study" if metric == "hybrid" else "gauss-newton"
-        self._likelihood = as_likelihood(likelihood)
-        self._options = {**options, "likelihood": self._likelihood, "quantum": quantum}
-        self.sums = self._likelihood.reduction == "sum"
+        self._request = Request(
+            likelihood=as_likelihood(likelihood), targets=None, quantum=quantum, **options
+        )
+        self.sums = self._request.likelihood.reduction == "sum"
         self._recorder: PassRecorder | None = None
         self._owned: set[Tensor] = set()
 
@@ -277,9 +280,7 @@ class FisherSource:
 
     def blocks(self, moving: Sequence[Tensor], targets: Any, seed: int) -> list[Counted]:
         """See Source."""
-        ids = {id(p) for p in moving}
-        wanted = [p for p in parameters_of(self._model) if id(p) in ids]
-        if not wanted:
+        if not moving:
             return []
         passes = self._recorder.passes if self._recorder else []
         if not passes:
@@ -287,21 +288,24 @@ class FisherSource:
                 "model: the parameters have gradients, but no backward pass went through the model's forward since the "
                 "optimizer was made; call model(inputs) and loss.backward() before step()"
             )
+        ids = {id(p) for p in moving}
+        wanted = [p for p in passes[0].parameters if id(p) in ids]
+        if len(wanted) < len(ids):  # one has been frozen since it got its gradient
+            wanted = [p for p in parameters_of(self._model) if id(p) in ids]
         check_same_weights("model", passes)
         args, kwargs, count = joined(passes)
-        if self._options["fisher"] == "empirical" and targets is None:
+        if self._request.fisher == "empirical" and targets is None:
             gradients = [p.gradient for p in passes]
             if any(g is None for g in gradients):
                 raise RuntimeError(
                     "targets: expected step(targets=...), because the first output of the model got no gradient, got None"
                 )
             targets = OutputGradient(torch.cat([g for g in gradients if g is not None]))
-        # Without drawn labels fisher_blocks leaves the random numbers alone by itself.
-        drawn = self._options["samples"] is not None
+        request = self._request if targets is None else replace(self._request, targets=targets)
+        # Without drawn labels the pass leaves the random numbers alone by itself.
+        drawn = request.samples is not None
         with undisturbed(None, seed) if drawn else contextlib.nullcontext():
-            blocks = fisher_blocks(
-                self._model, args, kwargs, parameters=wanted, targets=targets, **self._options
-            )
+            blocks = requested_blocks(self._model, args, kwargs, wanted, request)
         # A sum over the inputs is averaged over processes as DistributedDataParallel averages its gradient.
         return [(block, 1.0 if self.sums else float(count)) for block in blocks]
 

@@ -15,7 +15,7 @@ from fubini.errors import NumericalError
 Tensor = torch.Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class BlockInfo:
     """What is known about one solution, for diagnostics.
 

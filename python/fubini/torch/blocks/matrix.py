@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fubini._arrays import shared_array
 from fubini.errors import NumericalError
 from fubini.solve import SolveStatus, solve, solve_blocks
 from fubini.torch.blocks.base import Block, BlockInfo, checked
@@ -152,7 +153,9 @@ class DenseBlock(Block):
     @cached_property
     def _parts(self) -> list[Tensor] | None:
         """Indices (count, size) of the independent parts of each size; None where there is one part."""
-        if bool(self._matrix[0].all()):  # no zero among the couplings of the first entry
+        array = shared_array(self._matrix)
+        # No zero among the couplings of the first entry.
+        if bool(self._matrix[0].all() if array is None else array[0].all()):
             return None
         coupled = self._matrix != 0
         coupled.fill_diagonal_(True)
@@ -188,12 +191,16 @@ def solve_matrices(
     Raises:
         NumericalError: If a damped block is singular or not positive definite.
     """
+    matrices: list[Any] = [shared_array(block._matrix) for block in blocks]
+    vectors: list[Any] = [shared_array(rhs) for rhs in sides]
+    shared = not any(one is None for one in (*matrices, *vectors))
+    if not shared:
+        matrices, vectors = [block._matrix for block in blocks], list(sides)
     solved = cholesky(
-        [block._matrix for block in blocks],
-        sides,
-        damping,
-        lambda k, reason: blocks[k]._singular(damping, reason),
+        matrices, vectors, damping, lambda k, reason: blocks[k]._singular(damping, reason)
     )
+    if shared:
+        solved = [torch.from_numpy(x) for x in solved]
     return [
         (x, block.info(x, rhs, damping))
         for block, x, rhs in zip(blocks, solved, sides, strict=True)

@@ -29,6 +29,8 @@ REFUSALS = (
     qml.exceptions.QuantumFunctionError,
     qml.exceptions.DecompositionUndefinedError,
 )
+# A dense matrix on more wires costs more than the shifted circuits that it saves.
+_MAX_MATRIX_WIRES = 8
 
 
 def differentiates(device: Any, tape: Any) -> bool:
@@ -91,6 +93,41 @@ def _same(measurements: Sequence[Any], others: Sequence[Any]) -> bool:
     )
 
 
+def _declared(device: Any, operations: Sequence[Any]) -> list[Any]:
+    """Operations that the device says it differentiates, the fixed ones among the others as matrices.
+
+    lightning.qubit counts the parameters of operations that it has no kernel for, or fails on them: its derivatives
+    are then by other angles than those asked for. A matrix counts as what it is.
+
+    Args:
+        device: The device.
+        operations: After its own decomposition.
+
+    Returns:
+        The operations.
+
+    Raises:
+        UnsupportedCircuitError: For others that depend on an angle, or are large.
+    """
+    if device.capabilities is None:
+        return list(operations)
+    declared = device.capabilities.gate_set(differentiable=True)
+    result = []
+    for op in operations:
+        moving = any(isinstance(p, torch.Tensor) and p.requires_grad for p in op.data)
+        plain = not op.data and not isinstance(op, qml.ops.Controlled)
+        if plain or (op.name in declared and len(op.data) < 2):
+            result.append(op)
+        elif moving or len(op.wires) > _MAX_MATRIX_WIRES:
+            raise UnsupportedCircuitError(f"device: {device.name} does not differentiate {op.name}")
+        elif isinstance(op, qml.operation.StatePrepBase) or type(op) is qml.QubitUnitary:
+            result.append(op)
+        else:
+            matrix = qml.matrix(op, wire_order=op.wires)
+            result.append(qml.QubitUnitary(matrix, wires=op.wires, unitary_check=False))
+    return result
+
+
 def _prepared(device: Any, tape: Any, config: Any) -> tuple[Any, FloatArray | None]:
     """The tape as the device takes it, and d its parameters / d the angles; None: they are the angles."""
     info = [tape.par_info[k] for k in tape.trainable_params]
@@ -106,7 +143,7 @@ def _prepared(device: Any, tape: Any, config: Any) -> tuple[Any, FloatArray | No
         raise UnsupportedCircuitError(
             f"device: {device.name} measures something else than the circuit, so that its derivatives are others"
         )
-    own = batch[0]
+    own = batch[0].copy(operations=_declared(device, batch[0].operations))
     parameters = own.get_parameters(trainable_only=False, operations_only=True)
     depend = [
         k for k, p in enumerate(parameters) if isinstance(p, torch.Tensor) and p.requires_grad

@@ -15,7 +15,7 @@ from fubini.devices.sweep import Sweep
 from fubini.errors import UnsupportedCircuitError
 from fubini.layers import LayerRule
 from fubini.metric import layer_metric
-from fubini.torch.shifted import ShiftedCircuit
+from fubini.torch.shifted import ShiftedCircuit, own_derivatives
 
 _NOTHING = Usage()
 
@@ -25,8 +25,8 @@ class StepCost:
     """What a step executes on a layer's device; failing calls that are repeated are not counted.
 
     Attributes:
-        forward: The layer's results.
-        backward: Their derivatives.
+        forward: The layer's results, and their derivatives where the device has its own.
+        backward: Their derivatives from shifted circuits.
         metric: The metric of ``QNGOptimizer(metric="quantum")``; nothing for a circuit that has none.
     """
 
@@ -79,10 +79,12 @@ def step_cost(
     """
     executor, tape = layer.executor, circuit.tape
     forward, backward = circuit.job.cost(executor), Usage()
-    if circuit.angles:
+    own = own_derivatives(circuit, executor)
+    if own is not None:
+        forward = own.cost(executor)
+    elif circuit.angles:
         known = Estimates(readout_of(tape, tape.shots), (), tape.shots)  # from the forward pass
-        job = gradient_job(tape, shots=tape.shots, rule=circuit.rule, base=known)
-        backward = job.cost(executor)
+        backward = gradient_job(tape, shots=tape.shots, rule="shift", base=known).cost(executor)
     counting = _Counting(**{f.name: getattr(executor, f.name) for f in fields(executor) if f.init})
     metric = Usage()
     try:

@@ -230,7 +230,7 @@ class QuantumLayer(torch.nn.Module):
         """Say what a training step on these inputs will execute on the device, without executing anything.
 
         Args:
-            inputs: As for the layer's forward.
+            inputs: As for the layer's forward; requiring grad where something in front of the layer is trained.
             approx: Metric of the optimizer, as for ``QNGOptimizer``.
             layers: Likewise.
 

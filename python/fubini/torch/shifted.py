@@ -12,9 +12,10 @@ import torch
 
 from fubini._arrays import to_numpy
 from fubini.devices.executor import STATE_VECTORS, Executor
+from fubini.devices.gradient import Gradient
 from fubini.devices.job import Job
 from fubini.devices.readout import Estimates, readout_of
-from fubini.devices.shifts import Rule, gradient_job, values_job
+from fubini.devices.shifts import gradient_job, values_job
 from fubini.tape import GateTape, angle_tape
 from fubini.torch.function import is_batched
 from fubini.torch.shot_noise import Contribution, ShotNoise
@@ -55,7 +56,7 @@ class ShiftedCircuit:
     Attributes:
         tape: Its gates.
         angles: What is differentiated, each () or (batch,).
-        rule: How, see ``gradient_job``.
+        own: Whether the device's own derivatives will do.
         job: Runs the circuit itself.
         noise: Receives what backward passes measure, if somebody wants it.
         shapes: Shape of every measurement.
@@ -63,7 +64,7 @@ class ShiftedCircuit:
 
     tape: GateTape
     angles: list[Tensor]
-    rule: Rule | None
+    own: bool
     job: Job[Estimates]
     shapes: tuple[tuple[int, ...], ...]
     noise: ShotNoise = field(default_factory=ShotNoise)
@@ -81,12 +82,31 @@ def shifted_circuit(qnode: Any, arguments: dict[str, Tensor]) -> ShiftedCircuit:
     """
     tape, angles = angle_tape(qnode, arguments)
     readout = readout_of(tape, tape.shots)  # refuses what has no rule
-    rule: Rule | None = "shift" if derivatives_of(qnode) == "shift" else None
-    return ShiftedCircuit(tape, angles, rule, values_job(tape, shots=tape.shots), readout.shapes)
+    own = derivatives_of(qnode) == "device"
+    return ShiftedCircuit(tape, angles, own, values_job(tape, shots=tape.shots), readout.shapes)
+
+
+def own_derivatives(circuit: ShiftedCircuit, executor: Executor) -> Job[Gradient] | None:
+    """Return the job that gives results and derivatives at once, where the device has it.
+
+    Args:
+        circuit: The circuit.
+        executor: Of its device.
+
+    Returns:
+        The job, or None where derivatives come from shifted circuits.
+    """
+    tape = circuit.tape
+    if not circuit.angles or not circuit.own or tape.shots is not None:
+        return None
+    job = gradient_job(tape, rule="adjoint", values=True)
+    return None if executor.broadcasts or not executor.differentiates(job.sweeps[0]) else job
 
 
 def run_shifted(circuit: ShiftedCircuit, executor: Executor) -> Tensor:
-    """Evaluate a circuit; a backward pass runs all shifts, or derivatives, of all inputs as one execution.
+    """Evaluate a circuit; a backward pass runs all shifts of all inputs as one execution.
+
+    Where the device has derivatives of its own, they come with the results.
 
     Args:
         circuit: The circuit.
@@ -112,10 +132,14 @@ class _Shifted(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, circuit: ShiftedCircuit, executor: Executor, *angles: Tensor) -> Tensor:
-        seen = circuit.job.run(executor)
-        ctx.circuit, ctx.executor, ctx.seen = circuit, executor, seen
+        own = own_derivatives(circuit, executor)
+        ctx.circuit, ctx.executor = circuit, executor
         ctx.save_for_backward(*angles)
-        return torch.from_numpy(_results(seen))
+        if own is not None:
+            ctx.measured = own.run(executor)
+            return torch.from_numpy(ctx.measured.values)
+        ctx.measured, ctx.seen = None, circuit.job.run(executor)
+        return torch.from_numpy(_results(ctx.seen))
 
     @staticmethod
     def backward(ctx: Any, cotangents: Tensor) -> Any:
@@ -130,9 +154,10 @@ class _Shifted(torch.autograd.Function):
                 "to torch. Use fubini.devices.hessian.hessian_job, or default.qubit with diff_method='backprop'."
             )
         needed = [k for k, wanted in enumerate(ctx.needs_input_grad[2:]) if wanted]
-        tape, rule, noise = ctx.circuit.tape, ctx.circuit.rule, ctx.circuit.noise
-        job = gradient_job(tape, shots=tape.shots, angles=needed, rule=rule, base=ctx.seen)
-        measured = job.run(ctx.executor)
+        tape, noise, measured = ctx.circuit.tape, ctx.circuit.noise, ctx.measured
+        if measured is None:
+            job = gradient_job(tape, shots=tape.shots, angles=needed, rule="shift", base=ctx.seen)
+            measured = job.run(ctx.executor)
         weights = to_numpy(cotangents)
         if noise.wanted and tape.shots is not None:
             noise.contributions.append(Contribution(tape, measured, weights))

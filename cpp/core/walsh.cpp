@@ -5,14 +5,14 @@
 #include <cstring>
 
 #include "core/eigenbasis.hpp"
+#include "core/kernels_rows.hpp"
 #include "core/sweep.hpp"
 
 namespace fubini {
 namespace {
 
-constexpr std::int64_t sign_bit = std::int64_t{1} << 63;
-alignas(64) constexpr std::int64_t sign_rows[2][lanes] = {
-    {}, {sign_bit, sign_bit, sign_bit, sign_bit, sign_bit, sign_bit, sign_bit, sign_bit}};
+using rows::sign_bit;
+using rows::sign_rows;
 
 /// (a, b) <- (a + b, a - b), for a bit that the lanes count.
 Vec lane_butterfly(const Vec& v, int bit) {

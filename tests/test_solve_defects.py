@@ -13,7 +13,7 @@ FAR = (1e-300, 1e-200, 1e-160, 1e160, 1e200, 1e300)
 
 
 @pytest.mark.parametrize("scale", FAR)
-@pytest.mark.parametrize("method", ["cg", fubini.CG(preconditioner=lambda r: r)], ids=str)
+@pytest.mark.parametrize("method", ["cg", fubini.CG(preconditioner=lambda r: r)], ids=["cg", "own"])
 def test_cg_at_any_scale(method, scale):
     """Squares of norms underflowed, and x = 0 passed for converged."""
     a = with_condition(9, 1e2)

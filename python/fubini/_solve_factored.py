@@ -182,10 +182,11 @@ def _one_system(
     epsilon = float(np.finfo(b.dtype).eps)
 
     def norm(u: Any) -> float:
-        square = float(u @ u)
+        with np.errstate(over="ignore"):
+            square = float(u @ u)
         if 1e-280 < square < 1e280:
             return math.sqrt(square)
-        largest = float(np.abs(u).max(initial=0.0))  # squares leave the range of numbers first
+        largest = float(np.abs(u).max(initial=0.0))  # in range where the squares are not
         if largest == 0 or not math.isfinite(largest):
             return largest
         return largest * float(np.linalg.norm(u / largest))

@@ -363,6 +363,14 @@ def test_other_requests_take_the_general_pass() -> None:
     compare(nn.Sequential(quantum(single)), torch.randn(5, 2), Categorical(), chain=False)
 
 
+def test_tensors_of_another_class_take_the_general_pass() -> None:
+    class Named(Tensor):
+        pass
+
+    model = nn.Sequential(nn.Linear(4, 3))
+    compare(model, torch.randn(5, 4).as_subclass(Named), Gaussian(), chain=False)
+
+
 def test_large_layers_take_the_general_pass() -> None:
     model = nn.Sequential(nn.Linear(40, 300), nn.Tanh(), nn.Linear(300, 3))
     compare(model, torch.randn(40, 40), Categorical(), chain=False)

@@ -15,6 +15,8 @@ A datum is an entry of the first dimension of the model's output. Where the mode
 model and shape), the whole batch is treated as one datum: right, at the cost of as many backward passes as there are
 outputs in the batch. In the blocks of layers the statistics of batch norm in training mode count as constants, as is
 usual for K-FAC; in the joint matrix they do not.
+
+Small models that are chains of layers have a pass of their own, with the same result; see :mod:`fubini.torch.fisher_chain`.
 """
 
 from __future__ import annotations

@@ -190,16 +190,15 @@ def chain_blocks(
     if not _collect(model, "", layers, top=True):
         return None
     wanted = {id(p) for p in parameters}
-    known = {}
+    known = set()
     for _, _, own in layers:
         for p in own:
-            if id(p) in known or not _is_usual(
-                p, dtype
-            ):  # layers that share parameters have one block
+            # Layers that share parameters have one block.
+            if id(p) in known or not _is_usual(p, dtype):
                 return None
-            known[id(p)] = p
+            known.add(id(p))
     # Parameters that are no layer's, or twice there, need the general pass, or an error.
-    if len(wanted) < len(parameters) or not wanted <= known.keys():
+    if len(wanted) < len(parameters) or not wanted <= known:
         return None
     if _work(layers, len(x)) > _WORK:
         return None
@@ -224,9 +223,9 @@ def chain_blocks(
 
 
 def _is_usual(tensor: Any, dtype: torch.dtype) -> bool:
-    """Whether it is a dense tensor of this real dtype on the host."""
+    """Whether it is a dense tensor of this real dtype on the host, of no class of somebody's own."""
     return (
-        isinstance(tensor, Tensor)
+        type(tensor) in (Tensor, nn.Parameter)
         and tensor.dtype is dtype
         and (dtype is torch.float64 or dtype is torch.float32)
         and tensor.is_cpu

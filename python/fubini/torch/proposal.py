@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch._utils import _unflatten_dense_tensors
 
 from fubini.damping import Damping
 from fubini.errors import NumericalError
@@ -60,10 +61,8 @@ class Part:
             vector: (n,).
         """
         parameters = self.block.parameters
-        if len(parameters) == 1:
-            return [(parameters[0], vector.reshape(parameters[0].shape))]
-        pieces = vector.split_with_sizes([p.numel() for p in parameters])
-        return [(p, v.reshape(p.shape)) for p, v in zip(parameters, pieces, strict=True)]
+        pieces = _unflatten_dense_tensors(vector, parameters)  # type: ignore[no-untyped-call]
+        return list(zip(parameters, pieces, strict=True))
 
 
 def _is_zero(number: float | Tensor) -> bool:

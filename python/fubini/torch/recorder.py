@@ -40,7 +40,8 @@ class PassRecorder:
     Evaluation passes and ``torch.autograd.grad`` are therefore never counted, several forward and backward passes before
     one step (gradient accumulation) are counted together, and whether gradients are zeroed before or after the forward
     pass makes no difference: a backward pass into weights without a gradient starts a new record. A copy of the hook,
-    as in a deep copy of the model, records nothing. Hooks on the weights exist during a backward pass only.
+    as in a deep copy of the model, records nothing. There are no hooks on the weights: when a backward pass is over, it
+    is seen whether a gradient is another one than before.
 
     Attributes:
         passes: The recorded passes, in the order of the backward passes.
@@ -56,7 +57,6 @@ class PassRecorder:
         self._pending: list[Pass] = []
         self._backward = -1  # the backward pass that the pending passes belong to
         self._starts_anew = False
-        self._handles: list[Any] = []
 
     def __call__(
         self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -100,7 +100,6 @@ class PassRecorder:
         """Record nothing any more."""
         self._active = False
         self.passes.clear()
-        self._release()
 
     def _passed(
         self, parameters: Sequence[torch.Tensor], seen: Pass, gradient: torch.Tensor | None
@@ -113,8 +112,10 @@ class PassRecorder:
         if backward != self._backward:
             self._backward = backward
             self._pending = []
-            self._starts_anew = not any(_has_gradient(p) for p in parameters)
-            self._release()  # left by a pass that never reached a weight
+            before = [(p, g := p.grad, 0 if g is None else g._version) for p in parameters]
+            self._starts_anew = not any(g is not None and bool(g.any()) for _, g, _ in before)
+            # As torch's own data-parallel modules do: called when this backward pass is over.
+            torch.autograd.Variable._execution_engine.queue_callback(lambda: self._commit(before))
         known = any(seen is other for other in self.passes) and not self._starts_anew
         if gradient is not None:
             earlier = seen.gradient if known else None
@@ -125,36 +126,16 @@ class PassRecorder:
             self._pending.append(seen)
             if seen.noise is not None:
                 seen.noise.contributions.clear()  # of a backward pass whose gradients are gone
-        if not self._handles:
-            self._watch(parameters)
 
-    def _watch(self, parameters: Sequence[torch.Tensor]) -> None:
-        this = weakref.ref(self)
-
-        def accumulated(_: torch.Tensor) -> None:
-            recorder = this()
-            if recorder is not None:
-                recorder._commit()
-
-        for p in parameters:
-            if p.is_leaf:
-                self._handles.append(p.register_post_accumulate_grad_hook(accumulated))  # type: ignore[no-untyped-call]
-
-    def _commit(self) -> None:
-        """A weight's ``.grad`` has received what the pending passes contributed."""
-        if not self._active or torch._C._current_graph_task_id() != self._backward:
+    def _commit(self, before: Sequence[tuple[torch.Tensor, torch.Tensor | None, int]]) -> None:
+        """The backward pass is over: the pending passes count if they contributed to a weight's ``.grad``."""
+        pending, self._pending = self._pending, []
+        if not self._active or not any(_has_changed(*one) for one in before):
             return
         if self._starts_anew:
             self.passes.clear()
             self._starts_anew = False
-        self.passes += self._pending
-        self._pending = []
-        self._release()
-
-    def _release(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self.passes += pending
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "PassRecorder":
         return _inert()
@@ -282,5 +263,7 @@ def _inert() -> PassRecorder:
     return recorder
 
 
-def _has_gradient(parameter: torch.Tensor) -> bool:
-    return parameter.grad is not None and bool(parameter.grad.any())
+def _has_changed(parameter: torch.Tensor, gradient: torch.Tensor | None, version: int) -> bool:
+    """Whether a parameter has another gradient, or more was added to the one it had."""
+    now = parameter.grad
+    return now is not gradient or (now is not None and now._version != version)

@@ -145,6 +145,8 @@ FUNCTIONS: list[Callable[[], nn.Module]] = [
     nn.Softsign, nn.LogSigmoid, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish,
     nn.Identity, lambda: nn.Dropout(0.5).eval(), lambda: nn.AlphaDropout(0.5).eval(),
 ]  # fmt: skip
+# After another function, one that works in place destroys what torch's own backward pass needs.
+STACKED = [make for make in FUNCTIONS if not getattr(make(), "inplace", False)]
 LIKELIHOODS = [Categorical, Bernoulli, Gaussian]
 
 
@@ -162,7 +164,7 @@ def stacks(draw: Any) -> tuple[nn.Sequential, int]:
             layers.append(quantum(function))
             width = OUTPUTS[function]
         elif kind == "function":
-            layers.append(draw(st.sampled_from(FUNCTIONS))())
+            layers.append(draw(st.sampled_from(STACKED))())
         elif kind == "nested":
             inside = [nn.Linear(width, 3), nn.Sequential(nn.Tanh()), nn.Sequential()]
             layers.append(nn.Sequential(*inside))

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from fubini import _core
-from fubini._arrays import shared_array
 from fubini.errors import NumericalError
 
 Groups = Sequence[Mapping[str, Any]]
@@ -28,13 +27,13 @@ def first_not_finite(tensors: Sequence[torch.Tensor]) -> int | None:
     Args:
         tensors: Of any shapes.
     """
-    arrays = []
-    for values in tensors:
-        array = shared_array(values)
-        if array is None:
-            return _first_slowly(tensors)
-        arrays.append(array)
-    number = _core.first_not_finite(arrays)
+    try:
+        number = _core.first_not_finite([values.numpy() for values in tensors])
+    except (
+        TypeError,
+        RuntimeError,
+    ):  # one has no such array: another device or dtype, a graph, gaps between entries
+        return _first_slowly(tensors)
     return None if number < 0 else number
 
 

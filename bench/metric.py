@@ -8,8 +8,8 @@ fastest way there is and what the goals are about. What would take longer than t
 TensorCircuit-NG where it is not installed. The mean over a batch of inputs and the product with a vector have no
 counterpart: the mean's parts are compared with one forward pass of the same batch.
 
-PennyLane is called at least twice where one call takes less than ten seconds, with one thread; JAX takes the threads it
-finds. Times of fubini are for one thread, the comparisons with JAX and with a forward pass for one and for two.
+PennyLane is called at least twice where one call takes less than ten seconds, with one thread and with two, of which the
+faster counts; JAX takes the threads it finds. fubini is timed with one thread and with two; the goals are for two.
 """
 
 from __future__ import annotations
@@ -146,7 +146,11 @@ def pennylane(
         if seconds * (weights.size / angles) ** 3 > LIMIT:
             results[name] = None
             continue
-        results[name] = least(call)
+        found = []
+        for count in THREADS:
+            with common.threads(count):
+                found.append(least(call))
+        results[name] = min(found, key=lambda one: one[1])
         slow[name] = (weights.size, results[name][1])
     return results
 
@@ -162,8 +166,7 @@ def case(
     angles = weights.reshape(-1)
     batch = rng.uniform(0, 2 * np.pi, (INPUTS, len(angles)))
     vector = rng.normal(size=len(angles))
-    with common.threads(1):
-        theirs = pennylane(wires, layers, weights, slow)
+    theirs = pennylane(wires, layers, weights, slow)
     full = circuit.metric(angles)
     size = len(angles)
     differences = {}
@@ -214,47 +217,41 @@ def case(
 
 
 def row(result: dict[str, Any]) -> list[str]:
-    """One line of the table, in milliseconds and as multiples."""
-    ours = {name: timing["min_s"] for name, timing in result["fubini"][1].items()}
+    """One line of the table, in milliseconds with one thread and with two."""
+    columns = zip(*(timings.values() for timings in result["fubini"].values()), strict=True)
     cells = [f"({result['qubits']}, {result['layers']})", str(result["angles"])]
-    return cells + [f"{1e3 * seconds:.3f}" for seconds in ours.values()]
+    return cells + [" / ".join(f"{1e3 * one['min_s']:.3f}" for one in column) for column in columns]
 
 
 def comparison(result: dict[str, Any]) -> list[str]:
     """The other side's time as multiples of ours, with the goals."""
-    ours = {name: timing["min_s"] for name, timing in result["fubini"][1].items()}
     theirs = result["pennylane_s"]
 
-    def fastest(names: tuple[str, ...]) -> float | None:
-        return min((theirs[name] for name in names if theirs[name] is not None), default=None)
+    def ours(name: str) -> list[float]:
+        return [timings[name]["min_s"] for timings in result["fubini"].values()]
 
-    def factor(name: str, seconds: float | None, goal: float | None) -> str:
-        if seconds is None:
-            return "left out"
-        ratio = seconds / ours[name]
-        met = "" if goal is None else " (met)" if ratio >= goal else " (missed)"
-        return f"{ratio:.0f}x{met}"
+    def times(ratios: list[float], goal: float | None) -> str:
+        met = "" if goal is None else " (met)" if ratios[-1] >= goal else " (missed)"
+        return " / ".join(f"{ratio:.0f}x" for ratio in ratios) + met
+
+    def faster(part: str, names: tuple[str, ...], goal: float | None) -> str:
+        known = [theirs[name] for name in names if theirs[name] is not None]
+        return times([min(known) / one for one in ours(part)], goal) if known else "left out"
 
     cells = [f"({result['qubits']}, {result['layers']})"]
-    cells.append(factor("full", theirs["adjoint_metric_tensor"], GOALS["full"]))
-    cells.append(factor("full", theirs["adjoint_metric_tensor, QNode"], None))
+    cells.append(faster("full", ("adjoint_metric_tensor",), GOALS["full"]))
+    cells.append(faster("full", ("adjoint_metric_tensor, QNode",), None))
     if result["jax"] is None:
         cells += ["left out", "-"]
     else:
-        ratios = [
-            timing["min_s"] / result["fubini"][count]["full"]["min_s"]
-            for count, timing in result["jax"]["by_threads"].items()
-        ]
-        met = "met" if min(ratios) >= JAX_GOAL else "missed"
-        cells.append(f"{' / '.join(f'{ratio:.0f}x' for ratio in ratios)} ({met})")
-        cells.append(f"{result['jax']['first_call_s']:.1f}")
-    cells.append(factor("block-diag", fastest(TAPE_BLOCKS), GOALS["block-diag"]))
-    cells.append(factor("block-diag", fastest(QNODE_BLOCKS), None))
+        seconds = [timing["min_s"] for timing in result["jax"]["by_threads"].values()]
+        ratios = [other / one for other, one in zip(seconds, ours("full"), strict=True)]
+        cells += [times(ratios, JAX_GOAL), f"{result['jax']['first_call_s']:.1f}"]
+    cells.append(faster("block-diag", TAPE_BLOCKS, GOALS["block-diag"]))
+    cells.append(faster("block-diag", QNODE_BLOCKS, None))
     for part in ("block-diag", "diag"):
-        ratios = [
-            timings[f"{part}, mean of {INPUTS}"]["min_s"] / timings[f"forward of {INPUTS}"]["min_s"]
-            for timings in result["fubini"].values()
-        ]
+        pairs = zip(ours(f"{part}, mean of {INPUTS}"), ours(f"forward of {INPUTS}"), strict=True)
+        ratios = [mean / forward for mean, forward in pairs]
         met = "met" if max(ratios) < FORWARD_GOAL else "missed"
         cells.append(f"{' / '.join(f'{ratio:.2f}' for ratio in ratios)} ({met})")
     return cells
@@ -273,17 +270,23 @@ def run(quick: bool) -> dict[str, Any]:
     cases = CASES[:2] if quick else CASES
     results = [case(*sizes, 0.1 if quick else 0.5, slow) for sizes in cases]
     head = ["(qubits, layers)", "angles", *(f"{name} ms" for name in results[0]["fubini"][1])]
-    common.print_table("Fubini-Study metric, one thread", head, [row(result) for result in results])
+    common.print_table(
+        "Fubini-Study metric, 1 / 2 threads", head, [row(result) for result in results]
+    )
     head = [
         "(qubits, layers)",
         f"full: PennyLane (goal {GOALS['full']:.0f}x)",
         "its QNode",
-        f"{JAX}, 1 / 2 threads (goal {JAX_GOAL:.0f}x)",
+        f"{JAX} (goal {JAX_GOAL:.0f}x)",
         "its first call s",
         f"block-diag: PennyLane (goal {GOALS['block-diag']:.0f}x)",
         "its QNode",
-        f"block-diag in forward passes, 1 / 2 threads (goal {FORWARD_GOAL:.0f})",
-        "diag in forward passes, 1 / 2 threads",
+        f"block-diag in forward passes (goal {FORWARD_GOAL:.0f})",
+        "diag in forward passes",
     ]
-    common.print_table("The other side's time", head, [comparison(result) for result in results])
+    common.print_table(
+        "The other side's time in ours, with 1 / 2 threads",
+        head,
+        [comparison(result) for result in results],
+    )
     return {"cases": results}

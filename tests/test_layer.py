@@ -295,3 +295,32 @@ def test_pickle_of_a_layer_whose_qnode_can_be_pickled() -> None:
     except (AttributeError, pickle.PicklingError, TypeError):
         pytest.skip("this PennyLane's QNodes cannot be pickled")
     torch.testing.assert_close(pickle.loads(text)(torch.ones(3)), layer(torch.ones(3)))
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_functions_that_check_their_inputs(rows: int) -> None:
+    """AmplitudeEmbedding without normalize refuses the numbers that circuits are compiled with."""
+
+    @qml.qnode(qml.device("default.qubit", wires=2))
+    def circuit(inputs: Any, w: Any) -> Any:
+        qml.AmplitudeEmbedding(inputs, wires=range(2))
+        qml.RY(w[0], 0)
+        qml.CNOT([0, 1])
+        qml.RX(w[1], 1)
+        return [qml.expval(qml.Z(k)) for k in range(2)]
+
+    layer = fubini.QuantumLayer(circuit, {"w": 2})
+    theirs = qml.qnn.TorchLayer(circuit, {"w": 2})
+    with torch.no_grad():
+        theirs.w.copy_(layer.w)
+    x = torch.nn.functional.normalize(torch.rand(rows, 4, dtype=torch.float64), dim=1)
+    torch.testing.assert_close(layer(x), theirs(x))
+    assert "refuses other numbers" in layer.explain()
+    layer(x).sum().backward()
+    theirs(x).sum().backward()
+    torch.testing.assert_close(layer.w.grad, theirs.w.grad, rtol=1e-6, atol=1e-7)
+    opt = fubini.QNGOptimizer(layer, 0.1, lam=1e-3)
+    layer(x).sum().backward()
+    opt.step()
+    with pytest.raises(ValueError, match="norm 1"):
+        layer(2 * x)

@@ -3,19 +3,20 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import pennylane as qml
 import torch
 
 from fubini.circuit import Circuit
-from fubini.compiled import Affine, Traced, compile_function, outside_transforms
+from fubini.compiled import Affine, Traced, compile_function
 from fubini.devices.calls import Usage
 from fubini.devices.executor import STATE_VECTORS, Executor, check_device, executor_of
 from fubini.errors import UnsupportedCircuitError
 from fubini.layers import LayerRule
 from fubini.torch.dry_run import StepCost, step_cost
+from fubini.torch.forms import Form, arranged, check_function, returned_kind, with_leading
 from fubini.torch.native import run_affine, run_traced
 from fubini.torch.shifted import derivatives_of, run_shifted, shifted_circuit
 from fubini.torch.shot_noise import ShotNoise
@@ -92,7 +93,7 @@ class QuantumLayer(torch.nn.Module):
             self.register_parameter(name, torch.nn.Parameter(_initial(name, shape, init_method)))
         self._requested_engine: Engine = engine
         self._width: int | None = None
-        self._forms: dict[int, _Form] = {}
+        self._forms: dict[int, Form] = {}
         self._circuits: dict[Any, Circuit] = {}
 
     @classmethod
@@ -218,8 +219,8 @@ class QuantumLayer(torch.nn.Module):
         else:
             results = self._run(form, flat, weights)
         if isinstance(results, tuple):
-            return torch.stack([_leading(r, leading) for r in results])
-        return _leading(results, leading)
+            return torch.stack([with_leading(r, leading) for r in results])
+        return with_leading(results, leading)
 
     def cost(
         self,
@@ -277,18 +278,23 @@ class QuantumLayer(torch.nn.Module):
             return f"it has {self.qnode.shots.total_shots} shots"
         return None
 
-    def _form(self, x: torch.Tensor) -> "_Form":
+    def _form(self, x: torch.Tensor) -> Form:
         """The compiled form for single inputs or for batches, compiled anew where something has changed."""
         form = self._forms.get(x.ndim)
         if form is not None and form.holds(self.qnode, x):
             return form
-        why = self._check_function(x.ndim, x.shape[-1])
+        why = check_function(self.qnode, self.input_arg, self.qnode_weights, x)
         how: Affine | Traced | str | None = self._device_reason() or why
         kind = "list"
         if how is None:
-            how = compile_function(self.qnode, self.input_arg, self.qnode_weights, x.shape)
-            kind = _returned(self.qnode, self.input_arg, self.qnode_weights, x)
-            if kind == "other":
+            try:
+                how = compile_function(self.qnode, self.input_arg, self.qnode_weights, x.shape)
+            except ValueError as error:  # these arguments are fine: check_function has seen it
+                how = (
+                    f"the quantum function refuses other numbers than it was called with ({error})"
+                )
+            kind = returned_kind(self.qnode, self.input_arg, self.qnode_weights, x)
+            if kind == "other" and not isinstance(how, str):
                 how = (
                     "the quantum function returns something else than measurements of real numbers"
                 )
@@ -297,16 +303,14 @@ class QuantumLayer(torch.nn.Module):
                 f"engine: 'native' cannot run this circuit: {how}; use engine='auto'"
             )
         if isinstance(how, str) and why is None and derivatives_of(self.qnode) != "pennylane":
-            kind = _returned(self.qnode, self.input_arg, self.qnode_weights, x)
+            kind = returned_kind(self.qnode, self.input_arg, self.qnode_weights, x)
         elif isinstance(how, str):
             kind = "other"
         self._width = x.shape[-1]
-        form = self._forms[x.ndim] = _Form(
-            how, kind, self.qnode, self.qnode.device, self.qnode.func
-        )
+        form = self._forms[x.ndim] = Form(how, kind, self.qnode, self.qnode.device, self.qnode.func)
         return form
 
-    def _run(self, form: "_Form", x: torch.Tensor, weights: list[torch.Tensor]) -> Any:
+    def _run(self, form: Form, x: torch.Tensor, weights: list[torch.Tensor]) -> Any:
         if isinstance(form.how, Affine):
             circuit = form.how.circuit
             values = run_affine(form.how, x if x.ndim > 1 else x.unsqueeze(0), weights)
@@ -314,9 +318,9 @@ class QuantumLayer(torch.nn.Module):
         else:
             named = dict(zip(self.weight_shapes, weights, strict=True))
             values, circuit = run_traced(self.qnode, self.input_arg, x, named, self._circuits)
-        return _arranged(values.to(x), circuit.output_shapes, form.kind)
+        return arranged(values.to(x), circuit.output_shapes, form.kind)
 
-    def _run_on_device(self, form: "_Form", x: torch.Tensor) -> Any:
+    def _run_on_device(self, form: Form, x: torch.Tensor) -> Any:
         if form.kind != "other":
             try:
                 circuit = shifted_circuit(self.qnode, self._arguments(x))
@@ -326,7 +330,7 @@ class QuantumLayer(torch.nn.Module):
                 self.shot_noise = circuit.noise
                 values = run_shifted(circuit, self.executor).to(x)
                 values = values.expand(*x.shape[:-1], -1) if x.ndim > 1 else values[0]
-                return _arranged(values, circuit.shapes, form.kind)
+                return arranged(values, circuit.shapes, form.kind)
         self.shot_noise = None
         rows = 1 if x.ndim == 1 else len(x)
         shots = rows * (self.qnode.shots.total_shots or 0)
@@ -410,122 +414,6 @@ class QuantumLayer(torch.nn.Module):
                 f"inputs: expected {self._width} features as in the first call, got shape {tuple(inputs.shape)}"
             )
         return weights
-
-    def _check_function(self, ndim: int, width: int) -> str | None:
-        """Run the quantum function on made-up inputs; in a batch, see that every angle belongs to one input.
-
-        Returns:
-            Why it cannot be compiled, if it cannot.
-
-        Raises:
-            ValueError: If weights and inputs do not fit the function, or it mixes up the inputs of a batch.
-        """
-        count = 3 if width != 3 else 5  # distinct from the width, so that a mixed-up axis shows
-        with outside_transforms():
-            probe = torch.linspace(0.1, 0.9, count * width, dtype=torch.float64).reshape(
-                count, width
-            )
-            probe = (probe if ndim > 1 else probe[0]).clone().requires_grad_()
-            weights = {
-                name: torch.full(shape, 0.3, dtype=torch.float64)
-                for name, shape in self.weight_shapes.items()
-            }
-            try:
-                construct = qml.workflow.construct_tape(self.qnode, level="user")
-                tape = construct(**{self.input_arg: probe}, **weights)
-                batch = tape.batch_size
-            except (ValueError, IndexError, RuntimeError) as error:
-                if "more than one tape" in str(error):
-                    return "the QNode's transforms make several circuits of it"
-                shapes = {name: list(shape) for name, shape in self.weight_shapes.items()}
-                raise ValueError(
-                    f"weight_shapes, inputs: weights {shapes} and inputs of {width} features do not fit the quantum "
-                    f"function: {error}"
-                ) from error
-            if ndim == 1:
-                return (
-                    None
-                    if batch is None
-                    else "the quantum function broadcasts over the features of one input"
-                )
-            mixed = [
-                op.name
-                for op in tape.operations
-                for p in op.data
-                if _depends(p, probe) and (p.ndim == 0 or len(p) != count)
-            ]
-        if mixed or batch not in (None, count):
-            raise ValueError(
-                f"inputs: for inputs of shape {tuple(probe.shape)} the quantum function makes {mixed or 'operations'} "
-                "whose parameters do not have one value per input. Index features from the end, inputs[..., 0] "
-                "instead of inputs[0], and do not sum over the batch."
-            )
-        return None
-
-
-def _arranged(values: torch.Tensor, shapes: Sequence[tuple[int, ...]], kind: str) -> Any:
-    """Results side by side as the quantum function returns its measurements."""
-    if kind == "single":
-        return values if shapes[0] else values[..., 0]
-    if kind == "tuple":
-        return torch.split(values, [math.prod(shape) for shape in shapes], dim=-1)
-    return values
-
-
-def _leading(result: torch.Tensor, leading: torch.Size) -> torch.Tensor:
-    """Restore the batch dimensions of the inputs."""
-    return result if len(leading) < 2 else result.reshape(*leading, *result.shape[1:])
-
-
-def _depends(value: Any, leaf: torch.Tensor) -> bool:
-    if not isinstance(value, torch.Tensor) or not value.requires_grad:
-        return False
-    total = value.real.sum() if value.is_complex() else value.sum()
-    return torch.autograd.grad(total, leaf, retain_graph=True, allow_unused=True)[0] is not None
-
-
-@dataclass(frozen=True)
-class _Form:
-    """How one kind of input is evaluated: compiled, traced, or on the device for a reason."""
-
-    how: Affine | Traced | str
-    # What the quantum function returns: "single", "list" or "tuple" of real measurements; "other": something else, or
-    # what PennyLane evaluates and differentiates.
-    kind: str
-    qnode: Any
-    device: Any
-    function: Any
-
-    def holds(self, qnode: Any, x: torch.Tensor) -> bool:
-        if (
-            qnode is not self.qnode
-            or qnode.device is not self.device
-            or qnode.func is not self.function
-        ):
-            return False
-        if not isinstance(self.how, Affine):
-            return True
-        return self.how.batch in (None, len(x)) and self.how.guard.holds()
-
-
-def _returned(
-    qnode: Any, input_arg: str, weights: Mapping[str, torch.Tensor], x: torch.Tensor
-) -> str:
-    """What the quantum function returns: TorchLayer arranges a list and a tuple of measurements differently."""
-    with outside_transforms(), qml.queuing.AnnotatedQueue():
-        values = {name: torch.zeros(w.shape, dtype=torch.float64) for name, w in weights.items()}
-        result = qnode.func(**{input_arg: torch.ones(x.shape, dtype=torch.float64), **values})
-    parts = result if isinstance(result, tuple | list) else [result]
-    real = (
-        qml.measurements.ExpectationMP,
-        qml.measurements.VarianceMP,
-        qml.measurements.ProbabilityMP,
-    )
-    if not all(isinstance(part, real) for part in parts):
-        return "other"
-    if isinstance(result, tuple) and len(result) > 1:
-        return "tuple"
-    return "list" if isinstance(result, tuple | list) else "single"
 
 
 def _shape(name: str, size: int | Sequence[int]) -> tuple[int, ...]:

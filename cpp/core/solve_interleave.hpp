@@ -67,7 +67,7 @@ inline void deinterleave(const Vec* from, std::ptrdiff_t count, double* const (&
         transpose(v);
         for (int l = 0; l < lanes; ++l) store(to[l] + k, v[l]);
     }
-    for (; k < count; ++k) {
+    for (int rest = 0; rest < lanes && k < count; ++rest, ++k) {
         for (int l = 0; l < lanes; ++l) to[l][k] = from[k][l];
     }
 }

@@ -37,6 +37,8 @@ inline constexpr bool have_four = false;
 
 #endif
 
+// Without the count of `rest` GCC 12 loses track of the tails below, and warns.
+
 /// to[k] = element k of each source, for k < count.
 inline void interleave(const double* const (&from)[lanes], std::ptrdiff_t count, Vec* to) {
     std::ptrdiff_t k = 0;
@@ -50,8 +52,7 @@ inline void interleave(const double* const (&from)[lanes], std::ptrdiff_t count,
         interleave_four(from, k, to + k);
         k += 4;
     }
-    for (int rest = 0; rest < lanes && k < count;
-         ++rest, ++k) {  // GCC 12 loses track without the first bound
+    for (int rest = 0; rest < lanes && k < count; ++rest, ++k) {
         double values[lanes];
         for (int l = 0; l < lanes; ++l) values[l] = from[l][k];
         to[k] = load(values);

@@ -276,3 +276,31 @@ def test_large_layers_take_kfac_and_small_ones_do_not() -> None:
     assert [type(b) for b in blocks] == [KroneckerBlock, DiagonalBlock, KroneckerBlock]
     dense = reference(wide, x, Categorical(), list(wide[1].parameters()))
     torch.testing.assert_close(blocks[1].diagonal(), dense.diagonal(), rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (nn.Sequential(nn.Linear(3, 4)), (3,)),
+        (nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), (3,)),
+        (nn.Sequential(nn.LayerNorm(4)), (4,)),
+        (nn.Sequential(nn.LayerNorm((4, 5))), (4, 5)),
+    ],
+    ids=["linear", "chain", "norm", "norm of matrices"],
+)
+def test_an_input_without_batch_dimension(model: nn.Module, shape: tuple[int, ...]) -> None:
+    """Its features were taken for data, and the reshaping failed."""
+    model, x = model.double(), torch.randn(shape)
+    parameters = list(model.parameters())
+    (block,) = blocks_of(model, x, Gaussian(), approx=None)
+    torch.testing.assert_close(
+        block.dense(), reference(model, x, Gaussian()), rtol=1e-10, atol=1e-13
+    )
+    blocks = blocks_of(model, x, Gaussian())
+    expected = only_blocks(reference(model, x, Gaussian()), blocks, parameters)
+    torch.testing.assert_close(assembled(blocks, parameters), expected, rtol=1e-10, atol=1e-13)
+
+
+def test_a_batch_without_data_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"model: expected outputs for at least one input"):
+        blocks_of(nn.Linear(3, 2), torch.zeros(0, 3), Gaussian())

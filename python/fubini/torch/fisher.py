@@ -156,6 +156,10 @@ def _blocks(
     names, approx, fallback = layout.names, request.approx, request.fallback
     trace = run(layout, args, kwargs, wanted=parameters, fixed_statistics=approx is not None)
     f = trace.output.detach()
+    if not f.numel():
+        raise ValueError(
+            f"model: expected outputs for at least one input, got the shape {tuple(f.shape)}"
+        )
     if not all_finite(f):
         raise NumericalError("model: expected finite outputs, got NaN or infinity")
     data = request.likelihood.counts(f)[0]

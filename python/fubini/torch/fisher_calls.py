@@ -55,7 +55,8 @@ class Call(ABC):
 
     def fits(self, data: int) -> bool:
         """Whether the outputs' first dimension may hold so many data."""
-        return self.outputs.ndim > 0 and self.outputs.shape[0] % data == 0
+        # A vector is one position, whose first dimension are features.
+        return self.outputs.ndim > 1 and self.outputs.shape[0] % data == 0
 
     def pull(self, g: Tensor) -> Tensor:
         """Return the cotangents of the inputs, (K, *inputs.shape).

@@ -211,6 +211,11 @@ class EmbeddingCall(KroneckerCall):
 class NormCall(Call):
     """``torch.nn.LayerNorm`` and BatchNorm: ``weight * normalised + bias``."""
 
+    def fits(self, data: int) -> bool:
+        """Whether the outputs may hold so many data, see Call."""
+        features = len(getattr(self.module, "normalized_shape", ()))
+        return super().fits(data) and self.outputs.ndim > features
+
     def _normalised(self, x: Tensor) -> Tensor:
         return functional.layer_norm(x, self.module.normalized_shape, eps=self.module.eps)
 

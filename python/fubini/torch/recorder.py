@@ -2,13 +2,15 @@
 
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
 from fubini.torch.shot_noise import ShotNoise
+
+_Gradients = list[tuple[torch.Tensor, torch.Tensor | None, int]]
 
 
 @dataclass(eq=False)
@@ -18,8 +20,9 @@ class Pass:
     Attributes:
         args: Positional arguments, tensors detached and copied.
         kwargs: Keyword arguments, likewise.
-        weights: Identity and version of every parameter that required a gradient, to notice changes between passes.
-        parameters: Those parameters.
+        weights: Identity and version of every parameter, and whether it required a gradient, to notice changes between
+            passes.
+        parameters: Those that required a gradient.
         count: Number of inputs: the first dimension of the output, 1 for a scalar.
         gradient: Of what was differentiated, by the (first) output; None before the backward pass.
         noise: Of the gradients of a layer with shots, where the recorder keeps it.
@@ -27,11 +30,26 @@ class Pass:
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    weights: tuple[tuple[int, int], ...]
+    weights: tuple[tuple[int, int, bool], ...]
     parameters: list[torch.Tensor]
     count: int
     gradient: torch.Tensor | None = None
     noise: ShotNoise | None = None
+
+
+@dataclass(eq=False)
+class _Backward:
+    """A backward pass that is not over.
+
+    Attributes:
+        before: Parameters with their gradients and these gradients' versions when it reached the module.
+        pending: The forward passes that it went through, each with the gradient of its (first) output.
+        measured: Their noise, with the number of contributions from before.
+    """
+
+    before: _Gradients
+    pending: dict[Pass, torch.Tensor | None] = field(default_factory=dict)
+    measured: list[tuple[ShotNoise, int]] = field(default_factory=list)
 
 
 class PassRecorder:
@@ -41,7 +59,8 @@ class PassRecorder:
     one step (gradient accumulation) are counted together, and whether gradients are zeroed before or after the forward
     pass makes no difference: a backward pass into weights without a gradient starts a new record. A copy of the hook,
     as in a deep copy of the model, records nothing. There are no hooks on the weights: when a backward pass is over, it
-    is seen whether a gradient is another one than before.
+    is seen whether a gradient is another one than before. Backward passes may run inside of others, as in hooks and
+    checkpoints.
 
     Attributes:
         passes: The recorded passes, in the order of the backward passes.
@@ -54,9 +73,10 @@ class PassRecorder:
         self.paused = False
         self.keeps_noise = False
         self._active = True
-        self._pending: list[Pass] = []
-        self._backward = -1  # the backward pass that the pending passes belong to
-        self._starts_anew = False
+        # By number. Torch keeps one alive until it is over, also where an error ends it.
+        self._open: weakref.WeakValueDictionary[int, _Backward] = weakref.WeakValueDictionary()
+        self._stale: list[Pass] = []  # recorded ones whose gradients are gone
+        self._zeros: list[tuple[Any, int]] = []  # gradients that backward passes left at zero
 
     def __call__(
         self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -84,8 +104,9 @@ class PassRecorder:
         wrapped = torch._C._functorch.is_functorch_wrapped_tensor
         if not outputs or any(wrapped(t) for t in outputs):
             return
-        parameters = [p for p in parameters_of(module) if p.requires_grad]
-        weights = tuple([(id(p), p._version) for p in parameters])
+        known = parameters_of(module)
+        weights = tuple([(id(p), p._version, p.requires_grad) for p in known])
+        parameters = [p for p in known if p.requires_grad]
         count = outputs[0].shape[0] if outputs[0].ndim else 1
         seen = Pass(_copied(args), _copied(kwargs), weights, parameters, count)
         if self.keeps_noise:
@@ -100,6 +121,7 @@ class PassRecorder:
         """Record nothing any more."""
         self._active = False
         self.passes.clear()
+        self._stale, self._zeros = [], []
 
     def _passed(
         self, parameters: Sequence[torch.Tensor], seen: Pass, gradient: torch.Tensor | None
@@ -108,34 +130,62 @@ class PassRecorder:
         if not self._active or self.paused:
             return
         # One number per backward pass, shared by repeated uses.
-        backward = torch._C._current_graph_task_id()
-        if backward != self._backward:
-            self._backward = backward
-            self._pending = []
-            before = [(p, g := p.grad, 0 if g is None else g._version) for p in parameters]
-            self._starts_anew = not any(g is not None and bool(g.any()) for _, g, _ in before)
-            # As torch's own data-parallel modules do: called when this backward pass is over.
-            torch.autograd.Variable._execution_engine.queue_callback(lambda: self._commit(before))
-        known = any(seen is other for other in self.passes) and not self._starts_anew
-        if gradient is not None:
-            earlier = seen.gradient if known else None
-            seen.gradient = gradient if earlier is None else earlier + gradient
-        if known:
-            return  # another output, or another backward pass, of the same forward pass
-        if not any(seen is other for other in self._pending):
-            self._pending.append(seen)
-            if seen.noise is not None:
-                seen.noise.contributions.clear()  # of a backward pass whose gradients are gone
+        number = torch._C._current_graph_task_id()
+        backward = self._open.get(number)
+        if backward is None:
+            backward = self._begin(number, parameters)
+        noise = seen.noise
+        if noise is not None and seen not in backward.pending:
+            if not self._counts(seen):
+                noise.contributions.clear()  # of a backward pass whose gradients are gone
+            backward.measured.append((noise, len(noise.contributions)))
+        if gradient is not None or seen not in backward.pending:
+            backward.pending[seen] = gradient
 
-    def _commit(self, before: Sequence[tuple[torch.Tensor, torch.Tensor | None, int]]) -> None:
+    def _begin(self, number: int, parameters: Sequence[torch.Tensor]) -> _Backward:
+        before = [(p, g := p.grad, 0 if g is None else g._version) for p in parameters]
+        if self._is_without_gradient(before):
+            self._stale = list(self.passes)
+        elif not self._open:
+            self._stale = []
+        backward = self._open[number] = _Backward(before)
+        # As torch's own data-parallel modules do: called when this backward pass is over.
+        torch.autograd.Variable._execution_engine.queue_callback(lambda: self._commit(backward))
+        return backward
+
+    def _is_without_gradient(self, before: _Gradients) -> bool:
+        """Whether no gradient is waiting for a step. Zeros are gradients where they are what backward passes left."""
+        gradients = [g for _, g, _ in before if g is not None]
+        if any(bool(g.any()) for g in gradients):
+            return False
+        return not gradients or not all(
+            any(g is left() and g._version == version for left, version in self._zeros)
+            for g in gradients
+        )
+
+    def _counts(self, seen: Pass) -> bool:
+        return seen in self.passes and seen not in self._stale
+
+    def _commit(self, backward: _Backward) -> None:
         """The backward pass is over: the pending passes count if they contributed to a weight's ``.grad``."""
-        pending, self._pending = self._pending, []
-        if not self._active or not any(_has_changed(*one) for one in before):
+        if not self._active:
             return
-        if self._starts_anew:
-            self.passes.clear()
-            self._starts_anew = False
-        self.passes += pending
+        if not any(_has_changed(*one) for one in backward.before):
+            for noise, count in backward.measured:
+                del noise.contributions[count:]
+            return
+        if self._stale:
+            self.passes[:] = [seen for seen in self.passes if seen not in self._stale]
+            self._stale = []
+        for seen, gradient in backward.pending.items():
+            if seen not in self.passes:
+                self.passes.append(seen)
+                seen.gradient = gradient
+            elif gradient is not None:  # another backward pass of the same forward pass
+                seen.gradient = gradient if seen.gradient is None else seen.gradient + gradient
+        gradients = [g for p, _, _ in backward.before if (g := p.grad) is not None]
+        zero = not any(bool(g.any()) for g in gradients)
+        self._zeros = [(weakref.ref(g), g._version) for g in gradients] if zero else []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "PassRecorder":
         return _inert()

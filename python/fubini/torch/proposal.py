@@ -1,7 +1,7 @@
 """A step before it is taken: what would change, by how much, and what the quadratic model expects of it."""
 
 import math
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -54,15 +54,14 @@ class Part:
         sizes, like = [p.numel() for p in self.block.parameters], self.gradient
         return torch.cat([like.new_full((n,), v) for n, v in zip(sizes, values, strict=True)])
 
-    def split(self, vector: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return pairs of a parameter and its piece of a vector, of the parameter's shape.
+    def split(self, vector: Tensor) -> Sequence[Tensor]:
+        """Return the parameters' pieces of a vector, of their shapes.
 
         Args:
             vector: (n,).
         """
-        parameters = self.block.parameters
-        pieces = _unflatten_dense_tensors(vector, parameters)  # type: ignore[no-untyped-call]
-        return list(zip(parameters, pieces, strict=True))
+        found: Sequence[Tensor] = _unflatten_dense_tensors(vector, self.block.parameters)  # type: ignore[no-untyped-call]
+        return found
 
 
 def _is_zero(number: float | Tensor) -> bool:
@@ -98,6 +97,7 @@ class Proposal:
         self.infos: list[BlockInfo] = []
         self.changes: list[Tensor] = []
         self.scale = 1.0
+        self.strength = math.nan  # of the first group's damping
         self._kept: list[Tensor] = []
         self._dampings: list[Tensor | float] = []
         self._originals: list[tuple[Tensor, Tensor]] = []
@@ -119,7 +119,10 @@ class Proposal:
         self.__dict__.pop("curvature", None)
         self.__dict__.pop("slope", None)
         self.scale = scale
-        self._dampings = [self._damping(part, damping_of) for part in self.parts]
+        groups = {id(g): g for part in self.parts for g in part.groups}
+        dampings = {i: damping_of(g) for i, g in groups.items()}
+        self.strength = float(next(iter(dampings.values())).lam)
+        self._dampings = [_entries_of(part, dampings) for part in self.parts]
         moving, sides = [], []
         for part in self.parts:
             rho = part.entries(_momentum) if with_momentum else 0.0
@@ -219,12 +222,16 @@ class Proposal:
             factor: Multiplies the change.
         """
         self.restore()
-        pairs = [
-            (p, piece if piece.dtype is p.dtype else piece.to(p.dtype))
-            for part, change in zip(self.parts, self.changes, strict=True)
-            for p, piece in part.split(change if factor == 1.0 else factor * change)
+        parameters: list[Tensor] = []
+        pieces: list[Tensor] = []
+        for part, change in zip(self.parts, self.changes, strict=True):
+            parameters += part.block.parameters
+            pieces += part.split(change if factor == 1.0 else factor * change)
+        pieces = [
+            piece if piece.dtype is p.dtype else piece.to(p.dtype)
+            for p, piece in zip(parameters, pieces, strict=True)
         ]
-        torch._foreach_add_([p for p, _ in pairs], [piece for _, piece in pairs])
+        torch._foreach_add_(parameters, pieces)
 
     def restore(self) -> None:
         """Put the parameters back, to the bit."""
@@ -236,7 +243,8 @@ class Proposal:
         for part, kept in zip(self.parts, self._kept, strict=True):
             if _is_zero(part.entries(_momentum)):
                 continue
-            for (p, piece), group in zip(part.split(kept), part.groups, strict=True):
+            pieces = part.split(kept)
+            for p, piece, group in zip(part.block.parameters, pieces, part.groups, strict=True):
                 if float(group["momentum"]):
                     self._state[p]["momentum"] = piece.clone()
 
@@ -251,23 +259,23 @@ class Proposal:
             )
         return torch.cat(pieces)
 
-    def _damping(self, part: Part, damping_of: Callable[[Group], Damping]) -> Tensor | float:
-        """The diagonal that is added to the metric of a part: its entries, or one number for all."""
-        if not part.damped:
-            return 0.0
-        dampings = {i: damping_of(g) for i, g in {id(g): g for g in part.groups}.items()}
 
-        def strength(kind: str) -> float | Tensor:
-            return part.entries(lambda g: _strength(dampings[id(g)], kind))
+def _entries_of(part: Part, dampings: Mapping[int, Damping]) -> Tensor | float:
+    """The diagonal that dampings of the groups add to the metric of a part: its entries, or one number for all."""
+    if not part.damped:
+        return 0.0
 
-        if all(d.kind == "absolute" for d in dampings.values()):
-            return strength("absolute")
-        diagonal = part.block.diagonal()
-        return (
-            strength("absolute")
-            + strength("relative") * diagonal.mean()
-            + strength("diagonal") * diagonal
-        )
+    def strength(kind: str) -> float | Tensor:
+        return part.entries(lambda g: _strength(dampings[id(g)], kind))
+
+    if all(dampings[id(g)].kind == "absolute" for g in part.groups):
+        return strength("absolute")
+    diagonal = part.block.diagonal()
+    return (
+        strength("absolute")
+        + strength("relative") * diagonal.mean()
+        + strength("diagonal") * diagonal
+    )
 
 
 def _strength(damping: Damping, kind: str) -> float:

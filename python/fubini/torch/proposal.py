@@ -69,6 +69,18 @@ def _is_zero(number: float | Tensor) -> bool:
     return not isinstance(number, Tensor) and number == 0.0
 
 
+def _products(numbers: Sequence[float | Tensor], vectors: Sequence[Tensor]) -> list[Tensor]:
+    """Each vector times its number, or entry by entry."""
+    if any(isinstance(number, Tensor) for number in numbers):
+        return [number * v for number, v in zip(numbers, vectors, strict=True)]
+    return list(torch._foreach_mul(vectors, numbers))  # one operation instead of several
+
+
+def _sums(vectors: Sequence[Tensor], others: Sequence[Tensor | None]) -> list[Tensor]:
+    """Each vector plus another, if there is one."""
+    return [v if o is None else v + o for v, o in zip(vectors, others, strict=True)]
+
+
 def plain(parameters: Sequence[Tensor]) -> DiagonalBlock:
     """Return the metric of parameters that have none: the identity, which makes the step that of the plain gradient.
 
@@ -123,30 +135,31 @@ class Proposal:
         dampings = {i: damping_of(g) for i, g in groups.items()}
         self.strength = float(next(iter(dampings.values())).lam)
         self._dampings = [_entries_of(part, dampings) for part in self.parts]
-        moving, sides = [], []
+        carried: list[Tensor | None] = []
+        sides = []
         for part in self.parts:
             rho = part.entries(_momentum) if with_momentum else 0.0
             last = None if _is_zero(rho) else self._last(part)
             rhs = part.gradient
             if self._spring and last is not None:
                 rhs = rhs - part.block.product(rho * last)
-            moving.append(None if last is None else rho * last)
+            carried.append(None if last is None else rho * last)
             sides.append(rhs)
-        for part, (direction, info), carried in zip(
-            self.parts, self._solutions(sides), moving, strict=True
-        ):
-            if self._spring and carried is not None:
-                direction = direction + carried
-            change = part.entries(lambda g: -float(g["lr"]) / scale) * direction
-            if not self._spring and carried is not None:
-                change = change + carried
-            self._kept.append(direction if self._spring else change)
+        solved = self._solutions(sides)
+        self.infos = [info for _, info in solved]
+        directions = [direction for direction, _ in solved]
+        if self._spring:
+            directions = _sums(directions, carried)
+        rates = [part.entries(lambda g: -float(g["lr"]) / scale) for part in self.parts]
+        self.changes = _products(rates, directions)
+        if not self._spring:
+            self.changes = _sums(self.changes, carried)
+        self._kept = directions if self._spring else list(self.changes)
+        for k, part in enumerate(self.parts):
             decay = part.entries(_decay)
             if not _is_zero(decay):
                 weights = torch.cat([p.reshape(-1) for p in part.block.parameters])
-                change = change - decay * weights.to(change)
-            self.infos.append(info)
-            self.changes.append(change)
+                self.changes[k] = self.changes[k] - decay * weights.to(self.changes[k])
         bad = first_not_finite(self.changes)
         if bad is not None:
             raise NumericalError(

@@ -71,9 +71,10 @@ def _is_zero(number: float | Tensor) -> bool:
 
 def _products(numbers: Sequence[float | Tensor], vectors: Sequence[Tensor]) -> list[Tensor]:
     """Each vector times its number, or entry by entry."""
-    if any(isinstance(number, Tensor) for number in numbers):
-        return [number * v for number, v in zip(numbers, vectors, strict=True)]
-    return list(torch._foreach_mul(vectors, numbers))  # one operation instead of several
+    scalars = [number for number in numbers if not isinstance(number, Tensor)]
+    if len(scalars) == len(vectors):
+        return list(torch._foreach_mul(list(vectors), scalars))
+    return [number * v for number, v in zip(numbers, vectors, strict=True)]
 
 
 def _sums(vectors: Sequence[Tensor], others: Sequence[Tensor | None]) -> list[Tensor]:

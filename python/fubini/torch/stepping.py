@@ -54,9 +54,8 @@ def take_step(
             proposal.shorten(rule.factor(1.0, proposal.curvature))
         record.damping = proposal.strength
         if judge is None:
-            if distributed.active() and any(
-                isinstance(part.block, OperatorBlock) for part in proposal.parts
-            ):
+            operators = any(isinstance(part.block, OperatorBlock) for part in proposal.parts)
+            if operators and distributed.active():
                 _ = (
                     proposal.curvature
                 )  # for the diagnostics: later it would need all processes at once

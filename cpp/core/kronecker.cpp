@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "core/solve_lanes.hpp"
 #include "core/workspace.hpp"
 
 namespace fubini {
@@ -20,15 +21,19 @@ SolveStatus solve_group(const double* left, const double* right, std::ptrdiff_t 
     if (eigen.info() != Eigen::Success) return SolveStatus::not_finite;
     const Matrix rotated = eigen.eigenvectors().transpose() * ConstMap(rhs, rows, columns);
     thread_local Workspace workspace;
-    double* systems = workspace.reserve(static_cast<std::size_t>(rows * columns * columns));
-    for (std::ptrdiff_t i = 0; i < rows; ++i) {
-        Map(systems + i * columns * columns, columns, columns) =
-            std::max(eigen.eigenvalues()[i], 0.0) * ConstMap(right, columns, columns);
-    }
+    // Small systems are solved side by side; larger ones in turn, so that all of it stays in the caches.
+    const std::ptrdiff_t together = columns <= detail::largest_pack_size ? rows : 1;
+    double* systems = workspace.reserve(static_cast<std::size_t>(together * columns * columns));
     Matrix solved(rows, columns);
     std::vector<SolveStatus> status(static_cast<std::size_t>(rows));
-    solve(systems, rotated.data(), solved.data(), rows, columns, 1, &damping, 0, SolveOptions{},
-          status.data(), nullptr);
+    for (std::ptrdiff_t first = 0; first < rows; first += together) {
+        for (std::ptrdiff_t i = 0; i < together; ++i) {
+            Map(systems + i * columns * columns, columns, columns) =
+                std::max(eigen.eigenvalues()[first + i], 0.0) * ConstMap(right, columns, columns);
+        }
+        solve(systems, rotated.data() + first * columns, solved.data() + first * columns, together, columns,
+              1, &damping, 0, SolveOptions{}, status.data() + first, nullptr);
+    }
     workspace.release_if_large();
     const SolveStatus worst = *std::max_element(status.begin(), status.end());
     if (worst == SolveStatus::ok) Map(x, rows, columns).noalias() = eigen.eigenvectors() * solved;

@@ -117,8 +117,9 @@ def check_finite_array(name: str, value: Any) -> None:
         ValueError: If there is such an entry.
     """
     array = to_numpy(value, None)
-    bad = np.argwhere(~np.isfinite(array)) if array.dtype.kind in "fc" else np.empty((0, 1), int)
-    if len(bad):
+    finite = np.isfinite(array) if array.dtype.kind in "fc" else np.ones((), bool)
+    if not finite.all():
+        bad = np.argwhere(~finite)
         place = f"[{', '.join(str(int(i)) for i in bad[0])}]" if array.ndim else ""
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         raise ValueError(

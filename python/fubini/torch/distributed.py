@@ -11,11 +11,12 @@ from fubini.torch.blocks import Block, DenseBlock, FactorBlock, OperatorBlock
 
 Tensor = torch.Tensor
 T = TypeVar("T")
+_AVAILABLE = dist.is_available()
 
 
 def active() -> bool:
     """Return whether several processes take every step together."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return _AVAILABLE and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def rank() -> int:

@@ -115,7 +115,9 @@ def fisher_blocks(
     request = Request(
         as_likelihood(likelihood), fisher, targets, samples, quantum, layers, approx, fallback
     )
-    return requested_blocks(model, args, kwargs, parameters, request)
+    check_request(request)
+    with without_autocast(), torch.no_grad():
+        return requested_blocks(model, args, kwargs, parameters, request)
 
 
 def requested_blocks(
@@ -125,25 +127,23 @@ def requested_blocks(
     parameters: Sequence[Tensor],
     request: Request,
 ) -> list[Block]:
-    """Return what ``fisher_blocks`` returns.
+    """Return what ``fisher_blocks`` returns; to be called without autocast and without gradients.
 
     Args:
         model: As there, like all that follow.
         args: As there.
         kwargs: As there.
         parameters: As there.
-        request: The other arguments.
+        request: The other arguments, checked.
     """
-    check_request(request)
     inner = _unwrapped(model)
-    with without_autocast(), torch.no_grad():
-        if parameters:
-            found = chain_blocks(inner, args, kwargs, parameters, request, EXACT_LIMIT)
-            if found is not None:
-                return found
-        layout = survey(inner)
-        _check_parameters(parameters, layout.names)
-        return _blocks(layout, args, kwargs, parameters, request) if parameters else []
+    if parameters:
+        found = chain_blocks(inner, args, kwargs, parameters, request, EXACT_LIMIT)
+        if found is not None:
+            return found
+    layout = survey(inner)
+    _check_parameters(parameters, layout.names)
+    return _blocks(layout, args, kwargs, parameters, request) if parameters else []
 
 
 def _blocks(
@@ -354,11 +354,11 @@ def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
     while True:
         if isinstance(model, torch.nn.parallel.DistributedDataParallel | torch.nn.DataParallel):
             model = model.module
-        elif hasattr(model, "_orig_mod"):  # torch.compile
-            inner: Any = model._orig_mod
-            model = inner
-        else:
+            continue
+        inner = model._modules.get("_orig_mod")  # torch.compile
+        if inner is None:
             return model
+        model = inner
 
 
 def _check_parameters(parameters: Sequence[Tensor], names: Mapping[int, str]) -> None:

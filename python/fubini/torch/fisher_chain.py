@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +52,16 @@ _ELEMENTWISE = frozenset(
 # Those that do nothing outside of training.
 _DROPOUT = frozenset({nn.Dropout, nn.AlphaDropout})
 _CLOSED_FORM = (Categorical, Bernoulli, Gaussian)
+# Attributes of one object in place of what its class or its parameters say.
+_OWN = frozenset({"forward", "weight", "bias"})
+
+
+class _Layer(NamedTuple):
+    """A module of a chain, and its parameters."""
+
+    name: str
+    module: Any
+    parameters: tuple[Tensor, ...]
 
 
 class _Stage(ABC):
@@ -79,15 +89,11 @@ class _Stage(ABC):
 
 
 class _Linear(_Stage):
-    def __init__(
-        self, name: str, module: nn.Linear, parameters: tuple[Tensor, ...], inputs: Real
-    ) -> None:
-        self.name, self.parameters, self._inputs = name, parameters, inputs
-        weight, bias = module.weight, module.bias
-        self._weight, self._bias = to_numpy(weight), bias is not None
-        self.outputs = _core.linear_layer(
-            inputs, self._weight, None if bias is None else to_numpy(bias)
-        )
+    def __init__(self, layer: _Layer, parameters: tuple[Tensor, ...], inputs: Real) -> None:
+        self.name, self.parameters, self._inputs = layer.name, parameters, inputs
+        weight, *bias = [to_numpy(p) for p in layer.parameters]
+        self._weight, self._bias = weight, bool(bias)
+        self.outputs = _core.linear_layer(inputs, weight, bias[0] if bias else None)
 
     def pull(self, factor: Real) -> Real:
         return _core.pull_factor(factor, self._weight)
@@ -129,15 +135,10 @@ class _Elementwise(_Stage):
 
 class _Quantum(_Stage):
     def __init__(
-        self,
-        name: str,
-        module: Any,
-        parameters: tuple[Tensor, ...],
-        inputs: Tensor,
-        linear: Linearised,
+        self, layer: _Layer, parameters: tuple[Tensor, ...], inputs: Tensor, linear: Linearised
     ) -> None:
-        self.name, self.parameters = name, parameters
-        self._module, self._inputs, self._linear = module, inputs, linear
+        self.name, self.parameters, self._module = layer.name, parameters, layer.module
+        self._inputs, self._linear = inputs, linear
         self.outputs, self.is_scalar = linear.values, linear.parts == 0
 
     def pull(self, factor: Real) -> Real:
@@ -186,29 +187,24 @@ def chain_blocks(
     dtype = parameters[0].dtype
     if not _is_usual(x, dtype) or x.ndim != 2 or not x.numel():
         return None
-    layers: list[tuple[str, nn.Module, tuple[Tensor, ...]]] = []
+    layers: list[_Layer] = []
     if not _collect(model, "", layers, top=True):
         return None
-    wanted = {id(p) for p in parameters}
-    known = set()
-    for _, _, own in layers:
-        for p in own:
-            # Layers that share parameters have one block.
-            if id(p) in known or not _is_usual(p, dtype):
-                return None
-            known.add(id(p))
-    # Parameters that are no layer's, or twice there, need the general pass, or an error.
-    if len(wanted) < len(parameters) or not wanted <= known:
+    every = [p for layer in layers for p in layer.parameters]
+    known, wanted = {id(p) for p in every}, {id(p) for p in parameters}
+    # Layers that share parameters have one block. Parameters that are no layer's, or twice there, need the general
+    # pass, or an error.
+    if len(known) < len(every) or len(wanted) < len(parameters) or not wanted <= known:
         return None
-    if _work(layers, len(x)) > _WORK:
+    if not all(_is_usual(p, dtype) for p in every) or _work(layers, x.shape[0]) > _WORK:
         return None
     stages: list[_Stage] = []
     values, live = to_numpy(x), False  # live: something that is wanted comes before
-    for name, module, own in layers:
-        mine = tuple(p for p in own if id(p) in wanted)
-        if mine and len(mine) < len(own):
+    for layer in layers:
+        mine = tuple([p for p in layer.parameters if id(p) in wanted])
+        if mine and len(mine) < len(layer.parameters):
             return None
-        stage = _stage(name, module, mine, values, live, dtype)
+        stage = _stage(layer, mine, values, live, dtype)
         if stage is None or (stages and stages[-1].is_scalar):
             return None
         stages.append(stage)
@@ -217,7 +213,7 @@ def chain_blocks(
     f = torch.from_numpy(values[:, 0] if stages[-1].is_scalar else values)
     if not all_finite(f):
         raise NumericalError("model: expected finite outputs, got NaN or infinity")
-    if request.likelihood.counts(f)[0] != len(x):
+    if request.likelihood.counts(f)[0] != len(values):
         return None
     return _pulled_back(stages, _factor(f, values.shape, request), request, exact_limit)
 
@@ -233,7 +229,7 @@ def _is_usual(tensor: Any, dtype: torch.dtype) -> bool:
     )
 
 
-def _work(layers: Sequence[tuple[str, nn.Module, tuple[Tensor, ...]]], data: int) -> int:
+def _work(layers: Sequence[_Layer], data: int) -> int:
     widths = [
         sum(own[0].shape) if type(module) is nn.Linear else sum(p.numel() for p in own)
         for _, module, own in layers
@@ -242,19 +238,19 @@ def _work(layers: Sequence[tuple[str, nn.Module, tuple[Tensor, ...]]], data: int
 
 
 def _stage(
-    name: str,
-    module: Any,
+    layer: _Layer,
     parameters: tuple[Tensor, ...],
     inputs: Real,
     differentiate: bool,
     dtype: torch.dtype,
 ) -> _Stage | None:
     """The module at its inputs; None where the general pass has to run it, or to refuse it."""
-    kind = type(module)
+    module, kind = layer.module, type(layer.module)
     if kind is nn.Linear:
-        if module.weight.ndim != 2 or module.weight.shape[1] != inputs.shape[1]:
+        shape = layer.parameters[0].shape
+        if len(shape) != 2 or shape[1] != inputs.shape[1]:
             return None
-        return _Linear(name, module, parameters, inputs)
+        return _Linear(layer, parameters, inputs)
     if kind in _ELEMENTWISE or kind in _DROPOUT:
         return _Elementwise(module, inputs, differentiate)
     native = as_native(module)
@@ -266,7 +262,7 @@ def _stage(
     if isinstance(form.how, str) or (isinstance(form.how, Traced) and dtype is not torch.float64):
         return None
     linear = linearise_native(native, form, x, differentiate)
-    return _Quantum(name, module, parameters, x, linear) if linear.parts < 2 else None
+    return _Quantum(layer, parameters, x, linear) if linear.parts < 2 else None
 
 
 def _factor(f: Tensor, shape: tuple[int, ...], request: Request) -> Real:
@@ -302,7 +298,7 @@ def _pulled_back(
 def _collect(
     module: nn.Module,
     name: str,
-    layers: list[tuple[str, nn.Module, tuple[Tensor, ...]]],
+    layers: list[_Layer],
     top: bool = False,
 ) -> bool:
     """Append what a module applies in turn, with the parameters of each; False where that is not known."""
@@ -314,7 +310,7 @@ def _collect(
         module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
-        or "forward" in module.__dict__
+        or not module.__dict__.keys().isdisjoint(_OWN)
         or (top and _has_any_global_hook())  # type: ignore[no-untyped-call]
     ):
         return False
@@ -336,5 +332,5 @@ def _collect(
         own = tuple(quantum.qnode_weights.values())
     elif kind not in _ELEMENTWISE and (kind not in _DROPOUT or module.training):
         return False
-    layers.append((name or kind.__name__, module, own))
+    layers.append(_Layer(name or kind.__name__, module, own))
     return True

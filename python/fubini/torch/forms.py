@@ -40,7 +40,7 @@ class Form:
             return False
         if not isinstance(self.how, Affine):
             return True
-        return self.how.batch in (None, len(x)) and self.how.guard.holds()
+        return self.how.batch in (None, x.shape[0]) and self.how.guard.holds()
 
 
 def check_function(

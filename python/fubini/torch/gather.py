@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
+from torch._utils import _flatten_dense_tensors
 
 from fubini.errors import NumericalError
 from fubini.torch import distributed
@@ -18,7 +19,6 @@ from fubini.torch.sources import Counted, Source
 
 Tensor = torch.Tensor
 Group = MutableMapping[str, Any]
-_STRIDE = 0x9E3779B97F4A7C15  # odd and large, so that the seeds of neighbouring steps have nothing in common
 
 
 class Gatherer:
@@ -74,9 +74,8 @@ class Gatherer:
 
         def part(block: Block, damped: bool = True) -> Part:
             ids = [id(p) for p in block.parameters]
-            pieces = [gradients[i] for i in ids]
-            gradient = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-            return Part(block, gradient, tuple(moving[i][1] for i in ids), damped)
+            gradient = _flatten_dense_tensors([gradients[i] for i in ids])  # type: ignore[no-untyped-call]
+            return Part(block, gradient, tuple([moving[i][1] for i in ids]), damped)
 
         parts = []
         for block in blocks:
@@ -132,14 +131,13 @@ class Gatherer:
             if known is not None:
                 return known
         device = next(iter(moving.values()))[0].device if moving else torch.device("cpu")
-        seed = (torch.initial_seed() + _STRIDE * (step + 1) + distributed.rank()) % 2**63
 
         def compute() -> list[Counted]:
             found: list[Counted] = []
             with without_autocast():
                 if source is not None:
                     with paused(source.recorders):
-                        found = source.blocks(wanted, targets, seed)
+                        found = source.blocks(wanted, targets, step)
                 if metric_fn is not None:
                     free = [p for p, _ in owned if source is None or not source.covers(p)]
                     found += [(block, 1.0) for block in closure_blocks(metric_fn, free)]
@@ -153,14 +151,15 @@ class Gatherer:
         return self._history.take(blocks, due)
 
     def _gradients(self, moving: Sequence[tuple[Tensor, Group]], scale: float) -> dict[int, Tensor]:
-        """float64 gradients, flattened, of the function to be minimised."""
+        """float64 gradients of the function to be minimised."""
         gradients = []
         for p, group in moving:
             gradient = p.grad
             if gradient is None:  # it has one in another process
-                gradients.append(torch.zeros(p.numel(), dtype=torch.float64, device=p.device))
+                gradients.append(torch.zeros(p.shape, dtype=torch.float64, device=p.device))
                 continue
-            gradient = (gradient.detach() if gradient.requires_grad else gradient).reshape(-1)
+            if gradient.requires_grad:
+                gradient = gradient.detach()
             if gradient.dtype is not torch.float64:
                 gradient = gradient.to(torch.float64)
             factor = (-1.0 if group["maximize"] else 1.0) / scale

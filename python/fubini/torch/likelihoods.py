@@ -23,7 +23,7 @@ from __future__ import annotations
 import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -80,7 +80,7 @@ class Likelihood(ABC):
         """
         if f.ndim < 2:
             return f.numel(), 1, 1
-        return f.shape[0], f[0].numel() // f.shape[-1], f.shape[-1]
+        return f.shape[0], math.prod(f.shape[1:-1]), f.shape[-1]
 
     def share(self, f: Tensor) -> float:
         """Return the factor r between the loss and the sum of its terms.
@@ -88,7 +88,7 @@ class Likelihood(ABC):
         Args:
             f: Outputs, (N, ...).
         """
-        return self._share(self._canonical(f))
+        return self._share(self.counts(f))
 
     def columns(self, f: Tensor, part: slice = slice(None)) -> Tensor:
         """Return columns whose outer products sum to the Fisher information of the outputs, per datum.
@@ -101,7 +101,7 @@ class Likelihood(ABC):
             (K, N, ...) such that ``sum_k column_k[n] column_k[n]^T`` is the Hessian of the loss by f[n].
         """
         z = self._canonical(f)
-        share, (_, terms, outputs) = self._share(z), z.shape
+        share, (_, terms, outputs) = self._share(z.shape), z.shape
         if terms == 1:
             return self._restored(self._factor(z, part, share), f)
         start, stop, _ = part.indices(terms * outputs)
@@ -126,7 +126,7 @@ class Likelihood(ABC):
         """
         z = self._canonical(f)
         gradients = torch.stack([self._gradient(z, self._sample(z)) for _ in range(samples)])
-        return self._restored(gradients * math.sqrt(self._share(z) / samples), f)
+        return self._restored(gradients * math.sqrt(self._share(z.shape) / samples), f)
 
     def empirical_columns(self, f: Tensor, targets: Any, part: slice = slice(None)) -> Tensor:
         """Return the gradients of the loss's terms, scaled so that their outer products sum to the empirical Fisher.
@@ -171,7 +171,7 @@ class Likelihood(ABC):
     def _scaled_gradient(self, f: Tensor, targets: Any) -> Tensor:
         """Sqrt(r) grad l, (N, T, C)."""
         z = self._canonical(f)
-        share = self._share(z)
+        share = self._share(z.shape)
         if not isinstance(targets, OutputGradient):
             labels = self._labels(torch.as_tensor(targets, device=f.device), f)
             return self._gradient(z, labels) * math.sqrt(share)
@@ -193,11 +193,11 @@ class Likelihood(ABC):
             The products, of the shape of v.
         """
         z = self._canonical(f)
-        return self._restored(self._curvature(z, self._canonical(v, f)) * self._share(z), f)
+        return self._restored(self._curvature(z, self._canonical(v, f)) * self._share(z.shape), f)
 
-    def _share(self, z: Tensor) -> float:
-        """The factor r."""
-        return self.scale / (self._count(z) if self.reduction == "mean" else 1.0)
+    def _share(self, shape: Sequence[int]) -> float:
+        """The factor r for outputs seen as (N, T, C)."""
+        return self.scale / (self._count(shape) if self.reduction == "mean" else 1.0)
 
     def _canonical(self, v: Tensor, f: Tensor | None = None) -> Tensor:
         """(..., *f.shape) -> (..., N, T, C)."""
@@ -218,9 +218,9 @@ class Likelihood(ABC):
             )
         return self._canonical(targets.to(f))
 
-    def _count(self, z: Tensor) -> int:
-        """What PyTorch divides by for the mean."""
-        return z.numel()
+    def _count(self, shape: Sequence[int]) -> int:
+        """What PyTorch divides by for the mean, for outputs seen as (N, T, C)."""
+        return math.prod(shape)
 
     @abstractmethod
     def _factor(self, z: Tensor, part: slice, share: float) -> Tensor:
@@ -305,8 +305,8 @@ class Categorical(Likelihood):
         one_hot = torch.nn.functional.one_hot(targets, f.shape[axis]).to(f)
         return one_hot.reshape(self._canonical(f).shape)
 
-    def _count(self, z: Tensor) -> int:
-        return z.shape[0] * z.shape[1]
+    def _count(self, shape: Sequence[int]) -> int:
+        return shape[0] * shape[1]
 
     def _factor(self, z: Tensor, part: slice, share: float) -> Tensor:
         p = z.softmax(-1)

@@ -1,7 +1,7 @@
 """A step before it is taken: what would change, by how much, and what the quadratic model expects of it."""
 
 import math
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -54,20 +54,32 @@ class Part:
         sizes, like = [p.numel() for p in self.block.parameters], self.gradient
         return torch.cat([like.new_full((n,), v) for n, v in zip(sizes, values, strict=True)])
 
-    def split(self, vector: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return pairs of a parameter and its piece of a vector, of the parameter's shape.
+    def split(self, vector: Tensor) -> Sequence[Tensor]:
+        """Return the parameters' pieces of a vector, of their shapes.
 
         Args:
             vector: (n,).
         """
-        parameters = self.block.parameters
-        pieces = _unflatten_dense_tensors(vector, parameters)  # type: ignore[no-untyped-call]
-        return list(zip(parameters, pieces, strict=True))
+        found: Sequence[Tensor] = _unflatten_dense_tensors(vector, self.block.parameters)  # type: ignore[no-untyped-call]
+        return found
 
 
 def _is_zero(number: float | Tensor) -> bool:
     """Whether a number of the groups is zero in all of them."""
     return not isinstance(number, Tensor) and number == 0.0
+
+
+def _products(numbers: Sequence[float | Tensor], vectors: Sequence[Tensor]) -> list[Tensor]:
+    """Each vector times its number, or entry by entry."""
+    scalars = [number for number in numbers if not isinstance(number, Tensor)]
+    if len(scalars) == len(vectors):
+        return list(torch._foreach_mul(list(vectors), scalars))
+    return [number * v for number, v in zip(numbers, vectors, strict=True)]
+
+
+def _sums(vectors: Sequence[Tensor], others: Sequence[Tensor | None]) -> list[Tensor]:
+    """Each vector plus another, if there is one."""
+    return [v if o is None else v + o for v, o in zip(vectors, others, strict=True)]
 
 
 def plain(parameters: Sequence[Tensor]) -> DiagonalBlock:
@@ -98,6 +110,7 @@ class Proposal:
         self.infos: list[BlockInfo] = []
         self.changes: list[Tensor] = []
         self.scale = 1.0
+        self.strength = math.nan  # of the first group's damping
         self._kept: list[Tensor] = []
         self._dampings: list[Tensor | float] = []
         self._originals: list[tuple[Tensor, Tensor]] = []
@@ -119,31 +132,35 @@ class Proposal:
         self.__dict__.pop("curvature", None)
         self.__dict__.pop("slope", None)
         self.scale = scale
-        self._dampings = [self._damping(part, damping_of) for part in self.parts]
-        moving, sides = [], []
+        groups = {id(g): g for part in self.parts for g in part.groups}
+        dampings = {i: damping_of(g) for i, g in groups.items()}
+        self.strength = float(next(iter(dampings.values())).lam)
+        self._dampings = [_entries_of(part, dampings) for part in self.parts]
+        carried: list[Tensor | None] = []
+        sides = []
         for part in self.parts:
             rho = part.entries(_momentum) if with_momentum else 0.0
             last = None if _is_zero(rho) else self._last(part)
             rhs = part.gradient
             if self._spring and last is not None:
                 rhs = rhs - part.block.product(rho * last)
-            moving.append(None if last is None else rho * last)
+            carried.append(None if last is None else rho * last)
             sides.append(rhs)
-        for part, (direction, info), carried in zip(
-            self.parts, self._solutions(sides), moving, strict=True
-        ):
-            if self._spring and carried is not None:
-                direction = direction + carried
-            change = part.entries(lambda g: -float(g["lr"]) / scale) * direction
-            if not self._spring and carried is not None:
-                change = change + carried
-            self._kept.append(direction if self._spring else change)
+        solved = self._solutions(sides)
+        self.infos = [info for _, info in solved]
+        directions = [direction for direction, _ in solved]
+        if self._spring:
+            directions = _sums(directions, carried)
+        rates = [part.entries(lambda g: -float(g["lr"]) / scale) for part in self.parts]
+        self.changes = _products(rates, directions)
+        if not self._spring:
+            self.changes = _sums(self.changes, carried)
+        self._kept = directions if self._spring else list(self.changes)
+        for k, part in enumerate(self.parts):
             decay = part.entries(_decay)
             if not _is_zero(decay):
                 weights = torch.cat([p.reshape(-1) for p in part.block.parameters])
-                change = change - decay * weights.to(change)
-            self.infos.append(info)
-            self.changes.append(change)
+                self.changes[k] = self.changes[k] - decay * weights.to(self.changes[k])
         bad = first_not_finite(self.changes)
         if bad is not None:
             raise NumericalError(
@@ -219,12 +236,16 @@ class Proposal:
             factor: Multiplies the change.
         """
         self.restore()
-        pairs = [
-            (p, piece if piece.dtype is p.dtype else piece.to(p.dtype))
-            for part, change in zip(self.parts, self.changes, strict=True)
-            for p, piece in part.split(change if factor == 1.0 else factor * change)
+        parameters: list[Tensor] = []
+        pieces: list[Tensor] = []
+        for part, change in zip(self.parts, self.changes, strict=True):
+            parameters += part.block.parameters
+            pieces += part.split(change if factor == 1.0 else factor * change)
+        pieces = [
+            piece if piece.dtype is p.dtype else piece.to(p.dtype)
+            for p, piece in zip(parameters, pieces, strict=True)
         ]
-        torch._foreach_add_([p for p, _ in pairs], [piece for _, piece in pairs])
+        torch._foreach_add_(parameters, pieces)
 
     def restore(self) -> None:
         """Put the parameters back, to the bit."""
@@ -236,7 +257,8 @@ class Proposal:
         for part, kept in zip(self.parts, self._kept, strict=True):
             if _is_zero(part.entries(_momentum)):
                 continue
-            for (p, piece), group in zip(part.split(kept), part.groups, strict=True):
+            pieces = part.split(kept)
+            for p, piece, group in zip(part.block.parameters, pieces, part.groups, strict=True):
                 if float(group["momentum"]):
                     self._state[p]["momentum"] = piece.clone()
 
@@ -251,23 +273,23 @@ class Proposal:
             )
         return torch.cat(pieces)
 
-    def _damping(self, part: Part, damping_of: Callable[[Group], Damping]) -> Tensor | float:
-        """The diagonal that is added to the metric of a part: its entries, or one number for all."""
-        if not part.damped:
-            return 0.0
-        dampings = {i: damping_of(g) for i, g in {id(g): g for g in part.groups}.items()}
 
-        def strength(kind: str) -> float | Tensor:
-            return part.entries(lambda g: _strength(dampings[id(g)], kind))
+def _entries_of(part: Part, dampings: Mapping[int, Damping]) -> Tensor | float:
+    """The diagonal that dampings of the groups add to the metric of a part: its entries, or one number for all."""
+    if not part.damped:
+        return 0.0
 
-        if all(d.kind == "absolute" for d in dampings.values()):
-            return strength("absolute")
-        diagonal = part.block.diagonal()
-        return (
-            strength("absolute")
-            + strength("relative") * diagonal.mean()
-            + strength("diagonal") * diagonal
-        )
+    def strength(kind: str) -> float | Tensor:
+        return part.entries(lambda g: _strength(dampings[id(g)], kind))
+
+    if all(dampings[id(g)].kind == "absolute" for g in part.groups):
+        return strength("absolute")
+    diagonal = part.block.diagonal()
+    return (
+        strength("absolute")
+        + strength("relative") * diagonal.mean()
+        + strength("diagonal") * diagonal
+    )
 
 
 def _strength(damping: Damping, kind: str) -> float:

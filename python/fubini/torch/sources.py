@@ -20,7 +20,7 @@ from fubini.torch.blocks import Block, DenseBlock, FactorBlock, NoisyBlock, Oper
 from fubini.torch.checks import all_finite
 from fubini.torch.evaluation import undisturbed
 from fubini.torch.fisher import requested_blocks
-from fubini.torch.fisher_columns import Request
+from fubini.torch.fisher_columns import Request, check_request
 from fubini.torch.layer import QuantumLayer
 from fubini.torch.likelihoods import OutputGradient, as_likelihood
 from fubini.torch.recorder import (
@@ -37,6 +37,7 @@ Tensor = torch.Tensor
 Metric = Literal["quantum", "fisher", "hybrid"]
 #: A block of this process, and by how many inputs it is an average (its weight among several processes).
 Counted = tuple[Block, float]
+_STRIDE = 0x9E3779B97F4A7C15  # odd and large, so that the seeds of neighbouring steps have nothing in common
 
 
 class Source(Protocol):
@@ -53,8 +54,8 @@ class Source(Protocol):
         """Return whether the parameter has a metric."""
         ...
 
-    def blocks(self, moving: Sequence[Tensor], targets: Any, seed: int) -> list[Counted]:
-        """Return the blocks of those units that have a moving parameter; random labels come from the seed."""
+    def blocks(self, moving: Sequence[Tensor], targets: Any, step: int) -> list[Counted]:
+        """Return the blocks of those units that have a moving parameter; random labels differ from step to step."""
         ...
 
     @property
@@ -113,7 +114,7 @@ class QuantumSource:
         """See Source."""
         return parameter in self._covered
 
-    def blocks(self, moving: Sequence[Tensor], targets: Any, seed: int) -> list[Counted]:
+    def blocks(self, moving: Sequence[Tensor], targets: Any, step: int) -> list[Counted]:
         """See Source."""
         ids = {id(p) for p in moving}
         return [
@@ -278,7 +279,7 @@ class FisherSource:
         """See Source."""
         return parameter in self._owned
 
-    def blocks(self, moving: Sequence[Tensor], targets: Any, seed: int) -> list[Counted]:
+    def blocks(self, moving: Sequence[Tensor], targets: Any, step: int) -> list[Counted]:
         """See Source."""
         if not moving:
             return []
@@ -301,10 +302,13 @@ class FisherSource:
                     "targets: expected step(targets=...), because the first output of the model got no gradient, got None"
                 )
             targets = OutputGradient(torch.cat([g for g in gradients if g is not None]))
-        request = self._request if targets is None else replace(self._request, targets=targets)
+        request = self._request  # of checked options
+        if targets is not None:
+            request = replace(request, targets=targets)
+            check_request(request)
         # Without drawn labels the pass leaves the random numbers alone by itself.
         drawn = request.samples is not None
-        with undisturbed(None, seed) if drawn else contextlib.nullcontext():
+        with undisturbed(None, _seed(step)) if drawn else contextlib.nullcontext():
             blocks = requested_blocks(self._model, args, kwargs, wanted, request)
         # A sum over the inputs is averaged over processes as DistributedDataParallel averages its gradient.
         return [(block, 1.0 if self.sums else float(count)) for block in blocks]
@@ -367,6 +371,11 @@ def operator_block(operator: MetricOperator, parameters: Sequence[Tensor], label
         diagonal=lambda: tensor(operator.diagonal()),
         preconditioner=inverse,
     )
+
+
+def _seed(step: int) -> int:
+    """Of the random labels of a step, in this process."""
+    return (torch.initial_seed() + _STRIDE * (step + 1) + distributed.rank()) % 2**63
 
 
 def _inputs_of(seen: Pass, module: Any) -> Tensor:

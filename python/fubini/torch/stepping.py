@@ -52,11 +52,10 @@ def take_step(
             continue
         if isinstance(rule, TrustRegion):
             proposal.shorten(rule.factor(1.0, proposal.curvature))
-        record.damping = float(damping_of(proposal.parts[0].groups[0]).lam)
+        record.damping = proposal.strength
         if judge is None:
-            if distributed.active() and any(
-                isinstance(part.block, OperatorBlock) for part in proposal.parts
-            ):
+            operators = any(isinstance(part.block, OperatorBlock) for part in proposal.parts)
+            if operators and distributed.active():
                 _ = (
                     proposal.curvature
                 )  # for the diagnostics: later it would need all processes at once

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 
 from fubini._arrays import shared_array
@@ -155,7 +156,8 @@ class DenseBlock(Block):
         """Indices (count, size) of the independent parts of each size; None where there is one part."""
         array = shared_array(self._matrix)
         # No zero among the couplings of the first entry.
-        if bool(self._matrix[0].all() if array is None else array[0].all()):
+        first = self._matrix[0].count_nonzero() if array is None else np.count_nonzero(array[0])
+        if int(first) == self.size:
             return None
         coupled = self._matrix != 0
         coupled.fill_diagonal_(True)
@@ -232,7 +234,7 @@ def cholesky(
     solved, status = solve_blocks(
         list(matrices), list(rhs), damping=damping, throw=False, return_status=True
     )
-    if status.any():
+    if np.count_nonzero(status):
         worst = int(status.argmax())
         raise singular(worst, f" ({SolveStatus(status[worst]).text})")
     found: list[Any] = solved

@@ -150,10 +150,8 @@ def _commit() -> str:
 def peak_rate() -> float:
     """Floating-point operations per second of multiply-adds in registers, on our threads: the peak in pictures."""
     rounds = 1_000_000
-    fubini._core.multiply_add(rounds)
-    taken = min(_seconds(lambda: fubini._core.multiply_add(rounds)) for _ in range(15))
-    operations: float = fubini._core.multiply_add(1) * rounds
-    return operations / taken
+    operations: float = fubini._core.multiply_add(rounds)
+    return operations / min(_seconds(lambda: fubini._core.multiply_add(rounds)) for _ in range(15))
 
 
 def print_table(title: str, head: list[str], rows: list[list[str]]) -> None:

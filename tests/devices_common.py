@@ -70,3 +70,10 @@ def check_statistics(found: Any, errors: Any, exact: Any, variances: Any = None)
     noisy = observed > 1e-10
     assert noisy.any()
     assert (np.abs(reported / np.where(noisy, observed, 1.0) - 1.0)[noisy] <= 0.2).all()
+
+
+def spread(wires: int) -> None:
+    """Queue gates after which no amplitude is zero, and no derivative vanishes by symmetry."""
+    for wire in range(wires):
+        qml.RY(0.3 + 0.2 * wire, wire)
+        qml.RZ(0.9 - 0.1 * wire, wire)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from circuits import ANGLE_GATES, DEVICES, FIXED_GATES, random_circuit
-from devices_common import Serial, tape_of
+from devices_common import Serial, spread, tape_of
 from fubini.device import full_metric, metric_blocks
 from fubini.devices.branches import auxiliary_wires
 from fubini.devices.executor import executor_of
@@ -143,9 +143,7 @@ def test_branches_with_every_gate(k: int) -> None:
     wires = max(size, 2)
 
     def function(w: Any) -> Any:
-        for wire in range(wires):
-            qml.RY(0.3 + 0.2 * wire, wire)
-            qml.RZ(0.9 - 0.1 * wire, wire)
+        spread(wires)
         gate(w[0], wires=list(range(size))[::-1])
         qml.QubitUnitary(qml.matrix(qml.Rot(0.1, 0.2, 0.3, wires=0)), wires=1)
         for fixed, count in FIXED_GATES:

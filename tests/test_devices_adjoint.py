@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from circuits import ANGLE_GATES, random_circuit
-from devices_common import Faulty, Serial, tape_of
+from devices_common import Faulty, Serial, spread, tape_of
 from fubini import NumericalError, UnsupportedCircuitError, _core
 from fubini.devices.calls import Usage
 from fubini.devices.executor import DeviceExecutionError, Executor
@@ -79,9 +79,7 @@ def test_every_gate(k: int, device: str) -> None:
     wires = max(size, 2)
 
     def function(w: Any) -> Any:
-        for wire in range(wires):
-            qml.RY(0.3 + 0.2 * wire, wire)
-            qml.RZ(0.9 - 0.1 * wire, wire)
+        spread(wires)
         gate(w[0], wires=list(range(size))[::-1])
         qml.QubitUnitary(qml.matrix(qml.Rot(0.1, 0.2, 0.3, wires=0)), wires=1)
         for wire in range(wires):

@@ -9,7 +9,7 @@ import torch
 
 import fubini
 from circuits import ANGLE_GATES, random_circuit
-from devices_common import Serial, tape_of
+from devices_common import Serial, spread, tape_of
 from fubini import UnsupportedCircuitError, _core
 from fubini.circuit import Circuit
 from fubini.devices.calls import Usage
@@ -53,9 +53,7 @@ def test_every_gate(k: int, device: str) -> None:
     wires = max(size, 2)
 
     def function(w: Any) -> Any:
-        for wire in range(wires):
-            qml.RY(0.3 + 0.2 * wire, wire)
-            qml.RZ(0.9 - 0.1 * wire, wire)
+        spread(wires)
         gate(w[0], wires=list(range(size))[::-1])
         for wire in range(wires):
             qml.RX(0.4 + 0.1 * wire, wire)
@@ -280,9 +278,7 @@ def test_the_whole_gate_table(name: str, size: int, count: int, device: str) -> 
     wires = max(size, 2)
 
     def function(w: Any) -> Any:
-        for wire in range(wires):
-            qml.RY(0.3 + 0.2 * wire, wire)
-            qml.RZ(0.9 - 0.1 * wire, wire)
+        spread(wires)
         gate(*(w[k] for k in range(count)), wires=range(max(size, 1)))
         for wire in range(wires):
             qml.RX(w[count] + 0.1 * wire, wire)

@@ -18,28 +18,13 @@
 namespace fubini::detail {
 namespace {
 
-/// A bit for each lane that is zero; NaN is not.
-inline unsigned zero_lanes(Vec v) {
-    unsigned bits = 0;
-    for (int l = 0; l < lanes; ++l) bits |= (v[l] == 0.0 ? 1U : 0U) << l;
-    return bits;
-}
-
 template <int N>
 unsigned solve_size(const SolveBlock* blocks, int count, const SolveOptions& options) {
-    const double* matrices[lanes];
-    const double* rhs[lanes];
-    double lams[lanes];
-    for (int l = 0; l < lanes; ++l) {  // lanes to spare repeat the first system
-        const SolveBlock& block = blocks[l < count ? l : 0];
-        matrices[l] = block.matrix;
-        rhs[l] = block.rhs;
-        lams[l] = block.damping;
-    }
+    const Operands operands(blocks, count);
     Vec g[N * N];
     Vec a[N + 1][N];  // lower triangle; the last row is the right-hand side
-    interleave(matrices, N * N, g);
-    interleave(rhs, N, a[N]);
+    interleave(operands.matrices, N * N, g);
+    interleave(operands.rhs, N, a[N]);
 
     // (G + G^T) / 2 into the lower triangle. Zero times a number is 0, and NaN when it is not finite. Two
     // accumulators of each kind, since each addition waits for the one before.
@@ -62,11 +47,10 @@ unsigned solve_size(const SolveBlock* blocks, int count, const SolveOptions& opt
         largest = larger(d, largest);
         a[i][i] = d;
     }
-    bad[0] += bad[1];
     bad[0] += select_greater(larger(tilt[0], tilt[1]), options.symmetry_tolerance * largest, splat(1.0),
                              splat(0.0));
 
-    const Vec lam = load(lams);
+    const Vec lam = operands.damping;
     const Vec added =
         options.damping == DampingKind::relative ? lam * trace * (1.0 / static_cast<double>(N)) : lam;
     const Vec scaled = options.damping == DampingKind::diagonal ? lam : splat(0.0);
@@ -125,18 +109,8 @@ unsigned solve_size(const SolveBlock* blocks, int count, const SolveOptions& opt
         bad[0] += select_greater(size * largest, suspicious_growth * size_of_rhs, splat(1.0), splat(0.0));
     }
 
-    const unsigned asked = (1U << count) - 1U;
-    const unsigned solved = zero_lanes(bad[0]) & asked;
-    if (solved == (1U << lanes) - 1U) {
-        double* targets[lanes];
-        for (int l = 0; l < lanes; ++l) targets[l] = blocks[l].x;
-        deinterleave(x, N, targets);
-        return solved;
-    }
-    for (int l = 0; l < count; ++l) {
-        if ((solved >> l & 1U) == 0U) continue;
-        for (int i = 0; i < N; ++i) blocks[l].x[i] = x[i][l];
-    }
+    const unsigned solved = zero_lanes(bad[0], count);
+    store_column(blocks, solved, 0, x);
     return solved;
 }
 

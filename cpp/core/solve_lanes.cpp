@@ -158,15 +158,7 @@ unsigned solve_pack(const SolveBlock* blocks, int count, const SolveOptions& opt
     const std::ptrdiff_t n = blocks[0].n;
     const std::ptrdiff_t columns = blocks[0].columns;
     if (n <= largest_fixed_size && columns == 1) return solve_fixed(blocks, count, options);
-    const double* matrices[lanes];
-    const double* rhs[lanes];
-    double lams[lanes];
-    for (int l = 0; l < lanes; ++l) {  // lanes to spare repeat the first system
-        const SolveBlock& block = blocks[l < count ? l : 0];
-        matrices[l] = block.matrix;
-        rhs[l] = block.rhs;
-        lams[l] = block.damping;
-    }
+    const Operands operands(blocks, count);
 
     // Small matrices are packed in one go; rows of larger ones get an odd stride, which spreads them over
     // cache sets.
@@ -177,21 +169,23 @@ unsigned solve_pack(const SolveBlock* blocks, int count, const SolveOptions& opt
     p.a = workspace.storage.reserve(needed);
     p.inverse_pivot = p.a + (n + columns) * p.ld;
     if (p.ld == n) {
-        interleave(matrices, n * n, p.a);
+        interleave(operands.matrices, n * n, p.a);
     } else {
+        const double* rows[lanes];
+        std::copy_n(operands.matrices, lanes, rows);
         for (std::ptrdiff_t i = 0; i < n; ++i) {
-            interleave(matrices, n, p.a + i * p.ld);
-            for (const double*& matrix : matrices) matrix += n;
+            interleave(rows, n, p.a + i * p.ld);
+            for (const double*& row : rows) row += n;
         }
     }
     Vec* y = p.a + n * p.ld;
     if (columns == 1) {
-        interleave(rhs, n, y);
+        interleave(operands.rhs, n, y);
     } else {
         for (std::ptrdiff_t c = 0; c < columns; ++c) {
             for (std::ptrdiff_t i = 0; i < n; ++i) {
                 double values[lanes];
-                for (int l = 0; l < lanes; ++l) values[l] = rhs[l][i * columns + c];
+                for (int l = 0; l < lanes; ++l) values[l] = operands.rhs[l][i * columns + c];
                 y[c * p.ld + i] = load(values);
             }
         }
@@ -208,7 +202,7 @@ unsigned solve_pack(const SolveBlock* blocks, int count, const SolveOptions& opt
     }
     // The bound of solve_one uses all entries; for a positive definite matrix the largest is on the diagonal.
     p.bad += select_greater(tilt, options.symmetry_tolerance * largest, splat(1.0), splat(0.0));
-    const Vec lam = load(lams);
+    const Vec lam = operands.damping;
     Vec added = lam;
     if (options.damping == DampingKind::relative) added = lam * trace / splat(static_cast<double>(n));
     largest = splat(0.0);
@@ -248,20 +242,8 @@ unsigned solve_pack(const SolveBlock* blocks, int count, const SolveOptions& opt
         }
     }
 
-    unsigned solved = 0;
-    for (int l = 0; l < count; ++l) solved |= p.bad[l] == 0.0 ? 1U << l : 0U;
-    if (columns == 1 && solved == (1U << lanes) - 1U) {
-        double* targets[lanes];
-        for (int l = 0; l < lanes; ++l) targets[l] = blocks[l].x;
-        deinterleave(y, n, targets);
-        return solved;
-    }
-    for (int l = 0; l < count; ++l) {
-        if ((solved >> l & 1U) == 0U) continue;
-        for (std::ptrdiff_t c = 0; c < columns; ++c) {
-            for (std::ptrdiff_t i = 0; i < n; ++i) blocks[l].x[i * columns + c] = y[c * p.ld + i][l];
-        }
-    }
+    const unsigned solved = zero_lanes(p.bad, count);
+    for (std::ptrdiff_t c = 0; c < columns; ++c) store_column(blocks, solved, c, y + c * p.ld);
     return solved;
 }
 

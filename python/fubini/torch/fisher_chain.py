@@ -68,14 +68,10 @@ class _Stage(ABC):
     """A module of a chain at its inputs.
 
     Attributes:
-        name: Of the module.
-        parameters: The module's parameters whose metric is wanted: all or none.
         outputs: (N, outputs).
         is_scalar: Whether the module returns (N,) instead of (N, 1).
     """
 
-    name: str
-    parameters: tuple[Tensor, ...]
     outputs: Real
     is_scalar = False
 
@@ -83,12 +79,24 @@ class _Stage(ABC):
     def pull(self, factor: Real) -> Real:
         """Return the factor (N, K, inputs) of the curvature by the inputs, for that by the outputs (N, K, outputs)."""
 
+
+class _Parametrised(_Stage):
+    """A module with parameters.
+
+    Attributes:
+        name: Of the module.
+        parameters: The module's parameters whose metric is wanted: all or none.
+    """
+
+    name: str
+    parameters: tuple[Tensor, ...]
+
     @abstractmethod
     def block(self, factor: Real, request: Request, exact_limit: int) -> Block:
         """Return the block of the parameters."""
 
 
-class _Linear(_Stage):
+class _Linear(_Parametrised):
     def __init__(self, layer: _Layer, parameters: tuple[Tensor, ...], inputs: Real) -> None:
         self.name, self.parameters, self._inputs = layer.name, parameters, inputs
         weight, *bias = [to_numpy(p) for p in layer.parameters]
@@ -111,8 +119,6 @@ class _Linear(_Stage):
 
 
 class _Elementwise(_Stage):
-    name, parameters = "", ()
-
     def __init__(self, module: nn.Module, inputs: Real, differentiate: bool) -> None:
         x = torch.from_numpy(inputs)
         if not differentiate:
@@ -129,11 +135,8 @@ class _Elementwise(_Stage):
         pulled: Real = factor * self._slope[:, None]
         return pulled
 
-    def block(self, factor: Real, request: Request, exact_limit: int) -> Block:
-        raise NotImplementedError("an elementwise function has no parameters")
 
-
-class _Quantum(_Stage):
+class _Quantum(_Parametrised):
     def __init__(
         self, layer: _Layer, parameters: tuple[Tensor, ...], inputs: Tensor, linear: Linearised
     ) -> None:
@@ -285,11 +288,16 @@ def _factor(f: Tensor, shape: tuple[int, ...], request: Request) -> Real:
 def _pulled_back(
     stages: Sequence[_Stage], factor: Real, request: Request, exact_limit: int
 ) -> list[Block]:
-    first = next(i for i, stage in enumerate(stages) if stage.parameters)
+    trained = {
+        i: stage
+        for i, stage in enumerate(stages)
+        if isinstance(stage, _Parametrised) and stage.parameters
+    }
+    first = min(trained)
     blocks = []
     for i in range(len(stages) - 1, first - 1, -1):
-        if stages[i].parameters:
-            blocks.append(stages[i].block(factor, request, exact_limit))
+        if i in trained:
+            blocks.append(trained[i].block(factor, request, exact_limit))
         if i > first:
             factor = stages[i].pull(factor)
     return blocks[::-1]

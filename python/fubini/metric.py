@@ -6,10 +6,11 @@ direction. ``layer_metric`` and ``layer_operator`` are what the optimizer asks f
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
 import pennylane as qml
 import torch
 
@@ -19,7 +20,7 @@ from fubini.devices.executor import Executor
 from fubini.layers import LayerRule, check_rule
 from fubini.metric_gradient import Wanted, derivative_along, with_gradient
 from fubini.metric_operator import Form, MetricOperator, check_form
-from fubini.points import Engine, Point, at_inputs, points
+from fubini.points import Engine, Point, at_inputs, at_single_inputs, points
 
 __all__ = [
     "Approx",
@@ -291,6 +292,7 @@ def layer_metric(
     layers: LayerRule = "wires",
     reduce: Reduce = None,
     executor: Executor | None = None,
+    weights: Mapping[str, Any] | None = None,
 ) -> Real:
     """Return the metric over the flattened weights of a QuantumLayer or TorchLayer.
 
@@ -301,14 +303,38 @@ def layer_metric(
         layers: Which gates form a block.
         reduce: ``"mean"`` averages over the inputs.
         executor: Runs circuits on the device; None: the layer's own.
+        weights: By name, instead of the layer's own.
 
     Returns:
         (batch, P, P), or (P, P) for the mean and for a single input.
     """
-    point = at_inputs(layer, inputs)
+    point = at_inputs(layer, inputs, weights=weights)
     if executor is not None:
         point = replace(point, executor=executor)
     return point.metric(approx, layers, reduce)
+
+
+def single_inputs_metric(
+    layer: Any,
+    inputs: torch.Tensor,
+    approx: Approx,
+    layers: LayerRule = "wires",
+    weights: Mapping[str, Any] | None = None,
+) -> Real:
+    """Return the mean metric over inputs that the quantum function gets one by one, see ``layer_metric``.
+
+    Args:
+        layer: The layer.
+        inputs: (batch, features).
+        approx: Which part of the metric over angles to take.
+        layers: Which gates form a block.
+        weights: By name, instead of the layer's own.
+
+    Returns:
+        (P, P).
+    """
+    found = at_single_inputs(layer, inputs, weights)
+    return np.mean([point.metric(approx, layers, "mean") for point in found], axis=0)  # type: ignore[no-any-return]
 
 
 def layer_operator(layer: Any, inputs: torch.Tensor, layers: LayerRule = "wires") -> MetricOperator:

@@ -1,7 +1,7 @@
 """Where a metric is asked for: a QNode or layer at given weights and inputs, and the engine that serves it."""
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -269,8 +269,36 @@ def _compiling(layer: Any) -> Any:
     return known
 
 
+def at_single_inputs(
+    layer: Any, inputs: torch.Tensor, weights: Mapping[str, Any] | None = None
+) -> list[Point]:
+    """Return the points of inputs that the quantum function gets one by one: one point for all if it is compiled.
+
+    Args:
+        layer: A QuantumLayer or TorchLayer.
+        inputs: (batch, features).
+        weights: By name, instead of the layer's own.
+
+    Returns:
+        One point, or one for each input.
+    """
+    compiling = _compiling(layer)
+    if getattr(compiling, "engine", "device") != "device":
+        form = compiling.compiled(inputs[0])
+        if form is not None:
+            named = dict(layer.qnode_weights if weights is None else weights)
+            call = Call(layer.qnode, (), {layer.input_arg: inputs, **named}, tuple(named), True)
+            values = list(named.values())
+            return [Point(values, call, of_affine(form, values, inputs))]
+    return [at_inputs(layer, row, weights=weights) for row in inputs]
+
+
 def at_inputs(
-    layer: Any, inputs: Any, engine: Engine = "auto", argnum: tuple[int, ...] | None = None
+    layer: Any,
+    inputs: Any,
+    engine: Engine = "auto",
+    argnum: tuple[int, ...] | None = None,
+    weights: Mapping[str, Any] | None = None,
 ) -> Point:
     """Return the point of a layer's inputs.
 
@@ -279,6 +307,7 @@ def at_inputs(
         inputs: (features,) or (..., features); leading dimensions are one batch, as in the layer's forward.
         engine: Which engine is asked for; ``"auto"`` takes the layer's own.
         argnum: Gate parameters that are differentiated.
+        weights: By name, instead of the layer's own.
 
     Returns:
         The point.
@@ -293,7 +322,7 @@ def at_inputs(
         )
     if inputs.ndim > 1:
         inputs = inputs.reshape(-1, inputs.shape[-1])
-    weights = dict(layer.qnode_weights)
+    weights = dict(layer.qnode_weights if weights is None else weights)
     for name, weight in [*weights.items(), ("inputs", inputs)]:
         check_finite_array(name, weight)
     compiling = _compiling(layer)

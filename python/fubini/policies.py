@@ -8,6 +8,7 @@ Optimization*, algorithm 3.1 for backtracking and chapter 4 for trust regions.
 
 from __future__ import annotations
 
+import copy
 import math
 import numbers
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from fubini.damping import Damping, as_damping
 
+_FIRST = "_first_state"  # of a policy that belongs to an optimizer
 _TINY = 1e-30  # bounds of the scale, so that it stays a number whatever happens
 
 
@@ -386,6 +388,23 @@ class Armijo:
                 return LineSearchResult(factor, value, evaluation)
             factor *= self.shrink
         return LineSearchResult(0.0, loss, self.max_evaluations)
+
+
+def own_policy(policy: DampingPolicy) -> DampingPolicy:
+    """Return a policy for one more optimizer: the first gets the object itself, every other one as it was then.
+
+    Args:
+        policy: What a caller passed to the optimizer.
+    """
+    attributes = getattr(policy, "__dict__", None)
+    if attributes is None:
+        return copy.copy(policy)
+    if _FIRST not in attributes:
+        attributes[_FIRST] = policy.state_dict()
+        return policy
+    other = copy.copy(policy)
+    other.load_state_dict(dict(attributes[_FIRST]))
+    return other
 
 
 def as_policy(value: Any) -> DampingPolicy:

@@ -31,7 +31,7 @@ from fubini.torch.fisher_quantum import QuantumCall
 from fubini.torch.fisher_units import symmetric, weighted_metric
 from fubini.torch.layer import QuantumLayer
 from fubini.torch.likelihoods import Bernoulli, Categorical, Gaussian
-from fubini.torch.recorder import PassRecorder
+from fubini.torch.recorder import ModelRecorder
 
 Tensor = torch.Tensor
 Real = npt.NDArray[np.float64]
@@ -312,7 +312,7 @@ def _collect(
     """Append what a module applies in turn, with the parameters of each; False where that is not known."""
     # Walked in every step: whatever may have changed since the last one, a replaced layer or a new hook, is seen.
     hooks = module._forward_hooks
-    if hooks and not (top and all(type(hook) is PassRecorder for hook in hooks.values())):
+    if hooks and not (top and all(type(hook) is ModelRecorder for hook in hooks.values())):
         return False
     if (
         module._forward_pre_hooks

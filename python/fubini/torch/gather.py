@@ -15,7 +15,8 @@ from fubini.torch.evaluation import paused
 from fubini.torch.fisher_pass import without_autocast
 from fubini.torch.history import MetricHistory
 from fubini.torch.proposal import Part, plain
-from fubini.torch.sources import Counted, Source
+from fubini.torch.quantum_source import Counted
+from fubini.torch.sources import Source
 
 Tensor = torch.Tensor
 Group = MutableMapping[str, Any]
@@ -25,7 +26,7 @@ class Gatherer:
     """Collects the parts of a step.
 
     Args:
-        source: The metric, if there is one.
+        source: The metric.
         history: The metric of earlier steps.
         undamped: Parameters that take the plain gradient with nothing added, unless they have a metric.
         average_gradients: Whether gradients have to be averaged over the processes.
@@ -33,7 +34,7 @@ class Gatherer:
 
     def __init__(
         self,
-        source: Source | None,
+        source: Source,
         history: MetricHistory,
         undamped: set[Tensor],
         average_gradients: bool,
@@ -51,6 +52,7 @@ class Gatherer:
         step: int,
         targets: Any,
         scale: float,
+        state: MutableMapping[Tensor, Any],
     ) -> list[Part]:
         """Return everything that moves.
 
@@ -60,6 +62,7 @@ class Gatherer:
             step: Number of the step, from 0.
             targets: As for ``QNGOptimizer.step``.
             scale: What the gradients have to be divided by.
+            state: The optimizer's, by parameter.
 
         Raises:
             NumericalError: If a metric is not finite.
@@ -69,7 +72,7 @@ class Gatherer:
             return []
         moves = distributed.any_gradient([p for p, _ in owned])
         moving = {id(p): (p, g) for (p, g), moved in zip(owned, moves, strict=True) if moved}
-        blocks = self._blocks(moving, owned, metric_fn, step, targets)
+        blocks = self._blocks(moving, owned, metric_fn, step, targets, state)
         gradients = self._gradients(list(moving.values()), scale)
 
         def part(block: Block, damped: bool = True) -> Part:
@@ -110,7 +113,7 @@ class Gatherer:
         """
         if not moving:
             return 0.0
-        if self._source is None or self._source.sums:
+        if self._source.sums:
             return 1.0
         return float(max([1, *(sum(x.count for x in r.passes) for r in self._source.recorders)]))
 
@@ -121,10 +124,11 @@ class Gatherer:
         metric_fn: Callable[..., Any] | None,
         step: int,
         targets: Any,
+        state: MutableMapping[Tensor, Any],
     ) -> list[Block]:
         """The metric of the parameters that have one, from earlier steps where it is not due."""
         source = self._source
-        wanted = [p for p, _ in moving.values() if source is not None and source.covers(p)]
+        wanted = [p for p, _ in moving.values() if source.covers(p)]
         due = self._history.due(step)
         if not due:
             known = self._history.known(wanted)
@@ -133,13 +137,11 @@ class Gatherer:
         device = next(iter(moving.values()))[0].device if moving else torch.device("cpu")
 
         def compute() -> list[Counted]:
-            found: list[Counted] = []
             with without_autocast():
-                if source is not None:
-                    with paused(source.recorders):
-                        found = source.blocks(wanted, targets, step)
+                with paused(source.recorders):
+                    found = source.blocks(wanted, targets, step)
                 if metric_fn is not None:
-                    free = [p for p, _ in owned if source is None or not source.covers(p)]
+                    free = [p for p, _ in owned if not source.covers(p)]
                     found += [(block, 1.0) for block in closure_blocks(metric_fn, free)]
             check_finite([block for block, _ in found])
             return found
@@ -148,7 +150,7 @@ class Gatherer:
         blocks = distributed.mean_blocks(
             [block for block, _ in counted], [float(count) for _, count in counted]
         )
-        return self._history.take(blocks, due)
+        return self._history.take(blocks, due, state)
 
     def _gradients(self, moving: Sequence[tuple[Tensor, Group]], scale: float) -> dict[int, Tensor]:
         """float64 gradients of the function to be minimised."""

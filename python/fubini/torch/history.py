@@ -1,6 +1,6 @@
 """The metric over several steps: reuse between updates, and exponential averaging with bias correction."""
 
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -22,14 +22,10 @@ class MetricHistory:
     Args:
         decay: In [0, 1); 0 for no averaging.
         update_every: Compute a new metric in every so many-th step.
-        state: The optimizer's state by parameter. What must be saved to go on later is kept there, under the first
-            parameter of each block, as tensors and one number.
     """
 
-    def __init__(
-        self, decay: float, update_every: int, state: Callable[[], MutableMapping[Tensor, Any]]
-    ) -> None:
-        self._decay, self._every, self._state = decay, update_every, state
+    def __init__(self, decay: float, update_every: int) -> None:
+        self._decay, self._every = decay, update_every
         self._blocks: list[Block] = []
 
     @property
@@ -53,12 +49,16 @@ class MetricHistory:
         covered = {p for block in self._blocks for p in block.parameters}
         return list(self._blocks) if covered and all(p in covered for p in wanted) else None
 
-    def take(self, fresh: Sequence[Block], due: bool) -> list[Block]:
+    def take(
+        self, fresh: Sequence[Block], due: bool, state: MutableMapping[Tensor, Any]
+    ) -> list[Block]:
         """Return the metric of this step.
 
         Args:
             fresh: The metric at the present weights.
             due: Whether it counts. If not, it only gives saved numbers their form, after loading a state.
+            state: The optimizer's state by parameter. What must be saved to go on later is kept there, under the first
+                parameter of each block, as tensors and one number.
 
         Returns:
             The blocks.
@@ -77,7 +77,7 @@ class MetricHistory:
         earlier = {_key(block): block for block in self._blocks}
         result = []
         for block in fresh:
-            entry = self._state()[block.parameters[0]]
+            entry = state[block.parameters[0]]
             count = int(entry.get(_COUNT, 0))
             saved = _tensors(entry)
             before = earlier.get(_key(block)) or _restored(block, saved)

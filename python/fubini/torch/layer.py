@@ -16,6 +16,7 @@ from fubini.devices.executor import STATE_VECTORS, Executor, check_device, execu
 from fubini.errors import UnsupportedCircuitError
 from fubini.layers import LayerRule
 from fubini.torch.dry_run import StepCost, step_cost
+from fubini.torch.evaluations import Watched, register
 from fubini.torch.forms import Form, arranged, check_function, returned_kind, with_leading
 from fubini.torch.native import run_affine, run_traced
 from fubini.torch.shifted import derivatives_of, run_shifted, shifted_circuit
@@ -95,6 +96,10 @@ class QuantumLayer(torch.nn.Module):
         self._width: int | None = None
         self._forms: dict[int, Form] = {}
         self._circuits: dict[Any, Circuit] = {}
+        self._recorders: list[
+            Any
+        ] = []  # weak references: optimizers that want to know what is evaluated
+        register(self)
 
     @classmethod
     def from_torch_layer(cls, layer: Any, *, engine: Engine = "auto") -> "QuantumLayer":
@@ -189,7 +194,18 @@ class QuantumLayer(torch.nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Compiled circuits are not copied: the copy compiles its own."""
-        return {**self.__dict__, "_forms": {}, "_circuits": {}, "shot_noise": None}
+        return {
+            **self.__dict__,
+            "_forms": {},
+            "_circuits": {},
+            "_recorders": [],
+            "shot_noise": None,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy is found by optimizers as the original is."""
+        super().__setstate__({"_recorders": [], **state})  # type: ignore[no-untyped-call]
+        register(self)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -213,11 +229,18 @@ class QuantumLayer(torch.nn.Module):
         leading = inputs.shape[:-1]
         flat = inputs if len(leading) < 2 else inputs.reshape(-1, inputs.shape[-1])
         form = self._form(flat)
+        watched = None
+        if self._recorders:
+            named = dict(zip(self.weight_shapes, weights, strict=True))
+            watched = Watched(self._recorders, flat, named)
+            weights = list(watched.weights.values())
         results: Any
         if isinstance(form.how, str):
-            results = self._run_on_device(form, flat)
+            results = self._run_on_device(form, flat, weights)
         else:
             results = self._run(form, flat, weights)
+        if watched is not None:
+            watched.close(self.shot_noise)
         if isinstance(results, tuple):
             return torch.stack([with_leading(r, leading) for r in results])
         return with_leading(results, leading)
@@ -250,7 +273,8 @@ class QuantumLayer(torch.nn.Module):
             raise UnsupportedCircuitError(
                 "cost: PennyLane differentiates this layer and decides what is executed; use diff_method='parameter-shift'"
             )
-        circuit = shifted_circuit(self.qnode, self._arguments(flat))
+        named = self._arguments(flat, list(self.qnode_weights.values()))
+        circuit = shifted_circuit(self.qnode, named)
         return step_cost(self, circuit, flat, approx, layers)
 
     def compiled(self, inputs: torch.Tensor) -> Affine | None:
@@ -320,10 +344,11 @@ class QuantumLayer(torch.nn.Module):
             values, circuit = run_traced(self.qnode, self.input_arg, x, named, self._circuits)
         return arranged(values.to(x), circuit.output_shapes, form.kind)
 
-    def _run_on_device(self, form: Form, x: torch.Tensor) -> Any:
+    def _run_on_device(self, form: Form, x: torch.Tensor, weights: list[torch.Tensor]) -> Any:
+        arguments = self._arguments(x, weights)
         if form.kind != "other":
             try:
-                circuit = shifted_circuit(self.qnode, self._arguments(x))
+                circuit = shifted_circuit(self.qnode, arguments)
             except UnsupportedCircuitError:  # PennyLane may know how
                 self._forms[x.ndim] = replace(form, kind="other")
             else:
@@ -335,14 +360,14 @@ class QuantumLayer(torch.nn.Module):
         rows = 1 if x.ndim == 1 else len(x)
         shots = rows * (self.qnode.shots.total_shots or 0)
         self.executor.usage += Usage(1, 1, rows, shots)
-        return self._evaluate(x)
+        return self._evaluate(x, arguments)
 
-    def _arguments(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        named = {name: weight.to(x) for name, weight in self.qnode_weights.items()}
+    def _arguments(self, x: torch.Tensor, weights: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        named = {n: w.to(x) for n, w in zip(self.weight_shapes, weights, strict=True)}
         return {self.input_arg: x, **named}
 
-    def _evaluate(self, x: torch.Tensor) -> Any:
-        results = self.qnode(**self._arguments(x))
+    def _evaluate(self, x: torch.Tensor, arguments: dict[str, torch.Tensor]) -> Any:
+        results = self.qnode(**arguments)
         if isinstance(results, torch.Tensor):
             return results.to(x.dtype)
 

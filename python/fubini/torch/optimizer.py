@@ -11,7 +11,7 @@ from fubini.damping import Damping
 from fubini.devices.snr import SignalToNoise
 from fubini.layers import LayerRule
 from fubini.metric import Approx
-from fubini.policies import Armijo, DampingPolicy, Tikhonov, TrustRegion
+from fubini.policies import Armijo, DampingPolicy, Tikhonov, TrustRegion, own_policy
 from fubini.torch import distributed
 from fubini.torch.checks import check_gradients, check_parameters
 from fubini.torch.diagnostics import StepRecord
@@ -148,7 +148,7 @@ class QNGOptimizer(torch.optim.Optimizer):
             raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
         self._policy: DampingPolicy | None = None
         if isinstance(lam, DampingPolicy) and not isinstance(lam, Tikhonov):
-            self._policy = lam
+            self._policy = own_policy(lam)
         self._data_parallel = isinstance(model, torch.nn.parallel.DistributedDataParallel)
         self._model = distributed.unwrapped(model)
         self._options = {
@@ -184,7 +184,7 @@ class QNGOptimizer(torch.optim.Optimizer):
             group.setdefault("steps", 0)
             group.setdefault("policy", self._policy.state_dict() if self._policy else {})
         self._prepare()
-        if self._source is not None and not self._source.found:
+        if self._model is not None and not self._source.found:
             warnings.warn(
                 "model: found no QuantumLayer or TorchLayer; every parameter takes the plain gradient step",
                 stacklevel=2,
@@ -333,6 +333,7 @@ class QNGOptimizer(torch.optim.Optimizer):
             step=int(self.param_groups[0]["steps"]),
             targets=targets,
             scale=1.0 if scale is None else float(scale),
+            state=self.state,
         )
         record = StepRecord(Proposal(parts, self.state, self._options["spring"]))
         record.metric_seconds = time.perf_counter() - start
@@ -388,7 +389,7 @@ class QNGOptimizer(torch.optim.Optimizer):
             random,
             self._model,
             list(parameters),
-            self._source.recorders if self._source is not None else [],
+            self._source.recorders,
             # As the gradients are averaged: DistributedDataParallel counts every process alike.
             weight=1.0 if self._data_parallel else self._gatherer.weight(True),
             maximize=bool(self.param_groups[0]["maximize"]),
@@ -417,16 +418,15 @@ class QNGOptimizer(torch.optim.Optimizer):
                 self._names.update(zip(group["params"], group["param_names"], strict=True))
         if self._model is not None:
             self._names.update({p: name for name, p in self._model.named_parameters()})
-        if self._source is not None:
-            self._source.attach(self, {p for g in self.param_groups for p in g["params"]})
-        self._history = MetricHistory(
-            self._options["averaging"], self._options["update_every"], lambda: self.state
-        )
+        owned = {p: None for g in self.param_groups for p in g["params"]}
+        self._source.attach(self, owned.keys())
+        self._history = MetricHistory(self._options["averaging"], self._options["update_every"])
         # Under the quantum metric, what is classical in the model takes the plain gradient.
-        plain = self._model is not None and self._options["metric"] == "quantum"
+        undamped: set[Tensor] = set()
+        if self._options["metric"] == "quantum" and self._model is not None:
+            undamped = set(self._model.parameters())
+        elif self._options["metric"] == "quantum" and self._source.found:
+            undamped = set(owned)
         self._gatherer = Gatherer(
-            self._source,
-            self._history,
-            set(self._model.parameters()) if plain and self._model is not None else set(),
-            average_gradients=not self._data_parallel,
+            self._source, self._history, undamped, average_gradients=not self._data_parallel
         )

@@ -1,13 +1,14 @@
 """Remembers what a module saw in the forward passes whose gradients are waiting for a step."""
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
+from fubini.torch import distributed
 from fubini.torch.shot_noise import ShotNoise
 
 _Gradients = list[tuple[torch.Tensor, torch.Tensor | None, int]]
@@ -22,10 +23,11 @@ class Pass:
         kwargs: Keyword arguments, likewise.
         weights: Identity and version of every parameter, and whether it required a gradient, to notice changes between
             passes.
-        parameters: Those that required a gradient.
+        parameters: Those of the optimizer's that required a gradient.
         count: Number of inputs: the first dimension of the output, 1 for a scalar.
         gradient: Of what was differentiated, by the (first) output; None before the backward pass.
         noise: Of the gradients of a layer with shots, where the recorder keeps it.
+        backwards: Numbers of the backward passes that count.
     """
 
     args: tuple[Any, ...]
@@ -35,6 +37,7 @@ class Pass:
     count: int
     gradient: torch.Tensor | None = None
     noise: ShotNoise | None = None
+    backwards: set[int] = field(default_factory=set)
 
 
 @dataclass(eq=False)
@@ -42,55 +45,142 @@ class _Backward:
     """A backward pass that is not over.
 
     Attributes:
+        number: Torch's.
         before: Parameters with their gradients and these gradients' versions when it reached the module.
         pending: The forward passes that it went through, each with the gradient of its (first) output.
-        measured: Their noise, with the number of contributions from before.
     """
 
+    number: int
     before: _Gradients
     pending: dict[Pass, torch.Tensor | None] = field(default_factory=dict)
-    measured: list[tuple[ShotNoise, int]] = field(default_factory=list)
 
 
 class PassRecorder:
-    """A forward hook that keeps the arguments of those forward passes that contributed to the weights' ``.grad``.
+    """Keeps those forward passes that contributed to the weights' ``.grad``.
 
     Evaluation passes and ``torch.autograd.grad`` are therefore never counted, several forward and backward passes before
     one step (gradient accumulation) are counted together, and whether gradients are zeroed before or after the forward
-    pass makes no difference: a backward pass into weights without a gradient starts a new record. A copy of the hook,
-    as in a deep copy of the model, records nothing. There are no hooks on the weights: when a backward pass is over, it
-    is seen whether a gradient is another one than before. Backward passes may run inside of others, as in hooks and
-    checkpoints.
+    pass makes no difference: a backward pass into weights without a gradient starts a new record. There are no hooks on
+    the weights: when a backward pass is over, it is seen whether a gradient is another one than before. Backward passes
+    may run inside of others, as in hooks and checkpoints. How a backward pass is noticed is for the classes that derive
+    from this one, which call ``_passed``. A copy, as in a deep copy of the model, records nothing.
 
     Attributes:
         passes: The recorded passes, in the order of the backward passes.
+        looked: Whether a backward pass was seen that left the weights' ``.grad`` alone (``torch.autograd.grad``).
         paused: Whether forward passes are ignored for now.
-        keeps_noise: Whether the noise of gradients from shots is kept with the passes.
     """
 
     def __init__(self) -> None:
         self.passes: list[Pass] = []
+        self.looked = False
         self.paused = False
-        self.keeps_noise = False
+        self._watched: dict[int, torch.Tensor] = {}
         self._active = True
         # By number. Torch keeps one alive until it is over, also where an error ends it.
         self._open: weakref.WeakValueDictionary[int, _Backward] = weakref.WeakValueDictionary()
         self._stale: list[Pass] = []  # recorded ones whose gradients are gone
         self._zeros: list[tuple[Any, int]] = []  # gradients that backward passes left at zero
 
-    def __call__(
-        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-    ) -> None:
+    def watch(self, parameters: Iterable[torch.Tensor]) -> None:
+        """Say whose gradients count: others are not the optimizer's, which does not clear them.
+
+        Args:
+            parameters: Parameters of the optimizer.
+        """
+        self._watched = {id(p): p for p in parameters}
+
+    def detach(self) -> None:
+        """Record nothing any more."""
+        self._active = False
+        self.passes.clear()
+        self._stale, self._zeros, self._watched = [], [], {}
+
+    def _passed(self, seen: Pass, gradient: torch.Tensor | None = None) -> None:
+        """A backward pass went through the module; whether it reaches ``.grad`` is not known yet."""
+        if not self._active or self.paused:
+            return
+        # One number per backward pass, shared by repeated uses.
+        number = torch._C._current_graph_task_id()
+        backward = self._open.get(number)
+        if backward is None:
+            backward = self._begin(number, seen.parameters)
+        if gradient is not None or seen not in backward.pending:
+            backward.pending[seen] = gradient
+
+    def _begin(self, number: int, parameters: Sequence[torch.Tensor]) -> _Backward:
+        before = [(p, g := p.grad, 0 if g is None else g._version) for p in parameters]
+        if self._is_without_gradient(before):
+            self._stale = list(self.passes)
+        elif not self._open:
+            self._stale = []
+        backward = self._open[number] = _Backward(number, before)
+        # As torch's own data-parallel modules do: called when this backward pass is over.
+        torch.autograd.Variable._execution_engine.queue_callback(lambda: self._commit(backward))
+        return backward
+
+    def _is_without_gradient(self, before: _Gradients) -> bool:
+        """Whether no gradient is waiting for a step. Zeros are gradients where they are what backward passes left."""
+        gradients = [g for _, g, _ in before if g is not None]
+        if any(bool(g.any()) for g in gradients):
+            return False
+        return not gradients or not all(
+            any(g is left() and g._version == version for left, version in self._zeros)
+            for g in gradients
+        )
+
+    def _commit(self, backward: _Backward) -> None:
+        """The backward pass is over: the pending passes count if they contributed to a weight's ``.grad``."""
+        if not self._active:
+            return
+        if not any(_has_changed(*one) for one in backward.before):
+            self.looked = True
+            for seen in backward.pending:
+                _forget(seen.noise, lambda number: number == backward.number)
+            return
+        if self._stale:
+            self.passes[:] = [seen for seen in self.passes if seen not in self._stale]
+            self._stale = []
+        for seen, gradient in backward.pending.items():
+            if seen not in self.passes:
+                self.passes.append(seen)
+                seen.gradient, seen.backwards = gradient, set()
+            elif gradient is not None:  # another backward pass of the same forward pass
+                seen.gradient = gradient if seen.gradient is None else seen.gradient + gradient
+            seen.backwards.add(backward.number)
+            _forget(seen.noise, lambda number, seen=seen: number not in seen.backwards)  # type: ignore[misc]
+        gradients = [g for p, _, _ in backward.before if (g := p.grad) is not None]
+        zero = not any(bool(g.any()) for g in gradients)
+        self._zeros = [(weakref.ref(g), g._version) for g in gradients] if zero else []
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "PassRecorder":
+        return inert(type(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return inert, (type(self),)
+
+
+class ModelRecorder(PassRecorder):
+    """A forward hook on a model.
+
+    A backward pass is noticed by what reaches the model's outputs. Where it was asked for a graph of its own
+    (``create_graph=True``, for losses made of derivatives), all that it computes is linear in what reached the outputs:
+    a mark on that notices the backward pass of the loss.
+    """
+
+    def __call__(self, module: torch.nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
         """Attach to the output of a forward pass; see ``register_forward_hook(with_kwargs=True)``."""
+        # The hook of an optimizer that dies while the model runs is called once more, without the keyword arguments.
+        if len(rest) != 2 or not self._active or self.paused:
+            return
         if torch.compiler.is_compiling():
-            self._attach_uncompiled(module, args, kwargs, output)
-        elif self._active and not self.paused:
-            self._attach(module, args, kwargs, output)
+            self._attach_uncompiled(module, args, *rest)
+        else:
+            self._attach(module, args, *rest)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _attach_uncompiled(self, *seen: Any) -> None:
-        if self._active and not self.paused:
-            self._attach(*seen)
+        self._attach(*seen)
 
     def _attach(
         self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -106,105 +196,54 @@ class PassRecorder:
             return
         known = parameters_of(module)
         weights = tuple([(id(p), p._version, p.requires_grad) for p in known])
-        parameters = [p for p in known if p.requires_grad]
+        parameters = [p for p in known if p.requires_grad and id(p) in self._watched]
         count = outputs[0].shape[0] if outputs[0].ndim else 1
         seen = Pass(_copied(args), _copied(kwargs), weights, parameters, count)
-        if self.keeps_noise:
-            seen.noise = getattr(module, "shot_noise", None)
-            if seen.noise is not None:
-                seen.noise.wanted = True
-        outputs[0].register_hook(lambda grad: self._passed(parameters, seen, grad))  # type: ignore[no-untyped-call]
-        for other in outputs[1:]:
-            other.register_hook(lambda _: self._passed(parameters, seen, None))  # type: ignore[no-untyped-call]
+        for k, one in enumerate(outputs):
+            self._hook(one, seen, whole=k == 0)
+            base = one._base
+            # An operation in place on a view takes the view, with its hooks, out of the graph.
+            if base is not None and base.grad_fn is not None:
+                self._hook(base, seen, whole=False)
 
-    def detach(self) -> None:
-        """Record nothing any more."""
-        self._active = False
-        self.passes.clear()
-        self._stale, self._zeros = [], []
+    def _hook(self, output: torch.Tensor, seen: Pass, whole: bool) -> None:
+        def passed(grad: torch.Tensor) -> torch.Tensor | None:
+            self._passed(seen, grad if whole else None)
+            if not torch.is_grad_enabled():
+                return None
+            marked: torch.Tensor = _Marked.apply(  # type: ignore[no-untyped-call]
+                grad, torch.zeros((), requires_grad=True), lambda: self._passed(seen)
+            )
+            return marked
 
-    def _passed(
-        self, parameters: Sequence[torch.Tensor], seen: Pass, gradient: torch.Tensor | None
-    ) -> None:
-        """A backward pass went through the module; whether it reaches ``.grad`` is not known yet."""
-        if not self._active or self.paused:
-            return
-        # One number per backward pass, shared by repeated uses.
-        number = torch._C._current_graph_task_id()
-        backward = self._open.get(number)
-        if backward is None:
-            backward = self._begin(number, parameters)
-        noise = seen.noise
-        if noise is not None and seen not in backward.pending:
-            if not self._counts(seen):
-                noise.contributions.clear()  # of a backward pass whose gradients are gone
-            backward.measured.append((noise, len(noise.contributions)))
-        if gradient is not None or seen not in backward.pending:
-            backward.pending[seen] = gradient
-
-    def _begin(self, number: int, parameters: Sequence[torch.Tensor]) -> _Backward:
-        before = [(p, g := p.grad, 0 if g is None else g._version) for p in parameters]
-        if self._is_without_gradient(before):
-            self._stale = list(self.passes)
-        elif not self._open:
-            self._stale = []
-        backward = self._open[number] = _Backward(before)
-        # As torch's own data-parallel modules do: called when this backward pass is over.
-        torch.autograd.Variable._execution_engine.queue_callback(lambda: self._commit(backward))
-        return backward
-
-    def _is_without_gradient(self, before: _Gradients) -> bool:
-        """Whether no gradient is waiting for a step. Zeros are gradients where they are what backward passes left."""
-        gradients = [g for _, g, _ in before if g is not None]
-        if any(bool(g.any()) for g in gradients):
-            return False
-        return not gradients or not all(
-            any(g is left() and g._version == version for left, version in self._zeros)
-            for g in gradients
-        )
-
-    def _counts(self, seen: Pass) -> bool:
-        return seen in self.passes and seen not in self._stale
-
-    def _commit(self, backward: _Backward) -> None:
-        """The backward pass is over: the pending passes count if they contributed to a weight's ``.grad``."""
-        if not self._active:
-            return
-        if not any(_has_changed(*one) for one in backward.before):
-            for noise, count in backward.measured:
-                del noise.contributions[count:]
-            return
-        if self._stale:
-            self.passes[:] = [seen for seen in self.passes if seen not in self._stale]
-            self._stale = []
-        for seen, gradient in backward.pending.items():
-            if seen not in self.passes:
-                self.passes.append(seen)
-                seen.gradient = gradient
-            elif gradient is not None:  # another backward pass of the same forward pass
-                seen.gradient = gradient if seen.gradient is None else seen.gradient + gradient
-        gradients = [g for p, _, _ in backward.before if (g := p.grad) is not None]
-        zero = not any(bool(g.any()) for g in gradients)
-        self._zeros = [(weakref.ref(g), g._version) for g in gradients] if zero else []
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "PassRecorder":
-        return _inert()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _inert, ()
+        output.register_hook(passed)  # type: ignore[no-untyped-call]
 
 
-def record(module: torch.nn.Module, owner: Any) -> PassRecorder:
-    """Record a module's passes for as long as the owner lives.
+class _Marked(torch.autograd.Function):
+    """A tensor that says when its gradient is computed; the token makes it require one."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, token: torch.Tensor, passed: Any) -> torch.Tensor:
+        ctx.passed = passed
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        ctx.passed()
+        return gradient, None, None
+
+
+def record(module: torch.nn.Module, owner: Any) -> ModelRecorder:
+    """Record a model's passes for as long as the owner lives.
 
     Args:
-        module: The module.
+        module: The model.
         owner: The optimizer.
 
     Returns:
         The recorder.
     """
-    recorder = PassRecorder()
+    recorder = ModelRecorder()
     handle = module.register_forward_hook(recorder, with_kwargs=True)
     weakref.finalize(owner, handle.remove)
     weakref.finalize(owner, recorder.detach)
@@ -247,6 +286,36 @@ def check_same_weights(name: str, passes: Sequence[Pass]) -> None:
             f"{name}: the passes whose gradients are to be applied used different weights, so their metric is that of no "
             "one point; call zero_grad() after every change of the weights"
         )
+
+
+def missing(recorder: PassRecorder, moving: Iterable[torch.Tensor], name: str = "model") -> bool:
+    """Return whether there is no pass to take a metric from, and none is needed: all gradients are zero.
+
+    Args:
+        recorder: Of the module.
+        moving: The parameters that have gradients.
+        name: The module's name.
+
+    Raises:
+        RuntimeError: If there are gradients from elsewhere.
+    """
+    if recorder.passes:
+        return False
+    # Tools that want an optimizer's state to be there take a step with gradients of zero.
+    gradients = [p.grad for p in moving if p.grad is not None]
+    if gradients and not distributed.active() and not any(bool(g.any()) for g in gradients):
+        return True
+    if recorder.looked:
+        raise RuntimeError(
+            f"{name}: the gradients in .grad were set by hand after torch.autograd.grad, and which passes they belong to is "
+            "not known; call loss.backward() before step(), which may be followed by changes of .grad"
+        )
+    raise RuntimeError(
+        f"{name}: the parameters have gradients, but no backward pass went through the module's forward into their .grad "
+        "since the optimizer was made; make the optimizer first (again after replacing layers), then call model(inputs) and "
+        "loss.backward() before step(). Gradients by weights that the caller computes and passes to the module "
+        "(torch.func.functional_call) are not the parameters' own"
+    )
 
 
 def joined(passes: Sequence[Pass]) -> tuple[tuple[Any, ...], dict[str, Any], int]:
@@ -307,10 +376,22 @@ def _copied(values: Any) -> Any:
     return pytree.tree_map(copy, values)
 
 
-def _inert() -> PassRecorder:
-    recorder = PassRecorder()
-    recorder._active = False
+def inert(kind: type[PassRecorder]) -> PassRecorder:
+    """Return a recorder that records nothing, which copies of one become.
+
+    Args:
+        kind: Its class.
+    """
+    recorder = kind.__new__(kind)
+    PassRecorder.__init__(recorder)
+    recorder.detach()
     return recorder
+
+
+def _forget(noise: ShotNoise | None, gone: Callable[[int], bool]) -> None:
+    """Drop the contributions of backward passes by their number."""
+    if noise is not None:
+        noise.contributions[:] = [c for c in noise.contributions if not gone(c.backward)]
 
 
 def _has_changed(parameter: torch.Tensor, gradient: torch.Tensor | None, version: int) -> bool:

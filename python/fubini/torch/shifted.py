@@ -160,7 +160,8 @@ class _Shifted(torch.autograd.Function):
             measured = job.run(ctx.executor)
         weights = to_numpy(cotangents)
         if noise.wanted and tape.shots is not None:
-            noise.contributions.append(Contribution(tape, measured, weights))
+            number = torch._C._current_graph_task_id()
+            noise.contributions.append(Contribution(tape, measured, weights, number))
         gradient = np.einsum("bm,bma->ba", weights, measured.jacobian)
         found: list[Tensor | None] = [None] * (len(ctx.needs_input_grad) - 2)
         for k in needed:

@@ -31,11 +31,13 @@ class Contribution:
         tape: The circuit, whose weights are its angles.
         gradient: The derivatives that were measured.
         cotangents: (1 or batch, outputs).
+        backward: Torch's number of the backward pass.
     """
 
     tape: GateTape
     gradient: Gradient
     cotangents: FloatArray
+    backward: int
 
 
 @dataclass

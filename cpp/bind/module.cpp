@@ -24,6 +24,7 @@ PYBIND11_MODULE(FUBINI_MODULE, m) {
     fubini::bind::register_sweeps(m);
     fubini::bind::register_metric(m);
     fubini::bind::register_affine(m);
+    fubini::bind::register_expression(m);
     fubini::bind::register_derivatives(m);
     fubini::bind::register_mixed(m);
     fubini::bind::register_peak(m);

@@ -21,6 +21,7 @@ void register_program(pybind11::module_& m);
 void register_sweeps(pybind11::module_& m);
 void register_metric(pybind11::module_& m);
 void register_affine(pybind11::module_& m);
+void register_expression(pybind11::module_& m);
 void register_derivatives(pybind11::module_& m);
 void register_mixed(pybind11::module_& m);
 void register_peak(pybind11::module_& m);

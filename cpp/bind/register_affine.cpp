@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// A training step of a circuit whose angles are affine in weights and inputs: one call forward, one back.
+// A training step of a circuit whose angles are a function of weights and inputs: one call forward, one back.
+#include <pybind11/complex.h>
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <memory>
 #include <utility>
 #include <vector>
 
-#include "bind/sweep_arrays.hpp"
+#include "bind/angle_arrays.hpp"
 #include "core/adjoint.hpp"
 #include "core/affine.hpp"
 #include "core/expval.hpp"
@@ -35,39 +37,73 @@ std::vector<Coefficient> coefficients(const Entries& entries) {
 
 /// What the backward pass needs of a forward pass.
 struct Pass {
+    std::vector<double> weights;
+    RealArray inputs;
     RealArray angles;
+    State states;
     std::vector<std::vector<py::ssize_t>> weight_shapes;
     Workspace memory;
     double* kept = nullptr;          // in memory, or null
     std::atomic<bool> fresh{false};  // the first backward pass uses the states up; another one starts anew
 };
 
-/// The weights side by side.
-std::vector<double> joined(const AffineMap& map, const std::vector<RealArray>& weights) {
-    std::vector<double> flat;
-    flat.reserve(static_cast<std::size_t>(map.weights()));
-    for (const RealArray& w : weights) flat.insert(flat.end(), w.data(), w.data() + w.size());
-    if (flat.size() != static_cast<std::size_t>(map.weights())) {
-        throw py::value_error("weights: expected " + std::to_string(map.weights()) + " numbers, got " +
-                              std::to_string(flat.size()));
+/// A map at its weights and inputs, and what it makes of them.
+struct Mapped {
+    std::vector<double> weights;
+    AnglePoint point;
+    RealArray angles;
+    State states;
+};
+
+std::unique_ptr<Mapped> mapped(const AngleMap& map, const std::vector<RealArray>& weights,
+                               const RealArray& inputs, bool want_states = true) {
+    auto result = std::make_unique<Mapped>();
+    result->weights = joined(map, weights);
+    const py::ssize_t size = batch_rows(map, inputs);
+    result->point = {result->weights.data(), inputs.data(), size, false};
+    result->angles = RealArray({size, static_cast<py::ssize_t>(map.angles())});
+    double* angles_to = result->angles.mutable_data();
+    std::complex<double>* states_to = nullptr;
+    if (map.amplitudes() > 0 && want_states) {
+        const py::ssize_t rows = map.shared_state() ? std::min<py::ssize_t>(size, 1) : size;
+        expect_fits(2.0 * static_cast<double>(rows) * map.amplitudes(), "the initial states");
+        ComplexArray states({rows, static_cast<py::ssize_t>(map.amplitudes())});
+        states_to = states.mutable_data();
+        result->states = std::move(states);
     }
-    return flat;
+    run([&] { map.evaluate(result->point, angles_to, states_to); });
+    return result;
 }
 
-RealArray angles_array(const AffineMap& map, const std::vector<RealArray>& weights, const RealArray& inputs) {
-    const std::vector<double> flat = joined(map, weights);
-    const py::ssize_t size = inputs.ndim() == 2 ? inputs.shape(0) : 0;
-    expect_shape("inputs", inputs, "(batch, features)", size, map.inputs());
-    RealArray angles({size, static_cast<py::ssize_t>(map.angles())});
-    map.apply(flat.data(), inputs.data(), size, angles.mutable_data());
-    return angles;
+void expect_match(const Program& program, const AngleMap& map) {
+    const double wanted = program.takes_state() ? std::ldexp(1.0, program.qubits()) : 0;
+    if (map.angles() == program.angles() && map.amplitudes() == wanted) return;
+    throw py::value_error("map: expected one that makes " + std::to_string(program.angles()) +
+                          " angles and " + std::to_string(static_cast<long long>(wanted)) +
+                          " amplitudes for this program, got " + std::to_string(map.angles()) + " and " +
+                          std::to_string(map.amplitudes()));
 }
 
-py::typing::Tuple<RealArray, py::typing::Optional<Pass>> forward(const Program& program, const AffineMap& map,
+RealArray angles_array(const AngleMap& map, const std::vector<RealArray>& weights, const RealArray& inputs) {
+    return mapped(map, weights, inputs, false)->angles;
+}
+
+State states_array(const AngleMap& map, const std::vector<RealArray>& weights, const RealArray& inputs) {
+    const std::unique_ptr<Mapped> found = mapped(map, weights, inputs);
+    if (!found->states || found->states->shape(0) == found->point.batch) return found->states;
+    const auto size = static_cast<py::ssize_t>(found->point.batch);
+    ComplexArray all({size, static_cast<py::ssize_t>(map.amplitudes())});
+    for (py::ssize_t b = 0; b < size; ++b)
+        std::copy_n(found->states->data(), map.amplitudes(), all.mutable_data() + b * map.amplitudes());
+    return all;
+}
+
+py::typing::Tuple<RealArray, py::typing::Optional<Pass>> forward(const Program& program, const AngleMap& map,
                                                                  const std::vector<RealArray>& weights,
                                                                  const RealArray& inputs, bool keep) {
-    RealArray angles = angles_array(map, weights, inputs);
-    const Batch batch = batch_of(program, angles, std::nullopt);
+    expect_match(program, map);
+    const std::unique_ptr<Mapped> found = mapped(map, weights, inputs);
+    const Batch batch = batch_of(program, found->angles, found->states);
     const auto outputs = static_cast<py::ssize_t>(program.outputs().size());
     expect_fits(static_cast<double>(batch.size) * static_cast<double>(outputs), "the values");
     RealArray values({static_cast<py::ssize_t>(batch.size), outputs});
@@ -83,22 +119,45 @@ py::typing::Tuple<RealArray, py::typing::Optional<Pass>> forward(const Program& 
         pass->fresh = true;
     }
     run([&] { expval(program, batch, to, pass->kept); });
-    pass->angles = std::move(angles);
+    pass->weights = std::move(found->weights);
+    pass->inputs = inputs;
+    pass->angles = std::move(found->angles);
+    pass->states = std::move(found->states);
     for (const RealArray& w : weights) pass->weight_shapes.emplace_back(w.shape(), w.shape() + w.ndim());
     return py::make_tuple(values, py::cast(std::move(pass)));
 }
 
-std::pair<RealArray, std::vector<RealArray>> pulled_back(
-    const AffineMap& map, const RealArray& gradient,
-    const std::vector<std::vector<py::ssize_t>>& weight_shapes) {
-    const py::ssize_t size = gradient.ndim() == 2 ? gradient.shape(0) : 0;
-    expect_shape("gradient", gradient, "(batch, angles)", size, map.angles());
+std::pair<RealArray, std::vector<RealArray>> backward(const Program& program, const AngleMap& map, Pass& pass,
+                                                      const RealArray& cotangents) {
+    expect_match(program, map);
+    const Batch batch = batch_of(program, pass.angles, pass.states);
+    const auto size = static_cast<py::ssize_t>(batch.size);
+    if (pass.weights.size() != static_cast<std::size_t>(map.weights()) ||
+        batch_rows(map, pass.inputs) != size) {
+        throw py::value_error("passed: expected the result of forward with this map");
+    }
+    expect_shape("cotangents", cotangents, "(batch, outputs)", size,
+                 static_cast<py::ssize_t>(program.outputs().size()));
+    const bool by_states = pass.states && map.state_has_derivatives();
+    if (by_states) {
+        expect_fits(2.0 * static_cast<double>(size) * map.amplitudes(), "the gradient of the states");
+    }
     RealArray by_inputs({size, static_cast<py::ssize_t>(map.inputs())});
     std::vector<double> flat(static_cast<std::size_t>(map.weights()));
-    map.pull_back(gradient.data(), size, flat.data(), by_inputs.mutable_data());
+    const AnglePoint point{pass.weights.data(), pass.inputs.data(), size, false};
+    double* inputs_to = by_inputs.mutable_data();
+    double* kept = pass.fresh.exchange(false) ? pass.kept : nullptr;
+    run([&] {
+        std::vector<double> gradient(static_cast<std::size_t>(size * map.angles()));
+        std::vector<std::complex<double>> states(
+            static_cast<std::size_t>(by_states ? size * map.amplitudes() : 0));
+        std::complex<double>* states_to = by_states ? states.data() : nullptr;
+        vjp(program, batch, cotangents.data(), gradient.data(), nullptr, states_to, kept);
+        map.pull_back(point, gradient.data(), states_to, flat.data(), inputs_to);
+    });
     std::vector<RealArray> by_weights;
     const double* from = flat.data();
-    for (const auto& shape : weight_shapes) {
+    for (const auto& shape : pass.weight_shapes) {
         RealArray part(shape);
         std::copy_n(from, part.size(), part.mutable_data());
         from += part.size();
@@ -107,29 +166,40 @@ std::pair<RealArray, std::vector<RealArray>> pulled_back(
     return {std::move(by_inputs), std::move(by_weights)};
 }
 
-std::pair<RealArray, std::vector<RealArray>> backward(const Program& program, const AffineMap& map,
-                                                      Pass& pass, const RealArray& cotangents) {
-    const Batch batch = batch_of(program, pass.angles, std::nullopt);
-    const auto size = static_cast<py::ssize_t>(batch.size);
-    expect_shape("cotangents", cotangents, "(batch, outputs)", size,
-                 static_cast<py::ssize_t>(program.outputs().size()));
-    RealArray gradient({size, static_cast<py::ssize_t>(map.angles())});
-    double* to = gradient.mutable_data();
-    double* kept = pass.fresh.exchange(false) ? pass.kept : nullptr;
-    run([&] { vjp(program, batch, cotangents.data(), to, nullptr, nullptr, kept); });
-    return pulled_back(map, gradient, pass.weight_shapes);
+/// Jacobians by angles (batch, outputs, angles) and by the amplitudes of the initial state, one sweep per
+/// output.
+void jacobians(const Program& program, const Batch& batch, double* values, double* by_angles,
+               std::complex<double>* by_states) {
+    if (by_states == nullptr) return jacobian(program, batch, by_angles, values);
+    const auto outputs = static_cast<std::ptrdiff_t>(program.outputs().size());
+    const std::ptrdiff_t angles = program.angles(), amplitudes = std::ptrdiff_t{1} << program.qubits();
+    std::vector<double> gradient(static_cast<std::size_t>(batch.size * angles));
+    std::vector<std::complex<double>> states(static_cast<std::size_t>(batch.size * amplitudes));
+    for (std::ptrdiff_t m = 0; m < outputs; ++m) {
+        std::vector<double> chosen(static_cast<std::size_t>(batch.size * outputs));
+        for (std::ptrdiff_t b = 0; b < batch.size; ++b) chosen[static_cast<std::size_t>(b * outputs + m)] = 1;
+        vjp(program, batch, chosen.data(), gradient.data(), values, states.data());
+        for (std::ptrdiff_t b = 0; b < batch.size; ++b) {
+            std::copy_n(gradient.data() + b * angles, angles, by_angles + (b * outputs + m) * angles);
+            std::copy_n(states.data() + b * amplitudes, amplitudes,
+                        by_states + (b * outputs + m) * amplitudes);
+        }
+    }
 }
 
 /// Results (batch, outputs), and their derivatives by weights (batch, outputs, weights) and, if wanted, by
 /// inputs (batch, outputs, features).
 py::typing::Tuple<RealArray, RealArray, py::typing::Optional<RealArray>> linearise(
-    const Program& program, const AffineMap& map, const std::vector<RealArray>& weights,
+    const Program& program, const AngleMap& map, const std::vector<RealArray>& weights,
     const RealArray& inputs, bool want_inputs) {
-    const RealArray angles = angles_array(map, weights, inputs);
-    const Batch batch = batch_of(program, angles, std::nullopt);
+    expect_match(program, map);
+    const std::unique_ptr<Mapped> found = mapped(map, weights, inputs);
+    const Batch batch = batch_of(program, found->angles, found->states);
     const auto size = static_cast<py::ssize_t>(batch.size);
     const auto outputs = static_cast<py::ssize_t>(program.outputs().size());
-    const py::ssize_t widest = std::max({map.angles(), map.weights(), map.inputs()});
+    const bool by_states = found->states && map.state_has_derivatives();
+    const py::ssize_t widest =
+        std::max({map.angles(), map.weights(), map.inputs(), by_states ? 2 * map.amplitudes() : 0});
     expect_fits(static_cast<double>(size * outputs) * static_cast<double>(widest), "the Jacobian");
     RealArray values({size, outputs});
     RealArray by_weights({size, outputs, static_cast<py::ssize_t>(map.weights())});
@@ -144,8 +214,11 @@ py::typing::Tuple<RealArray, RealArray, py::typing::Optional<RealArray>> lineari
     double* weights_to = by_weights.mutable_data();
     run([&] {
         std::vector<double> by_angles(static_cast<std::size_t>(size * outputs * map.angles()));
-        jacobian(program, batch, by_angles.data(), values_to);
-        map.chain(by_angles.data(), size * outputs, weights_to, inputs_to);
+        std::vector<std::complex<double>> states(
+            static_cast<std::size_t>(by_states ? size * outputs * map.amplitudes() : 0));
+        std::complex<double>* states_to = by_states ? states.data() : nullptr;
+        jacobians(program, batch, values_to, by_angles.data(), states_to);
+        map.chain(found->point, outputs, by_angles.data(), states_to, weights_to, inputs_to);
     });
     return py::make_tuple(std::move(values), std::move(by_weights), std::move(by_inputs));
 }
@@ -153,7 +226,18 @@ py::typing::Tuple<RealArray, RealArray, py::typing::Optional<RealArray>> lineari
 }  // namespace
 
 void register_affine(py::module_& m) {
-    py::class_<AffineMap>(
+    py::class_<AngleMap, std::shared_ptr<AngleMap>>(
+        m, "AngleMap", py::module_local(),
+        "Angles, and amplitudes of an initial state, as a function of weights and inputs.")
+        .def_property_readonly("num_weights", &AngleMap::weights)
+        .def_property_readonly("num_inputs", &AngleMap::inputs)
+        .def_property_readonly("num_angles", &AngleMap::angles)
+        .def_property_readonly("num_amplitudes", &AngleMap::amplitudes)
+        .def("angles", &angles_array, "weights"_a, "inputs"_a,
+             "Angles (batch, angles) for a list of weights and inputs (batch, features).")
+        .def("states", &states_array, "weights"_a, "inputs"_a,
+             "Initial states (batch, amplitudes), or None where there are none.");
+    py::class_<AffineMap, AngleMap, std::shared_ptr<AffineMap>>(
         m, "AffineMap", py::module_local(),
         "angles = constant + W weights + X inputs; matrices as (angle, source, value) entries.")
         .def(py::init([](const std::vector<double>& constant, int weights, int inputs,
@@ -161,9 +245,7 @@ void register_affine(py::module_& m) {
                  return AffineMap(constant, weights, inputs, coefficients(by_weights),
                                   coefficients(by_inputs));
              }),
-             "constant"_a, "weights"_a, "inputs"_a, "by_weights"_a, "by_inputs"_a)
-        .def("angles", &angles_array, "weights"_a, "inputs"_a,
-             "Angles (batch, angles) for a list of weights and inputs (batch, features).");
+             "constant"_a, "weights"_a, "inputs"_a, "by_weights"_a, "by_inputs"_a);
     py::class_<Pass>(m, "Pass", py::module_local(), "What `backward` needs of a call of `forward`.");
     m.def("forward", &forward, "program"_a, "map"_a, "weights"_a, "inputs"_a.noconvert(), "keep"_a,
           "Results (batch, outputs), and a Pass if keep.");

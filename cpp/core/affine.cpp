@@ -20,6 +20,10 @@ void check(const std::vector<Coefficient>& entries, int angles, int sources, con
     }
 }
 
+void expect_shared_weights(const AnglePoint& at) {
+    if (at.weights_by_row) throw std::invalid_argument("weights: an affine map has the same for all inputs");
+}
+
 }  // namespace
 
 AffineMap::AffineMap(std::vector<double> constant, int weights, int inputs,
@@ -80,6 +84,25 @@ void AffineMap::chain(const double* by_angles, std::ptrdiff_t rows, double* by_w
     };
     apply(from_weights_, weights_, by_weights);
     apply(from_inputs_, inputs_, by_inputs);
+}
+
+void AffineMap::evaluate(const AnglePoint& at, double* to_angles, std::complex<double>* /*to_states*/) const {
+    expect_shared_weights(at);
+    apply(at.weights, at.inputs, at.batch, to_angles);
+}
+
+void AffineMap::pull_back(const AnglePoint& at, const double* by_angles,
+                          const std::complex<double>* /*by_states*/, double* by_weights,
+                          double* by_inputs) const {
+    expect_shared_weights(at);
+    pull_back(by_angles, at.batch, by_weights, by_inputs);
+}
+
+void AffineMap::chain(const AnglePoint& at, std::ptrdiff_t rows, const double* by_angles,
+                      const std::complex<double>* /*by_states*/, double* by_weights,
+                      double* by_inputs) const {
+    expect_shared_weights(at);
+    chain(by_angles, at.batch * rows, by_weights, by_inputs);
 }
 
 }  // namespace fubini

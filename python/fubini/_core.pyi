@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AffineMap', 'Pass', 'Program', 'ProgramBuilder', 'ShiftPlan', 'backward', 'berry_connection', 'blocks_from_probabilities', 'blocks_from_states', 'compiler', 'derivative_states', 'expval', 'first_not_finite', 'forward', 'gate_table', 'hessian_product', 'hilbert_schmidt', 'isa', 'jacobian', 'jacobian_block', 'jvp', 'kronecker_factors', 'largest_eigenvalues', 'linear_block', 'linear_layer', 'linearise', 'mean_over_batch', 'memory_limit', 'metric', 'metric_factor', 'metric_vector_product', 'multiply_add', 'num_threads', 'output_factor', 'overlap_gradient', 'pull_factor', 'set_memory_limit', 'set_num_threads', 'shift_rule', 'shift_sum', 'sld_fisher', 'solve_batch', 'solve_fast', 'solve_kronecker', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'stage_covariances', 'state', 'version', 'vjp']
+__all__: list[str] = ['AffineMap', 'AngleMap', 'Expression', 'Pass', 'Program', 'ProgramBuilder', 'ShiftPlan', 'backward', 'berry_connection', 'blocks_from_probabilities', 'blocks_from_states', 'compiler', 'derivative_states', 'expression_kinds', 'expval', 'first_not_finite', 'forward', 'gate_table', 'hessian_product', 'hilbert_schmidt', 'isa', 'jacobian', 'jacobian_block', 'jvp', 'kronecker_factors', 'largest_eigenvalues', 'linear_block', 'linear_layer', 'linearise', 'mean_over_batch', 'memory_limit', 'metric', 'metric_factor', 'metric_vector_product', 'multiply_add', 'num_threads', 'output_factor', 'overlap_gradient', 'pull_factor', 'set_memory_limit', 'set_num_threads', 'shift_rule', 'shift_sum', 'sld_fisher', 'solve_batch', 'solve_fast', 'solve_kronecker', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'stage_covariances', 'state', 'version', 'vjp']
 class ShiftPlan:
     """
     Parameter-shift terms of a circuit: angle index, coefficient and shift of each.
@@ -99,21 +99,70 @@ class ProgramBuilder:
         """
         Add weight * probability of reading index on the wires to a moment.
         """
-class AffineMap:
+class AngleMap:
+    """
+    Angles, and amplitudes of an initial state, as a function of weights and inputs.
+    """
+    def angles(self, weights: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]], inputs: typing.Annotated[numpy.typing.ArrayLike, numpy.float64]) -> numpy.typing.NDArray[numpy.float64]:
+        """
+        Angles (batch, angles) for a list of weights and inputs (batch, features).
+        """
+    def states(self, weights: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]], inputs: typing.Annotated[numpy.typing.ArrayLike, numpy.float64]) -> numpy.typing.NDArray[numpy.complex128] | None:
+        """
+        Initial states (batch, amplitudes), or None where there are none.
+        """
+    @property
+    def num_amplitudes(self) -> int:
+        ...
+    @property
+    def num_angles(self) -> int:
+        ...
+    @property
+    def num_inputs(self) -> int:
+        ...
+    @property
+    def num_weights(self) -> int:
+        ...
+class AffineMap(AngleMap):
     """
     angles = constant + W weights + X inputs; matrices as (angle, source, value) entries.
     """
     def __init__(self, constant: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], weights: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, by_weights: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]], by_inputs: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]]) -> None:
         ...
-    def angles(self, weights: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]], inputs: typing.Annotated[numpy.typing.ArrayLike, numpy.float64]) -> numpy.typing.NDArray[numpy.float64]:
-        """
-        Angles (batch, angles) for a list of weights and inputs (batch, features).
-        """
 class Pass:
     """
     What `backward` needs of a call of `forward`.
     """
-def backward(program: Program, map: AffineMap, passed: Pass, cotangents: numpy.typing.NDArray[numpy.float64]) -> tuple[numpy.typing.NDArray[numpy.float64], list[numpy.typing.NDArray[numpy.float64]]]:
+class Expression(AngleMap):
+    """
+    Angles and amplitudes as a scalar program: nodes (kind, u, v, c), terms (coefficient, u, v) of sums, outputs: angles, then real and imaginary parts of amplitudes, interleaved.
+    """
+    def __init__(self, weights: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, nodes: collections.abc.Sequence[tuple[str, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]], terms: collections.abc.Sequence[tuple[typing.SupportsFloat | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], outputs: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], angles: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def evaluate(self, weights: numpy.typing.NDArray[numpy.float64], inputs: numpy.typing.NDArray[numpy.float64]) -> numpy.typing.NDArray[numpy.float64]:
+        """
+        Outputs (batch, outputs) of weights (weights,) or (batch, weights) and inputs (batch, features).
+        """
+    def hessian_product(self, weights: numpy.typing.NDArray[numpy.float64], inputs: numpy.typing.NDArray[numpy.float64], cotangents: numpy.typing.NDArray[numpy.float64], weight_tangents: numpy.typing.NDArray[numpy.float64] | None, input_tangents: numpy.typing.NDArray[numpy.float64] | None) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64]]:
+        """
+        Derivatives of the results of vjp along the tangents, for fixed cotangents.
+        """
+    def jacobian(self, weights: numpy.typing.NDArray[numpy.float64], inputs: numpy.typing.NDArray[numpy.float64], rows: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], want_inputs: bool = False) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64] | None]:
+        """
+        Derivatives of some outputs by weights, (batch, rows, weights) or (1, rows, weights) where they are the same for all inputs, and by inputs, (batch, rows, features) or None.
+        """
+    def jvp(self, weights: numpy.typing.NDArray[numpy.float64], inputs: numpy.typing.NDArray[numpy.float64], weight_tangents: numpy.typing.NDArray[numpy.float64] | None, input_tangents: numpy.typing.NDArray[numpy.float64] | None) -> numpy.typing.NDArray[numpy.float64]:
+        """
+        Derivatives (batch, outputs) along tangents of the shapes of weights and inputs; None: does not move.
+        """
+    def vjp(self, weights: numpy.typing.NDArray[numpy.float64], inputs: numpy.typing.NDArray[numpy.float64], cotangents: numpy.typing.NDArray[numpy.float64]) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64]]:
+        """
+        Gradients, of the shapes of weights and inputs, of outputs weighted by (batch, outputs).
+        """
+    @property
+    def num_outputs(self) -> int:
+        ...
+def backward(program: Program, map: AngleMap, passed: Pass, cotangents: numpy.typing.NDArray[numpy.float64]) -> tuple[numpy.typing.NDArray[numpy.float64], list[numpy.typing.NDArray[numpy.float64]]]:
     """
     Gradients by inputs (batch, features) and by every weight.
     """
@@ -137,6 +186,10 @@ def derivative_states(program: Program, angles: numpy.typing.NDArray[numpy.float
     """
     Derivatives of the states along the tangents, (batch * repeat, 2^wires), or the states for None, in the sweeps' frame: without the Clifford at the end and the global phase.
     """
+def expression_kinds() -> dict[str, int]:
+    """
+    Kinds of nodes of an Expression and how many nodes they take; -1: a list of terms.
+    """
 def expval(program: Program, angles: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None) -> numpy.typing.NDArray[numpy.float64]:
     """
     Results, shape (batch, outputs), at angles of shape (batch, angles).
@@ -145,7 +198,7 @@ def first_not_finite(arrays: list[numpy.ndarray]) -> int:
     """
     Number of the first array of a list that has NaN or infinity; -1 if there is none.
     """
-def forward(program: Program, map: AffineMap, weights: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]], inputs: numpy.typing.NDArray[numpy.float64], keep: bool) -> tuple[numpy.typing.NDArray[numpy.float64], Pass | None]:
+def forward(program: Program, map: AngleMap, weights: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]], inputs: numpy.typing.NDArray[numpy.float64], keep: bool) -> tuple[numpy.typing.NDArray[numpy.float64], Pass | None]:
     """
     Results (batch, outputs), and a Pass if keep.
     """
@@ -193,7 +246,7 @@ def linear_layer(inputs: numpy.typing.NDArray[numpy.float64], weight: numpy.typi
     """
     inputs weight^T + bias, (data, outputs).
     """
-def linearise(program: Program, map: AffineMap, weights: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]], inputs: numpy.typing.NDArray[numpy.float64], want_inputs: bool) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64] | None]:
+def linearise(program: Program, map: AngleMap, weights: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]], inputs: numpy.typing.NDArray[numpy.float64], want_inputs: bool) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64] | None]:
     """
     Results (batch, outputs), their derivatives by weights (batch, outputs, weights), and by inputs (batch, outputs, features) or None.
     """

@@ -17,6 +17,12 @@ RealArray: TypeAlias = NDArray[np.float64]
 #: dtype times what a sum of a few hundred terms loses.
 _SYMMETRY_TOLERANCE = {2: 2e-2, 4: 1e-4, 8: 1e-9}
 
+#: As NumPy's array interface names the dtypes.
+_FORMATS = {
+    torch.float64: np.dtype(np.float64).str,
+    torch.float32: np.dtype(np.float32).str,
+}
+
 
 def is_tensor(value: object) -> TypeGuard[torch.Tensor]:
     """Return whether the value is a torch tensor."""
@@ -37,19 +43,46 @@ def to_numpy(value: Any, dtype: Any = np.float64) -> NDArray[Any]:
         dtype: NumPy dtype of the result; None keeps the value's own.
     """
     if is_tensor(value):
-        value = value.detach()
-        ready = value.dtype is torch.float64 and value.is_cpu and value.is_contiguous()
-        if ready and dtype is np.float64 and not value.is_neg():  # what a training step passes
-            plain: NDArray[np.float64] = value.numpy()
-            return plain
-        if value.dtype is torch.bfloat16:  # which NumPy does not have
-            value = value.to(torch.float32)
-        array: Any = value.resolve_conj().resolve_neg().cpu().numpy()
+        array: Any = _of_parameter(value) if type(value) is torch.nn.Parameter else None
+        if array is None:
+            value = value.detach()
+            ready = value.dtype is torch.float64 and value.is_cpu and value.is_contiguous()
+            if ready and dtype is np.float64 and not value.is_neg():  # what a training step passes
+                plain: NDArray[np.float64] = value.numpy()
+                return plain
+            if value.dtype is torch.bfloat16:  # which NumPy does not have
+                value = value.to(torch.float32)
+            array = value.resolve_conj().resolve_neg().cpu().numpy()
     elif is_jax(value):
         array = value
     else:
         array = qml.math.toarray(qml.math.unwrap([value])[0])
     return np.asarray(array, dtype=dtype, order="C")  # ascontiguousarray would turn () into (1,)
+
+
+class _Memory:
+    """What NumPy asks for a tensor's memory; keeps the tensor alive."""
+
+    __slots__ = ("__array_interface__", "tensor")
+
+    def __init__(self, tensor: torch.Tensor, format: str) -> None:
+        self.tensor = tensor
+        self.__array_interface__ = {
+            "data": (tensor.data_ptr(), False),
+            "shape": tensor.shape,
+            "typestr": format,
+            "version": 3,
+        }
+
+
+def _of_parameter(value: torch.nn.Parameter) -> NDArray[Any] | None:
+    """A parameter's own memory as a C-contiguous array; None where it has none like that."""
+    # Tensor.numpy marks a storage as one that cannot be resized any more, which those of sharded parameters are before
+    # and after every pass.
+    format = _FORMATS.get(value.dtype)
+    if format is None or not (value.is_cpu and value.is_contiguous() and value.numel()):
+        return None
+    return None if value.is_neg() else np.asarray(_Memory(value, format))
 
 
 def shared_array(tensor: torch.Tensor) -> NDArray[Any] | None:
@@ -58,6 +91,8 @@ def shared_array(tensor: torch.Tensor) -> NDArray[Any] | None:
     Args:
         tensor: Of any kind; its graph, if it has one, is left behind.
     """
+    if type(tensor) is torch.nn.Parameter:
+        return _of_parameter(tensor)
     dtype = tensor.dtype
     if (
         (dtype is torch.float64 or dtype is torch.float32)

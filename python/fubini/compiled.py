@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.overrides import TorchFunctionMode
 
 from fubini import _core
@@ -31,6 +30,7 @@ from fubini.errors import UnsupportedCircuitError
 from fubini.guards import Guard
 from fubini.jacobian import Jacobian
 from fubini.tape import user_tape
+from fubini.torch_private import without_transforms
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -215,8 +215,8 @@ def _nonlinear_node(row: torch.Tensor) -> str | None:
 
 @contextlib.contextmanager
 def outside_transforms() -> Iterator[None]:
-    """Suspend torch.func's transforms: compilation makes tensors of its own and differentiates them."""
-    with temporarily_clear_interpreter_stack(), torch.enable_grad():
+    """Suspend torch.func's transforms and inference mode: compilation differentiates tensors of its own."""
+    with without_transforms(), torch.inference_mode(False), torch.enable_grad():
         yield
 
 

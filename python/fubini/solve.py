@@ -37,6 +37,7 @@ from fubini._solve_types import (
     raise_failures,
 )
 from fubini.damping import Damping, as_damping
+from fubini.torch_private import is_forward_mode, is_wrapped
 
 __all__ = ["CG", "Dual", "Pinv", "Power", "SolveInfo", "SolveStatus", "solve", "solve_blocks"]
 
@@ -235,7 +236,7 @@ def _solve_fast(matrix: Any, rhs: Any, damping: Any) -> Any:
 
 
 def _refuse_tangents(*values: Any) -> None:
-    if forward_ad._current_level >= 0 and any(
+    if is_forward_mode() and any(
         forward_ad.unpack_dual(one).tangent is not None  # type: ignore[no-untyped-call]
         for one in values
         if is_tensor(one)
@@ -284,9 +285,7 @@ def _check_kinds(matrix: Any, rhs: Any) -> None:
         raise TypeError(
             f"rhs: expected a {kind} like matrix, got {type(rhs).__name__}; convert one with torch.as_tensor or .numpy()"
         )
-    if is_tensor(matrix) and any(
-        torch._C._functorch.is_functorch_wrapped_tensor(one) for one in (matrix, rhs)
-    ):
+    if is_tensor(matrix) and any(is_wrapped(one) for one in (matrix, rhs)):
         raise TypeError(
             "matrix, rhs: expected tensors with values, got some inside a transform of torch.func; "
             "solve takes batches as they are, and torch.autograd differentiates it"

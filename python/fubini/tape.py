@@ -175,7 +175,8 @@ def _detached(value: Any) -> Any:
     """Inputs enter as float64 constants, so that only weights are differentiated and angles are not rounded."""
     if not is_tensor(value):
         return value
-    return value.detach().to(torch.float64) if value.is_floating_point() else value.detach()
+    value = value.detach().to(torch.float64) if value.is_floating_point() else value.detach()
+    return value.clone() if value.is_inference() else value
 
 
 def _torch_tape(
@@ -186,13 +187,14 @@ def _torch_tape(
     values: list[Any],
     pure: bool,
 ) -> GateTape:
-    leaves = [
-        torch.as_tensor(v).detach().to(torch.float64).clone().requires_grad_() for v in values
-    ]
-    args = [_detached(v) for v in args]
-    kwargs = {name: _detached(v) for name, v in kwargs.items()}
-    _put(args, kwargs, weights, leaves)
-    with torch.enable_grad():  # users may be inside torch.no_grad(), as in an optimizer step
+    # Users may be inside torch.no_grad(), as in an optimizer step, or in inference mode.
+    with torch.inference_mode(False), torch.enable_grad():
+        leaves = [
+            torch.as_tensor(v).detach().to(torch.float64).clone().requires_grad_() for v in values
+        ]
+        args = [_detached(v) for v in args]
+        kwargs = {name: _detached(v) for name, v in kwargs.items()}
+        _put(args, kwargs, weights, leaves)
         tape = user_tape(qnode, args, kwargs, pure=pure)
         operations = gate_operations(tape, pure)
         angles = [op.data[0] for op in operations if has_angle(op) and is_trainable(op)]

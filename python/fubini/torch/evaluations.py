@@ -15,15 +15,14 @@ from typing import Any
 
 import pennylane as qml
 import torch
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from fubini.torch.recorder import Pass, PassRecorder
 from fubini.torch.shot_noise import ShotNoise
+from fubini.torch_private import is_wrapped, uncompiled, unwrapped, without_transforms
 
 Tensor = torch.Tensor
 
 _live: "weakref.WeakSet[Any]" = weakref.WeakSet()
-_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
 
 @dataclass(eq=False)
@@ -76,7 +75,7 @@ class EvaluationRecorder(PassRecorder):
         marked = dict(weights)
         if not self._active or self.paused or not torch.is_grad_enabled():
             return None, marked
-        moving = {n: w for n, w in weights.items() if w.requires_grad and not _wrapped(w)}
+        moving = {n: w for n, w in weights.items() if w.requires_grad and not is_wrapped(w)}
         leaves = {n: self._leaves(w) for n, w in moving.items()}
         parameters = list(dict.fromkeys(p for found in leaves.values() for p in found))
         if not parameters:
@@ -89,7 +88,7 @@ class EvaluationRecorder(PassRecorder):
         kept = {n: w for n, w in weights.items() if not self._is_own(w, leaves.get(n, []))}
         seen.values = {n: _rows(w) for n, w in kept.items()}
         # Marks are for what torch keeps of a backward pass, whatever transforms of torch.func are around.
-        with temporarily_clear_interpreter_stack(), torch.enable_grad():
+        with without_transforms(), torch.enable_grad():
             for name, weight in moving.items():
                 if leaves[name]:
                     marked[name] = weight.view_as(weight)
@@ -159,13 +158,13 @@ class TorchLayerHook:
         self._recorder = recorder
         self._plain: list[Any] = []  # the QNodes of calls that are not over
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @uncompiled
     def before(self, module: Any, args: tuple[Any, ...]) -> None:
         """Put the QNode in; a forward pre-hook."""
         self._plain.append(module.__dict__["qnode"])
         module.__dict__["qnode"] = _ReportingQNode(self._plain[-1], module, self._recorder)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @uncompiled
     def after(self, module: Any, *_: Any) -> None:
         """Put the layer's own QNode back; a forward hook that is always called."""
         if self._plain:
@@ -348,7 +347,7 @@ def _jacobian(weight: Tensor, leaves: Sequence[Tensor]) -> dict[Tensor, Tensor]:
     """Derivatives of a computed weight, in the middle of a backward pass that has not reached what it is computed from."""
     from fubini.torch.fisher_calls import batched_gradients
 
-    with temporarily_clear_interpreter_stack():
+    with without_transforms():
         basis = torch.eye(weight.numel(), dtype=weight.dtype, device=weight.device)
         basis = basis.reshape(-1, *weight.shape)
         rows = batched_gradients(weight, list(leaves), basis)
@@ -361,11 +360,10 @@ def _jacobian(weight: Tensor, leaves: Sequence[Tensor]) -> dict[Tensor, Tensor]:
 
 def _rows(inputs: Tensor) -> Tensor:
     """A copy of the inputs without a graph; with the dimensions that ``vmap`` hides in front."""
-    while _wrapped(inputs):
-        dim = torch._C._functorch.maybe_get_bdim(inputs)
-        inputs = torch._C._functorch.get_unwrapped(inputs)
+    while is_wrapped(inputs):
+        inputs, dim = unwrapped(inputs)
         if dim >= 0:
-            with temporarily_clear_interpreter_stack():
+            with without_transforms():
                 inputs = inputs.movedim(dim, 0)
-    with temporarily_clear_interpreter_stack():
+    with without_transforms():
         return inputs.detach().clone()

@@ -17,7 +17,6 @@ import numpy.typing as npt
 import torch
 from pennylane.qnn import TorchLayer
 from torch import nn
-from torch.nn.modules.module import _has_any_global_hook
 
 from fubini import _core
 from fubini._arrays import to_numpy
@@ -32,6 +31,7 @@ from fubini.torch.fisher_units import symmetric, weighted_metric
 from fubini.torch.layer import QuantumLayer
 from fubini.torch.likelihoods import Bernoulli, Categorical, Gaussian
 from fubini.torch.recorder import ModelRecorder
+from fubini.torch_private import has_global_hook
 
 Tensor = torch.Tensor
 Real = npt.NDArray[np.float64]
@@ -319,7 +319,7 @@ def _collect(
         or module._backward_hooks
         or module._backward_pre_hooks
         or not module.__dict__.keys().isdisjoint(_OWN)
-        or (top and _has_any_global_hook())  # type: ignore[no-untyped-call]
+        or (top and has_global_hook())
     ):
         return False
     kind: Any = type(module)

@@ -9,6 +9,7 @@ import pennylane as qml
 import torch
 
 from fubini.compiled import Affine, Traced, outside_transforms
+from fubini.torch_private import is_wrapped
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def _arguments(
 
 def _numbers(t: torch.Tensor) -> torch.Tensor:
     """A copy in float64, without a graph; made-up numbers where a transform of torch.func hides the real ones."""
-    if torch._C._functorch.is_functorch_wrapped_tensor(t):
+    if is_wrapped(t):
         return torch.linspace(0.1, 0.9, t.numel(), dtype=torch.float64).reshape(t.shape)
     return t.detach().to("cpu", torch.float64, copy=True)
 

@@ -12,7 +12,16 @@ import numpy as np
 import torch
 
 from fubini import _core
+from fubini._arrays import to_numpy
 from fubini.circuit import Circuit
+from fubini.torch_private import (
+    batched,
+    is_legacy_batched,
+    is_plain,
+    legacy_vmap_level,
+    unbatched,
+    uncompiled,
+)
 
 Tensor = torch.Tensor
 
@@ -103,14 +112,13 @@ class _VmapInfo:
 
 def _apply_batched(function: Any, circuit: Circuit, *values: Tensor | None) -> Any:
     """The same under ``is_grads_batched`` and ``vectorize``, whose vmap does not ask functions for their rule."""
-    level = torch._C._vmapmode_increment_nesting() - 1
-    torch._C._vmapmode_decrement_nesting()
+    level = legacy_vmap_level()
     size = 0
     whole: list[Tensor | None] = []
     dims: list[int | None] = [None]
     for value in values:
         if value is not None and is_batched(value):
-            value, dim = torch._remove_batch_dim(value, level, 0, 0), 0
+            value, dim = unbatched(value, level), 0
             size = len(value)
         else:
             dim = None
@@ -118,31 +126,21 @@ def _apply_batched(function: Any, circuit: Circuit, *values: Tensor | None) -> A
         dims.append(dim)
     results, _ = function.vmap(_VmapInfo(size), tuple(dims), circuit, *whole)
     if isinstance(results, tuple):
-        return tuple(torch._add_batch_dim(result, 0, level) for result in results)
-    return torch._add_batch_dim(results, 0, level)
-
-
-_transforms_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
-
-
-def is_plain() -> bool:
-    """Return whether neither torch.func nor forward-mode AD is at work, so that tensors are just tensors."""
-    return not _transforms_active() and getattr(torch.autograd.forward_ad, "_current_level", 0) < 0
+        return tuple(batched(result, level) for result in results)
+    return batched(results, level)
 
 
 def is_batched(value: Tensor) -> bool:
     """Return whether ``is_grads_batched=True`` made the tensor, which only torch's own operations can look into."""
-    return bool(torch._C._functorch.is_legacy_batchedtensor(value))
+    return is_legacy_batched(value)
 
 
 def _real(value: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return np.ascontiguousarray(value.detach().resolve_neg().numpy())
+    return to_numpy(value)
 
 
 def _complex(value: Tensor | None) -> np.ndarray[Any, np.dtype[np.complex128]] | None:
-    if value is None:
-        return None
-    return np.ascontiguousarray(value.detach().resolve_conj().resolve_neg().numpy())
+    return None if value is None else to_numpy(value, np.complex128)
 
 
 def _fold(
@@ -189,6 +187,7 @@ class _PlainValues(torch.autograd.Function):
         return torch.from_numpy(_core.expval(circuit.program, _real(angles), None))
 
     @staticmethod
+    @uncompiled
     def backward(ctx: Any, cotangents: Tensor) -> tuple[None, Tensor]:
         (angles,) = ctx.saved_tensors
         if not torch.is_grad_enabled() and is_plain() and not is_batched(cotangents):

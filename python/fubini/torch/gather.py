@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
-from torch._utils import _flatten_dense_tensors
 
 from fubini.errors import NumericalError
 from fubini.torch import distributed
@@ -17,6 +16,7 @@ from fubini.torch.history import MetricHistory
 from fubini.torch.proposal import Part, plain
 from fubini.torch.quantum_source import Counted
 from fubini.torch.sources import Source
+from fubini.torch_private import flattened
 
 Tensor = torch.Tensor
 Group = MutableMapping[str, Any]
@@ -77,7 +77,7 @@ class Gatherer:
 
         def part(block: Block, damped: bool = True) -> Part:
             ids = [id(p) for p in block.parameters]
-            gradient = _flatten_dense_tensors([gradients[i] for i in ids])  # type: ignore[no-untyped-call]
+            gradient = flattened([gradients[i] for i in ids])
             return Part(block, gradient, tuple([moving[i][1] for i in ids]), damped)
 
         parts = []

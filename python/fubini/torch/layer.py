@@ -21,6 +21,7 @@ from fubini.torch.forms import Form, arranged, check_function, returned_kind, wi
 from fubini.torch.native import run_affine, run_traced
 from fubini.torch.shifted import derivatives_of, run_shifted, shifted_circuit
 from fubini.torch.shot_noise import ShotNoise
+from fubini.torch_private import uncompiled
 
 Engine = Literal["auto", "native", "device"]
 WeightShapes = Mapping[str, int | Sequence[int]]
@@ -207,7 +208,7 @@ class QuantumLayer(torch.nn.Module):
         super().__setstate__({"_recorders": [], **state})  # type: ignore[no-untyped-call]
         register(self)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @uncompiled
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Evaluate the circuit.
 
@@ -363,7 +364,8 @@ class QuantumLayer(torch.nn.Module):
         return self._evaluate(x, arguments)
 
     def _arguments(self, x: torch.Tensor, weights: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        named = {n: w.to(x) for n, w in zip(self.weight_shapes, weights, strict=True)}
+        # Copies, because NumPy arrays of a weight forbid its storage to be resized, as that of sharded parameters is.
+        named = {n: w.to(x, copy=True) for n, w in zip(self.weight_shapes, weights, strict=True)}
         return {self.input_arg: x, **named}
 
     def _evaluate(self, x: torch.Tensor, arguments: dict[str, torch.Tensor]) -> Any:

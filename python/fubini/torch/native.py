@@ -10,7 +10,8 @@ from fubini._arrays import to_numpy
 from fubini.circuit import Circuit, _measured_wires, decomposed
 from fubini.compiled import Affine
 from fubini.tape import user_tape
-from fubini.torch.function import expval, is_batched, is_plain, pullback
+from fubini.torch.function import expval, is_batched, pullback
+from fubini.torch_private import is_plain, uncompiled
 
 Tensor = torch.Tensor
 
@@ -112,6 +113,7 @@ class _AffineExpval(torch.autograd.Function):
         return torch.from_numpy(values)
 
     @staticmethod
+    @uncompiled
     def backward(ctx: Any, gradient: Tensor) -> Any:
         leaves = ctx.saved_tensors
         # create_graph=True: a derivative of this may be asked for.

@@ -33,6 +33,7 @@ from fubini.torch.momentum import as_momentum
 from fubini.torch.proposal import Proposal
 from fubini.torch.sources import Metric, make_source
 from fubini.torch.stepping import take_step
+from fubini.torch_private import uncompiled
 
 Tensor = torch.Tensor
 Group = MutableMapping[str, Any]
@@ -276,6 +277,7 @@ class QNGOptimizer(torch.optim.Optimizer):
 
     # -- the step -------------------------------------------------------------------------------------------------
 
+    @uncompiled
     @torch.no_grad()
     def step(self, closure: Closure | None = None, *, targets: Any = None) -> Any:
         """Take one step.

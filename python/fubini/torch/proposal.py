@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch._utils import _unflatten_dense_tensors
 
 from fubini.damping import Damping
 from fubini.errors import NumericalError
@@ -15,6 +14,7 @@ from fubini.policies import predicted_reduction
 from fubini.torch.blocks import Block, BlockInfo, DenseBlock, DiagonalBlock
 from fubini.torch.blocks.matrix import solve_matrices
 from fubini.torch.checks import first_not_finite
+from fubini.torch_private import foreach_add_, foreach_mul, unflattened
 
 Tensor = torch.Tensor
 Group = MutableMapping[str, Any]
@@ -60,7 +60,7 @@ class Part:
         Args:
             vector: (n,).
         """
-        found: Sequence[Tensor] = _unflatten_dense_tensors(vector, self.block.parameters)  # type: ignore[no-untyped-call]
+        found = unflattened(vector, self.block.parameters)
         return found
 
 
@@ -73,7 +73,7 @@ def _products(numbers: Sequence[float | Tensor], vectors: Sequence[Tensor]) -> l
     """Each vector times its number, or entry by entry."""
     scalars = [number for number in numbers if not isinstance(number, Tensor)]
     if len(scalars) == len(vectors):
-        return list(torch._foreach_mul(list(vectors), scalars))
+        return list(foreach_mul(list(vectors), scalars))
     return [number * v for number, v in zip(numbers, vectors, strict=True)]
 
 
@@ -245,7 +245,7 @@ class Proposal:
             piece if piece.dtype is p.dtype else piece.to(p.dtype)
             for p, piece in zip(parameters, pieces, strict=True)
         ]
-        torch._foreach_add_(parameters, pieces)
+        foreach_add_(parameters, pieces)
 
     def restore(self) -> None:
         """Put the parameters back, to the bit."""

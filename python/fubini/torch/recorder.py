@@ -6,10 +6,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
 from fubini.torch import distributed
 from fubini.torch.shot_noise import ShotNoise
+from fubini.torch_private import (
+    after_backward,
+    current_backward,
+    is_wrapped,
+    pytree,
+    uncompiled,
+)
 
 _Gradients = list[tuple[torch.Tensor, torch.Tensor | None, int]]
 
@@ -101,7 +107,7 @@ class PassRecorder:
         if not self._active or self.paused:
             return
         # One number per backward pass, shared by repeated uses.
-        number = torch._C._current_graph_task_id()
+        number = current_backward()
         backward = self._open.get(number)
         if backward is None:
             backward = self._begin(number, seen.parameters)
@@ -115,8 +121,7 @@ class PassRecorder:
         elif not self._open:
             self._stale = []
         backward = self._open[number] = _Backward(number, before)
-        # As torch's own data-parallel modules do: called when this backward pass is over.
-        torch.autograd.Variable._execution_engine.queue_callback(lambda: self._commit(backward))
+        after_backward(lambda: self._commit(backward))
         return backward
 
     def _is_without_gradient(self, before: _Gradients) -> bool:
@@ -168,19 +173,13 @@ class ModelRecorder(PassRecorder):
     a mark on that notices the backward pass of the loss.
     """
 
+    @uncompiled
     def __call__(self, module: torch.nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
         """Attach to the output of a forward pass; see ``register_forward_hook(with_kwargs=True)``."""
         # The hook of an optimizer that dies while the model runs is called once more, without the keyword arguments.
         if len(rest) != 2 or not self._active or self.paused:
             return
-        if torch.compiler.is_compiling():
-            self._attach_uncompiled(module, args, *rest)
-        else:
-            self._attach(module, args, *rest)
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _attach_uncompiled(self, *seen: Any) -> None:
-        self._attach(*seen)
+        self._attach(module, args, *rest)
 
     def _attach(
         self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -191,8 +190,7 @@ class ModelRecorder(PassRecorder):
             leaves = pytree.tree_leaves(output)
             outputs = [t for t in leaves if isinstance(t, torch.Tensor) and t.requires_grad]
         # Inside torch.func there is no .grad to wait for.
-        wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-        if not outputs or any(wrapped(t) for t in outputs):
+        if not outputs or any(is_wrapped(t) for t in outputs):
             return
         known = parameters_of(module)
         weights = tuple([(id(p), p._version, p.requires_grad) for p in known])

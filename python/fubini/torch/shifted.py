@@ -19,6 +19,7 @@ from fubini.devices.shifts import gradient_job, values_job
 from fubini.tape import GateTape, angle_tape
 from fubini.torch.function import is_batched
 from fubini.torch.shot_noise import Contribution, ShotNoise
+from fubini.torch_private import current_backward, uncompiled
 
 Tensor = torch.Tensor
 
@@ -142,6 +143,7 @@ class _Shifted(torch.autograd.Function):
         return torch.from_numpy(_results(ctx.seen))
 
     @staticmethod
+    @uncompiled
     def backward(ctx: Any, cotangents: Tensor) -> Any:
         if is_batched(cotangents):
             raise NotImplementedError(
@@ -160,7 +162,7 @@ class _Shifted(torch.autograd.Function):
             measured = job.run(ctx.executor)
         weights = to_numpy(cotangents)
         if noise.wanted and tape.shots is not None:
-            number = torch._C._current_graph_task_id()
+            number = current_backward()
             noise.contributions.append(Contribution(tape, measured, weights, number))
         gradient = np.einsum("bm,bma->ba", weights, measured.jacobian)
         found: list[Tensor | None] = [None] * (len(ctx.needs_input_grad) - 2)

@@ -16,6 +16,7 @@ from fubini.devices.shifts import gradient_job
 from fubini.devices.snr import Direction, Split, snr_direction, split_shots, variance_ratio
 from fubini.layers import LayerRule, check_rule
 from fubini.tape import GateTape, gate_tape
+from fubini.torch_private import uncompiled
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -111,6 +112,7 @@ class ShotQNGOptimizer(torch.optim.Optimizer):
         job, _ = self._job(tape, self._coordinates_of(tape))
         return job.cost(self._executor)
 
+    @uncompiled
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Estimate, solve, and move the weights; if the device fails, they stay as they are.

@@ -1,0 +1,355 @@
+"""What a quantum function may call and still be compiled: a closed list.
+
+Everything here gives the same result for the same arguments, changes nothing but its arguments, and reads nothing but
+them. A name that is missing makes functions slower, never wrong.
+"""
+
+import functools
+import sys
+import types
+from typing import Any
+
+import numpy as np
+import pennylane as qml
+import torch
+
+# Modules whose code is not followed: who calls into them must call something from the lists below.
+LIBRARIES = frozenset({"pennylane", "torch", "numpy", "scipy", "autoray", "autograd", "fubini"})
+_OURS_BUT_USERS = ("fubini.demo",)  # written as a user writes
+
+# Python functions by module (and what is in it); "*" is all of them.
+_ALL = ("*",)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_PYTHON: dict[str, tuple[str, ...]] = {
+    "fubini.compile": _ALL,
+    "fubini.torch.recorder": _ALL,
+    "pennylane.ops": _ALL,
+    "pennylane.operation": _ALL,
+    "pennylane.wires": _ALL,
+    "pennylane.queuing": _ALL,
+    "pennylane.math": _ALL,
+    "pennylane.pauli": _ALL,
+    "pennylane.fermi": _ALL,
+    "pennylane.control_flow": _ALL,
+    "pennylane.capture.capture_meta": _ALL,
+    "pennylane.compiler.compiler": ("active_compiler",),
+    "autograd.tracer": ("primitive.<locals>.f_wrapped",),
+    "pennylane.measurements": _ALL,
+    "pennylane.templates": _ALL,
+    "pennylane.registers": _ALL,
+    "pennylane.qaoa": _ALL,
+    "pennylane.pytrees": _ALL,
+    "pennylane.numpy.tensor": _ALL,
+    "pennylane.numpy.wrapper": _ALL,
+    "pennylane.devices.device_api": ("Device.wires", "Device.name", "Device.shots"),
+    "pennylane.devices._legacy_device": ("Device.wires", "Device.num_wires", "Device.short_name"),
+    "numpy": _ALL,
+    "autoray": _ALL,
+    "torch._tensor": _ALL,
+    "torch.functional": _ALL,
+    "torch._jit_internal": _ALL,
+    "torch._VF": _ALL,
+    "torch.overrides": _ALL,
+    "torch.special": _ALL,
+    "torch.linalg": _ALL,
+    "torch.autograd.grad_mode": _ALL,
+    "torch.utils._contextlib": _ALL,
+    "torch.nn.modules": _ALL,
+    "torch.nn.functional": (_words(
+        """
+        adaptive_avg_pool1d avg_pool1d avg_pool2d binary_cross_entropy bilinear celu conv1d conv2d
+        cosine_similarity cross_entropy elu embedding gelu glu hardshrink hardsigmoid hardswish hardtanh
+        interpolate layer_norm leaky_relu linear log_softmax logsigmoid max_pool1d max_pool2d _max_pool1d
+        _max_pool2d mish mse_loss normalize one_hot pad pairwise_distance prelu relu relu6 rms_norm selu
+        sigmoid silu smooth_l1_loss softmax softmin softplus softshrink softsign tanh tanhshrink threshold
+        unfold upsample boolean_dispatch.<locals>.fn
+        """
+    )),
+    "torch": ("is_tensor", "typename", "is_complex", "sym_int", "sym_float", "sym_max", "sym_min"),
+    # The standard library.
+    "math": _ALL,
+    "cmath": _ALL,
+    "operator": _ALL,
+    "itertools": _ALL,
+    "functools": (
+        "wraps", "update_wrapper", "reduce", "partial.__new__", "cached_property.__get__", "partialmethod.__get__",
+        "partialmethod.__get__.<locals>._method", "partialmethod._make_unbound_method.<locals>._method",
+    ),
+    "collections": _ALL,
+    "_collections_abc": _ALL,
+    "abc": _ALL,
+    "typing": _ALL,
+    "enum": _ALL,
+    "types": _ALL,
+    "numbers": _ALL,
+    "fractions": _ALL,
+    "dataclasses": ("fields", "asdict", "astuple", "replace", "is_dataclass"),
+    "copy": _ALL,
+    "contextlib": _ALL,
+    "argparse": ("Namespace.__contains__", "Namespace.__eq__"),
+    "importlib._bootstrap": ("_handle_fromlist",),
+    "frozen_importlib": ("_handle_fromlist",),
+}  # fmt: skip
+# Draw numbers, or keep what they are given, in modules that are otherwise on the list.
+_NOT = frozenset(
+    [
+        "QDrift",
+        "ClassicalShadowMP",
+        "ShadowExpvalMP",
+        "classical_shadow",
+        "shadow_expval",
+        "RandomLayers",
+        "ScalarSymbolicOp.random",
+        "random",
+        "seed",
+        "rand",
+        "set_seed",
+        "ParametrizedEvolution",
+        "parametrized_evolution",
+    ]
+)
+_NOT_MODULES = ("numpy.random", "pennylane.numpy.random", "numpy.lib._npyio_impl", "numpy.lib.npyio", "pennylane.compiler.qjit_api",
+                "torch.nn.modules.dropout", "numpy.ma", "numpy.ctypeslib", "numpy.f2py", "numpy.testing", "numpy.distutils")  # fmt: skip
+
+# C functions, by the module that they say they belong to.
+_C: dict[str, frozenset[str]] = {
+    "builtins": frozenset(_words(
+        """
+        abs all any ascii bin callable chr divmod format getattr hasattr hash isinstance issubclass iter len
+        max min next oct ord hex pow repr round sorted sum setattr delattr __build_class__
+        """
+    )),
+    "torch": frozenset(_words(
+        """
+        abs absolute acos acosh add addbmm addcdiv addcmul addmm addmv addr adjoint all allclose amax amin
+        aminmax angle any arange arccos arccosh arcsin arcsinh arctan arctan2 arctanh argmax argmin argsort
+        argwhere as_tensor asarray asin asinh atan atan2 atanh atleast_1d atleast_2d atleast_3d baddbmm
+        bincount block_diag bmm broadcast_tensors broadcast_to bucketize cartesian_prod cat cdist ceil celu
+        chain_matmul chunk clamp clamp_max clamp_min clip clone column_stack combinations complex concat
+        concatenate conj conj_physical constant_pad_nd conv1d conv2d copysign corrcoef cos cosh
+        cosine_similarity count_nonzero cov cross cummax cummin cumprod cumsum deg2rad det detach diag
+        diag_embed diagflat diagonal diff digamma dist div divide dot dsplit dstack einsum embedding eq
+        equal erf erfc erfinv exp exp2 expm1 eye fix flatten flip fliplr flipud float_power floor
+        floor_divide fmax fmin fmod frac frexp from_numpy full full_like gather gcd ge greater greater_equal
+        gt hardshrink heaviside histc hsplit hstack hypot i0 igamma imag index_add index_copy index_fill
+        index_put index_select inner inverse is_complex is_conj is_floating_point is_nonzero is_same_size
+        is_signed is_tensor isclose isfinite isin isinf isnan isneginf isposinf isreal kron kthvalue
+        layer_norm lcm ldexp le lerp less less_equal lgamma linspace log log10 log1p log2 log_softmax
+        logaddexp logaddexp2 logcumsumexp logdet logical_and logical_not logical_or logical_xor logit
+        logspace logsumexp lt masked_fill masked_scatter masked_select matmul matrix_exp matrix_power max
+        maximum mean median meshgrid min minimum mm mode moveaxis movedim mul multiply mv nan_to_num nanmean
+        nanmedian nansum narrow ne neg negative nextafter nonzero norm not_equal numel ones ones_like outer
+        pairwise_distance permute pinverse polar polygamma positive pow prelu prod promote_types qr quantile
+        rad2deg range ravel real reciprocal relu remainder renorm repeat_interleave reshape resolve_conj
+        resolve_neg result_type roll rot90 round row_stack rsqrt rsub scalar_tensor scatter scatter_add
+        searchsorted select selu sgn sigmoid sign signbit sin sinc sinh slogdet softmax sort split sqrt
+        square squeeze stack std std_mean sub subtract sum svd swapaxes swapdims t take take_along_dim tan
+        tanh tensor tensor_split tensordot threshold tile topk trace transpose trapezoid trapz tril
+        tril_indices triu triu_indices true_divide trunc unbind unflatten unsqueeze vander var var_mean vdot
+        view_as_complex view_as_real vsplit vstack where xlogy zeros zeros_like
+        """
+    )),
+    "numpy": frozenset(_words(
+        """
+        abs all allclose amax amin angle any append arange argmax argmin argsort argwhere around array
+        array_equal array_split asanyarray asarray ascontiguousarray atleast_1d atleast_2d atleast_3d
+        average bincount binary_repr block broadcast_arrays broadcast_shapes broadcast_to can_cast choose
+        clip column_stack compress concat concatenate convolve copy correlate count_nonzero cross cumprod
+        cumsum delete diag diag_indices diagflat diagonal diff digitize dot dsplit dstack ediff1d einsum
+        empty_like expand_dims eye fix flatnonzero flip fliplr flipud full full_like geomspace gradient
+        heaviside histogram hsplit hstack identity imag in1d indices inner insert interp intersect1d isclose
+        iscomplex iscomplexobj isin isneginf isposinf isreal isrealobj isscalar issubdtype ix_ kron lexsort
+        linspace logspace max mean median meshgrid min moveaxis nan_to_num nanmax nanmean nanmin nansum ndim
+        nonzero ones ones_like outer packbits pad permute_dims poly polyfit polyval prod promote_types ptp
+        quantile ravel ravel_multi_index real repeat reshape resize result_type roll rollaxis roots rot90
+        round searchsorted select shape sinc size sort split squeeze stack std sum swapaxes take
+        take_along_axis tensordot tile trace transpose trapezoid tri tril tril_indices triu triu_indices
+        unique unpackbits unravel_index unwrap vander var vdot vsplit vstack where zeros zeros_like
+        """
+    )),
+}  # fmt: skip
+_C_ALL = frozenset(
+    {"math", "cmath", "_operator", "itertools", "_functools", "_collections", "torch._C._nn", "torch._C._special",
+     "torch._C._linalg", "torch._C._fft", "numpy.linalg"}
+)  # fmt: skip
+_C_NOT = frozenset(
+    {"rrelu", "rrelu_with_noise", "rrelu_with_noise_", "rrelu_", "attrgetter", "methodcaller"}
+)
+_TENSOR_METHODS = _C["torch"] | frozenset(_words(
+        """
+        H T as_subclass bfloat16 bool byte contiguous cpu data_ptr dim double element_size expand expand_as
+        float half int is_contiguous item long ndimension nelement new_empty new_full new_ones new_tensor
+        new_zeros numpy repeat requires_grad_ reshape_as short size storage_offset stride to tolist type
+        type_as unfold view view_as abs_ add_ clamp_ copy_ cos_ div_ exp_ fill_ floor_ log_ masked_fill_
+        mul_ neg_ pow_ round_ sigmoid_ sin_ sqrt_ sub_ tanh_ zero_ unsqueeze_ squeeze_ t_ transpose_ detach_
+        get_device values mean_ is_inference is_set_to data grad ndim dtype device shape
+        """
+    ))  # fmt: skip
+_ARRAY_METHODS = frozenset(_words(
+        """
+        all any argmax argmin argsort astype clip compress conj conjugate copy cumprod cumsum diagonal dot
+        fill flatten item max mean min nonzero prod ptp put ravel repeat reshape resize round searchsorted
+        sort squeeze std sum swapaxes take tobytes tolist trace transpose var view __array__ is_integer
+        as_integer_ratio
+        """
+    ))  # fmt: skip
+_PLAIN_KINDS: tuple[type, ...] = (
+    int, float, complex, bool, str, bytes, bytearray, list, dict, tuple, set, frozenset, range, slice, type(None),
+    type({}.keys()), type({}.values()), type({}.items()), types.MappingProxyType, types.GeneratorType, BaseException,
+)  # fmt: skip
+_LIBRARY_KINDS = frozenset({"collections", "_collections"})
+
+# Types, which Python calls without telling.
+_TYPES: frozenset[type] = frozenset(
+    {int, float, complex, bool, str, bytes, bytearray, list, tuple, dict, set, frozenset, range, slice, enumerate, zip,
+     map, filter, reversed, type, object, property, staticmethod, classmethod, super, type(None), type(...),
+     types.SimpleNamespace, functools.partial, torch.Tensor, torch.Size, torch.device, torch.dtype, torch.finfo,
+     torch.iinfo, torch.no_grad, torch.enable_grad, torch.inference_mode, torch.set_grad_enabled, np.ndarray, np.dtype,
+     np.ufunc, np.finfo, np.iinfo, np.ndindex, np.ndenumerate, np.errstate, torch.nn.Module}
+)  # fmt: skip
+_TYPE_HOMES = ("collections", "_collections_abc", "itertools", "abc", "typing", "enum", "fractions", "decimal", "numbers", "types",
+               "dataclasses", "functools", "_collections")  # fmt: skip
+_TYPES_NOT = frozenset({"singledispatchmethod"})
+
+
+def home(scope: dict[str, Any]) -> str | None:
+    """The library module whose globals these are; None if they are a user's."""
+    name = scope.get("__name__")
+    if not isinstance(name, str) or name.startswith(_OURS_BUT_USERS):
+        return None
+    root = name.split(".", maxsplit=1)[0]
+    if root not in LIBRARIES and root not in sys.stdlib_module_names:
+        return None
+    # Some modules of the standard library bear another's name.
+    for known_as in (name, "_" + name.replace(".", "_")):
+        module = sys.modules.get(known_as)
+        if module is not None and module.__dict__ is scope:
+            return name
+    return None
+
+
+def is_library_name(name: str) -> bool:
+    """Say whether a module of this name is one whose code is not followed."""
+    root = name.split(".", maxsplit=1)[0]
+    return root != "__main__" and (root in LIBRARIES or root in sys.stdlib_module_names)
+
+
+def _listed(module: str, name: str) -> bool:
+    parts = name.split(".")
+    if module.startswith(_NOT_MODULES) or not _NOT.isdisjoint(parts):
+        return False
+    while module:
+        names = _PYTHON.get(module)
+        if names is not None:
+            return names is _ALL or name in names
+        module = module.rpartition(".")[0]
+    return False
+
+
+def known_code(module: str, code: types.CodeType) -> bool:
+    """Say whether a user's code may call this Python function of a library."""
+    if module in {"numpy", "autoray"} or module.startswith(("numpy.", "autoray.")):
+        if module.startswith(("numpy.linalg", "numpy.fft", "autoray")):
+            return not module.startswith(_NOT_MODULES)
+        # NumPy's functions: the Python ones by the same names as those in C.
+        name = code.co_name
+        return not module.startswith(_NOT_MODULES) and (
+            name in _C["numpy"] or name.endswith("_dispatcher") or name in _ARRAY_METHODS
+            or name.startswith("__") or "." in code.co_qualname
+        )  # fmt: skip
+    return _listed(module, code.co_qualname)
+
+
+def known_c(function: Any) -> bool:
+    """Say whether a user's code may call this function or method that is written in C."""
+    name = function.__name__
+    if name in _C_NOT:
+        return False
+    owner = getattr(function, "__objclass__", None)
+    if owner is None:
+        this = getattr(function, "__self__", None)
+        if this is not None and not isinstance(this, types.ModuleType):
+            owner = this if isinstance(this, type) else type(this)
+    if owner is not None:
+        return _known_method(owner, name)
+    module = getattr(function, "__module__", None) or ""
+    if not module and isinstance(this, types.ModuleType):
+        module = this.__name__
+    return module in _C_ALL or name in _C.get(module, ())
+
+
+def _known_method(owner: type, name: str) -> bool:
+    if issubclass(owner, torch.Tensor) or owner is torch._C.TensorBase:
+        return name in _TENSOR_METHODS
+    if issubclass(owner, np.ndarray | np.generic):
+        return name in _ARRAY_METHODS
+    if owner is np.ufunc:
+        return True
+    if owner is torch.Size or owner.__module__ in _LIBRARY_KINDS or owner is torch.device:
+        return True
+    if owner.__name__ == "_VariableFunctionsClass":
+        return name in _C["torch"]
+    base = owner
+    while base.__flags__ & 1 << 9 and base.__base__ is not None:  # the C type below users' classes
+        base = base.__base__
+    return base in _PLAIN_KINDS or (base is object and name.startswith("__")) or (base is type and name == "mro") or (
+        issubclass(base, BaseException) or (base.__module__ == "builtins" and base.__name__.endswith("iterator"))
+    )  # fmt: skip
+
+
+def known_type(kind: type) -> bool:
+    """Say whether a user's code may make objects of this type of a library."""
+    if kind in _TYPES:
+        return True
+    if kind.__module__ == "builtins":
+        return issubclass(kind, BaseException)
+    if issubclass(kind, np.generic):
+        return not issubclass(kind, np.void)
+    if kind.__module__ in _TYPE_HOMES:
+        return kind.__name__ not in _TYPES_NOT
+    return kind.__module__.startswith("pennylane.") and _listed(kind.__module__, kind.__qualname__)
+
+
+def known_callable(value: Any) -> bool:
+    """Say whether a function of a library may be called where nothing tells of the call."""
+    if isinstance(value, types.BuiltinFunctionType | types.MethodDescriptorType):
+        return known_c(value)
+    if isinstance(value, type):
+        return known_type(value)
+    if isinstance(value, np.ufunc):
+        return True
+    if isinstance(value, types.FunctionType):
+        module = home(value.__globals__)
+        return module is not None and known_code(module, value.__code__)
+    if isinstance(value, types.WrapperDescriptorType):
+        return False
+    if type(value).__name__ == "_ArrayFunctionDispatcher":
+        return value.__name__ in _C["numpy"] or str(value.__module__) in {
+            "numpy.linalg",
+            "numpy.fft",
+        }
+    return isinstance(value, _immutable_callables())
+
+
+@functools.cache
+def _immutable_callables() -> tuple[type, ...]:
+    import operator
+
+    return (operator.itemgetter,)
+
+
+def shown(value: Any) -> str:
+    """A function or type by the name that a user knows."""
+    name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
+    module = getattr(value, "__module__", None)
+    if not isinstance(name, str):
+        return f"a {type(value).__name__}"
+    return name if module in {None, "builtins", "__main__"} else f"{module}.{name}"
+
+
+OPERATORS = (qml.operation.Operator, qml.measurements.MeasurementProcess)

@@ -1,0 +1,185 @@
+"""What the code of a function names: globals, variables of functions around it, attributes and imports."""
+
+import dis
+import sys
+import types
+from dataclasses import dataclass, field
+
+_NAMES_CHAIN = {"LOAD_ATTR", "LOAD_METHOD"}
+_NAMES_GLOBAL = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
+_NAMES_FREE = {"LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF"}
+_NAMES_SET = {"STORE_GLOBAL", "DELETE_GLOBAL"}
+_NAMES_ATTRIBUTE = {
+    "STORE_ATTR", "DELETE_ATTR", "LOAD_SUPER_ATTR", "LOAD_SUPER_METHOD", "LOAD_ZERO_SUPER_ATTR",
+    "LOAD_ZERO_SUPER_METHOD",
+}  # fmt: skip
+_NAMES_LOCAL = {"STORE_NAME", "DELETE_NAME"}  # in the body of a class
+# Attributes with two underscores lead behind what is watched, these excepted.
+HARMLESS = frozenset(
+    [
+        "__name__",
+        "__qualname__",
+        "__class__",
+        "__init__",
+        "__call__",
+        "__len__",
+        "__getitem__",
+        "__iter__",
+        "__next__",
+        "__contains__",
+        "__enter__",
+        "__exit__",
+        "__doc__",
+        "__module__",
+        "__post_init__",
+        "__array__",
+        "__float__",
+        "__int__",
+        "__add__",
+        "__mul__",
+        "__sub__",
+        "__matmul__",
+        "__neg__",
+        "__radd__",
+        "__rmul__",
+        "__eq__",
+        "__lt__",
+        "__gt__",
+        "__le__",
+        "__ge__",
+        "__hash__",
+        "__bool__",
+        "__str__",
+        "__repr__",
+        "__version__",
+        "__all__",
+        "__members__",
+        "__setitem__",
+        "__index__",
+        "__abs__",
+        "__pow__",
+        "__truediv__",
+        "__new__",
+        "__file__",
+        "__spec__",
+        "__path__",
+        "__match_args__",
+        "__dataclass_fields__",
+        "__orig_class__",
+        "__set_name__",
+        "__getattr__",
+        "__mro__",
+        "__bases__",
+        "__notes__",
+        "__traceback__",
+        "__cause__",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Use:
+    """A value that code loads by name, and what it does with it first.
+
+    Attributes:
+        name: The name of the variable.
+        free: Whether it is a variable of a function around the code; else a global one.
+        chain: Attributes that are read of it at once, one of the other.
+        called: Whether what the chain ends in is called at once, and nothing else.
+        changed: Whether an attribute of what the chain ends in is set or deleted.
+    """
+
+    name: str
+    free: bool
+    chain: tuple[str, ...]
+    called: bool
+    changed: bool
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What code names."""
+
+    uses: tuple[Use, ...]
+    attributes: frozenset[str]
+    strings: frozenset[str]
+    imports: tuple[tuple[str, tuple[str, ...], int], ...]
+    written: frozenset[str]
+    made: tuple[types.CodeType, ...]
+    problem: str | None
+
+
+@dataclass
+class _Draft:
+    uses: set[Use] = field(default_factory=set)
+    attributes: set[str] = field(default_factory=set)
+    imports: list[tuple[str, tuple[str, ...], int]] = field(default_factory=list)
+    written: set[str] = field(default_factory=set)
+    problem: str | None = None
+
+
+_scans: dict[int, tuple[types.CodeType, Scan]] = {}
+
+
+def scan(code: types.CodeType) -> Scan:
+    """What the code of a function, a comprehension or the body of a class names; remembered."""
+    known = _scans.get(id(code))
+    if known is None:
+        if len(_scans) > 4096:
+            _scans.clear()
+        known = _scans[id(code)] = (code, _scan(code))
+    return known[1]
+
+
+def _scan(code: types.CodeType) -> Scan:
+    draft = _Draft()
+    instructions = [
+        i for i in dis.get_instructions(code) if i.opname not in {"CACHE", "EXTENDED_ARG"}
+    ]
+    for k, instruction in enumerate(instructions):
+        name, what = instruction.opname, instruction.argval
+        if name in _NAMES_GLOBAL or (name in _NAMES_FREE and what in code.co_freevars):
+            draft.uses.add(_use(instructions, k))
+        elif name in _NAMES_CHAIN or name in _NAMES_ATTRIBUTE:
+            draft.attributes.add(what)
+        elif name == "IMPORT_NAME":
+            names = instructions[k - 1].argval
+            level = instructions[k - 2].argval
+            draft.imports.append((what, tuple(names or ()), level))
+        elif name == "IMPORT_FROM":
+            draft.attributes.add(what)
+        elif name in _NAMES_SET:
+            draft.written.add(what)
+        elif instruction.opcode in dis.hasname and name not in _NAMES_LOCAL | _NAMES_FREE:
+            draft.problem = f"it uses {name}, which is not understood"
+        elif name in {"IMPORT_STAR", "LOAD_LOCALS"} or "IMPORT_STAR" in instruction.argrepr:
+            draft.problem = "it imports everything of a module"
+    for name in sorted(draft.attributes):
+        if name.startswith("__") and name.endswith("__") and name not in HARMLESS:
+            draft.problem = f"it reads {name}, through which anything may be reached"
+    return Scan(
+        tuple(draft.uses),
+        frozenset(draft.attributes),
+        frozenset(c for c in code.co_consts if isinstance(c, str)),
+        tuple(draft.imports),
+        frozenset(draft.written),
+        tuple(c for c in code.co_consts if isinstance(c, types.CodeType)),
+        draft.problem,
+    )
+
+
+def _use(instructions: list[dis.Instruction], k: int) -> Use:
+    first = instructions[k]
+    name, free = str(first.argval), first.opname in _NAMES_FREE
+    # A global with this bit is called, or what is read of it is.
+    of_call = first.opname == "LOAD_GLOBAL" and bool((first.arg or 0) & 1)
+    chain: list[str] = []
+    called = changed = False
+    for following in instructions[k + 1 :]:
+        if following.opname not in _NAMES_CHAIN or following.is_jump_target or called:
+            changed = not called and following.opname in {"STORE_ATTR", "DELETE_ATTR"}
+            break
+        chain.append(following.argval)
+        method = sys.version_info >= (3, 12) and bool((following.arg or 0) & 1)
+        called = following.opname == "LOAD_METHOD" or method
+    return Use(name, free, tuple(chain), called or of_call, changed)

@@ -1,0 +1,375 @@
+"""Copies of values that a quantum function read, and whether they are still what they were.
+
+Values of a closed list of types are understood: what cannot change is compared by identity, containers by what they hold,
+arrays and tensors by content, operators by what they are made of.
+"""
+
+import array
+import collections
+import ctypes
+import functools
+import itertools
+import operator
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pennylane as qml
+import torch
+
+from fubini.compile import known
+from fubini.compile.plain import (
+    ATOMS,
+    bytes_of,
+    flat,
+    items_of,
+    metadata,
+    parts_of_partial,
+    parts_of_sparse,
+    same,
+    same_content,
+)
+
+MISSING: Any = type("Missing", (), {"__repr__": lambda self: "nothing"})()
+_MAX_ELEMENTS = 100_000  # content of larger arrays costs more to compare than a circuit to run
+_MAX_ITEMS = 10_000
+_MAX_DEPTH = 12
+_MAX_NODES = 16  # operators with more parts are watched by their numbers alone
+
+_DATA_PTR: Any = torch.Tensor.data_ptr
+_REQUIRES_GRAD: Any = operator.attrgetter("requires_grad")
+_DTYPE: Any = operator.attrgetter("dtype")
+_MAPPINGS = (dict, collections.OrderedDict, collections.defaultdict, collections.Counter)
+_OPERATOR_PARTS = (
+    "data", "_data", "operands", "_operands", "_coeffs", "_ops", "_hyperparameters", "_wires", "scalar", "base", "obs",
+    "_eigvals", "_name", "_pauli_rep", "coeffs", "ops", "mv",
+)  # fmt: skip
+_OPERATOR_TREE = {
+    "data",
+    "_data",
+    "operands",
+    "_coeffs",
+    "_ops",
+    "_hyperparameters",
+    "scalar",
+    "base",
+    "obs",
+    "_eigvals",
+}
+Look = Callable[[Any], "str | None"]
+
+
+class Snapshot:
+    """What was read, as it was.
+
+    Args:
+        other: Understands values that are no plain data, such as functions, modules and objects: says None, or why not.
+    """
+
+    def __init__(self, other: Look) -> None:
+        self._other = other
+        self._seen: dict[int, Any] = {}
+        self._depth = 0
+        self._entries: dict[int, tuple[Any, list[str], list[Any]]] = {}
+        self._cells: list[tuple[Any, Any, str]] = []
+        self._sequences: list[tuple[Any, tuple[Any, ...]]] = []
+        self._mappings: list[tuple[Any, tuple[Any, ...], tuple[Any, ...]]] = []
+        self._kinds: list[tuple[Any, type, Any]] = []
+        self._keys: list[tuple[Any, tuple[Any, ...]]] = []
+        self._functions: list[tuple[types.FunctionType, Any, Any, Any]] = []
+        self._arrays: list[tuple[Any, Any, Any, bytes]] = []
+        self._tensors: list[tuple[torch.Tensor, tuple[Any, ...], Any]] = []
+        # Numbers that are arrays or tensors of their own, as an operator may have in thousands, are compared together.
+        self._numbers: list[Any] = []
+        self._scalars: list[torch.Tensor] = []
+        self._digits: list[bytes] = []
+        self._scalar_parts: list[tuple[int, bytes, torch.dtype]] = []
+        self._getters: list[tuple[Callable[[], Any], Any, str]] = []
+        self._ready: Any = None
+
+    # -- what is watched ------------------------------------------------------------------------------------------
+
+    def entry(self, scope: Mapping[str, Any], name: str, value: Any) -> None:
+        """An entry of a dictionary of names, or its absence."""
+        _, names, values = self._entries.setdefault(id(scope), (scope, [], []))
+        if name not in names:
+            names.append(name)
+            values.append(value)
+
+    def cell(self, cell: Any, value: Any, name: str) -> None:
+        """A variable of a function around the quantum function."""
+        self._cells.append((cell, value, name))
+
+    def kind(self, value: Any, scope: Any) -> None:
+        """The class of an object and the identity of its dictionary."""
+        self._kinds.append((value, type(value), scope))
+
+    def replace(self, scope: Mapping[str, Any], name: str, value: Any) -> None:
+        """An entry that came to be while the function ran."""
+        _, names, values = self._entries[id(scope)]
+        values[names.index(name)] = value
+
+    def keys(self, scope: Mapping[str, Any], names: tuple[str, ...]) -> None:
+        """Which names a class has."""
+        self._keys.append((scope, names))
+
+    def function(self, function: types.FunctionType) -> None:
+        """A function's code and default values."""
+        parts = (function.__code__, function.__defaults__, function.__kwdefaults__)
+        self._functions.append((function, *parts))
+
+    def getter(self, get: Callable[[], Any], value: Any, name: str) -> None:
+        """What a call without side effects gives."""
+        self._getters.append((get, value, name))
+
+    def look(self, value: Any) -> str | None:
+        """Watch what may change inside a value.
+
+        Returns:
+            None, or what it is, and why it is not understood.
+        """
+        kind = type(value)
+        if kind in ATOMS or id(value) in self._seen or value is MISSING:
+            return None
+        if issubclass(kind, np.generic | np.dtype):
+            return "a structured scalar" if issubclass(kind, np.void) else None
+        if issubclass(kind, BaseException):
+            return f"a {kind.__name__}, which may change unseen"
+        if self._depth > _MAX_DEPTH:
+            return "values nested too deeply to compare"
+        self._seen[id(value)] = value
+        self._depth += 1
+        try:
+            why = self._look(value, kind)
+        finally:
+            self._depth -= 1
+        if why is not None:
+            del self._seen[id(value)]
+        return why
+
+    def content(self, value: Any) -> str | None:
+        """Watch what a container holds, whatever its class adds to it."""
+        if len(value) > _MAX_ITEMS:
+            return f"a {type(value).__name__} of more than {_MAX_ITEMS} items"
+        if isinstance(value, dict):
+            keys, held = tuple(dict.keys(value)), tuple(dict.values(value))
+            self._mappings.append((value, keys, held))
+            held = (*held, *(k for k in keys if type(k) not in ATOMS))
+        elif isinstance(value, types.MappingProxyType):
+            return self.content(dict(value)) or "a read-only view of a dictionary"
+        else:
+            held = tuple(items_of(value))
+            if not isinstance(value, tuple | frozenset):
+                self._sequences.append((value, held))
+        for item in held:
+            if type(item) not in ATOMS and (why := self.look(item)) is not None:
+                return why
+        return None
+
+    def _look(self, value: Any, kind: type) -> str | None:
+        if kind in {tuple, list, set, frozenset, torch.Size, collections.deque}:
+            return self.content(value)
+        if kind in _MAPPINGS:
+            return self.look(getattr(value, "default_factory", None)) or self.content(value)
+        if kind in {np.ndarray, qml.numpy.tensor}:
+            return self._array(value)
+        if kind in {torch.Tensor, torch.nn.Parameter, torch.nn.Buffer}:
+            return self._tensor(value)
+        if issubclass(kind, known.OPERATORS):
+            return self._operator(value)
+        if kind in {array.array, bytearray}:
+            copy = bytes(value)
+            self.getter(functools.partial(bytes, value), copy, f"a {kind.__name__}")
+            return None
+        if kind is types.SimpleNamespace:
+            self._kinds.append((value, kind, value.__dict__))
+            return self.content(value.__dict__)
+        if kind is functools.partial:
+            self._kinds.append((value, kind, value.__dict__))
+            parts = (value.func, value.args, value.keywords, value.__dict__)
+            self.getter(functools.partial(parts_of_partial, value), parts[:3], "a partial")
+            return next((w for p in parts if (w := self.look(p)) is not None), None)
+        if kind in {staticmethod, classmethod}:
+            return self.look(value.__func__)
+        if kind.__module__.startswith("scipy.sparse") and hasattr(value, "indptr"):
+            return self._sparse(value)
+        return self._other(value)
+
+    def _array(self, value: Any) -> str | None:
+        if value.dtype.hasobject:
+            return "an array of objects"
+        if value.size > _MAX_ELEMENTS:
+            return f"an array of more than {_MAX_ELEMENTS} elements"
+        base = value.base
+        if value.ndim == 0 and type(base) in {np.ndarray, qml.numpy.tensor}:
+            return self.look(base)  # many numbers of one array are compared at once
+        if value.ndim == 0:
+            self._numbers.append(value)
+            self._digits.append(value.tobytes())
+        else:
+            self._arrays.append((value, value.dtype, value.shape, value.tobytes()))
+        if isinstance(value, qml.numpy.tensor):
+            self._kinds.append((value, type(value), value.__dict__))
+            return self.content(value.__dict__)
+        return None
+
+    def _sparse(self, value: Any) -> str | None:
+        parts = (value.data, value.indices, value.indptr)
+        self.getter(functools.partial(parts_of_sparse, value), parts, "a sparse matrix")
+        return next((w for p in parts if (w := self.look(p)) is not None), None)
+
+    def _tensor(self, value: torch.Tensor) -> str | None:
+        if value.requires_grad:
+            return "a tensor that requires grad but is no argument, so its gradient would be lost"
+        if value.numel() > _MAX_ELEMENTS:
+            return f"a tensor of more than {_MAX_ELEMENTS} elements"
+        if (
+            value.layout != torch.strided
+            or value.is_conj()
+            or value.is_neg()
+            or value.grad is not None
+        ):
+            return f"a tensor of layout {value.layout}"
+        if value.is_quantized or value.device.type == "meta":
+            return "a tensor without ordinary elements"
+        base = value._base
+        if base is not None and value.ndim == 0 and base.numel() <= _MAX_ELEMENTS:
+            return self.look(base)
+        if value.ndim == 0 and value.device.type == "cpu":
+            self._scalars.append(value)
+            self._scalar_parts.append((value.data_ptr(), bytes_of(value), value.dtype))
+        else:
+            self._tensors.append((value, metadata(value), bytes_of(value)))
+        return self.look(value.__dict__) if value.__dict__ else None
+
+    def _operator(self, value: Any) -> str | None:
+        # Small operators by all that they are made of; large ones by their numbers and their outermost parts: PennyLane's
+        # operators are not to be changed once they are made, but their numbers may be arrays that others change.
+        nodes, leaves, todo = [], [], [value]
+        met = {id(value)}
+        while todo:
+            node = todo.pop()
+            nodes.append(node)
+            if not known.is_library_name(type(node).__module__) and (
+                why := self._other(type(node))
+            ):
+                return why
+            scope = vars(node)
+            parts = (flat(scope[part]) for part in scope if part in _OPERATOR_TREE)
+            for item in itertools.chain.from_iterable(parts):
+                kind = type(item)
+                if kind in ATOMS:
+                    continue
+                if not issubclass(kind, known.OPERATORS):
+                    leaves.append(item)
+                elif id(item) not in met:
+                    met.add(id(item))
+                    todo.append(item)
+        for node in nodes if len(nodes) <= _MAX_NODES else nodes[:1]:
+            scope = vars(node)
+            for part in _OPERATOR_PARTS:
+                if part in scope:
+                    self.entry(scope, part, scope[part])
+            for part in scope.values():
+                if type(part) in {list, dict} and len(part) <= _MAX_NODES:
+                    self._shallow(part)
+        return next((w for leaf in leaves if (w := self.look(leaf)) is not None), None)
+
+    def _shallow(self, part: Any) -> None:
+        if id(part) not in self._seen:
+            self._seen[id(part)] = part
+            if isinstance(part, dict):
+                self._mappings.append((part, tuple(part), tuple(part.values())))
+            else:
+                self._sequences.append((part, tuple(part)))
+
+    # -- whether it is as it was ----------------------------------------------------------------------------------
+
+    def seal(self) -> None:
+        """Prepare the comparison."""
+        pointers, contents, kinds = (
+            zip(*self._scalar_parts, strict=True) if self._scalars else ((),) * 3
+        )
+        views = [
+            memoryview((ctypes.c_char * len(content)).from_address(pointer))
+            for pointer, content in zip(pointers, contents, strict=True)
+        ]
+        self._ready = (
+            [(scope.get, names, values) for scope, names, values in self._entries.values()],
+            [(v, items, len(items)) for v, items in self._sequences],
+            b"".join(self._digits),
+            (pointers, views, b"".join(contents), kinds),
+        )
+
+    def __len__(self) -> int:
+        parts: tuple[list[Any], ...] = (
+            self._cells, self._sequences, self._mappings, self._kinds, self._keys, self._functions, self._arrays,
+            self._tensors, self._numbers, self._scalars, self._getters,
+        )  # fmt: skip
+        return sum(len(n) for _, n, _ in self._entries.values()) + sum(map(len, parts))
+
+    def changed(self) -> str | None:
+        """The first thing that is not as it was, in words; None if all is."""
+        entries, sequences, numbers, scalars = self._ready
+        for get, names, values in entries:
+            if not all(map(operator.is_, map(get, names, itertools.repeat(MISSING)), values)):
+                for k, name in enumerate(names):
+                    if not same(now := get(name, MISSING), values[k]):
+                        return str(name)
+                    values[k] = now
+        for cell, value, name in self._cells:
+            try:
+                now = cell.cell_contents
+            except ValueError:
+                now = MISSING
+            if now is not value and not same(now, value):
+                return str(name)
+        for function, code, defaults, keywords in self._functions:
+            if (
+                function.__code__ is not code
+                or function.__defaults__ is not defaults
+                or function.__kwdefaults__ is not keywords
+            ):
+                return function.__name__
+        for value, kind, scope in self._kinds:
+            if type(value) is not kind or (
+                scope is not None and object.__getattribute__(value, "__dict__") is not scope
+            ):
+                return f"a {kind.__name__}"
+        for scope, keys in self._keys:
+            if tuple(scope) != keys:
+                return "a class"
+        for value, items, size in sequences:
+            if len(value) != size or (
+                not all(map(operator.is_, items_of(value), items))
+                and not all(map(same, items_of(value), items))
+            ):
+                return f"a {type(value).__name__}"
+        for value, keys, held in self._mappings:
+            if len(value) != len(keys) or not (
+                all(map(same, dict.keys(value), keys)) and all(map(same, dict.values(value), held))
+            ):
+                return f"a {type(value).__name__}"
+        for value, dtype, shape, content in self._arrays:
+            if value.tobytes() != content or value.dtype != dtype or value.shape != shape:
+                return "an array"
+        for value, data, held_bytes in self._tensors:
+            if metadata(value) != data or not same_content(value, held_bytes):
+                return "a tensor"
+        if self._numbers and b"".join(self._numbers) != numbers:
+            return "a number"
+        if self._scalars and not self._same_scalars(*scalars):
+            return "a tensor"
+        for getter, value, name in self._getters:
+            if not same(getter(), value):
+                return name
+        return None
+
+    def _same_scalars(self, pointers: Any, views: Any, content: bytes, kinds: Any) -> bool:
+        return (
+            tuple(map(_DATA_PTR, self._scalars)) == pointers  # then the memory is still theirs
+            and b"".join(views) == content
+            and not any(map(_REQUIRES_GRAD, self._scalars))
+            and tuple(map(_DTYPE, self._scalars)) == kinds
+        )

@@ -1,0 +1,391 @@
+"""Learns what a quantum function reads besides its arguments, and says later whether all of it is as it was.
+
+A compiled circuit replaces the quantum function, so whatever the function read is frozen into it. The function is
+watched while it runs once: which code ran, what that code names, which attributes were asked for, and which functions of
+libraries were called. All of these must be on a list of what is understood (known.py, values.py); the first that is not
+is the reason why the function cannot be compiled.
+"""
+
+import sys
+import types
+from typing import Any, Self
+
+import torch
+
+from fubini.compile import known
+from fubini.compile.hooks import readers, without_hooks
+from fubini.compile.objects import Objects
+from fubini.compile.scan import HARMLESS, Scan, Use, scan
+from fubini.compile.values import MISSING, Snapshot
+
+
+class Watch:
+    """What a quantum function reads.
+
+    ``with`` it, the function runs on the caller's own numbers; the block may be entered again for more that belongs to
+    the same circuit, such as users' decompositions of gates.
+
+    Args:
+        function: The quantum function: a function, a method, a partial, an object that can be called.
+
+    Attributes:
+        problem: Why the function cannot be compiled, in words; None if it can.
+    """
+
+    def __init__(self, function: Any) -> None:
+        self.problem: str | None = None
+        self._snapshot = Snapshot(self._other)
+        self._objects = Objects(self._snapshot, self._fail)
+        self._functions: dict[int, list[types.FunctionType]] = {}  # by code, not followed yet
+        self._made: set[int] = set()  # code of functions that the function itself defines
+        self._entered: dict[int, tuple[types.CodeType, Any]] = {}
+        self._users: dict[int, bool] = {}  # globals: whether a user's
+        self._scopes: list[Any] = []  # keeps them alive, as their identity is their name
+        self._followed: dict[int, Any] = {}
+        self._attributes: set[str] = set()
+        self._strings: set[str] = set()
+        self._escaped: dict[int, types.ModuleType] = {}
+        self._by_name = False  # whether an attribute is read by a name that is computed
+        self._default = torch.get_default_dtype()
+        self._before: Any = None
+        self._base: types.FrameType | None = None
+        self._told: Any = None
+        self._objects.on_function = self._register
+        self._objects.on_library_module = self._library_value
+        self._start(function)
+
+    def _start(self, function: Any) -> None:
+        why = self._snapshot.look(function)
+        if why is not None:
+            self._fail(f"it is {why}")
+
+    def holds(self) -> bool:
+        """Say whether everything that was read is as it was; False where there is a problem."""
+        return (
+            self.problem is None
+            and torch.get_default_dtype() is self._default
+            and self._snapshot.changed() is None
+        )
+
+    def __len__(self) -> int:
+        return len(self._snapshot)
+
+    # -- the run --------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        self._base = sys._getframe(1)
+        self._before = sys.getprofile()
+        if self._before is not None and not callable(self._before):
+            if not hasattr(self._before, "disable"):
+                self._fail("a profiler that cannot be interrupted is running")
+                return self
+            self._before.disable()
+        readers().append(self._objects)
+        self._objects.begin()
+        sys.setprofile(self._callback())
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if sys.getprofile() is self._told:
+            sys.setprofile(None)
+            if callable(self._before):
+                sys.setprofile(self._before)
+            elif self._before is not None:
+                self._before.enable()
+        else:
+            self._fail("it sets a profiler")
+        if self._objects in readers():
+            readers().remove(self._objects)
+        self._objects.end()
+        self._before = self._base = self._told = None
+        if error is not None:
+            without_hooks(error)
+            self._fail(f"it raised {type(error).__name__}")
+        self._finish()
+
+    def _finish(self) -> None:
+        """What can only be said when all that ran is known."""
+        try:
+            names = self._attributes
+            todo = list(self._escaped.values())
+            while todo:
+                module = todo.pop()
+                known_before = set(self._escaped)
+                for name in sorted(names & vars(module).keys()):
+                    self._library_value(module, name, vars(module)[name], called=False)
+                todo += [m for key, m in self._escaped.items() if key not in known_before]
+            for name, why in self._objects.deferred.items():
+                if name in names or self._by_name:
+                    self._fail(f"it reads {name}, {why}")
+            if self._by_name:
+                for text in sorted(self._strings):
+                    if text.startswith("__") and text.endswith("__") and text not in HARMLESS:
+                        self._fail(f"it reads {text}, through which anything may be reached")
+            self._snapshot.seal()
+            changed = self._snapshot.changed()
+        except Exception as error:  # noqa: BLE001 - may not reach the function
+            self._fail(f"what it reads cannot be compared ({type(error).__name__}: {error})")
+            return
+        if changed is not None:
+            self._fail(f"it changes {changed}, which it also reads")
+
+    def _callback(self) -> Any:
+        users, base, objects = self._users, self._base, self._objects
+        entered, functions, nothing = self._entered, self._functions, (None, None)
+        classify = self._is_user
+
+        def told(frame: types.FrameType, event: str, arg: Any) -> None:
+            if event == "call":
+                scope = frame.f_globals
+                user = users.get(id(scope))
+                if user is None:
+                    user = classify(scope)
+                if user:
+                    key = id(frame.f_code)
+                    if entered.get(key, nothing)[1] is not scope or key in functions:
+                        self._safely(self._enter, frame)
+                else:
+                    back = frame.f_back
+                    if back is not None and users.get(id(back.f_globals)) and back is not base:
+                        self._safely(self._calls_library, frame)
+            elif event == "c_call":
+                if users.get(id(frame.f_globals)) and frame is not base:
+                    self._safely(self._calls_c, frame, arg)
+            elif objects.armed and event != "return":
+                objects.disarm()
+
+        self._told = told
+        return told
+
+    def _safely(self, step: Any, *args: Any) -> None:
+        """Nothing that goes wrong here may reach the user's function."""
+        self._objects.busy = True
+        try:
+            step(*args)
+        except Exception as error:  # noqa: BLE001 - may not reach the function
+            self._fail(f"what it does is not understood ({type(error).__name__}: {error})")
+        finally:
+            self._objects.busy = False
+
+    def _is_user(self, scope: dict[str, Any]) -> bool:
+        self._scopes.append(scope)
+        user = self._users[id(scope)] = known.home(scope) is None
+        return user
+
+    def _fail(self, why: str) -> None:
+        self.problem = self.problem or why
+
+    # -- code of users --------------------------------------------------------------------------------------------
+
+    def _enter(self, frame: types.FrameType) -> None:
+        code = frame.f_code
+        first = id(code) not in self._entered
+        self._entered[id(code)] = (code, frame.f_globals)
+        functions = self._functions.pop(id(code), [])
+        if first and (
+            not functions and id(code) not in self._made and id(code) not in self._objects.owners
+        ):
+            back = frame.f_back
+            scope = sys.modules.get(str(frame.f_globals.get("__name__")))
+            made_by_library = scope is None and back is not None and known.home(back.f_globals)
+            if made_by_library:  # code that a library writes for itself
+                self._users[id(frame.f_globals)] = False
+                return
+            self._fail(f"it calls {code.co_qualname}, and where that comes from is not understood")
+        for function in functions:
+            self._follow(function)
+        self._objects.ran(code)
+        if first:
+            names = scan(code)
+            if names.problem:
+                self._fail(names.problem)
+            self._made.update(map(id, names.made))
+            self._attributes |= names.attributes
+            self._strings |= names.strings
+        self._uses(frame, scan(code))
+
+    def _uses(self, frame: types.FrameType, names: Scan) -> None:
+        scope, builtin = frame.f_globals, frame.f_builtins
+        for name in names.written:
+            self._global(scope, builtin, name)
+        for use in names.uses:
+            if use.free:
+                value = frame.f_locals.get(use.name, MISSING)
+                if isinstance(value, types.ModuleType) and known.is_library_name(value.__name__):
+                    self._library_chain(value, use)
+                continue
+            value = self._global(scope, builtin, use.name)
+            if value is MISSING:
+                continue
+            if isinstance(value, types.ModuleType) and known.is_library_name(value.__name__):
+                self._library_chain(value, use)
+            elif isinstance(value, types.BuiltinFunctionType) and use.called and not use.chain:
+                continue  # the call itself will be seen
+            elif (
+                isinstance(value, types.FunctionType)
+                and use.called
+                and not use.chain
+                and known.home(value.__globals__)
+                and not value.__closure__
+            ):
+                continue
+            elif (why := self._snapshot.look(value)) is not None:
+                self._fail(f"it reads {use.name}, {why}")
+        for name, parts, level in names.imports:
+            self._import(frame, name, parts, level)
+
+    def _global(self, scope: dict[str, Any], builtin: dict[str, Any], name: str) -> Any:
+        value = scope.get(name, MISSING)
+        self._snapshot.entry(scope, name, value)
+        if value is MISSING:
+            value = builtin.get(name, MISSING)
+            self._snapshot.entry(builtin, name, value)
+        return value
+
+    def _import(
+        self, frame: types.FrameType, name: str, parts: tuple[str, ...], level: int
+    ) -> None:
+        if level:
+            package = str(frame.f_globals.get("__package__") or "")
+            above = package.rsplit(".", level - 1)[0] if level > 1 else package
+            name = f"{above}.{name}" if name else above
+        pieces = name.split(".")
+        whole = [".".join(pieces[: k + 1]) for k in range(len(pieces))]
+        whole += [f"{name}.{part}" for part in parts if f"{name}.{part}" in sys.modules]
+        for each in whole:
+            module = sys.modules.get(each, MISSING)
+            self._snapshot.entry(sys.modules, each, module)
+            if module is MISSING:
+                self._fail(f"it imports {each} for the first time")
+            elif (why := self._snapshot.look(module)) is not None:
+                self._fail(f"it imports {each}, {why}")
+
+    def _follow(self, function: types.FunctionType) -> None:
+        """What a function has with it: code, default values, variables of functions around it."""
+        if id(function) in self._followed:
+            return
+        self._followed[id(function)] = function
+        self._snapshot.function(function)
+        name = function.__name__
+        for part in (function.__defaults__, function.__kwdefaults__):
+            if part and (why := self._snapshot.look(part)) is not None:
+                self._fail(f"it reads a default value of {name}, {why}")
+        for variable, cell in zip(
+            function.__code__.co_freevars, function.__closure__ or (), strict=True
+        ):
+            try:
+                value = cell.cell_contents
+            except ValueError:
+                value = MISSING
+            self._snapshot.cell(cell, value, variable)
+            if isinstance(value, types.ModuleType) and known.is_library_name(value.__name__):
+                continue  # what is read of it is found where the code is
+            if (why := self._snapshot.look(value)) is not None:
+                self._fail(f"it reads {variable}, {why}")
+
+    def _register(self, function: types.FunctionType) -> None:
+        if id(function) not in self._followed:
+            waiting = self._functions.setdefault(id(function.__code__), [])
+            if not any(function is other for other in waiting):
+                waiting.append(function)
+
+    # -- libraries ------------------------------------------------------------------------------------------------
+
+    def _library_chain(self, module: types.ModuleType, use: Use) -> None:
+        """Attributes that are read of a library's module where it is named."""
+        value: Any = module
+        for k, name in enumerate(use.chain):
+            last = k == len(use.chain) - 1
+            if not isinstance(value, types.ModuleType):
+                return
+            owner, value = value, vars(value).get(name, MISSING)
+            if value is MISSING:
+                value = getattr(owner, name, MISSING)  # modules that import when they are asked
+                self._snapshot.entry(vars(owner), name, vars(owner).get(name, MISSING))
+                if value is MISSING:
+                    return
+            if not isinstance(value, types.ModuleType) or not known.is_library_name(value.__name__):
+                self._library_value(owner, name, value, called=last and use.called)
+            else:
+                self._snapshot.entry(vars(owner), name, value)
+        if isinstance(value, types.ModuleType):
+            if use.changed:
+                self._fail(f"it changes {value.__name__}")
+            self._escaped[id(value)] = value
+
+    def _library_value(
+        self, module: types.ModuleType, name: str, value: Any, called: bool = False
+    ) -> None:
+        if name in vars(module):
+            self._snapshot.entry(vars(module), name, value)
+        if isinstance(value, types.ModuleType) and known.is_library_name(value.__name__):
+            self._escaped[id(value)] = value
+            return
+        if called and isinstance(value, types.BuiltinFunctionType):
+            return  # the call itself will be seen
+        if called and isinstance(value, types.FunctionType) and not value.__closure__:
+            return
+        if (why := self._snapshot.look(value)) is not None:
+            self._fail(f"it uses {module.__name__}.{name}, {why}")
+
+    def _calls_library(self, frame: types.FrameType) -> None:
+        module = str(frame.f_globals.get("__name__"))
+        code = frame.f_code
+        if not known.known_code(module, code):
+            self._fail(f"it calls {module}.{code.co_qualname}")
+
+    def _calls_c(self, frame: types.FrameType, function: Any) -> None:
+        if not known.known_c(function):
+            self._fail(f"it calls {known.shown(function)}")
+        elif function.__name__ in {"getattr", "hasattr"} and function.__self__ is _BUILTINS:
+            self._by_name = True
+            self._objects.arm(list(self._escaped.values()))
+
+    # -- values that are no plain data ----------------------------------------------------------------------------
+
+    def _other(self, value: Any) -> str | None:
+        kind = type(value)
+        if isinstance(value, types.FunctionType):
+            return self._function_value(value)
+        if kind is types.MethodType:
+            return self._snapshot.look(value.__self__) or self._snapshot.look(value.__func__)
+        if issubclass(kind, types.ModuleType):
+            if not known.is_library_name(value.__name__):
+                return self._objects.reach_module(value)
+            self._escaped[id(value)] = value
+            return None
+        if issubclass(kind, type):
+            if known.is_library_name(value.__module__):
+                return (
+                    None
+                    if known.known_type(value)
+                    else f"{known.shown(value)}, which is not on the list"
+                )
+            return self._objects.reach_class(value)
+        if issubclass(kind, types.BuiltinFunctionType | types.MethodDescriptorType):
+            if not known.known_c(value):
+                return f"the function {known.shown(value)}, which is not on the list"
+            this = getattr(value, "__self__", None)
+            return (
+                None
+                if this is None or isinstance(this, types.ModuleType | type)
+                else self._snapshot.look(this)
+            )
+        if known.known_callable(value):
+            return None
+        return self._objects.reach(value)
+
+    def _function_value(self, value: types.FunctionType) -> str | None:
+        module = known.home(value.__globals__)
+        if module is None:
+            self._register(value)
+        elif not known.known_code(module, value.__code__):
+            return f"the function {known.shown(value)}, which is not on the list"
+        elif value.__closure__:
+            self._follow(value)
+        own = value.__dict__
+        self._objects.attributes_of_function(value, own)
+        return None
+
+
+_BUILTINS = sys.modules["builtins"]

@@ -5,7 +5,7 @@ arrays that methods take may be NumPy arrays or anything that ``numpy.asarray`` 
 with a gradient go through :mod:`fubini.torch.function`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,6 +26,7 @@ from fubini.gates import (
     unsupported,
 )
 from fubini.observables import Measurement, measurement_of, square
+from fubini.unfold import Undecomposed, unfold
 
 MAX_WIRES = 24
 
@@ -363,26 +364,30 @@ def decomposed(tape: Any) -> Any:
             "Remove the shots, or run the QNode on its device (engine='device')."
         )
     check_operations(tape.operations)
-    failed: list[Any] = []
-
-    def known(op: Any) -> bool:
-        if native_gates(op) is not None:
-            return True
-        if not op.has_decomposition:
-            failed.append(op)
-        return False
-
     if all(native_gates(op) is not None for op in tape.operations):
         return tape
+    first = tape.operations[:1] if isinstance(tape[0], qml.operation.StatePrepBase) else []
+    operations = native_operations(tape.operations[len(first) :])
+    return tape.copy(operations=[*first, *operations])
+
+
+def native_operations(operations: Sequence[Any]) -> list[Any]:
+    """Take operations apart into those that the engine knows.
+
+    Args:
+        operations: In the order in which they act.
+
+    Returns:
+        Operations that ``native_gates`` translates.
+
+    Raises:
+        UnsupportedCircuitError: Names the operation that can neither be run nor decomposed.
+    """
     try:
-        (result,), _ = qml.devices.preprocess.decompose(
-            tape, stopping_condition=known, name="fubini", skip_initial_state_prep=True
-        )
-    except (qml.exceptions.DeviceError, qml.exceptions.DecompositionUndefinedError) as error:
-        if failed:
-            raise UnsupportedCircuitError(unsupported(failed[-1])) from error
-        raise UnsupportedCircuitError(str(error)) from error
-    check_operations(result.operations)
+        result = unfold(operations, lambda op: native_gates(op) is not None, lambda _: None)
+    except Undecomposed as error:
+        raise UnsupportedCircuitError(unsupported(error.operation)) from error
+    check_operations(result)
     return result
 
 

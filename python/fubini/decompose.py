@@ -9,8 +9,18 @@ import torch
 from fubini._arrays import to_numpy
 from fubini.errors import UnsupportedCircuitError
 from fubini.pauli import pauli_sum
+from fubini.unfold import Undecomposed, dimensions, unfold
 
 PREPARATIONS = (qml.operation.StatePrepBase,)
+
+# Matrices: their decompositions look at the values.
+_MATRICES = (
+    qml.QubitUnitary,
+    qml.ControlledQubitUnitary,
+    qml.DiagonalQubitUnitary,
+    qml.SpecialUnitary,
+    qml.BlockEncode,
+)
 
 _IGNORED = {"Barrier", "Snapshot", "WireCut"}  # no effect on the state
 
@@ -30,20 +40,15 @@ def gate_operations(tape: Any, pure: bool = True) -> list[Any]:
     """
     for op in tape.operations:
         _refuse(op, pure)
-    first = tape.operations[0] if tape.operations else None
-    skip_first = isinstance(first, PREPARATIONS) and not is_trainable(first)
+    first = tape.operations[:1]
+    if not first or not isinstance(first[0], PREPARATIONS) or is_trainable(first[0]):
+        first = []
     try:
-        [expanded], _ = qml.devices.preprocess.decompose(
-            tape,
-            stopping_condition=_is_gate,
-            skip_initial_state_prep=skip_first,
-            decomposer=_decomposition,
-            name="fubini",
-        )
+        expanded = unfold(tape.operations[len(first) :], _is_gate, own_parts)
     except UnsupportedCircuitError:
         raise
     except (
-        qml.exceptions.DeviceError,
+        Undecomposed,
         qml.exceptions.DecompositionUndefinedError,
         AttributeError,
         ImportError,
@@ -55,45 +60,47 @@ def gate_operations(tape: Any, pure: bool = True) -> list[Any]:
             f"qnode: an operation could not be decomposed ({error}); use gates with one angle and a generator for "
             "everything that depends on weights"
         ) from error
-    operations = [op for op in expanded.operations if op.name not in _IGNORED]
+    operations = [op for op in [*first, *expanded] if op.name not in _IGNORED]
     for op in operations:
         _refuse(op, pure)
     return operations
 
 
-def _decomposition(op: Any) -> Any:
-    """Decompose so that every parameter of the user drives one angle where that is possible."""
+def own_parts(op: Any) -> list[Any] | None:
+    """Take an operation apart so that every parameter of the user drives one angle, where that is possible.
+
+    Args:
+        op: The operation.
+
+    Returns:
+        Its parts in the order in which they act; None where there is no such rule.
+
+    Raises:
+        UnsupportedCircuitError: For exponentials that are not unitary, or whose trainable terms do not commute.
+    """
     # PennyLane's own rules for U2, U3 and CRot put a parameter into several gates of different layers, and then not
     # even the diagonal of an approximated metric is right for that parameter.
     if isinstance(op, qml.ops.Exp) and not isinstance(op, qml.ops.Evolution):
         return [_as_evolution(op)]
     if isinstance(op, qml.ops.Evolution) and hidden_weights(op):
         return _word_by_word(op)
-    if isinstance(op, qml.ops.op_math.Adjoint) and isinstance(op.base, qml.ops.Exp):
-        inner = op.base if isinstance(op.base, qml.ops.Evolution) else _as_evolution(op.base)
-        return [qml.evolve(inner.base, -inner.data[0])]
     if isinstance(op, qml.CRot):
-        base, controls, values = qml.Rot(*op.data, wires=op.wires[1]), op.wires[:1], [True]
-    elif isinstance(op, qml.ops.Controlled):
-        base, controls, values = op.base, op.control_wires, op.control_values
-    else:
-        base, controls, values = op, [], []
-    wire = base.wires[0] if len(base.wires) == 1 else None
-    if isinstance(base, qml.ops.Exp) and controls and not isinstance(base, qml.ops.Evolution):
-        parts = [_as_evolution(base)]
-    elif isinstance(base, qml.Rot):
-        parts = [qml.RZ(base.data[0], wire), qml.RY(base.data[1], wire), qml.RZ(base.data[2], wire)]
-    elif isinstance(base, qml.U3):  # diag(1, e^i phi) RY(theta) diag(1, e^i delta), exactly
-        theta, phi, delta = base.data
-        parts = [qml.PhaseShift(delta, wire), qml.RY(theta, wire), qml.PhaseShift(phi, wire)]
-    elif isinstance(base, qml.U2):
-        phi, delta = base.data
-        parts = [qml.PhaseShift(delta, wire), qml.RY(np.pi / 2, wire), qml.PhaseShift(phi, wire)]
-    else:
-        return op.decomposition()
-    if not controls:
-        return parts
-    return [qml.ctrl(part, control=controls, control_values=values) for part in parts]
+        first, second, third = op.data
+        return [
+            qml.CRZ(first, op.wires),
+            qml.CRY(second, op.wires),
+            qml.CRZ(third, op.wires),
+        ]
+    wire = op.wires[0] if len(op.wires) == 1 else None
+    if isinstance(op, qml.Rot):
+        return [qml.RZ(op.data[0], wire), qml.RY(op.data[1], wire), qml.RZ(op.data[2], wire)]
+    if isinstance(op, qml.U3):  # diag(1, e^i phi) RY(theta) diag(1, e^i delta), exactly
+        theta, phi, delta = op.data
+        return [qml.PhaseShift(delta, wire), qml.RY(theta, wire), qml.PhaseShift(phi, wire)]
+    if isinstance(op, qml.U2):
+        phi, delta = op.data
+        return [qml.PhaseShift(delta, wire), qml.RY(np.pi / 2, wire), qml.PhaseShift(phi, wire)]
+    return None
 
 
 def _word_by_word(op: Any) -> list[Any]:
@@ -143,7 +150,7 @@ def is_trainable(op: Any) -> bool:
 
 def has_angle(op: Any) -> bool:
     """Whether there is one scalar parameter (per input), as opposed to matrices, state vectors and fixed gates."""
-    return op.num_params == 1 and _ndims(op) == (0,) and not _is_complex(op.data[0])
+    return op.num_params == 1 and dimensions(op) == (0,) and not _is_complex(op.data[0])
 
 
 def _is_complex(value: Any) -> bool:
@@ -153,14 +160,6 @@ def _is_complex(value: Any) -> bool:
     return isinstance(value, complex) if dtype is None else np.dtype(dtype).kind == "c"
 
 
-def _ndims(op: Any) -> tuple[int, ...] | None:
-    """Dimensions of the parameters without a batch, None for composite operations that do not know them."""
-    try:
-        return tuple(op.ndim_params)
-    except (AttributeError, TypeError, NotImplementedError):
-        return None
-
-
 def _is_gate(op: Any) -> bool:
     if op.name in _IGNORED or isinstance(
         op, qml.operation.Channel | qml.ops.Conditional | qml.ops.MidMeasure
@@ -168,22 +167,28 @@ def _is_gate(op: Any) -> bool:
         return True
     if op.num_params == 0:
         return bool(op.has_matrix)
-    if isinstance(op, qml.ops.Pow) and op.has_decomposition:
+    if _has_power(op):
         return False  # RX(t)**2 is RX(2 t), which both engines know
     if hidden_weights(op):
-        return not isinstance(
-            op, qml.ops.Exp
-        )  # _decomposition takes exponents apart, _gate refuses the others
+        # own_parts takes exponents apart, and PennyLane what is made of other operations; _gate refuses the others.
+        return not (isinstance(op, qml.ops.Exp) or op.has_decomposition)
     if has_angle(op):
         return generator_of(op) is not None
-    dims = _ndims(op)
+    dims = dimensions(op)
     if dims is None or any(n == 0 for n in dims):
         return False
-    if is_trainable(
-        op
-    ):  # a matrix made of weights: _gate refuses it; a state preparation has a circuit
-        return bool(op.has_matrix) and not isinstance(op, PREPARATIONS)
+    if is_trainable(op):  # a matrix made of weights: _gate refuses it
+        return bool(op.has_matrix) and isinstance(op, _MATRICES)
     return bool(op.has_matrix)
+
+
+def _has_power(op: Any) -> bool:
+    """Whether there is a power in it, be it controlled or inverted."""
+    while isinstance(op, (qml.ops.Adjoint, qml.ops.Controlled, qml.ops.Pow)):
+        if isinstance(op, qml.ops.Pow):
+            return True
+        op = op.base
+    return False
 
 
 def hidden_weights(op: Any) -> bool:
@@ -194,11 +199,29 @@ def hidden_weights(op: Any) -> bool:
 
 def generator_of(op: Any) -> Any:
     """Return G of exp(i angle G), or None."""
-    if not op.has_generator:
-        return None
-    try:
-        generator = op.generator()
-    except qml.operation.GeneratorUndefinedError:
+    generator = _generator(op)
+    if generator is None:
         return None
     positions = {wire: k for k, wire in enumerate(op.wires)}
     return generator if pauli_sum(generator, positions, len(op.wires)) is not None else None
+
+
+def _generator(op: Any) -> Any:
+    """The same as a PennyLane operator, whatever it is; PennyLane's own fails for batches of evolutions."""
+    if isinstance(op, qml.ops.Evolution):
+        return -1 * op.base
+    if isinstance(op, qml.ops.Adjoint):
+        inner = _generator(op.base)
+        return None if inner is None else -1 * inner
+    if isinstance(op, qml.ops.Controlled) and type(op).__name__ in ("Controlled", "ControlledOp"):
+        inner = _generator(op.base)
+        if inner is None:
+            return None
+        controls = zip(op.control_values, op.control_wires, strict=True)
+        return qml.prod(*(qml.Projector([int(v)], wires=w) for v, w in controls), inner)
+    if not op.has_generator:
+        return None
+    try:
+        return op.generator()
+    except qml.operation.GeneratorUndefinedError:
+        return None

@@ -18,7 +18,8 @@ import torch
 from fubini import _core, native_metric
 from fubini._arrays import hermitian, to_numpy
 from fubini._types import Approx, Complex, Index, Real, Reduce
-from fubini.circuit import Circuit, Structure, _structure
+from fubini.circuit import Circuit, Structure, _structure, native_operations
+from fubini.decompose import PREPARATIONS
 from fubini.gates import angle_values
 from fubini.jacobian import (
     AngleBlock,
@@ -405,14 +406,18 @@ def of_tape(tape: GateTape, argnum: Sequence[int] | None = None) -> Pullback:
     Raises:
         UnsupportedCircuitError: Names the operation that the engine does not know.
     """
-    operations = [gate.operation for gate in tape.gates]
-    structure = _structure(qml.tape.QuantumScript(operations), tape.wires)
+    operations: list[Any] = []
     columns: list[Any] = []
     trainable: list[int] = []
-    for gate in tape.gates:
+    for number, gate in enumerate(tape.gates):
+        first = number == 0 and isinstance(gate.operation, PREPARATIONS)
+        fixed = not gate.trainable and not first
+        own = native_operations([gate.operation]) if fixed else [gate.operation]
         if gate.trainable:
             trainable.append(len(columns))
-        columns += [to_numpy(value) for value in angle_values(gate.operation)]
+        columns += [to_numpy(value) for op in own for value in angle_values(op)]
+        operations += own
+    structure = _structure(qml.tape.QuantumScript(operations), tape.wires)
     rows = tape.batch or 1
     angles = np.empty((rows, len(columns)))
     for k, value in enumerate(columns):

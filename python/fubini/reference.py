@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pennylane as qml
 
-from fubini.tape import GateTape, rebind
+from fubini.tape import GateTape
+from fubini.unfold import rebind
 
 
 def derivative_states(

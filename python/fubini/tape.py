@@ -26,6 +26,7 @@ from fubini.decompose import (
 from fubini.errors import UnsupportedCircuitError
 from fubini.layers import GateShape
 from fubini.pauli import PauliSum, pauli_sum
+from fubini.unfold import rebind
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -400,33 +401,6 @@ def _gate(op: Any, positions: dict[Any, int], number: int) -> Gate:
             "gates with one angle each (RX, RZ, PauliRot, ...)"
         )
     return Gate(op, None, False, GateShape(support, False, None, _fixed_matrix(op, positions)))
-
-
-def rebind(op: Any, data: Sequence[Any]) -> Any:
-    """Return an operation with other parameter values, whose shapes may have gained or lost the batch.
-
-    ``qml.ops.functions.bind_new_parameters`` keeps a stale batch size for some operations (MultiRZ), and PennyLane
-    then runs the batch as if it were part of the state.
-
-    Args:
-        op: The operation.
-        data: One value per parameter.
-
-    Returns:
-        The new operation.
-    """
-    if isinstance(op, qml.ops.Evolution):  # its leaves include the operator's coefficients
-        return qml.evolve(op.base, data[0])
-    if isinstance(op, qml.ops.Controlled) and type(op).__name__ in ("Controlled", "ControlledOp"):
-        return qml.ctrl(
-            rebind(op.base, data), control=op.control_wires, control_values=op.control_values
-        )
-    if isinstance(op, qml.ops.op_math.Adjoint):
-        return qml.adjoint(rebind(op.base, data), lazy=True)
-    leaves, structure = qml.pytrees.flatten(op)
-    if len(leaves) == len(op.data):
-        return qml.pytrees.unflatten(list(data), structure)
-    return qml.ops.functions.bind_new_parameters(op, data)
 
 
 def _fixed_matrix(op: Any, positions: dict[Any, int]) -> tuple[int, bytes] | None:

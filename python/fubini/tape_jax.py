@@ -14,9 +14,9 @@ from fubini.tape import (
     _batch_size,
     _finish,
     _put,
-    rebind,
     user_tape,
 )
+from fubini.unfold import rebind
 
 
 def jax_tape(

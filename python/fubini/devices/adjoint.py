@@ -14,9 +14,11 @@ import pennylane as qml
 import torch
 
 from fubini._arrays import to_numpy
+from fubini.decompose import own_parts
 from fubini.errors import UnsupportedCircuitError
-from fubini.tape import rebind
+from fubini.unfold import Undecomposed, Watch, rebind, unfold
 
+Tensor = torch.Tensor
 FloatArray = npt.NDArray[np.float64]
 
 #: What devices and their decompositions raise for a circuit that they cannot take, now or later.
@@ -114,7 +116,7 @@ def _declared(device: Any, operations: Sequence[Any]) -> list[Any]:
     declared = device.capabilities.gate_set(differentiable=True)
     result = []
     for op in operations:
-        moving = any(isinstance(p, torch.Tensor) and p.requires_grad for p in op.data)
+        moving = _moving(op)
         plain = not op.data and not isinstance(op, qml.ops.Controlled)
         if plain or (op.name in declared and len(op.data) < 2):
             result.append(op)
@@ -128,8 +130,65 @@ def _declared(device: Any, operations: Sequence[Any]) -> list[Any]:
     return result
 
 
+def _unfolded(device: Any, operations: Sequence[Any]) -> list[Any]:
+    """Operations whose angles are differentiated, by fubini's rules as far as the device does not take them."""
+    if device.capabilities is None:
+        return list(operations)
+    declared = device.capabilities.gate_set(differentiable=True)
+
+    def known(op: Any) -> bool:
+        return not _moving(op) or (op.name in declared and len(op.data) < 2)
+
+    try:
+        return unfold(operations, known, _rules)
+    except Undecomposed as error:
+        raise UnsupportedCircuitError(
+            f"device: {device.name} does not differentiate {error.operation.name}"
+        ) from error
+
+
+def _rules(op: Any) -> list[Any] | None:
+    """exp(-i t sum_k c_k P_k) with commuting words as rotations; else the rules of the gates with one angle each."""
+    sentence = (op.base.pauli_rep if isinstance(op, qml.ops.Evolution) else None) or {}
+    words = [word for word in sentence if len(word)]
+    if not words or any(not a.commutes_with(b) for a in words for b in words):
+        return own_parts(op)
+    return [
+        qml.PauliRot(
+            2.0 * float(np.real(to_numpy(sentence[word], None))) * op.data[0],
+            "".join(word.values()),
+            wires=list(word),
+        )
+        for word in words
+    ]
+
+
+def _moving(op: Any) -> bool:
+    return any(isinstance(p, torch.Tensor) and p.requires_grad for p in op.data)
+
+
 def _prepared(device: Any, tape: Any, config: Any) -> tuple[Any, FloatArray | None]:
     """The tape as the device takes it, and d its parameters / d the angles; None: they are the angles."""
+    with torch.enable_grad():  # also inside a forward or backward pass, where torch has it off
+        own, depend, moving, leaves = _as_device_takes_it(device, tape, config)
+        chain = None
+        if len(moving) != len(leaves) or any(
+            a is not b for a, b in zip(moving, leaves, strict=True)
+        ):
+            rows = [
+                torch.autograd.grad(p, leaves, retain_graph=True, allow_unused=True) for p in moving
+            ]
+            chain = np.array([[0.0 if g is None else float(g) for g in row] for row in rows])
+            chain = chain.reshape(len(moving), len(leaves))
+    (plain,), _ = qml.transforms.convert_to_numpy_parameters(own)
+    plain.trainable_params = depend
+    return plain, chain
+
+
+def _as_device_takes_it(
+    device: Any, tape: Any, config: Any
+) -> tuple[Any, list[int], list[Tensor], list[Tensor]]:
+    """The device's own tape, which of its parameters depend on angles, these, and the angles."""
     info = [tape.par_info[k] for k in tape.trainable_params]
     operations = list(tape.operations)
     leaves = []
@@ -137,8 +196,14 @@ def _prepared(device: Any, tape: Any, config: Any) -> tuple[Any, FloatArray | No
         leaf = torch.tensor(float(entry["op"].data[0]), dtype=torch.float64, requires_grad=True)
         operations[entry["op_idx"]] = rebind(entry["op"], [leaf])
         leaves.append(leaf)
-    script = qml.tape.QuantumScript(operations, tape.measurements)
-    batch, _ = device.preprocess_transforms(config)((script,))
+    script = qml.tape.QuantumScript(_unfolded(device, operations), tape.measurements)
+    with Watch() as watch:
+        batch, _ = device.preprocess_transforms(config)((script,))
+    if watch.found:
+        raise UnsupportedCircuitError(
+            f"device: {device.name} looks at the values of angles ({watch.found}), so that its derivatives may be those "
+            "of another circuit"
+        )
     if len(batch) != 1 or not _same(batch[0].measurements, tape.measurements):
         raise UnsupportedCircuitError(
             f"device: {device.name} measures something else than the circuit, so that its derivatives are others"
@@ -148,14 +213,4 @@ def _prepared(device: Any, tape: Any, config: Any) -> tuple[Any, FloatArray | No
     depend = [
         k for k, p in enumerate(parameters) if isinstance(p, torch.Tensor) and p.requires_grad
     ]
-    moving = [parameters[k] for k in depend]
-    chain = None
-    if len(moving) != len(leaves) or any(a is not b for a, b in zip(moving, leaves, strict=True)):
-        rows = [
-            torch.autograd.grad(p, leaves, retain_graph=True, allow_unused=True) for p in moving
-        ]
-        chain = np.array([[0.0 if g is None else float(g) for g in row] for row in rows])
-        chain = chain.reshape(len(moving), len(leaves))
-    (plain,), _ = qml.transforms.convert_to_numpy_parameters(own)
-    plain.trainable_params = depend
-    return plain, chain
+    return own, depend, [parameters[k] for k in depend], leaves

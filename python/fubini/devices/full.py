@@ -23,7 +23,8 @@ from fubini.devices.sweep import Sweep
 from fubini.devices.words import controlled_word, prepared, word_letters
 from fubini.errors import UnsupportedCircuitError
 from fubini.layers import find_layers
-from fubini.tape import GateTape, rebind
+from fubini.tape import GateTape
+from fubini.unfold import rebind
 
 FloatArray = npt.NDArray[np.float64]
 Method = Literal["hadamard", "fidelity"]

@@ -12,7 +12,8 @@ import pennylane as qml
 
 from fubini.devices.sweep import repeated
 from fubini.layers import Layer
-from fubini.tape import GateTape, rebind
+from fubini.tape import GateTape
+from fubini.unfold import rebind
 
 
 def prefix_operations(tape: GateTape, layers: Sequence[Layer]) -> list[Any]:

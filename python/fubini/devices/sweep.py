@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pennylane as qml
 
-from fubini.tape import rebind
+from fubini.unfold import dimensions, rebind
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -134,8 +134,8 @@ def repeated(op: Any, times: int) -> Any:
 
 
 def _dims(op: Any) -> tuple[int, ...]:
-    """Dimensions of the parameters without the batch; evolutions do not know theirs."""
-    return (0,) * len(op.data) if isinstance(op, qml.ops.Exp) else tuple(op.ndim_params)
+    """Dimensions of the parameters without the batch."""
+    return dimensions(op) or (0,) * len(op.data)
 
 
 def _at(op: Any, rows: Any) -> Any:

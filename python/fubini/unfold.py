@@ -270,7 +270,7 @@ def _power(base: Any, z: Any, wires: Any) -> Sequence[Any] | None:
     if is_rotation(base):
         return [rebind(base, [z * base.data[0]])]
     if float(z).is_integer() and (base.data or isinstance(base, qml.ops.Prod)):
-        part = base if z > 0 else qml.adjoint(base)
+        part = base if float(z) > 0 else qml.adjoint(base)
         return [part] * abs(int(float(z))) or [qml.Identity(wires)]
     return None
 

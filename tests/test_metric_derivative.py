@@ -260,8 +260,41 @@ def test_no_graph_without_grad_and_no_second_derivative() -> None:
     assert not fubini.metric_tensor(qnode, engine="device")(x, w).requires_grad
     metric = fubini.metric_tensor(qnode)(x, w)
     (slope,) = torch.autograd.grad(metric.sum(), w, create_graph=True)
-    with pytest.raises(RuntimeError, match=r"once_differentiable|does not require grad"):
+    with pytest.raises(NotImplementedError, match="second derivatives of a metric"):
         torch.autograd.grad(slope.sum(), w)
+
+
+@pytest.mark.parametrize(
+    "name", ["metric_tensor", "quantum_fisher", "geometric_tensor", "block-diag", "diag", "joint"]
+)
+@pytest.mark.parametrize("function", ["sum", "entry", "square", "weights times metric"])
+def test_second_derivatives_are_refused_and_not_zero(name: str, function: str) -> None:
+    qnode, x, w = bent()
+    metric = {
+        "metric_tensor": fubini.metric_tensor(qnode),
+        "quantum_fisher": fubini.quantum_fisher(qnode),
+        "geometric_tensor": fubini.geometric_tensor(qnode),
+        "block-diag": fubini.metric_tensor(qnode, approx="block-diag"),
+        "diag": fubini.metric_tensor(qnode, approx="diag"),
+        "joint": fubini.metric_tensor(qnode, joint=True, reduce="mean"),
+    }[name]
+
+    def value(w: Any) -> Any:
+        g = metric(x, w)
+        g = (g.real + 2 * g.imag if g.is_complex() else g).reshape(-1)
+        if function == "sum":
+            return g.sum()
+        if function == "entry":
+            return g[0]
+        return g.square().sum() if function == "square" else (g[: w.numel()] * w.reshape(-1)).sum()
+
+    (slope,) = torch.autograd.grad(value(w), w, create_graph=True)
+    plain = torch.autograd.grad(value(w), w)[0]
+    torch.testing.assert_close(slope.detach(), plain, rtol=0, atol=0)  # the value is the same
+    with pytest.raises(NotImplementedError, match="second derivatives of a metric"):
+        slope.sum().backward()
+    with pytest.raises(NotImplementedError, match="second derivatives of a metric"):
+        torch.autograd.functional.hessian(value, w)
 
 
 def test_a_function_that_changed_is_noticed() -> None:

@@ -247,7 +247,7 @@ def metric_derivative(
 
     Returns:
         A function with the QNode's arguments (a layer's: its inputs), which returns one matrix over all weights,
-        flattened in order: (P, P), or (batch, P, P) for a batch of inputs without reduction.
+        flattened in order: (P, P), or (batch, P, P) for a batch of inputs without reduction; without a graph.
 
     Raises:
         TypeError: If qnode is no QNode or quantum layer.

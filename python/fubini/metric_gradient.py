@@ -4,7 +4,8 @@ The value is computed as ever. Only when torch asks for its derivative, the quan
 tensors of the call, and J^T g J is put together in torch operations around one autograd function for g. A backward pass
 costs one second-order sweep per angle, whatever the approximation was: besides running the quantum function, 0.05, 9 and
 77 ms for 24, 96 and 120 angles on 4, 8 and 10 qubits, where the full metric itself takes 0.01, 0.2 and 1.1 ms (one core).
-Second derivatives of the metric are refused.
+Second derivatives of the metric are refused: a gradient that is asked for with ``create_graph=True`` has a graph, and
+whoever differentiates it gets an error.
 """
 
 from collections.abc import Sequence
@@ -84,8 +85,8 @@ class _Metric(torch.autograd.Function):
         return results
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
+        again = torch.is_grad_enabled()  # create_graph=True
         with torch.enable_grad():
             copies = [leaf.detach().requires_grad_() for leaf in ctx.saved_tensors]
             call = ctx.point.call.replaced(copies)
@@ -94,9 +95,45 @@ class _Metric(torch.autograd.Function):
             found: Any = [None] * len(copies)
             if pairs:
                 found = torch.autograd.grad(
-                    [o for o, _ in pairs], copies, [g for _, g in pairs], allow_unused=True
+                    [o for o, _ in pairs],
+                    copies,
+                    [g.detach() for _, g in pairs],
+                    allow_unused=True,
                 )
+        if again:
+            # Of a linear function of the metric the incoming gradients are constants, and so would be the result.
+            found = without_derivative(found, (*ctx.saved_tensors, *gradients))
         return None, None, None, *found
+
+
+def without_derivative(values: Sequence[Tensor | None], sources: Sequence[Tensor]) -> list[Any]:
+    """Return the same values, which depend on tensors in a way that torch must not take for constant.
+
+    Args:
+        values: What was computed; None stays.
+        sources: What it was computed from.
+
+    Returns:
+        The values; differentiating them raises a NotImplementedError, if a source requires grad.
+    """
+    live = [v for v in values if v is not None]
+    following = iter(_Final.apply(len(live), *live, *sources) if live else ())  # type: ignore[no-untyped-call]
+    return [None if v is None else next(following) for v in values]
+
+
+class _Final(torch.autograd.Function):
+    """The first tensors, whose derivatives by all are not known."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Tensor) -> Any:
+        return tuple(t.view_as(t) for t in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        raise NotImplementedError(
+            "metric: second derivatives of a metric are not available; detach() the metric's gradient where its own "
+            "dependence on the weights is not wanted, or take differences of exact first derivatives at shifted weights"
+        )
 
 
 def live_angles(point: Point, call: Call) -> tuple[Tensor, list[Tensor]]:

@@ -242,11 +242,6 @@ MISUSES: list[tuple[Callable[[Any], Any], Any, str]] = [
         "lam: expected a number, Relative or Diagonal for a group",
     ),
     (
-        lambda m: fubini.QNGOptimizer([m[0].weight, m[2].weight.float()], model=m),
-        TypeError,
-        r"params: expected one dtype, got torch.float64 \(parameter 0\) and torch.float32",
-    ),
-    (
         lambda m: fubini.QNGOptimizer([torch.ones(2, dtype=torch.complex128)]),
         TypeError,
         "parameter 0: expected a real parameter, got torch.complex128",
@@ -260,19 +255,6 @@ MISUSES: list[tuple[Callable[[Any], Any], Any, str]] = [
 def test_misuse(make: Callable[[Any], Any], error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         make(hybrid())
-
-
-def test_parameters_of_two_dtypes_have_names() -> None:
-    model = hybrid()
-    model[2].float()
-    with pytest.raises(
-        TypeError, match=r"torch.float64 \(0.weight\) and torch.float32 \(2.weight\)"
-    ):
-        fubini.QNGOptimizer(model)
-    opt = fubini.QNGOptimizer(model[0].parameters())
-    with pytest.raises(TypeError, match="params: expected one dtype"):
-        opt.add_param_group({"params": model[2].parameters()})
-    assert len(opt.param_groups) == 1
 
 
 @pytest.mark.parametrize("rule", [{"lam": LM()}, {"step_rule": fubini.Armijo()}])
@@ -339,28 +321,6 @@ def test_layers_without_a_rule_are_named() -> None:
     model(x).sum().backward()
     opt.step()
     assert not torch.equal(model[0].gain, before["0.gain"])
-
-
-def test_passes_with_other_arguments() -> None:
-    class Scaled(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = torch.nn.Linear(3, 1)
-
-        def forward(self, x: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
-            return self.linear(x) * scale
-
-    model = Scaled()
-    opt = fisher(model)
-    model(torch.rand(4, 3)).sum().backward()
-    model(torch.rand(4, 3), scale=2.0).sum().backward()
-    with pytest.raises(RuntimeError, match=r"model: expected the passes .* the same arguments"):
-        opt.step()
-    opt.zero_grad()
-    for scale in (1.0, 2.0):
-        model(torch.rand(4, 3), scale=scale).sum().backward()
-    with pytest.raises(RuntimeError, match=r"batches along their first dimension.*\[1.0, 2.0\]"):
-        opt.step()
 
 
 def test_matrix_free_metrics_cannot_be_averaged(monkeypatch: Any) -> None:

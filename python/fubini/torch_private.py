@@ -27,6 +27,8 @@ R = TypeVar("R")
 
 #: Whether a tensor is wrapped by a transform.
 is_wrapped: Callable[[Tensor], bool] = torch._C._functorch.is_functorch_wrapped_tensor
+#: Whether vmap wraps a tensor.
+is_mapped: Callable[[Tensor], bool] = torch._C._functorch.is_batchedtensor
 #: Whether ``is_grads_batched=True`` made a tensor, whose vmap is another one than torch.func's.
 is_legacy_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
 #: Whether any transform is at work.

@@ -73,7 +73,7 @@ def check_number(name: str, value: Any, below: float = float("inf")) -> None:
 
 
 def check_parameters(parameters: Iterable[Any], names: Mapping[Any, str]) -> None:
-    """Refuse complex parameters, and parameters of several dtypes.
+    """Refuse complex parameters. Dtypes may differ: a step is computed in float64 whatever they are.
 
     Args:
         parameters: All of them; what is no tensor is left to torch to refuse.
@@ -82,21 +82,10 @@ def check_parameters(parameters: Iterable[Any], names: Mapping[Any, str]) -> Non
     Raises:
         TypeError: Names the parameters.
     """
-    first: tuple[str, torch.dtype] | None = None
     for k, p in enumerate(parameters):
-        if not isinstance(p, torch.Tensor):
-            continue
-        name = names.get(p, f"parameter {k}")
-        if p.is_complex():
+        if isinstance(p, torch.Tensor) and p.is_complex():
             raise TypeError(
-                f"{name}: expected a real parameter, got {p.dtype}; use torch.view_as_real"
-            )
-        if first is None:
-            first = name, p.dtype
-        elif p.dtype != first[1]:
-            raise TypeError(
-                f"params: expected one dtype, got {first[1]} ({first[0]}) and {p.dtype} ({name}); convert the model "
-                "with .double() or .float(), or use one optimizer for each"
+                f"{names.get(p, f'parameter {k}')}: expected a real parameter, got {p.dtype}; use torch.view_as_real"
             )
 
 

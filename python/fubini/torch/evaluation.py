@@ -3,7 +3,6 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from fubini.errors import NumericalError
 from fubini.torch import distributed
 from fubini.torch.proposal import Proposal
 from fubini.torch.recorder import PassRecorder
+from fubini.torch.surroundings import RandomState
 
 Tensor = torch.Tensor
 Closure = Callable[[], Any]
@@ -47,31 +47,6 @@ def number(loss: Any) -> float:
         loss: A number, or a tensor of one.
     """
     return float(loss.detach() if isinstance(loss, Tensor) else loss)
-
-
-@dataclass(frozen=True)
-class RandomState:
-    """The states of torch's random number generators.
-
-    Attributes:
-        cpu: Of the CPU.
-        cuda: Of the CUDA devices, empty while none is in use.
-    """
-
-    cpu: Tensor
-    cuda: list[Tensor]
-
-    @classmethod
-    def now(cls) -> "RandomState":
-        """Return the present states."""
-        used = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-        return cls(torch.get_rng_state(), torch.cuda.get_rng_state_all() if used else [])
-
-    def restore(self) -> None:
-        """Put the generators into these states."""
-        torch.set_rng_state(self.cpu)
-        if self.cuda:
-            torch.cuda.set_rng_state_all(self.cuda)
 
 
 @contextlib.contextmanager

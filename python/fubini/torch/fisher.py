@@ -22,7 +22,7 @@ Small models that are chains of layers have a pass of their own, with the same r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -34,10 +34,18 @@ from fubini.torch.blocks import Block, DiagonalBlock
 from fubini.torch.checks import all_finite
 from fubini.torch.fisher_calls import Call, KroneckerCall, LeafCall
 from fubini.torch.fisher_chain import chain_blocks
-from fubini.torch.fisher_columns import Request, accumulate, check_request, curvature
+from fubini.torch.fisher_columns import (
+    Part,
+    Request,
+    Trace,
+    accumulate,
+    check_request,
+    curvature,
+)
 from fubini.torch.fisher_operator import fisher_operator
-from fubini.torch.fisher_pass import Layout, Pass, run, survey, without_autocast
+from fubini.torch.fisher_pass import Layout, survey
 from fubini.torch.fisher_quantum import QuantumCall
+from fubini.torch.fisher_repeat import repeated
 from fubini.torch.fisher_rules import BatchNormCall, NormCall, rule_for
 from fubini.torch.fisher_units import (
     DiagonalUnit,
@@ -47,7 +55,8 @@ from fubini.torch.fisher_units import (
     ScaledUnit,
     Unit,
 )
-from fubini.torch.likelihoods import as_likelihood
+from fubini.torch.losses import as_likelihood
+from fubini.torch.surroundings import Seen, Surroundings, without_autocast
 
 Tensor = torch.Tensor
 
@@ -77,16 +86,16 @@ def fisher_blocks(
     """Return the Fisher information of a model's parameters at these inputs, by a forward pass of its own.
 
     The model is left as it was: parameters, ``.grad``, buffers (also batch norm's statistics), training flags, hooks and
-    the state of the random generators do not change. Layers act as in their present mode; dropout draws its masks from a
-    copy of the generator's present state, so a caller that sets the generator to its state before the user's forward pass
-    gets the same masks. With ``samples`` the labels are drawn from torch's global generator, which moves on.
+    the state of the random generators do not change. Layers act as in their present mode; dropout draws its masks from
+    the global generators' present states, so a caller that sets them to their states before the user's forward pass
+    gets the same masks, as the optimizer does. With ``samples`` the labels are drawn from torch's global generator, which moves on.
 
     Args:
         model: The model; it returns one tensor, data first. A ``DistributedDataParallel`` or compiled model stands for the
             module in it, and the blocks are those of this process's data.
         args: Positional arguments of the model.
         kwargs: Keyword arguments of the model.
-        parameters: Parameters of the model, of one real dtype, each once.
+        parameters: Parameters of the model, real, each once.
         likelihood: ``"categorical"``, ``"bernoulli"``, ``"gaussian"``, or an object of
             :mod:`fubini.torch.likelihoods` for another reduction or scale.
         approx: ``"block-diag"``: a block for each layer (layers that share parameters have one together); ``"diag"``: the
@@ -106,8 +115,8 @@ def fisher_blocks(
         Blocks that have every parameter once; a parameter without influence on the output has zeros.
 
     Raises:
-        TypeError: If the model does not return a tensor; for parameters that are complex, sparse or of two dtypes; for a
-            parameter or layer without a rule.
+        TypeError: If the model does not return a tensor; for parameters that are complex or sparse; for a parameter or layer
+            without a rule.
         NumericalError: If an output of the model is not finite.
         UnsupportedCircuitError: If a quantum layer has no such metric.
         ValueError: If an argument is out of its range.
@@ -117,63 +126,56 @@ def fisher_blocks(
     )
     check_request(request)
     with without_autocast(), torch.no_grad():
-        return requested_blocks(model, args, kwargs, parameters, request)
+        surroundings = Surroundings.now(_unwrapped(model))
+        return requested_blocks(
+            model, [Seen(args, kwargs, surroundings, targets=targets)], parameters, request
+        )
 
 
 def requested_blocks(
     model: torch.nn.Module,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
+    seen: Sequence[Seen],
     parameters: Sequence[Tensor],
     request: Request,
 ) -> list[Block]:
-    """Return what ``fisher_blocks`` returns; to be called without autocast and without gradients.
+    """Return what ``fisher_blocks`` returns, for several passes; to be called without autocast and without gradients.
+
+    Passes are run again one by one, so that each has its own random numbers and batch statistics. For a loss with the mean
+    reduction, the metric is that of the mean over the terms of all passes.
 
     Args:
-        model: As there, like all that follow.
-        args: As there.
-        kwargs: As there.
+        model: As there.
+        seen: The passes, at least one.
         parameters: As there.
-        request: The other arguments, checked.
+        request: The other arguments, checked; the passes have targets of their own.
+
+    Raises:
+        RuntimeError: If a pass cannot be repeated.
     """
     inner = _unwrapped(model)
     if parameters:
-        found = chain_blocks(inner, args, kwargs, parameters, request, EXACT_LIMIT)
+        found = chain_blocks(inner, seen, parameters, request, EXACT_LIMIT)
         if found is not None:
             return found
     layout = survey(inner)
     _check_parameters(parameters, layout.names)
-    return _blocks(layout, args, kwargs, parameters, request) if parameters else []
+    return _blocks(layout, seen, parameters, request) if parameters else []
 
 
 def _blocks(
-    layout: Layout,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    parameters: Sequence[Tensor],
-    request: Request,
+    layout: Layout, seen: Sequence[Seen], parameters: Sequence[Tensor], request: Request
 ) -> list[Block]:
     names, approx, fallback = layout.names, request.approx, request.fallback
-    trace = run(layout, args, kwargs, wanted=parameters, fixed_statistics=approx is not None)
-    f = trace.output.detach()
-    if not f.numel():
-        raise ValueError(
-            f"model: expected outputs for at least one input, got the shape {tuple(f.shape)}"
-        )
-    if not all_finite(f):
-        raise NumericalError("model: expected finite outputs, got NaN or infinity")
-    data = request.likelihood.counts(f)[0]
-    if not trace.independent(layout.model, data):
-        data = 1
+    trace = _traced(layout, seen, parameters, request)
     groups = _groups(layout, parameters, trace)
     ruled = {id(p) for group in groups for p in group.parameters}
     strangers = [p for p in parameters if id(p) not in ruled]
     if strangers and approx is not None and fallback is None:
-        raise TypeError(_no_rule(layout, strangers[0]))
+        raise TypeError(_no_rule(layout, strangers))
     if approx is None:
-        return _joint(layout, args, kwargs, trace, parameters, groups, data, request)
+        return _joint(layout, seen, trace, parameters, groups, request)
     units = [_unit(group, trace, request) for group in groups]
-    accumulate(trace, units, data, request)
+    accumulate(trace, units, request)
     blocks = [unit.block() for unit in units]
     if strangers and fallback == "identity":
         for p in strangers:
@@ -183,9 +185,36 @@ def _blocks(
         # A parameter that is used outside of its layer has calls of the layer as well.
         calls = [*enumerate(trace.calls), *_leaf_calls(trace, strangers)]
         others = [DiagonalUnit([p], names[id(p)], calls) for p in strangers]
-        accumulate(trace, others, 1, request, strangers)
+        accumulate(trace, others, request, strangers, joined=True)
         blocks += [unit.block() for unit in others]
     return blocks
+
+
+def _traced(
+    layout: Layout, seen: Sequence[Seen], parameters: Sequence[Tensor], request: Request
+) -> Trace:
+    """All passes, run again."""
+    found = []
+    for one in seen:
+        again = repeated(layout, one, parameters, fixed_statistics=request.approx is not None)
+        f = again.output.detach()
+        if not f.numel():
+            raise ValueError(
+                f"model: expected outputs for at least one input, got the shape {tuple(f.shape)}"
+            )
+        if not all_finite(f):
+            raise NumericalError("model: expected finite outputs, got NaN or infinity")
+        likelihood = request.likelihood.at(f, one.targets)
+        count = likelihood.counts(f)[0]
+        data = count if again.independent(layout.model, count) else 1
+        found.append(Part(again, data, count, likelihood, one.targets, 1.0))
+    if len(found) == 1 or request.likelihood.reduction == "sum":
+        return Trace(found)
+    sizes = [part.likelihood.size(part.run.output) for part in found]
+    total = sum(sizes)
+    return Trace(
+        [replace(part, weight=size / total) for part, size in zip(found, sizes, strict=True)]
+    )
 
 
 # -- what belongs together ------------------------------------------------------------------------------------------
@@ -200,7 +229,7 @@ class _Group:
     parameters: list[Tensor]
 
 
-def _groups(layout: Layout, parameters: Sequence[Tensor], trace: Pass) -> list[_Group]:
+def _groups(layout: Layout, parameters: Sequence[Tensor], trace: Trace) -> list[_Group]:
     """The layers with rules, and their parameters that are wanted and used in no other way."""
     wanted = {id(p) for p in parameters}.difference(id(p) for p in trace.outside)
     groups: list[_Group] = []
@@ -224,7 +253,7 @@ def _groups(layout: Layout, parameters: Sequence[Tensor], trace: Pass) -> list[_
     return groups
 
 
-def _unit(group: _Group, trace: Pass, request: Request) -> Unit:
+def _unit(group: _Group, trace: Trace, request: Request) -> Unit:
     """How the block of layers that share parameters is computed."""
     modules, parameters = group.modules, group.parameters
     calls = [(i, c) for i, c in enumerate(trace.calls) if any(c.module is m for m in modules)]
@@ -268,27 +297,37 @@ def _title(module: torch.nn.Module) -> str:
     return type(module).__name__
 
 
-def _no_rule(layout: Layout, parameter: Tensor) -> str:
-    """What to say about a parameter without a rule."""
-    name = layout.names[id(parameter)]
-    remedy = "use approx=None, fallback='diagonal' or fallback='identity', or give it to another optimizer"
+def _no_rule(layout: Layout, strangers: Sequence[Tensor]) -> str:
+    """What to say about parameters without a rule."""
+    remedy = "use approx=None (the joint matrix), fallback='diagonal' or fallback='identity', or give it to another optimizer"
+    homes: dict[int, torch.nn.Module] = {}
     for module in layout.model.modules():
-        known = rule_for(module) is not None
-        if not known and any(p is parameter for p in module._parameters.values()):
+        for owned in module._parameters.values():
+            homes.setdefault(id(owned), module)
+    # What computes a weight says more than what is left of the layer.
+    for p in sorted(strangers, key=lambda p: not _is_parametrization(homes[id(p)])):
+        home = homes[id(p)]
+        if rule_for(home) is None or "forward" in home.__dict__:
+            computes = ", which computes another layer's" if _is_parametrization(home) else ""
             return (
-                f"{name}: expected a parameter of a layer with a rule for its Fisher block, got one of {_title(module)}; "
-                f"{remedy}"
+                f"{layout.names[id(p)]}: expected a parameter of a layer with a rule for its Fisher block, got one of "
+                f"{_title(home)}{computes}; {remedy}"
             )
     return (
-        f"{name}: expected a parameter that only its layer uses, got one that the model also uses outside of the layer's "
-        f"forward; {remedy}"
+        f"{layout.names[id(strangers[0])]}: expected a parameter that only its layer uses, and whose layer has parameters for "
+        "weights, got one that the model also uses outside of the layer's forward, or a layer whose weights are computed "
+        f"(by a hook, as pruning does, or another network); {remedy}"
     )
+
+
+def _is_parametrization(module: torch.nn.Module) -> bool:
+    return isinstance(module, torch.nn.utils.parametrize.ParametrizationList)
 
 
 # -- the passes -----------------------------------------------------------------------------------------------------
 
 
-def _leaf_calls(trace: Pass, leaves: Sequence[Tensor]) -> list[tuple[int, Call]]:
+def _leaf_calls(trace: Trace, leaves: Sequence[Tensor]) -> list[tuple[int, Call]]:
     """Parameters without a rule, numbered as ``Pass.backward`` has their gradients."""
     return [(len(trace.calls) + i, LeafCall(p, "", p)) for i, p in enumerate(leaves)]
 
@@ -298,12 +337,10 @@ def _leaf_calls(trace: Pass, leaves: Sequence[Tensor]) -> list[tuple[int, Call]]
 
 def _joint(
     layout: Layout,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    trace: Pass,
+    seen: Sequence[Seen],
+    trace: Trace,
     parameters: Sequence[Tensor],
     groups: Sequence[_Group],
-    data: int,
     request: Request,
 ) -> list[Block]:
     """One block over all parameters, in the order given; with Fubini-Study metrics, quantum layers have their own."""
@@ -313,14 +350,11 @@ def _joint(
     apart = {id(p) for unit in scaled for p in unit.parameters}
     joint = [p for p in parameters if id(p) not in apart]
     size = sum(p.numel() for p in joint)
-    count, terms, outputs = request.likelihood.counts(trace.output.detach())
-    rows = count * (
-        terms
-        if request.fisher == "empirical"
-        else request.samples
-        if request.samples is not None
-        else terms * outputs
-    )
+    rows = 0
+    for part in trace.parts:
+        count, terms, outputs = part.likelihood.counts(part.run.output)
+        drawn = terms * outputs if request.samples is None else request.samples
+        rows += count * (terms if request.fisher == "empirical" else drawn)
     ruled = {id(p) for group in groups for p in group.parameters}
     strangers = [p for p in joint if id(p) not in ruled]
     calls = [*enumerate(trace.calls), *_leaf_calls(trace, strangers)]
@@ -332,18 +366,17 @@ def _joint(
     elif joint:
         # Conjugate gradients gain by the diagonal, which is cheap where data are independent.
         diagonal = DiagonalUnit(joint, "model", calls)
-        known = data == count and not strangers
-        accumulate(trace, [*scaled, *([diagonal] if known else [])], data, request)
+        known = trace.independent and not strangers
+        accumulate(trace, [*scaled, *([diagonal] if known else [])], request)
         operator = fisher_operator(
             layout,
-            args,
-            kwargs,
+            seen,
             joint,
-            curvature(request),
+            [curvature(part, request) for part in trace.parts],
             diagonal.block().diagonal() if known else None,
         )
         return [*(unit.block() for unit in scaled), operator]
-    accumulate(trace, units, 1 if strangers else data, request, strangers)
+    accumulate(trace, units, request, strangers, joined=bool(strangers))
     return [unit.block() for unit in units]
 
 
@@ -379,8 +412,3 @@ def _check_parameters(parameters: Sequence[Tensor], names: Mapping[int, str]) ->
             )
         if p.layout is not torch.strided:
             raise TypeError(f"{name}: expected a dense parameter, got the layout {p.layout}")
-        if p.dtype != parameters[0].dtype:
-            raise TypeError(
-                f"{name}: expected {parameters[0].dtype} as {names[id(parameters[0])]} has, got {p.dtype}; a metric of "
-                "parameters of two dtypes has no unit of rounding: convert the model, e.g. model.double()"
-            )

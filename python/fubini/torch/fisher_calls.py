@@ -31,11 +31,13 @@ class Call(ABC):
         name: As above.
         inputs: As above.
         outputs: The outputs, without a graph.
+        part: Number of the pass, where there are several.
         parameters: The layer's parameters that have rules, by name, in the order in which blocks have them.
     """
 
     #: Names of parameters that have rules, in the order in which blocks have them.
     names: tuple[str, ...] = ("weight", "bias")
+    part = 0
 
     def __init__(self, module: Any, name: str, inputs: Tensor) -> None:
         self.module, self.name, self.inputs = module, name, inputs
@@ -47,6 +49,14 @@ class Call(ABC):
     def parameters_of(cls, module: Any) -> dict[str, Tensor]:
         """Return the layer's parameters that have rules, by name."""
         return {n: p for n in cls.names if (p := module._parameters.get(n)) is not None}
+
+    @classmethod
+    def cast(cls, module: Any, inputs: Tensor) -> Tensor:
+        """Return inputs in the precision of the layer's parameters, as autocast of the model's own would have them."""
+        weight = module._parameters.get("weight")
+        if weight is None or not inputs.is_floating_point() or inputs.dtype == weight.dtype:
+            return inputs
+        return inputs.to(weight.dtype)
 
     @classmethod
     def refuse(cls, module: Any, name: str) -> None:

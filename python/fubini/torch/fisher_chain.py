@@ -9,7 +9,7 @@ general pass, in float64 whatever the model's dtype. What is no chain in every r
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,8 +29,9 @@ from fubini.torch.fisher_jacobian import Linearised, as_native, linearise_native
 from fubini.torch.fisher_quantum import QuantumCall
 from fubini.torch.fisher_units import symmetric, weighted_metric
 from fubini.torch.layer import QuantumLayer
-from fubini.torch.likelihoods import Bernoulli, Categorical, Gaussian
+from fubini.torch.likelihoods import Bernoulli, Categorical, Gaussian, OutputGradient
 from fubini.torch.recorder import ModelRecorder
+from fubini.torch.surroundings import Seen
 from fubini.torch_private import has_global_hook
 
 Tensor = torch.Tensor
@@ -161,8 +162,7 @@ class _Quantum(_Parametrised):
 
 def chain_blocks(
     model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
+    seen: Sequence[Seen],
     parameters: Sequence[Tensor],
     request: Request,
     exact_limit: int,
@@ -171,8 +171,7 @@ def chain_blocks(
 
     Args:
         model: The model.
-        args: Its positional arguments.
-        kwargs: Its keyword arguments.
+        seen: The passes.
         parameters: The parameters whose metric is wanted, at least one.
         request: What is asked for, checked.
         exact_limit: Linear layers with at most so many parameters have exact blocks.
@@ -184,12 +183,27 @@ def chain_blocks(
         NumericalError: If an output of the model is not finite.
         ValueError: If outputs or targets do not fit the likelihood.
     """
-    if request.approx != "block-diag" or kwargs or len(args) != 1:
+    if request.approx != "block-diag":
         return None
-    x = args[0]
     dtype = parameters[0].dtype
-    if not _is_usual(x, dtype) or x.ndim != 2 or not x.numel():
+    joined = _joined(seen, dtype)
+    if joined is None:
         return None
+    x, targets = joined
+    with seen[0].surroundings.flags(model):
+        return _blocks(model, x, targets, parameters, request, exact_limit)
+
+
+def _blocks(
+    model: nn.Module,
+    x: Tensor,
+    targets: Any,
+    parameters: Sequence[Tensor],
+    request: Request,
+    exact_limit: int,
+) -> list[Block] | None:
+    """The blocks for all inputs, (N, features)."""
+    dtype = parameters[0].dtype
     layers: list[_Layer] = []
     if not _collect(model, "", layers, top=True):
         return None
@@ -218,7 +232,41 @@ def chain_blocks(
         raise NumericalError("model: expected finite outputs, got NaN or infinity")
     if request.likelihood.counts(f)[0] != len(values):
         return None
-    return _pulled_back(stages, _factor(f, values.shape, request), request, exact_limit)
+    return _pulled_back(stages, _factor(f, values.shape, targets, request), request, exact_limit)
+
+
+def _joined(seen: Sequence[Seen], dtype: torch.dtype) -> tuple[Tensor, Any] | None:
+    """The inputs of all passes, (N, features), and their targets: no stage of a chain mixes data. Else None."""
+    if any(
+        one.kwargs
+        or len(one.args) != 1
+        or not _is_usual(one.args[0], dtype)
+        or one.args[0].ndim not in (1, 2)
+        or not one.args[0].numel()
+        for one in seen
+    ):
+        return None
+    inputs = [one.args[0] for one in seen]
+    if len(seen) == 1:
+        return (inputs[0], seen[0].targets) if inputs[0].ndim == 2 else None
+    first = seen[0]
+    if any(
+        one.args[0].ndim != inputs[0].ndim
+        or one.args[0].shape[-1] != inputs[0].shape[-1]
+        or one.surroundings.training != first.surroundings.training
+        for one in seen
+    ):
+        return None
+    join = torch.cat if inputs[0].ndim == 2 else torch.stack
+    found = [one.targets for one in seen]
+    targets: Any = None
+    if all(isinstance(t, OutputGradient) for t in found):
+        targets = OutputGradient(join([t.values for t in found]))
+    elif all(isinstance(t, Tensor) for t in found):
+        targets = join(found)
+    elif any(t is not None for t in found):
+        return None
+    return join(inputs), targets
 
 
 def _is_usual(tensor: Any, dtype: torch.dtype) -> bool:
@@ -268,19 +316,19 @@ def _stage(
     return _Quantum(layer, parameters, x, linear) if linear.parts < 2 else None
 
 
-def _factor(f: Tensor, shape: tuple[int, ...], request: Request) -> Real:
+def _factor(f: Tensor, shape: tuple[int, ...], targets: Any, request: Request) -> Real:
     """S (N, K, outputs) with the Fisher information S_n^T S_n of the outputs of datum n."""
-    likelihood = request.likelihood
+    likelihood = request.likelihood.at(f, targets)
     closed = request.fisher == "true" and request.samples is None
-    if closed and type(likelihood) in _CLOSED_FORM:
-        outputs = f.numpy().reshape(shape)
-        return _core.output_factor(likelihood.name, outputs, likelihood.share(f))
+    share = likelihood.share(f)
+    if closed and share is not None and type(likelihood) in _CLOSED_FORM:
+        return _core.output_factor(likelihood.name, f.numpy().reshape(shape), share)
     if closed:
         columns = likelihood.columns(f)
     elif request.samples is not None:
         columns = likelihood.sampled_columns(f, request.samples)
     else:
-        columns = likelihood.empirical_columns(f, request.targets)
+        columns = likelihood.empirical_columns(f, targets)
     rows = to_numpy(columns).reshape(-1, *shape)
     return np.ascontiguousarray(rows.transpose(1, 0, 2))
 
@@ -303,6 +351,10 @@ def _pulled_back(
     return blocks[::-1]
 
 
+def _is_recorders(hook: Any) -> bool:
+    return type(getattr(hook, "__self__", None)) is ModelRecorder
+
+
 def _collect(
     module: nn.Module,
     name: str,
@@ -314,9 +366,11 @@ def _collect(
     hooks = module._forward_hooks
     if hooks and not (top and all(type(hook) is ModelRecorder for hook in hooks.values())):
         return False
+    before = module._forward_pre_hooks
+    if before and not (top and all(_is_recorders(hook) for hook in before.values())):
+        return False
     if (
-        module._forward_pre_hooks
-        or module._backward_hooks
+        module._backward_hooks
         or module._backward_pre_hooks
         or not module.__dict__.keys().isdisjoint(_OWN)
         or (top and has_global_hook())

@@ -10,9 +10,10 @@ import torch
 
 from fubini.layers import LayerRule, check_rule
 from fubini.metric import Approx, check_approx
+from fubini.torch.fisher_calls import Call
 from fubini.torch.fisher_pass import Pass
-from fubini.torch.fisher_units import Unit
-from fubini.torch.likelihoods import Likelihood
+from fubini.torch.fisher_units import Cotangents, Unit
+from fubini.torch.likelihoods import Likelihood, OutputGradient
 
 Tensor = torch.Tensor
 
@@ -66,92 +67,151 @@ def check_request(request: Request) -> None:
         raise ValueError(f"samples: expected None or a number >= 1, got {request.samples!r}")
 
 
+@dataclass(frozen=True)
+class Part:
+    """A pass, as a part of what a step's gradient is made of.
+
+    Attributes:
+        run: The pass.
+        data: Number of data that its outputs depend on one by one; 1 for a batch that counts as one.
+        count: Number of data.
+        likelihood: Of its outputs.
+        targets: The loss's targets, or an ``OutputGradient``.
+        weight: Its share in the metric.
+    """
+
+    run: Pass
+    data: int
+    count: int
+    likelihood: Likelihood
+    targets: Any
+    weight: float
+
+
+class Trace:
+    """All passes whose gradients are applied together.
+
+    Attributes:
+        parts: The passes.
+        calls: All uses of layers with a rule, in order.
+        outside: Parameters that a graph reaches by other ways than through the layers they belong to.
+    """
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self.parts = list(parts)
+        self.calls: list[Call] = []
+        outside: dict[int, Tensor] = {}
+        for number, part in enumerate(parts):
+            for call in part.run.calls:
+                call.part = number
+            self.calls += part.run.calls
+            outside.update((id(p), p) for p in part.run.outside)
+        self.outside = list(outside.values())
+
+    @property
+    def independent(self) -> bool:
+        """Whether no datum depends on another."""
+        return all(part.data == part.count for part in self.parts)
+
+
 def accumulate(
-    trace: Pass,
+    trace: Trace,
     units: Sequence[Unit],
-    data: int,
     request: Request,
     leaves: Sequence[Tensor] = (),
+    *,
+    joined: bool = False,
 ) -> None:
     """Carry all columns back, and let units take note.
 
     Args:
-        trace: The forward pass.
+        trace: The forward passes.
         units: The units.
-        data: Number of data; 1 for a batch that counts as one.
         request: What is asked for.
         leaves: Parameters without a rule whose gradients are wanted.
+        joined: Whether the batches count as one datum each.
     """
-    for part in columns(trace, data, request):
-        cotangents = trace.backward(part, leaves)
-        for unit in units:
-            unit.add(cotangents, data)
+    before = 0
+    for part in trace.parts:
+        own = len(part.run.calls)
+        after = len(trace.calls) - before - own
+        data = 1 if joined else part.data
+        for some in columns(part, data, request):
+            found = part.run.backward(some, leaves)
+            nothing: Cotangents = [None]
+            cotangents = nothing * before + found[:own] + nothing * after + found[own:]
+            for unit in units:
+                unit.add(cotangents, data)
+        before += own
 
 
-def columns(trace: Pass, data: int, request: Request) -> Iterator[Tensor]:
+def columns(part: Part, data: int, request: Request) -> Iterator[Tensor]:
     """Return columns of a factor of the outputs' Fisher information, as many at once as memory allows.
 
     For a batch that counts as one datum, each datum gets columns of its own.
 
     Args:
-        trace: The forward pass.
+        part: The pass.
         data: Number of data; 1 for a batch that counts as one.
         request: What is asked for.
 
     Yields:
         (K, *output.shape).
     """
-    f, width = trace.output.detach(), trace.width()
-    likelihood = request.likelihood
+    f, width = part.run.output.detach(), part.run.width()
+    likelihood, targets = part.likelihood, part.targets
     count, terms, outputs = likelihood.counts(f)
+    scale = part.weight**0.5
 
     def slices(total: int) -> Iterator[slice]:
         return (slice(start, start + width) for start in range(0, total, width))
 
-    parts: Iterator[Tensor]
+    pieces: Iterator[Tensor]
     if request.fisher == "empirical":
-        targets = request.targets
-        parts = (likelihood.empirical_columns(f, targets, part) for part in slices(terms))
+        pieces = (likelihood.empirical_columns(f, targets, some) for some in slices(terms))
+        if isinstance(targets, OutputGradient):
+            scale = 1.0 / scale  # the gradient has the share of its pass already
     elif request.samples is not None:
-        parts = iter(torch.split(likelihood.sampled_columns(f, request.samples), width))
+        pieces = iter(torch.split(likelihood.sampled_columns(f, request.samples), width))
     else:
-        parts = (likelihood.columns(f, part) for part in slices(terms * outputs))
-    for part in parts:
+        pieces = (likelihood.columns(f, some) for some in slices(terms * outputs))
+    for piece in pieces:
+        some = piece if scale == 1.0 else scale * piece
         if data == count:
-            yield part
+            yield some
             continue
-        step = max(1, width // len(part))
+        step = max(1, width // len(some))
         for start in range(0, count, step):
             index = torch.arange(start, min(start + step, count), device=f.device)
-            alone = part.new_zeros(len(index), *part.shape)
-            alone[index - start, :, index] = part[:, index].movedim(1, 0)
+            alone = some.new_zeros(len(index), *some.shape)
+            alone[index - start, :, index] = some[:, index].movedim(1, 0)
             yield alone.flatten(0, 1)
 
 
-def curvature(request: Request) -> Callable[[Tensor], Callable[[Tensor], Tensor]]:
-    """Return a function that takes outputs f to the product of their Fisher information with vectors of f's shape.
+def curvature(part: Part, request: Request) -> Callable[[Tensor], Tensor]:
+    """Return the product of the Fisher information of a pass's outputs with vectors of their shape.
 
     Args:
+        part: The pass.
         request: What is asked for.
 
     Returns:
         The function.
     """
-    likelihood = request.likelihood
+    likelihood, f, weight = part.likelihood, part.run.output.detach(), part.weight
+    if request.fisher == "true" and request.samples is None:
+        return lambda v: weight * likelihood.vector_product(f, v)
+    if request.fisher == "empirical":
+        if isinstance(part.targets, OutputGradient):
+            weight = 1.0 / weight
+        product = likelihood.empirical_product(f, part.targets)
+        return lambda v: weight * product(v)
+    columns = likelihood.sampled_columns(f, request.samples or 1)
+    count = likelihood.counts(f)[0]
+    rows = columns.reshape(len(columns), count, -1)
 
-    def at(f: Tensor) -> Callable[[Tensor], Tensor]:
-        if request.fisher == "true" and request.samples is None:
-            return lambda v: likelihood.vector_product(f, v)
-        if request.fisher == "empirical":
-            return likelihood.empirical_product(f, request.targets)
-        columns = likelihood.sampled_columns(f, request.samples or 1)
-        count = likelihood.counts(f)[0]
-        rows = columns.reshape(len(columns), count, -1)
+    def sampled(v: Tensor) -> Tensor:
+        weights = (rows * v.reshape(count, -1)).sum(-1, keepdim=True)
+        return weight * (weights * rows).sum(0).reshape(f.shape)
 
-        def product(v: Tensor) -> Tensor:
-            weights = (rows * v.reshape(count, -1)).sum(-1, keepdim=True)
-            return (weights * rows).sum(0).reshape(f.shape)
-
-        return product
-
-    return at
+    return sampled

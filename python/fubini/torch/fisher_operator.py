@@ -12,34 +12,33 @@ from fubini.torch.blocks import OperatorBlock
 from fubini.torch.fisher_jacobian import as_native
 from fubini.torch.fisher_pass import (
     Layout,
-    apart,
+    again,
+    call_model,
     check_output,
     replaced_forwards,
-    without_autocast,
 )
+from fubini.torch.surroundings import NoAutocast, Seen, without_autocast
 
 Tensor = torch.Tensor
 
 
 def fisher_operator(
     layout: Layout,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
+    seen: Sequence[Seen],
     parameters: Sequence[Tensor],
-    curvature: Callable[[Tensor], Callable[[Tensor], Tensor]],
+    curvatures: Sequence[Callable[[Tensor], Tensor]],
     diagonal: Tensor | None,
 ) -> OperatorBlock:
-    """Return ``J^T H J`` as an operator, at copies of the parameters as they are now.
+    """Return the sum of ``J^T H J`` over passes as an operator, at copies of the parameters as they are now.
 
     The pull-back ``u -> J^T u`` is linear in u, so its own pull-back is J: one backward pass through the graph of another
     backward pass. Compiled circuits take part with the native engine's pull-back and push-forward.
 
     Args:
         layout: The model.
-        args: Its positional arguments.
-        kwargs: Its keyword arguments.
+        seen: The passes.
         parameters: Parameters of the model.
-        curvature: From the outputs to the product of H with vectors of their shape.
+        curvatures: For every pass the product of H with vectors of the outputs' shape.
         diagonal: The operator's diagonal where it is known.
 
     Returns:
@@ -49,44 +48,70 @@ def fisher_operator(
         TypeError: For a ``TorchLayer`` that has to run on its device, whose weights cannot be exchanged; from products, for
             an operation that torch cannot differentiate twice.
     """
-    model = layout.model
-    copies = {id(p): p.detach().clone().requires_grad_() for p in parameters}
-    replaced: dict[str, Tensor] = {name: b.clone() for name, b in model.named_buffers()}
-    for name, p in model.named_parameters():
-        replaced[name] = copies.get(id(p), p.detach())
-    with apart(layout), replaced_forwards(_torch_layers(model, copies)):
-        output = check_output(torch.func.functional_call(model, replaced, args, dict(kwargs)))
-        leaves = [copies[id(p)] for p in parameters]
-        u = torch.zeros_like(output, requires_grad=True)
-        pulled = torch.autograd.grad(output, leaves, u, create_graph=True, allow_unused=True)
-    product_of_outputs = curvature(output.detach())
-    live = [i for i, one in enumerate(pulled) if one is not None and one.requires_grad]
     sizes = [p.numel() for p in parameters]
+    products = [
+        _Product(layout, one, parameters, curvature)
+        for one, curvature in zip(seen, curvatures, strict=True)
+    ]
 
     def apply(v: Tensor) -> Tensor:
         parts = torch.split(v, sizes)
         result = [torch.zeros_like(part) for part in parts]
-        if not live:
-            return torch.cat(result)
-        vectors = [parts[i].reshape(leaves[i].shape).to(leaves[i]) for i in live]
-        gradients = [one for i in live if (one := pulled[i]) is not None]
+        for product in products:
+            product.add(parts, result)
+        return torch.cat(result)
+
+    found = None if diagonal is None else lambda: diagonal
+    return OperatorBlock(parameters, apply, "model", diagonal=found)
+
+
+class _Product:
+    """The product with the matrix of one pass."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        seen: Seen,
+        parameters: Sequence[Tensor],
+        curvature: Callable[[Tensor], Tensor],
+    ) -> None:
+        model, self._curvature = layout.model, curvature
+        copies = {id(p): p.detach().clone().requires_grad_() for p in parameters}
+        replaced = {n: copies.get(id(p), p.detach()) for n, p in model.named_parameters()}
+        with again(layout, seen), replaced_forwards(_torch_layers(model, copies)), NoAutocast():
+            self._output = check_output(call_model(layout, seen, replaced))
+            self._leaves = [copies[id(p)] for p in parameters]
+            self._u = torch.zeros_like(self._output, requires_grad=True)
+            self._pulled = torch.autograd.grad(
+                self._output, self._leaves, self._u, create_graph=True, allow_unused=True
+            )
+
+    def add(self, parts: Sequence[Tensor], result: Sequence[Tensor]) -> None:
+        """Add the product with a vector, parameter by parameter."""
+        pulled = [
+            (i, one) for i, one in enumerate(self._pulled) if one is not None and one.requires_grad
+        ]
+        if not pulled:
+            return
+        vectors = [parts[i].reshape(self._leaves[i].shape).to(self._leaves[i]) for i, _ in pulled]
         with without_autocast():
             try:
-                (pushed,) = torch.autograd.grad(gradients, u, vectors, retain_graph=True)
+                (pushed,) = torch.autograd.grad(
+                    [one for _, one in pulled], self._u, vectors, retain_graph=True
+                )
             except RuntimeError as error:
                 raise TypeError(
                     f"model: expected operations with second derivatives, for products with its joint metric ({error}); "
                     "use approx='block-diag'"
                 ) from error
             back = torch.autograd.grad(
-                output, [leaves[i] for i in live], product_of_outputs(pushed), retain_graph=True
+                self._output,
+                [self._leaves[i] for i, _ in pulled],
+                self._curvature(pushed),
+                retain_graph=True,
             )
-        for i, part in zip(live, back, strict=True):
-            result[i] = part.reshape(-1).to(v)
-        return torch.cat(result)
-
-    found = None if diagonal is None else lambda: diagonal
-    return OperatorBlock(parameters, apply, "model", diagonal=found)
+        for (i, _), part in zip(pulled, back, strict=True):
+            result[i] += part.reshape(-1).to(result[i])
 
 
 def _torch_layers(

@@ -12,7 +12,10 @@ import torch
 import torch.nn.attention
 
 from fubini.torch.fisher_calls import Call, batched_gradients
-from fubini.torch.fisher_rules import BatchNormCall, rule_for
+from fubini.torch.fisher_quantum import QuantumCall
+from fubini.torch.fisher_rules import BatchNormCall, ConvCall, rule_for
+from fubini.torch.surroundings import NoAutocast, Seen, copied
+from fubini.torch_private import is_mapped, is_wrapped, unwrapped
 
 Tensor = torch.Tensor
 
@@ -32,16 +35,16 @@ class Layout:
         layers: The modules that have a rule, with their names.
         names: Names of the parameters by identity.
         has_buffers: Whether there are buffers.
-        devices: CUDA devices of the parameters.
         may_attend: Whether there may be attention, by a module of torch's or in a forward of the user's.
+        has_shots: Whether there are quantum layers with shots, whose results no second run repeats.
     """
 
     model: torch.nn.Module
     layers: list[tuple[str, torch.nn.Module, type[Call]]]
     names: dict[int, str]
     has_buffers: bool
-    devices: frozenset[torch.device]
     may_attend: bool
+    has_shots: bool
 
 
 def survey(model: torch.nn.Module) -> Layout:
@@ -50,10 +53,13 @@ def survey(model: torch.nn.Module) -> Layout:
     Args:
         model: The model.
     """
-    layers, names, has_buffers, may_attend = [], {}, False, False
-    devices = set()
+    layers, names, has_buffers, may_attend, has_shots = [], {}, False, False, False
     for prefix, module in model.named_modules():
         kind = rule_for(module)
+        qnode = getattr(module, "qnode", None)
+        has_shots = (
+            has_shots or getattr(getattr(qnode, "shots", None), "total_shots", None) is not None
+        )
         if kind is not None:
             layers.append((prefix, module, kind))
         elif not may_attend:
@@ -65,9 +71,7 @@ def survey(model: torch.nn.Module) -> Layout:
         for name, p in module._parameters.items():
             if p is not None:
                 names[id(p)] = f"{prefix}.{name}" if prefix else name
-                if p.is_cuda:
-                    devices.add(p.device)
-    return Layout(model, layers, names, has_buffers, frozenset(devices), may_attend)
+    return Layout(model, layers, names, has_buffers, may_attend, has_shots)
 
 
 class Pass:
@@ -79,12 +83,14 @@ class Pass:
         output: What the model returned.
         calls: The uses of layers with a rule, in order.
         outside: Parameters that the graph reaches by other ways than through the layers they belong to.
+        autocast: Whether the model turned autocast on, which had no effect.
     """
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self.output = torch.empty(0)
         self.outside: list[Tensor] = []
+        self.autocast = False
         # For each sink (the output and the inputs of calls) the calls that it directly is the result of, or the leaves
         # of torch's graph that it depends on.
         self._sources: list[int | list[int]] = []
@@ -246,25 +252,28 @@ def call_rows(call: Call, g: Tensor, data: int) -> Tensor:
 
 def run(
     layout: Layout,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
+    seen: Seen,
     *,
     wanted: Collection[Tensor],
     fixed_statistics: bool,
+    cut: bool = True,
 ) -> Pass:
-    """Run the model once, apart from everything that it does otherwise.
+    """Run a pass of the model once more, apart from everything that it does otherwise.
 
-    Buffers, gradients, parameters and the state of the random generators are afterwards as they were. Random layers
-    (dropout) draw from copies of the generators in their present state: to see the masks of an earlier pass, set the
-    generators to their state before it. Layers in training mode act as in training; batch norm normalises with the
-    statistics of the batch and does not update its own. Hooks of the model run as in every forward pass.
+    Buffers, gradients, parameters, training flags and the state of the random generators are afterwards as they were,
+    and inside as they were when the pass began: dropout has the same masks. Layers in training mode act as in training;
+    batch norm normalises with the statistics of the batch and does not update its own. Hooks of the model run as in
+    every forward pass.
+
+    A layer is cut from the graph only where every tensor that it uses is a parameter of the model and its own. Where its
+    weights are computed (by a parametrisation, another network, ``functional_call``), torch differentiates through it.
 
     Args:
         layout: The model.
-        args: Its positional arguments.
-        kwargs: Its keyword arguments.
+        seen: The pass.
         wanted: The parameters whose metric is wanted.
         fixed_statistics: Whether the statistics of batch norm count as constants.
+        cut: Whether layers are cut from the graph at all.
 
     Returns:
         The pass.
@@ -277,9 +286,9 @@ def run(
 
     def patched(module: torch.nn.Module, name: str, kind: type[Call]) -> Any:
         live = any(id(p) in ids for p in kind.parameters_of(module).values())
+        original: Any = type(module).forward
 
-        def forward(*args: Any, **kwargs: Any) -> Tensor:
-            inputs = args[0] if args else next(iter(kwargs.values()))
+        def used(inputs: Tensor) -> Tensor:
             if issubclass(kind, BatchNormCall):
                 call: Call = kind(module, name, inputs, fixed_statistics)
             else:
@@ -287,18 +296,93 @@ def run(
             # Nothing that is wanted lies before this layer or in it.
             return result.use(call) if live or inputs.requires_grad else call.outputs
 
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            inputs = args[0] if args else next(iter(kwargs.values()), None)
+            if not isinstance(inputs, torch.Tensor) or not torch.is_grad_enabled():
+                return original(module, *args, **kwargs)
+            if not _uses_own(module, kind, layout.names):
+                return original(module, *args, **kwargs)
+            inputs = kind.cast(module, inputs)
+            if not is_wrapped(inputs):
+                return used(inputs)
+            if not _fits_vmap(module, kind, inputs):
+                return original(module, *args, **kwargs)
+            return _Batched.apply(inputs, used)  # type: ignore[no-untyped-call]
+
         return forward
 
-    model = layout.model
-    forwards = {module: patched(module, name, kind) for name, module, kind in layout.layers}
-    with apart(layout), replaced_forwards(forwards):
-        if layout.has_buffers:
-            buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-            output = torch.func.functional_call(model, buffers, args, dict(kwargs))
-        else:
-            output = model(*args, **kwargs)
+    forwards = {}
+    if cut:
+        forwards = {
+            module: patched(module, name, kind)
+            for name, module, kind in layout.layers
+            if "forward" not in module.__dict__  # somebody's own: nobody knows what it does
+        }
+    with again(layout, seen), replaced_forwards(forwards), NoAutocast() as precision:
+        output = call_model(layout, seen, {})
+        result.autocast = precision.asked
         result.finish(check_output(output))
     return result
+
+
+def call_model(layout: Layout, seen: Seen, parameters: Mapping[str, Tensor]) -> Any:
+    """Call a model with a pass's arguments and copies of its buffers.
+
+    Args:
+        layout: The model.
+        seen: The pass.
+        parameters: By name, in place of the model's own.
+
+    Returns:
+        What the model returns.
+    """
+    replaced = dict(parameters)
+    if layout.has_buffers:
+        replaced.update({name: b.clone() for name, b in seen.surroundings.buffers.items()})
+    args, kwargs = copied(seen.args), copied(dict(seen.kwargs))  # it may change them in place
+    if not replaced:
+        return layout.model(*args, **kwargs)
+    return torch.func.functional_call(layout.model, replaced, args, kwargs)
+
+
+def _uses_own(module: torch.nn.Module, kind: type[Call], names: Mapping[int, str]) -> bool:
+    """Whether all tensors that a layer with a rule uses are parameters of the model, and its own."""
+    for name, value in kind.parameters_of(module).items():
+        if id(value) not in names:
+            return False
+        # Something else of that name goes first: what a hook has put there, or a property.
+        if module.__dict__.get(name, value) is not value or hasattr(type(module), name):
+            return False
+    return all(
+        name in module._parameters or module.__dict__.get(name) is None for name in kind.names
+    )
+
+
+def _fits_vmap(module: torch.nn.Module, kind: type[Call], inputs: Tensor) -> bool:
+    """Whether a layer inside of vmap does the same for all its inputs as one batch."""
+    if not is_mapped(inputs) or issubclass(kind, BatchNormCall):
+        return False
+    if issubclass(kind, ConvCall):
+        inner, _ = unwrapped(inputs)
+        return not is_wrapped(inner) and inputs.ndim == module.weight.ndim - 1  # type: ignore[operator]
+    return not issubclass(kind, QuantumCall) or inputs.ndim > 0
+
+
+class _Batched(torch.autograd.Function):
+    """A cut layer inside of vmap: the batch becomes the first dimension of its inputs."""
+
+    @staticmethod
+    def forward(inputs: Tensor, used: Any) -> Tensor:
+        raise NotImplementedError  # it is called inside of vmap only
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        return
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, inputs: Tensor, used: Any) -> Any:
+        inputs = inputs.movedim(in_dims[0], 0)
+        return (_Batched.apply(inputs, used) if is_wrapped(inputs) else used(inputs)), 0  # type: ignore[no-untyped-call]
 
 
 def check_output(output: Any) -> Tensor:
@@ -322,38 +406,22 @@ def check_output(output: Any) -> Tensor:
     return output
 
 
-def without_autocast() -> Any:
-    """Return a context in which operations keep the precision of their tensors."""
-    kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
-    if not kinds:
-        return contextlib.nullcontext()
-    stack = contextlib.ExitStack()
-    for kind in kinds:
-        stack.enter_context(torch.autocast(kind, enabled=False))
-    return stack
-
-
 @contextlib.contextmanager
-def apart(layout: Layout) -> Iterator[None]:
-    """Differentiate, and leave the random generators as they are.
+def again(layout: Layout, seen: Seen) -> Iterator[None]:
+    """Differentiate, with random generators and training flags as they were in a pass; leave them as they are.
 
     Fused attention has neither second derivatives nor a rule for many cotangents at once, so its plain form is taken.
 
     Args:
         layout: The model that runs.
+        seen: The pass.
     """
     plain: Any = contextlib.nullcontext()
     if layout.may_attend:
         plain = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
-    host = torch.get_rng_state()
-    states = {device: torch.cuda.get_rng_state(device) for device in layout.devices}
-    try:
-        with torch.enable_grad(), plain:
-            yield
-    finally:
-        torch.set_rng_state(host)
-        for device, state in states.items():
-            torch.cuda.set_rng_state(state, device)
+    surroundings = seen.surroundings
+    with surroundings.flags(layout.model), surroundings.numbers(), torch.enable_grad(), plain:
+        yield
 
 
 @contextlib.contextmanager

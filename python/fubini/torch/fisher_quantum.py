@@ -29,6 +29,7 @@ _CHUNK = 1 << 24
 class QuantumCall(Call):
     """``fubini.QuantumLayer`` and ``qml.qnn.TorchLayer``."""
 
+    names = ()  # each layer has its own
     #: The results at the inputs, and their derivatives.
     linear: Linearised
 
@@ -36,6 +37,11 @@ class QuantumCall(Call):
     def parameters_of(cls, module: Any) -> dict[str, Tensor]:
         """Return the layer's weights by name."""
         return dict(module.qnode_weights)
+
+    @classmethod
+    def cast(cls, module: Any, inputs: Tensor) -> Tensor:
+        """Return the inputs: a circuit takes any precision."""
+        return inputs
 
     @classmethod
     def at(cls, module: Any, name: str, inputs: Tensor, linear: Linearised) -> QuantumCall:
@@ -78,7 +84,7 @@ class QuantumCall(Call):
         """Return the cotangents of the inputs, see Call."""
         assert self.linear.by_inputs is not None
         pulled = self.flat(g).transpose(1, 0, 2) @ self.linear.by_inputs
-        result = torch.from_numpy(pulled.transpose(1, 0, 2)).to(g.device, g.dtype)
+        result = torch.from_numpy(pulled.transpose(1, 0, 2)).to(g.device, self.inputs.dtype)
         return result.reshape(len(g), *self.inputs.shape)
 
     def flat(self, g: Tensor) -> Real:

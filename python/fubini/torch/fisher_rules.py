@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from pennylane.qnn import TorchLayer
 from torch.nn import functional
+from torch.nn.utils.parametrize import is_parametrized
 
 from fubini.torch.fisher_calls import Call, KroneckerCall
 from fubini.torch.fisher_quantum import QuantumCall
@@ -296,19 +297,21 @@ def _kronecker_order(rows: int, width: int, bias: bool, device: torch.device) ->
 def rule_for(module: torch.nn.Module) -> type[Call] | None:
     """Return the rule of a layer, or None where it has none.
 
-    A subclass with a forward of its own has none: nobody knows what it does with the parameters.
+    A subclass with a forward of its own has none: nobody knows what it does with the parameters. Neither has a layer with
+    a parametrisation: its weights are computed.
 
     Args:
         module: The layer.
     """
     kind: Any = type(module)
-    return _rule_of(kind)
+    return None if is_parametrized(module) else _rule_of(kind)
 
 
 @functools.cache
 def _rule_of(kind: Any) -> type[Call] | None:
     if issubclass(kind, QuantumLayer | TorchLayer):
-        return QuantumCall
+        known_forward = kind.forward in (QuantumLayer.forward, TorchLayer.forward)
+        return QuantumCall if known_forward else None
     for known, call in _RULES.items():
         if issubclass(kind, known) and kind.forward is known.forward:
             return call

@@ -255,15 +255,15 @@ class ScaledUnit(Unit):
         self._approx: Approx = approx
         self._layers: LayerRule = layers
         self._factors: dict[int, Real] = {}
-        self._data = 1
+        self._data: dict[int, int] = {}
 
     def add(self, cotangents: Cotangents, data: int) -> None:
         """Take note of a backward pass, see Unit."""
-        self._data = data
         for number, call, _ in self._calls:
             g = cotangents[number]
             if g is not None:
                 assert isinstance(call, QuantumCall)
+                self._data[call.part] = data
                 self._factors[number] = call.curvature_factor(g, self._factors.get(number))
 
     def block(self) -> Block:
@@ -272,12 +272,15 @@ class ScaledUnit(Unit):
         sizes = [p.numel() for p in self.parameters]
         places = np.split(np.arange(self.size), np.cumsum(sizes)[:-1])
         # (sum of m Jacobians)^T B (the same) <= m times the sum of the single terms
-        uses = max(1, sum(call.positions for _, call, _ in calls) // self._data)
+        uses = {
+            part: max(1, sum(c.positions for _, c, _ in calls if c.part == part) // data)
+            for part, data in self._data.items()
+        }
         matrix = np.zeros((self.size, self.size))
         for number, call, names in calls:
             if number not in self._factors:
                 continue
-            bounds = 4.0 * uses * call.bound(self._factors[number])
+            bounds = 4.0 * uses[call.part] * call.bound(self._factors[number])
             own = weighted_metric(call, bounds, self._approx, self._layers)
             ends = np.cumsum([w.numel() for w in call.parameters.values()])
             mine = dict(zip(call.parameters, np.split(np.arange(len(own)), ends[:-1]), strict=True))

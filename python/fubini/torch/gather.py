@@ -11,11 +11,11 @@ from fubini.torch.blocks import Block
 from fubini.torch.checks import first_not_finite
 from fubini.torch.closures import closure_blocks
 from fubini.torch.evaluation import paused
-from fubini.torch.fisher_pass import without_autocast
 from fubini.torch.history import MetricHistory
 from fubini.torch.proposal import Part, plain
 from fubini.torch.quantum_source import Counted
 from fubini.torch.sources import Source
+from fubini.torch.surroundings import without_autocast
 from fubini.torch_private import flattened
 
 Tensor = torch.Tensor

@@ -173,7 +173,7 @@ def check_options(options: Mapping[str, Any], policy: DampingPolicy | None) -> N
     elif options["likelihood"] is None:
         raise ValueError(
             f"likelihood: expected 'categorical', 'bernoulli' or 'gaussian' for metric={metric!r}, got None; it says which "
-            "distribution the loss is the negative logarithm of"
+            "distribution the loss is the negative logarithm of; or pass the loss, such as torch.nn.CrossEntropyLoss()"
         )
     if rule is not None and not isinstance(rule, TrustRegion | Armijo):
         raise TypeError(f"step_rule: expected TrustRegion, Armijo or None, got {rule!r}")

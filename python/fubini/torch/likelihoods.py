@@ -14,20 +14,28 @@ arXiv:1412.1193). It scales with the loss. The empirical Fisher has the labels o
 | ``Bernoulli`` | BCEWithLogitsLoss | sum of -log over the elements | diag(p (1 - p)) | 1 / number of elements |
 | ``Gaussian`` | MSELoss | sum of (f - y)^2 | 2 I, y has the variance 1/2 | 1 / number of elements |
 
-r is 1 for ``"sum"``. Class weights, label smoothing, ``ignore_index`` and ``pos_weight`` are not represented: the metric is
-that of the loss without them.
+| ``Poisson`` | PoissonNLLLoss | sum of exp(f) - y f | diag(exp(f)) | 1 / number of elements |
+
+r is 1 for ``"sum"``. The words ``"categorical"``, ``"bernoulli"`` and ``"gaussian"`` stand for the mean of the loss without
+further options: a loss that sums has a metric, and a step, of another scale, so pass the loss itself
+(``likelihood=torch.nn.CrossEntropyLoss(reduction="sum")``), see :mod:`fubini.torch.losses`. Class weights and ``pos_weight``
+make the terms' curvature depend on the labels; label smoothing alone does not change it.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+
+from fubini.torch.likelihood_base import Likelihood, OutputGradient
+
+__all__ = ["Bernoulli", "Categorical", "Gaussian", "Likelihood", "OutputGradient", "Poisson"]
 
 Tensor = torch.Tensor
 
@@ -36,221 +44,28 @@ _SMALL = 256
 
 
 @dataclass(frozen=True)
-class OutputGradient:
-    """The gradient of the loss by the model's outputs, in place of labels for the empirical Fisher.
-
-    A tensor hook on the model's output receives it in the backward pass of the loss itself.
-
-    Args:
-        values: dL/df, of the outputs' shape, of the loss with its reduction and scale.
-    """
-
-    values: Tensor
-
-
-@dataclass(frozen=True)
-class Likelihood(ABC):
-    """Base of the likelihoods.
-
-    Args:
-        reduction: Of the loss, ``"mean"`` or ``"sum"``.
-        scale: What the loss is multiplied with, above 0.
-
-    Raises:
-        ValueError: If an argument is out of its range.
-    """
-
-    reduction: Literal["mean", "sum"] = "mean"
-    scale: float = 1.0
-    name: ClassVar[str] = ""
-
-    def __post_init__(self) -> None:
-        if self.reduction not in ("mean", "sum"):
-            raise ValueError(f"reduction: expected 'mean' or 'sum', got {self.reduction!r}")
-        if not 0.0 < self.scale < math.inf:
-            raise ValueError(f"scale: expected a finite number above 0, got {self.scale!r}")
-
-    # Outputs are seen as (N, T, C): N data, T terms of each, vectors of C outputs.
-
-    def counts(self, f: Tensor) -> tuple[int, int, int]:
-        """Return the numbers of data N, of terms T of each datum, and of outputs C of each term.
-
-        Args:
-            f: Outputs, (N, ...).
-        """
-        if f.ndim < 2:
-            return f.numel(), 1, 1
-        return f.shape[0], math.prod(f.shape[1:-1]), f.shape[-1]
-
-    def share(self, f: Tensor) -> float:
-        """Return the factor r between the loss and the sum of its terms.
-
-        Args:
-            f: Outputs, (N, ...).
-        """
-        return self._share(self.counts(f))
-
-    def columns(self, f: Tensor, part: slice = slice(None)) -> Tensor:
-        """Return columns whose outer products sum to the Fisher information of the outputs, per datum.
-
-        Args:
-            f: Outputs, (N, ...).
-            part: Which of the T C columns, term by term.
-
-        Returns:
-            (K, N, ...) such that ``sum_k column_k[n] column_k[n]^T`` is the Hessian of the loss by f[n].
-        """
-        z = self._canonical(f)
-        share, (_, terms, outputs) = self._share(z.shape), z.shape
-        if terms == 1:
-            return self._restored(self._factor(z, part, share), f)
-        start, stop, _ = part.indices(terms * outputs)
-        pieces = []
-        while start < stop:
-            term, first = divmod(start, outputs)
-            last = min(outputs, first + stop - start)
-            piece = self._factor(z[:, term : term + 1], slice(first, last), share)
-            pieces.append(_only(piece, term, terms))
-            start += last - first
-        return self._restored(torch.cat(pieces), f)
-
-    def sampled_columns(self, f: Tensor, samples: int) -> Tensor:
-        """Return columns of random labels, whose outer products have the expectation of those of ``columns``.
-
-        Args:
-            f: Outputs, (N, ...).
-            samples: Number of labels drawn for every term, from torch's global generator.
-
-        Returns:
-            (samples, N, ...).
-        """
-        z = self._canonical(f)
-        gradients = torch.stack([self._gradient(z, self._sample(z)) for _ in range(samples)])
-        return self._restored(gradients * math.sqrt(self._share(z.shape) / samples), f)
-
-    def empirical_columns(self, f: Tensor, targets: Any, part: slice = slice(None)) -> Tensor:
-        """Return the gradients of the loss's terms, scaled so that their outer products sum to the empirical Fisher.
-
-        Args:
-            f: Outputs, (N, ...).
-            targets: What the loss takes as targets, or an OutputGradient.
-            part: Which of the T terms of each datum.
-
-        Returns:
-            (T, N, ...), or fewer.
-
-        Raises:
-            ValueError: If the targets do not fit the outputs.
-        """
-        gradient = self._scaled_gradient(f, targets)
-        terms = gradient.shape[1]
-        pieces = [
-            _only(gradient[None, :, term : term + 1], term, terms)
-            for term in range(*part.indices(terms))
-        ]
-        return self._restored(torch.cat(pieces), f)
-
-    def empirical_product(self, f: Tensor, targets: Any) -> Callable[[Tensor], Tensor]:
-        """Return a function that multiplies the empirical Fisher information of the outputs by vectors of their shape.
-
-        Args:
-            f: Outputs, (N, ...).
-            targets: As for ``empirical_columns``.
-
-        Returns:
-            The function.
-        """
-        gradient = self._scaled_gradient(f, targets)
-
-        def product(v: Tensor) -> Tensor:
-            weights = (gradient * self._canonical(v, f)).sum(-1, keepdim=True)
-            return self._restored(weights * gradient, f)
-
-        return product
-
-    def _scaled_gradient(self, f: Tensor, targets: Any) -> Tensor:
-        """Sqrt(r) grad l, (N, T, C)."""
-        z = self._canonical(f)
-        share = self._share(z.shape)
-        if not isinstance(targets, OutputGradient):
-            labels = self._labels(torch.as_tensor(targets, device=f.device), f)
-            return self._gradient(z, labels) * math.sqrt(share)
-        if targets.values.shape != f.shape:
-            raise ValueError(
-                f"targets: expected an OutputGradient of the outputs' shape {tuple(f.shape)}, got "
-                f"{tuple(targets.values.shape)}"
-            )
-        return self._canonical(targets.values.to(f), f) / math.sqrt(share)
-
-    def vector_product(self, f: Tensor, v: Tensor) -> Tensor:
-        """Multiply the Fisher information of all outputs by vectors.
-
-        Args:
-            f: Outputs, (N, ...).
-            v: (..., *f.shape).
-
-        Returns:
-            The products, of the shape of v.
-        """
-        z = self._canonical(f)
-        return self._restored(self._curvature(z, self._canonical(v, f)) * self._share(z.shape), f)
-
-    def _share(self, shape: Sequence[int]) -> float:
-        """The factor r for outputs seen as (N, T, C)."""
-        return self.scale / (self._count(shape) if self.reduction == "mean" else 1.0)
-
-    def _canonical(self, v: Tensor, f: Tensor | None = None) -> Tensor:
-        """(..., *f.shape) -> (..., N, T, C)."""
-        shape = v.shape if f is None else f.shape
-        lead = v.shape[: v.ndim - len(shape)]
-        if len(shape) < 2:
-            return v.reshape(*lead, -1, 1, 1)
-        return v.reshape(*lead, shape[0], -1, shape[-1])
-
-    def _restored(self, z: Tensor, f: Tensor) -> Tensor:
-        """The inverse of _canonical."""
-        return z.reshape(*z.shape[:-3], *f.shape)
-
-    def _labels(self, targets: Tensor, f: Tensor) -> Tensor:
-        if targets.shape != f.shape:
-            raise ValueError(
-                f"targets: expected the outputs' shape {tuple(f.shape)}, got {tuple(targets.shape)}"
-            )
-        return self._canonical(targets.to(f))
-
-    def _count(self, shape: Sequence[int]) -> int:
-        """What PyTorch divides by for the mean, for outputs seen as (N, T, C)."""
-        return math.prod(shape)
-
-    @abstractmethod
-    def _factor(self, z: Tensor, part: slice, share: float) -> Tensor:
-        """(N, T, C) -> (C or fewer, N, T, C), columns of a factor of r E[grad l grad l^T]."""
-
-    @abstractmethod
-    def _curvature(self, z: Tensor, v: Tensor) -> Tensor:
-        """E[grad l grad l^T] v for v (..., N, T, C)."""
-
-    @abstractmethod
-    def _gradient(self, z: Tensor, y: Tensor) -> Tensor:
-        """Grad l at labels y (N, T, C)."""
-
-    @abstractmethod
-    def _sample(self, z: Tensor) -> Tensor:
-        """Labels (N, T, C) from the model's own distribution."""
-
-
-@dataclass(frozen=True)
 class Categorical(Likelihood):
     """Classes with the probabilities softmax(f): ``CrossEntropyLoss``, or ``NLLLoss`` of ``log_softmax``.
+
+    With class weights or ignored labels, the metric depends on the labels of the data: they are the targets of the step,
+    or follow from the gradient of the loss by the outputs, which the optimizer knows.
 
     Args:
         reduction: As for Likelihood.
         scale: As for Likelihood.
         dim: Dimension of the classes in the outputs. PyTorch's is 1 (0 for outputs with one dimension); use -1 for a
             model with outputs (N, T, C) that are flattened to (N T, C) for the loss.
+        weight: Of the classes, (C,), as in ``CrossEntropyLoss``; None for all alike.
+        label_smoothing: As in ``CrossEntropyLoss``.
+        ignore_index: Label of what is left out; None for none.
+        normalised: Whether the outputs are logarithms of probabilities, as ``NLLLoss`` takes them.
     """
 
     dim: int = 1
+    weight: Tensor | None = field(default=None, compare=False)
+    label_smoothing: float = 0.0
+    ignore_index: int | None = None
+    normalised: bool = False
     name = "categorical"
 
     def counts(self, f: Tensor) -> tuple[int, int, int]:
@@ -288,27 +103,148 @@ class Categorical(Likelihood):
         rest = [size for i, size in enumerate(f.shape) if i not in (0, axis)]
         return z.reshape(*z.shape[: lead + 1], *rest, z.shape[-1]).movedim(-1, lead + axis)
 
+    def at(self, f: Tensor, targets: Any) -> Likelihood:
+        """Return the likelihood of these outputs' terms, see Likelihood."""
+        z = self._canonical(f)
+        if self.normalised and float(z.logsumexp(-1).abs().max()) > 1e-2:
+            raise ValueError(
+                "likelihood: expected outputs that are logarithms of probabilities, as NLLLoss takes them, got some whose "
+                "probabilities do not sum to 1; end the model with torch.nn.LogSoftmax"
+            )
+        if self.weight is not None and self.weight.numel() != z.shape[-1]:
+            raise ValueError(
+                f"likelihood: expected weights of the {z.shape[-1]} classes of the outputs, got {self.weight.numel()}"
+            )
+        if self.weight is None and self.ignore_index is None:
+            return self
+        if self.weight is None:
+            ignored = self._ignored(z, f, targets)
+            if ignored is None or not bool(ignored.any()):
+                return self
+            kept = (~ignored).to(z).unsqueeze(-1)
+            return self._weighted(kept, self._rate_of(float(kept.sum())))
+        if targets is None:
+            raise ValueError(
+                "targets: expected the labels of the data, which the weights of classes depend on, got None; pass "
+                "step(targets=...)"
+            )
+        y, soft = self._known(z, f, targets), False
+        if not isinstance(targets, OutputGradient):
+            soft = torch.as_tensor(targets).is_floating_point()
+        # The mean divides by the weights of the labels, without smoothing; with probabilities for labels by their number.
+        rate = None if soft else self._rate_of(float(self._label_weights(z, y).sum()))
+        return self._weighted(y.sum(-1, keepdim=True), rate)
+
+    def _rate_of(self, total: float) -> float:
+        if self.reduction == "sum":
+            return self.scale
+        return self.scale / total if total > 0.0 else 0.0
+
+    def _ignored(self, z: Tensor, f: Tensor, targets: Any) -> Tensor | None:
+        """Which terms are left out, (N, T); None where it is not known, and none is."""
+        if targets is None:
+            return None
+        if not isinstance(targets, OutputGradient):
+            labels = torch.as_tensor(targets, device=f.device)
+            if labels.is_floating_point():
+                return None
+            if labels.numel() != z[..., 0].numel():
+                raise ValueError(
+                    f"targets: expected {z[..., 0].numel()} classes, got the shape {tuple(labels.shape)}"
+                )
+            return torch.eq(labels.reshape(z.shape[:-1]), self.ignore_index or 0)
+        # Terms without influence, unless their class is certain, which makes the gradient vanish as well.
+        silent = (self._gradient_of(targets, f) == 0).all(-1)
+        return silent if self.normalised else silent & (z.softmax(-1).amax(-1) < 1.0 - 1e-6)
+
+    def _label_weights(self, z: Tensor, y: Tensor) -> Tensor:
+        """Weights of the labels themselves, (N, T), of smoothed and weighted labels y."""
+        weight = z.new_ones(z.shape[-1]) if self.weight is None else self.weight.to(z)
+        smooth = self.label_smoothing
+        # y = w ((1 - s) q + s / C): the sum over the classes without the second term.
+        live = y.abs().sum(-1) > 0
+        own = (y.sum(-1) - smooth / z.shape[-1] * weight.sum()) / (1.0 - smooth)
+        return torch.where(live, own, torch.zeros_like(own))
+
+    def _known(self, z: Tensor, f: Tensor, targets: Any) -> Tensor:
+        """Smoothed and weighted labels, (N, T, C), zero where ignored."""
+        if not isinstance(targets, OutputGradient):
+            return self._labels(torch.as_tensor(targets, device=f.device), f)
+        g = self._gradient_of(targets, f)
+        return self._smoothed(self._inferred(z.double(), g.double()).to(z))
+
+    def _inferred(self, z: Tensor, g: Tensor) -> Tensor:
+        """One-hot labels (N, T, C) from the gradient of the loss by the outputs, zero for terms without influence."""
+        classes = z.shape[-1]
+        silent = (g == 0).all(-1)
+        if self.normalised:
+            label = g.argmin(-1)
+        else:
+            # g = r (u + c_y (p - e_y)): the label whose direction fits best.
+            p = z.softmax(-1)
+            weight = z.new_ones(classes) if self.weight is None else self.weight.to(z)
+            smooth = self.label_smoothing / classes
+            u = smooth * (weight.sum() * p - weight)
+            c = (1.0 - self.label_smoothing) * weight
+            along = (g * u).sum(-1, keepdim=True) + c * ((g * p).sum(-1, keepdim=True) - g)
+            square = (
+                u.square().sum(-1, keepdim=True)
+                + 2.0 * c * ((u * p).sum(-1, keepdim=True) - u)
+                + c.square() * (p.square().sum(-1, keepdim=True) - 2.0 * p + 1.0)
+            )
+            fit = along / (square * g.square().sum(-1, keepdim=True)).sqrt()
+            best = torch.where(square > 0, fit, -torch.inf).nan_to_num(nan=-2.0).max(-1)
+            label, certain = best.indices, p.max(-1).values
+            # Where a class is all but certain, gradients are rounding.
+            clear = ~silent & (certain < 0.99)
+            if bool((best.values[clear] < 0.999).any()):
+                raise ValueError(
+                    "targets: expected the gradient of the stated loss by the outputs, to infer the labels that its metric "
+                    "depends on, got another one; pass step(targets=...)"
+                )
+            # A gradient that vanishes because the class is certain belongs to a label all the same.
+            sure = silent & (certain > 1.0 - 1e-6)
+            label = torch.where(sure, p.argmax(-1), label)
+            silent = silent & ~sure
+        one_hot = torch.nn.functional.one_hot(label, classes).to(z)
+        return one_hot.masked_fill(silent.unsqueeze(-1), 0.0)
+
+    def _smoothed(self, y: Tensor) -> Tensor:
+        """Labels with smoothing and weights, (N, T, C); those that are zero stay zero."""
+        s = self.label_smoothing
+        if s:
+            y = (1.0 - s) * y + s / y.shape[-1] * y.sum(-1, keepdim=True)
+        return y if self.weight is None else y * self.weight.to(y)
+
     def _labels(self, targets: Tensor, f: Tensor) -> Tensor:
         if targets.shape == f.shape and targets.is_floating_point():  # probabilities of the classes
-            return self._canonical(targets.to(f))
+            return self._smoothed(self._canonical(targets.to(f)))
         axis = self._axis(f)
         shape = (*f.shape[:axis], *f.shape[axis + 1 :])
         if targets.shape != shape or targets.is_floating_point():
             raise ValueError(
                 f"targets: expected classes of shape {tuple(shape)}, got {targets.dtype} {tuple(targets.shape)}"
             )
+        ignored = torch.zeros_like(targets, dtype=torch.bool)
+        if self.ignore_index is not None:
+            ignored = targets == self.ignore_index
+            targets = targets.masked_fill(ignored, 0)
         if bool((targets < 0).any()) or bool((targets >= f.shape[axis]).any()):
+            hint = (
+                "" if self.ignore_index is not None else "; state an ignore_index in the likelihood"
+            )
             raise ValueError(
                 f"targets: expected classes from 0 to {f.shape[axis] - 1}, got {int(targets.min())} to "
-                f"{int(targets.max())}; ignore_index is not supported"
+                f"{int(targets.max())}{hint}"
             )
         one_hot = torch.nn.functional.one_hot(targets, f.shape[axis]).to(f)
-        return one_hot.reshape(self._canonical(f).shape)
+        one_hot = one_hot.masked_fill(ignored.unsqueeze(-1), 0.0)
+        return self._smoothed(one_hot.reshape(self._canonical(f).shape))
 
     def _count(self, shape: Sequence[int]) -> int:
         return shape[0] * shape[1]
 
-    def _factor(self, z: Tensor, part: slice, share: float) -> Tensor:
+    def _factor(self, z: Tensor, part: slice, share: float | Tensor) -> Tensor:
         p = z.softmax(-1)
         unit = _identity(z, part)
         return (p * share).sqrt().movedim(-1, 0)[part, ..., None] * (unit[:, None, None] - p)
@@ -329,7 +265,7 @@ class Categorical(Likelihood):
 class _Elementwise(Likelihood):
     """Independent outputs: the Fisher information of the outputs is diagonal."""
 
-    def _factor(self, z: Tensor, part: slice, share: float) -> Tensor:
+    def _factor(self, z: Tensor, part: slice, share: float | Tensor) -> Tensor:
         unit = _identity(z, part)
         return unit[:, None, None] * (self._variance(z) * share).sqrt()
 
@@ -345,18 +281,72 @@ class _Elementwise(Likelihood):
 class Bernoulli(_Elementwise):
     """Independent events with the probabilities sigmoid(f): ``BCEWithLogitsLoss``.
 
+    With ``pos_weight`` the metric depends on the labels of the data, see Categorical.
+
     Args:
         reduction: As for Likelihood; the mean is over all elements.
         scale: As for Likelihood.
+        weight: Of the elements, as in ``BCEWithLogitsLoss``; None for all alike.
+        pos_weight: Of events that occur, likewise.
     """
 
     name = "bernoulli"
+    weight: Tensor | None = field(default=None, compare=False)
+    pos_weight: Tensor | None = field(default=None, compare=False)
+    _both: tuple[Tensor, Tensor] | None = field(default=None, init=False, repr=False, compare=False)
+
+    def at(self, f: Tensor, targets: Any) -> Likelihood:
+        """Return the likelihood of these outputs' terms, see Likelihood."""
+        if self.weight is None and self.pos_weight is None:
+            return self
+        weight, positive = self._weights(f)
+        if self.pos_weight is None:
+            return self._bound(weight, positive, weight)
+        if targets is None:
+            raise ValueError(
+                "targets: expected the labels of the data, which pos_weight depends on, got None; pass step(targets=...)"
+            )
+        if isinstance(targets, OutputGradient):
+            z, g = self._canonical(f).double(), self._gradient_of(targets, f).double()
+            p, g = z.sigmoid(), g / (self._ratio(z.shape) * weight)
+            # g = (1 - y) p + y pos_weight (p - 1)
+            y = ((p - g) / (p + positive * (1.0 - p))).nan_to_num(nan=0.0).clamp(0.0, 1.0).to(f)
+        else:
+            y = self._labels(torch.as_tensor(targets, device=f.device), f)
+        return self._bound(weight, positive, weight * (1.0 + (positive - 1.0) * y))
+
+    def _bound(self, weight: Tensor, positive: Tensor, curvatures: Tensor) -> Bernoulli:
+        result = self._weighted(curvatures)
+        object.__setattr__(result, "_both", (weight, positive))
+        return result
+
+    def _weights(self, f: Tensor) -> tuple[Tensor, Tensor]:
+        """Both weights, (N, T, C)."""
+        found = []
+        for name in ("weight", "pos_weight"):
+            given = getattr(self, name)
+            given = f.new_ones(()) if given is None else given.to(f)
+            try:
+                found.append(self._canonical(given.expand(f.shape), f))
+            except RuntimeError:
+                raise ValueError(
+                    f"likelihood: expected a {name} that broadcasts to the outputs' shape {tuple(f.shape)}, got "
+                    f"{tuple(given.shape)}"
+                ) from None
+        return found[0], found[1]
 
     def _variance(self, z: Tensor) -> Tensor:
         return z.sigmoid() * (-z).sigmoid()
 
     def _gradient(self, z: Tensor, y: Tensor) -> Tensor:
         return z.sigmoid() - y
+
+    def _loss_gradient(self, z: Tensor, y: Tensor) -> Tensor:
+        if self._both is None:
+            return self._gradient(z, y)
+        weight, positive = self._both
+        p = z.sigmoid()
+        return weight * ((1.0 - y) * p + y * positive * (p - 1.0))
 
     def _sample(self, z: Tensor) -> Tensor:
         return torch.bernoulli(z.sigmoid())
@@ -383,14 +373,38 @@ class Gaussian(_Elementwise):
         return z + torch.randn_like(z) * math.sqrt(0.5)
 
 
-def _only(columns: Tensor, term: int, terms: int) -> Tensor:
-    """(K, N, 1, C) for one term -> (K, N, T, C), zero for the others."""
-    if terms == 1:
-        return columns
-    shape = (*columns.shape[:2], terms, columns.shape[3])
-    result = columns.new_zeros(shape)
-    result[:, :, term] = columns[:, :, 0]
-    return result
+@dataclass(frozen=True)
+class Poisson(_Elementwise):
+    """Independent counts with the means exp(f), or f itself: ``PoissonNLLLoss``.
+
+    Args:
+        reduction: As for Likelihood; the mean is over all elements.
+        scale: As for Likelihood.
+        log_input: Whether the outputs are logarithms of the means.
+        eps: Added to means that are outputs themselves, as in ``PoissonNLLLoss``.
+    """
+
+    name = "poisson"
+    log_input: bool = True
+    eps: float = 1e-8
+
+    def at(self, f: Tensor, targets: Any) -> Likelihood:
+        """Return the likelihood of these outputs' terms, see Likelihood."""
+        if not self.log_input and not bool((f > 0.0).all()):
+            raise ValueError(
+                "likelihood: expected outputs above 0, which are means of counts with log_input=False, got "
+                f"{float(f.min())}; end the model with torch.nn.Softplus, or use log_input=True"
+            )
+        return self
+
+    def _variance(self, z: Tensor) -> Tensor:
+        return z.exp() if self.log_input else 1.0 / (z + self.eps)
+
+    def _gradient(self, z: Tensor, y: Tensor) -> Tensor:
+        return z.exp() - y if self.log_input else 1.0 - y / (z + self.eps)
+
+    def _sample(self, z: Tensor) -> Tensor:
+        return torch.poisson(z.exp() if self.log_input else z)
 
 
 def _identity(z: Tensor, part: slice) -> Tensor:
@@ -407,26 +421,3 @@ def _identity(z: Tensor, part: slice) -> Tensor:
 @functools.lru_cache(maxsize=16)
 def _eye(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.eye(size, dtype=dtype, device=device)
-
-
-def as_likelihood(value: Any) -> Likelihood:
-    """Return a likelihood: itself, or the one of that name with the mean reduction.
-
-    Args:
-        value: A Likelihood, ``"categorical"``, ``"bernoulli"`` or ``"gaussian"``.
-
-    Returns:
-        The likelihood.
-
-    Raises:
-        ValueError: If it is neither.
-    """
-    if isinstance(value, Likelihood):
-        return value
-    for kind in (Categorical, Bernoulli, Gaussian):
-        if value == kind.name:
-            return kind()
-    raise ValueError(
-        "likelihood: expected 'categorical' (CrossEntropyLoss), 'bernoulli' (BCEWithLogitsLoss), 'gaussian' (MSELoss), or "
-        f"an object such as Categorical(reduction='sum'), got {value!r}"
-    )

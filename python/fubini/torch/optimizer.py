@@ -15,7 +15,7 @@ from fubini.policies import Armijo, DampingPolicy, Tikhonov, TrustRegion, own_po
 from fubini.torch import distributed
 from fubini.torch.checks import check_gradients, check_parameters
 from fubini.torch.diagnostics import StepRecord
-from fubini.torch.evaluation import Closure, Judge, RandomState, evaluated, number
+from fubini.torch.evaluation import Closure, Judge, evaluated, number
 from fubini.torch.gather import Gatherer
 from fubini.torch.groups import (
     KINDS,
@@ -33,6 +33,7 @@ from fubini.torch.momentum import as_momentum
 from fubini.torch.proposal import Proposal
 from fubini.torch.sources import Metric, make_source
 from fubini.torch.stepping import take_step
+from fubini.torch.surroundings import RandomState
 from fubini.torch_private import uncompiled
 
 Tensor = torch.Tensor
@@ -84,7 +85,7 @@ class QNGOptimizer(torch.optim.Optimizer):
     ``step(targets=...)``.
 
     Args:
-        params: A module, or parameters or parameter groups as every torch optimizer takes. All of one dtype.
+        params: A module, or parameters or parameter groups as every torch optimizer takes.
         lr: Step size; per group.
         model: The module whose layers give the metric; needed when params is no module.
         metric: ``"quantum"``, ``"fisher"`` or ``"hybrid"``.
@@ -95,8 +96,9 @@ class QNGOptimizer(torch.optim.Optimizer):
         lam: What is added to the metric's diagonal: a number in the metric's units, ``Relative`` or ``Diagonal`` of
             one, both also per group; or a policy for all groups: ``Schedule``, ``LevenbergMarquardt``, ``Tikhonov``; for
             layers with shots, ``SignalToNoise``.
-        likelihood: What the outputs mean to the loss, for a Fisher matrix: ``"categorical"``, ``"bernoulli"``,
-            ``"gaussian"``, or an object for other reductions than the mean.
+        likelihood: What the outputs mean to the loss, for a Fisher matrix: the loss itself, such as
+            ``torch.nn.CrossEntropyLoss(reduction="sum")``; ``"categorical"``, ``"bernoulli"`` or ``"gaussian"``, which
+            stand for the mean over all data; or an object, for another scale.
         fisher: ``"true"`` or ``"empirical"``.
         samples: Draw so many labels for each input instead of the closed form of the true Fisher matrix.
         fallback: For layers without a rule in a Fisher matrix, see ``fisher_blocks``; None refuses them.
@@ -110,7 +112,7 @@ class QNGOptimizer(torch.optim.Optimizer):
         update_every: Compute the metric anew in every so many-th step only.
 
     Raises:
-        TypeError: If params is not iterable, model is no module, parameters are complex or of several dtypes.
+        TypeError: If params is not iterable, model is no module, parameters are complex.
         ValueError: For a number out of range, an unknown word, options that do not fit the metric, or duplicates.
     """
 
@@ -200,7 +202,7 @@ class QNGOptimizer(torch.optim.Optimizer):
             param_group: ``params``, and optionally ``lr``, ``lam``, ``momentum``, ``weight_decay`` and ``maximize``.
 
         Raises:
-            TypeError: If the group's parameters are complex, or of another dtype than the others.
+            TypeError: If the group's parameters are complex.
             ValueError: For a number out of range, or a parameter that is there already.
         """
         group = checked_group(param_group, self.defaults, self._policy)

@@ -9,6 +9,7 @@ import torch
 
 from fubini.torch import distributed
 from fubini.torch.shot_noise import ShotNoise
+from fubini.torch.surroundings import Surroundings, copied
 from fubini.torch_private import (
     after_backward,
     current_backward,
@@ -34,6 +35,8 @@ class Pass:
         gradient: Of what was differentiated, by the (first) output; None before the backward pass.
         noise: Of the gradients of a layer with shots, where the recorder keeps it.
         backwards: Numbers of the backward passes that count.
+        surroundings: Of the pass when it began, where the recorder keeps it; arguments are then as they were then.
+        output: The (first) output, likewise.
     """
 
     args: tuple[Any, ...]
@@ -44,6 +47,8 @@ class Pass:
     gradient: torch.Tensor | None = None
     noise: ShotNoise | None = None
     backwards: set[int] = field(default_factory=set)
+    surroundings: Surroundings | None = None
+    output: torch.Tensor | None = None
 
 
 @dataclass(eq=False)
@@ -83,6 +88,9 @@ class PassRecorder:
         self.paused = False
         self._watched: dict[int, torch.Tensor] = {}
         self._active = True
+        # Arguments and surroundings of the pass that is on its way.
+        self._begun: tuple[Any, Any, Surroundings] | None = None
+        self._last: Surroundings | None = None
         # By number. Torch keeps one alive until it is over, also where an error ends it.
         self._open: weakref.WeakValueDictionary[int, _Backward] = weakref.WeakValueDictionary()
         self._stale: list[Pass] = []  # recorded ones whose gradients are gone
@@ -101,6 +109,7 @@ class PassRecorder:
         self._active = False
         self.passes.clear()
         self._stale, self._zeros, self._watched = [], [], {}
+        self._begun = self._last = None
 
     def _passed(self, seen: Pass, gradient: torch.Tensor | None = None) -> None:
         """A backward pass went through the module; whether it reaches ``.grad`` is not known yet."""
@@ -174,6 +183,13 @@ class ModelRecorder(PassRecorder):
     """
 
     @uncompiled
+    def begin(self, module: torch.nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
+        """Note what surrounds a pass; see ``register_forward_pre_hook(with_kwargs=True)``."""
+        if len(rest) == 1 and self._active and not self.paused and torch.is_grad_enabled():
+            self._last = Surroundings.now(module, self._last)
+            self._begun = copied(args), copied(rest[0]), self._last
+
+    @uncompiled
     def __call__(self, module: torch.nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
         """Attach to the output of a forward pass; see ``register_forward_hook(with_kwargs=True)``."""
         # The hook of an optimizer that dies while the model runs is called once more, without the keyword arguments.
@@ -184,6 +200,7 @@ class ModelRecorder(PassRecorder):
     def _attach(
         self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
+        begun, self._begun = self._begun, None
         if isinstance(output, torch.Tensor):
             outputs = [output] if output.requires_grad else []
         else:
@@ -193,10 +210,15 @@ class ModelRecorder(PassRecorder):
         if not outputs or any(is_wrapped(t) for t in outputs):
             return
         known = parameters_of(module)
-        weights = tuple([(id(p), p._version, p.requires_grad) for p in known])
+        weights = _weights_of(known)
         parameters = [p for p in known if p.requires_grad and id(p) in self._watched]
         count = outputs[0].shape[0] if outputs[0].ndim else 1
-        seen = Pass(_copied(args), _copied(kwargs), weights, parameters, count)
+        if begun is None:
+            seen = Pass(copied(args), copied(kwargs), weights, parameters, count)
+        else:
+            args, kwargs, surroundings = begun
+            seen = Pass(args, kwargs, weights, parameters, count, surroundings=surroundings)
+            seen.output = outputs[0].detach().clone()
         for k, one in enumerate(outputs):
             self._hook(one, seen, whole=k == 0)
             base = one._base
@@ -231,12 +253,13 @@ class _Marked(torch.autograd.Function):
         return gradient, None, None
 
 
-def record(module: torch.nn.Module, owner: Any) -> ModelRecorder:
+def record(module: torch.nn.Module, owner: Any, *, surroundings: bool = False) -> ModelRecorder:
     """Record a model's passes for as long as the owner lives.
 
     Args:
         module: The model.
         owner: The optimizer.
+        surroundings: Whether to keep what is needed to run the passes again.
 
     Returns:
         The recorder.
@@ -244,6 +267,9 @@ def record(module: torch.nn.Module, owner: Any) -> ModelRecorder:
     recorder = ModelRecorder()
     handle = module.register_forward_hook(recorder, with_kwargs=True)
     weakref.finalize(owner, handle.remove)
+    if surroundings:  # before other hooks, which may change arguments or draw random numbers
+        first = module.register_forward_pre_hook(recorder.begin, prepend=True, with_kwargs=True)
+        weakref.finalize(owner, first.remove)
     weakref.finalize(owner, recorder.detach)
     return recorder
 
@@ -267,6 +293,19 @@ def parameters_of(module: torch.nn.Module) -> list[torch.Tensor]:
                 seen.add(id(child))
                 waiting.append(child)
     return list(found.values())
+
+
+def weights_now(module: torch.nn.Module) -> tuple[tuple[int, int, bool], ...]:
+    """Return what passes note about a module's parameters, as it is now.
+
+    Args:
+        module: The module.
+    """
+    return _weights_of(parameters_of(module))
+
+
+def _weights_of(parameters: Sequence[torch.Tensor]) -> tuple[tuple[int, int, bool], ...]:
+    return tuple([(id(p), p._version, p.requires_grad) for p in parameters])
 
 
 def check_same_weights(name: str, passes: Sequence[Pass]) -> None:
@@ -314,64 +353,6 @@ def missing(recorder: PassRecorder, moving: Iterable[torch.Tensor], name: str = 
         "loss.backward() before step(). Gradients by weights that the caller computes and passes to the module "
         "(torch.func.functional_call) are not the parameters' own"
     )
-
-
-def joined(passes: Sequence[Pass]) -> tuple[tuple[Any, ...], dict[str, Any], int]:
-    """Return arguments for one pass over the inputs of all: tensors with the passes' first dimension are joined along it.
-
-    Args:
-        passes: At least one.
-
-    Returns:
-        Positional arguments, keyword arguments, and the number of inputs.
-
-    Raises:
-        RuntimeError: If the arguments of the passes do not go together.
-    """
-    count = sum(p.count for p in passes)
-    if len(passes) == 1:
-        return passes[0].args, passes[0].kwargs, count
-    flat = [pytree.tree_flatten((p.args, p.kwargs)) for p in passes]
-    if any(spec != flat[0][1] for _, spec in flat):
-        raise RuntimeError(
-            "model: expected the passes between two steps to have the same arguments, got different numbers of them"
-        )
-    leaves = []
-    for values in zip(*(leaves for leaves, _ in flat), strict=True):
-        if all(
-            isinstance(v, torch.Tensor) and v.ndim and v.shape[0] == p.count
-            for v, p in zip(values, passes, strict=True)
-        ):
-            leaves.append(torch.cat(values))
-        elif all(_equal(v, values[0]) for v in values):
-            leaves.append(values[0])
-        else:
-            raise RuntimeError(
-                "model: expected the arguments of all passes between two steps to be batches along their first dimension, "
-                "or equal, so that one pass stands for all; got "
-                f"{[tuple(v.shape) if isinstance(v, torch.Tensor) else v for v in values]}"
-            )
-    args, kwargs = pytree.tree_unflatten(leaves, flat[0][1])
-    return args, kwargs, count
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        return a.shape == b.shape and a.dtype == b.dtype and bool(torch.equal(a, b))
-    return type(a) is type(b) and bool(a == b)
-
-
-def _copied(values: Any) -> Any:
-    """The same with detached copies of the tensors, because the caller may reuse the buffers before the step."""
-    if not values:
-        return values
-    if type(values) is tuple and all(type(value) is torch.Tensor for value in values):
-        return tuple(value.detach().clone() for value in values)  # the usual case, without a tree
-
-    def copy(value: Any) -> Any:
-        return value.detach().clone() if isinstance(value, torch.Tensor) else value
-
-    return pytree.tree_map(copy, values)
 
 
 def inert(kind: type[PassRecorder]) -> PassRecorder:

@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -11,18 +10,21 @@ import torch
 from fubini.torch import distributed
 from fubini.torch.evaluation import undisturbed
 from fubini.torch.fisher import requested_blocks
-from fubini.torch.fisher_columns import Request, check_request
-from fubini.torch.likelihoods import OutputGradient, as_likelihood
+from fubini.torch.fisher_columns import Request
+from fubini.torch.likelihood_base import OutputGradient, split_targets
+from fubini.torch.losses import as_likelihood
 from fubini.torch.quantum_source import Counted, NoisySource, QuantumSource
 from fubini.torch.recorder import (
     ModelRecorder,
+    Pass,
     PassRecorder,
     check_same_weights,
-    joined,
     missing,
     parameters_of,
     record,
+    weights_now,
 )
+from fubini.torch.surroundings import Seen, Surroundings
 
 Tensor = torch.Tensor
 Metric = Literal["quantum", "fisher", "hybrid"]
@@ -82,7 +84,7 @@ class FisherSource:
         mine = set(self._model.parameters())
         self._owned = {p for p in owned if p in mine}
         if self._recorder is None:
-            self._recorder = record(self._model, owner)
+            self._recorder = record(self._model, owner, surroundings=True)
         self._recorder.watch(self._owned)
 
     @property
@@ -107,25 +109,40 @@ class FisherSource:
         if len(wanted) < len(ids):  # one has been frozen since it got its gradient
             wanted = [p for p in parameters_of(self._model) if id(p) in ids]
         check_same_weights("model", passes)
-        args, kwargs, count = joined(passes)
-        if self._request.fisher == "empirical" and targets is None:
-            gradients = [p.gradient for p in passes]
-            if any(g is None for g in gradients):
-                raise RuntimeError(
-                    "targets: expected step(targets=...), because the first output of the model got no gradient (or an "
-                    "operation in place took its place), got None"
-                )
-            targets = OutputGradient(torch.cat([g for g in gradients if g is not None]))
+        seen = self._seen(passes, targets)
+        count = sum(p.count for p in passes)
         request = self._request  # of checked options
-        if targets is not None:
-            request = replace(request, targets=targets)
-            check_request(request)
-        # Without drawn labels the pass leaves the random numbers alone by itself.
+        # Without drawn labels the passes leave the random numbers alone by themselves.
         drawn = request.samples is not None
         with undisturbed(None, _seed(step)) if drawn else contextlib.nullcontext():
-            blocks = requested_blocks(self._model, args, kwargs, wanted, request)
+            blocks = requested_blocks(self._model, seen, wanted, request)
         # A sum over the inputs is averaged over processes as DistributedDataParallel averages its gradient.
         return [(block, 1.0 if self.sums else float(count)) for block in blocks]
+
+    def _seen(self, passes: Sequence[Pass], targets: Any) -> list[Seen]:
+        """The passes as they are to be run again, each with its targets."""
+        if targets is not None:
+            outputs = [p.output for p in passes]
+            known: list[Any] = split_targets(self._request.likelihood, targets, outputs)
+        elif self._request.fisher == "empirical" and any(p.gradient is None for p in passes):
+            raise RuntimeError(
+                "targets: expected step(targets=...), because the first output of the model got no gradient (or an "
+                "operation in place took its place), got None"
+            )
+        else:
+            known = [None if p.gradient is None else OutputGradient(p.gradient) for p in passes]
+        # The metric is that of the weights as they are; only with those of the pass the outputs are the same.
+        same = weights_now(self._model) == passes[0].weights
+        return [
+            Seen(
+                p.args,
+                p.kwargs,
+                p.surroundings or Surroundings.now(self._model),
+                p.output if same else None,
+                target,
+            )
+            for p, target in zip(passes, known, strict=True)
+        ]
 
 
 def make_source(model: torch.nn.Module | None, options: Mapping[str, Any]) -> Source:

@@ -1,0 +1,238 @@
+"""What a forward pass depends on besides its arguments and the parameters, so that it can be run again as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from fubini.torch_private import pytree
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class RandomState:
+    """The states of torch's random number generators.
+
+    Attributes:
+        cpu: Of the CPU.
+        cuda: Of the CUDA devices, empty while none is in use.
+    """
+
+    cpu: Tensor
+    cuda: list[Tensor]
+
+    @classmethod
+    def now(cls) -> RandomState:
+        """Return the present states."""
+        used = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        return cls(torch.get_rng_state(), torch.cuda.get_rng_state_all() if used else [])
+
+    def restore(self) -> None:
+        """Put the generators into these states."""
+        torch.set_rng_state(self.cpu)
+        if self.cuda:
+            torch.cuda.set_rng_state_all(self.cuda)
+
+
+@dataclass(frozen=True)
+class AllRandom:
+    """The states of the global generators of torch, NumPy and Python.
+
+    Attributes:
+        torch: Of torch.
+        numpy: Of NumPy.
+        python: Of Python.
+    """
+
+    torch: RandomState
+    numpy: Any
+    python: Any
+
+    @classmethod
+    def now(cls) -> AllRandom:
+        """Return the present states."""
+        # The generators that functions of the user's draw from.
+        return cls(RandomState.now(), np.random.get_state(), random.getstate())  # noqa: NPY002
+
+    def restore(self) -> None:
+        """Put the generators into these states."""
+        self.torch.restore()
+        np.random.set_state(self.numpy)  # noqa: NPY002
+        random.setstate(self.python)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What surrounds a forward pass of a model when it begins.
+
+    It does not hold the model: recorders keep it, and they belong to the model.
+
+    Attributes:
+        random: The random generators.
+        training: Training flags of the modules, in the order of ``Module.modules()``.
+        buffers: Copies of the buffers by name.
+        autocast: Whether autocast was on.
+    """
+
+    random: AllRandom
+    training: tuple[bool, ...]
+    buffers: Mapping[str, Tensor]
+    autocast: bool = False
+
+    @classmethod
+    def now(cls, model: torch.nn.Module, before: Surroundings | None = None) -> Surroundings:
+        """Return what surrounds the model.
+
+        Args:
+            model: The model.
+            before: Of an earlier pass; copies of buffers that have not changed since are shared with it.
+        """
+        buffers = {}
+        known: Mapping[str, Tensor] = {} if before is None else before.buffers
+        for name, buffer in model.named_buffers():
+            last = known.get(name)
+            same = (
+                last is not None
+                and last.shape == buffer.shape
+                and last.dtype == buffer.dtype
+                and last.device == buffer.device
+                and bool(torch.equal(last, buffer))
+            )
+            buffers[name] = last if same and last is not None else buffer.detach().clone()
+        autocast = any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda"))
+        training = tuple([m.training for m in model.modules()])
+        return cls(AllRandom.now(), training, buffers, autocast)
+
+    @contextlib.contextmanager
+    def flags(self, model: torch.nn.Module) -> Iterator[None]:
+        """Put the modules' training flags as they were, and afterwards back.
+
+        Args:
+            model: The model.
+        """
+        modules = list(model.modules())
+        now = [m.training for m in modules]
+        if len(now) != len(self.training) or now == list(self.training):
+            yield
+            return
+        try:
+            for module, flag in zip(modules, self.training, strict=True):
+                module.training = flag
+            yield
+        finally:
+            for module, flag in zip(modules, now, strict=True):
+                module.training = flag
+
+    @contextlib.contextmanager
+    def numbers(self) -> Iterator[None]:
+        """Put the random generators as they were, and afterwards back."""
+        now = AllRandom.now()
+        self.random.restore()
+        try:
+            yield
+        finally:
+            now.restore()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A forward pass of a model, to be run again.
+
+    Attributes:
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        surroundings: What surrounded it.
+        output: What it returned first, where that is known and a second run must return the same.
+        targets: The loss's targets, or an ``OutputGradient``, where they are known.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    surroundings: Surroundings
+    output: Tensor | None = None
+    targets: Any = None
+
+
+def copied(values: Any) -> Any:
+    """Return the same with detached copies of the tensors, because the caller may reuse the buffers before the step.
+
+    Args:
+        values: Arguments of a call.
+    """
+    if not values:
+        return values
+    if type(values) is tuple and all(type(value) is torch.Tensor for value in values):
+        return tuple(value.detach().clone() for value in values)  # the usual case, without a tree
+
+    def copy(value: Any) -> Any:
+        return value.detach().clone() if isinstance(value, torch.Tensor) else value
+
+    return pytree.tree_map(copy, values)
+
+
+def without_autocast() -> Any:
+    """Return a context in which operations keep the precision of their tensors."""
+    kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+    if not kinds:
+        return contextlib.nullcontext()
+    stack = contextlib.ExitStack()
+    for kind in kinds:
+        stack.enter_context(torch.autocast(kind, enabled=False))
+    return stack
+
+
+class NoAutocast:
+    """A context in which autocast stays off in this thread, also where the model's own forward turns it on.
+
+    Attributes:
+        asked: Whether autocast was to be turned on.
+    """
+
+    _lock = threading.Lock()
+    _inside = 0  # in how many threads
+    _here = threading.local()
+    _original: Any = None
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._outer: Any = None
+        self._before: NoAutocast | None = None
+
+    def __enter__(self) -> Self:
+        self._outer = without_autocast()
+        self._outer.__enter__()
+        self._before = getattr(self._here, "context", None)
+        self._here.context = self
+        with self._lock:
+            if not NoAutocast._inside:
+                # The one place that every way of turning it on by a context or decorator goes through.
+                NoAutocast._original = torch.autocast.__enter__
+                torch.autocast.__enter__ = _entered  # type: ignore[method-assign]
+            NoAutocast._inside += 1
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._here.context = self._before
+        with self._lock:
+            NoAutocast._inside -= 1
+            if not NoAutocast._inside:
+                torch.autocast.__enter__ = NoAutocast._original  # type: ignore[method-assign]
+        self._outer.__exit__(*error)
+
+
+def _entered(context: Any) -> Any:
+    """In place of ``torch.autocast.__enter__`` while there is a NoAutocast; does the same in other threads."""
+    result = NoAutocast._original(context)
+    here = getattr(NoAutocast._here, "context", None)
+    if here is not None and torch.is_autocast_enabled(context.device):
+        here.asked = True
+        torch.set_autocast_enabled(context.device, False)  # __exit__ restores what was before
+    return result

@@ -1,0 +1,484 @@
+"""The Fisher metric belongs to the pass whose gradient is applied: its masks, noise, statistics, weights and precision.
+
+The reference is made from the graph of the very pass that the loss was computed from: the Jacobian row by row.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils import parametrizations, parametrize, prune
+from torch.testing import assert_close
+
+import fubini
+from fisher_cases import double_precision
+from models import entangler, hybrid
+
+Tensor = torch.Tensor
+LAM, LR = 1e-2, 0.1
+
+_double = double_precision
+
+#: Rounding of a system with condition numbers up to 1e4.
+EXACT = {"rtol": 1e-8, "atol": 1e-10}
+
+
+def flat(values: Any) -> Tensor:
+    return torch.cat([v.detach().reshape(-1) for v in values])
+
+
+def jacobian(output: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    rows = []
+    for one in output.reshape(-1):
+        found = torch.autograd.grad(one, parameters, retain_graph=True, allow_unused=True)
+        pairs = zip(found, parameters, strict=True)
+        rows.append(flat(torch.zeros_like(p) if g is None else g for g, p in pairs))
+    return torch.stack(rows)
+
+
+def check_step(
+    model: nn.Module,
+    passes: Sequence[Any],
+    *,
+    before_step: Callable[[], Any] = lambda: None,
+    mask: Callable[[Tensor], Tensor] = lambda f: f,
+    lam: float = LAM,
+    **options: Any,
+) -> None:
+    """A step with the joint matrix is that of the explicit matrix of these passes, for the mean of squares."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    options = {"approx": None, "metric": "fisher", "likelihood": "gaussian", **options}
+    opt = fubini.QNGOptimizer(model, lr=LR, lam=lam, **options)
+    torch.manual_seed(5)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        outputs = [model(*(x if isinstance(x, tuple) else (x,))) for x in passes]
+        count = sum(f.numel() for f in outputs)
+        matrix: Any = sum((j := jacobian(f, parameters)).mT @ j * (2 / count) for f in outputs)
+        loss: Any = sum((f - 1.0).square().sum() for f in outputs) / count
+        loss.backward()
+    gradient = flat(torch.zeros_like(p) if p.grad is None else p.grad for p in parameters)
+    start = flat(parameters)
+    before_step()
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    buffers = {n: b.clone() for n, b in model.named_buffers()}
+    flags = [m.training for m in model.modules()]
+    opt.step()
+    direction = torch.linalg.solve(matrix + lam * torch.eye(len(start)), gradient)
+    assert_close(start - flat(parameters), LR * mask(direction), **EXACT)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.array_equal(np.random.get_state()[1], states[1])  # noqa: NPY002
+    assert random.getstate() == states[2]
+    assert flags == [m.training for m in model.modules()]
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, buffers[name]), name
+
+
+class Between(nn.Module):
+    """Something between two linear layers."""
+
+    def __init__(self, middle: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.last, self.middle = nn.Linear(3, 6), nn.Linear(6, 2), middle
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.middle(torch.tanh(self.first(x))))
+
+
+def depth(h: Tensor) -> Tensor:
+    return h + torch.sin(h) if torch.rand(()) < 0.5 else h
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.TransformerEncoderLayer(4, 2, 6, dropout=0.3, batch_first=True)
+        self.last = nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.inner(x).mean(1))
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.last = nn.GRU(3, 3, 2, dropout=0.4, batch_first=True), nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.inner(x)[0][:, -1])
+
+
+NOISY: dict[str, Callable[[], nn.Module]] = {
+    "nn.Dropout": lambda: Between(nn.Dropout(0.4)),
+    "in a chain": lambda: nn.Sequential(
+        nn.Linear(3, 6), nn.Dropout(0.4), nn.ReLU(), nn.Linear(6, 2), nn.Dropout(0.2)
+    ),
+    "nn.AlphaDropout": lambda: Between(nn.AlphaDropout(0.4)),
+    "F.dropout": lambda: Between(lambda h: functional.dropout(h, 0.4)),
+    "F.feature_alpha_dropout": lambda: Between(
+        lambda h: functional.feature_alpha_dropout(h, 0.4, training=True)
+    ),
+    "nn.RReLU": lambda: Between(nn.RReLU()),
+    "torch.rand": lambda: Between(lambda h: h * torch.rand(6)),
+    "torch.randn_like": lambda: Between(lambda h: h + 0.3 * torch.randn_like(h)),
+    "torch.bernoulli": lambda: Between(lambda h: h * torch.bernoulli(torch.full_like(h, 0.7))),
+    "torch.randperm": lambda: Between(lambda h: h[:, torch.randperm(6)]),
+    "gumbel_softmax": lambda: Between(functional.gumbel_softmax),
+    "stochastic depth": lambda: Between(depth),
+    "numpy": lambda: Between(lambda h: h * float(np.random.uniform())),  # noqa: NPY002
+    "python": lambda: Between(lambda h: h * random.random()),
+    "batch norm": lambda: Between(nn.BatchNorm1d(6)),
+    "batch norm, functional": lambda: Between(
+        lambda h: functional.batch_norm(h, None, None, training=True)
+    ),
+    "spectral norm": lambda: nn.Sequential(
+        parametrizations.spectral_norm(nn.Linear(3, 6)), nn.Tanh(), nn.Linear(6, 2)
+    ),
+}
+INPUT = {"attention": (Attending, (4, 3, 4)), "recurrent": (Recurrent, (4, 3, 3))}
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+@pytest.mark.parametrize("name", NOISY)
+def test_the_noise_is_that_of_the_pass(name: str, passes: int) -> None:
+    check_step(NOISY[name](), list(torch.randn(passes, 5, 3)))
+
+
+@pytest.mark.parametrize("name", INPUT)
+def test_the_noise_is_that_of_the_pass_in_torchs_own_modules(name: str) -> None:
+    make, shape = INPUT[name]
+    check_step(make(), list(torch.randn(2, *shape)), lam=0.1)
+
+
+@pytest.mark.parametrize("name", ["nn.Dropout", "in a chain", "batch norm", "spectral norm"])
+def test_what_happens_before_the_step_does_not_matter(name: str) -> None:
+    model = NOISY[name]()
+
+    def validation() -> None:
+        torch.rand(7)
+        model.eval()
+        with torch.no_grad():
+            model(torch.randn(4, 3))
+
+    check_step(model, [torch.randn(5, 3)], before_step=validation)
+    model = NOISY[name]()
+
+    def another_batch() -> None:
+        model(torch.randn(4, 3))
+
+    check_step(model, [torch.randn(5, 3)], before_step=another_batch)
+
+
+@pytest.mark.parametrize("metric", ["fisher", "hybrid"])
+def test_dropout_in_front_of_a_circuit(metric: str) -> None:
+    layers = list(hybrid())
+    model = nn.Sequential(layers[0], nn.Dropout(0.5), *layers[1:])
+    if metric == "fisher":
+        check_step(model, [torch.rand(6, 3)])
+        return
+    opt = fubini.QNGOptimizer(model, metric=metric, likelihood="gaussian", approx=None, lam=LAM)
+    x = torch.rand(6, 3)
+    first = flat(model.parameters())
+    steps = []
+    for other in (False, True):  # the same pass, and other random numbers before the step
+        torch.nn.utils.vector_to_parameters(first.clone(), model.parameters())
+        opt.zero_grad()
+        torch.manual_seed(2)
+        model(x).square().mean().backward()
+        if other:
+            torch.rand(100)
+        opt.step()
+        steps.append(flat(model.parameters()))
+    assert_close(steps[0], steps[1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("source", ["generator", "counter"])
+def test_what_cannot_be_repeated_is_refused(source: str) -> None:
+    generator = torch.Generator().manual_seed(1)
+    count = [0.0]
+
+    def noise(h: Tensor) -> Tensor:
+        count[0] += 1.0
+        extra = torch.rand(6, generator=generator) if source == "generator" else count[0]
+        return h * extra
+
+    model = Between(noise)
+    opt = fubini.QNGOptimizer(model, metric="fisher", likelihood="gaussian")
+    model(torch.randn(5, 3)).square().mean().backward()
+    before = flat(model.parameters())
+    with pytest.raises(RuntimeError, match=r"a forward pass that can be repeated.*global"):
+        opt.step()
+    assert torch.equal(flat(model.parameters()), before)
+
+
+# -- weights that are computed --------------------------------------------------------------------------------------
+
+
+class Scale(nn.Module):
+    def forward(self, v: Tensor) -> Tensor:
+        return 2.0 * v + v**3
+
+
+class LowRank(nn.Module):
+    def __init__(self, rows: int, columns: int) -> None:
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.randn(rows, 1)), nn.Parameter(torch.randn(1, columns))
+
+    def forward(self, w: Tensor) -> Tensor:
+        return w + self.a @ self.b
+
+
+class Hyper(nn.Module):
+    """A network that makes the weights of another layer."""
+
+    def __init__(self, main: nn.Module, name: str, shape: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.main, self.name, self.shape = main, name, shape
+        self.make = nn.Linear(2, int(np.prod(shape)))
+        self.last = nn.Linear(width, 2)
+        self.register_buffer("code", torch.rand(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.make(self.code).reshape(self.shape)
+        h = torch.func.functional_call(self.main, {self.name: weight}, (x,))
+        return self.last(torch.tanh(h))
+
+
+def circuit() -> fubini.QuantumLayer:
+    import pennylane as qml
+
+    qnode = qml.QNode(entangler, qml.device("default.qubit", wires=2))
+    return fubini.QuantumLayer(qnode, {"weights": (2, 2, 3)}).double()
+
+
+def parametrized(layer: nn.Module, name: str, change: nn.Module) -> nn.Module:
+    parametrize.register_parametrization(layer, name, change)
+    return layer
+
+
+def pruned(layer: nn.Module) -> nn.Module:
+    prune.random_unstructured(layer, "weight", 0.4)
+    return layer
+
+
+def between(layer: nn.Module, inputs: int = 3, outputs: int = 4) -> nn.Module:
+    return nn.Sequential(nn.Linear(3, inputs), nn.Tanh(), layer, nn.Tanh(), nn.Linear(outputs, 2))
+
+
+COMPUTED: dict[str, Callable[[], nn.Module]] = {
+    "weight_norm": lambda: between(parametrizations.weight_norm(nn.Linear(3, 4))),
+    "weight_norm, by a hook": lambda: between(torch.nn.utils.weight_norm(nn.Linear(3, 4))),
+    "spectral_norm": lambda: between(parametrizations.spectral_norm(nn.Linear(3, 4))),
+    "spectral_norm, by a hook": lambda: between(torch.nn.utils.spectral_norm(nn.Linear(3, 4))),
+    "orthogonal": lambda: between(parametrizations.orthogonal(nn.Linear(3, 4))),
+    "pruned": lambda: between(pruned(nn.Linear(3, 4))),
+    "scaled weight": lambda: between(parametrized(nn.Linear(3, 4), "weight", Scale())),
+    "scaled bias": lambda: between(parametrized(nn.Linear(3, 4), "bias", Scale())),
+    "low rank": lambda: between(parametrized(nn.Linear(3, 4), "weight", LowRank(4, 3))),
+    "layer norm": lambda: between(parametrized(nn.LayerNorm(3), "weight", Scale()), 3, 3),
+    "batch norm": lambda: between(parametrized(nn.BatchNorm1d(3), "weight", Scale()), 3, 3),
+    "quantum layer": lambda: between(parametrized(circuit(), "weights", Scale()), 2, 2),
+    "hypernetwork": lambda: Hyper(nn.Linear(3, 4), "weight", (4, 3), 4),
+    "hypernetwork of a circuit": lambda: nn.Sequential(
+        nn.Linear(3, 2), Hyper(circuit(), "weights", (2, 2, 3), 2)
+    ),
+}
+pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_computed_weights(name: str) -> None:
+    model = COMPUTED[name]()
+    if isinstance(model, Hyper):
+        model.main.requires_grad_(False)
+    elif name == "hypernetwork of a circuit":
+        model[1].main.requires_grad_(False)
+    check_step(model, [torch.rand(5, 3)], lam=0.1)
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_the_remedies_for_computed_weights_work(name: str) -> None:
+    model = COMPUTED[name]()
+    frozen = [m for m in model.modules() if isinstance(m, Hyper)]
+    for hyper in frozen:
+        hyper.main.requires_grad_(False)
+    options = {"metric": "fisher", "likelihood": "gaussian"}
+    x = torch.rand(5, 3)
+    opt = fubini.QNGOptimizer(model, **options)
+    model(x).square().mean().backward()
+    if not frozen:  # the hypernetwork itself is a layer with a rule
+        with pytest.raises(TypeError, match=r"approx=None.*fallback='diagonal'"):
+            opt.step()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    torch.manual_seed(1)
+    state = {n: b.clone() for n, b in model.named_buffers()}
+    diagonal = (2 / 10) * jacobian(model(x), parameters).square().sum(0)
+    for n, b in model.named_buffers():
+        b.copy_(state[n])
+    found = fubini.torch.fisher.fisher_blocks(
+        model, (x,), {}, parameters=parameters, likelihood="gaussian", approx="diag",
+        fallback="diagonal",
+    )  # fmt: skip
+    values = {id(p): None for p in parameters}
+    for block in found:
+        pieces = torch.split(block.diagonal(), [p.numel() for p in block.parameters])
+        values.update(zip((id(p) for p in block.parameters), pieces, strict=True))
+    if not any(isinstance(m, nn.BatchNorm1d) for m in model.modules()):
+        assert_close(flat(values[id(p)] for p in parameters), diagonal, **EXACT)
+
+
+def test_a_model_that_differentiates_itself() -> None:
+    class Force(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.detach().requires_grad_()
+            energy = self.net(x).sum()
+            return torch.autograd.grad(energy, x, create_graph=True)[0]
+
+    check_step(Force(), [torch.randn(4, 3)])
+
+
+# -- several passes, precision, vmap --------------------------------------------------------------------------------
+
+
+def test_passes_with_other_arguments() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 2)
+
+        def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+            return self.linear(x) * scale
+
+    check_step(Scaled(), [torch.randn(4, 3), (torch.randn(3, 3), 2.0)])
+
+
+@pytest.mark.parametrize("approx", [None, "block-diag"])
+@pytest.mark.parametrize("in_a_chain", [False, True])
+@pytest.mark.parametrize("likelihood", ["gaussian", "categorical", "bernoulli"])
+def test_inputs_without_a_batch_dimension(likelihood: str, approx: Any, in_a_chain: bool) -> None:
+    def make() -> Any:
+        torch.manual_seed(3)
+        layers = [nn.Linear(3, 2), *list(hybrid())[1:2], nn.Linear(2, 3)]
+        return (
+            nn.Sequential(*layers) if in_a_chain else nn.Sequential(nn.Sequential(*layers), Plus())
+        )
+
+    x, steps = torch.rand(5, 3), []
+    for alone in (True, False):
+        model = make()
+        opt = fubini.QNGOptimizer(
+            model, lr=LR, lam=LAM, metric="fisher", likelihood=likelihood, approx=approx
+        )
+        out = torch.stack([model(one) for one in x]) if alone else model(x)
+        out.sin().mean().backward()
+        opt.step()
+        steps.append(flat(model.parameters()))
+    assert_close(steps[0], steps[1], rtol=1e-9, atol=1e-11)
+
+
+class Plus(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 0.0
+
+
+def test_arguments_that_a_hook_of_the_users_changes() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    model.register_forward_pre_hook(lambda module, args: (2.0 * args[0] + torch.rand(3),))
+    check_step(model, [torch.randn(4, 3)])
+
+
+class HalfInside(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.net(x).float()
+
+
+@pytest.mark.parametrize("approx", [None, "block-diag"])
+def test_autocast_inside_of_the_model(approx: Any) -> None:
+    torch.set_default_dtype(torch.float32)
+    model, x = HalfInside(), torch.randn(6, 3)
+    found = fubini.torch.fisher.fisher_blocks(
+        model, (x,), {}, parameters=list(model.parameters()), likelihood="gaussian", approx=approx
+    )
+    plain = fubini.torch.fisher.fisher_blocks(
+        model.net, (x,), {}, parameters=list(model.parameters()), likelihood="gaussian",
+        approx=approx,
+    )  # fmt: skip
+    for one, other in zip(found, plain, strict=True):  # float32
+        assert_close(one.dense(), other.dense(), rtol=1e-4, atol=1e-5)
+    opt = fubini.QNGOptimizer(model, metric="fisher", likelihood="gaussian", approx=approx)
+    model(x).square().mean().backward()
+    opt.step()
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # it works as before
+        assert model.net(x).dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_layers_inside_of_vmap(depth: int) -> None:
+    class Mapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm, self.inner, self.last = (
+                nn.Linear(3, 2), nn.LayerNorm(2), circuit(), nn.Linear(2, 2),
+            )  # fmt: skip
+
+        def forward(self, x: Tensor) -> Tensor:
+            def alone(row: Tensor) -> Tensor:
+                return self.last(self.inner(torch.sigmoid(self.norm(self.first(row)))))
+
+            for _ in range(depth):
+                alone = torch.vmap(alone, in_dims=-2, out_dims=-1 if depth == 1 else 0)
+            found = alone(x)
+            return found.mT if depth == 1 else found.mean(1)
+
+    x = torch.rand(5, 3) if depth == 1 else torch.rand(5, 4, 3)
+    check_step(Mapped(), [x])
+    model = Mapped()
+    fubini.torch.fisher.fisher_blocks(  # the layers have their rules
+        model, (x,), {}, parameters=list(model.parameters()), likelihood="gaussian",
+        approx="block-diag",
+    )  # fmt: skip
+
+
+def test_parameters_of_two_dtypes() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2).float()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(torch.tanh(self.first(x)).float()).double()
+
+    for approx in (None, "block-diag"):
+        model = Mixed()
+        opt = fubini.QNGOptimizer(
+            model, lr=LR, lam=LAM, metric="fisher", likelihood="gaussian", approx=approx,
+            momentum=0.5, weight_decay=0.1,
+        )  # fmt: skip
+        opt.add_param_group({"params": [("more", nn.Parameter(torch.ones(2).float()))]})
+        parameters = list(model.parameters())
+        out = model(torch.randn(6, 3))
+        j = jacobian(out, parameters)
+        (out - 1).square().mean().backward()
+        matrix = j.mT @ j * (2 / out.numel())
+        if approx is not None:
+            matrix = torch.block_diag(matrix[:16, :16], matrix[16:, 16:])
+        start, gradient = flat(parameters), flat(p.grad for p in parameters)
+        opt.step()
+        change = torch.linalg.solve(matrix + LAM * torch.eye(len(start)), gradient)
+        expected = start - LR * change - LR * 0.1 * start
+        assert_close(flat(parameters), expected, rtol=1e-5, atol=1e-6)  # float32
+        assert [p.dtype for p in parameters] == [torch.float64] * 2 + [torch.float32] * 2
+        opt.step()

@@ -124,7 +124,9 @@ class Point:
         tape, jacobian = self._device_jacobian()
         self._check_fits(1, jacobian, reduce)
         blocks = (
-            [device_engine.full_metric(tape, self.device, self.executor)]
+            []  # weights without entries: there is nothing to measure
+            if not jacobian.size
+            else [device_engine.full_metric(tape, self.device, self.executor)]
             if approx is None
             else device_engine.metric_blocks(
                 tape,

@@ -306,7 +306,7 @@ def _finish(
             "weights: an angle has no finite derivative here; move the weights away from the singular point"
         )
     gates = tuple(_gate(op, positions, number) for number, op in enumerate(operations))
-    if not constant and not any(gate.trainable for gate in gates):
+    if not constant and jacobian.shape[-1] and not any(gate.trainable for gate in gates):
         raise ValueError(
             "weights: expected gates whose angles depend on them, got none. Pass the weights as tensors that require "
             "grad, and use them in the circuit as tensors (float(w), w.item() and w.detach() cut the derivative)."

@@ -231,7 +231,7 @@ def _on_device(layer: Any, inputs: Tensor, want_inputs: bool) -> Linearised:
         by_inputs.append([_joined([x], row) for row in table])
     return Linearised(
         np.array(values),
-        np.array(by_weights).reshape(len(inputs), -1, sum(w.numel() for w in weights)),
+        np.array(by_weights).reshape(len(inputs), len(table), sum(w.numel() for w in weights)),
         np.array(by_inputs).reshape(*np.shape(by_inputs)[:2], -1) if want_inputs else None,
         0 if shaped.ndim == 0 else 1 if shaped.ndim == 1 else len(shaped),
     )

@@ -71,7 +71,11 @@ class Gatherer:
         if not owned:
             return []
         moves = distributed.any_gradient([p for p, _ in owned])
-        moving = {id(p): (p, g) for (p, g), moved in zip(owned, moves, strict=True) if moved}
+        moving = {
+            id(p): (p, g)
+            for (p, g), moved in zip(owned, moves, strict=True)
+            if moved and p.numel()  # a weight of no entries is no block
+        }
         blocks = self._blocks(moving, owned, metric_fn, step, targets, state)
         gradients = self._gradients(list(moving.values()), scale)
 

@@ -15,6 +15,7 @@ from fubini.devices.calls import Usage
 from fubini.devices.executor import STATE_VECTORS, Executor, check_device, executor_of
 from fubini.errors import UnsupportedCircuitError
 from fubini.layers import LayerRule
+from fubini.recent import Recent
 from fubini.torch.dry_run import StepCost, step_cost
 from fubini.torch.evaluations import Watched, register
 from fubini.torch.forms import Form, arranged, check_function, returned_kind, with_leading
@@ -26,6 +27,9 @@ from fubini.torch_private import uncompiled
 Engine = Literal["auto", "native", "device"]
 WeightShapes = Mapping[str, int | Sequence[int]]
 InitMethod = Callable[[torch.Tensor], torch.Tensor] | Mapping[str, Any] | None
+
+# Of a quantum function that runs in every call: as many as it may alternate between. Others are compiled anew.
+_CIRCUITS = 16
 
 
 class QuantumLayer(torch.nn.Module):
@@ -87,6 +91,7 @@ class QuantumLayer(torch.nn.Module):
             )
         check_device(qnode.device)
         self.qnode = qnode
+        self.input_arg = self.input_arg  # a later set_input_argument is for later layers
         self._executor: Executor | None = None
         self.shot_noise: ShotNoise | None = None  # of the last forward pass, for recorders
         self.weight_shapes = {name: _shape(name, size) for name, size in weight_shapes.items()}
@@ -96,7 +101,7 @@ class QuantumLayer(torch.nn.Module):
         self._requested_engine: Engine = engine
         self._width: int | None = None
         self._forms: dict[int, Form] = {}
-        self._circuits: dict[Any, Circuit] = {}
+        self._circuits: Recent[Circuit] = Recent(_CIRCUITS)
         self._recorders: list[
             Any
         ] = []  # weak references: optimizers that want to know what is evaluated
@@ -120,13 +125,30 @@ class QuantumLayer(torch.nn.Module):
             raise TypeError(f"layer: expected a qml.qnn.TorchLayer, got {type(layer).__name__}")
         weights = dict(layer.qnode_weights)
         shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
-        result = cls(
+        result = cls.__new__(cls)
+        result.__dict__["input_arg"] = layer.input_arg  # by which the QNode's signature is checked
+        result.__init__(  # type: ignore[misc]
             layer.qnode, shapes, {n: w.detach() for n, w in weights.items()}, engine=engine
         )
-        result.input_arg = layer.input_arg
         for name, weight in weights.items():
             result.register_parameter(name, weight)
         return result.train(layer.training)
+
+    @classmethod
+    def set_input_argument(cls, input_name: str = "inputs") -> None:
+        """Set the name of the data argument of layers made from now on, as ``TorchLayer.set_input_argument`` does.
+
+        Args:
+            input_name: The name of an argument of their quantum functions.
+
+        Raises:
+            TypeError: If it is no name.
+        """
+        if not isinstance(input_name, str) or not input_name.isidentifier():
+            raise TypeError(
+                f"input_name: expected the name of an argument of the quantum function, got {input_name!r}"
+            )
+        cls.input_arg = input_name
 
     @property
     def qnode_weights(self) -> dict[str, torch.nn.Parameter]:
@@ -198,14 +220,15 @@ class QuantumLayer(torch.nn.Module):
         return {
             **self.__dict__,
             "_forms": {},
-            "_circuits": {},
+            "_circuits": None,
             "_recorders": [],
             "shot_noise": None,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy is found by optimizers as the original is."""
-        super().__setstate__({"_recorders": [], **state})  # type: ignore[no-untyped-call]
+        state = {"_recorders": [], **state, "_circuits": Recent(_CIRCUITS)}
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         register(self)
 
     @uncompiled
@@ -386,7 +409,8 @@ class QuantumLayer(torch.nn.Module):
         kinds = [p.kind for p in parameters.values()]
         if self.input_arg not in parameters:
             raise TypeError(
-                f"qnode: expected an argument named {self.input_arg!r} for the data, got {list(parameters)}"
+                f"qnode: expected an argument named {self.input_arg!r} for the data, got {list(parameters)}; rename it, or "
+                f"call {type(self).__name__}.set_input_argument(name) first"
             )
         if inspect.Parameter.VAR_POSITIONAL in kinds:
             raise TypeError("qnode: expected named arguments only, got *args")

@@ -9,6 +9,7 @@ import torch
 from fubini._arrays import to_numpy
 from fubini.circuit import Circuit, _measured_wires, decomposed
 from fubini.compiled import Affine
+from fubini.recent import Recent
 from fubini.tape import user_tape
 from fubini.torch.function import expval, is_batched, pullback
 from fubini.torch_private import is_plain, uncompiled
@@ -38,7 +39,7 @@ def run_traced(
     input_arg: str,
     inputs: Tensor,
     weights: dict[str, Tensor],
-    cache: dict[Any, Circuit],
+    cache: Recent[Circuit],
 ) -> tuple[Tensor, Circuit]:
     """Run the quantum function for its angles, and its gates natively.
 
@@ -47,7 +48,7 @@ def run_traced(
         input_arg: Name of the data argument.
         inputs: (d,) or (B, d), any floating dtype.
         weights: The weights by name.
-        cache: Circuits by structure; filled here.
+        cache: Circuits that ran before.
 
     Returns:
         Results side by side, (M,) or (B, M), float64 on the CPU; and the circuit that ran.
@@ -69,7 +70,7 @@ def run_traced(
             "validate_norm=False)"
         ) from error
     compiled = Circuit.from_tape(tape, _measured_wires(qnode, tape))
-    circuit = cache.setdefault(compiled, compiled)
+    circuit = cache.same(compiled)
     angles = torch.as_tensor(circuit.angles_of(tape), dtype=torch.float64, device="cpu")
     state = circuit.state_of(tape)
     if state is not None:

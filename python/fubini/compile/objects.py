@@ -255,7 +255,7 @@ class Objects:
 
     def written_to_module(self, module: types.ModuleType, name: str) -> None:
         """An attribute of a module is about to be set."""
-        if not self.busy and id(module) in self._modules:
+        if not self.busy and (id(module) in self._modules or id(module) in self._library):
             self._fail(f"it sets {name} of {module.__name__}")
 
     def _report(self, value: Any, name: str) -> Any:

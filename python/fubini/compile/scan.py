@@ -98,7 +98,18 @@ class Use:
 
 @dataclass(frozen=True)
 class Scan:
-    """What code names."""
+    """What code names.
+
+    Attributes:
+        uses: Values that are loaded by name.
+        attributes: Names of attributes.
+        strings: Constants that may name an attribute too.
+        imports: Modules, names that are taken from them, and levels.
+        written: Globals that are set.
+        made: Code of functions that it defines.
+        by_constant: Places of calls whose second argument is a constant string, as in getattr(x, "name").
+        problem: What is not understood, in words.
+    """
 
     uses: tuple[Use, ...]
     attributes: frozenset[str]
@@ -106,6 +117,7 @@ class Scan:
     imports: tuple[tuple[str, tuple[str, ...], int], ...]
     written: frozenset[str]
     made: tuple[types.CodeType, ...]
+    by_constant: frozenset[int]
     problem: str | None
 
 
@@ -164,8 +176,25 @@ def _scan(code: types.CodeType) -> Scan:
         tuple(draft.imports),
         frozenset(draft.written),
         tuple(c for c in code.co_consts if isinstance(c, types.CodeType)),
+        frozenset(i.offset for k, i in enumerate(instructions) if _by_constant(instructions, k)),
         draft.problem,
     )
+
+
+def _by_constant(instructions: list[dis.Instruction], k: int) -> bool:
+    count = instructions[k].arg
+    if instructions[k].opname != "CALL" or count not in {2, 3}:
+        return False
+    before = [i for i in instructions[max(k - 4, 0) : k] if i.opname not in {"PRECALL", "NOP"}]
+    if count == 3 and before[-1].opname not in {
+        "LOAD_CONST",
+        "LOAD_FAST",
+        "LOAD_GLOBAL",
+        "LOAD_DEREF",
+    }:
+        return False
+    name = before[1 - count]
+    return name.opname == "LOAD_CONST" and isinstance(name.argval, str)
 
 
 def _use(instructions: list[dis.Instruction], k: int) -> Use:

@@ -45,7 +45,8 @@ class Watch:
         self._attributes: set[str] = set()
         self._strings: set[str] = set()
         self._escaped: dict[int, types.ModuleType] = {}
-        self._by_name = False  # whether an attribute is read by a name that is computed
+        self._names_in_strings = False  # whether an attribute is read by a string
+        self._by_name = False  # whether by one that is computed
         self._default = torch.get_default_dtype()
         self._before: Any = None
         self._base: types.FrameType | None = None
@@ -106,7 +107,7 @@ class Watch:
     def _finish(self) -> None:
         """What can only be said when all that ran is known."""
         try:
-            names = self._attributes
+            names = self._attributes | (self._strings if self._names_in_strings else set())
             todo = list(self._escaped.values())
             while todo:
                 module = todo.pop()
@@ -117,7 +118,7 @@ class Watch:
             for name, why in self._objects.deferred.items():
                 if name in names or self._by_name:
                     self._fail(f"it reads {name}, {why}")
-            if self._by_name:
+            if self._names_in_strings:
                 for text in sorted(self._strings):
                     if text.startswith("__") and text.endswith("__") and text not in HARMLESS:
                         self._fail(f"it reads {text}, through which anything may be reached")
@@ -337,8 +338,10 @@ class Watch:
     def _calls_c(self, frame: types.FrameType, function: Any) -> None:
         if not known.known_c(function):
             self._fail(f"it calls {known.shown(function)}")
-        elif function.__name__ in {"getattr", "hasattr"} and function.__self__ is _BUILTINS:
-            self._by_name = True
+        elif function.__name__ in _BY_NAME and function.__self__ is _BUILTINS:
+            self._names_in_strings = True
+            if frame.f_lasti not in scan(frame.f_code).by_constant:
+                self._by_name = True
             self._objects.arm(list(self._escaped.values()))
 
     # -- values that are no plain data ----------------------------------------------------------------------------
@@ -389,3 +392,4 @@ class Watch:
 
 
 _BUILTINS = sys.modules["builtins"]
+_BY_NAME = {"getattr", "hasattr", "setattr", "delattr"}

@@ -24,13 +24,13 @@ import numpy as np
 import pennylane as qml
 import pytest
 import torch
-from watching import INPUTS, angle, watched
 
 from fubini.compile import hooks
 from fubini.compile.watch import Watch
+from watching import INPUTS, angle, watched
 
 # Attributes by name, calls in lambdas and the like are the subject.
-# ruff: noqa: PLW0108, B009, B010, NPY002, SIM115, DTZ005, C417
+# ruff: noqa: PLW0108, B009, NPY002
 Case = tuple[Callable[[], Any], Callable[[], Any]]
 
 
@@ -204,7 +204,7 @@ NOT_UNDERSTOOD: dict[str, Callable[[], Any]] = {
     "gumbel": lambda: torch.nn.functional.gumbel_softmax(torch.ones(2))[0], "rrelu": lambda: torch.rrelu(-torch.ones(1), training=True).sum(),
     "random of PennyLane": lambda: qml.numpy.random.rand(), "alias": lambda: DRAWN(1), "in a dict": lambda: IN_A_DICT["draw"](),
     "partial": lambda: DRAW_LATER(), "partial made inside": lambda: functools.partial(torch.rand, 1)(),
-    "mapped": lambda: list(map(torch.rand, [1]))[0], "mapped and printed": lambda: len(list(map(print, []))),
+    "mapped": lambda: next(map(torch.rand, [1])), "mapped and printed": lambda: len(list(map(print, []))),
     "reduced": lambda: functools.reduce(np.random.uniform, [0, 1]), "bound method": lambda: METHOD(),
     "by a computed name": lambda: getattr(torch, "ra" + "nd"[COUNTER * 0:])(1), "captured generator": lambda: RNG.normal(),
     "generator of torch": lambda: GENERATOR.initial_seed() * 0, "iterator": lambda: next(LISTED), "endless": lambda: next(ENDLESS),
@@ -508,13 +508,13 @@ def test_nothing_stays_behind(fail: bool) -> None:
         with watch:
             function(INPUTS, fail)
     except AttributeError as error:
-        frames = []
+        message, frames = str(error), []
         trace = error.__traceback__
         while trace is not None:
             frames.append(trace.tb_frame.f_code.co_name)
             trace = trace.tb_next
         assert frames == ["test_nothing_stays_behind", "function", "circuit", "__getattr__"]
-        assert "Failing" in str(error)
+        assert "Failing" in message
     assert (watch.problem is not None) == fail
     assert (
         state_of(Failing, torch.nn.Module, Box, types.ModuleType, type(qml)),

@@ -101,6 +101,8 @@ def install(kind: type) -> bool:
 def remove(kind: type) -> None:
     """Undo one ``install``."""
     with _lock:
+        if kind not in _classes:
+            return
         count, before = _classes[kind]
         if count > 1:
             _classes[kind] = (count - 1, before)
@@ -156,6 +158,8 @@ def install_module(module: types.ModuleType) -> bool:
 def remove_module(module: types.ModuleType) -> None:
     """Undo one ``install_module``."""
     with _lock:
+        if id(module) not in _modules:
+            return
         count, _, before = _modules[id(module)]
         if count > 1:
             _modules[id(module)] = (count - 1, module, before)

@@ -4,7 +4,9 @@ Everything here gives the same result for the same arguments, changes nothing bu
 them. A name that is missing makes functions slower, never wrong.
 """
 
+import contextlib
 import functools
+import operator
 import sys
 import types
 from typing import Any
@@ -97,24 +99,31 @@ _PYTHON: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 # Draw numbers, or keep what they are given, in modules that are otherwise on the list.
 _NOT = frozenset(
-    [
-        "QDrift",
-        "ClassicalShadowMP",
-        "ShadowExpvalMP",
-        "classical_shadow",
-        "shadow_expval",
-        "RandomLayers",
-        "ScalarSymbolicOp.random",
-        "random",
-        "seed",
-        "rand",
-        "set_seed",
-        "ParametrizedEvolution",
-        "parametrized_evolution",
-    ]
+    _words(
+        """
+        ClassicalShadowMP ShadowExpvalMP classical_shadow shadow_expval random seed rand set_seed ParametrizedEvolution
+        select_random SumOfSlatersPrep compute_sos_encoding select_sos_rows RReLU FractionalMaxPool2d FractionalMaxPool3d
+        RNNBase RNN LSTM GRU MultiheadAttention backward register_hook register_post_accumulate_grad_hook share_memory_
+        """
+    )
 )
+# Draw numbers unless they are given a seed.
+SEEDED = frozenset({"RandomLayers", "QDrift"})
 _NOT_MODULES = ("numpy.random", "pennylane.numpy.random", "numpy.lib._npyio_impl", "numpy.lib.npyio", "pennylane.compiler.qjit_api",
-                "torch.nn.modules.dropout", "numpy.ma", "numpy.ctypeslib", "numpy.f2py", "numpy.testing", "numpy.distutils")  # fmt: skip
+                "torch.nn.modules.dropout", "pennylane.math.is_independent", "numpy.ma", "numpy.ctypeslib", "numpy.f2py", "numpy.testing", "numpy.distutils")  # fmt: skip
+
+_NUMPY_KINDS = frozenset(
+    {
+        "vectorize",
+        "poly1d",
+        "nd_grid",
+        "AxisConcatenator",
+        "IndexExpression",
+        "finfo",
+        "iinfo",
+        "errstate",
+    }
+)
 
 # C functions, by the module that they say they belong to.
 _C: dict[str, frozenset[str]] = {
@@ -204,12 +213,18 @@ _PLAIN_KINDS: tuple[type, ...] = (
 )  # fmt: skip
 _LIBRARY_KINDS = frozenset({"collections", "_collections"})
 
+_ARRAY_FUNCTIONS = (
+    _C["torch"] | _C["numpy"] | _TENSOR_METHODS | _ARRAY_METHODS
+    | frozenset(_words("sqrtm expm eigh eigvalsh eigvals svd qr inv solve norm det cast to_numpy shape size toarray scatter_element_add"))
+)  # fmt: skip
+
 # Types, which Python calls without telling.
 _TYPES: frozenset[type] = frozenset(
     {int, float, complex, bool, str, bytes, bytearray, list, tuple, dict, set, frozenset, range, slice, enumerate, zip,
      map, filter, reversed, type, object, property, staticmethod, classmethod, super, type(None), type(...),
-     types.SimpleNamespace, functools.partial, torch.Tensor, torch.Size, torch.device, torch.dtype, torch.finfo,
-     torch.iinfo, torch.no_grad, torch.enable_grad, torch.inference_mode, torch.set_grad_enabled, np.ndarray, np.dtype,
+     types.SimpleNamespace, functools.partial, operator.itemgetter, contextlib.suppress, contextlib.nullcontext,
+     contextlib.ExitStack, torch.Tensor, torch.Size, torch.device, torch.dtype, torch.finfo,
+     torch.iinfo, torch.no_grad, torch.enable_grad, torch.inference_mode, np.ndarray, np.dtype,
      np.ufunc, np.finfo, np.iinfo, np.ndindex, np.ndenumerate, np.errstate, torch.nn.Module}
 )  # fmt: skip
 _TYPE_HOMES = ("collections", "_collections_abc", "itertools", "abc", "typing", "enum", "fractions", "decimal", "numbers", "types",
@@ -225,18 +240,23 @@ def home(scope: dict[str, Any]) -> str | None:
     root = name.split(".", maxsplit=1)[0]
     if root not in LIBRARIES and root not in sys.stdlib_module_names:
         return None
-    # Some modules of the standard library bear another's name.
-    for known_as in (name, "_" + name.replace(".", "_")):
-        module = sys.modules.get(known_as)
-        if module is not None and module.__dict__ is scope:
-            return name
-    return None
+    module = sys.modules.get(name)
+    if module is not None and module.__dict__ is scope:
+        return name
+    # Some put another object in their place, or bear another's name; they were imported all the same.
+    return name if getattr(scope.get("__spec__"), "origin", None) is not None else None
 
 
 def is_library_name(name: str) -> bool:
     """Say whether a module of this name is one whose code is not followed."""
     root = name.split(".", maxsplit=1)[0]
     return root != "__main__" and (root in LIBRARIES or root in sys.stdlib_module_names)
+
+
+def constants_are_fixed(name: str) -> bool:
+    """Say whether a library keeps no state in its modules, as the interpreter does in ``sys`` and ``os``."""
+    root = name.split(".", maxsplit=1)[0]
+    return root in LIBRARIES or root in _PYTHON
 
 
 def _listed(module: str, name: str) -> bool:
@@ -259,9 +279,17 @@ def known_code(module: str, code: types.CodeType) -> bool:
         # NumPy's functions: the Python ones by the same names as those in C.
         name = code.co_name
         return not module.startswith(_NOT_MODULES) and (
-            name in _C["numpy"] or name.endswith("_dispatcher") or name in _ARRAY_METHODS
-            or name.startswith("__") or "." in code.co_qualname
+            name.removeprefix("_") in _C["numpy"] or name.endswith("_dispatcher") or name in _ARRAY_METHODS
+            or name.startswith("__") or code.co_qualname.split(".")[0] in _NUMPY_KINDS
         )  # fmt: skip
+    if module.startswith("pennylane.devices") and code.co_name in {
+        "wires",
+        "num_wires",
+        "name",
+        "shots",
+        "short_name",
+    }:
+        return True
     return _listed(module, code.co_qualname)
 
 
@@ -322,7 +350,7 @@ def known_callable(value: Any) -> bool:
     if isinstance(value, type):
         return known_type(value)
     if isinstance(value, np.ufunc):
-        return True
+        return any(value is getattr(library, value.__name__, None) for library in _ufuncs())
     if isinstance(value, types.FunctionType):
         module = home(value.__globals__)
         return module is not None and known_code(module, value.__code__)
@@ -333,14 +361,18 @@ def known_callable(value: Any) -> bool:
             "numpy.linalg",
             "numpy.fft",
         }
-    return isinstance(value, _immutable_callables())
+    return False
 
 
-@functools.cache
-def _immutable_callables() -> tuple[type, ...]:
-    import operator
+def _ufuncs() -> tuple[types.ModuleType, ...]:
+    """Where functions of NumPy's kind come from; users make some of their own functions."""
+    special = sys.modules.get("scipy.special")
+    return (np,) if special is None else (np, special)
 
-    return (operator.itemgetter,)
+
+def known_by_name(name: Any) -> bool:
+    """Say whether a function may be called that autoray looks up in a library of arrays."""
+    return isinstance(name, str) and name.removeprefix("linalg.") in _ARRAY_FUNCTIONS
 
 
 def shown(value: Any) -> str:

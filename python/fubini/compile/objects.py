@@ -69,9 +69,11 @@ class Objects:
         """Have everything that is known report."""
         self._active = True
         for kind in self._hooked:
-            hooks.install(kind)
+            if not hooks.install(kind):
+                self._fail(f"it uses a {kind.__name__}, whose class cannot be watched")
         for module in self._modules.values():
-            hooks.install_module(module)
+            if not hooks.install_module(module):
+                self._fail(f"it uses {module.__name__}, a module that computes its attributes")
 
     def end(self) -> None:
         """Leave everything as it was."""
@@ -85,14 +87,15 @@ class Objects:
     def arm(self, modules: list[types.ModuleType]) -> None:
         """Have modules of libraries report until ``disarm``."""
         self.disarm()
-        self.armed = [m for m in modules if hooks.install_module(m)]
-        self._library.update((id(m), m) for m in self.armed)
+        for module in modules:
+            if hooks.install_module(module):
+                self.armed.append(module)
+                self._library[id(module)] = module
 
     def disarm(self) -> None:
         """End what ``arm`` began."""
-        for module in self.armed:
-            hooks.remove_module(module)
-        self.armed = []
+        while self.armed:
+            hooks.remove_module(self.armed.pop())
 
     def ran(self, code: types.CodeType) -> None:
         """A method of a class ran: that it is this one that the class has is part of what was read."""
@@ -327,8 +330,7 @@ class Objects:
             return computed
         if isinstance(entry, types.FunctionType | staticmethod | classmethod):
             for function in functions_of(entry):
-                if (why := self._snapshot.look(function)) is not None:
-                    self.deferred.setdefault(name, why)
+                self._value(name, function)
         elif isinstance(entry, _C_PARTS) or kind is types.BuiltinFunctionType:
             return None  # calls of it will be seen, or were on the list
         elif hasattr(kind, "__get__"):

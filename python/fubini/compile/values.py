@@ -43,7 +43,7 @@ _DTYPE: Any = operator.attrgetter("dtype")
 _MAPPINGS = (dict, collections.OrderedDict, collections.defaultdict, collections.Counter)
 _OPERATOR_PARTS = (
     "data", "_data", "operands", "_operands", "_coeffs", "_ops", "_hyperparameters", "_wires", "scalar", "base", "obs",
-    "_eigvals", "_name", "_pauli_rep", "coeffs", "ops", "mv",
+    "_name", "coeffs", "ops", "mv",
 )  # fmt: skip
 _OPERATOR_TREE = {
     "data",

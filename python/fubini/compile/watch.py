@@ -6,6 +6,9 @@ libraries were called. All of these must be on a list of what is understood (kno
 is the reason why the function cannot be compiled.
 """
 
+import abc
+import gc
+import inspect
 import sys
 import types
 from typing import Any, Self
@@ -15,6 +18,7 @@ import torch
 from fubini.compile import known
 from fubini.compile.hooks import readers, without_hooks
 from fubini.compile.objects import Objects
+from fubini.compile.plain import ATOMS
 from fubini.compile.scan import HARMLESS, Scan, Use, scan
 from fubini.compile.values import MISSING, Snapshot
 
@@ -51,6 +55,7 @@ class Watch:
         self._before: Any = None
         self._base: types.FrameType | None = None
         self._told: Any = None
+        self._active = self._collects = False
         self._objects.on_function = self._register
         self._objects.on_library_module = self._library_value
         self._start(function)
@@ -81,12 +86,19 @@ class Watch:
                 self._fail("a profiler that cannot be interrupted is running")
                 return self
             self._before.disable()
+        # What is collected by chance is no part of the function, nor are those who are told of it.
+        self._collects = gc.isenabled()
+        gc.disable()
+        self._active = True
         readers().append(self._objects)
         self._objects.begin()
         sys.setprofile(self._callback())
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not self._active:
+            return
+        self._active = False
         if sys.getprofile() is self._told:
             sys.setprofile(None)
             if callable(self._before):
@@ -95,9 +107,10 @@ class Watch:
                 self._before.enable()
         else:
             self._fail("it sets a profiler")
-        if self._objects in readers():
-            readers().remove(self._objects)
+        readers().remove(self._objects)
         self._objects.end()
+        if self._collects:
+            gc.enable()
         self._before = self._base = self._told = None
         if error is not None:
             without_hooks(error)
@@ -136,7 +149,9 @@ class Watch:
         classify = self._is_user
 
         def told(frame: types.FrameType, event: str, arg: Any) -> None:
-            if event == "call":
+            if self.problem is not None:  # nothing more is to be learnt
+                objects.disarm()
+            elif event == "call":
                 scope = frame.f_globals
                 user = users.get(id(scope))
                 if user is None:
@@ -326,7 +341,9 @@ class Watch:
             return  # the call itself will be seen
         if called and isinstance(value, types.FunctionType) and not value.__closure__:
             return
-        if (why := self._snapshot.look(value)) is not None:
+        if not known.constants_are_fixed(module.__name__) and type(value) not in ATOMS:
+            self._fail(f"it uses {module.__name__}.{name}")
+        elif (why := self._snapshot.look(value)) is not None:
             self._fail(f"it uses {module.__name__}.{name}, {why}")
 
     def _calls_library(self, frame: types.FrameType) -> None:
@@ -334,6 +351,27 @@ class Watch:
         code = frame.f_code
         if not known.known_code(module, code):
             self._fail(f"it calls {module}.{code.co_qualname}")
+        elif module == "abc":  # classes may be registered later
+            self._snapshot.getter(abc.get_cache_token, abc.get_cache_token(), "an abstract class")
+        elif module.startswith("autoray") and code.co_name == "do":
+            name = frame.f_locals.get("fn")
+            if not known.known_by_name(name):
+                self._fail(f"it calls {name}, which is not on the list")
+        else:
+            kind = _made_by(frame)
+            if kind is not None and not known.SEEDED.isdisjoint(c.__name__ for c in kind.__mro__):
+                self._seeded(kind, frame)
+
+    def _seeded(self, kind: type, frame: types.FrameType) -> None:
+        """A template that draws its gates: the same ones only if it is given a seed."""
+        args = frame.f_locals["args"]
+        args = args[1:] if args[:1] == (kind,) else args
+        bound = inspect.signature(vars(kind)["__init__"]).bind(
+            None, *args, **frame.f_locals["kwargs"]
+        )
+        bound.apply_defaults()
+        if not isinstance(bound.arguments.get("seed"), int):
+            self._fail(f"it draws the gates of {kind.__name__} without a seed")
 
     def _calls_c(self, frame: types.FrameType, function: Any) -> None:
         if not known.known_c(function):
@@ -389,6 +427,14 @@ class Watch:
         own = value.__dict__
         self._objects.attributes_of_function(value, own)
         return None
+
+
+def _made_by(frame: types.FrameType) -> type | None:
+    """The class of PennyLane whose object a call makes; None if it is another call."""
+    kind = frame.f_locals.get("cls")
+    if kind is None:
+        kind = next(iter(frame.f_locals.get("args") or (None,)), None)
+    return kind if type(kind) is not type and isinstance(kind, type) else None
 
 
 _BUILTINS = sys.modules["builtins"]

@@ -282,7 +282,7 @@ def test_a_refused_step_restores_to_the_bit() -> None:
     assert found["accepted"] == 0
     assert found["evaluations"] == 4
     assert math.isnan(found["actual_decrease"])
-    assert not any("momentum" in opt.state[p] for p in model.parameters())
+    assert not any("velocity" in opt.state[p] for p in model.parameters())
 
 
 def test_judging_again_leaves_no_trace() -> None:

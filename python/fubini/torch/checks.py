@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import pennylane as qml
 import torch
 
 from fubini import _core
@@ -61,6 +62,8 @@ def check_number(name: str, value: Any, below: float = float("inf")) -> None:
     """
     if type(value) is float and 0.0 <= value < below:  # the usual case, in every step
         return
+    if isinstance(value, str | bytes | bool):  # float() would take them
+        raise TypeError(f"{name}: expected a number, got {value!r}")
     if isinstance(value, torch.Tensor) and value.numel() != 1:
         raise ValueError(f"{name}: expected one number, got a tensor of shape {tuple(value.shape)}")
     try:
@@ -70,6 +73,39 @@ def check_number(name: str, value: Any, below: float = float("inf")) -> None:
     if not 0.0 <= number < below:
         wanted = "a finite number >= 0" if below == float("inf") else f"a number in [0, {below:g})"
         raise ValueError(f"{name}: expected {wanted}, got {value}")
+
+
+def listed(params: Any) -> list[Any]:
+    """Return the parameters or groups that an optimizer was made from as a list.
+
+    Args:
+        params: What the caller passed.
+
+    Raises:
+        TypeError: If it is nothing that parameters can be taken from.
+    """
+    if isinstance(params, torch.Tensor):
+        raise TypeError(
+            f"params: expected a module, or an iterable of parameters or groups, got a tensor of shape {tuple(params.shape)}; "
+            "write [tensor]"
+        )
+    if isinstance(params, Mapping | set | frozenset | str | bytes) or not hasattr(
+        type(params), "__iter__"
+    ):
+        advice = ""
+        if callable(params) and getattr(params, "__name__", "") == "parameters":
+            advice = "; call it: model.parameters()"
+        elif isinstance(params, qml.QNode):
+            advice = "; make a layer of it, QuantumLayer(qnode, weight_shapes), or pass [weights] and a closure"
+        elif isinstance(params, set | frozenset):
+            advice = "; the order of parameters matters, which a set does not keep"
+        elif isinstance(params, Mapping):
+            advice = "; a single group is written [group], and named parameters dictionary.items()"
+        got = f"{type(params).__name__} {params!r}" if not advice else type(params).__name__
+        raise TypeError(
+            f"params: expected a module, or an iterable of parameters or groups, got {got}{advice}"
+        )
+    return list(params)
 
 
 def check_parameters(parameters: Iterable[Any], names: Mapping[Any, str]) -> None:
@@ -90,13 +126,13 @@ def check_parameters(parameters: Iterable[Any], names: Mapping[Any, str]) -> Non
 
 
 def check_group(group: Mapping[str, Any]) -> None:
-    """Check those numbers of a parameter group that are there: lr, lam, weight decay and momentum.
+    """Check those options of a parameter group that are there: lr, lam, weight decay, momentum and maximize.
 
     Args:
         group: The group.
 
     Raises:
-        TypeError: If one is no number.
+        TypeError: If one is no number, or maximize is no truth value.
         ValueError: If one is out of its range.
     """
     for name in ("lr", "lam", "weight_decay"):
@@ -104,6 +140,8 @@ def check_group(group: Mapping[str, Any]) -> None:
             check_number(name, group[name])
     if "momentum" in group:
         check_number("momentum", group["momentum"], 1.0)
+    if not isinstance(group.get("maximize", False), bool):
+        raise TypeError(f"maximize: expected True or False, got {group['maximize']!r}")
 
 
 def check_gradients(groups: Groups, names: Mapping[Any, str]) -> None:

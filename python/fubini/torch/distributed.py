@@ -1,8 +1,9 @@
 """Averages over the processes of ``torch.distributed``, as DistributedDataParallel averages gradients."""
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -67,6 +68,44 @@ def together(function: Callable[[], T], device: torch.device) -> T:
             f"step: failed in {int(failed.item())} other of {dist.get_world_size()} processes; see their messages"
         )
     return result
+
+
+def check_same(parameters: Sequence[Tensor]) -> None:
+    """Refuse processes whose parameters differ: averages over them would mean nothing.
+
+    Args:
+        parameters: Of this process.
+
+    Raises:
+        RuntimeError: In every process, if shapes, dtypes or values differ anywhere.
+    """
+    if not active() or not parameters:
+        return
+    shapes = repr([(tuple(p.shape), p.dtype) for p in parameters])
+    device = parameters[0].device
+    if not _agree(hashlib.blake2b(shapes.encode(), digest_size=7), device):
+        raise RuntimeError(
+            "params: expected the same parameters in all processes, of the same shapes and dtypes in the same order, got "
+            "others in some; sharded optimizers such as ZeroRedundancyOptimizer, which give every process a part of the "
+            "parameters, cannot be used, because the metric couples them"
+        )
+    values = hashlib.blake2b(digest_size=7)
+    for p in parameters:
+        values.update(p.detach().reshape(-1).cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    if not _agree(values, device):
+        raise RuntimeError(
+            "params: expected the same values in all processes before the first step, got different ones; seed all processes "
+            "alike, load the same state, or broadcast the parameters (torch.distributed.broadcast, DistributedDataParallel)"
+        )
+
+
+def _agree(digest: Any, device: torch.device) -> bool:
+    """Whether a digest of seven bytes is the same in all processes."""
+    number = int.from_bytes(digest.digest(), "big")
+    table = torch.tensor([number, -number], dtype=torch.int64, device=device)
+    dist.all_reduce(table, op=dist.ReduceOp.MAX)
+    highest, lowest = table.tolist()
+    return bool(highest == -lowest)
 
 
 def number_mean(value: float, weight: float, device: torch.device) -> float:

@@ -28,6 +28,11 @@ def evaluated(closure: Closure | None) -> tuple[Any, Callable[..., Any] | None]:
     """
     if closure is None:
         return None, None
+    if not callable(closure):
+        raise TypeError(
+            f"closure: expected a function that returns the loss, or None, got {type(closure).__name__}; without a closure, "
+            "call loss.backward() and then step()"
+        )
     with torch.enable_grad():
         result = closure()
     if not isinstance(result, tuple | list):
@@ -45,8 +50,15 @@ def number(loss: Any) -> float:
 
     Args:
         loss: A number, or a tensor of one.
+
+    Raises:
+        TypeError: If it is something else.
     """
-    return float(loss.detach() if isinstance(loss, Tensor) else loss)
+    try:
+        return float(loss.detach() if isinstance(loss, Tensor) else loss)
+    except (TypeError, ValueError, RuntimeError):
+        got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+        raise TypeError(f"closure: expected it to return the loss, one number, got {got}") from None
 
 
 @contextlib.contextmanager

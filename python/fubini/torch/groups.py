@@ -11,7 +11,7 @@ from fubini.layers import check_rule
 from fubini.metric import check_approx
 from fubini.policies import Armijo, DampingPolicy, TrustRegion, as_policy
 from fubini.torch import distributed
-from fubini.torch.checks import check_group, check_number
+from fubini.torch.checks import check_group, check_number, listed
 
 KINDS: dict[str, type[Damping]] = {kind.kind: kind for kind in (Absolute, Relative, Diagonal)}
 
@@ -21,7 +21,15 @@ def group_damping(lam: Any) -> Damping:
 
     Args:
         lam: As for ``QNGOptimizer``.
+
+    Raises:
+        TypeError: If it is a class or no number.
+        ValueError: If it is out of range.
     """
+    if isinstance(lam, type):
+        raise TypeError(
+            f"lam: expected a number, a damping or a policy, got the class {lam.__name__}; write {lam.__name__}(...)"
+        )
     if not isinstance(lam, DampingPolicy | Damping):
         check_number("lam", lam)
         lam = float(lam)
@@ -53,9 +61,16 @@ def checked_group(
         A new group.
 
     Raises:
+        TypeError: If it is no dictionary, or its parameters are a set.
         ValueError: For a number out of range, a policy in the group, or a duplicate.
     """
+    if not isinstance(param_group, Mapping):
+        raise TypeError(
+            f"param_group: expected a dictionary with 'params', got {type(param_group).__name__}"
+        )
     group = dict(param_group)
+    if "params" not in group:
+        raise ValueError(f"param_group: expected an entry 'params', got {sorted(map(str, group))}")
     if "lam" in group:
         if policy is not None or isinstance(group["lam"], DampingPolicy):
             raise ValueError(
@@ -64,8 +79,8 @@ def checked_group(
             )
         group.update(damping_entries(group_damping(group["lam"])))
     check_group({**defaults, **group})
-    params = group.get("params", [])
-    group["params"] = [params] if isinstance(params, torch.Tensor) else list(params)
+    params = group["params"]
+    group["params"] = [params] if isinstance(params, torch.Tensor) else listed(params)
     tensors, _ = named_tensors(group["params"])
     if len({id(p) for p in tensors}) < len(tensors):
         raise ValueError("params: expected every parameter once, got a duplicate")
@@ -158,9 +173,8 @@ def check_options(options: Mapping[str, Any], policy: DampingPolicy | None) -> N
     check_number("averaging", options["averaging"], 1.0)
     for name, lowest in (("update_every", 1), ("samples", 1)):
         value = options[name]
-        if not (isinstance(value, int) and value >= lowest) and not (
-            name == "samples" and value is None
-        ):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not (whole and value >= lowest) and not (name == "samples" and value is None):
             raise ValueError(f"{name}: expected a whole number >= {lowest}, got {value!r}")
     if metric == "quantum":
         usual = {"likelihood": None, "fisher": "true", "samples": None, "fallback": None}
@@ -176,7 +190,7 @@ def check_options(options: Mapping[str, Any], policy: DampingPolicy | None) -> N
             "distribution the loss is the negative logarithm of; or pass the loss, such as torch.nn.CrossEntropyLoss()"
         )
     if rule is not None and not isinstance(rule, TrustRegion | Armijo):
-        raise TypeError(f"step_rule: expected TrustRegion, Armijo or None, got {rule!r}")
+        raise TypeError(f"step_rule: expected TrustRegion(...), Armijo(...) or None, got {rule!r}")
     if isinstance(rule, Armijo) and policy is not None and policy.needs_closure:
         raise ValueError(
             f"step_rule: expected none but TrustRegion with {type(policy).__name__}, which judges the loss itself"

@@ -1,20 +1,28 @@
 """Momentum of natural-gradient steps: how the step before enters the next one."""
 
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from fubini.torch.checks import check_number
+
+# Entries of the optimizer's state.
+VELOCITY = "velocity"
+SPRING = "momentum"
 
 
 @dataclass(frozen=True)
 class HeavyBall:
-    """Adds a multiple of the last change: ``x+ = x + rho (x - x_prev) - lr (G + D)^-1 g``.
+    """A velocity: ``v+ = rho v + (G + D)^-1 g`` and ``x+ = x - lr v+``.
 
-    Polyak's momentum for the natural gradient, Momentum-QNG (Borysenko et al. 2024, arXiv:2409.01978). The size of the
-    last change is what counts, so a change of lr takes effect at once but its trace fades with rho.
+    Polyak's momentum for the natural gradient, Momentum-QNG (Borysenko et al. 2024, arXiv:2409.01978): for a constant lr
+    it is ``x+ = x + rho (x - x_prev) - lr (G + D)^-1 g``. The present lr scales the whole velocity, as in torch's SGD, so
+    that a schedule that ends at zero stops. A step that a rule shortens shortens the velocity.
 
     Args:
-        rho: Share of the last change that is kept, in [0, 1).
+        rho: Share of the velocity that is kept, in [0, 1).
 
     Raises:
         ValueError: If rho is out of range.
@@ -59,3 +67,21 @@ def as_momentum(value: Any) -> tuple[str, float]:
         return "heavy-ball", value.rho
     check_number("momentum", value, 1.0)
     return "heavy-ball", float(value)
+
+
+def with_velocities(
+    groups: Iterable[Mapping[str, Any]], state: MutableMapping[torch.Tensor, Any]
+) -> None:
+    """Turn the last changes that states of earlier versions kept into velocities, by the lr that is saved with them.
+
+    Args:
+        groups: Parameter groups.
+        state: The optimizer's, changed here; of a heavy ball.
+    """
+    for group in groups:
+        lr = float(group["lr"])
+        for p in group["params"]:
+            entry = state.get(p, {})
+            last = entry.pop(SPRING, None)
+            if last is not None and VELOCITY not in entry:
+                entry[VELOCITY] = last / -lr if lr else torch.zeros_like(last)

@@ -13,7 +13,7 @@ from fubini.layers import LayerRule
 from fubini.metric import Approx
 from fubini.policies import Armijo, DampingPolicy, Tikhonov, TrustRegion, own_policy
 from fubini.torch import distributed
-from fubini.torch.checks import check_gradients, check_parameters
+from fubini.torch.checks import check_gradients, check_parameters, listed
 from fubini.torch.diagnostics import StepRecord
 from fubini.torch.evaluation import Closure, Judge, evaluated, number
 from fubini.torch.gather import Gatherer
@@ -29,7 +29,7 @@ from fubini.torch.groups import (
     named_tensors,
 )
 from fubini.torch.history import MetricHistory
-from fubini.torch.momentum import as_momentum
+from fubini.torch.momentum import as_momentum, with_velocities
 from fubini.torch.proposal import Proposal
 from fubini.torch.sources import Metric, make_source
 from fubini.torch.stepping import take_step
@@ -38,6 +38,8 @@ from fubini.torch_private import uncompiled
 
 Tensor = torch.Tensor
 Group = MutableMapping[str, Any]
+# Frames between a warning in the first step and its caller, with the decorators that torch puts around step.
+_LEVELS = 5
 
 
 class QNGOptimizer(torch.optim.Optimizer):
@@ -147,9 +149,11 @@ class QNGOptimizer(torch.optim.Optimizer):
                 )
             model = params
             params = list(model.named_parameters())
+        params = listed(params)
         if model is not None and not isinstance(model, torch.nn.Module):
             raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
         self._policy: DampingPolicy | None = None
+        damping = group_damping(lam)
         if isinstance(lam, DampingPolicy) and not isinstance(lam, Tikhonov):
             self._policy = own_policy(lam)
         self._data_parallel = isinstance(model, torch.nn.parallel.DistributedDataParallel)
@@ -178,9 +182,10 @@ class QNGOptimizer(torch.optim.Optimizer):
             "momentum": coefficient,
             "weight_decay": weight_decay,
             "maximize": maximize,
-            **damping_entries(group_damping(lam)),
+            **damping_entries(damping),
         }
         self._names: dict[Tensor, str] = {}
+        self._begun = False
         self._last: StepRecord | None = None
         super().__init__(params, defaults)
         for group in self.param_groups:
@@ -227,8 +232,13 @@ class QNGOptimizer(torch.optim.Optimizer):
             state_dict: What ``state_dict`` returned.
 
         Raises:
+            TypeError: If it is no dictionary.
             ValueError: If it does not fit the optimizer.
         """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(
+                f"state_dict: expected what state_dict() returned, got {type(state_dict).__name__}"
+            )
         seen: list[Mapping[str, Any]] = []
 
         def look(_: Any, found: Mapping[str, Any]) -> None:
@@ -243,6 +253,8 @@ class QNGOptimizer(torch.optim.Optimizer):
         finally:
             handle.remove()
         keep_dtypes(seen[-1], self.param_groups, self.state)
+        if not self._options["spring"]:
+            with_velocities(self.param_groups, self.state)
         self._history.forget()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -262,7 +274,7 @@ class QNGOptimizer(torch.optim.Optimizer):
             group.setdefault("maximize", False)
             group.setdefault("damping", "absolute")
         if "_model" in state:  # absent where load_state_dict calls this with the groups only
-            self._last = None
+            self._last, self._begun = None, False
             self._source = make_source(self._model, self._options)
             self._prepare()
 
@@ -321,6 +333,8 @@ class QNGOptimizer(torch.optim.Optimizer):
                 "lam: expected a number with a GradScaler, which changes the gradients' noise, got SignalToNoise"
             )
         loss, metric_fn = evaluated(closure)
+        if not self._begun:
+            self._begin(metric_fn is not None)
         if metric_fn is not None and "tolerance" in self._options:
             raise ValueError(
                 "closure: expected the loss alone with lam=SignalToNoise, got a metric function, which says nothing about "
@@ -381,6 +395,21 @@ class QNGOptimizer(torch.optim.Optimizer):
             return {}
         with torch.no_grad():
             return self._last.as_dict()
+
+    def _begin(self, has_metric: bool) -> None:
+        """Before the first step: what can only be seen now."""
+        owned = [p for g in self.param_groups for p in g["params"]]
+        # Tensors of the caller's own making are no part of a module that could have layers.
+        silent = not any(isinstance(p, torch.nn.Parameter) for p in owned)
+        if self._model is None and not (self._source.found or has_metric or silent):
+            warnings.warn(
+                "params: no parameter belongs to a QuantumLayer or TorchLayer and no closure returns a metric, so every "
+                "parameter takes the plain gradient step; pass the model, QNGOptimizer(model, ...), or return (loss, "
+                "metric_tensor_fn) from the closure",
+                stacklevel=_LEVELS,
+            )
+        distributed.check_same(owned)
+        self._begun = True
 
     def _judge(self, closure: Closure | None, random: RandomState | None) -> Judge | None:
         if closure is None or random is None:

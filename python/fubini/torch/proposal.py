@@ -14,6 +14,7 @@ from fubini.policies import predicted_reduction
 from fubini.torch.blocks import Block, BlockInfo, DenseBlock, DiagonalBlock
 from fubini.torch.blocks.matrix import solve_matrices
 from fubini.torch.checks import first_not_finite
+from fubini.torch.momentum import SPRING, VELOCITY
 from fubini.torch_private import foreach_add_, foreach_mul, unflattened
 
 Tensor = torch.Tensor
@@ -39,6 +40,23 @@ class Part:
     def __post_init__(self) -> None:
         first = self.groups[0]
         self._group = first if all(g is first for g in self.groups) else None
+
+    @cached_property
+    def still(self) -> Tensor | None:
+        """Which entries move nothing that has a metric, (n,), such as coefficients of an observable; None: all do.
+
+        The metric says nothing of them, so they take the plain step: their metric is the identity, without damping.
+        """
+        return self.block.still() if self.damped else None
+
+    def product(self, v: Tensor) -> Tensor:
+        """Return G v with the identity where nothing moves.
+
+        Args:
+            v: (n,).
+        """
+        found = self.block.product(v)
+        return found if self.still is None else torch.where(self.still, v, found)
 
     def entries(self, of: Callable[[Group], float]) -> float | Tensor:
         """Return a number of the groups: one if it is the same for all parameters, else repeated over their entries, (n,).
@@ -107,6 +125,7 @@ class Proposal:
     ) -> None:
         self.parts = list(parts)
         self._state, self._spring = state, spring
+        self._key = SPRING if spring else VELOCITY
         self.infos: list[BlockInfo] = []
         self.changes: list[Tensor] = []
         self.scale = 1.0
@@ -118,12 +137,12 @@ class Proposal:
     def make(
         self, damping_of: Callable[[Group], Damping], scale: float, with_momentum: bool
     ) -> None:
-        """Compute the change: ``-lr (d / scale)`` with the damped solution d, momentum and weight decay.
+        """Compute the change: ``-lr v`` with a velocity v of the damped solution d, ``rho v + d / scale``, and weight decay.
 
         Args:
             damping_of: The damping of a group.
             scale: Curvature of the loss in units of the metric.
-            with_momentum: Whether the last change enters.
+            with_momentum: Whether the last velocity enters.
 
         Raises:
             NumericalError: If a block cannot be solved, or the change is not finite.
@@ -143,19 +162,19 @@ class Proposal:
             last = None if _is_zero(rho) else self._last(part)
             rhs = part.gradient
             if self._spring and last is not None:
-                rhs = rhs - part.block.product(rho * last)
+                rhs = rhs - part.product(rho * last)
             carried.append(None if last is None else rho * last)
             sides.append(rhs)
         solved = self._solutions(sides)
         self.infos = [info for _, info in solved]
         directions = [direction for direction, _ in solved]
-        if self._spring:
-            directions = _sums(directions, carried)
-        rates = [part.entries(lambda g: -float(g["lr"]) / scale) for part in self.parts]
-        self.changes = _products(rates, directions)
-        if not self._spring:
-            self.changes = _sums(self.changes, carried)
-        self._kept = directions if self._spring else list(self.changes)
+        if scale != 1.0 and not self._spring:
+            directions = list(foreach_mul(directions, 1.0 / scale))
+        # SPRING's direction is in units of the metric, a velocity in those of the step.
+        self._kept = _sums(directions, carried)
+        rate = -1.0 / scale if self._spring else -1.0
+        rates = [part.entries(lambda g: rate * float(g["lr"])) for part in self.parts]
+        self.changes = _products(rates, self._kept)
         for k, part in enumerate(self.parts):
             decay = part.entries(_decay)
             if not _is_zero(decay):
@@ -177,7 +196,11 @@ class Proposal:
             block = part.block
             if not part.damped:
                 found[k] = rhs, BlockInfo(block.label, block.size, "diagonal")
-            elif isinstance(damping, float) and isinstance(block, DenseBlock) and block.is_one_part:
+                continue
+            # Damping in proportion to the diagonal leaves zeros; without any damping, a singular metric is refused.
+            if part.still is not None and isinstance(damping, Tensor) and bool(damping.any()):
+                damping = torch.where(part.still, 1.0, damping)
+            if isinstance(damping, float) and isinstance(block, DenseBlock) and block.is_one_part:
                 together.setdefault(damping, []).append(k)
             else:
                 found[k] = block.solve(rhs, damping)
@@ -185,6 +208,10 @@ class Proposal:
             blocks: Any = [self.parts[k].block for k in members]
             solved = solve_matrices(blocks, [sides[k] for k in members], damping)
             found.update(zip(members, solved, strict=True))
+        for k, part in enumerate(self.parts):
+            if part.still is not None:
+                x, info = found[k]
+                found[k] = torch.where(part.still, sides[k], x), info
         return [found[k] for k in range(len(self.parts))]
 
     @cached_property
@@ -195,9 +222,7 @@ class Proposal:
     @cached_property
     def curvature(self) -> float:
         """``change . G change``, the squared length of the step in the metric."""
-        return sum(
-            float(c @ p.block.product(c)) for p, c in zip(self.parts, self.changes, strict=True)
-        )
+        return sum(float(c @ p.product(c)) for p, c in zip(self.parts, self.changes, strict=True))
 
     @property
     def predicted(self) -> float:
@@ -207,7 +232,10 @@ class Proposal:
     @property
     def share(self) -> float:
         """Share of the damping in ``change . (G + D) change``."""
-        added = sum(float(c @ (d * c)) for d, c in zip(self._dampings, self.changes, strict=True))
+        added = 0.0
+        for part, d, c in zip(self.parts, self._dampings, self.changes, strict=True):
+            moving = c if part.still is None else torch.where(part.still, 0.0, c)
+            added += float(moving @ (d * moving))
         total = added + max(self.curvature, 0.0)
         return added / total if total > 0 and math.isfinite(total) else 1.0
 
@@ -253,21 +281,21 @@ class Proposal:
             p.copy_(original)
 
     def remember(self) -> None:
-        """Store what the next step's momentum needs."""
+        """Store what the next step's momentum needs: the velocity, or SPRING's direction."""
         for part, kept in zip(self.parts, self._kept, strict=True):
             if _is_zero(part.entries(_momentum)):
                 continue
             pieces = part.split(kept)
             for p, piece, group in zip(part.block.parameters, pieces, part.groups, strict=True):
                 if float(group["momentum"]):
-                    self._state[p]["momentum"] = piece.clone()
+                    self._state[p][self._key] = piece.clone()
 
     def _last(self, part: Part) -> Tensor | None:
-        if not any("momentum" in self._state.get(p, {}) for p in part.block.parameters):
+        if not any(self._key in self._state.get(p, {}) for p in part.block.parameters):
             return None
         pieces = []
         for p in part.block.parameters:
-            found = self._state.get(p, {}).get("momentum")
+            found = self._state.get(p, {}).get(self._key)
             pieces.append(
                 part.gradient.new_zeros(p.numel()) if found is None else found.reshape(-1)
             )

@@ -1,11 +1,13 @@
 """Quantum natural gradient for an expectation value that is estimated from shots."""
 
+import numbers
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pennylane as qml
 import torch
 
 from fubini.devices.calls import Usage
@@ -16,6 +18,7 @@ from fubini.devices.shifts import gradient_job
 from fubini.devices.snr import Direction, Split, snr_direction, split_shots, variance_ratio
 from fubini.layers import LayerRule, check_rule
 from fubini.tape import GateTape, gate_tape
+from fubini.torch.checks import check_number, listed
 from fubini.torch_private import uncompiled
 
 FloatArray = npt.NDArray[np.float64]
@@ -65,6 +68,7 @@ class ShotQNGOptimizer(torch.optim.Optimizer):
         last: Report of the last step, or None.
 
     Raises:
+        TypeError: If qnode is no QNode, params are no parameters, or a number is none.
         ValueError: For numbers out of range or unknown words.
     """
 
@@ -82,14 +86,18 @@ class ShotQNGOptimizer(torch.optim.Optimizer):
         executor: Executor | None = None,
         seed: int | None = None,
     ) -> None:
-        if not 0 <= lr < float("inf"):
-            raise ValueError(f"lr: expected a finite number >= 0, got {lr!r}")
+        if not isinstance(qnode, qml.QNode):
+            raise TypeError(f"qnode: expected a qml.QNode, got {type(qnode).__name__}")
+        params = listed(params)
+        for name, number in (("lr", lr), ("tolerance", tolerance)):
+            check_number(name, number)
         for name, value in (
             ("shots", shots),
             ("update_every", update_every),
             ("coordinates", coordinates),
         ):
-            if value is not None and (int(value) != value or value < 1):
+            whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+            if value is not None and not (whole and value >= 1):
                 raise ValueError(f"{name}: expected an integer >= 1, got {value!r}")
         check_rule(layers)
         super().__init__(params, {"lr": lr})

@@ -95,6 +95,11 @@ class Block(ABC):
     def diagonal(self) -> Tensor:
         """Return the diagonal of G, (n,)."""
 
+    def still(self) -> Tensor | None:
+        """Return which entries move nothing, (n,) of booleans: their rows of G are zero. None if there are none."""
+        diagonal = self.diagonal()
+        return None if bool(diagonal.all()) else diagonal == 0
+
     def dense(self) -> Tensor:
         """Return G, (n, n)."""
         return self.product(torch.eye(self.size, dtype=torch.float64, device=self.device))
@@ -193,7 +198,7 @@ class Block(ABC):
     def _singular(self, damping: Tensor | float, reason: str = "") -> NumericalError:
         return NumericalError(
             f"{self.label}: the {self.size} x {self.size} metric is singular or not positive definite with lam = "
-            f"{float(self._entries(damping).min()):g}; pass a larger lam, e.g. 1e-3{reason}"
+            f"{(lam := float(self._entries(damping).min())):g}; pass a larger lam, e.g. {max(1e-3, 10 * lam):g}{reason}"
         )
 
 

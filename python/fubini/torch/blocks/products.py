@@ -127,6 +127,12 @@ class OperatorBlock(Block):
         self._find_diagonal = diagonal
         self._tolerance, self._max_iterations = tolerance, max_iterations
 
+    def still(self) -> Tensor | None:
+        """Return which entries move nothing, see Block: what a product with a vector without zeros leaves at zero."""
+        probe = torch.arange(1, self.size + 1, dtype=torch.float64, device=self.device).cos()
+        image = self.product(probe)
+        return None if bool(image.all()) else image == 0
+
     @property
     def knows_diagonal(self) -> bool:
         """Whether the diagonal costs less than n products."""

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,11 @@ RUNS = [
 ]
 
 
+UNLIKE = {
+    "values": "expected the same values in all processes",
+    "shapes": "expected the same parameters in all processes",
+    "sharded": "ZeroRedundancyOptimizer",
+}
 MIXED = ("ff", "fd", "df", "of", "do", "oo", "Oo", "oO", "dO", "Of")
 
 
@@ -101,6 +107,33 @@ def failing(rank: int, value: float) -> str:
     try:
         opt.step()
     except (RuntimeError, fubini.NumericalError) as error:
+        return str(error)
+    return ""
+
+
+def unlike(rank: int, kind: str) -> str:
+    """Processes that do not start alike, or have parts of the parameters; and a step that is one."""
+    model = model_of(rank if kind == "values" else 0)
+    if kind == "shapes" and rank:
+        model = torch.nn.Sequential(torch.nn.Linear(3, 1).double())
+    before = [p.detach().clone() for p in model.parameters()]
+    opt: Any
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one of the models has no quantum layer
+        if kind == "sharded":
+            from torch.distributed.optim import ZeroRedundancyOptimizer  # torch warns of its own
+
+            options = {"lr": 0.1, "model": model}
+            opt = ZeroRedundancyOptimizer(
+                model.parameters(), optimizer_class=fubini.QNGOptimizer, **options
+            )
+        else:
+            opt = fubini.QNGOptimizer(model, lr=0.1)
+    model(data()[0][0]).sum().backward()
+    try:
+        opt.step()
+    except RuntimeError as error:
+        assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
         return str(error)
     return ""
 
@@ -132,7 +165,9 @@ def process(rank: int, folder: str) -> None:
         ends = [[p.detach() for p in train(rank, 2, *run).parameters()] for run in RUNS]
         messages = [failing(rank, value) for value in (1.0, float("nan"))]
         means = {kinds: mixed(rank, kinds) for kinds in MIXED}
-        torch.save({"ends": ends, "messages": messages, "means": means}, f"{folder}/{rank}.pt")
+        refusals = {kind: unlike(rank, kind) for kind in UNLIKE}
+        found = {"ends": ends, "messages": messages, "means": means, "refusals": refusals}
+        torch.save(found, f"{folder}/{rank}.pt")
     finally:
         dist.destroy_process_group()
 
@@ -190,3 +225,10 @@ def test_the_torchrun_example_ends_where_one_process_ends(tmp_path: Path) -> Non
     for rank in range(3):
         for name, value in torch.load(tmp_path / f"{rank}.pt").items():
             torch.testing.assert_close(value, single[name], rtol=0, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("kind", UNLIKE)
+def test_processes_that_do_not_start_alike_are_refused(processes: list[Any], kind: str) -> None:
+    """In every process, instead of training on, an abort of the back end, or waiting forever."""
+    for found in processes:
+        assert UNLIKE[kind] in found["refusals"][kind]

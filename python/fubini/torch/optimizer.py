@@ -333,6 +333,7 @@ class QNGOptimizer(torch.optim.Optimizer):
                 "lam: expected a number with a GradScaler, which changes the gradients' noise, got SignalToNoise"
             )
         loss, metric_fn = evaluated(closure)
+        value = number(loss) if judged or loss is not None else None
         if not self._begun:
             self._begin(metric_fn is not None)
         if metric_fn is not None and "tolerance" in self._options:
@@ -356,8 +357,8 @@ class QNGOptimizer(torch.optim.Optimizer):
         record = StepRecord(Proposal(parts, self.state, self._options["spring"]))
         record.metric_seconds = time.perf_counter() - start
         record.evaluations = int(closure is not None)
-        if loss is not None:
-            record.loss = number(loss)
+        if value is not None:
+            record.loss = value
         if parts:
             judge = self._judge(closure, random)
             take_step(record, self._damping_of, self._policy, rule, judge)

@@ -25,6 +25,7 @@ from fubini.gates import (
     native_gates,
     unsupported,
 )
+from fubini.measured import all_wires, measures_all_wires
 from fubini.observables import Measurement, measurement_of, square
 from fubini.unfold import Undecomposed, unfold
 
@@ -91,8 +92,8 @@ class Circuit(MetricMethods):
         Raises:
             UnsupportedCircuitError: Names the operation or measurement that the engine does not know.
         """
-        tape = decomposed(tape)
-        return cls(_structure(tape, wires))
+        labels = all_wires(tape, None) if wires is None else wires
+        return cls(_structure(decomposed(tape), labels))
 
     @classmethod
     def from_qnode(cls, qnode: Any, *args: Any, **kwargs: Any) -> "Circuit":
@@ -393,7 +394,7 @@ def native_operations(operations: Sequence[Any]) -> list[Any]:
 
 def _structure(tape: Any, wires: Any) -> Structure:
     """The structure of a decomposed tape."""
-    labels = tuple(wires) if wires is not None else _ordered(tape.wires)
+    labels = tuple(wires)
     index = {wire: i for i, wire in enumerate(labels)}
     missing = [wire for wire in tape.wires if wire not in index]
     if missing:
@@ -426,25 +427,9 @@ def _structure(tape: Any, wires: Any) -> Structure:
     return Structure(labels, slot, tuple(gates), measurements, takes_state)
 
 
-def _ordered(wires: Any) -> tuple[Any, ...]:
-    """PennyLane's standard order: labels 0..n-1 in their own order, others as they first occur."""
-    labels = tuple(wires)
-    if all(isinstance(label, int) for label in labels) and set(labels) == set(range(len(labels))):
-        return tuple(range(len(labels)))
-    return labels
-
-
 def _measured_wires(qnode: Any, tape: Any) -> Any:
-    """The device's wires, where a measurement covers all of them; None otherwise."""
-    device_wires = getattr(qnode.device, "wires", None)
-    if not device_wires:
-        return None
-    covers_all = any(
-        isinstance(m, qml.measurements.StateMP)
-        or (isinstance(m, qml.measurements.ProbabilityMP) and m.obs is None and not m.wires)
-        for m in tape.measurements
-    )
-    return tuple(device_wires) if covers_all else None
+    """The wires in PennyLane's order, where a measurement covers all of them; None otherwise."""
+    return all_wires(tape, qnode.device) if measures_all_wires(tape) else None
 
 
 def _build(structure: Structure) -> _core.Program:

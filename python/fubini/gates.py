@@ -13,6 +13,7 @@ import pennylane as qml
 
 from fubini import _core
 from fubini.errors import UnsupportedCircuitError
+from fubini.words import words_of
 
 #: Name -> (wires, parameters) of every gate that the engine knows by name.
 TABLE: dict[str, tuple[int, int]] = {
@@ -147,7 +148,7 @@ def _exponential(op: Any, first_slot: int) -> list[NativeGate] | None:
     sign = -1.0 if isinstance(op, qml.ops.Evolution) else 1.0
     if sign > 0 and not _is_zero(qml.math.real(op.data[0])):
         return None
-    sentence = op.base.pauli_rep
+    sentence = words_of(op.base)
     if any(qml.math.requires_grad(weight) for weight in (sentence or {}).values()):
         raise UnsupportedCircuitError(
             f"{op.name}: the coefficients of the exponent require a gradient, and the engine takes them as "
@@ -177,7 +178,9 @@ def _spectral(op: Any, sign: float, first_slot: int) -> list[NativeGate] | None:
     base, wires = op.base, tuple(op.base.wires)
     if len(wires) > MAX_SPECTRAL_WIRES or not base.has_matrix:
         return None
-    matrix = _constant_array(base, base.matrix(), 2)
+    sentence = words_of(base)
+    present = base if sentence is None else qml.pauli.PauliSentence(sentence)
+    matrix = _constant_array(base, qml.matrix(present, wire_order=wires), 2)
     if not np.allclose(matrix, matrix.conj().T, rtol=0, atol=1e-12 * np.abs(matrix).max()):
         return None
     values, vectors = np.linalg.eigh(matrix)

@@ -9,6 +9,7 @@ import numpy as np
 import pennylane as qml
 
 from fubini.errors import UnsupportedCircuitError
+from fubini.words import words_of
 
 #: A Pauli sum: word (one letter per wire, with its wires) -> real coefficient.
 PauliSum = dict[tuple[str, tuple[int, ...]], float]
@@ -182,8 +183,9 @@ def pauli_sum(obs: Any, index: dict[Any, int]) -> PauliSum:
             f"{obs.name}: its coefficients require a gradient, and the native engine takes observables as constants. "
             "Detach them, or measure the words one by one and combine the results in torch."
         )
-    if obs.pauli_rep is not None:
-        return _from_sentence(obs, obs.pauli_rep, index)
+    words = words_of(obs)
+    if words is not None:
+        return _from_sentence(obs, words, index)
     if isinstance(obs, qml.ops.SProd):
         scale = _real(obs, complex(qml.math.toarray(obs.scalar)))
         return {word: scale * c for word, c in pauli_sum(obs.base, index).items()}

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pennylane as qml
 
+from fubini.words import words_of
+
 PauliTerm = tuple[int, int, float]
 PauliSum = tuple[PauliTerm, ...]
 
@@ -30,7 +32,7 @@ def pauli_sum(observable: Any, positions: dict[Any, int], num_wires: int) -> Pau
     Returns:
         Terms (x mask, z mask, coefficient), or None where the operator has neither form or is not Hermitian.
     """
-    sentence = observable.pauli_rep
+    sentence = words_of(observable)
     if sentence is not None:
         terms = []
         for word, coefficient in sentence.items():

@@ -5,6 +5,7 @@ inputs (``2 * w``, ``w * x``, ``sin(x)``) is differentiated by that framework. W
 and constants are everything else, whether they carry ``requires_grad`` for other reasons or not.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from fubini.decompose import (
 )
 from fubini.errors import UnsupportedCircuitError
 from fubini.layers import GateShape
+from fubini.measured import returning_what_it_measures, with_wires
 from fubini.pauli import PauliSum, pauli_sum
 from fubini.unfold import rebind
 
@@ -329,10 +331,13 @@ def user_tape(qnode: Any, args: Sequence[Any], kwargs: dict[str, Any], *, pure: 
 
     Raises:
         UnsupportedCircuitError: If the QNode has shots and must not, or a list of them, or its transforms make several circuits of it.
+        QuantumFunctionError: Unless the function returns all measurements that it makes, in their order.
         ValueError: What the quantum function raises.
     """
+    checked = copy.copy(qnode)
+    checked.func = returning_what_it_measures(qnode.func)
     try:
-        tape = qml.workflow.construct_tape(qnode, level="user")(*args, **kwargs)
+        tape = qml.workflow.construct_tape(checked, level="user")(*args, **kwargs)
     except ValueError as error:
         if "more than one tape" in str(error) or "multiple tapes" in str(error):
             raise UnsupportedCircuitError(
@@ -348,7 +353,7 @@ def user_tape(qnode: Any, args: Sequence[Any], kwargs: dict[str, Any], *, pure: 
             f"qnode: expected an analytic QNode, got one with {tape.shots.total_shots} shots; use "
             "qml.set_shots(qnode, shots=None)"
         )
-    return tape
+    return with_wires(tape, qnode.device)
 
 
 def _batch_size(tape: Any) -> int | None:

@@ -4,7 +4,7 @@ PennyLane returns the results of torch QNodes on lightning.qubit in torch's defa
 device gives Python's floats; here they stay float64.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from fubini.tape import GateTape, angle_tape
 from fubini.torch.function import is_batched
 from fubini.torch.shot_noise import Contribution, ShotNoise
 from fubini.torch_private import current_backward, uncompiled
+from fubini.words import Mixture, split
 
 Tensor = torch.Tensor
 
@@ -61,6 +62,7 @@ class ShiftedCircuit:
         job: Runs the circuit itself.
         noise: Receives what backward passes measure, if somebody wants it.
         shapes: Shape of every measurement.
+        mixture: How the results follow from what the tape measures, where an observable's coefficients are computed.
     """
 
     tape: GateTape
@@ -69,6 +71,7 @@ class ShiftedCircuit:
     job: Job[Estimates]
     shapes: tuple[tuple[int, ...], ...]
     noise: ShotNoise = field(default_factory=ShotNoise)
+    mixture: Mixture | None = None
 
 
 def shifted_circuit(qnode: Any, arguments: dict[str, Tensor]) -> ShiftedCircuit:
@@ -82,9 +85,16 @@ def shifted_circuit(qnode: Any, arguments: dict[str, Tensor]) -> ShiftedCircuit:
         The circuit.
     """
     tape, angles = angle_tape(qnode, arguments)
+    by_words = split(tape.measurements, tape.shots)
+    mixture = None
+    if by_words is not None:
+        measurements, mixture = by_words
+        tape = replace(tape, measurements=tuple(measurements))
     readout = readout_of(tape, tape.shots)  # refuses what has no rule
+    shapes = readout.shapes if mixture is None else mixture.shapes
     own = derivatives_of(qnode) == "device"
-    return ShiftedCircuit(tape, angles, own, values_job(tape, shots=tape.shots), readout.shapes)
+    job = values_job(tape, shots=tape.shots)
+    return ShiftedCircuit(tape, angles, own, job, shapes, mixture=mixture)
 
 
 def own_derivatives(circuit: ShiftedCircuit, executor: Executor) -> Job[Gradient] | None:
@@ -116,10 +126,12 @@ def run_shifted(circuit: ShiftedCircuit, executor: Executor) -> Tensor:
     Returns:
         Results side by side, (1 or batch, M), float64 on the CPU.
     """
+    result: Tensor
     if not circuit.angles or not torch.is_grad_enabled():
-        return torch.from_numpy(_results(circuit.job.run(executor)))
-    result: Tensor = _Shifted.apply(circuit, executor, *circuit.angles)  # type: ignore[no-untyped-call]
-    return result
+        result = torch.from_numpy(_results(circuit.job.run(executor)))
+    else:
+        result = _Shifted.apply(circuit, executor, *circuit.angles)  # type: ignore[no-untyped-call]
+    return result if circuit.mixture is None else circuit.mixture(result)
 
 
 def _results(seen: Estimates) -> Any:

@@ -175,6 +175,56 @@ def split(measurements: Sequence[Any], shots: int | None) -> tuple[list[Any], Mi
     return result, Mixture(tuple(parts), tuple(shapes))
 
 
+def _by_words(tape: Any) -> tuple[Sequence[Any], Any]:
+    """Measure the words of observables with differentiated or batched coefficients.
+
+    PennyLane's adjoint and finite-difference methods give such coefficients no or a wrong gradient, and nothing in it
+    takes coefficients of a batch.
+
+    Args:
+        tape: The tape.
+
+    Returns:
+        The tape that is run, and how the results follow.
+    """
+    kinds = (
+        qml.measurements.ExpectationMP,
+        qml.measurements.VarianceMP,
+        qml.measurements.ProbabilityMP,
+    )
+    plain = all(isinstance(m, kinds) and m.mv is None for m in tape.measurements)
+    found = None
+    if plain and not tape.shots.has_partitioned_shots:
+        found = split(tape.measurements, tape.shots.total_shots)
+    if found is None:
+        return (tape,), lambda results: results[0]
+    measurements, mixture = found
+    words = tape.copy(measurements=measurements)
+
+    def combined(results: Any) -> Any:
+        parts = results[0] if len(measurements) > 1 else (results[0],)
+        rows = words.batch_size or 1
+        columns = [
+            torch.as_tensor(part).to("cpu", torch.float64).reshape(rows, -1) for part in parts
+        ]
+        values = mixture(torch.cat(columns, dim=1))
+        batched = words.batch_size is not None or len(values) > 1
+        answers = []
+        start = 0
+        for shape in mixture.shapes:
+            size = shape[0] if shape else 1
+            value = values[:, start : start + size]
+            answers.append(value.reshape(len(values), *shape) if batched else value.reshape(shape))
+            start += size
+        return tuple(answers) if len(answers) > 1 else answers[0]
+
+    return (words,), combined
+
+
+#: The same as a transform of QNodes.
+by_words: Any = qml.transform(_by_words)
+
+
 def _is_computed(obs: Any) -> bool:
     """Whether a coefficient is differentiated, or differs between inputs."""
     if isinstance(obs, qml.ops.LinearCombination):

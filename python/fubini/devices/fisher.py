@@ -25,6 +25,7 @@ from fubini.devices.job import Job, together
 from fubini.devices.shifts import gradient_job
 from fubini.layers import GateShape
 from fubini.tape import Gate, GateTape
+from fubini.words import refuse_computed
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -86,6 +87,7 @@ def fisher_job(
     Returns:
         The job.
     """
+    refuse_computed(tape.measurements)
     labels = list(tape.wires) if wires is None else list(wires)
     measured = replace(tape, measurements=(qml.probs(wires=labels),))
     job = gradient_job(measured, shots=shots, values=True, rule="shift")

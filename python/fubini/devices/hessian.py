@@ -13,6 +13,7 @@ from fubini.devices.readout import Estimates, estimates_of, readout_of
 from fubini.devices.shifts import batch_rows, check_shots, refuse_without_rule, setting_sweep
 from fubini.errors import UnsupportedCircuitError
 from fubini.tape import GateTape
+from fubini.words import refuse_computed
 
 FloatArray = npt.NDArray[np.float64]
 Setting = tuple[tuple[int, float], ...]  # (angle, shift) of what is shifted
@@ -144,6 +145,7 @@ def hessian_job(tape: GateTape, *, shots: int | None = None) -> Job[Hessian]:
         UnsupportedCircuitError: For variances, and gates without a shift rule.
         ValueError: For fewer than 2 shots.
     """
+    refuse_computed(tape.measurements)
     check_shots(shots)
     readout = readout_of(tape, shots)
     if readout.squared:

@@ -26,6 +26,7 @@ from fubini.devices.words import word_blocks
 from fubini.errors import UnsupportedCircuitError
 from fubini.pauli import PauliSum, dense, words_commute
 from fubini.tape import GateTape
+from fubini.words import refuse_computed
 
 FloatArray = npt.NDArray[np.float64]
 Rule = Literal["shift", "hadamard", "adjoint"]
@@ -138,6 +139,7 @@ def gradient_job(
             has no derivatives of this circuit.
         ValueError: For an unknown rule, an auxiliary wire that is missing or in use, fewer than 2 shots, or impossible shifts.
     """
+    refuse_computed(tape.measurements)
     if rule not in (None, "shift", "hadamard", "adjoint"):
         raise ValueError(f"rule: expected 'shift', 'hadamard', 'adjoint' or None, got {rule!r}")
     if rule == "adjoint" and shots is not None:

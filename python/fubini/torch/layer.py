@@ -23,6 +23,7 @@ from fubini.torch.native import run_affine, run_traced
 from fubini.torch.shifted import derivatives_of, run_shifted, shifted_circuit
 from fubini.torch.shot_noise import ShotNoise
 from fubini.torch_private import uncompiled
+from fubini.words import by_words
 
 Engine = Literal["auto", "native", "device"]
 WeightShapes = Mapping[str, int | Sequence[int]]
@@ -392,7 +393,7 @@ class QuantumLayer(torch.nn.Module):
         return {self.input_arg: x, **named}
 
     def _evaluate(self, x: torch.Tensor, arguments: dict[str, torch.Tensor]) -> Any:
-        results = self.qnode(**arguments)
+        results = by_words(self.qnode)(**arguments)
         if isinstance(results, torch.Tensor):
             return results.to(x.dtype)
 

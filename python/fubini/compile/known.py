@@ -90,8 +90,8 @@ _PYTHON: dict[str, tuple[str, ...]] = {
     "types": _ALL,
     "numbers": _ALL,
     "fractions": _ALL,
-    "dataclasses": ("fields", "asdict", "astuple", "replace", "is_dataclass"),
-    "copy": _ALL,
+    "dataclasses": ("fields", "replace", "is_dataclass"),
+    "copy": ("copy", "deepcopy"),  # of what copyable() says
     "contextlib": _ALL,
     "argparse": ("Namespace.__contains__", "Namespace.__eq__"),
     "importlib._bootstrap": ("_handle_fromlist",),
@@ -368,6 +368,22 @@ def _ufuncs() -> tuple[types.ModuleType, ...]:
     """Where functions of NumPy's kind come from; users make some of their own functions."""
     special = sys.modules.get("scipy.special")
     return (np,) if special is None else (np, special)
+
+
+def copyable(value: Any, deep: bool) -> bool:
+    """Say whether a copy reads nothing but what is watched: Python reads the attributes of objects unseen."""
+    kind = type(value)
+    if kind in {torch.Tensor, np.ndarray} or issubclass(kind, OPERATORS):
+        return True
+    if kind in {list, tuple, set, dict}:
+        return not deep or all(
+            type(item) in {int, float, str, bool, complex} for item in _items(value)
+        )
+    return kind in {int, float, str, bool, complex, type(None)}
+
+
+def _items(value: Any) -> Any:
+    return (*value, *value.values()) if isinstance(value, dict) else value
 
 
 def known_by_name(name: Any) -> bool:

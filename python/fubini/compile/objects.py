@@ -167,7 +167,7 @@ class Objects:
                 continue
             self._classes[base] = True
             scope = type.__getattribute__(base, "__dict__")
-            self._snapshot.keys(scope, hooks.names(base))
+            self._snapshot.keys(base, scope, hooks.names(base))
             for name, entry in list(scope.items()):
                 if hooks.is_hook(entry):
                     continue

@@ -52,6 +52,18 @@ def items_of(value: Any) -> Any:
     return iter(value)
 
 
+def keys_of(value: Any) -> Any:
+    """The keys of a dictionary in order, without the methods of a user's subclass."""
+    ordered = isinstance(value, collections.OrderedDict)
+    return (collections.OrderedDict if ordered else dict).keys(value)
+
+
+def values_of(value: Any) -> Any:
+    """The values of a dictionary in order, without the methods of a user's subclass."""
+    ordered = isinstance(value, collections.OrderedDict)
+    return (collections.OrderedDict if ordered else dict).values(value)
+
+
 def flat(value: Any) -> Any:
     """The values in nested dictionaries, lists and tuples."""
     if isinstance(value, dict):

@@ -8,6 +8,7 @@ import array
 import collections
 import ctypes
 import functools
+import inspect
 import itertools
 import operator
 import types
@@ -24,11 +25,13 @@ from fubini.compile.plain import (
     bytes_of,
     flat,
     items_of,
+    keys_of,
     metadata,
     parts_of_partial,
     parts_of_sparse,
     same,
     same_content,
+    values_of,
 )
 
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "nothing"})()
@@ -37,8 +40,14 @@ _MAX_ITEMS = 10_000
 _MAX_DEPTH = 12
 _MAX_NODES = 16  # operators with more parts are watched by their numbers alone
 
+
+def _of_class(value: Any, name: str) -> Any:
+    return inspect.getattr_static(type(value), name, None)
+
+
 _DATA_PTR: Any = torch.Tensor.data_ptr
 _REQUIRES_GRAD: Any = operator.attrgetter("requires_grad")
+_MRO: Any = type.__dict__["__mro__"].__get__
 _DTYPE: Any = operator.attrgetter("dtype")
 _MAPPINGS = (dict, collections.OrderedDict, collections.defaultdict, collections.Counter)
 _OPERATOR_PARTS = (
@@ -57,6 +66,7 @@ _OPERATOR_TREE = {
     "obs",
     "_eigvals",
 }
+_PAULIS = (qml.X, qml.Y, qml.Z, qml.I)  # have nothing but wires
 Look = Callable[[Any], "str | None"]
 
 
@@ -76,7 +86,7 @@ class Snapshot:
         self._sequences: list[tuple[Any, tuple[Any, ...]]] = []
         self._mappings: list[tuple[Any, tuple[Any, ...], tuple[Any, ...]]] = []
         self._kinds: list[tuple[Any, type, Any]] = []
-        self._keys: list[tuple[Any, tuple[Any, ...]]] = []
+        self._keys: list[tuple[type, Any, Any, tuple[str, ...]]] = []
         self._functions: list[tuple[types.FunctionType, Any, Any, Any]] = []
         self._arrays: list[tuple[Any, Any, Any, bytes]] = []
         self._tensors: list[tuple[torch.Tensor, tuple[Any, ...], Any]] = []
@@ -110,9 +120,9 @@ class Snapshot:
         _, names, values = self._entries[id(scope)]
         values[names.index(name)] = value
 
-    def keys(self, scope: Mapping[str, Any], names: tuple[str, ...]) -> None:
-        """Which names a class has."""
-        self._keys.append((scope, names))
+    def keys(self, kind: type, scope: Mapping[str, Any], names: tuple[str, ...]) -> None:
+        """Which names a class has, and which bases."""
+        self._keys.append((kind, _MRO(kind), scope, names))
 
     def function(self, function: types.FunctionType) -> None:
         """A function's code and default values."""
@@ -153,7 +163,7 @@ class Snapshot:
         if len(value) > _MAX_ITEMS:
             return f"a {type(value).__name__} of more than {_MAX_ITEMS} items"
         if isinstance(value, dict):
-            keys, held = tuple(dict.keys(value)), tuple(dict.values(value))
+            keys, held = tuple(keys_of(value)), tuple(values_of(value))
             self._mappings.append((value, keys, held))
             held = (*held, *(k for k in keys if type(k) not in ATOMS))
         elif isinstance(value, types.MappingProxyType):
@@ -248,24 +258,32 @@ class Snapshot:
         # operators are not to be changed once they are made, but their numbers may be arrays that others change.
         nodes, leaves, todo = [], [], [value]
         met = {id(value)}
+        trees: dict[type, tuple[str, ...]] = {}
+        operators: dict[type, bool] = dict.fromkeys(ATOMS, False)
         while todo:
             node = todo.pop()
             nodes.append(node)
-            if not known.is_library_name(type(node).__module__) and (
-                why := self._other(type(node))
-            ):
-                return why
-            scope = vars(node)
-            parts = (flat(scope[part]) for part in scope if part in _OPERATOR_TREE)
-            for item in itertools.chain.from_iterable(parts):
-                kind = type(item)
-                if kind in ATOMS:
+            kind = type(node)
+            names = trees.get(kind)
+            if names is None:
+                if not known.is_library_name(kind.__module__) and (why := self._other(kind)):
+                    return why
+                # Properties are made of the others. Not vars(): it would make thousands of dictionaries.
+                own = (n for n in _OPERATOR_TREE if not isinstance(_of_class(node, n), property))
+                names = trees[kind] = () if kind in _PAULIS else tuple(own)
+            for name in names:
+                part = getattr(node, name, None)
+                if part is None or (type(part) in {tuple, dict} and not part):
                     continue
-                if not issubclass(kind, known.OPERATORS):
-                    leaves.append(item)
-                elif id(item) not in met:
-                    met.add(id(item))
-                    todo.append(item)
+                for item in flat(part):
+                    operator_ = operators.get(type(item))
+                    if operator_ is None:
+                        operator_ = operators[type(item)] = issubclass(type(item), known.OPERATORS)
+                    if operator_ and id(item) not in met:
+                        met.add(id(item))
+                        todo.append(item)
+                    elif not operator_ and type(item) not in ATOMS:
+                        leaves.append(item)
         for node in nodes if len(nodes) <= _MAX_NODES else nodes[:1]:
             scope = vars(node)
             for part in _OPERATOR_PARTS:
@@ -337,9 +355,9 @@ class Snapshot:
                 scope is not None and object.__getattribute__(value, "__dict__") is not scope
             ):
                 return f"a {kind.__name__}"
-        for scope, keys in self._keys:
-            if tuple(scope) != keys:
-                return "a class"
+        for class_, bases, scope, keys in self._keys:
+            if tuple(scope) != keys or _MRO(class_) is not bases:
+                return f"the class {class_.__name__}"
         for value, items, size in sequences:
             if len(value) != size or (
                 not all(map(operator.is_, items_of(value), items))
@@ -348,7 +366,7 @@ class Snapshot:
                 return f"a {type(value).__name__}"
         for value, keys, held in self._mappings:
             if len(value) != len(keys) or not (
-                all(map(same, dict.keys(value), keys)) and all(map(same, dict.values(value), held))
+                all(map(same, keys_of(value), keys)) and all(map(same, values_of(value), held))
             ):
                 return f"a {type(value).__name__}"
         for value, dtype, shape, content in self._arrays:

@@ -351,12 +351,22 @@ class Watch:
         code = frame.f_code
         if not known.known_code(module, code):
             self._fail(f"it calls {module}.{code.co_qualname}")
+        elif module == "copy":
+            copied = frame.f_locals.get("x")
+            if not known.copyable(copied, deep=code.co_name == "deepcopy"):
+                self._fail(f"it copies a {type(copied).__name__}")
+        elif module == "torch.nn.modules.module":  # hooks of all modules
+            for name, hooks in frame.f_globals.items():
+                if name.startswith("_global_") and isinstance(hooks, dict):
+                    self._snapshot.entry(frame.f_globals, name, hooks)
+                    if (why := self._snapshot.look(hooks)) is not None:
+                        self._fail(f"it calls a module with {name}, {why}")
         elif module == "abc":  # classes may be registered later
             self._snapshot.getter(abc.get_cache_token, abc.get_cache_token(), "an abstract class")
         elif module.startswith("autoray") and code.co_name == "do":
-            name = frame.f_locals.get("fn")
-            if not known.known_by_name(name):
-                self._fail(f"it calls {name}, which is not on the list")
+            asked = frame.f_locals.get("fn")
+            if not known.known_by_name(asked):
+                self._fail(f"it calls {asked}, which is not on the list")
         else:
             kind = _made_by(frame)
             if kind is not None and not known.SEEDED.isdisjoint(c.__name__ for c in kind.__mro__):

@@ -452,6 +452,74 @@ def test_layers_inside_of_vmap(depth: int) -> None:
     )  # fmt: skip
 
 
+def one_sample(inputs: Any, weights: Any, clamp: bool) -> Any:
+    import pennylane as qml
+
+    for i in range(2):
+        angle = inputs[i].clamp(0.1, 0.8) if clamp else inputs[i]
+        qml.RY(angle * weights[0, i], wires=i)
+    qml.StronglyEntanglingLayers(weights[:, :, None] * torch.ones(3), wires=range(2))
+    return [qml.expval(qml.Z(i)) for i in range(2)]
+
+
+class RowByRow(nn.Module):
+    """A quantum function written for one sample, or for any number of them."""
+
+    def __init__(self, clamp: bool, foreign: bool, batched: bool, how: str) -> None:
+        super().__init__()
+        import pennylane as qml
+
+        def function(inputs: Any, weights: Any) -> Any:
+            if batched:
+                inputs = inputs.movedim(-1, 0)
+            return one_sample(inputs, weights, clamp)
+
+        qnode = qml.QNode(function, qml.device("default.qubit", wires=2))
+        layer = qml.qnn.TorchLayer if foreign else fubini.QuantumLayer
+        torch.manual_seed(8)
+        self.first, self.last, self.how = nn.Linear(3, 2), nn.Linear(2, 2), how
+        self.inner = layer(qnode, {"weights": (2, 2)}).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        if self.how == "batch":
+            return self.last(self.inner(h))
+        if self.how == "vmap":
+            return self.last(torch.vmap(self.inner)(h))
+        return self.last(torch.stack([self.inner(row) for row in h]))
+
+
+@pytest.mark.parametrize("metric", ["fisher", "hybrid"])
+@pytest.mark.parametrize("clamp", [False, True])
+@pytest.mark.parametrize(("how", "foreign"), [("rows", False), ("rows", True), ("vmap", False)])
+def test_quantum_functions_written_for_one_sample(
+    how: str, foreign: bool, clamp: bool, metric: str
+) -> None:
+    x, steps = torch.rand(4, 3), []
+    if metric == "fisher":
+        check_step(RowByRow(clamp, foreign, False, how), [x])
+    for batched in (False, True):
+        model = RowByRow(clamp, foreign, batched, "batch" if batched else how)
+        opt = fubini.QNGOptimizer(model, LR, metric=metric, likelihood="gaussian", lam=LAM)
+        model(x).square().mean().backward()
+        opt.step()
+        steps.append(flat(model.parameters()))
+    assert_close(steps[0], steps[1], rtol=1e-9, atol=1e-11)
+
+
+def test_passes_of_one_sample_through_a_chain() -> None:
+    x, steps = torch.rand(4, 3), []
+    for batched in (False, True):
+        inner = RowByRow(False, False, batched, "")
+        model = nn.Sequential(inner.first, inner.inner, inner.last)
+        opt = fubini.QNGOptimizer(model, LR, metric="fisher", likelihood="gaussian", lam=LAM)
+        out = model(x) if batched else torch.stack([model(row) for row in x])
+        out.square().mean().backward()
+        opt.step()
+        steps.append(flat(model.parameters()))
+    assert_close(steps[0], steps[1], rtol=1e-9, atol=1e-11)
+
+
 def test_parameters_of_two_dtypes() -> None:
     class Mixed(nn.Module):
         def __init__(self) -> None:

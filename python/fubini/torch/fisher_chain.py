@@ -25,7 +25,7 @@ from fubini.errors import NumericalError
 from fubini.torch.blocks import Block, DenseBlock, KroneckerBlock
 from fubini.torch.checks import all_finite
 from fubini.torch.fisher_columns import Request
-from fubini.torch.fisher_jacobian import Linearised, as_native, linearise_native
+from fubini.torch.fisher_jacobian import Linearised, as_native, linearise, linearise_native
 from fubini.torch.fisher_quantum import QuantumCall
 from fubini.torch.fisher_units import symmetric, weighted_metric
 from fubini.torch.layer import QuantumLayer
@@ -139,9 +139,15 @@ class _Elementwise(_Stage):
 
 class _Quantum(_Parametrised):
     def __init__(
-        self, layer: _Layer, parameters: tuple[Tensor, ...], inputs: Tensor, linear: Linearised
+        self,
+        layer: _Layer,
+        parameters: tuple[Tensor, ...],
+        inputs: Tensor,
+        linear: Linearised,
+        alone: bool,
     ) -> None:
         self.name, self.parameters, self._module = layer.name, parameters, layer.module
+        self._alone = alone
         self._inputs, self._linear = inputs, linear
         self.outputs, self.is_scalar = linear.values, linear.parts == 0
 
@@ -155,6 +161,7 @@ class _Quantum(_Parametrised):
             matrix = _core.jacobian_block(factor, self._linear.by_weights)
             return DenseBlock(self.parameters, torch.from_numpy(matrix), self.name)
         call = QuantumCall.at(self._module, self.name, self._inputs, self._linear)
+        call.alone = self._alone
         bounds = 4.0 * call.bound(factor)
         found = torch.from_numpy(weighted_metric(call, bounds, request.approx, request.layers))
         return DenseBlock(self.parameters, symmetric(found), self.name)
@@ -190,19 +197,21 @@ def chain_blocks(
     if joined is None:
         return None
     x, targets = joined
+    alone = seen[0].args[0].ndim == 1
     with seen[0].surroundings.flags(model):
-        return _blocks(model, x, targets, parameters, request, exact_limit)
+        return _blocks(model, x, targets, alone, parameters, request, exact_limit)
 
 
 def _blocks(
     model: nn.Module,
     x: Tensor,
     targets: Any,
+    alone: bool,
     parameters: Sequence[Tensor],
     request: Request,
     exact_limit: int,
 ) -> list[Block] | None:
-    """The blocks for all inputs, (N, features)."""
+    """The blocks for all inputs, (N, features), which came alone, one by one, or as batches."""
     dtype = parameters[0].dtype
     layers: list[_Layer] = []
     if not _collect(model, "", layers, top=True):
@@ -221,7 +230,7 @@ def _blocks(
         mine = tuple([p for p in layer.parameters if id(p) in wanted])
         if mine and len(mine) < len(layer.parameters):
             return None
-        stage = _stage(layer, mine, values, live, dtype)
+        stage = _stage(layer, mine, values, live, dtype, alone)
         if stage is None or (stages and stages[-1].is_scalar):
             return None
         stages.append(stage)
@@ -294,6 +303,7 @@ def _stage(
     inputs: Real,
     differentiate: bool,
     dtype: torch.dtype,
+    alone: bool,
 ) -> _Stage | None:
     """The module at its inputs; None where the general pass has to run it, or to refuse it."""
     module, kind = layer.module, type(layer.module)
@@ -308,12 +318,15 @@ def _stage(
     if native is None:
         return None
     x = torch.from_numpy(inputs)
-    form = native._form(x)
+    form = native._form(x[0] if alone else x)
     # A quantum function that runs in every call may look at the dtype of what it gets.
     if isinstance(form.how, str) or (isinstance(form.how, Traced) and dtype is not torch.float64):
         return None
-    linear = linearise_native(native, form, x, differentiate)
-    return _Quantum(layer, parameters, x, linear) if linear.parts < 2 else None
+    if alone:
+        linear = linearise(native, x, differentiate, alone=True)
+    else:
+        linear = linearise_native(native, form, x, differentiate)
+    return _Quantum(layer, parameters, x, linear, alone) if linear.parts < 2 else None
 
 
 def _factor(f: Tensor, shape: tuple[int, ...], targets: Any, request: Request) -> Real:

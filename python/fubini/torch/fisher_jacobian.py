@@ -41,7 +41,7 @@ class Linearised:
     parts: int
 
 
-def linearise(layer: Any, inputs: Tensor, want_inputs: bool) -> Linearised:
+def linearise(layer: Any, inputs: Tensor, want_inputs: bool, *, alone: bool = False) -> Linearised:
     """Return a quantum layer's results and their Jacobian, input by input.
 
     Compiled circuits take one call of the native engine. Where the quantum function runs in every call, it runs once
@@ -51,6 +51,7 @@ def linearise(layer: Any, inputs: Tensor, want_inputs: bool) -> Linearised:
         layer: A QuantumLayer or TorchLayer.
         inputs: (L, d).
         want_inputs: Whether the derivatives by the inputs are wanted.
+        alone: Whether the quantum function gets the inputs one by one: it may be written for one sample.
 
     Returns:
         The results and derivatives, float64.
@@ -58,6 +59,12 @@ def linearise(layer: Any, inputs: Tensor, want_inputs: bool) -> Linearised:
     native = as_native(layer)
     if native is None:
         return _on_device(layer, inputs, want_inputs)
+    if alone:
+        form = native._form(inputs[0])
+        if isinstance(form.how, Affine):
+            return linearise_native(native, form, inputs, want_inputs)
+        each = [linearise_native(native, native._form(x), x, want_inputs) for x in inputs]
+        return _stacked(each)
     return linearise_native(native, native._form(inputs), inputs, want_inputs)
 
 
@@ -69,7 +76,7 @@ def linearise_native(
     Args:
         layer: The layer.
         form: How it evaluates these inputs.
-        inputs: (L, d).
+        inputs: (L, d); or (d,) for a function that runs in every call.
         want_inputs: As for ``linearise``.
 
     Returns:
@@ -80,6 +87,16 @@ def linearise_native(
     weights = [to_numpy(w) for w in layer.qnode_weights.values()]
     values, by_weights, by_inputs = form.how.linearise(weights, to_numpy(inputs), want_inputs)
     return Linearised(values, by_weights, by_inputs, _parts(form.kind, form.how.circuit))
+
+
+def _stacked(each: list[Linearised]) -> Linearised:
+    by_inputs = [one.by_inputs for one in each if one.by_inputs is not None]
+    return Linearised(
+        np.concatenate([one.values for one in each]),
+        np.concatenate([one.by_weights for one in each]),
+        np.concatenate(by_inputs) if by_inputs else None,
+        each[0].parts,
+    )
 
 
 def as_native(layer: Any) -> QuantumLayer | None:
@@ -131,7 +148,7 @@ def trace(
 
     Args:
         layer: The layer.
-        inputs: (L, d).
+        inputs: (L, d), or (d,).
         weights: Weights by name, in place of the layer's own.
 
     Returns:
@@ -141,12 +158,13 @@ def trace(
     tape = decomposed(user_tape(layer.qnode, (), {layer.input_arg: inputs, **constant, **weights}))
     circuit = Circuit.from_tape(tape, _measured_wires(layer.qnode, tape))
     angles = torch.as_tensor(circuit.angles_of(tape), dtype=torch.float64, device="cpu")
+    count = len(inputs) if inputs.ndim > 1 else 1
     if angles.ndim == 1:
-        angles = angles.expand(len(inputs), -1)
+        angles = angles.expand(count, -1)
     state = circuit.state_of(tape)
     if state is not None:
         state = torch.as_tensor(state, dtype=torch.complex128, device="cpu")
-        state = state.expand(len(inputs), -1)
+        state = state.expand(count, -1)
     return circuit, angles, state
 
 
@@ -201,13 +219,14 @@ def _traced(layer: QuantumLayer, inputs: Tensor, want_inputs: bool, kind: str) -
 
 
 def _input_jacobian(values: Tensor, inputs: Tensor) -> Real:
-    """(L, M) by (L, d), where row b depends on input b alone."""
+    """(L, M) by (L, d) or (d,), where row b depends on input b alone."""
     parts = [
         torch.autograd.grad(column.sum(), inputs, retain_graph=True, allow_unused=True)[0]
         for column in values.unbind(dim=1)
     ]
     zero = torch.zeros_like(inputs)
-    return to_numpy(torch.stack([zero if part is None else part for part in parts], dim=1))
+    rows = [zero if part is None else part for part in parts]
+    return to_numpy(torch.stack([row.reshape(-1, inputs.shape[-1]) for row in rows], dim=1))
 
 
 def _on_device(layer: Any, inputs: Tensor, want_inputs: bool) -> Linearised:

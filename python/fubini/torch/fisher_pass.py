@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import weakref
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -288,9 +289,11 @@ def run(
         live = any(id(p) in ids for p in kind.parameters_of(module).values())
         original: Any = type(module).forward
 
-        def used(inputs: Tensor) -> Tensor:
+        def used(inputs: Tensor, alone: bool) -> Tensor:
             if issubclass(kind, BatchNormCall):
                 call: Call = kind(module, name, inputs, fixed_statistics)
+            elif issubclass(kind, QuantumCall):
+                call = kind(module, name, inputs, alone)
             else:
                 call = kind(module, name, inputs)
             # Nothing that is wanted lies before this layer or in it.
@@ -303,11 +306,14 @@ def run(
             if not _uses_own(module, kind, layout.names):
                 return original(module, *args, **kwargs)
             inputs = kind.cast(module, inputs)
+            alone = (
+                inputs.ndim == 1
+            )  # the layer's function gets one sample, also where vmap has many
             if not is_wrapped(inputs):
-                return used(inputs)
+                return used(inputs, alone)
             if not _fits_vmap(module, kind, inputs):
                 return original(module, *args, **kwargs)
-            return _Batched.apply(inputs, used)  # type: ignore[no-untyped-call]
+            return _Batched.apply(inputs, functools.partial(used, alone=alone))  # type: ignore[no-untyped-call]
 
         return forward
 

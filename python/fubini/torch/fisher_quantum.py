@@ -27,11 +27,22 @@ _CHUNK = 1 << 24
 
 
 class QuantumCall(Call):
-    """``fubini.QuantumLayer`` and ``qml.qnn.TorchLayer``."""
+    """``fubini.QuantumLayer`` and ``qml.qnn.TorchLayer``.
+
+    Args:
+        module: As for Call.
+        name: As for Call.
+        inputs: As for Call.
+        alone: Whether the quantum function gets inputs one by one, as vectors, instead of a batch.
+    """
 
     names = ()  # each layer has its own
     #: The results at the inputs, and their derivatives.
     linear: Linearised
+
+    def __init__(self, module: Any, name: str, inputs: Tensor, alone: bool = False) -> None:
+        self.alone = alone
+        super().__init__(module, name, inputs)
 
     @classmethod
     def parameters_of(cls, module: Any) -> dict[str, Tensor]:
@@ -55,12 +66,13 @@ class QuantumCall(Call):
         """
         call = cls.__new__(cls)
         call.module, call.name, call.inputs, call.linear = module, name, inputs, linear
+        call.alone = False
         call.parameters = cls.parameters_of(module)
         return call
 
     def _evaluate(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        self.linear = linearise(self.module, flat, self.inputs.requires_grad)
+        self.linear = linearise(self.module, flat, self.inputs.requires_grad, alone=self.alone)
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
         values = torch.from_numpy(self.linear.values).to(x.device, dtype)
         lead, parts = x.shape[:-1], self.linear.parts
@@ -148,7 +160,11 @@ class QuantumCall(Call):
         """
         flat = self.inputs.detach().reshape(-1, self.inputs.shape[-1])
         factor = np.ascontiguousarray(factor)
-        return _core.largest_eigenvalues(factor, _covariances(self.module, flat))
+        if self.alone:
+            found = np.concatenate([_covariances(self.module, row) for row in flat])
+        else:
+            found = _covariances(self.module, flat)
+        return _core.largest_eigenvalues(factor, found)
 
     def _by_weights(self, data: int) -> Real:
         """(D, T M, P)."""
@@ -157,7 +173,7 @@ class QuantumCall(Call):
 
 
 def _covariances(layer: Any, inputs: Tensor) -> Real:
-    """``Re<O_k O_l> - <O_k><O_l>`` of the results' observables, (L, M, M)."""
+    """``Re<O_k O_l> - <O_k><O_l>`` of the results' observables, (L, M, M), at inputs (L, d) or (d,)."""
     native = as_native(layer)
     if native is None:
         raise UnsupportedCircuitError(
@@ -171,7 +187,7 @@ def _covariances(layer: Any, inputs: Tensor) -> Real:
         states = None if torch_state is None else to_numpy(torch_state, np.complex128)
     else:
         circuit, states = form.circuit, None
-        angles = form.angles(flat_weights(native), to_numpy(inputs))
+        angles = form.angles(flat_weights(native), np.atleast_2d(to_numpy(inputs)))
     if any(m.kind == "var" for m in circuit.structure.measurements):
         raise UnsupportedCircuitError(
             "quantum: 'fubini-study' has no scale for a layer that measures variances, which are not linear in the state; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from fubini.torch.blocks import Block, DenseBlock, DiagonalBlock, FactorBlock, K
 from fubini.torch.fisher_calls import Call, KroneckerCall
 from fubini.torch.fisher_jacobian import as_native
 from fubini.torch.fisher_quantum import QuantumCall
+from fubini.torch.layer import QuantumLayer
 
 Tensor = torch.Tensor
 Real = npt.NDArray[np.float64]
@@ -255,16 +257,22 @@ class ScaledUnit(Unit):
         self._approx: Approx = approx
         self._layers: LayerRule = layers
         self._factors: dict[int, Real] = {}
-        self._data: dict[int, int] = {}
+        self._uses: dict[int, int] = {}
 
     def add(self, cotangents: Cotangents, data: int) -> None:
         """Take note of a backward pass, see Unit."""
+        live: dict[
+            int, Any
+        ] = {}  # for every pass how many inputs of the layers each column reaches, (K, data)
         for number, call, _ in self._calls:
             g = cotangents[number]
             if g is not None:
                 assert isinstance(call, QuantumCall)
-                self._data[call.part] = data
                 self._factors[number] = call.curvature_factor(g, self._factors.get(number))
+                reached = (call.flat(g) != 0.0).any(-1).reshape(len(g), data, -1).sum(-1)
+                live[call.part] = live.get(call.part, 0) + reached
+        for part, counts in live.items():
+            self._uses[part] = max(self._uses.get(part, 1), int(counts.max(initial=1)))
 
     def block(self) -> Block:
         """Return the block."""
@@ -272,15 +280,11 @@ class ScaledUnit(Unit):
         sizes = [p.numel() for p in self.parameters]
         places = np.split(np.arange(self.size), np.cumsum(sizes)[:-1])
         # (sum of m Jacobians)^T B (the same) <= m times the sum of the single terms
-        uses = {
-            part: max(1, sum(c.positions for _, c, _ in calls if c.part == part) // data)
-            for part, data in self._data.items()
-        }
         matrix = np.zeros((self.size, self.size))
         for number, call, names in calls:
             if number not in self._factors:
                 continue
-            bounds = 4.0 * uses[call.part] * call.bound(self._factors[number])
+            bounds = 4.0 * self._uses[call.part] * call.bound(self._factors[number])
             own = weighted_metric(call, bounds, self._approx, self._layers)
             ends = np.cumsum([w.numel() for w in call.parameters.values()])
             mine = dict(zip(call.parameters, np.split(np.arange(len(own)), ends[:-1]), strict=True))
@@ -302,10 +306,23 @@ def weighted_metric(call: QuantumCall, weights: Real, approx: Approx, layers: La
     """
     layer = as_native(call.module) or call.module
     inputs = call.inputs.detach().reshape(-1, call.inputs.shape[-1])
+    if call.alone:
+        rows = zip(weights, inputs, strict=True)
+        parts = [_weighted(layer, x, np.array([w]), approx, layers) for w, x in rows]
+        return np.asarray(sum(parts))
+    return _weighted(layer, inputs, weights, approx, layers)
+
+
+def _weighted(
+    layer: QuantumLayer, inputs: Tensor, weights: Real, approx: Approx, layers: LayerRule
+) -> Real:
+    """The same at inputs (L, d), or (d,) for one."""
     pullback = at_inputs(layer, inputs).pullback
     if pullback is not None:
         return pullback.weighted_sum(weights, approx, layers)
-    size = sum(w.numel() for w in call.parameters.values())
+    size = sum(w.numel() for w in layer.qnode_weights.values())
+    if inputs.ndim == 1:
+        return float(weights[0]) * layer_metric(layer, inputs, approx, layers)
     count = max(1, _CHUNK // (size * size))
     total = np.zeros((size, size))
     for start in range(0, len(inputs), count):

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from fubini._arrays import is_jax, is_tensor, like, to_numpy
+from fubini.errors import NoTrainableParametersError
 
 Argnums = int | Sequence[int] | None
 
@@ -30,7 +31,8 @@ def weights_of(
         ``pennylane.numpy``); if there are none, the keyword arguments that do; for JAX the first argument.
 
     Raises:
-        ValueError: If there are no weights, or argnums names no argument.
+        NoTrainableParametersError: If there are no weights; a ValueError.
+        ValueError: If argnums names no argument.
         TypeError: If argnums is neither an integer nor a sequence of integers, or arguments are traced by JAX.
     """
     for value in (*args, *kwargs.values()):
@@ -63,7 +65,7 @@ def weights_of(
         return list(names)
     if args and any(is_jax(value) for value in args):
         return [0]
-    raise ValueError(
+    raise NoTrainableParametersError(
         "arguments: expected at least one that requires grad, got none. Use tensor.requires_grad_() for torch, "
         "pennylane.numpy.array(..., requires_grad=True) for autograd, or argnums=0 for any kind of array."
     )
@@ -76,7 +78,7 @@ def _requires_grad(value: Any) -> bool:
 def check_finite_weights(
     function: Callable[..., Any], weights: Sequence[int | str], values: Sequence[Any]
 ) -> None:
-    """Raise a ValueError that names the first weight that is NaN or infinite.
+    """Raise an error that names the first weight that is complex, NaN or infinite.
 
     Args:
         function: The quantum function, for the arguments' names.
@@ -84,9 +86,15 @@ def check_finite_weights(
         values: The weights.
 
     Raises:
-        ValueError: If there is such a weight.
+        TypeError: If there is a complex weight.
+        ValueError: If there is one that is not finite.
     """
     for weight, value in zip(weights, values, strict=True):
+        if "complex" in str(getattr(value, "dtype", "")):
+            raise TypeError(
+                f"{argument_name(function, weight)}: expected real weights, got {value.dtype}; use their real and imaginary "
+                "parts as weights"
+            )
         try:
             check_finite_array("", value)
         except ValueError:  # only then the name is worth the time that a signature takes

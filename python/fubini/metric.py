@@ -17,6 +17,7 @@ import torch
 from fubini._types import Approx, Real, Reduce
 from fubini.arguments import Argnums, check_finite_array, returned
 from fubini.devices.executor import Executor
+from fubini.errors import UnsupportedCircuitError
 from fubini.layers import LayerRule, check_rule
 from fubini.metric_gradient import Wanted, derivative_along, with_gradient
 from fubini.metric_operator import Form, MetricOperator, check_form
@@ -44,8 +45,10 @@ def check_approx(approx: str | None, *, auto: bool = False) -> None:
         auto: Whether ``"auto"`` is allowed.
 
     Raises:
+        TypeError: If it is an array.
         ValueError: If there is no such approximation.
     """
+    _check_word("approx", approx)
     if approx not in (None, "block-diag", "diag") and not (auto and approx == "auto"):
         names = (
             "None (full), 'block-diag', 'diag' or 'auto'"
@@ -53,6 +56,27 @@ def check_approx(approx: str | None, *, auto: bool = False) -> None:
             else "None (full), 'block-diag' or 'diag'"
         )
         raise ValueError(f"approx: expected {names}, got {approx!r}")
+
+
+def _check_word(name: str, value: Any) -> None:
+    if hasattr(value, "shape") or isinstance(value, list | tuple | dict):
+        raise TypeError(
+            f"{name}: expected a word or None, got {type(value).__name__}; weights and inputs go to the function that is "
+            "returned, as in metric_tensor(qnode)(weights)"
+        )
+
+
+def _check_pennylane(allow_nonunitary: Any, hybrid: Any) -> None:
+    """Check keywords that only ``qml.metric_tensor`` needs."""
+    if not isinstance(allow_nonunitary, bool):
+        raise TypeError(
+            f"allow_nonunitary: expected True or False, which give the same here, got {allow_nonunitary!r}"
+        )
+    if hybrid is not True:
+        raise ValueError(
+            f"hybrid: expected True, the metric over the weights, got {hybrid!r}; for the metric over the gates' angles use "
+            "fubini.Circuit.from_qnode(qnode, *args).metric(angles)"
+        )
 
 
 def metric_tensor(
@@ -65,6 +89,10 @@ def metric_tensor(
     reduce: Reduce = None,
     joint: bool = False,
     engine: Engine = "auto",
+    aux_wire: Any = None,
+    device_wires: Any = None,
+    allow_nonunitary: bool = True,
+    hybrid: bool = True,
 ) -> Callable[..., Any]:
     r"""Return a function that computes the Fubini-Study metric of a QNode or layer.
 
@@ -93,6 +121,11 @@ def metric_tensor(
         engine: ``"native"`` computes in fubini's kernel, ``"device"`` runs circuits on the QNode's device;
             ``"auto"`` takes the native engine where the device is a noiseless simulator of state vectors and every
             operation is supported, and for a QuantumLayer the layer's own engine.
+        aux_wire: Taken for calls of ``qml.metric_tensor`` to work as they are, like all that follow: the wire of its
+            Hadamard tests, of which there are none here.
+        device_wires: Where it looks for that wire.
+        allow_nonunitary: Whether its circuits may have non-unitary gates; no circuit has any here.
+        hybrid: True: the metric is one over the weights. False, over the gates' angles, is refused.
 
     Returns:
         A function with the QNode's arguments (a layer's: its inputs). Weights are the positional arguments that
@@ -104,8 +137,10 @@ def metric_tensor(
 
     Raises:
         TypeError: If qnode is no QNode or quantum layer.
-        ValueError: For an unknown approx, layers, reduce or engine.
+        ValueError: For an unknown approx, layers, reduce or engine, or hybrid=False.
     """
+    _check_word("approx", approx)
+    _check_pennylane(allow_nonunitary, hybrid)
     if approx == "auto":
         _check_reduce(reduce)
         return metric_operator(qnode, argnum=argnum, argnums=argnums, layers=layers, engine=engine)
@@ -125,8 +160,15 @@ def quantum_fisher(
     reduce: Reduce = None,
     joint: bool = False,
     engine: Engine = "auto",
+    aux_wire: Any = None,
+    device_wires: Any = None,
+    allow_nonunitary: bool = True,
+    hybrid: bool = True,
 ) -> Callable[..., Any]:
-    """Return a function that computes the quantum Fisher information of a QNode's or layer's pure state, 4 g.
+    """Return a function that computes the quantum Fisher information of a QNode or layer: 4 g for a pure state.
+
+    For circuits with channels on default.mixed it is that of the mixed state, by the symmetric logarithmic derivative, see
+    :mod:`fubini.devices.mixed`: the full matrix, which torch cannot differentiate.
 
     Args:
         qnode: As for :func:`metric_tensor`, like all that follow.
@@ -137,18 +179,24 @@ def quantum_fisher(
         reduce: As there.
         joint: As there.
         engine: As there.
+        aux_wire: As there.
+        device_wires: As there.
+        allow_nonunitary: As there.
+        hybrid: As there.
 
     Returns:
         As for :func:`metric_tensor`, times four.
 
     Raises:
         TypeError: If qnode is no QNode or quantum layer.
-        ValueError: For an unknown approx, layers, reduce or engine.
+        UnsupportedCircuitError: From the function, for a block or diagonal of a mixed state, and from shots.
+        ValueError: For an unknown approx, layers, reduce or engine, or hybrid=False.
     """
     check_approx(approx)
     check_rule(layers)
+    _check_pennylane(allow_nonunitary, hybrid)
     wanted = Wanted(approx, layers, reduce, joint, scale=4.0)
-    return _over_calls(qnode, wanted, argnum, argnums, engine)
+    return _over_calls(qnode, wanted, argnum, argnums, engine, mixed=True)
 
 
 def geometric_tensor(
@@ -370,9 +418,14 @@ def _check_reduce(reduce: str | None) -> None:
 
 
 def _over_calls(
-    qnode: Any, wanted: Wanted, argnum: Argnum, argnums: Argnums, engine: Engine
+    qnode: Any,
+    wanted: Wanted,
+    argnum: Argnum,
+    argnums: Argnums,
+    engine: Engine,
+    mixed: bool = False,
 ) -> Callable[..., Any]:
-    """A function of the QNode's arguments that returns the metric wanted."""
+    """A function of the QNode's arguments that returns the metric wanted; ``mixed``: also of mixed states."""
     _check_reduce(wanted.reduce)
     at = points(qnode, argnum, argnums, engine)
 
@@ -380,6 +433,12 @@ def _over_calls(
         point = at(args, kwargs)
         if wanted.tensor:
             value: Any = point.geometric_tensor(wanted.reduce)
+        elif mixed and point.is_mixed():
+            if wanted.approx is not None:
+                raise UnsupportedCircuitError(
+                    f"approx: expected None for a mixed state, which has no blocks of commuting gates, got {wanted.approx!r}"
+                )
+            value = wanted.scale * point.mixed_metric(wanted.reduce)
         else:
             value = wanted.scale * point.metric(wanted.approx, wanted.layers, wanted.reduce)
         return with_gradient(returned(value, point.weights, wanted.joint), point, wanted)

@@ -25,8 +25,14 @@ def check_form(form: str) -> None:
         form: The name to check.
 
     Raises:
+        TypeError: If it is an array.
         ValueError: If there is no such form.
     """
+    if hasattr(form, "shape"):
+        raise TypeError(
+            f"form: expected a word, got {type(form).__name__}; weights and inputs go to the function that is returned, as in "
+            "metric_operator(qnode)(weights)"
+        )
     if form not in ("auto", "dense", "dual", "matrix-free"):
         raise ValueError(f"form: expected 'auto', 'dense', 'dual' or 'matrix-free', got {form!r}")
 
@@ -51,6 +57,7 @@ class MetricOperator:
         shape: (P, P).
 
     Raises:
+        TypeError: If pullback is something else.
         ValueError: For an unknown form or layers, or an angle that is NaN or infinite (names its position).
     """
 
@@ -62,6 +69,11 @@ class MetricOperator:
         layers: LayerRule = "wires",
         like: Any = None,
     ) -> None:
+        if not isinstance(pullback, Pullback):
+            raise TypeError(
+                f"pullback: expected what the library makes, got {type(pullback).__name__}; make the operator of a QNode or "
+                "layer by fubini.metric_operator(qnode)(weights), that of a matrix by MetricOperator.of_matrix(matrix)"
+            )
         check_form(form)
         check_rule(layers)
         check_finite("angles", pullback.angles, pullback.batch is None)
@@ -81,7 +93,14 @@ class MetricOperator:
         Args:
             matrix: (P, P), symmetric.
             like: As for the class.
+
+        Raises:
+            TypeError: If it is no array of real numbers.
+            ValueError: If it is not square.
         """
+        matrix = real_array("matrix", matrix.detach() if is_tensor(matrix) else matrix)
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+            raise ValueError(f"matrix: expected shape (P, P), got {matrix.shape}")
         self = cls.__new__(cls)
         self._pullback, self._layers, self._like = None, "wires", like
         self.choice, self.form, self.shape = None, "dense", (len(matrix), len(matrix))

@@ -33,6 +33,8 @@ def plot_metric(
 
     Raises:
         ImportError: If matplotlib is missing.
+        TypeError: If the metric is none of these, as a QNode.
+        ValueError: If it is not square, symmetric and finite, or labels do not fit.
     """
     try:
         from matplotlib import colors

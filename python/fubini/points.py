@@ -13,7 +13,8 @@ from fubini import device as device_engine
 from fubini._types import Approx, Complex, Real, Reduce
 from fubini.arguments import Argnums, check_finite_array, check_finite_weights, weights_of
 from fubini.compiled_calls import compiled_call
-from fubini.devices.executor import STATE_VECTORS, Executor
+from fubini.devices.executor import STATE_VECTORS, Executor, executor_of
+from fubini.devices.mixed import mixed_metric_job
 from fubini.errors import UnsupportedCircuitError
 from fubini.jacobian import Jacobian
 from fubini.layers import LayerRule
@@ -157,6 +158,36 @@ class Point:
         slots = list(range(values.shape[-1]))
         result: Complex = assembled([(slots, values)], jacobian, tape.batch, reduce)
         return result
+
+    def is_mixed(self) -> bool:
+        """Return whether the circuit has channels and runs on a simulator of mixed states."""
+        return (
+            self.tape is not None
+            and self.device.name == "default.mixed"
+            and any(isinstance(g.operation, qml.operation.Channel) for g in self.tape.gates)
+        )
+
+    def mixed_metric(self, reduce: Reduce) -> Real:
+        """Return a quarter of the quantum Fisher information of a mixed state, which is the metric of a pure one.
+
+        Args:
+            reduce: ``"mean"`` averages over the inputs.
+
+        Returns:
+            (batch, P, P) or (P, P), as for the metric.
+
+        Raises:
+            UnsupportedCircuitError: With shots, and for gates without a shift rule.
+        """
+        tape, jacobian = self._device_jacobian()
+        if tape.shots is not None:
+            raise UnsupportedCircuitError(
+                f"qnode: expected no shots for the metric of a mixed state, which is that of its density matrix, got {tape.shots}"
+            )
+        self._check_fits(1, jacobian, reduce)
+        executor = executor_of(self.device) if self.executor is None else self.executor
+        values = mixed_metric_job(tape, self.device).run(executor)
+        return assembled([(list(range(values.shape[-1])), values)], jacobian, tape.batch, reduce)
 
     def _check_fits(self, doubles: int, jacobian: Jacobian, reduce: Reduce) -> None:
         assert self.tape is not None

@@ -51,8 +51,14 @@ class MetricSpectrum:
             The spectrum.
 
         Raises:
+            TypeError: If it is no matrix of real numbers.
             ValueError: If the matrix is not square, symmetric and finite, or labels do not fit.
         """
+        if callable(matrix):
+            raise TypeError(
+                f"matrix: expected an array, a tensor or a MetricOperator, got {type(matrix).__name__}; for a QNode or layer use "
+                "fubini.metric_spectrum(qnode)(weights)"
+            )
         if isinstance(matrix, MetricOperator):
             matrix = matrix.dense()
         single = str(getattr(matrix, "dtype", "")).endswith("float32")

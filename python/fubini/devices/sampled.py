@@ -221,5 +221,6 @@ def refuse_channels(tape: GateTape) -> None:
         if isinstance(gate.operation, qml.operation.Channel):
             raise UnsupportedCircuitError(
                 f"qnode: {gate.operation.name} is a channel, and the Fubini-Study metric is defined for pure states; "
-                "use fubini.devices.mixed for the metrics of mixed states"
+                "use fubini.quantum_fisher(qnode)(...) on default.mixed, which is four times the metric where states are "
+                "pure, or fubini.devices.mixed for other metrics of mixed states"
             )

@@ -145,6 +145,49 @@ def arranged(values: torch.Tensor, shapes: Sequence[tuple[int, ...]], kind: str)
     return values
 
 
+def check_results(results: Any) -> None:
+    """Raise an error unless a QNode returned measurements that can be put side by side.
+
+    Args:
+        results: What it returned, no tensor.
+
+    Raises:
+        TypeError: Says what was returned.
+    """
+
+    def fits(value: Any, depth: int = 0) -> bool:
+        if isinstance(value, torch.Tensor):
+            return True
+        return (
+            depth < 2 and isinstance(value, list | tuple) and all(fits(v, depth + 1) for v in value)
+        )
+
+    if not fits(results):
+        got = type(results).__name__
+        if isinstance(results, list | tuple):
+            got += f" with {', '.join(type(r).__name__ for r in results)}"
+        raise TypeError(
+            f"qnode: expected it to return one measurement or a list of them, got a {got}; return a list of measurements"
+        )
+
+
+def check_stack(results: Sequence[torch.Tensor]) -> None:
+    """Raise an error unless the results of a tuple of measurements can be stacked.
+
+    Args:
+        results: One tensor for each measurement.
+
+    Raises:
+        ValueError: Names the shapes.
+    """
+    shapes = [tuple(r.shape) for r in results]
+    if any(shape != shapes[0] for shape in shapes):
+        raise ValueError(
+            f"qnode: expected measurements of one shape in a tuple, which are stacked, got {shapes}; return a list of them, "
+            "whose results are put side by side"
+        )
+
+
 def with_leading(result: torch.Tensor, leading: torch.Size) -> torch.Tensor:
     """Return a result with the batch dimensions of the inputs restored.
 

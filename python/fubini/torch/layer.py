@@ -18,7 +18,15 @@ from fubini.layers import LayerRule
 from fubini.recent import Recent
 from fubini.torch.dry_run import StepCost, step_cost
 from fubini.torch.evaluations import Watched, register
-from fubini.torch.forms import Form, arranged, check_function, returned_kind, with_leading
+from fubini.torch.forms import (
+    Form,
+    arranged,
+    check_function,
+    check_results,
+    check_stack,
+    returned_kind,
+    with_leading,
+)
 from fubini.torch.native import run_affine, run_traced
 from fubini.torch.shifted import derivatives_of, run_shifted, shifted_circuit
 from fubini.torch.shot_noise import ShotNoise
@@ -267,6 +275,7 @@ class QuantumLayer(torch.nn.Module):
         if watched is not None:
             watched.close(self.shot_noise)
         if isinstance(results, tuple):
+            check_stack(results)
             return torch.stack([with_leading(r, leading) for r in results])
         return with_leading(results, leading)
 
@@ -396,6 +405,7 @@ class QuantumLayer(torch.nn.Module):
         results = by_words(self.qnode)(**arguments)
         if isinstance(results, torch.Tensor):
             return results.to(x.dtype)
+        check_results(results)
 
         def side_by_side(parts: Sequence[torch.Tensor]) -> torch.Tensor:
             columns = [part.reshape(x.shape[0], -1) for part in parts] if x.ndim > 1 else parts

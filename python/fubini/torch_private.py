@@ -169,3 +169,22 @@ def unflattened(vector: Tensor, like: Sequence[Tensor]) -> Sequence[Tensor]:
 #: One operation on many tensors; documented for torch's optimizers, but only by their arguments.
 foreach_mul: Callable[..., Any] = torch._foreach_mul
 foreach_add_: Callable[..., Any] = torch._foreach_add_
+
+
+# -- Checkpoints: what a model computes twice to save memory. There is no way to turn that off from outside. -------------
+
+
+def checkpoint_switches() -> list[tuple[Any, str]]:
+    """Return what ``torch.utils.checkpoint`` calls for a checkpoint, as owner and name, as far as it is there.
+
+    ``_checkpoint_without_reentrant_generator`` is a generator that runs up to its ``yield`` before the function, and on after
+    it; ``CheckpointFunction.apply`` takes the function, a flag and the arguments.
+    """
+    import torch.utils.checkpoint as module  # not needed to import fubini
+
+    found: list[tuple[Any, str]] = []
+    if hasattr(module, "_checkpoint_without_reentrant_generator"):
+        found.append((module, "_checkpoint_without_reentrant_generator"))
+    if hasattr(module, "CheckpointFunction"):
+        found.append((module.CheckpointFunction, "apply"))
+    return found

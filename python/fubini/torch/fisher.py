@@ -388,7 +388,7 @@ def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
         if isinstance(model, torch.nn.parallel.DistributedDataParallel | torch.nn.DataParallel):
             model = model.module
             continue
-        inner = model._modules.get("_orig_mod")  # torch.compile
+        inner = getattr(model, "_orig_mod", None)  # torch.compile
         if inner is None:
             return model
         model = inner

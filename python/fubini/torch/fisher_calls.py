@@ -195,6 +195,9 @@ def batched_gradients(output: Tensor, leaves: list[Tensor], g: Tensor) -> list[T
         output: Tensor with a graph.
         leaves: What to differentiate by.
         g: (K, *output.shape).
+
+    Raises:
+        TypeError: For an operation that torch does not differentiate in this way.
     """
     try:
         return list(
@@ -203,10 +206,18 @@ def batched_gradients(output: Tensor, leaves: list[Tensor], g: Tensor) -> list[T
             )
         )
     except RuntimeError:  # an operation that cannot be batched: one cotangent at a time
-        each = [
-            torch.autograd.grad(output, leaves, one, retain_graph=True, allow_unused=True)
-            for one in g
-        ]
+        try:
+            each = [
+                torch.autograd.grad(output, leaves, one, retain_graph=True, allow_unused=True)
+                for one in g
+            ]
+        except NotImplementedError:
+            raise
+        except RuntimeError as error:
+            raise TypeError(
+                f"model: expected operations that torch.autograd.grad differentiates, several times, got one that it does not "
+                f"({error}); use metric='quantum', or other operations"
+            ) from error
         return [
             None if column[0] is None else torch.stack(list(column))
             for column in zip(*each, strict=True)

@@ -17,7 +17,7 @@ from fubini.torch.fisher_pass import (
     check_output,
     replaced_forwards,
 )
-from fubini.torch.surroundings import NoAutocast, Seen, without_autocast
+from fubini.torch.surroundings import Plainly, Seen, without_autocast
 
 Tensor = torch.Tensor
 
@@ -78,7 +78,7 @@ class _Product:
         model, self._curvature = layout.model, curvature
         copies = {id(p): p.detach().clone().requires_grad_() for p in parameters}
         replaced = {n: copies.get(id(p), p.detach()) for n, p in model.named_parameters()}
-        with again(layout, seen), replaced_forwards(_torch_layers(model, copies)), NoAutocast():
+        with again(layout, seen), replaced_forwards(_torch_layers(model, copies)), Plainly():
             self._output = check_output(call_model(layout, seen, replaced))
             self._leaves = [copies[id(p)] for p in parameters]
             self._u = torch.zeros_like(self._output, requires_grad=True)

@@ -15,7 +15,7 @@ import torch.nn.attention
 from fubini.torch.fisher_calls import Call, batched_gradients
 from fubini.torch.fisher_quantum import QuantumCall
 from fubini.torch.fisher_rules import BatchNormCall, ConvCall, rule_for
-from fubini.torch.surroundings import NoAutocast, Seen, copied
+from fubini.torch.surroundings import Plainly, Seen, copied
 from fubini.torch_private import is_mapped, is_wrapped, unwrapped
 
 Tensor = torch.Tensor
@@ -324,7 +324,7 @@ def run(
             for name, module, kind in layout.layers
             if "forward" not in module.__dict__  # somebody's own: nobody knows what it does
         }
-    with again(layout, seen), replaced_forwards(forwards), NoAutocast() as precision:
+    with again(layout, seen), replaced_forwards(forwards), Plainly() as precision:
         output = call_model(layout, seen, {})
         result.autocast = precision.asked
         result.finish(check_output(output))

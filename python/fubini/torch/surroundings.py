@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 
-from fubini.torch_private import pytree
+from fubini.torch_private import checkpoint_switches, pytree
 
 Tensor = torch.Tensor
 
@@ -189,8 +189,11 @@ def without_autocast() -> Any:
     return stack
 
 
-class NoAutocast:
-    """A context in which autocast stays off in this thread, also where the model's own forward turns it on.
+class Plainly:
+    """A context in which a model runs plainly in this thread, whatever its own forward turns on.
+
+    Autocast stays off: the metric is computed in the precision of the parameters. Activation checkpoints keep what they
+    would compute again: that happens with the layers as they are, and not at all where only gradients are asked for.
 
     Attributes:
         asked: Whether autocast was to be turned on.
@@ -199,12 +202,12 @@ class NoAutocast:
     _lock = threading.Lock()
     _inside = 0  # in how many threads
     _here = threading.local()
-    _original: Any = None
+    _originals: ClassVar[list[tuple[Any, str, Any]]] = []
 
     def __init__(self) -> None:
         self.asked = False
         self._outer: Any = None
-        self._before: NoAutocast | None = None
+        self._before: Plainly | None = None
 
     def __enter__(self) -> Self:
         self._outer = without_autocast()
@@ -212,27 +215,69 @@ class NoAutocast:
         self._before = getattr(self._here, "context", None)
         self._here.context = self
         with self._lock:
-            if not NoAutocast._inside:
-                # The one place that every way of turning it on by a context or decorator goes through.
-                NoAutocast._original = torch.autocast.__enter__
-                torch.autocast.__enter__ = _entered  # type: ignore[method-assign]
-            NoAutocast._inside += 1
+            if not Plainly._inside:
+                for owner, name, make in _switches():
+                    original = owner.__dict__.get(name)  # None: inherited
+                    Plainly._originals.append((owner, name, original))
+                    setattr(owner, name, make(getattr(owner, name)))
+            Plainly._inside += 1
         return self
 
     def __exit__(self, *error: object) -> None:
         self._here.context = self._before
         with self._lock:
-            NoAutocast._inside -= 1
-            if not NoAutocast._inside:
-                torch.autocast.__enter__ = NoAutocast._original  # type: ignore[method-assign]
+            Plainly._inside -= 1
+            if not Plainly._inside:
+                while Plainly._originals:
+                    owner, name, original = Plainly._originals.pop()
+                    if original is None:
+                        delattr(owner, name)
+                    else:
+                        setattr(owner, name, original)
         self._outer.__exit__(*error)
 
+    @classmethod
+    def current(cls) -> Plainly | None:
+        """Return the innermost context of this thread, if any."""
+        return getattr(cls._here, "context", None)
 
-def _entered(context: Any) -> Any:
-    """In place of ``torch.autocast.__enter__`` while there is a NoAutocast; does the same in other threads."""
-    result = NoAutocast._original(context)
-    here = getattr(NoAutocast._here, "context", None)
-    if here is not None and torch.is_autocast_enabled(context.device):
-        here.asked = True
-        torch.set_autocast_enabled(context.device, False)  # __exit__ restores what was before
-    return result
+
+def _switches() -> list[tuple[Any, str, Callable[[Any], Any]]]:
+    """What is replaced meanwhile: owner, name, and what makes the replacement, which does the same in other threads."""
+    # The one place that every way of turning autocast on by a context or decorator goes through.
+    found: list[tuple[Any, str, Callable[[Any], Any]]] = [(torch.autocast, "__enter__", _entering)]
+    return found + [(owner, name, _MAKERS[name]) for owner, name in checkpoint_switches()]
+
+
+def _entering(original: Any) -> Any:
+    def entered(context: Any) -> Any:
+        result, here = original(context), Plainly.current()
+        if here is not None and torch.is_autocast_enabled(context.device):
+            here.asked = True
+            torch.set_autocast_enabled(context.device, False)  # __exit__ restores what was before
+        return result
+
+    return entered
+
+
+def _keeping(original: Any) -> Any:
+    def generator(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        if Plainly.current() is None:
+            return original(*args, **kwargs)  # type: ignore[no-any-return]
+        return iter([None])
+
+    return generator
+
+
+def _calling(original: Any) -> Any:
+    def apply(function: Any, preserve: Any, *args: Any) -> Any:
+        return (
+            function(*args)
+            if Plainly.current() is not None
+            else original(function, preserve, *args)
+        )
+
+    return staticmethod(apply)
+
+
+_MAKERS = {"_checkpoint_without_reentrant_generator": _keeping, "apply": _calling}

@@ -12,13 +12,16 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pennylane as qml
 import pytest
 import torch
 
+from fubini.compile.watch import Watch
 from watching import angle, watched
 
 # Uncommon ways of reading are the subject.
 # ruff: noqa: B006, PLW0108, F841
+TABLE = [0.0]
 Case = tuple[Callable[[], Any], Callable[[], Any]]
 
 
@@ -333,3 +336,30 @@ def test_a_change_is_noticed(make: Callable[[], Case]) -> None:
 @pytest.mark.parametrize("make", NAMED, ids=lambda make: make.__name__)
 def test_what_cannot_be_followed_is_named(make: Callable[[], Case]) -> None:
     assert watched(angle(make()[0])).problem is not None
+
+
+def test_a_transform_is_watched_as_well() -> None:
+    settings = {"scale": 1.0}
+
+    def scaled(tape: Any, table: Any) -> Any:
+        ops = [
+            qml.RX(settings["scale"] * op.data[0] + table[0], op.wires) for op in tape.operations
+        ]
+        return [type(tape)(ops, tape.measurements, shots=tape.shots)], lambda results: results[0]
+
+    def circuit(inputs: Any) -> Any:
+        qml.RX(inputs, 0)
+        return qml.expval(qml.Z(0))
+
+    for change in (lambda: settings.update(scale=2.0), lambda: TABLE.__setitem__(0, 0.8)):
+        TABLE[:] = [0.0]
+        watch = Watch(circuit)
+        watch.also(scaled, "a transform")
+        watch.also(TABLE, "what a transform is given")
+        with watch:
+            tape = qml.tape.make_qscript(circuit)(0.3)
+            scaled(tape, TABLE)
+        assert watch.problem is None
+        assert watch.holds()
+        change()
+        assert not watch.holds()

@@ -364,6 +364,7 @@ def inplace_arr():
 
 # Understood: compiled, and a change is noticed.
 NOTICED = [
+    template_wrapped,
     fstring,
     strformat,
     chainmap,
@@ -413,7 +414,6 @@ NAMED = [
     getattr_dyn_tensor,
     genexp,
     zipped,
-    template_wrapped,
     inplace_arr,
 ]
 

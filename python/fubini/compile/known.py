@@ -44,6 +44,8 @@ _PYTHON: dict[str, tuple[str, ...]] = {
     "pennylane.measurements": _ALL,
     "pennylane.templates": _ALL,
     "pennylane.registers": _ALL,
+    "pennylane.tape.qscript": _ALL,
+    "pennylane.tape.tape": _ALL,
     "pennylane.qaoa": _ALL,
     "pennylane.pytrees": _ALL,
     "pennylane.numpy.tensor": _ALL,
@@ -290,6 +292,11 @@ def known_code(module: str, code: types.CodeType) -> bool:
         "short_name",
     }:
         return True
+    if module.startswith("fubini.") and code.co_name in {
+        "__torch_function__",
+        "__torch_dispatch__",
+    }:
+        return True  # who records what is done with tensors
     return _listed(module, code.co_qualname)
 
 

@@ -65,6 +65,17 @@ class Watch:
         if why is not None:
             self._fail(f"it is {why}")
 
+    def also(self, value: Any, name: str) -> None:
+        """Watch what belongs to the same circuit besides the function, such as a user's transform and its arguments.
+
+        Args:
+            value: The transform, or what it was given.
+            name: What it is, for ``problem``.
+        """
+        if (why := self._snapshot.look(value)) is not None:
+            self._fail(f"{name} is {why}")
+        self._snapshot.seal()
+
     def holds(self) -> bool:
         """Say whether everything that was read is as it was; False where there is a problem."""
         return (

@@ -263,6 +263,18 @@ def test_tangents_of_none_are_not_multiplied():
     assert np.isnan(e.jvp(w, x, np.ones(1), np.zeros((1, 1))))
 
 
+@pytest.mark.parametrize("angles", [2, 0])
+def test_a_jacobian_looks_at_one_output_at_a_time(angles):
+    # The derivative of sqrt(x) at 0 is infinite, and 0 times it must not reach that of x ** 2.
+    builder = Builder(1, 0)
+    x = builder.add("weight", 0)
+    e = builder.build(
+        [builder.add("sqrt", x), builder.sum(-0.0, (1.0, x, x), (1.0, x, -1))], angles
+    )
+    found, _ = e.jacobian(np.zeros(1), np.zeros((1, 0)), [1, 0, 1])
+    np.testing.assert_array_equal(found[0, :, 0], [1, np.inf, 1])
+
+
 def test_signed_zeros_survive_sums_without_a_constant():
     builder = Builder(0, 1)
     negative = builder.sum(-0.0, (-1.0, builder.add("input", 0), -1))

@@ -189,8 +189,11 @@ def test_maps_that_do_not_fit_the_program_are_refused():
     _, passed = _core.forward(takes, state, [w], x, True)
     with pytest.raises(ValueError, match="map: expected"):
         _core.backward(starts, state, passed, np.ones((2, 3)))
-    with pytest.raises(ValueError, match="states: "):
+    with pytest.raises(ValueError, match="passed: expected"):
         _core.backward(starts, no_state, passed, np.ones((2, 3)))
+    twin = circuit(angles, embedding=True).program
+    with pytest.raises(ValueError, match="passed: expected"):
+        _core.backward(twin, state, passed, np.ones((2, 3)))
     other, other_outputs = product_layer(angles, 1)
     with pytest.raises(ValueError, match="passed: expected"):
         _core.backward(

@@ -37,6 +37,7 @@ std::vector<Coefficient> coefficients(const Entries& entries) {
 
 /// What the backward pass needs of a forward pass.
 struct Pass {
+    const Program* program = nullptr;
     std::vector<double> weights;
     RealArray inputs;
     RealArray angles;
@@ -119,6 +120,7 @@ py::typing::Tuple<RealArray, py::typing::Optional<Pass>> forward(const Program& 
         pass->fresh = true;
     }
     run([&] { expval(program, batch, to, pass->kept); });
+    pass->program = &program;
     pass->weights = std::move(found->weights);
     pass->inputs = inputs;
     pass->angles = std::move(found->angles);
@@ -130,12 +132,13 @@ py::typing::Tuple<RealArray, py::typing::Optional<Pass>> forward(const Program& 
 std::pair<RealArray, std::vector<RealArray>> backward(const Program& program, const AngleMap& map, Pass& pass,
                                                       const RealArray& cotangents) {
     expect_match(program, map);
-    const Batch batch = batch_of(program, pass.angles, pass.states);
-    const auto size = static_cast<py::ssize_t>(batch.size);
-    if (pass.weights.size() != static_cast<std::size_t>(map.weights()) ||
-        batch_rows(map, pass.inputs) != size) {
-        throw py::value_error("passed: expected the result of forward with this map");
+    const auto size = static_cast<py::ssize_t>(pass.angles.shape(0));
+    if (pass.program != &program || pass.angles.shape(1) != map.angles() ||
+        pass.states.has_value() != (map.amplitudes() > 0) || batch_rows(map, pass.inputs) != size ||
+        pass.weights.size() != static_cast<std::size_t>(map.weights())) {
+        throw py::value_error("passed: expected the result of forward with this program and this map");
     }
+    const Batch batch = batch_of(program, pass.angles, pass.states);
     expect_shape("cotangents", cotangents, "(batch, outputs)", size,
                  static_cast<py::ssize_t>(program.outputs().size()));
     const bool by_states = pass.states && map.state_has_derivatives();

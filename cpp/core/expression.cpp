@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <functional>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -12,7 +13,8 @@
 namespace fubini {
 namespace {
 
-constexpr std::size_t max_cone_nodes = std::size_t{1} << 21;
+constexpr std::size_t max_cone_arguments = std::size_t{1} << 21;
+constexpr std::size_t max_terms = std::size_t{1} << 26;
 
 constexpr auto kinds = std::to_array<ExpressionKindInfo>({
     {"weight", 0},     {"input", 0},   {"sum", -1},           {"quotient", 2}, {"power", 2}, {"atan2", 2},
@@ -35,8 +37,8 @@ void expect(bool holds, const char* list, std::size_t index, const char* what, i
 
 constexpr auto most = static_cast<std::size_t>(std::numeric_limits<int>::max() / 4);
 
-[[noreturn]] void refuse_long(const char* list) {
-    refuse(std::string(list) + ": expected at most " + std::to_string(most) + " entries");
+[[noreturn]] void refuse_long(const char* list, std::size_t limit) {
+    refuse(std::string(list) + ": expected at most " + std::to_string(limit) + " entries");
 }
 
 bool within(int index, int size) { return index >= 0 && index < size; }
@@ -80,6 +82,12 @@ void prune(ExpressionGraph& graph) {
         graph.for_arguments(graph.nodes[i],
                             [&](int argument) { live[static_cast<std::size_t>(argument)] = 1; });
     }
+    std::size_t total = 0;  // lists of terms that overlap are copied
+    for (std::size_t i = 0; i < graph.nodes.size(); ++i) {
+        if (live[i] != 0 && graph.nodes[i].kind == ExpressionKind::sum)
+            total += static_cast<std::size_t>(graph.nodes[i].v);
+    }
+    if (total > max_terms) refuse_long("terms of all nodes", max_terms);
     std::vector<int> renamed(graph.nodes.size(), -1);
     const auto name = [&](int old) { return old < 0 ? -1 : renamed[static_cast<std::size_t>(old)]; };
     std::vector<ExpressionNode> nodes;
@@ -91,7 +99,6 @@ void prune(ExpressionGraph& graph) {
             const int first = static_cast<int>(terms.size());
             for (const ExpressionTerm& term : graph.terms_of(node))
                 terms.push_back({term.coefficient, name(term.u), name(term.v)});
-            if (terms.size() > most) refuse_long("terms");  // lists that overlap are copied
             node.u = first;
         } else if (kinds[static_cast<std::size_t>(node.kind)].arguments > 0) {
             node.u = name(node.u);
@@ -187,31 +194,30 @@ void analyse(ExpressionGraph& graph) {
 
 void find_cones(ExpressionGraph& graph) {
     std::vector<int> seen(graph.nodes.size(), -1);
-    std::size_t total = 0;
+    std::size_t arguments = 0;
     for (int a = 0; a < graph.angles; ++a) {
-        std::vector<int> cone;
-        const auto visit = [&](int node) {
-            const auto i = static_cast<std::size_t>(node);
-            if (seen[i] == a || graph.needed[i] == 0) return;
-            seen[i] = a;
-            cone.push_back(node);
-        };
-        visit(graph.outputs[static_cast<std::size_t>(a)]);
-        for (std::size_t next = 0; next < cone.size(); ++next) {
-            const ExpressionNode& node = graph.node(cone[next]);
-            graph.for_arguments(node, visit);
-        }
-        std::ranges::sort(cone, std::greater<>());
-        total += cone.size();
-        if (total > max_cone_nodes) {
-            graph.cones.clear();
-            return;
-        }
-        graph.cones.push_back(std::move(cone));
+        graph.cones.push_back(graph.cone(graph.outputs[static_cast<std::size_t>(a)], seen, a, arguments));
+        if (arguments > max_cone_arguments) return graph.cones.clear();
     }
 }
 
 }  // namespace
+
+std::vector<int> ExpressionGraph::cone(int output, std::vector<int>& seen, int stamp,
+                                       std::size_t& arguments) const {
+    std::vector<int> found;
+    const auto visit = [&](int node_index) {
+        const auto i = static_cast<std::size_t>(node_index);
+        ++arguments;
+        if (seen[i] == stamp || needed[i] == 0) return;
+        seen[i] = stamp;
+        found.push_back(node_index);
+    };
+    visit(output);
+    for (std::size_t next = 0; next < found.size(); ++next) for_arguments(node(found[next]), visit);
+    std::ranges::sort(found, std::greater<>());
+    return found;
+}
 
 std::span<const ExpressionKindInfo> expression_kinds() { return kinds; }
 
@@ -222,7 +228,9 @@ Expression::Expression(int weights, int inputs, const std::vector<ExpressionNode
         refuse("weights, inputs, angles: expected numbers >= 0, got " + std::to_string(weights) + ", " +
                std::to_string(inputs) + " and " + std::to_string(angles));
     }
-    if (std::max({nodes.size(), terms.size(), outputs.size()}) > most) refuse_long("nodes, terms, outputs");
+    if (std::max({nodes.size(), terms.size(), outputs.size()}) > most) {
+        refuse_long("nodes, terms, outputs", most);
+    }
     const auto angle_count = static_cast<std::size_t>(angles);
     if (outputs.size() < angle_count || (outputs.size() - angle_count) % 2 != 0) {
         refuse("outputs: expected " + std::to_string(angles) +

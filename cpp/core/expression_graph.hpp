@@ -52,6 +52,11 @@ struct ExpressionGraph {
         return by_row ? weights_by_row : shared_weights;
     }
 
+    /// The nodes that a reverse sweep from an output alone visits, in its order. `seen`, one entry per node,
+    /// holds no `stamp` yet; `arguments` counts what is looked at.
+    [[nodiscard]] std::vector<int> cone(int output, std::vector<int>& seen, int stamp,
+                                        std::size_t& arguments) const;
+
     /// Calls body(argument) for every node that a node computes with.
     template <typename Body>
     void for_arguments(const ExpressionNode& node, const Body& body) const {

@@ -296,20 +296,27 @@ void Expression::jacobian(const AnglePoint& at, std::span<const int> rows, doubl
     if (by_weights != nullptr) std::fill_n(by_weights, at.batch * count * graph.weights, 0.0);
     if (by_inputs != nullptr) std::fill_n(by_inputs, at.batch * count * graph.inputs, 0.0);
     Pass pass(graph, at, true, nullptr, true);
-    const std::vector<int>& all = pass.places().reverse_varying;
+    // From one output alone: the adjoints of what it does not need are not 0 times an infinite derivative.
+    std::vector<std::vector<int>> found;
+    std::vector<std::span<const int>> cones;
+    std::vector<int> seen(graph.nodes.size(), -1);
+    found.reserve(rows.size());
+    for (const int row : rows) {
+        const auto index = static_cast<std::size_t>(row);
+        if (index >= graph.cones.size()) {
+            std::size_t arguments = 0;
+            found.push_back(
+                graph.cone(graph.outputs[index], seen, static_cast<int>(found.size()), arguments));
+        }
+        cones.emplace_back(index < graph.cones.size() ? graph.cones[index] : found.back());
+    }
     const double one = 1;
     pass.for_tiles(1.0 + 2.0 * static_cast<double>(count), [&](ExpressionSweep& sweep) {
         for (std::ptrdiff_t r = 0; r < count; ++r) {
-            const auto row = static_cast<std::size_t>(rows[static_cast<std::size_t>(r)]);
-            const int output = graph.outputs[row];
-            if (graph.needed[static_cast<std::size_t>(output)] == 0) continue;
-            std::span<const int> cone;
-            if (row < graph.cones.size()) {
-                cone = graph.cones[row];
-            } else {  // everything up to the output
-                const auto from = std::ranges::lower_bound(all, output, std::greater<>());
-                cone = {from, all.end()};
-            }
+            const auto row = static_cast<std::size_t>(r);
+            const int output = graph.outputs[static_cast<std::size_t>(rows[row])];
+            const std::span<const int> cone = cones[row];
+            if (cone.empty()) continue;
             for (const int node : cone) sweep.clear(sweep.adjoints, node);
             sweep.seed(sweep.adjoints, output, &one, 0);
             for (const int node : cone) {

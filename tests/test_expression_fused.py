@@ -194,7 +194,7 @@ def test_maps_that_do_not_fit_the_program_are_refused():
     twin = circuit(angles, embedding=True).program
     with pytest.raises(ValueError, match="passed: expected"):
         _core.backward(twin, state, passed, np.ones((2, 3)))
-    other, other_outputs = product_layer(angles, 1)
+    other, other_outputs = product_layer(angles, builder.inputs)
     with pytest.raises(ValueError, match="passed: expected"):
         _core.backward(
             starts,

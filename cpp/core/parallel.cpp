@@ -5,12 +5,13 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
-#include <cstdlib>
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -27,14 +28,9 @@ namespace {
 thread_local bool inside_parallel = false;
 
 int default_threads() {
-    if (const char* text = std::getenv("FUBINI_NUM_THREADS")) {
-        char* end = nullptr;
-        const long value = std::strtol(text, &end, 10);
-        if (end != text && *end == '\0' && value >= 1 && value <= 1024) return static_cast<int>(value);
-    }
 #if defined(__linux__)
-    cpu_set_t
-        set;  // the affinity mask counts what a container or taskset grants; hardware_concurrency may not
+    // The affinity mask counts what a container or taskset grants; hardware_concurrency may not.
+    cpu_set_t set;
     if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
 #endif
     return std::max(1U, std::thread::hardware_concurrency());
@@ -46,6 +42,7 @@ struct Round {
     std::ptrdiff_t count = 0;
     std::ptrdiff_t parts = 0;
     std::atomic<std::ptrdiff_t> next{0};
+    std::atomic<std::ptrdiff_t> finished{0};
     std::vector<std::exception_ptr> errors;
 
     void run() {
@@ -56,6 +53,7 @@ struct Round {
             } catch (...) {
                 errors[static_cast<std::size_t>(part)] = std::current_exception();
             }
+            finished.fetch_add(1);
         }
         inside_parallel = false;
     }
@@ -86,9 +84,14 @@ bool spin_until(const Ready& ready) {
 
 class Pool {
   public:
-    explicit Pool(int workers) {
+    /// Fewer threads where the system grants no more.
+    explicit Pool(int workers) : wanted_(workers) {
         threads_.reserve(static_cast<std::size_t>(workers));
-        for (int i = 0; i < workers; ++i) threads_.emplace_back([this] { work(); });
+        try {
+            for (int i = 0; i < workers; ++i) threads_.emplace_back([this] { work(); });
+        } catch (const std::system_error&) {
+        } catch (const std::bad_alloc&) {
+        }
     }
     Pool(const Pool&) = delete;
     Pool& operator=(const Pool&) = delete;
@@ -102,7 +105,10 @@ class Pool {
         for (std::thread& thread : threads_) thread.join();
     }
 
-    [[nodiscard]] int workers() const { return static_cast<int>(threads_.size()); }
+    [[nodiscard]] int wanted() const { return wanted_; }
+
+    /// In the child of a fork, which has none of the threads, and maybe a mutex that one of them held.
+    void abandon() { abandoned_.store(true); }
 
     void run(Round& round) {
         {
@@ -112,6 +118,7 @@ class Pool {
         }
         wake_.notify_all();
         round.run();
+        if (abandoned_.load()) return;  // the body forked
         {
             // Every part is claimed: a worker that has not come yet is not waited for.
             const std::lock_guard lock(mutex_);
@@ -142,32 +149,38 @@ class Pool {
         }
     }
 
-    std::mutex
-        mutex_;  // guards round_ and stopping_; the counters are atomic because waiting threads read them
+    // Guards round_ and stopping_; the counters are atomic because waiting threads read them.
+    std::mutex mutex_;
     std::condition_variable wake_;
     std::condition_variable done_;
     std::vector<std::thread> threads_;
+    int wanted_;
     Round* round_ = nullptr;
     std::atomic<std::size_t> generation_{0};
     std::atomic<int> active_{0};  // workers inside the current round
+    std::atomic<bool> abandoned_{false};
     bool stopping_ = false;
 };
 
+/// The pool, and who has it at the moment.
+struct Owner {
+    std::mutex mutex;
+    std::unique_ptr<Pool> pool;  // guarded by mutex
+};
+
 std::atomic<int> requested_threads{0};  // 0: not decided yet
-std::unique_ptr<Pool> pool;             // guarded by pool_mutex
-std::mutex pool_mutex;
+// Never destroyed: a thread may still be in a sweep when the process ends.
+std::atomic<Owner*> owner{new Owner};
 
 #if defined(__unix__) || defined(__APPLE__)
-// After fork only the calling thread exists in the child: the pool's threads are gone, and joining them would
-// hang. The handlers hold the mutex across the fork, so that the child never inherits it locked by another
-// thread.
-void before_fork() { pool_mutex.lock(); }
-void after_fork_parent() { pool_mutex.unlock(); }
+// After fork only the calling thread exists in the child: it starts a pool of its own. What was there is left as
+// it is: its threads cannot be joined, and its mutex may be locked for good. Nothing is locked before the fork: a
+// thread in a sweep may hold the mutex and wait for what the forking thread holds, such as Python's lock.
 void after_fork_child() {
-    (void)pool.release();
-    pool_mutex.unlock();
+    Owner* before = owner.exchange(new Owner);
+    if (before->pool) before->pool->abandon();
 }
-[[maybe_unused]] const int fork_handlers = pthread_atfork(before_fork, after_fork_parent, after_fork_child);
+[[maybe_unused]] const int fork_handlers = pthread_atfork(nullptr, nullptr, after_fork_child);
 #endif
 
 }  // namespace
@@ -201,23 +214,29 @@ void parallel_for(std::ptrdiff_t count, std::ptrdiff_t grain,
         return;
     }
     // Two Python threads may call at once: the second one works alone instead of waiting for the first.
-    const std::unique_lock lock(pool_mutex, std::try_to_lock);
+    Owner& mine = *owner.load();
+    const std::unique_lock lock(mine.mutex, std::try_to_lock);
     if (!lock.owns_lock()) {
         body(0, count);
         return;
     }
-    if (!pool || pool->workers() != threads - 1) {
-        pool.reset();
-        pool = std::make_unique<Pool>(threads - 1);
+    if (!mine.pool || mine.pool->wanted() != threads - 1) {
+        mine.pool.reset();
+        mine.pool = std::make_unique<Pool>(threads - 1);
     }
     Round round;
     round.body = &body;
     round.count = count;
     round.parts = parts;
     round.errors.resize(static_cast<std::size_t>(parts));
-    pool->run(round);
+    mine.pool->run(round);
     for (const std::exception_ptr& error : round.errors) {
         if (error) std::rethrow_exception(error);
+    }
+    if (round.finished.load() != parts) {
+        throw std::runtime_error(
+            "the process was forked in the middle of this computation, whose other threads are not in the child; "
+            "compute it again");
     }
 }
 

@@ -11,16 +11,26 @@
 namespace fubini::detail {
 namespace {
 
-/// Rows and columns p and q of the full symmetric matrix trade places; columns before `from` belong to L and
-/// are swapped as rows.
+/// Rows and columns p < q of the trailing matrix trade places in its lower triangle; the rows of L to the left of
+/// it as well.
 void swap_symmetric(double* a, std::ptrdiff_t n, std::ptrdiff_t p, std::ptrdiff_t q) {
     if (p == q) return;
-    for (std::ptrdiff_t j = 0; j < n; ++j) std::swap(a[p * n + j], a[q * n + j]);
-    for (std::ptrdiff_t i = 0; i < n; ++i) std::swap(a[i * n + p], a[i * n + q]);
+    for (std::ptrdiff_t j = 0; j < p; ++j) std::swap(a[p * n + j], a[q * n + j]);
+    for (std::ptrdiff_t j = p + 1; j < q; ++j) std::swap(a[j * n + p], a[q * n + j]);
+    for (std::ptrdiff_t i = q + 1; i < n; ++i) std::swap(a[i * n + p], a[i * n + q]);
+    std::swap(a[p * n + p], a[q * n + q]);
+}
+
+/// Column k of the lower triangle, from row `first` on, side by side in row k of the upper one.
+const double* contiguous(double* a, std::ptrdiff_t n, std::ptrdiff_t k, std::ptrdiff_t first) {
+    for (std::ptrdiff_t i = first; i < n; ++i) a[k * n + i] = a[i * n + k];
+    return a + k * n;
 }
 
 }  // namespace
 
+// Only the lower triangle is read and updated. The same entry computed twice, once for each triangle, would differ
+// by a rounding, and that difference grows by |l| in every step.
 bool factorise_ldlt(double* a, std::ptrdiff_t n, std::ptrdiff_t* pivots) {
     // Bounds the growth of the elements over two steps equally for 1x1 and 2x2 pivots.
     const double alpha = (1.0 + std::sqrt(17.0)) / 8.0;
@@ -43,9 +53,8 @@ bool factorise_ldlt(double* a, std::ptrdiff_t n, std::ptrdiff_t* pivots) {
         bool two = false;
         if (diagonal < alpha * column_max) {
             double row_max = 0.0;
-            for (std::ptrdiff_t j = k; j < n; ++j) {
-                if (j != r) row_max = std::max(row_max, std::abs(a[r * n + j]));
-            }
+            for (std::ptrdiff_t j = k; j < r; ++j) row_max = std::max(row_max, std::abs(a[r * n + j]));
+            for (std::ptrdiff_t i = r + 1; i < n; ++i) row_max = std::max(row_max, std::abs(a[i * n + r]));
             // Quotients of at most 1: the products of the textbook leave the range of double.
             if (diagonal >= alpha * column_max * (column_max / row_max)) {
                 swap = k;
@@ -60,10 +69,11 @@ bool factorise_ldlt(double* a, std::ptrdiff_t n, std::ptrdiff_t* pivots) {
             swap_symmetric(a, n, k, swap);
             pivots[k] = swap;
             const double inverse = 1.0 / a[k * n + k];
+            const double* column = contiguous(a, n, k, k + 1);
             for (std::ptrdiff_t i = k + 1; i < n; ++i) {
-                const double l = a[i * n + k] * inverse;
+                const double l = column[i] * inverse;
                 if (l != 0.0) {
-                    for (std::ptrdiff_t j = k + 1; j < n; ++j) a[i * n + j] -= l * a[k * n + j];
+                    for (std::ptrdiff_t j = k + 1; j <= i; ++j) a[i * n + j] -= l * column[j];
                 }
                 a[i * n + k] = l;
             }
@@ -80,14 +90,12 @@ bool factorise_ldlt(double* a, std::ptrdiff_t n, std::ptrdiff_t* pivots) {
         const double u = d11 / d21;
         const double w = d22 / d21;
         const double inverse = 1.0 / (d21 * (u * w - 1.0));
+        const double* left = contiguous(a, n, k, k + 2);
+        const double* right = contiguous(a, n, k + 1, k + 2);
         for (std::ptrdiff_t i = k + 2; i < n; ++i) {
-            const double a1 = a[i * n + k];
-            const double a2 = a[i * n + k + 1];
-            const double l1 = (w * a1 - a2) * inverse;
-            const double l2 = (u * a2 - a1) * inverse;
-            for (std::ptrdiff_t j = k + 2; j < n; ++j) {
-                a[i * n + j] -= l1 * a[k * n + j] + l2 * a[(k + 1) * n + j];
-            }
+            const double l1 = (w * left[i] - right[i]) * inverse;
+            const double l2 = (u * right[i] - left[i]) * inverse;
+            for (std::ptrdiff_t j = k + 2; j <= i; ++j) a[i * n + j] -= l1 * left[j] + l2 * right[j];
             a[i * n + k] = l1;
             a[i * n + k + 1] = l2;
         }

@@ -30,7 +30,8 @@ def build_info() -> BuildInfo:
 
 
 def get_num_threads() -> int:
-    """Return the number of threads that the kernel may use; ``FUBINI_NUM_THREADS`` sets the first value."""
+    """Return the number of threads that the kernel may use; ``FUBINI_NUM_THREADS`` or
+    ``OMP_NUM_THREADS`` sets the first value."""
     return _core.num_threads()
 
 

@@ -165,13 +165,6 @@ def test_concurrent_calls_and_fork() -> None:
         (lambda: _core.shift_sum(np.zeros(2, int), np.ones(2), np.ones((3, 1, 1)), 1), ValueError),
         (lambda: _core.shift_sum(np.zeros(2, int), np.ones(3), np.ones((2, 1, 1)), 1), ValueError),
         (lambda: _core.shift_sum(np.zeros(2, int), np.ones(2), np.ones((2, 1, 1)), 0), ValueError),
-        (lambda: _core.hilbert_schmidt(np.ones((1, 2, 2), complex)), ValueError),
-        (
-            lambda: _core.sld_fisher(
-                np.ones((2, 2, 2), complex), np.ones((1, 1, 2, 2), complex), 1e-9
-            ),
-            ValueError,
-        ),
     ],
 )
 def test_the_extension_repeats_the_checks_for_direct_callers(

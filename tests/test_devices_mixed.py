@@ -10,10 +10,10 @@ import scipy.linalg
 
 from circuits import random_circuit
 from devices_common import tape_of
-from fubini import UnsupportedCircuitError, _core
+from fubini import UnsupportedCircuitError
 from fubini.devices.calls import Usage
 from fubini.devices.executor import Executor
-from fubini.devices.mixed import mixed_metric_job
+from fubini.devices.mixed import hilbert_schmidt, mixed_metric_job, sld_fisher
 from fubini.reference import geometric_tensor
 
 
@@ -121,9 +121,9 @@ def test_against_the_lyapunov_equation() -> None:
         expected.append([[np.trace(rho @ (a @ b + b @ a)).real / 2 for b in logs] for a in logs])
         states.append(rho)
         derivatives.append(moved)
-    found = _core.sld_fisher(np.array(states), np.array(derivatives), 1e-12)
+    found = sld_fisher(np.array(states), np.array(derivatives), 1e-12)
     np.testing.assert_allclose(found, expected, rtol=1e-9)
-    traces = _core.hilbert_schmidt(np.array(derivatives))
+    traces = hilbert_schmidt(np.array(derivatives))
     flat = np.array(derivatives)
     np.testing.assert_allclose(traces, np.einsum("bikl,bjlk->bij", flat, flat).real, rtol=1e-12)
 

@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// One extension module per instruction set; FUBINI_MODULE is its name.
+// Compiled once; every extension module's entry point calls this one.
 #include "bind/module.hpp"
 
 #include <pybind11/stl.h>
 
+#include "bind/entry.hpp"
 #include "core/parallel.hpp"
 
 namespace py = pybind11;
 using namespace py::literals;
 
-PYBIND11_MODULE(FUBINI_MODULE, m) {
+PYBIND11_MODULE(_core, m) {
     m.doc() =
         "fubini's kernel. Private: use the functions of the fubini package, which check their arguments.";
-    m.def("isa", [] { return FUBINI_ISA_NAME; }, "Instruction set that this module was compiled for.");
+    m.def("isa", &fubini::bind::isa_name, "Instruction set that this module was compiled for.");
     m.def(
         "version", [] { return FUBINI_VERSION; }, "Version of the package that this module was built with.");
     m.def("compiler", [] { return __VERSION__; }, "Compiler that built this module.");
@@ -26,8 +27,6 @@ PYBIND11_MODULE(FUBINI_MODULE, m) {
     fubini::bind::register_affine(m);
     fubini::bind::register_expression(m);
     fubini::bind::register_derivatives(m);
-    fubini::bind::register_mixed(m);
-    fubini::bind::register_peak(m);
     fubini::bind::register_gauss_newton(m);
     fubini::bind::register_kronecker(m);
     fubini::bind::register_finite(m);

@@ -203,7 +203,8 @@ py::typing::Tuple<RealArray, RealArray, py::typing::Optional<RealArray>> lineari
     const bool by_states = found->states && map.state_has_derivatives();
     const py::ssize_t widest =
         std::max({map.angles(), map.weights(), map.inputs(), by_states ? 2 * map.amplitudes() : 0});
-    expect_fits(static_cast<double>(size * outputs) * static_cast<double>(widest), "the Jacobian");
+    expect_fits(static_cast<double>(size) * static_cast<double>(outputs) * static_cast<double>(widest),
+                "the Jacobian");
     RealArray values({size, outputs});
     RealArray by_weights({size, outputs, static_cast<py::ssize_t>(map.weights())});
     py::object by_inputs = py::none();

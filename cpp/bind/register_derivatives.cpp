@@ -15,6 +15,7 @@ namespace {
 Batch repeated(const Program& program, const RealArray& angles, const State& states, py::ssize_t repeat) {
     if (repeat < 1) throw py::value_error("repeat: expected a number >= 1, got " + std::to_string(repeat));
     Batch batch = batch_of(program, angles, states);
+    expect_fits(static_cast<double>(batch.size) * static_cast<double>(repeat), "the batch");
     batch.repeat = repeat;
     batch.size *= repeat;
     return batch;

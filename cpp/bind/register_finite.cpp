@@ -10,11 +10,6 @@ using namespace py::literals;
 namespace fubini::bind {
 namespace {
 
-template <typename Real>
-bool finite(const py::array& array) {
-    return all_finite(static_cast<const Real*>(array.data()), array.size());
-}
-
 /// The number of the first array with NaN or infinity, or -1.
 int first_not_finite(const py::typing::List<py::array>& arrays) {
     int number = 0;
@@ -22,11 +17,13 @@ int first_not_finite(const py::typing::List<py::array>& arrays) {
         if (!py::isinstance<py::array>(item)) throw py::type_error("arrays: expected NumPy arrays");
         const auto array = py::reinterpret_borrow<py::array>(item);
         const char type = array.dtype().char_();
-        const bool contiguous = (array.flags() & py::array::c_style) != 0;
-        if (!contiguous || (type != 'd' && type != 'f')) {
+        if (!is_plain(array) || array.dtype().byteorder() != '=' || (type != 'd' && type != 'f')) {
             throw py::type_error("arrays: expected contiguous float64 or float32");
         }
-        if (!(type == 'd' ? finite<double>(array) : finite<float>(array))) return number;
+        const void* data = array.data();
+        const bool finite = type == 'd' ? all_finite(static_cast<const double*>(data), array.size())
+                                        : all_finite(static_cast<const float*>(data), array.size());
+        if (!finite) return number;
         ++number;
     }
     return -1;

@@ -3,7 +3,6 @@
 #include <pybind11/typing.h>
 
 #include <algorithm>
-#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -27,10 +26,13 @@ std::pair<RealArray, int> solve_kronecker_array(const RealArray& left, const Rea
             "left, right: expected shapes (groups, rows, rows) and (groups, columns, columns)");
     }
     const KroneckerSystem system{left.data(), right.data(), left.shape(0), left.shape(1), right.shape(1)};
-    if (std::accumulate(widths.begin(), widths.end(), py::ssize_t{0}) != system.columns ||
-        *std::min_element(widths.begin(), widths.end()) < 0) {
-        throw py::value_error("widths: expected the columns of the right factor in parts");
+    py::ssize_t left_over = system.columns;
+    for (const py::ssize_t width : widths) {
+        if (width < 0 || width > left_over) left_over = -1;
+        if (left_over < 0) break;
+        left_over -= width;
     }
+    if (left_over != 0) throw py::value_error("widths: expected the columns of the right factor in parts");
     const std::ptrdiff_t lines = system.groups * system.rows;
     if (rhs.ndim() != 1 || rhs.shape(0) != lines * system.columns) {
         throw py::value_error("rhs: expected shape (groups * rows * columns,)");

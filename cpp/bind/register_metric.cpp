@@ -91,11 +91,13 @@ RealArray product_array(const Program& program, const RealArray& angles, const R
     }
     if (!several) expect_shape("vectors", vectors, "(batch, angles)", size, count);
     const py::ssize_t each = several ? vectors.shape(1) : 1;
+    expect_fits(static_cast<double>(size) * static_cast<double>(each) *
+                    static_cast<double>(std::max<py::ssize_t>(count, 1)),
+                "the products");
     batch.repeat = std::max<py::ssize_t>(each, 1);
     batch.size = size * each;
     std::vector<py::ssize_t> shape{size, each, count};
     if (!several) shape.erase(shape.begin() + 1);
-    expect_fits(static_cast<double>(size * each) * static_cast<double>(count), "the products");
     RealArray products(shape);
     shape.erase(shape.begin());
     RealArray averaged(mean ? shape : std::vector<py::ssize_t>{0});

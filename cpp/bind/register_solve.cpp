@@ -22,12 +22,12 @@ namespace {
 
 using StatusArray = py::array_t<std::int8_t, py::array::c_style>;
 
-SolveMethod method_from(const std::string& name) {
+SolveMethod method_from(std::string_view name) {
     for (int i = 0; i <= static_cast<int>(SolveMethod::cg); ++i) {
         if (name == method_name(static_cast<SolveMethod>(i))) return static_cast<SolveMethod>(i);
     }
     throw py::value_error("method: expected 'auto', 'cholesky', 'ldlt', 'pinv', 'power' or 'cg', got '" +
-                          name + "'");
+                          std::string(name) + "'");
 }
 
 DampingKind damping_from(std::string_view name) {
@@ -71,18 +71,26 @@ bool is_exact_array(const py::handle& object) {
            reinterpret_cast<PyObject*>(py::detail::npy_api::get().PyArray_Type_);
 }
 
+/// Whether systems take so long that the caller wants to be able to interrupt them.
+bool takes_long(py::ssize_t batch, py::ssize_t n, py::ssize_t columns, const SolveOptions& options = {}) {
+    const auto size = static_cast<double>(n);
+    const double factor = options.method == SolveMethod::pinv ? 10.0 * size : size / 3.0;
+    return static_cast<double>(batch) * size * size * (factor + 2.0 * static_cast<double>(columns)) > 1e9;
+}
+
 bool is_strength(double damping) { return damping >= 0.0 && std::isfinite(damping); }
 
 /// The low-overhead way for NumPy arrays: None for everything but the usual case, which the caller then
 /// treats slowly.
 py::object solve_fast(const py::handle& matrix, const py::handle& rhs, double damping,
-                      const char* damping_kind) {
+                      std::string_view damping_kind, std::string_view method) {
     if (!RealArray::check_(matrix) || !RealArray::check_(rhs) || !is_exact_array(matrix) ||
         !is_exact_array(rhs) || !is_strength(damping)) {
         return py::none();
     }
     const auto a = py::reinterpret_borrow<RealArray>(matrix);
     const auto b = py::reinterpret_borrow<RealArray>(rhs);
+    if (!is_plain(a) || !is_plain(b)) return py::none();
     const py::ssize_t d = a.ndim();
     if (d < 2 || a.shape(d - 1) != a.shape(d - 2) || b.ndim() < d - 1 || b.ndim() > d) return py::none();
     for (py::ssize_t i = 0; i < d - 1; ++i) {
@@ -92,7 +100,8 @@ py::object solve_fast(const py::handle& matrix, const py::handle& rhs, double da
     for (py::ssize_t i = 0; i < d - 2; ++i) batch *= a.shape(i);
     const py::ssize_t n = a.shape(d - 1);
     const py::ssize_t columns = b.ndim() == d ? b.shape(d - 1) : 1;
-    const SolveOptions options{.damping = damping_from(damping_kind)};
+    const SolveOptions options{.method = method_from(method), .damping = damping_from(damping_kind)};
+    if (takes_long(batch, n, columns, options)) return py::none();
     RealArray x(std::vector<py::ssize_t>(b.shape(), b.shape() + b.ndim()));
     std::int8_t few[64];
     std::vector<std::int8_t> many(batch > 64 ? static_cast<std::size_t>(batch) : 0U);
@@ -111,13 +120,14 @@ py::object solve_fast(const py::handle& matrix, const py::handle& rhs, double da
 }
 
 py::typing::Tuple<RealArray, StatusArray, py::typing::Optional<py::typing::Dict<py::str, py::array>>>
-solve_batch(const RealArray& matrix, const RealArray& rhs, const RealArray& damping,
-            const std::string& method, const std::string& damping_kind, double rcond, bool smooth,
-            double exponent, double symmetry_tolerance, double tolerance, std::int64_t max_iterations,
+solve_batch(const RealArray& matrix, const RealArray& rhs, const RealArray& damping, std::string_view method,
+            std::string_view damping_kind, double rcond, bool smooth, double exponent,
+            double symmetry_tolerance, double tolerance, std::int64_t max_iterations,
             const std::optional<RealArray>& start, bool want_info) {
     if (matrix.ndim() != 3 || matrix.shape(1) != matrix.shape(2)) {
         throw py::value_error("matrix: expected shape (batch, n, n)");
     }
+    if (!(symmetry_tolerance >= 0.0)) throw py::value_error("symmetry_tolerance: expected a number >= 0");
     const py::ssize_t batch = matrix.shape(0);
     const py::ssize_t n = matrix.shape(1);
     if (rhs.ndim() != 3 || rhs.shape(0) != batch || rhs.shape(1) != n) {
@@ -162,7 +172,7 @@ solve_batch(const RealArray& matrix, const RealArray& rhs, const RealArray& damp
 py::typing::Tuple<py::typing::List<RealArray>, StatusArray> solve_list(const std::vector<RealArray>& matrices,
                                                                        const std::vector<RealArray>& rhs,
                                                                        const RealArray& damping,
-                                                                       const std::string& damping_kind,
+                                                                       std::string_view damping_kind,
                                                                        double symmetry_tolerance) {
     const std::size_t count = matrices.size();
     if (rhs.size() != count || (damping.size() != 1 && static_cast<std::size_t>(damping.size()) != count)) {
@@ -224,7 +234,7 @@ struct Operand {
 /// parts of one array, since to make an array costs more than to solve a small system.
 py::typing::Optional<py::typing::Tuple<py::typing::List<RealArray>, StatusArray>> solve_list_fast(
     const py::typing::List<py::object>& matrices, const py::typing::List<py::object>& rhs, double damping,
-    const char* damping_kind) {
+    std::string_view damping_kind) {
     const std::size_t count = matrices.size();
     if (rhs.size() != count || !is_strength(damping)) return py::none();
     const py::dtype real = py::dtype::of<double>();
@@ -242,6 +252,7 @@ py::typing::Optional<py::typing::Tuple<py::typing::List<RealArray>, StatusArray>
         axes[i] = static_cast<std::int8_t>(b.array->nd);
         const py::ssize_t columns = b.array->nd == 2 ? b.shape(1) : 1;
         blocks[i] = {a.data(), b.data(), nullptr, a.shape(0), columns, damping};
+        if (takes_long(1, a.shape(0), columns)) return py::none();
         total += a.shape(0) * columns;
     }
     RealArray memory(total);
@@ -277,8 +288,10 @@ py::typing::Optional<py::typing::Tuple<py::typing::List<RealArray>, StatusArray>
 
 void register_solve(py::module_& m) {
     m.def("solve_fast", &solve_fast, "matrix"_a, "rhs"_a, "damping"_a, "damping_kind"_a = "absolute",
-          "x (shape of rhs) for contiguous float64 arrays, method 'auto' and one damping; None if that does "
-          "not fit.");
+          "method"_a = "auto",
+          "x (shape of rhs) for contiguous float64 arrays, a method without options and one damping; None if "
+          "that "
+          "does not fit, takes long or fails.");
     m.def("solve_batch", &solve_batch, "matrix"_a.noconvert(), "rhs"_a.noconvert(), "damping"_a.noconvert(),
           "method"_a = "auto", "damping_kind"_a = "absolute", "rcond"_a = -1.0, "smooth"_a = false,
           "exponent"_a = 1.0, "symmetry_tolerance"_a = SolveOptions{}.symmetry_tolerance,

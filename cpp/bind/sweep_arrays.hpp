@@ -7,7 +7,7 @@
 #include <string>
 
 #include "bind/module.hpp"
-#include "core/sweep.hpp"
+#include "core/batch.hpp"
 
 namespace fubini::bind {
 
@@ -44,6 +44,15 @@ class Signals {
     std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
 
+/// Refuses results that cannot fit, before they are allocated.
+inline void expect_fits(double elements, const char* what) {
+    const double bytes = 8 * elements;
+    if (bytes <= memory_limit()) return;
+    throw MemoryLimit(std::string(what) + " would take " + std::to_string(bytes / 1e9) +
+                      " GB of memory, and may take " + std::to_string(memory_limit() / 1e9) +
+                      " GB; use a smaller batch or fewer qubits");
+}
+
 /// Checks angles and states, and points a batch at them.
 inline Batch batch_of(const Program& program, const RealArray& angles, const State& states) {
     const py::ssize_t size = angles.ndim() == 2 ? angles.shape(0) : 0;
@@ -52,6 +61,7 @@ inline Batch batch_of(const Program& program, const RealArray& angles, const Sta
                               std::to_string(program.angles()) + "), got " + shape_of(angles));
     }
     expect_shape("angles", angles, "(batch, angles)", size, program.angles());
+    expect_fits(static_cast<double>(size), "the batch");  // rows without angles take no memory
     Batch batch;
     batch.angles = angles.data();
     batch.size = size;
@@ -67,15 +77,6 @@ inline Batch batch_of(const Program& program, const RealArray& angles, const Sta
     expect_shape("states", *states, "(batch or 1, 2^wires)", batch.shared_state ? 1 : size, amplitudes);
     batch.states = states->data();
     return batch;
-}
-
-/// Refuses results that cannot fit, before they are allocated.
-inline void expect_fits(double elements, const char* what) {
-    const double bytes = 8 * elements;
-    if (bytes <= memory_limit()) return;
-    throw MemoryLimit(std::string(what) + " would take " + std::to_string(bytes / 1e9) +
-                      " GB of memory, and may take " + std::to_string(memory_limit() / 1e9) +
-                      " GB; use a smaller batch or fewer qubits");
 }
 
 /// Runs a sweep without the GIL; turns what it throws into Python's exceptions.

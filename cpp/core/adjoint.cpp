@@ -6,6 +6,7 @@
 #include "core/expval.hpp"
 #include "core/observable.hpp"
 #include "core/parallel.hpp"
+#include "core/sweep.hpp"
 
 namespace fubini {
 namespace {

@@ -3,9 +3,11 @@
 
 #include <complex>
 
-#include "core/sweep.hpp"
+#include "core/batch.hpp"
 
 namespace fubini {
+
+class Tile;
 
 /// gradient[b, a] = sum over m of cotangents[b, m] d value[b, m] / d angle[b, a], by one reverse sweep.
 ///   cotangents (size, outputs), gradient (size, angles)

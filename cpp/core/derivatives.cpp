@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "core/adjoint.hpp"
-#include "core/tangent.hpp"
+#include "core/tangent_tile.hpp"
 
 namespace fubini {
 namespace {

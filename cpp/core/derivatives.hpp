@@ -3,7 +3,7 @@
 
 #include <complex>
 
-#include "core/sweep.hpp"
+#include "core/batch.hpp"
 
 namespace fubini {
 

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/observable.hpp"
+#include "core/sweep.hpp"
 
 namespace fubini {
 namespace {

@@ -3,9 +3,11 @@
 
 #include <complex>
 
-#include "core/sweep.hpp"
+#include "core/batch.hpp"
 
 namespace fubini {
+
+class Tile;
 
 /// How many doubles `kept` holds below, for a batch of this size.
 [[nodiscard]] std::size_t kept_doubles(const Program& program, std::ptrdiff_t size);

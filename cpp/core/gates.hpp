@@ -34,14 +34,10 @@ struct Gate {
     std::vector<Factor> factors;
 };
 
-/// THE gate table: matrices, generators, shift rules and kernels all derive from these factors.
+/// THE gate table: matrices, generators and kernels all derive from these factors.
 [[nodiscard]] std::span<const Gate> gate_table();
 
 /// Throws std::invalid_argument when there is no such gate.
 [[nodiscard]] const Gate& find_gate(std::string_view name);
-
-/// Positive frequencies of any expectation value in one parameter: the differences of the eigenvalues of the
-/// parameter's generator. {1} is the two-term shift rule, {0.5, 1} the four-term one.
-[[nodiscard]] std::vector<double> shift_frequencies(const Gate& gate, int parameter);
 
 }  // namespace fubini

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/gauss_newton.hpp"
 
-#include <Eigen/Cholesky>
 #include <Eigen/Core>
-#include <Eigen/Eigenvalues>
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <vector>
+
+#include "core/linear_algebra.hpp"
 
 namespace fubini {
 namespace {
@@ -14,21 +16,16 @@ using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowM
 using Map = Eigen::Map<Matrix>;
 using ConstMap = Eigen::Map<const Matrix>;
 
-/// The factors of all data below each other.
-ConstMap stacked(const CurvatureFactor& factor) {
-    return {factor.values, factor.data * factor.rows, factor.width};
-}
-
-void mirror(Map& matrix) {
-    for (Eigen::Index i = 0; i < matrix.rows(); ++i) {
-        for (Eigen::Index j = 0; j < i; ++j) matrix(j, i) = matrix(i, j);
+void mirror(double* matrix, std::ptrdiff_t n) {
+    for (std::ptrdiff_t i = 0; i < n; ++i) {
+        for (std::ptrdiff_t j = 0; j < i; ++j) matrix[j * n + i] = matrix[i * n + j];
     }
 }
 
-/// matrix = rows^T rows.
-void gram(const Eigen::Ref<const Matrix>& rows, Map& matrix) {
-    matrix.noalias() = rows.transpose() * rows;
-    mirror(matrix);
+/// matrix (n, n) = rows^T rows for rows (count, n).
+void gram(const double* rows, std::ptrdiff_t count, std::ptrdiff_t n, double* matrix) {
+    product_of_transpose(rows, rows, n, count, n, matrix);
+    mirror(matrix, n);
 }
 
 /// hessian (width, width) = S_n^T S_n.
@@ -53,6 +50,28 @@ void small_product(const double* left, std::ptrdiff_t rows, std::ptrdiff_t inner
             const double factor = left[i * inner + k];
             const double* from = right + k * columns;
             for (std::ptrdiff_t j = 0; j < columns; ++j) to[j] += factor * from[j];
+        }
+    }
+}
+
+/// G (n, n) with G^T G = H for a positive semi-definite H (n, n), by Cholesky with pivots from the diagonal;
+/// H is used up.
+void semidefinite_root(Matrix& h, double* g) {
+    const Eigen::Index n = h.rows();
+    std::fill_n(g, n * n, 0.0);
+    std::vector<Eigen::Index> left(static_cast<std::size_t>(n));
+    for (Eigen::Index i = 0; i < n; ++i) left[static_cast<std::size_t>(i)] = i;
+    const double rounding = std::numeric_limits<double>::epsilon() * h.diagonal().cwiseAbs().maxCoeff();
+    for (double* row = g; !left.empty(); row += n) {
+        const auto pivot = std::max_element(
+            left.begin(), left.end(), [&](Eigen::Index i, Eigen::Index j) { return h(i, i) < h(j, j); });
+        const Eigen::Index p = *pivot;
+        if (!(h(p, p) > rounding)) return;
+        const double inverse = 1.0 / std::sqrt(h(p, p));
+        for (const Eigen::Index j : left) row[j] = inverse * h(p, j);
+        left.erase(pivot);
+        for (const Eigen::Index i : left) {
+            for (const Eigen::Index j : left) h(i, j) -= row[i] * row[j];
         }
     }
 }
@@ -103,9 +122,11 @@ void output_factor(OutputFamily family, const double* outputs, std::ptrdiff_t da
 
 void linear_layer(const double* inputs, std::ptrdiff_t data, std::ptrdiff_t count, const double* weight,
                   const double* bias, std::ptrdiff_t width, double* outputs) {
-    Map result(outputs, data, width);
-    result.noalias() = ConstMap(inputs, data, count) * ConstMap(weight, width, count).transpose();
-    if (bias != nullptr) result.rowwise() += Eigen::Map<const Eigen::RowVectorXd>(bias, width);
+    product_with_transpose(inputs, weight, data, count, width, outputs);
+    if (bias == nullptr) return;
+    for (std::ptrdiff_t n = 0; n < data; ++n) {
+        for (std::ptrdiff_t k = 0; k < width; ++k) outputs[n * width + k] += bias[k];
+    }
 }
 
 void pull_factor(const CurvatureFactor& factor, const double* jacobian, std::ptrdiff_t inputs,
@@ -118,22 +139,19 @@ void pull_factor(const CurvatureFactor& factor, const double* jacobian, std::ptr
 
 void pull_factor_shared(const CurvatureFactor& factor, const double* jacobian, std::ptrdiff_t inputs,
                         double* pulled) {
-    Map(pulled, factor.data * factor.rows, inputs).noalias() =
-        stacked(factor) * ConstMap(jacobian, factor.width, inputs);
+    product(factor.values, jacobian, factor.data * factor.rows, factor.width, inputs, pulled);
 }
 
 void jacobian_block(const CurvatureFactor& factor, const double* jacobian, std::ptrdiff_t parameters,
                     double* matrix) {
-    Map result(matrix, parameters, parameters);
     if (factor.rows <= factor.width) {
         Matrix rows(factor.data * factor.rows, parameters);
         pull_factor(factor, jacobian, parameters, rows.data());
-        gram(rows, result);
+        gram(rows.data(), rows.rows(), parameters, matrix);
         return;
     }
     // H J is smaller than S J.
-    const ConstMap all(jacobian, factor.data * factor.width, parameters);
-    Matrix weighted(all.rows(), parameters);
+    Matrix weighted(factor.data * factor.width, parameters);
     Matrix hessian(factor.width, factor.width);
     for (std::ptrdiff_t n = 0; n < factor.data; ++n) {
         hessian_of(factor, n, hessian);
@@ -141,8 +159,8 @@ void jacobian_block(const CurvatureFactor& factor, const double* jacobian, std::
         small_product(hessian.data(), factor.width, factor.width, jacobian + first, parameters,
                       weighted.data() + first);
     }
-    result.noalias() = all.transpose() * weighted;
-    mirror(result);
+    product_of_transpose(jacobian, weighted.data(), parameters, weighted.rows(), parameters, matrix);
+    mirror(matrix, parameters);
 }
 
 void linear_block(const CurvatureFactor& factor, const double* inputs, std::ptrdiff_t count, bool bias,
@@ -174,7 +192,8 @@ void linear_block(const CurvatureFactor& factor, const double* inputs, std::ptrd
             for (std::ptrdiff_t q = 0; q < width; ++q) products[p * width + q] = a(n, p) * a(n, q);
         }
     }
-    const Matrix sums = hessians * moments;
+    Matrix sums(pairs, width * width);
+    product(hessians.data(), moments.data(), pairs, factor.data, width * width, sums.data());
     // The last column of [W, b] is the bias, which comes after all weights.
     Map result(matrix, out * width, out * width);
     for (std::ptrdiff_t i = 0, pair = 0; i < out; ++i) {
@@ -188,41 +207,47 @@ void linear_block(const CurvatureFactor& factor, const double* inputs, std::ptrd
             result(b_i, b_j) = mine(count, count);
         }
     }
-    mirror(result);
+    mirror(matrix, out * width);
 }
 
 void kronecker_factors(const CurvatureFactor& factor, const double* inputs, std::ptrdiff_t count, bool bias,
                        double* outer, double* inner) {
-    Map left(outer, factor.width, factor.width);
-    gram(stacked(factor), left);
+    gram(factor.values, factor.data * factor.rows, factor.width, outer);
     const std::ptrdiff_t width = count + (bias ? 1 : 0);
-    Map right(inner, width, width);
-    gram(augmented(inputs, factor.data, count, bias), right);
-    right /= static_cast<double>(factor.data);
+    gram(augmented(inputs, factor.data, count, bias).data(), factor.data, width, inner);
+    for (std::ptrdiff_t i = 0; i < width * width; ++i) inner[i] /= static_cast<double>(factor.data);
 }
 
 void largest_eigenvalues(const CurvatureFactor& factor, const double* covariances, double* bounds) {
-    using Symmetric = Eigen::MatrixXd;
-    Eigen::SelfAdjointEigenSolver<Symmetric> solver;
     const std::ptrdiff_t width = factor.width;
+    const std::ptrdiff_t size = std::min(factor.rows, width);
+    if (size == 0) {
+        std::fill_n(bounds, factor.data, 0.0);
+        return;
+    }
+    const auto entries = [](std::ptrdiff_t count) { return static_cast<std::size_t>(count); };
     Matrix hessian(width, width);
+    std::vector<double> root(entries(size * width)), moved(entries(size * width)),
+        small(entries(size * size)), values(entries(size));
     for (std::ptrdiff_t n = 0; n < factor.data; ++n) {
-        const Eigen::Map<const Symmetric> covariance(covariances + n * width * width, width, width);
-        if (factor.rows < width) {  // S C S^T is smaller
-            const ConstMap mine(factor.values + n * factor.rows * width, factor.rows, width);
-            const Symmetric small = mine * covariance * mine.transpose();
-            solver.compute(small, Eigen::EigenvaluesOnly);
-        } else {
-            // With H = S^T S = G G^T the other eigenvalues of S C S^T are those of G^T C G.
+        const double* mine = factor.values + n * factor.rows * width;
+        if (factor.rows > width) {
+            // With H = S^T S = G^T G the other eigenvalues of S C S^T are those of G C G^T, which is smaller.
             hessian_of(factor, n, hessian);
-            const Eigen::LDLT<Symmetric> root(hessian);
-            Symmetric g = root.matrixL();
-            g = (root.transpositionsP().transpose() * g).eval();
-            g *= root.vectorD().cwiseMax(0.0).cwiseSqrt().asDiagonal();
-            const Symmetric small = g.transpose() * covariance * g;
-            solver.compute(small, Eigen::EigenvaluesOnly);
+            semidefinite_root(hessian, root.data());
+            mine = root.data();
         }
-        bounds[n] = std::max(solver.eigenvalues()[solver.eigenvalues().size() - 1], 0.0);
+        small_product(mine, size, width, covariances + n * width * width, width, moved.data());
+        for (std::ptrdiff_t i = 0; i < size; ++i) {
+            for (std::ptrdiff_t j = 0; j <= i; ++j) {
+                double sum = 0.0;
+                for (std::ptrdiff_t k = 0; k < width; ++k)
+                    sum += moved[entries(i * width + k)] * mine[j * width + k];
+                small[entries(i * size + j)] = small[entries(j * size + i)] = sum;
+            }
+        }
+        const bool found = symmetric_eigen(small.data(), size, values.data(), nullptr);
+        bounds[n] = found ? std::max(values.back(), 0.0) : std::numeric_limits<double>::quiet_NaN();
     }
 }
 

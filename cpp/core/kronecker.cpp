@@ -1,42 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/kronecker.hpp"
 
-#include <Eigen/Eigenvalues>
 #include <algorithm>
 #include <vector>
 
+#include "core/linear_algebra.hpp"
 #include "core/solve_lanes.hpp"
 #include "core/workspace.hpp"
 
 namespace fubini {
 namespace {
 
-using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-using Map = Eigen::Map<Matrix>;
-using ConstMap = Eigen::Map<const Matrix>;
-
 SolveStatus solve_group(const double* left, const double* right, std::ptrdiff_t rows, std::ptrdiff_t columns,
                         double damping, const double* rhs, double* x) {
-    const Eigen::SelfAdjointEigenSolver<Matrix> eigen(ConstMap(left, rows, rows));
-    if (eigen.info() != Eigen::Success) return SolveStatus::not_finite;
-    const Matrix rotated = eigen.eigenvectors().transpose() * ConstMap(rhs, rows, columns);
+    const auto entries = [](std::ptrdiff_t count) { return static_cast<std::size_t>(count); };
+    std::vector<double> values(entries(rows)), vectors(entries(rows * rows));
+    if (!symmetric_eigen(left, rows, values.data(), vectors.data())) return SolveStatus::not_finite;
+    std::vector<double> rotated(entries(rows * columns)), solved(entries(rows * columns));
+    product(vectors.data(), rhs, rows, rows, columns, rotated.data());
     thread_local Workspace workspace;
     // Small systems are solved side by side; larger ones in turn, so that all of it stays in the caches.
     const std::ptrdiff_t together = columns <= detail::largest_pack_size ? rows : 1;
-    double* systems = workspace.reserve(static_cast<std::size_t>(together * columns * columns));
-    Matrix solved(rows, columns);
-    std::vector<SolveStatus> status(static_cast<std::size_t>(rows));
+    const std::ptrdiff_t size = columns * columns;
+    double* systems = workspace.reserve(entries(together * size));
+    std::vector<SolveStatus> status(entries(rows));
     for (std::ptrdiff_t first = 0; first < rows; first += together) {
         for (std::ptrdiff_t i = 0; i < together; ++i) {
-            Map(systems + i * columns * columns, columns, columns) =
-                std::max(eigen.eigenvalues()[first + i], 0.0) * ConstMap(right, columns, columns);
+            const double value = std::max(values[entries(first + i)], 0.0);
+            double* to = systems + i * size;
+            for (std::ptrdiff_t k = 0; k < size; ++k) to[k] = value * right[k];
         }
         solve(systems, rotated.data() + first * columns, solved.data() + first * columns, together, columns,
               1, &damping, 0, SolveOptions{}, status.data() + first, nullptr);
     }
     workspace.release_if_large();
     const SolveStatus worst = *std::max_element(status.begin(), status.end());
-    if (worst == SolveStatus::ok) Map(x, rows, columns).noalias() = eigen.eigenvectors() * solved;
+    if (worst == SolveStatus::ok) product_of_transpose(vectors.data(), solved.data(), rows, rows, columns, x);
     return worst;
 }
 
@@ -44,6 +43,7 @@ SolveStatus solve_group(const double* left, const double* right, std::ptrdiff_t 
 
 SolveStatus solve_kronecker(const KroneckerSystem& system, double damping, const double* rhs, double* x) {
     const std::ptrdiff_t rows = system.rows, columns = system.columns;
+    if (rows == 0 || columns == 0) return SolveStatus::ok;
     for (std::ptrdiff_t g = 0; g < system.groups; ++g) {
         const SolveStatus status =
             solve_group(system.left + g * rows * rows, system.right + g * columns * columns, rows, columns,

@@ -2,6 +2,10 @@
 // Eight doubles that every kernel works on at once. GCC and Clang lower them to whatever registers there are.
 #pragma once
 
+#if defined(FUBINI_FOR_EVERY_CPU)
+#error "vectors of registers differ between instruction sets: not in what is compiled once"
+#endif
+
 #include <bit>
 #include <cmath>
 #include <cstddef>

@@ -11,6 +11,7 @@
 #include "core/gram.hpp"
 #include "core/metric_panel.hpp"
 #include "core/parallel.hpp"
+#include "core/sweep.hpp"
 #include "core/workspace.hpp"
 
 namespace fubini {

@@ -5,7 +5,7 @@
 #include <cstring>
 
 #include "core/parallel.hpp"
-#include "core/tangent.hpp"
+#include "core/tangent_tile.hpp"
 
 namespace fubini {
 

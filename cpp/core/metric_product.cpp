@@ -3,7 +3,7 @@
 
 #include "core/adjoint.hpp"
 #include "core/metric.hpp"
-#include "core/tangent.hpp"
+#include "core/tangent_tile.hpp"
 
 namespace fubini {
 

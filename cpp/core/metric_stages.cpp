@@ -6,6 +6,7 @@
 
 #include "core/metric.hpp"
 #include "core/observable.hpp"
+#include "core/sweep.hpp"
 
 namespace fubini {
 namespace {

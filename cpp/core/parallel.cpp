@@ -173,9 +173,10 @@ std::atomic<int> requested_threads{0};  // 0: not decided yet
 std::atomic<Owner*> owner{new Owner};
 
 #if defined(__unix__) || defined(__APPLE__)
-// After fork only the calling thread exists in the child: it starts a pool of its own. What was there is left as
-// it is: its threads cannot be joined, and its mutex may be locked for good. Nothing is locked before the fork: a
-// thread in a sweep may hold the mutex and wait for what the forking thread holds, such as Python's lock.
+// After fork only the calling thread exists in the child: it starts a pool of its own. What was there is left
+// as it is: its threads cannot be joined, and its mutex may be locked for good. Nothing is locked before the
+// fork: a thread in a sweep may hold the mutex and wait for what the forking thread holds, such as Python's
+// lock.
 void after_fork_child() {
     Owner* before = owner.exchange(new Owner);
     if (before->pool) before->pool->abandon();
@@ -235,7 +236,8 @@ void parallel_for(std::ptrdiff_t count, std::ptrdiff_t grain,
     }
     if (round.finished.load() != parts) {
         throw std::runtime_error(
-            "the process was forked in the middle of this computation, whose other threads are not in the child; "
+            "the process was forked in the middle of this computation, whose other threads are not in the "
+            "child; "
             "compute it again");
     }
 }

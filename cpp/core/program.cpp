@@ -15,13 +15,27 @@ namespace {
 
 [[noreturn]] void refuse(const std::string& message) { throw std::invalid_argument(message); }
 
+void check_moment(int moment, int least = 0) {
+    if (moment < least || moment >= max_moments) {
+        refuse("moment: expected " + std::to_string(least) + " to " + std::to_string(max_moments - 1) +
+               ", got " + std::to_string(moment));
+    }
+}
+
+void check_coefficient(double coefficient) {
+    if (!std::isfinite(coefficient))
+        refuse("coefficient: expected a finite number, got " + std::to_string(coefficient));
+}
+
 }  // namespace
 
 ProgramBuilder::ProgramBuilder(int wires, int angles, bool takes_state) {
     if (wires < 1 || wires > max_qubits) {
         refuse("wires: expected 1 to " + std::to_string(max_qubits) + ", got " + std::to_string(wires));
     }
-    if (angles < 0) refuse("angles: expected 0 or more, got " + std::to_string(angles));
+    if (angles < 0 || angles > max_angles) {
+        refuse("angles: expected 0 to " + std::to_string(max_angles) + ", got " + std::to_string(angles));
+    }
     program_.qubits_ = wires;
     program_.angles_ = angles;
     program_.takes_state_ = takes_state;
@@ -198,8 +212,8 @@ void ProgramBuilder::diagonal(std::span<const std::complex<double>> values, cons
 void ProgramBuilder::pauli_term(int moment, double coefficient, std::string_view pauli,
                                 std::span<const int> wires) {
     const std::vector<int> qubits = qubits_of(wires, 0, "wires");
-    if (moment < 0 || !std::isfinite(coefficient))
-        refuse("term: expected a moment >= 0 and a finite coefficient");
+    check_moment(moment);
+    check_coefficient(coefficient);
     if (pauli.size() != qubits.size() || pauli.find_first_not_of("IXYZ") != std::string_view::npos) {
         refuse("pauli: expected " + std::to_string(qubits.size()) + " letters of IXYZ, got '" +
                std::string(pauli) + "'");
@@ -217,7 +231,8 @@ void ProgramBuilder::pauli_term(int moment, double coefficient, std::string_view
 void ProgramBuilder::probability_term(int moment, double weight, std::span<const int> wires,
                                       std::size_t index) {
     std::vector<int> qubits = qubits_of(wires, 0, "wires");
-    if (moment < 0 || !std::isfinite(weight)) refuse("term: expected a moment >= 0 and a finite weight");
+    check_moment(moment);
+    check_coefficient(weight);
     if (index >> qubits.size() != 0)
         refuse("index: expected less than 2^wires, got " + std::to_string(index));
     auto& marginals = program_.marginals_;
@@ -232,12 +247,14 @@ void ProgramBuilder::probability_term(int moment, double weight, std::span<const
 }
 
 void ProgramBuilder::output(int moment, int square) {
-    if (moment < 0 || square < -1) refuse("output: expected moment >= 0 and square >= -1");
+    check_moment(moment);
+    check_moment(square, -1);
     program_.outputs_.push_back({moment, square});
     program_.moments_ = std::max({program_.moments_, moment + 1, square + 1});
 }
 
 Program ProgramBuilder::build() {
+    if (program_.qubits_ == 0) refuse("build: expected a builder that has not been built, got an empty one");
     program_.plan_ = std::make_shared<const Plan>(compile(program_));
     return std::exchange(program_, Program{});
 }
@@ -266,11 +283,11 @@ Program staged(const Program& program, std::span<const int> order, std::vector<S
         }
         previous = stage.operations;
         for (const PauliTerm& term : stage.terms) {
-            if ((term.x | term.z) >> program.qubits_ != 0 || term.moment < 0 ||
-                !std::isfinite(term.coefficient)) {
-                refuse("stages: expected words on " + std::to_string(program.qubits_) +
-                       " qubits, moments >= 0 and finite coefficients");
+            if ((term.x | term.z) >> program.qubits_ != 0) {
+                refuse("stages: expected words on " + std::to_string(program.qubits_) + " qubits");
             }
+            check_moment(term.moment);
+            check_coefficient(term.coefficient);
             result.moments_ = std::max(result.moments_, term.moment + 1);
         }
     }

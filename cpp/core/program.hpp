@@ -13,6 +13,8 @@
 namespace fubini {
 
 constexpr int max_qubits = 24;
+constexpr int max_angles = 1 << 24;
+constexpr int max_moments = 1 << 24;
 
 /// One elementary operation, in the order of the circuit. With K = word * projector (see Factor):
 ///   rotation: exp(-i t K / 2), t = coefficient * angles[slot] + offset; slot -1: constant
@@ -126,7 +128,7 @@ struct Parameter {
 /// Everything here throws std::invalid_argument on bad input, before the program is changed.
 class ProgramBuilder {
   public:
-    /// 1 <= wires <= 24.
+    /// 1 <= wires <= max_qubits, 0 <= angles <= max_angles.
     ProgramBuilder(int wires, int angles, bool takes_state);
 
     void gate(std::string_view name, const Placement& place, std::span<const Parameter> parameters);
@@ -137,13 +139,13 @@ class ProgramBuilder {
     /// The 2^k diagonal elements for k wires; must have modulus 1 to 1e-6.
     void diagonal(std::span<const std::complex<double>> values, const Placement& place);
 
-    /// Adds coefficient * <word> to a moment; moments are numbered from 0.
+    /// Adds coefficient * <word> to a moment; moments are numbered from 0 and less than max_moments.
     void pauli_term(int moment, double coefficient, std::string_view pauli, std::span<const int> wires);
     /// Adds weight * probability of reading `index` on the wires (first wire most significant) to a moment.
     void probability_term(int moment, double weight, std::span<const int> wires, std::size_t index);
     void output(int moment, int square = -1);
 
-    /// Compiles. The builder is empty afterwards.
+    /// Compiles. The builder is empty afterwards, and refuses everything.
     [[nodiscard]] Program build();
 
   private:

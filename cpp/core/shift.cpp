@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/shift.hpp"
 
-#include <Eigen/Core>
-#include <Eigen/LU>
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -42,6 +40,49 @@ double spread_shift(std::size_t mu, const std::vector<double>& sorted) {
     return static_cast<double>(2 * mu + 1) * std::numbers::pi / (2.0 * sorted.back());
 }
 
+/// Gauss and Jordan's elimination with partial pivoting of an n x n matrix beside its right-hand sides, both
+/// row-major; these become the solutions. False where a pivot is zero or not a number.
+bool eliminate(std::vector<double>& matrix, std::vector<double>& right, std::size_t n) {
+    const std::size_t columns = right.size() / n;
+    for (std::size_t k = 0; k < n; ++k) {
+        std::size_t pivot = k;
+        for (std::size_t i = k + 1; i < n; ++i) {
+            if (std::abs(matrix[i * n + k]) > std::abs(matrix[pivot * n + k])) pivot = i;
+        }
+        if (!(std::abs(matrix[pivot * n + k]) > 0.0)) return false;
+        const auto swap_rows = [&](std::vector<double>& of, std::size_t width) {
+            const auto row = [&](std::size_t i) {
+                return of.begin() + static_cast<std::ptrdiff_t>(i * width);
+            };
+            if (pivot != k) std::swap_ranges(row(k), row(k + 1), row(pivot));
+        };
+        swap_rows(matrix, n);
+        swap_rows(right, columns);
+        for (std::size_t i = 0; i < n; ++i) {
+            if (i == k) continue;
+            const double factor = matrix[i * n + k] / matrix[k * n + k];
+            for (std::size_t j = k; j < n; ++j) matrix[i * n + j] -= factor * matrix[k * n + j];
+            for (std::size_t j = 0; j < columns; ++j)
+                right[i * columns + j] -= factor * right[k * columns + j];
+        }
+    }
+    for (std::size_t i = 0; i < n; ++i) {
+        for (std::size_t j = 0; j < columns; ++j) right[i * columns + j] /= matrix[i * n + i];
+    }
+    return true;
+}
+
+/// The largest sum of magnitudes of a column among the first n of `width`.
+double norm(const std::vector<double>& matrix, std::size_t n, std::size_t width) {
+    double largest = 0.0;
+    for (std::size_t j = 0; j < n; ++j) {
+        double sum = 0.0;
+        for (std::size_t i = 0; i < n; ++i) sum += std::abs(matrix[i * width + j]);
+        largest = std::max(largest, sum);
+    }
+    return largest;
+}
+
 }  // namespace
 
 std::vector<ShiftTerm> shift_rule(std::vector<double> frequencies, const std::vector<double>& shifts) {
@@ -61,28 +102,33 @@ std::vector<ShiftTerm> shift_rule(std::vector<double> frequencies, const std::ve
 
     // f(t + s) - f(t - s) = sum_k 2 sin(omega_k s) h_k(t) with f' = sum_k omega_k h_k: the coefficients c_mu
     // of the pairs solve sum_mu 2 sin(omega_k s_mu) c_mu = omega_k.
-    Eigen::VectorXd coefficients(static_cast<Eigen::Index>(count));
+    std::vector<double> coefficients(count);
     if (shifts.empty() && equidistant(frequencies)) {
         const double spacing = frequencies.front();
         for (std::size_t mu = 0; mu < count; ++mu) {
             const double sine = std::sin(spread_shift(mu, frequencies) * spacing / 2.0);
             const double parity = mu % 2 == 0 ? 1.0 : -1.0;
-            coefficients(static_cast<Eigen::Index>(mu)) =
-                parity * spacing / (4.0 * static_cast<double>(count) * sine * sine);
+            coefficients[mu] = parity * spacing / (4.0 * static_cast<double>(count) * sine * sine);
         }
     } else {
-        const auto size = static_cast<Eigen::Index>(count);
-        Eigen::MatrixXd sines(size, size);
-        Eigen::VectorXd right(size);
-        for (Eigen::Index k = 0; k < size; ++k) {
-            right(k) = frequencies[static_cast<std::size_t>(k)];
-            for (Eigen::Index mu = 0; mu < size; ++mu) {
-                sines(k, mu) = 2.0 * std::sin(right(k) * shift_of(static_cast<std::size_t>(mu)));
+        // Beside the identity: the inverse says how many digits there are.
+        const std::size_t width = count + 1;
+        std::vector<double> sines(count * count);
+        std::vector<double> right(count * width);
+        for (std::size_t k = 0; k < count; ++k) {
+            right[k * width + k] = 1.0;
+            right[k * width + count] = frequencies[k];
+            for (std::size_t mu = 0; mu < count; ++mu) {
+                sines[k * count + mu] = 2.0 * std::sin(frequencies[k] * shift_of(mu));
             }
         }
-        const Eigen::PartialPivLU<Eigen::MatrixXd> lu(sines);
-        coefficients = lu.solve(right);
-        if (!(lu.rcond() > 1e-6) || !(coefficients.cwiseAbs().maxCoeff() < 1e6 * frequencies.back())) {
+        const double size = norm(sines, count, count);
+        bool good = eliminate(sines, right, count) && 1e-6 * size * norm(right, count, width) < 1.0;
+        for (std::size_t mu = 0; mu < count; ++mu) {
+            coefficients[mu] = right[mu * width + count];
+            good = good && std::abs(coefficients[mu]) < 1e6 * frequencies.back();
+        }
+        if (!good) {
             throw std::invalid_argument(
                 shifts.empty()
                     ? "frequencies: too close to each other for a shift rule of ten digits; "
@@ -93,7 +139,7 @@ std::vector<ShiftTerm> shift_rule(std::vector<double> frequencies, const std::ve
     }
     for (std::size_t mu = 0; mu < count; ++mu) {
         const double shift = shift_of(mu);
-        const double coefficient = coefficients(static_cast<Eigen::Index>(mu));
+        const double coefficient = coefficients[mu];
         terms.push_back({coefficient, shift});
         terms.push_back({-coefficient, -shift});
     }

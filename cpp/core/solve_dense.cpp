@@ -2,11 +2,11 @@
 #include "core/solve_dense.hpp"
 
 #include <Eigen/Cholesky>
-#include <Eigen/Eigenvalues>
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
+#include "core/linear_algebra.hpp"
 #include "core/solve_cg.hpp"
 
 namespace fubini::detail {
@@ -50,7 +50,8 @@ MatrixMap load_rhs(const SolveBlock& block, DenseWorkspace& workspace) {
 }
 
 /// Writes the solution, or NaN where it overflowed.
-SolveStatus store(const SolveBlock& block, const Eigen::Ref<const Matrix>& v, SolveStatus status) {
+template <class Solution>
+SolveStatus store(const SolveBlock& block, const Solution& v, SolveStatus status) {
     if (!v.allFinite()) return fail(block, SolveStatus::not_finite);
     Eigen::Map<RowMatrix>(block.x, block.n, block.columns) = v;
     return status;
@@ -137,10 +138,11 @@ bool grew_suspiciously(const Eigen::Ref<const Matrix>& x, const Eigen::Ref<const
 SolveStatus spectral_solve(const SolveBlock& block, const SolveOptions& options, SolveStatus when_good,
                            DenseWorkspace& workspace, SolveInfo* info) {
     const std::ptrdiff_t n = block.n;
-    const ConstMatrixMap a(workspace.damped.data(), n, n);
-    const Eigen::SelfAdjointEigenSolver<Matrix> eigen(a);
-    if (eigen.info() != Eigen::Success) return fail(block, SolveStatus::not_converged);
-    const Eigen::VectorXd& values = eigen.eigenvalues();
+    Eigen::VectorXd values(n);
+    double* vectors = resized(workspace.factor, n * n);  // in rows
+    if (!symmetric_eigen(workspace.damped.data(), n, values.data(), vectors)) {
+        return fail(block, SolveStatus::not_converged);
+    }
     const double largest = values.cwiseAbs().maxCoeff();
     const double rcond = options.rcond < 0.0 ? static_cast<double>(n) * epsilon : options.rcond;
     const double cut = rcond * largest;
@@ -162,8 +164,11 @@ SolveStatus spectral_solve(const SolveBlock& block, const SolveOptions& options,
             weights[i] = kept ? 1.0 / value : 0.0;
         }
     }
-    const MatrixMap b = load_rhs(block, workspace);
-    const Matrix x = eigen.eigenvectors() * (weights.asDiagonal() * (eigen.eigenvectors().transpose() * b));
+    RowMatrix rotated(n, block.columns);
+    product(vectors, block.rhs, n, n, block.columns, rotated.data());
+    rotated.array().colwise() *= weights.array();
+    RowMatrix x(n, block.columns);
+    product_of_transpose(vectors, rotated.data(), n, n, block.columns, x.data());
     if (info != nullptr) {
         info->method = power ? SolveMethod::power : SolveMethod::pinv;
         info->rank = rank;

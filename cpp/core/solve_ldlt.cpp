@@ -11,8 +11,8 @@
 namespace fubini::detail {
 namespace {
 
-/// Rows and columns p < q of the trailing matrix trade places in its lower triangle; the rows of L to the left of
-/// it as well.
+/// Rows and columns p < q of the trailing matrix trade places in its lower triangle; the rows of L to the
+/// left of it as well.
 void swap_symmetric(double* a, std::ptrdiff_t n, std::ptrdiff_t p, std::ptrdiff_t q) {
     if (p == q) return;
     for (std::ptrdiff_t j = 0; j < p; ++j) std::swap(a[p * n + j], a[q * n + j]);
@@ -29,8 +29,8 @@ const double* contiguous(double* a, std::ptrdiff_t n, std::ptrdiff_t k, std::ptr
 
 }  // namespace
 
-// Only the lower triangle is read and updated. The same entry computed twice, once for each triangle, would differ
-// by a rounding, and that difference grows by |l| in every step.
+// Only the lower triangle is read and updated. The same entry computed twice, once for each triangle, would
+// differ by a rounding, and that difference grows by |l| in every step.
 bool factorise_ldlt(double* a, std::ptrdiff_t n, std::ptrdiff_t* pivots) {
     // Bounds the growth of the elements over two steps equally for 1x1 and 2x2 pivots.
     const double alpha = (1.0 + std::sqrt(17.0)) / 8.0;

@@ -2,6 +2,10 @@
 // A register of doubles and the little arithmetic that the small solves need.
 #pragma once
 
+#if defined(FUBINI_FOR_EVERY_CPU)
+#error "vectors of registers differ between instruction sets: not in what is compiled once"
+#endif
+
 #include <cmath>
 #include <cstddef>
 #include <cstring>

@@ -6,57 +6,17 @@
 #include <atomic>
 #include <cstddef>
 #include <functional>
-#include <stdexcept>
 #include <thread>
-#include <vector>
 
+#include "core/batch.hpp"
 #include "core/kernels.hpp"
 #include "core/plan.hpp"
 #include "core/program.hpp"
 
 namespace fubini {
 
-/// The caller's poll function asked to stop.
-struct Interrupted : std::runtime_error {
-    Interrupted() : std::runtime_error("interrupted") {}
-};
-
-/// The request does not fit into memory; the message has the size.
-struct MemoryLimit : std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
-
-/// A batch of angles and, where the program takes them, initial states. All pointers stay the caller's.
-struct Batch {
-    const double* angles = nullptr;  ///< (size / repeat, angles) row-major, radians
-    std::ptrdiff_t size = 0;
-    std::ptrdiff_t repeat = 1;                     ///< element b uses row b / repeat of angles and states
-    const std::complex<double>* states = nullptr;  ///< (size / repeat, 2^qubits), or one state for all
-    bool shared_state = false;
-    /// Called now and then on the calling thread; the sweep throws Interrupted when it returns true.
-    std::function<bool()> poll = {};
-};
-
 /// How a sweep over a batch of this size arranges amplitudes.
 [[nodiscard]] Layout choose_layout(const Program& program, std::ptrdiff_t size);
-
-/// Elements [first, first + size) of a batch whose repeat is 1.
-[[nodiscard]] inline Batch part_of(const Batch& batch, const Program& program, std::ptrdiff_t first,
-                                   std::ptrdiff_t size) {
-    Batch part = batch;
-    part.angles += first * program.angles();
-    if (batch.states != nullptr && !batch.shared_state) part.states += first << program.qubits();
-    part.size = size;
-    return part;
-}
-
-/// Memory in bytes that a sweep with `copies` states per tile needs, for a batch of this size.
-[[nodiscard]] double sweep_bytes(const Program& program, std::ptrdiff_t size, int copies);
-
-/// Limits what sweeps may allocate, in bytes; 0 (the default): three quarters of the memory that this process
-/// may use. Sweeps beyond it throw MemoryLimit before they allocate.
-void set_memory_limit(double bytes);
-[[nodiscard]] double memory_limit();
 
 /// Rows per part where rows are shared among threads. Sums over rows are made chunk by chunk of this size, so
 /// that they do not depend on the number of threads.

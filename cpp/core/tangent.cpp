@@ -5,6 +5,7 @@
 
 #include "core/adjoint.hpp"
 #include "core/observable.hpp"
+#include "core/tangent_tile.hpp"
 
 namespace fubini {
 

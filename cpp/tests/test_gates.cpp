@@ -8,8 +8,8 @@
 
 #include "core/expval.hpp"
 #include "core/gates.hpp"
-#include "core/reference.hpp"
 #include "random_program.hpp"
+#include "tests/reference.hpp"
 
 using namespace fubini;
 using tests::Random;
@@ -105,7 +105,7 @@ TEST_CASE("matrix, generator, shift rule and kernel of every gate agree") {
             reference::State difference(psi.size());
             for (std::size_t i = 0; i < psi.size(); ++i) difference[i] = (plus[i] - minus[i]) / (2 * step);
             CHECK(distance(difference, reference::derivative(program, angles, psi, p)) < 1e-9);
-            const std::vector<double> frequencies = shift_frequencies(gate, p);
+            const std::vector<double> frequencies = reference::shift_frequencies(gate, p);
             if (frequencies.empty()) {  // a global phase
                 CHECK(std::abs(jacobian[static_cast<std::size_t>(p)]) < 1e-14);
                 continue;
@@ -127,13 +127,14 @@ TEST_CASE("matrix, generator, shift rule and kernel of every gate agree") {
 }
 
 TEST_CASE("known shift frequencies") {
-    CHECK(shift_frequencies(find_gate("RX"), 0) == std::vector<double>{1});
-    CHECK(shift_frequencies(find_gate("PhaseShift"), 0) == std::vector<double>{1});
-    CHECK(shift_frequencies(find_gate("CRY"), 0) == std::vector<double>{0.5, 1});
-    CHECK(shift_frequencies(find_gate("SingleExcitation"), 0) == std::vector<double>{0.5, 1});
-    CHECK(shift_frequencies(find_gate("SingleExcitationPlus"), 0) == std::vector<double>{1});
-    CHECK(shift_frequencies(find_gate("OrbitalRotation"), 0) == std::vector<double>{0.5, 1, 1.5, 2});
-    CHECK(shift_frequencies(find_gate("GlobalPhase"), 0).empty());
+    CHECK(reference::shift_frequencies(find_gate("RX"), 0) == std::vector<double>{1});
+    CHECK(reference::shift_frequencies(find_gate("PhaseShift"), 0) == std::vector<double>{1});
+    CHECK(reference::shift_frequencies(find_gate("CRY"), 0) == std::vector<double>{0.5, 1});
+    CHECK(reference::shift_frequencies(find_gate("SingleExcitation"), 0) == std::vector<double>{0.5, 1});
+    CHECK(reference::shift_frequencies(find_gate("SingleExcitationPlus"), 0) == std::vector<double>{1});
+    CHECK(reference::shift_frequencies(find_gate("OrbitalRotation"), 0) ==
+          std::vector<double>{0.5, 1, 1.5, 2});
+    CHECK(reference::shift_frequencies(find_gate("GlobalPhase"), 0).empty());
 }
 
 TEST_CASE("an unknown gate is refused by name") {

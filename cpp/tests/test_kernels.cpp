@@ -6,8 +6,8 @@
 
 #include "core/kernels.hpp"
 #include "core/plan.hpp"
-#include "core/reference.hpp"
 #include "random_program.hpp"
+#include "tests/reference.hpp"
 
 using namespace fubini;
 using tests::Complex;

@@ -8,8 +8,8 @@
 #include "core/metric.hpp"
 #include "core/parallel.hpp"
 #include "core/plan.hpp"
-#include "core/reference.hpp"
 #include "random_program.hpp"
+#include "tests/reference.hpp"
 
 using namespace fubini;
 using tests::Complex;

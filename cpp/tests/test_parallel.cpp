@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "core/parallel.hpp"
-#include "core/peak.hpp"
 
 using fubini::parallel_for;
 
@@ -58,14 +57,4 @@ TEST_CASE("nested and concurrent calls finish") {
 TEST_CASE("set_num_threads refuses what is not a number of threads") {
     CHECK_THROWS_AS(fubini::set_num_threads(0), std::invalid_argument);
     CHECK_THROWS_AS(fubini::set_num_threads(2000), std::invalid_argument);
-}
-
-TEST_CASE("multiply_add counts two operations for every lane, on every thread") {
-    CHECK(fubini::multiply_add(0) == 0.0);
-    fubini::set_num_threads(1);
-    const double one = fubini::multiply_add(10);
-    CHECK(one > 0.0);
-    fubini::set_num_threads(2);
-    CHECK(fubini::multiply_add(10) == 2.0 * one);
-    CHECK(fubini::multiply_add(30) == 6.0 * one);
 }

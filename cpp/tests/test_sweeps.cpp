@@ -8,9 +8,9 @@
 #include "core/adjoint.hpp"
 #include "core/expval.hpp"
 #include "core/parallel.hpp"
-#include "core/reference.hpp"
 #include "core/tangent.hpp"
 #include "random_program.hpp"
+#include "tests/reference.hpp"
 
 using namespace fubini;
 using tests::Complex;

@@ -210,10 +210,6 @@ def hessian_product(program: Program, angles: numpy.typing.NDArray[numpy.float64
     """
     Hessian of the weighted results times the tangents, shape (batch, angles).
     """
-def hilbert_schmidt(derivatives: numpy.typing.NDArray[numpy.complex128]) -> numpy.typing.NDArray[numpy.float64]:
-    """
-    Tr(d_i rho d_j rho) of derivatives (batch, angles, dim, dim): (batch, angles, angles).
-    """
 def isa() -> str:
     """
     Instruction set that this module was compiled for.
@@ -270,10 +266,6 @@ def metric_vector_product(program: Program, angles: numpy.typing.NDArray[numpy.f
     """
     Metric of each batch element times its vector, (batch, angles), or its vectors, (batch, vectors, angles); the mean has no batch.
     """
-def multiply_add(rounds: typing.SupportsInt | typing.SupportsIndex) -> float:
-    """
-    Multiply-adds in registers on all threads; their floating-point operations.
-    """
 def num_threads() -> int:
     """
     Number of threads that the kernel may use.
@@ -305,10 +297,6 @@ def shift_rule(frequencies: collections.abc.Sequence[typing.SupportsFloat | typi
 def shift_sum(index: numpy.typing.NDArray[numpy.int64], coefficients: numpy.typing.NDArray[numpy.float64], values: numpy.typing.NDArray[numpy.float64], count: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float64]:
     """
     Adds coefficient * values, (terms, batch, outputs), to the angle index of each term: derivatives (batch, outputs, count).
-    """
-def sld_fisher(states: numpy.typing.NDArray[numpy.complex128], derivatives: numpy.typing.NDArray[numpy.complex128], cutoff: typing.SupportsFloat | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float64]:
-    """
-    Quantum Fisher information of density matrices (batch, dim, dim) with derivatives (batch, angles, dim, dim): (batch, angles, angles).
     """
 def solve_batch(matrix: numpy.typing.NDArray[numpy.float64], rhs: numpy.typing.NDArray[numpy.float64], damping: numpy.typing.NDArray[numpy.float64], method: str = 'auto', damping_kind: str = 'absolute', rcond: typing.SupportsFloat | typing.SupportsIndex = -1.0, smooth: bool = False, exponent: typing.SupportsFloat | typing.SupportsIndex = 1.0, symmetry_tolerance: typing.SupportsFloat | typing.SupportsIndex = 1e-09, tolerance: typing.SupportsFloat | typing.SupportsIndex = 1e-12, max_iterations: typing.SupportsInt | typing.SupportsIndex = 0, start: numpy.typing.NDArray[numpy.float64] | None = None, want_info: bool = False) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.int8], dict[str, numpy.ndarray] | None]:
     """

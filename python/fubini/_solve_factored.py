@@ -308,7 +308,6 @@ def solve_dual(
     xp = module_of(factor)
     n = factor.shape[-2]
     transposed = factor.swapaxes(-1, -2)
-    gram = transposed @ factor
     damped = lam > 0
     safe = xp.where(damped, lam, xp.ones_like(lam))
 
@@ -318,6 +317,7 @@ def solve_dual(
 
     x, status = xp.zeros_like(b), xp.zeros_like(lam, dtype=xp.int8)
     if n > factor.shape[-1] and bool(damped.any()):
+        gram = transposed @ factor
         x, status = woodbury(b)
         for _ in range(2):
             x = x + woodbury(b - factor @ (transposed @ x) - safe[:, None, None] * x)[0]
@@ -325,7 +325,11 @@ def solve_dual(
     status = xp.where(status == int(SolveStatus.USED_PINV), ok, status)
     rank = 0 * damped + n
     if not bool(damped.all()):
-        vectors, values, _ = xp.linalg.svd(factor, full_matrices=False)
+        narrow = factor
+        if n < factor.shape[-1]:  # X = R^T Q^T has the singular values of R^T, and its left vectors
+            found = xp.linalg.qr(transposed, mode="r")
+            narrow = (found if xp is np else found[1]).swapaxes(-1, -2)
+        vectors, values, _ = xp.linalg.svd(narrow, full_matrices=False)
         cut = (n * 2.220446049250313e-16 if rcond < 0 else rcond) ** 0.5
         kept = values > cut * values[:, :1]  # in falling order
         safe = xp.where(kept, values, xp.ones_like(values))

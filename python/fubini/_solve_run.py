@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fubini import _core
 from fubini._arrays import RealArray, is_tensor, like, real_array, result_dtype
+from fubini._interrupts import interruptible
 from fubini._solve_factored import (
     conjugate_gradients,
     dual_terms,
@@ -41,7 +42,18 @@ def solve_numpy(
     columns = b.shape[-1] if b.ndim == a.ndim else 1
     flat_a, flat_b = a.reshape(count, n, a.shape[-1]), b.reshape(count, n, columns)
     if plan.name == "dual":
-        return _solve_dual(flat_a, flat_b, damping, plan, batch_shape, b.shape, want_info)
+        width = flat_a.shape[-1]
+        return interruptible(
+            8.0 * count * n * width * (min(n, width) + columns),
+            _solve_dual,
+            flat_a,
+            flat_b,
+            damping,
+            plan,
+            batch_shape,
+            b.shape,
+            want_info,
+        )
     start = None
     if plan.start is not None:
         start = real_array("start", plan.start)
@@ -70,7 +82,10 @@ def solve_numpy(
         )
         known = {name: values.numpy() for name, values in details.items()}
         return x.numpy().reshape(b.shape), make_info(status.numpy(), known, batch_shape)
-    solution, codes, fields = _core.solve_batch(
+    eigenvalues = plan.name in ("pinv", "power")
+    solution, codes, fields = interruptible(
+        float(count) * n * n * (n * (10.0 if eigenvalues else 0.3) + 2.0 * columns),
+        _core.solve_batch,
         flat_a,
         flat_b,
         lam,

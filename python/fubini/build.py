@@ -30,8 +30,10 @@ def build_info() -> BuildInfo:
 
 
 def get_num_threads() -> int:
-    """Return the number of threads that the kernel may use; ``FUBINI_NUM_THREADS`` or
-    ``OMP_NUM_THREADS`` sets the first value."""
+    """Return the number of threads that the kernel may use; a system that grants fewer gives fewer.
+
+    The first value is ``FUBINI_NUM_THREADS``, else ``OMP_NUM_THREADS``, else the number of processors.
+    """
     return _core.num_threads()
 
 

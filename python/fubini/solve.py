@@ -22,6 +22,7 @@ from fubini._arrays import (
     result_dtype,
     symmetry_tolerance,
 )
+from fubini._interrupts import interruptible
 from fubini._solve_run import attach_gradient, solve_numpy, solve_operator, solve_values
 from fubini._solve_types import (
     CG,
@@ -38,6 +39,9 @@ from fubini._solve_types import (
 )
 from fubini.damping import Damping, as_damping
 from fubini.torch_private import is_forward_mode, is_wrapped
+
+# Methods without options of their own, for matrices alone.
+_DIRECT = ("auto", "cholesky", "ldlt", "pinv")
 
 __all__ = ["CG", "Dual", "Pinv", "Power", "SolveInfo", "SolveStatus", "solve", "solve_blocks"]
 
@@ -90,8 +94,8 @@ def solve(
     _refuse_tangents(matrix, rhs, getattr(damping, "lam", damping))
     # The common case crosses into the kernel at once: anything else would cost more than a 4x4 system itself.
     x: Any
-    if method == "auto" and rcond is None and not return_info:
-        x = _solve_fast(matrix, rhs, damping)
+    if isinstance(method, str) and method in _DIRECT and rcond is None and not return_info:
+        x = _solve_fast(matrix, rhs, damping, method)
         if x is not None:
             return x
     operator = callable(matrix) and not is_tensor(matrix)
@@ -184,7 +188,9 @@ def _blocks_slow(
     status = np.zeros(len(a), dtype=np.int8)
     for tolerance in np.unique(tolerances):  # one call for each width of number
         where = np.flatnonzero(tolerances == tolerance).tolist()
-        solved, codes = _core.solve_list(
+        solved, codes = interruptible(
+            sum(0.3 * len(a[i]) ** 3 for i in where),
+            _core.solve_list,
             [a[i] for i in where],
             [b[i] for i in where],
             strengths[where],
@@ -220,16 +226,16 @@ def _blocks_fast(
     return [torch.from_numpy(one) for one in x] if tensors else x, status
 
 
-def _solve_fast(matrix: Any, rhs: Any, damping: Any) -> Any:
+def _solve_fast(matrix: Any, rhs: Any, damping: Any, method: str) -> Any:
     kind = "absolute"
     if isinstance(damping, Damping):
         damping, kind = damping.lam, damping.kind
     if type(damping) is not float:
         return None
     if not isinstance(matrix, torch.Tensor):
-        return _core.solve_fast(matrix, rhs, damping, kind)
+        return _core.solve_fast(matrix, rhs, damping, kind, method)
     try:  # refuses what needs a gradient, lives elsewhere, is lazily negated or inside a transform of torch.func
-        x = _core.solve_fast(matrix.numpy(), rhs.numpy(), damping, kind)
+        x = _core.solve_fast(matrix.numpy(), rhs.numpy(), damping, kind, method)
     except (AttributeError, RuntimeError, TypeError):
         return None
     return None if x is None else torch.from_numpy(x)

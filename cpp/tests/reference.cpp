@@ -1,12 +1,59 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "core/reference.hpp"
+#include "tests/reference.hpp"
 
+#include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace fubini::reference {
 namespace {
 
 using Complex = std::complex<double>;
+using Matrix = std::vector<std::complex<double>>;  // square, row-major
+
+/// matrix += scale * K of the factor; only for the small dimension of a table gate.
+void add_generator(const Factor& factor, double scale, Matrix& matrix) {
+    const std::size_t wires = factor.pauli.size();
+    const std::size_t dimension = std::size_t{1} << wires;
+    for (std::size_t column = 0; column < dimension; ++column) {
+        bool direct = true;
+        bool flipped = true;
+        std::size_t row = column;
+        std::complex<double> value = 1;
+        for (std::size_t w = 0; w < wires; ++w) {
+            const std::size_t bit = std::size_t{1} << (wires - 1 - w);
+            const bool one = (column & bit) != 0;
+            const bool flips = factor.pauli[w] == 'X' || factor.pauli[w] == 'Y';
+            if (factor.where[w] != '-') {
+                const bool wanted = factor.where[w] == '1';
+                direct = direct && one == wanted;
+                flipped = flipped && one == (wanted != flips);
+            }
+            if (flips) row ^= bit;
+            if (factor.pauli[w] == 'Y') value *= std::complex<double>(0, one ? -1 : 1);
+            if (factor.pauli[w] == 'Z' && one) value = -value;
+        }
+        if (direct || flipped) matrix[row * dimension + column] += scale * value;
+    }
+}
+
+bool is_singular(Matrix matrix, std::size_t dimension) {
+    for (std::size_t k = 0; k < dimension; ++k) {
+        std::size_t pivot = k;
+        for (std::size_t i = k; i < dimension; ++i) {
+            if (std::abs(matrix[i * dimension + k]) > std::abs(matrix[pivot * dimension + k])) pivot = i;
+        }
+        if (std::abs(matrix[pivot * dimension + k]) < 1e-9) return true;
+        for (std::size_t j = 0; j < dimension; ++j)
+            std::swap(matrix[k * dimension + j], matrix[pivot * dimension + j]);
+        for (std::size_t i = k + 1; i < dimension; ++i) {
+            const std::complex<double> factor = matrix[i * dimension + k] / matrix[k * dimension + k];
+            for (std::size_t j = k; j < dimension; ++j)
+                matrix[i * dimension + j] -= factor * matrix[k * dimension + j];
+        }
+    }
+    return false;
+}
 
 bool in_subspace(const Operation& operation, Mask row) {
     const Mask flipped = operation.value ^ (operation.word.x & operation.fixed);
@@ -168,6 +215,32 @@ std::vector<double> jacobian(const Program& program, const std::vector<double>& 
         }
     }
     return result;
+}
+
+std::vector<double> shift_frequencies(const Gate& gate, int parameter) {
+    // Factors that share a parameter commute in every gate of the table, so their generators add up. With the
+    // table's coefficients the eigenvalues are multiples of 1/4.
+    const std::size_t dimension = std::size_t{1} << gate.wires;
+    Matrix generator(dimension * dimension);
+    for (const Factor& factor : gate.factors) {
+        if (factor.parameter == parameter) add_generator(factor, 0.5 * factor.coefficient, generator);
+    }
+    std::vector<double> values;
+    for (int quarter = -8; quarter <= 8; ++quarter) {
+        Matrix shifted = generator;
+        for (std::size_t i = 0; i < dimension; ++i) shifted[i * dimension + i] -= 0.25 * quarter;
+        if (is_singular(std::move(shifted), dimension)) values.push_back(0.25 * quarter);
+    }
+    std::vector<double> frequencies;
+    for (const double a : values) {
+        for (const double b : values) {
+            if (a > b && std::find(frequencies.begin(), frequencies.end(), a - b) == frequencies.end()) {
+                frequencies.push_back(a - b);
+            }
+        }
+    }
+    std::sort(frequencies.begin(), frequencies.end());
+    return frequencies;
 }
 
 }  // namespace fubini::reference

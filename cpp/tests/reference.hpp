@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Dense and slow on purpose: every formula as it stands in the definition. Only tests use it.
+// Dense and slow on purpose: every formula as it stands in the definition.
 #pragma once
 
 #include <complex>
 #include <vector>
 
+#include "core/gates.hpp"
 #include "core/program.hpp"
 
 namespace fubini::reference {
@@ -35,5 +36,9 @@ using State = std::vector<std::complex<double>>;
 /// (outputs, angles), row-major.
 [[nodiscard]] std::vector<double> jacobian(const Program& program, const std::vector<double>& angles,
                                            const State& initial);
+
+/// Positive frequencies of any expectation value in one parameter: the differences of the eigenvalues of the
+/// parameter's generator. {1} is the two-term shift rule, {0.5, 1} the four-term one.
+[[nodiscard]] std::vector<double> shift_frequencies(const Gate& gate, int parameter);
 
 }  // namespace fubini::reference

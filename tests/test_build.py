@@ -136,9 +136,56 @@ def test_concurrent_calls_and_fork() -> None:
         assert result.stdout == "0\n", result.stderr
 
 
+def small_program() -> object:
+    builder = _core.ProgramBuilder(2, 0, False)
+    builder.output(0)
+    return builder.build()
+
+
+def built_twice() -> None:
+    builder = _core.ProgramBuilder(2, 0, False)
+    builder.build()
+    builder.build()
+
+
+EMPTY, SQUARE = np.ones((1, 0, 0)), np.ones((1, 2, 2))
+
+
 @pytest.mark.parametrize(
     ("call", "error"),
     [
+        (lambda: _core.solve_kronecker(SQUARE, SQUARE, [], np.ones(4), 0.1), ValueError),
+        (
+            lambda: _core.solve_kronecker(SQUARE, SQUARE, [2**62, 2**62], np.ones(4), 0.1),
+            ValueError,
+        ),
+        (lambda: _core.solve_kronecker(SQUARE, SQUARE, [3, -1], np.ones(4), 0.1), ValueError),
+        (lambda: _core.ProgramBuilder(2, 2**31 - 1, False), ValueError),
+        (lambda: _core.ProgramBuilder(2, 0, False).output(2**31 - 1), ValueError),
+        (lambda: _core.ProgramBuilder(2, 0, False).output(0, 2**31 - 1), ValueError),
+        (
+            lambda: _core.ProgramBuilder(2, 0, False).pauli_term(2**31 - 1, 1.0, "Z", [0]),
+            ValueError,
+        ),
+        (
+            lambda: _core.ProgramBuilder(2, 0, False).probability_term(2**31 - 1, 1.0, [0], 0),
+            ValueError,
+        ),
+        (lambda: small_program().staged([], [(0, [(0, 1, 1.0, 2**31 - 1)])]), ValueError),
+        (built_twice, ValueError),
+        (lambda: _core.expval(small_program(), np.ones((2**40, 0))), MemoryError),
+        (
+            lambda: _core.derivative_states(small_program(), np.ones((4, 0)), repeat=2**62),
+            MemoryError,
+        ),
+        (
+            lambda: _core.metric_vector_product(
+                small_program(), np.ones((4, 0)), np.ones((4, 2**50, 0))
+            ),
+            MemoryError,
+        ),
+        (lambda: _core.first_not_finite([np.ones(3, ">f8")]), TypeError),
+        (lambda: _core.first_not_finite([misaligned(np.ones(3))]), TypeError),
         (lambda: _core.blocks_from_probabilities(np.ones((2, 3)), [[(0, 1, 1.0)]], 2), ValueError),
         (lambda: _core.blocks_from_probabilities(np.ones((2, 4)), [[(1, 0, 1.0)]], 2), ValueError),
         (lambda: _core.blocks_from_probabilities(np.ones((2, 4)), [], 2), ValueError),
@@ -172,6 +219,64 @@ def test_the_extension_repeats_the_checks_for_direct_callers(
 ) -> None:
     with pytest.raises(error):
         call()  # type: ignore[operator]
+
+
+def misaligned(values: np.ndarray) -> np.ndarray:
+    memory = np.empty(values.nbytes + 1, np.uint8)
+    odd = memory[1:].view(values.dtype).reshape(values.shape)
+    odd[...] = values
+    return odd
+
+
+def test_systems_without_unknowns_have_no_eigenvalue_and_are_solved() -> None:
+    for rows, width in ((0, 2), (3, 0), (0, 0)):
+        found = _core.largest_eigenvalues(np.ones((4, rows, width)), np.ones((4, width, width)))
+        np.testing.assert_array_equal(found, np.zeros(4))
+    for left, right, widths in ((EMPTY, SQUARE, [2]), (SQUARE, EMPTY, []), (EMPTY, EMPTY, [0])):
+        x, status = _core.solve_kronecker(left, right, widths, np.ones(0), 0.1)
+        assert (x.size, status) == (0, 0)
+
+
+def test_largest_eigenvalue_of_tall_and_wide_factors() -> None:
+    rng = np.random.default_rng(0)
+    for rows, width, rank in ((2, 5, 2), (5, 5, 5), (9, 4, 4), (9, 4, 2), (7, 3, 0)):
+        factor = rng.normal(size=(3, rows, rank)) @ rng.normal(size=(3, rank, width))
+        root = rng.normal(size=(3, width, width))
+        covariance = root @ root.transpose(0, 2, 1)
+        full = factor @ covariance @ factor.transpose(0, 2, 1)
+        np.testing.assert_allclose(
+            _core.largest_eigenvalues(factor, covariance),
+            np.linalg.eigvalsh(full)[:, -1],
+            rtol=1e-12,
+            atol=1e-12,
+        )
+
+
+def test_numbers_at_odd_addresses_are_copied() -> None:
+    rng = np.random.default_rng(0)
+    matrix, rhs = np.eye(5) * 2.0, rng.normal(size=5)
+    for method in ("auto", "cg"):
+        found = fubini.solve(misaligned(matrix), misaligned(rhs), method=method)
+        np.testing.assert_allclose(found, rhs / 2, rtol=1e-15)
+    inputs, weight = rng.normal(size=(3, 2)), rng.normal(size=(4, 2))
+    np.testing.assert_array_equal(
+        _core.linear_layer(misaligned(inputs), misaligned(weight), None),
+        _core.linear_layer(inputs, weight, None),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_garbage_is_refused_by_every_function_of_the_extension(seed: int) -> None:
+    script = Path(__file__).with_name("fuzz_extension.py")
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", script, "10000", str(seed)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "10000 calls" in result.stdout
 
 
 def test_committed_stubs_are_those_of_the_extension() -> None:

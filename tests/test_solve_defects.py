@@ -1,5 +1,7 @@
 """Defects that the solve once had, each under its name."""
 
+import sys
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -344,3 +346,25 @@ def test_forward_mode_tangents_are_refused():
             with pytest.raises(TypeError, match="without tangents"):
                 call()
         assert torch.equal(fubini.solve(a, b), b)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
+@pytest.mark.parametrize("method", ["auto", "cholesky", "ldlt", "pinv"])
+def test_methods_without_options_go_into_the_kernel_at_once(method, kind, monkeypatch):
+    """Small blocks by Cholesky took twelve times as long as by "auto", some of it for information nobody asked for."""
+    a, x = with_condition(4, 1e2, (6,)), np.ones((6, 4))
+    b = kind(np.einsum("bij,bj->bi", a, x))
+    slow = fubini.solve(kind(a), b, method=method, damping=0.1, return_info=True)[0]
+    monkeypatch.setattr(sys.modules[fubini.solve.__module__], "make_plan", None)
+    fast = fubini.solve(kind(a), b, method=method, damping=0.1)
+    assert type(fast) is type(slow)
+    np.testing.assert_array_equal(fast, slow)
+
+
+def test_the_fast_way_reports_failures_as_the_slow_one():
+    singular = np.diag([1.0, 0.0, 2.0])
+    for method, text in (("cholesky", "not positive definite"), ("ldlt", "singular")):
+        with pytest.raises(fubini.NumericalError, match=text):
+            fubini.solve(singular, np.ones(3), method=method)
+        x = fubini.solve(singular, np.ones(3), method=method, throw=False)
+        assert np.isnan(x).all()

@@ -60,7 +60,7 @@ class Garbage:
         pick = self.random
         shape = [pick.choice((0, 1, 1, 2, 2, 3, 4, 5, 16)) for _ in range(pick.randint(0, 4))]
         if pick.random() < 0.02 and 0 in shape:  # no element, and sizes whose products overflow
-            shape[pick.randrange(len(shape))] = 2**40
+            shape.insert(pick.randint(0, len(shape)), 2**40)
         if 0 not in shape and np.prod(shape, dtype=float) > 1e5:
             shape = shape[:1]
         values = self.numpy.normal(size=shape) * pick.choice((1.0, 1.0, 1e-3, 1e160))

@@ -218,5 +218,5 @@ TEST_CASE("one number that is not finite is found wherever it is") {
             value = 0.0;
         }
     }
-    CHECK(fubini::all_finite<float>(nullptr, 0));
+    CHECK(fubini::all_finite(static_cast<const float*>(nullptr), 0));
 }

@@ -35,7 +35,7 @@ def interruptible(
     context = contextvars.copy_context()  # numpy.errstate
     helper = ThreadPoolExecutor(1)
     try:
-        outcome = helper.submit(context.run, function, *args, **kwargs)
+        outcome = helper.submit(lambda: context.run(function, *args, **kwargs))
     except RuntimeError:  # no thread to be had
         return function(*args, **kwargs)
     finally:

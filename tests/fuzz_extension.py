@@ -77,7 +77,7 @@ class Garbage:
             found = odd.reshape(found.shape)
         elif kind < 0.13:
             found = found.astype(found.dtype.newbyteorder())
-        elif kind < 0.2 and found.ndim >= 2:  # square and symmetric
+        elif kind < 0.2 and found.ndim >= 2 and found.size:  # square and symmetric
             n = found.shape[-1]
             found = np.ascontiguousarray(
                 np.broadcast_to(np.eye(n, dtype=dtype), (*found.shape[:-2], n, n))

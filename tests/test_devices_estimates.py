@@ -1,5 +1,6 @@
 """QN-SPSA, the Fisher information of measurements, and its mean over random bases."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from fubini.devices.qnspsa import QNSPSA
 from fubini.devices.sampled import metric_job
 from fubini.devices.shifts import gradient_job
 from fubini.reference import geometric_tensor
+from fubini.tape import gate_tape
 
 
 def gates(x: Any, w: Any) -> None:
@@ -225,3 +227,50 @@ def test_probabilities_of_layers_and_bases_share_one_execution() -> None:
     executor = Executor(dev)
     together(metric_job(tape), fisher_job(tape)).run(executor)
     assert executor.usage.calls == 1
+
+
+# -- outcomes of probability zero ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["default.qubit", "lightning.qubit", "default.mixed"])
+@pytest.mark.parametrize("angle", [0.0, 1e-10, 1e-8, 1e-6, 1e-3, np.pi, 2 * np.pi, 0.7])
+def test_information_of_one_rotation_is_one_everywhere(angle: float, device: str) -> None:
+    """p = sin(t/2)^2 and 1 - p have (dp)^2/p + (dp)^2/(1 - p) = 1 for every t; small p once counted nothing."""
+    dev = qml.device(device, wires=2)
+    gates: list[Callable[[Any], Any]] = [
+        lambda t: qml.RY(t, 0),
+        lambda t: qml.IsingXY(t, [0, 1]),
+        lambda t: qml.CRX(t, [1, 0]),
+    ]
+    for gate in gates:
+
+        @qml.qnode(dev)
+        def circuit(w: Any) -> Any:
+            qml.X(1)
+            gate(w[0])  # noqa: B023 - called within the loop
+            return qml.expval(qml.Z(0))
+
+        tape = gate_tape(circuit, (np.array([angle]),), {}, weights=[0], pure=False)
+        found = fisher_job(tape).run(Executor(dev)).values
+        # Rounding of 1e-16 in the derivative, relative to 1e-9, at the smallest p that is divided by.
+        np.testing.assert_allclose(found, 1.0, rtol=0, atol=1e-6)
+
+
+def test_outcome_that_several_angles_make_possible_is_refused() -> None:
+    dev = qml.device("default.qubit", wires=2)
+
+    @qml.qnode(dev)
+    def circuit(w: Any) -> Any:
+        qml.RY(w[0], 0)
+        qml.RX(w[1], 0)
+        qml.RY(w[2], 1)
+        return qml.expval(qml.Z(0))
+
+    def information(w: Any) -> Any:
+        tape = gate_tape(circuit, (np.array(w),), {}, weights=[0])
+        return fisher_job(tape).run(Executor(dev)).values[0]
+
+    with pytest.raises(NumericalError, match=r"outcome 2 .* probability 0.*angles \[0, 1\]"):
+        information([0.0, 0.0, 0.3])
+    # Away from there, whatever the direction, it is that of the two wires: the second one has information 1.
+    np.testing.assert_allclose(information([1e-3, 2e-3, 0.0])[2, 2], 1.0, atol=1e-6)

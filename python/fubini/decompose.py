@@ -25,12 +25,13 @@ _MATRICES = (
 _IGNORED = {"Barrier", "Snapshot", "WireCut"}  # no effect on the state
 
 
-def gate_operations(tape: Any, pure: bool = True) -> list[Any]:
+def gate_operations(tape: Any, pure: bool = True, keep_preparation: bool = False) -> list[Any]:
     """Decompose to operations with at most one angle, which then has a Pauli-sum generator.
 
     Args:
         tape: A quantum script.
         pure: Whether channels are refused.
+        keep_preparation: Whether the preparation of an initial state that depends on weights stays one operation.
 
     Returns:
         The operations.
@@ -41,7 +42,8 @@ def gate_operations(tape: Any, pure: bool = True) -> list[Any]:
     for op in tape.operations:
         _refuse(op, pure)
     first = tape.operations[:1]
-    if not first or not isinstance(first[0], PREPARATIONS) or is_trainable(first[0]):
+    kept = first and isinstance(first[0], PREPARATIONS)
+    if not kept or (is_trainable(first[0]) and not keep_preparation):
         first = []
     try:
         expanded = unfold(tape.operations[len(first) :], _is_gate, own_parts)

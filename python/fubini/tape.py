@@ -145,7 +145,9 @@ def gate_tape(
     return _autograd_tape(qnode, args, kwargs, list(weights), values, pure)
 
 
-def angle_tape(qnode: Any, kwargs: dict[str, Any]) -> tuple[GateTape, list[torch.Tensor]]:
+def angle_tape(
+    qnode: Any, kwargs: dict[str, Any]
+) -> tuple[GateTape, list[torch.Tensor], torch.Tensor | None]:
     """Run a QNode's quantum function and return its gates, with every differentiable angle as a weight of its own.
 
     Args:
@@ -153,15 +155,31 @@ def angle_tape(qnode: Any, kwargs: dict[str, Any]) -> tuple[GateTape, list[torch
         kwargs: Its arguments, torch tensors with their graph.
 
     Returns:
-        The circuit, whose weights are its trainable angles in order, and these angles with their graph, each () or
-        (batch,); none where no argument requires grad.
+        The circuit, whose weights are its trainable angles in order; these angles with their graph, each () or
+        (batch,), none where no argument requires grad; and the amplitudes of the initial state with their graph,
+        (..., 2^k), None where they have none.
+
+    Raises:
+        ValueError: For a state that depends on a differentiated tensor and is prepared later than at the start.
     """
     tape = user_tape(qnode, (), kwargs, pure=False)
-    operations = gate_operations(tape, pure=False)
+    late = [op for op in tape.operations[1:] if isinstance(op, PREPARATIONS) and is_trainable(op)]
+    if late:
+        raise ValueError(
+            f"qnode: {late[0].name} on wires {late[0].wires.tolist()} depends on weights or inputs that require grad, and "
+            "only the first operation may: make it the first one, detach its amplitudes, or use default.qubit with "
+            "diff_method='backprop'"
+        )
+    operations = gate_operations(tape, pure=False, keep_preparation=True)
     angles = [op.data[0] for op in operations if has_angle(op) and is_trainable(op)]
     jacobian = np.eye(len(angles))[None]
     batch = _batch_size(tape)
-    return _finish(tape, operations, batch, ((len(angles),),), jacobian, constant=True), angles
+    first = operations[0] if operations else None
+    state = None
+    if isinstance(first, PREPARATIONS) and is_trainable(first):
+        state = first.data[0]
+    gates = _finish(tape, operations, batch, ((len(angles),),), jacobian, constant=True)
+    return gates, angles, state
 
 
 def _put(

@@ -18,19 +18,24 @@ import numpy as np
 import numpy.typing as npt
 import pennylane as qml
 
+from fubini import _core
 from fubini._arrays import hermitian
-from fubini.devices.executor import Array
+from fubini.devices.executor import STATE_VECTORS, Array, Executor
 from fubini.devices.gradient import Gradient
 from fubini.devices.job import Job, together
-from fubini.devices.shifts import gradient_job
+from fubini.devices.shifts import frequencies, gradient_job, has_rule
+from fubini.errors import NumericalError
 from fubini.layers import GateShape
 from fubini.tape import Gate, GateTape
-from fubini.words import refuse_computed
 
 FloatArray = npt.NDArray[np.float64]
 
-# Outcomes less likely than this are left out: p and its derivative vanish together there.
+# d^2/p of less likely outcomes is its limit for p = 0. Exact results have errors of 1e-16, those of density matrices also
+# in p, so that d^2/p is off by 2e-16 / sqrt(p) of itself; the limit by sqrt(p).
 _CUTOFF = 1e-12
+_CUTOFF_OF_STATES = 1e-18
+# Second derivatives below this are rounding of zero.
+_FLAT = 1e-9
 
 
 @dataclass(frozen=True)
@@ -53,22 +58,87 @@ class FisherEstimate:
         return result
 
 
-def classical_fisher(probabilities: FloatArray, derivatives: FloatArray) -> FloatArray:
-    """Return the Fisher information of distributions.
+def classical_fisher(
+    probabilities: FloatArray, derivatives: FloatArray, cutoff: float = _CUTOFF
+) -> FloatArray:
+    """Return the Fisher information of distributions, as far as their outcomes occur.
 
     Args:
         probabilities: (batch, outcomes).
         derivatives: (batch, outcomes, angles).
+        cutoff: Outcomes of smaller probability count nothing here, see :func:`vanishing_outcomes`.
 
     Returns:
-        (batch, angles, angles). Outcomes of probability below 1e-12 count nothing.
+        (batch, angles, angles).
     """
-    seen = probabilities > _CUTOFF
+    seen = probabilities > cutoff
     scaled = (
         derivatives
         * np.where(seen, 1.0 / np.sqrt(np.where(seen, probabilities, 1.0)), 0.0)[..., None]
     )
     return hermitian(np.swapaxes(scaled, 1, 2) @ scaled)
+
+
+def vanishing_outcomes(
+    probabilities: FloatArray, curvatures: FloatArray, cutoff: float
+) -> FloatArray:
+    """Return what outcomes contribute to the Fisher information whose probability and its derivative vanish.
+
+    Near its zero p is a quadratic form c t^2 / 2 of the one angle t that it depends on, and (dp/dt)^2 / p = 2 c.
+
+    Args:
+        probabilities: (batch, outcomes).
+        curvatures: Second derivatives by every angle, (batch, outcomes, angles); NaN where they are not known.
+        cutoff: Below it a probability counts as zero.
+
+    Returns:
+        (batch, angles), the diagonal; nothing else is there.
+
+    Raises:
+        NumericalError: If such an outcome depends on several angles: the limit then depends on the direction.
+    """
+    gone = (probabilities <= cutoff)[..., None]
+    bent = gone & ~(np.abs(curvatures) <= _FLAT)
+    several = bent.sum(axis=2) > 1
+    unknown = (bent & np.isnan(curvatures)).any(axis=2)
+    if (several | unknown).any():
+        row, outcome = np.argwhere(several | unknown)[0]
+        angles = np.flatnonzero(bent[row, outcome]).tolist()
+        raise NumericalError(
+            f"fisher_job: outcome {outcome} of input {row} has probability 0, and d_i p d_j p / p has no value there: its "
+            f"limit depends on how the angles {angles} approach this point. Move the angles, by 1e-3 say, or take the "
+            "metric of the state (metric_job), which is smooth"
+        )
+    limits: FloatArray = np.where(bent, 2.0 * curvatures, 0.0).sum(axis=1)
+    return limits
+
+
+def _curvatures(tape: GateTape, found: Gradient) -> FloatArray:
+    """Second derivatives of the outcomes by every single angle, from the circuits of the first ones."""
+    assert found.base is not None
+    generators = [tape.gates[i].generator or () for i in tape.trainable]
+    count = len(generators)
+    here = found.base.features
+    result = np.full((*here.shape, count), np.nan)
+    shiftable = [j for j in range(count) if has_rule(generators[j])]
+    if not shiftable:
+        return result
+    rules = [list(frequencies(generators[j]) or ()) for j in shiftable]
+    plan = _core.ShiftPlan(shiftable, rules)
+    offsets = plan.angles(np.zeros((1, count)))[:, 0]
+    terms = found.terms[0]
+    for j, rule in zip(shiftable, rules, strict=True):
+        own = np.flatnonzero(terms.angles == j)
+        shifts = np.concatenate([[0.0], offsets[own, j]])
+        # A trigonometric polynomial: the combination that is right for every cosine and sine in it.
+        waves = np.concatenate([[0.0], rule])[:, None]
+        system = np.concatenate([np.cos(waves * shifts), np.sin(waves * shifts)])
+        wanted = np.concatenate([-(waves[:, 0] ** 2), np.zeros(len(waves))])
+        weights = np.linalg.lstsq(system, wanted, rcond=None)[0]
+        result[..., j] = weights[0] * here + np.tensordot(
+            weights[1:], terms.seen.features[own], axes=1
+        )
+    return result
 
 
 def fisher_job(
@@ -86,8 +156,11 @@ def fisher_job(
 
     Returns:
         The job.
+
+    Raises:
+        NumericalError: When it runs exactly at angles where the information has no value: an outcome of probability 0
+            that several angles would make possible.
     """
-    refuse_computed(tape.measurements)
     labels = list(tape.wires) if wires is None else list(wires)
     measured = replace(tape, measurements=(qml.probs(wires=labels),))
     job = gradient_job(measured, shots=shots, values=True, rule="shift")
@@ -96,11 +169,21 @@ def fisher_job(
         found = job.finish(answers)
         if shots is not None:
             return _sampled_fisher(found, shots)
+        return exact(found, _CUTOFF)
+
+    def exact(found: Gradient, cutoff: float) -> FisherEstimate:
         assert found.values is not None
-        values = classical_fisher(found.values, found.jacobian)
+        values = classical_fisher(found.values, found.jacobian, cutoff)
+        if (found.values <= cutoff).any():
+            limits = vanishing_outcomes(found.values, _curvatures(measured, found), cutoff)
+            values = values + limits[:, :, None] * np.eye(limits.shape[1])
         return FisherEstimate(values, np.zeros_like(values))
 
-    return Job(job.sweeps, finish)
+    def choose(executor: Executor) -> Job[FisherEstimate]:
+        cutoff = _CUTOFF_OF_STATES if executor.device.name in STATE_VECTORS else _CUTOFF
+        return Job(job.sweeps, lambda answers: exact(job.finish(answers), cutoff))
+
+    return Job(job.sweeps, finish, None if shots is not None else choose)
 
 
 def _sampled_fisher(found: Gradient, shots: int) -> FisherEstimate:

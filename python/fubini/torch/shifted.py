@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from fubini._arrays import to_numpy
+from fubini.devices.amplitudes import amplitude_job
 from fubini.devices.executor import STATE_VECTORS, Executor
 from fubini.devices.gradient import Gradient
 from fubini.devices.job import Job
@@ -63,6 +64,7 @@ class ShiftedCircuit:
         noise: Receives what backward passes measure, if somebody wants it.
         shapes: Shape of every measurement.
         mixture: How the results follow from what the tape measures, where an observable's coefficients are computed.
+        state: Amplitudes of the initial state, (..., 2^k), where they are differentiated.
     """
 
     tape: GateTape
@@ -72,6 +74,7 @@ class ShiftedCircuit:
     shapes: tuple[tuple[int, ...], ...]
     noise: ShotNoise = field(default_factory=ShotNoise)
     mixture: Mixture | None = None
+    state: Tensor | None = None
 
 
 def shifted_circuit(qnode: Any, arguments: dict[str, Tensor]) -> ShiftedCircuit:
@@ -84,7 +87,7 @@ def shifted_circuit(qnode: Any, arguments: dict[str, Tensor]) -> ShiftedCircuit:
     Returns:
         The circuit.
     """
-    tape, angles = angle_tape(qnode, arguments)
+    tape, angles, state = angle_tape(qnode, arguments)
     by_words = split(tape.measurements, tape.shots)
     mixture = None
     if by_words is not None:
@@ -94,7 +97,7 @@ def shifted_circuit(qnode: Any, arguments: dict[str, Tensor]) -> ShiftedCircuit:
     shapes = readout.shapes if mixture is None else mixture.shapes
     own = derivatives_of(qnode) == "device"
     job = values_job(tape, shots=tape.shots)
-    return ShiftedCircuit(tape, angles, own, job, shapes, mixture=mixture)
+    return ShiftedCircuit(tape, angles, own, job, shapes, mixture=mixture, state=state)
 
 
 def own_derivatives(circuit: ShiftedCircuit, executor: Executor) -> Job[Gradient] | None:
@@ -127,10 +130,11 @@ def run_shifted(circuit: ShiftedCircuit, executor: Executor) -> Tensor:
         Results side by side, (1 or batch, M), float64 on the CPU.
     """
     result: Tensor
-    if not circuit.angles or not torch.is_grad_enabled():
+    moves = bool(circuit.angles) or circuit.state is not None
+    if not moves or not torch.is_grad_enabled():
         result = torch.from_numpy(_results(circuit.job.run(executor)))
     else:
-        result = _Shifted.apply(circuit, executor, *circuit.angles)  # type: ignore[no-untyped-call]
+        result = _Shifted.apply(circuit, executor, circuit.state, *circuit.angles)  # type: ignore[no-untyped-call]
     return result if circuit.mixture is None else circuit.mixture(result)
 
 
@@ -141,13 +145,19 @@ def _results(seen: Estimates) -> Any:
 
 
 class _Shifted(torch.autograd.Function):
-    """Angles, each () or (B,) -> results (B, M)."""
+    """Initial amplitudes and angles, each () or (B,) -> results (B, M)."""
 
     @staticmethod
-    def forward(ctx: Any, circuit: ShiftedCircuit, executor: Executor, *angles: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        circuit: ShiftedCircuit,
+        executor: Executor,
+        state: Tensor | None,
+        *angles: Tensor,
+    ) -> Tensor:
         own = own_derivatives(circuit, executor)
         ctx.circuit, ctx.executor = circuit, executor
-        ctx.save_for_backward(*angles)
+        ctx.save_for_backward(state, *angles)
         if own is not None:
             ctx.measured = own.run(executor)
             return torch.from_numpy(ctx.measured.values)
@@ -167,7 +177,7 @@ class _Shifted(torch.autograd.Function):
                 "fubini: second derivatives of a layer that is differentiated by shifted circuits are not available "
                 "to torch. Use fubini.devices.hessian.hessian_job, or default.qubit with diff_method='backprop'."
             )
-        needed = [k for k, wanted in enumerate(ctx.needs_input_grad[2:]) if wanted]
+        needed = [k for k, wanted in enumerate(ctx.needs_input_grad[3:]) if wanted]
         tape, noise, measured = ctx.circuit.tape, ctx.circuit.noise, ctx.measured
         if measured is None:
             job = gradient_job(tape, shots=tape.shots, angles=needed, rule="shift", base=ctx.seen)
@@ -177,9 +187,23 @@ class _Shifted(torch.autograd.Function):
             number = current_backward()
             noise.contributions.append(Contribution(tape, measured, weights, number))
         gradient = np.einsum("bm,bma->ba", weights, measured.jacobian)
-        found: list[Tensor | None] = [None] * (len(ctx.needs_input_grad) - 2)
+        by_state = None
+        if ctx.needs_input_grad[2]:
+            by_state = _by_state(ctx, ctx.saved_tensors[0], measured.slopes, weights)
+        found: list[Tensor | None] = [None] * (len(ctx.needs_input_grad) - 3)
         for k in needed:
-            angle = ctx.saved_tensors[k]
+            angle = ctx.saved_tensors[k + 1]
             column = torch.from_numpy(np.ascontiguousarray(gradient[:, k]))
             found[k] = (column if angle.ndim else column.sum()).to(angle)
-        return None, None, *found
+        return None, None, by_state, *found
+
+
+def _by_state(ctx: Any, state: Tensor, slopes: Any, weights: Any) -> Tensor:
+    real = not state.is_complex()
+    by_features = amplitude_job(ctx.circuit.tape, real).run(ctx.executor)
+    gradient = np.einsum("bm,bmf,bfk->bk", weights, slopes, by_features)
+    if not real:
+        half = gradient.shape[1] // 2
+        gradient = gradient[:, :half] + 1j * gradient[:, half:]
+    result = torch.from_numpy(np.ascontiguousarray(gradient))
+    return (result if state.ndim > 1 else result.sum(0)).reshape(state.shape).to(state)

@@ -354,6 +354,10 @@ def user_tape(qnode: Any, args: Sequence[Any], kwargs: dict[str, Any], *, pure: 
     """
     checked = copy.copy(qnode)
     checked.func = returning_what_it_measures(qnode.func)
+    # It runs the inputs of a batch one by one, and changes no result.
+    expansion = qml.transforms.broadcast_expand
+    if any(t.tape_transform is expansion.tape_transform for t in checked.compile_pipeline):
+        checked.compile_pipeline.remove(expansion)
     try:
         tape = qml.workflow.construct_tape(checked, level="user")(*args, **kwargs)
     except ValueError as error:

@@ -417,11 +417,13 @@ def _refuse_second_state_derivative(wanted: bool) -> None:
     if wanted:
         raise NotImplementedError(
             "fubini: second derivatives that involve the initial state (StatePrep, AmplitudeEmbedding) are not "
-            "available. Detach the amplitudes, or use default.qubit with diff_method='backprop'."
+            "available. Detach the amplitudes, or use QuantumLayer(..., engine='device') on default.qubit with "
+            "diff_method='backprop'."
         )
 
 
 def _refuse_third_derivative() -> None:
     raise NotImplementedError(
-        "fubini: third derivatives of a circuit are not available. Use default.qubit with diff_method='backprop'."
+        "fubini: third derivatives of a circuit are not available. Use QuantumLayer(..., engine='device') on "
+        "default.qubit with diff_method='backprop'."
     )

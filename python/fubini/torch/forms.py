@@ -9,6 +9,7 @@ import pennylane as qml
 import torch
 
 from fubini.compiled import Affine, Traced, outside_transforms
+from fubini.torch.layouts import tuples_are_stacked
 from fubini.torch_private import is_wrapped
 
 
@@ -125,7 +126,7 @@ def returned_kind(
     )
     if not all(isinstance(part, real) for part in parts):
         return "other"
-    if isinstance(result, tuple) and len(result) > 1:
+    if isinstance(result, tuple) and len(result) > 1 and tuples_are_stacked():
         return "tuple"
     return "list" if isinstance(result, tuple | list) else "single"
 

@@ -27,6 +27,7 @@ from fubini.torch.forms import (
     returned_kind,
     with_leading,
 )
+from fubini.torch.layouts import tuples_are_stacked
 from fubini.torch.native import run_affine, run_traced
 from fubini.torch.shifted import derivatives_of, run_shifted, shifted_circuit
 from fubini.torch.shot_noise import ShotNoise
@@ -249,7 +250,8 @@ class QuantumLayer(torch.nn.Module):
 
         Returns:
             The QNode's result in the dtype of inputs. One measurement: (...,) plus its own shape; a list of m
-            measurements: (..., m) side by side; a tuple: stacked along a new first axis, as in TorchLayer.
+            measurements: (..., m) side by side; a tuple: as TorchLayer of the
+            installed PennyLane arranges it.
 
         Raises:
             TypeError: If inputs is no tensor, or complex.
@@ -411,7 +413,7 @@ class QuantumLayer(torch.nn.Module):
             columns = [part.reshape(x.shape[0], -1) for part in parts] if x.ndim > 1 else parts
             return torch.hstack(list(columns)).to(x.dtype)
 
-        if isinstance(results, tuple) and len(results) > 1:
+        if isinstance(results, tuple) and len(results) > 1 and tuples_are_stacked():
             return tuple(side_by_side([r] if isinstance(r, torch.Tensor) else r) for r in results)
         return side_by_side(results)
 

@@ -331,6 +331,93 @@ def test_the_remedies_for_computed_weights_work(name: str) -> None:
         assert_close(flat(values[id(p)] for p in parameters), diagonal, **EXACT)
 
 
+class Overriding(fubini.QuantumLayer):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return 2.0 * super().forward(torch.tanh(inputs))
+
+
+def overriding() -> nn.Module:
+    import pennylane as qml
+
+    qnode = qml.QNode(entangler, qml.device("default.qubit", wires=2))
+    return between(Overriding(qnode, {"weights": (2, 2, 3)}).double(), 2, 2)
+
+
+def replaced_forward() -> nn.Module:
+    model = between(circuit(), 2, 2)
+    layer = model[2]
+    layer.forward = lambda x: 3.0 * type(layer).forward(layer, torch.sin(x))
+    return model
+
+
+@pytest.mark.parametrize("make", [overriding, replaced_forward])
+def test_quantum_layers_with_another_forward(make: Callable[[], nn.Module]) -> None:
+    check_step(make(), [torch.rand(5, 3)])
+    model, x = make(), torch.rand(5, 3)
+    parameters = list(model.parameters())
+    rows = jacobian(model(x), parameters)
+    blocks = fubini.torch.fisher.fisher_blocks(
+        model, (x,), {}, parameters=parameters, likelihood="gaussian", approx="block-diag"
+    )
+    own = [b for b in blocks if b.parameters[0] is model[2].weights]
+    expected = rows[:, 8:20].mT @ rows[:, 8:20] * (2 / 10)
+    assert_close(own[0].dense(), expected, **EXACT)
+    opt = fubini.QNGOptimizer(model, LR, metric="hybrid", likelihood="gaussian")
+    model(x).square().mean().backward()
+    opt.step()
+
+
+def test_computed_weights_of_a_circuit_have_no_hybrid_metric() -> None:
+    model = COMPUTED["hypernetwork of a circuit"]()
+    model[1].main.requires_grad_(False)
+    opt = fubini.QNGOptimizer(model, metric="hybrid", likelihood="gaussian", approx=None)
+    model(torch.rand(5, 3)).square().mean().backward()
+    with pytest.raises(TypeError, match=r"1.main: expected a quantum layer.*metric='fisher'"):
+        opt.step()
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.first, self.inner, self.last = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+        self.drop, self.reentrant = nn.Dropout(0.3), reentrant
+
+    def part(self, h: Tensor) -> Tensor:
+        return torch.tanh(self.drop(self.inner(h)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.utils.checkpoint.checkpoint(
+            self.part, self.first(x), use_reentrant=self.reentrant
+        )
+        return self.last(h)
+
+
+@pytest.mark.parametrize("approx", [None, "block-diag"])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activation_checkpoints(reentrant: bool, approx: Any) -> None:
+    steps, x = [], torch.randn(5, 3)
+    for checkpointed in (True, False):
+        torch.manual_seed(6)
+        model = Checkpointed(reentrant)
+        if not checkpointed:
+            model.forward = lambda x, m=model: m.last(m.part(m.first(x)))  # type: ignore[method-assign]
+        opt = fubini.QNGOptimizer(
+            model, LR, metric="fisher", likelihood="gaussian", approx=approx, lam=LAM
+        )
+        for _ in range(2):
+            opt.zero_grad()
+            model(x).square().mean().backward()
+            opt.step()
+        steps.append(flat(model.parameters()))
+    assert_close(steps[0], steps[1], **EXACT)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*is deprecated:DeprecationWarning")
+def test_traced_modules() -> None:
+    inner = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    check_step(torch.jit.trace(inner, torch.randn(2, 3)), [torch.randn(5, 3)])
+
+
 def test_a_model_that_differentiates_itself() -> None:
     class Force(nn.Module):
         def __init__(self) -> None:

@@ -43,7 +43,7 @@ from fubini.torch.fisher_columns import (
     curvature,
 )
 from fubini.torch.fisher_operator import fisher_operator
-from fubini.torch.fisher_pass import Layout, survey
+from fubini.torch.fisher_pass import Layout, is_open, survey
 from fubini.torch.fisher_quantum import QuantumCall
 from fubini.torch.fisher_repeat import repeated
 from fubini.torch.fisher_rules import BatchNormCall, NormCall, rule_for
@@ -197,6 +197,11 @@ def _traced(
     found = []
     for one in seen:
         again = repeated(layout, one, parameters, fixed_statistics=request.approx is not None)
+        if request.quantum == "fubini-study" and again.uncut:
+            raise TypeError(
+                f"{min(again.uncut)}: expected a quantum layer whose weights are parameters of its own and whose forward is not "
+                "replaced, for quantum='fubini-study'; use quantum='gauss-newton' (metric='fisher')"
+            )
         f = again.output.detach()
         if not f.numel():
             raise ValueError(
@@ -307,7 +312,7 @@ def _no_rule(layout: Layout, strangers: Sequence[Tensor]) -> str:
     # What computes a weight says more than what is left of the layer.
     for p in sorted(strangers, key=lambda p: not _is_parametrization(homes[id(p)])):
         home = homes[id(p)]
-        if rule_for(home) is None or "forward" in home.__dict__:
+        if rule_for(home) is None or not is_open(home):
             computes = ", which computes another layer's" if _is_parametrization(home) else ""
             return (
                 f"{layout.names[id(p)]}: expected a parameter of a layer with a rule for its Fisher block, got one of "

@@ -235,7 +235,10 @@ def _on_device(layer: Any, inputs: Tensor, want_inputs: bool) -> Linearised:
     for one in inputs.detach():
         with torch.enable_grad():
             x = one.clone().requires_grad_(want_inputs)
-            shaped = type(layer).forward(layer, x)
+            if isinstance(layer, QuantumLayer):
+                shaped = evaluated(layer, x)
+            else:
+                shaped = type(layer).forward(layer, x)
             result = shaped.reshape(-1)
             leaves = [w for w in weights if w.requires_grad] + [x] * want_inputs
             rows = [
@@ -254,6 +257,22 @@ def _on_device(layer: Any, inputs: Tensor, want_inputs: bool) -> Linearised:
         np.array(by_inputs).reshape(*np.shape(by_inputs)[:2], -1) if want_inputs else None,
         0 if shaped.ndim == 0 else 1 if shaped.ndim == 1 else len(shaped),
     )
+
+
+def evaluated(layer: QuantumLayer, *args: Any, **kwargs: Any) -> Tensor:
+    """Return what a quantum layer's own forward returns, also in a Fisher pass, where another one takes its place.
+
+    Args:
+        layer: The layer.
+        *args: Positional arguments.
+        **kwargs: Keyword arguments.
+    """
+    instead = layer.__dict__.pop("_instead", None)
+    try:
+        return QuantumLayer.forward(layer, *args, **kwargs)
+    finally:
+        if instead is not None:
+            layer.__dict__["_instead"] = instead
 
 
 def _joined(leaves: list[Tensor], row: dict[int, Tensor | None]) -> Real:

@@ -122,6 +122,12 @@ def _torch_layers(
     for name, module in model.named_modules():
         if not isinstance(module, qml.qnn.TorchLayer):
             continue
+        own = type(module).forward is not qml.qnn.TorchLayer.forward
+        if own or "forward" in module.__dict__:
+            raise TypeError(
+                f"{name}: expected a TorchLayer's own forward, got another one, and its weights cannot be exchanged; derive the "
+                "layer from fubini.QuantumLayer, or use approx='block-diag' with fallback='diagonal'"
+            )
         native = as_native(module)
         if native is None:
             raise TypeError(

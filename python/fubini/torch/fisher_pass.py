@@ -11,10 +11,13 @@ from typing import Any
 
 import torch
 import torch.nn.attention
+from pennylane.qnn import TorchLayer
 
 from fubini.torch.fisher_calls import Call, batched_gradients
+from fubini.torch.fisher_jacobian import evaluated
 from fubini.torch.fisher_quantum import QuantumCall
 from fubini.torch.fisher_rules import BatchNormCall, ConvCall, rule_for
+from fubini.torch.layer import QuantumLayer
 from fubini.torch.surroundings import Plainly, Seen, copied
 from fubini.torch_private import is_mapped, is_wrapped, unwrapped
 
@@ -34,6 +37,7 @@ class Layout:
     Attributes:
         model: The model.
         layers: The modules that have a rule, with their names.
+        quantum: The quantum layers, with their names.
         names: Names of the parameters by identity.
         has_buffers: Whether there are buffers.
         may_attend: Whether there may be attention, by a module of torch's or in a forward of the user's.
@@ -42,6 +46,7 @@ class Layout:
 
     model: torch.nn.Module
     layers: list[tuple[str, torch.nn.Module, type[Call]]]
+    quantum: list[tuple[str, torch.nn.Module]]
     names: dict[int, str]
     has_buffers: bool
     may_attend: bool
@@ -54,9 +59,12 @@ def survey(model: torch.nn.Module) -> Layout:
     Args:
         model: The model.
     """
-    layers, names, has_buffers, may_attend, has_shots = [], {}, False, False, False
+    layers, quantum, names = [], [], {}
+    has_buffers = may_attend = has_shots = False
     for prefix, module in model.named_modules():
         kind = rule_for(module)
+        if isinstance(module, QuantumLayer | TorchLayer):
+            quantum.append((prefix, module))
         qnode = getattr(module, "qnode", None)
         has_shots = (
             has_shots or getattr(getattr(qnode, "shots", None), "total_shots", None) is not None
@@ -72,7 +80,7 @@ def survey(model: torch.nn.Module) -> Layout:
         for name, p in module._parameters.items():
             if p is not None:
                 names[id(p)] = f"{prefix}.{name}" if prefix else name
-    return Layout(model, layers, names, has_buffers, may_attend, has_shots)
+    return Layout(model, layers, quantum, names, has_buffers, may_attend, has_shots)
 
 
 class Pass:
@@ -85,6 +93,7 @@ class Pass:
         calls: The uses of layers with a rule, in order.
         outside: Parameters that the graph reaches by other ways than through the layers they belong to.
         autocast: Whether the model turned autocast on, which had no effect.
+        uncut: Names of quantum layers that torch differentiates, or may differentiate, through.
     """
 
     def __init__(self) -> None:
@@ -92,6 +101,7 @@ class Pass:
         self.output = torch.empty(0)
         self.outside: list[Tensor] = []
         self.autocast = False
+        self.uncut: set[str] = set()
         # For each sink (the output and the inputs of calls) the calls that it directly is the result of, or the leaves
         # of torch's graph that it depends on.
         self._sources: list[int | list[int]] = []
@@ -288,6 +298,8 @@ def run(
     def patched(module: torch.nn.Module, name: str, kind: type[Call]) -> Any:
         live = any(id(p) in ids for p in kind.parameters_of(module).values())
         original: Any = type(module).forward
+        if isinstance(module, QuantumLayer):
+            original = evaluated
 
         def used(inputs: Tensor, alone: bool) -> Tensor:
             if issubclass(kind, BatchNormCall):
@@ -304,6 +316,7 @@ def run(
             if not isinstance(inputs, torch.Tensor) or not torch.is_grad_enabled():
                 return original(module, *args, **kwargs)
             if not _uses_own(module, kind, layout.names):
+                result.uncut |= {name} if issubclass(kind, QuantumCall) else set()
                 return original(module, *args, **kwargs)
             inputs = kind.cast(module, inputs)
             alone = (
@@ -312,6 +325,7 @@ def run(
             if not is_wrapped(inputs):
                 return used(inputs, alone)
             if not _fits_vmap(module, kind, inputs):
+                result.uncut |= {name} if issubclass(kind, QuantumCall) else set()
                 return original(module, *args, **kwargs)
             return _Batched.apply(inputs, functools.partial(used, alone=alone))  # type: ignore[no-untyped-call]
 
@@ -322,8 +336,11 @@ def run(
         forwards = {
             module: patched(module, name, kind)
             for name, module, kind in layout.layers
-            if "forward" not in module.__dict__  # somebody's own: nobody knows what it does
+            if is_open(module)
         }
+        result.uncut = {name for name, module in layout.quantum if module not in forwards}
+    else:
+        result.uncut = {name for name, _ in layout.quantum}
     with again(layout, seen), replaced_forwards(forwards), Plainly() as precision:
         output = call_model(layout, seen, {})
         result.autocast = precision.asked
@@ -349,6 +366,16 @@ def call_model(layout: Layout, seen: Seen, parameters: Mapping[str, Tensor]) -> 
     if not replaced:
         return layout.model(*args, **kwargs)
     return torch.func.functional_call(layout.model, replaced, args, kwargs)
+
+
+def is_open(module: torch.nn.Module) -> bool:
+    """Return whether another forward can take the place of a layer's own.
+
+    Args:
+        module: A layer with a rule.
+    """
+    # Somebody else's is there: nobody knows what it does. Quantum layers ask for another one themselves.
+    return isinstance(module, QuantumLayer) or "forward" not in module.__dict__
 
 
 def _uses_own(module: torch.nn.Module, kind: type[Call], names: Mapping[int, str]) -> bool:
@@ -437,14 +464,17 @@ def replaced_forwards(forwards: Mapping[torch.nn.Module, Any]) -> Iterator[None]
     Args:
         forwards: The functions by module.
     """
-    before = {module: module.__dict__.get("forward") for module in forwards}
+    places = [
+        (m.__dict__, "_instead" if isinstance(m, QuantumLayer) else "forward") for m in forwards
+    ]
+    before = [place.get(slot) for place, slot in places]
     try:
-        for module, forward in forwards.items():
-            module.__dict__["forward"] = forward  # nn.Module.__setattr__ is slow
+        for (place, slot), forward in zip(places, forwards.values(), strict=True):
+            place[slot] = forward  # nn.Module.__setattr__ is slow
         yield
     finally:
-        for module, known in before.items():
+        for (place, slot), known in zip(places, before, strict=True):
             if known is None:
-                module.__dict__.pop("forward", None)
+                place.pop(slot, None)
             else:
-                module.__dict__["forward"] = known
+                place[slot] = known

@@ -297,7 +297,7 @@ def _kronecker_order(rows: int, width: int, bias: bool, device: torch.device) ->
 def rule_for(module: torch.nn.Module) -> type[Call] | None:
     """Return the rule of a layer, or None where it has none.
 
-    A subclass with a forward of its own has none: nobody knows what it does with the parameters. Neither has a layer with
+    A subclass with a forward of its own has none, but for quantum layers: nobody knows what it does with the parameters. Neither has a layer with
     a parametrisation: its weights are computed.
 
     Args:
@@ -309,9 +309,10 @@ def rule_for(module: torch.nn.Module) -> type[Call] | None:
 
 @functools.cache
 def _rule_of(kind: Any) -> type[Call] | None:
-    if issubclass(kind, QuantumLayer | TorchLayer):
-        known_forward = kind.forward in (QuantumLayer.forward, TorchLayer.forward)
-        return QuantumCall if known_forward else None
+    if issubclass(kind, QuantumLayer):
+        return QuantumCall  # an override ends in the forward that it overrides
+    if issubclass(kind, TorchLayer):
+        return QuantumCall if kind.forward is TorchLayer.forward else None
     for known, call in _RULES.items():
         if issubclass(kind, known) and kind.forward is known.forward:
             return call

@@ -22,6 +22,8 @@ from fubini.torch_private import is_wrapped, uncompiled, unwrapped, without_tran
 
 Tensor = torch.Tensor
 
+#: Attribute of a TorchLayer with the QuantumLayer by which it evaluates, and of that QuantumLayer.
+STAND_IN, STANDS_IN = "_fubini_layer", "_fubini_stands_in"
 _live: "weakref.WeakSet[Any]" = weakref.WeakSet()
 
 
@@ -224,7 +226,8 @@ def record_layer(layer: Any, owner: Any) -> EvaluationRecorder:
         )
         for handle in handles:
             weakref.finalize(owner, handle.remove)
-    else:
+        layer = layer.__dict__.get(STAND_IN)
+    if layer is not None:
         layer._recorders = [*_alive(layer._recorders), weakref.ref(recorder)]
     weakref.finalize(owner, recorder.detach)
     return recorder
@@ -268,7 +271,18 @@ def register(layer: Any) -> None:
     Args:
         layer: A ``QuantumLayer``.
     """
-    _live.add(layer)
+    if STANDS_IN not in layer.__dict__:
+        _live.add(layer)
+
+
+def hide(layer: Any) -> None:
+    """Take back what ``register`` did, also for copies: another layer evaluates by this one.
+
+    Args:
+        layer: A ``QuantumLayer``.
+    """
+    layer.__dict__[STANDS_IN] = True
+    _live.discard(layer)
 
 
 def owners_of(parameters: Iterable[Tensor]) -> list[Any]:
@@ -285,10 +299,9 @@ def owners_of(parameters: Iterable[Tensor]) -> list[Any]:
         own = [places[id(p)] for p in own_parameters(layer) if id(p) in places]
         return min(own, default=len(places))
 
-    found = {id(layer): layer for layer in list(_live)}
-    have = {id(p) for layer in found.values() for p in own_parameters(layer)}
-    if any(i not in have for i in places):
-        found.update({id(layer): layer for layer in _torch_layers()})
+    if not places:
+        return []
+    found = {id(layer): layer for layer in [*_live, *_torch_layers()]}
     return sorted((x for x in found.values() if first(x) < len(places)), key=first)
 
 

@@ -260,15 +260,26 @@ class QuantumLayer(torch.nn.Module):
             ValueError: If inputs are empty, of another width than in the first call, or mixed up with the batch by
                 the quantum function; or if weights or inputs do not fit it.
         """
-        if (
-            self._instead is not None
-        ):  # a Fisher pass, which sees what an override of forward passes on
+        # A Fisher pass, which sees what an override of forward passes on.
+        if self._instead is not None:
             return self._instead(inputs)
+        results = self.evaluated(inputs)
+        leading = inputs.shape[:-1]
+        if isinstance(results, tuple):
+            check_stack(results)
+            return torch.stack([with_leading(r, leading) for r in results])
+        return with_leading(results, leading)
+
+    def evaluated(self, inputs: torch.Tensor) -> Any:
+        """Return the results for the inputs in one batch: a tensor, or a tuple of them for a tuple of measurements.
+
+        Args:
+            inputs: As for ``forward``.
+        """
         weights = self._check_inputs(inputs)
         if not inputs.is_floating_point():
             inputs = inputs.to(torch.get_default_dtype())
-        leading = inputs.shape[:-1]
-        flat = inputs if len(leading) < 2 else inputs.reshape(-1, inputs.shape[-1])
+        flat = inputs if inputs.ndim < 3 else inputs.reshape(-1, inputs.shape[-1])
         form = self._form(flat)
         watched = None
         if self._recorders:
@@ -282,10 +293,7 @@ class QuantumLayer(torch.nn.Module):
             results = self._run(form, flat, weights)
         if watched is not None:
             watched.close(self.shot_noise)
-        if isinstance(results, tuple):
-            check_stack(results)
-            return torch.stack([with_leading(r, leading) for r in results])
-        return with_leading(results, leading)
+        return results
 
     def cost(
         self,

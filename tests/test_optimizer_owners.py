@@ -148,7 +148,6 @@ def test_a_closure_with_a_metric_is_enough(make: Any) -> None:
 
 @pytest.fixture
 def no_collector() -> Iterator[None]:
-    gc.collect()
     gc.disable()
     yield
     gc.enable()

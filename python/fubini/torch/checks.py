@@ -65,7 +65,9 @@ def check_number(name: str, value: Any, below: float = float("inf")) -> None:
     if isinstance(value, str | bytes | bool):  # float() would take them
         raise TypeError(f"{name}: expected a number, got {value!r}")
     if isinstance(value, torch.Tensor) and value.numel() != 1:
-        raise ValueError(f"{name}: expected one number, got a tensor of shape {tuple(value.shape)}")
+        raise ValueError(
+            f"{name}: expected one number, got a tensor of shape {tuple(value.shape)}; Tensor {name} must be 1-element"
+        )
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -86,8 +88,8 @@ def listed(params: Any) -> list[Any]:
     """
     if isinstance(params, torch.Tensor):
         raise TypeError(
-            f"params: expected a module, or an iterable of parameters or groups, got a tensor of shape {tuple(params.shape)}; "
-            "write [tensor]"
+            "params: params argument given to the optimizer should be an iterable of Tensors or dicts, or a module, got a "
+            f"tensor of shape {tuple(params.shape)}; write [tensor]"
         )
     if isinstance(params, Mapping | set | frozenset | str | bytes) or not hasattr(
         type(params), "__iter__"

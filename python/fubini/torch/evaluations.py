@@ -336,9 +336,15 @@ def leaf_weights(layer: Any) -> dict[str, Tensor | None]:
 
 
 def _torch_layers() -> list[Any]:
-    """All living TorchLayers, which nobody registers."""
-    kind: Any = qml.qnn.TorchLayer
-    return [one for one in gc.get_objects() if issubclass(type(one), kind)]
+    """All living TorchLayers, which nobody registers: an instance refers to its class."""
+    kinds: set[Any] = set()
+    waiting: list[Any] = [qml.qnn.TorchLayer]
+    while waiting:
+        kind = waiting.pop()
+        if kind not in kinds:
+            kinds.add(kind)
+            waiting += kind.__subclasses__()
+    return [one for one in gc.get_referrers(*kinds) if type(one) in kinds]
 
 
 def _alive(references: Sequence[Any]) -> list[Any]:

@@ -91,6 +91,11 @@ def matrix_of(op: Any, wires: list[Any]) -> torch.Tensor:
     identity = torch.eye(size, dtype=torch.complex128)
     if isinstance(op, qml.ops.Adjoint):
         return matrix_of(op.base, wires).conj().T
+    if isinstance(op, qml.ops.Exp):  # torch.matrix_exp has errors of 1e-10 for small matrices
+        scalar = -1j * op.data[0] if isinstance(op, qml.ops.Evolution) else op.data[0]
+        values, vectors = np.linalg.eigh(qml.matrix(op.base, wire_order=wires))
+        basis = torch.as_tensor(vectors).to(identity)
+        return (basis * torch.exp(scalar * torch.as_tensor(values))) @ basis.conj().T
     if isinstance(op, qml.ops.Pow):
         return torch.linalg.matrix_power(matrix_of(op.base, wires), int(op.z))
     if isinstance(op, qml.ops.Prod):

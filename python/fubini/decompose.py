@@ -152,7 +152,7 @@ def is_trainable(op: Any) -> bool:
 
 def has_angle(op: Any) -> bool:
     """Whether there is one scalar parameter (per input), as opposed to matrices, state vectors and fixed gates."""
-    return op.num_params == 1 and dimensions(op) == (0,) and not _is_complex(op.data[0])
+    return len(op.data) == 1 and dimensions(op) == (0,) and not _is_complex(op.data[0])
 
 
 def _is_complex(value: Any) -> bool:
@@ -167,7 +167,7 @@ def _is_gate(op: Any) -> bool:
         op, qml.operation.Channel | qml.ops.Conditional | qml.ops.MidMeasure
     ):
         return True
-    if op.num_params == 0:
+    if not op.data and not hidden_weights(op):
         return bool(op.has_matrix)
     if _has_power(op):
         return False  # RX(t)**2 is RX(2 t), which both engines know

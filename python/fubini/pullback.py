@@ -20,7 +20,8 @@ from fubini._arrays import hermitian, to_numpy
 from fubini._types import Approx, Complex, Index, Real, Reduce
 from fubini.circuit import Circuit, Structure, _structure, native_operations
 from fubini.decompose import PREPARATIONS
-from fubini.gates import angle_values
+from fubini.errors import UnsupportedCircuitError
+from fubini.gates import angle_values, native_gates
 from fubini.jacobian import (
     AngleBlock,
     Jacobian,
@@ -31,6 +32,7 @@ from fubini.layers import LayerRule
 from fubini.memory import MATRIX_FREE, check_fits
 from fubini.metric_derivative import tangent_states, without_state
 from fubini.tape import GateTape
+from fubini.unfold import rebind
 
 if TYPE_CHECKING:
     from fubini.compiled import Affine
@@ -408,14 +410,25 @@ def of_tape(tape: GateTape, argnum: Sequence[int] | None = None) -> Pullback:
     """
     operations: list[Any] = []
     columns: list[Any] = []
-    trainable: list[int] = []
-    for number, gate in enumerate(tape.gates):
-        first = number == 0 and isinstance(gate.operation, PREPARATIONS)
-        fixed = not gate.trainable and not first
-        own = native_operations([gate.operation]) if fixed else [gate.operation]
+    trainable: list[
+        int
+    ] = []  # slots of the engine, and the angle of the tape and the factor that each one has
+    source: list[int] = []
+    factors: list[float] = []
+    number = 0
+    for position, gate in enumerate(tape.gates):
+        first = position == 0 and isinstance(gate.operation, PREPARATIONS)
+        own, slopes = [gate.operation], [1.0]
+        if not first and native_gates(gate.operation) is None:
+            own, slopes = _in_native_gates(gate.operation, gate.trainable)
+        values = [to_numpy(value) for op in own for value in angle_values(op)]
         if gate.trainable:
-            trainable.append(len(columns))
-        columns += [to_numpy(value) for op in own for value in angle_values(op)]
+            moving = [k for k in range(len(values)) if slopes[k]]
+            trainable += [len(columns) + k for k in moving]
+            source += [number] * len(moving)
+            factors += [slopes[k] for k in moving]
+            number += 1
+        columns += values
         operations += own
     structure = _structure(qml.tape.QuantumScript(operations), tape.wires)
     rows = tape.batch or 1
@@ -427,8 +440,34 @@ def of_tape(tape: GateTape, argnum: Sequence[int] | None = None) -> Pullback:
     if circuit.takes_state:
         prepared = operations[0].state_vector(wire_order=list(circuit.wires))
         states = to_numpy(prepared, np.complex128).reshape(-1, 2**circuit.num_wires)
-    jacobian = Jacobian(trainable, tape.jacobian)
+    jacobian = Jacobian(trainable, tape.jacobian[:, source] * np.array(factors)[:, None])
     if argnum is not None:
-        numbers = zip(trainable, tape.parameter_numbers, strict=True)
-        jacobian = jacobian.restricted(slot for slot, number in numbers if number in argnum)
+        numbers = [tape.parameter_numbers[k] for k in source]
+        chosen = zip(trainable, numbers, strict=True)
+        jacobian = jacobian.restricted(slot for slot, n in chosen if n in argnum)
     return Pullback(circuit, angles, jacobian, states, tape.batch, frozenset(trainable))
+
+
+def _in_native_gates(op: Any, trainable: bool) -> tuple[list[Any], list[float]]:
+    """An operation in gates that the engine knows, and the derivative of each of their angles by its own."""
+    if not trainable:
+        own = native_operations([op])
+        return own, [0.0 for part in own for _ in angle_values(part)]
+    leaf = torch.as_tensor(to_numpy(op.data[0])).clone().requires_grad_()
+    with torch.enable_grad():
+        live = native_operations([rebind(op, [leaf])])
+        slopes = []
+        for value in (v for part in live for v in angle_values(part)):
+            slope = np.zeros(1)
+            if isinstance(value, torch.Tensor) and value.requires_grad:
+                (found,) = torch.autograd.grad(value.sum(), leaf, retain_graph=True)
+                slope = to_numpy(found).reshape(-1)
+            if np.ptp(slope) > 0:
+                raise UnsupportedCircuitError(
+                    f"{op.name}: its gates have angles that are not multiples of its own"
+                )
+            slopes.append(float(slope[0]))
+    plain = [
+        rebind(part, [to_numpy(p, None) for p in part.data]) if part.data else part for part in live
+    ]
+    return plain, slopes

@@ -432,6 +432,39 @@ def test_a_model_that_differentiates_itself() -> None:
     check_step(Force(), [torch.randn(4, 3)])
 
 
+class Mixing(nn.Module):
+    """Mixes data in some passes only, all of the same shapes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.mixes = nn.Linear(3, 4), nn.Linear(4, 2), False
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.first(x))
+        if self.mixes or (self.training and bool((x[:, 0] > 0).all())):
+            h = h + 0.5 * h.roll(len(h) // 2, 0)
+        return self.last(h)
+
+
+@pytest.mark.parametrize("why", ["attribute", "training", "values"])
+def test_data_that_are_mixed_in_some_passes_only(why: str) -> None:
+    model, x = Mixing(), torch.rand(6, 3) + 0.1
+    plain = -x if why == "values" else x
+    model.train(why == "values")
+    check_step(model, [plain])
+    if why == "attribute":
+        model.mixes = True
+    elif why == "training":
+        model.train()
+    check_step(model, [x])
+    blocks = fubini.torch.fisher.fisher_blocks(
+        model, (x,), {}, parameters=list(model.parameters()), likelihood="gaussian",
+        approx="block-diag",
+    )  # fmt: skip
+    rows = jacobian(model(x), list(model.parameters()))[:, :16]
+    assert_close(blocks[0].dense(), rows.mT @ rows * (2 / 12), **EXACT)
+
+
 # -- several passes, precision, vmap --------------------------------------------------------------------------------
 
 

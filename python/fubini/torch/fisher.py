@@ -11,8 +11,8 @@ back through the model for all data at once, so that a layer's block costs as ma
   arXiv:1602.01407; for shared weights the "expand" form of Eschenhagen et al. 2023, arXiv:2311.00636).
 * LayerNorm: exact up to 128 parameters, above that the exact diagonal. BatchNorm: the exact diagonal.
 
-A datum is an entry of the first dimension of the model's output. Where the model mixes data (this is tested once for every
-model and shape), the whole batch is treated as one datum: right, at the cost of as many backward passes as there are
+A datum is an entry of the first dimension of the model's output. Where the model mixes data (which is tested in every
+pass), the whole batch is treated as one datum: right, at the cost of as many backward passes as there are
 outputs in the batch. In the blocks of layers the statistics of batch norm in training mode count as constants, as is
 usual for K-FAC; in the joint matrix they do not.
 
@@ -211,7 +211,7 @@ def _traced(
             raise NumericalError("model: expected finite outputs, got NaN or infinity")
         likelihood = request.likelihood.at(f, one.targets)
         count = likelihood.counts(f)[0]
-        data = count if again.independent(layout.model, count) else 1
+        data = count if again.independent(count) else 1
         found.append(Part(again, data, count, likelihood, one.targets, 1.0))
     if len(found) == 1 or request.likelihood.reduction == "sum":
         return Trace(found)

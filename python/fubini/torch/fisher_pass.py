@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import weakref
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.attention
 from pennylane.qnn import TorchLayer
@@ -26,8 +27,8 @@ Tensor = torch.Tensor
 # Entries of all cotangents that are carried at once.
 _CHUNK = 1 << 24
 
-# For every model the passes (what was called, with which shapes) in which data were seen to be independent, or not.
-_KNOWN: weakref.WeakKeyDictionary[torch.nn.Module, dict[Any, bool]] = weakref.WeakKeyDictionary()
+# Seeds of the halves of the data.
+_HALVES = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -212,39 +213,36 @@ class Pass:
         entries = sum(call.outputs.numel() for call in self.calls) + self.output.numel()
         return max(1, _CHUNK // max(1, entries))
 
-    def independent(self, model: torch.nn.Module, data: int) -> bool:
-        """Whether the first datum's outputs depend on the first datum's part of every call alone.
+    def independent(self, data: int) -> bool:
+        """Whether the outputs of some data depend on these data's parts of every call alone.
+
+        Which data a model mixes may depend on their values, on random numbers and on its training flags, so this is looked
+        for in every pass, for another half of the data: whatever mixes two of many pairs is seen.
 
         Args:
-            model: The model, for which the answer is kept.
             data: Number of data.
 
         Returns:
-            The answer, which is looked for once for every kind of pass.
+            The answer.
         """
         if data == 1:
             return True
         if not all(call.fits(data) for call in self.calls):
             return False
-        signature = (
-            data,
-            tuple(self.output.shape),
-            tuple((c.name, type(c), c.module.training, c.outputs.shape) for c in self.calls),
-        )
-        known = _KNOWN.setdefault(model, {})
-        if signature not in known:
-            if len(known) > 64:  # inputs of ever new shapes
-                known.clear()
-            known[signature] = self._separates(data)
-        return known[signature]
-
-    def _separates(self, data: int) -> bool:
+        chosen = np.random.default_rng(next(_HALVES)).permutation(data)[: data // 2]
+        mine = torch.zeros(data, dtype=torch.bool)
+        mine[torch.from_numpy(chosen)] = True
+        mine[0], mine[-1] = True, False
         column = torch.zeros_like(self.output)
         # Any numbers without a pattern that a layer might cancel.
-        column[0] = torch.arange(1.0, 1.0 + column[0].numel()).cos().reshape(column[0].shape)
+        numbers = torch.arange(1.0, 1.0 + column.numel(), dtype=torch.float64).cos()
+        column += numbers.reshape(column.shape).to(column)
+        column[~mine.to(column.device)] = 0.0
         for call, g in zip(self.calls, self.backward(column[None]), strict=True):
-            if g is not None and bool((call_rows(call, g[0], data)[1:] != 0).any()):
-                return False
+            if g is not None:
+                rows = call_rows(call, g[0], data)
+                if bool((rows[~mine.to(rows.device)] != 0).any()):
+                    return False
         return True
 
 

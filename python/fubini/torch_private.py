@@ -3,6 +3,7 @@
 What older versions of torch lack is looked up with a substitute, so that importing fails for none of them.
 """
 
+import concurrent.futures
 import contextlib
 import functools
 import sys
@@ -82,17 +83,42 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 without_modes: Callable[[], contextlib.AbstractContextManager[Any]] = _disable_current_modes
 
 
-def is_traced(value: Tensor) -> bool:
-    """Return whether operations on a tensor are recorded or simulated instead of done: its data must not be looked at.
+def is_traced(inputs: Tensor, weights: Sequence[Tensor]) -> bool:
+    """Return whether operations on tensors are recorded or simulated instead of done: data must not be looked at.
 
     Args:
-        value: Any tensor.
+        inputs: Any tensor.
+        weights: Further ones.
     """
-    if not _modes() and type(value) in _PLAIN:
-        return False
-    return type(value).__module__.startswith("torch._subclasses") or any(
-        torch._C._get_dispatch_mode(key) is not None for key in _TRACING
+    if _modes() and any(torch._C._get_dispatch_mode(key) is not None for key in _TRACING):
+        return True
+    return _is_simulated(inputs) or any(_is_simulated(w) for w in weights)
+
+
+def _is_simulated(value: Tensor) -> bool:
+    return type(value) not in _PLAIN and type(value).__module__.startswith("torch._subclasses")
+
+
+@functools.cache
+def _usual_keys() -> tuple[Any, Any]:
+    """What a new thread dispatches to."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(
+            lambda: (
+                torch._C._dispatch_tls_local_include_set(),
+                torch._C._dispatch_tls_local_exclude_set(),
+            )
+        ).result()
+
+
+def as_outside() -> contextlib.AbstractContextManager[Any]:
+    """Return a context that computes inside of an operation as outside of it."""
+    # Inside, torch leaves out what records graphs, and while it traces also what resolves lazy conjugation and negation.
+    included, excluded = _usual_keys()
+    guard: contextlib.AbstractContextManager[Any] = torch._C._ForceDispatchKeyGuard(
+        included, excluded
     )
+    return guard
 
 
 # -- torch.compile ------------------------------------------------------------------------------------------------------

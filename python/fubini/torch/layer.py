@@ -29,9 +29,10 @@ from fubini.torch.forms import (
 )
 from fubini.torch.layouts import tuples_are_stacked
 from fubini.torch.native import run_affine, run_traced
+from fubini.torch.operation import as_operation
 from fubini.torch.shifted import derivatives_of, run_shifted, shifted_circuit
 from fubini.torch.shot_noise import ShotNoise
-from fubini.torch_private import uncompiled
+from fubini.torch_private import is_traced, uncompiled
 from fubini.words import by_words
 
 Engine = Literal["auto", "native", "device"]
@@ -263,8 +264,20 @@ class QuantumLayer(torch.nn.Module):
         # A Fisher pass, which sees what an override of forward passes on.
         if self._instead is not None:
             return self._instead(inputs)
-        results = self.evaluated(inputs)
+        inputs, weights = self._checked(inputs)
+        if is_traced(inputs, weights):
+            return as_operation(self, inputs, weights)
+        return self.values(inputs, weights)
+
+    def values(self, inputs: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
+        """Return what forward returns for given weights, without checks.
+
+        Args:
+            inputs: (features,) or (..., features), floating-point.
+            weights: In the order of ``weight_shapes``.
+        """
         leading = inputs.shape[:-1]
+        results = self._evaluated(inputs, weights)
         if isinstance(results, tuple):
             check_stack(results)
             return torch.stack([with_leading(r, leading) for r in results])
@@ -276,9 +289,16 @@ class QuantumLayer(torch.nn.Module):
         Args:
             inputs: As for ``forward``.
         """
+        return self._evaluated(*self._checked(inputs))
+
+    def _checked(self, inputs: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The inputs, floating-point, and the weights in order."""
         weights = self._check_inputs(inputs)
         if not inputs.is_floating_point():
             inputs = inputs.to(torch.get_default_dtype())
+        return inputs, weights
+
+    def _evaluated(self, inputs: torch.Tensor, weights: list[torch.Tensor]) -> Any:
         flat = inputs if inputs.ndim < 3 else inputs.reshape(-1, inputs.shape[-1])
         form = self._form(flat)
         watched = None

@@ -92,6 +92,39 @@ def test_layers_of_copies_are_found(change: Any) -> None:
     assert torch.equal(*found)
 
 
+@qml.qnode(qml.device("default.qubit", wires=2))
+def decorated(inputs: Tensor, weights: Tensor) -> Any:
+    return entangler(inputs, weights)
+
+
+def test_a_layer_of_a_decorated_function_is_pickled() -> None:
+    """The module has the QNode under the function's name, and the function nowhere."""
+    layer = fubini.QuantumLayer(decorated, {"weights": (2, 2, 3)}).double()
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2).double(), layer)
+    twin = pickled(model)
+    assert twin[1].qnode is decorated
+    assert torch.equal(twin(X), model(X))
+    assert copied(model)[1].qnode is not decorated
+
+
+@pytest.mark.parametrize("engine", ["auto", "device"])
+@pytest.mark.parametrize("device", ["default.qubit", "lightning.qubit"])
+def test_model_and_optimizer_are_copied_after_a_step(device: str, engine: Any) -> None:
+    """Whatever the device has in its memory by then."""
+    model = hybrid(device, engine=engine)
+    opt = fubini.QNGOptimizer(model, lr=0.1)
+    loss(model).backward()
+    opt.step()
+    twin, other = copy.deepcopy((model, opt))
+    for one, its in ((model, opt), (twin, other)):
+        its.zero_grad()
+        loss(one).backward()
+        its.step()
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        assert p is not q
+        torch.testing.assert_close(p, q)
+
+
 def test_an_optimizer_copied_with_its_model_finds_its_layers() -> None:
     model = hybrid()
     opt = fubini.QNGOptimizer(model.parameters(), lr=0.1)

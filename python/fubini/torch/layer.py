@@ -1,5 +1,7 @@
 """A quantum circuit as a torch module, interchangeable with ``qml.qnn.TorchLayer``."""
 
+import copy
+import copyreg
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +18,7 @@ from fubini.devices.executor import STATE_VECTORS, Executor, check_device, execu
 from fubini.errors import UnsupportedCircuitError
 from fubini.layers import LayerRule
 from fubini.recent import Recent
+from fubini.torch.copies import found_qnode, named_qnode, share_uncopyable
 from fubini.torch.dry_run import StepCost, step_cost
 from fubini.torch.evaluations import Watched, register
 from fubini.torch.forms import (
@@ -241,8 +244,23 @@ class QuantumLayer(torch.nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy is found by optimizers as the original is."""
         state = {"_recorders": [], **state, "_circuits": Recent(_CIRCUITS)}
+        state["qnode"] = found_qnode(state["qnode"])
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         register(self)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A QNode that a module has under its function's name is pickled as functions are, by that name."""
+        state = self.__getstate__()
+        state["qnode"] = named_qnode(self.qnode)
+        return copyreg.__newobj__, (type(self),), state  # type: ignore[attr-defined]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """Copy the layer, with a QNode on a copy of the device, or, where that cannot be copied, on the same device."""
+        share_uncopyable(self.qnode, memo)
+        result = type(self).__new__(type(self))
+        memo[id(self)] = result
+        result.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return result
 
     @uncompiled
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:

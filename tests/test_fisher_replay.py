@@ -480,6 +480,36 @@ def test_passes_with_other_arguments() -> None:
     check_step(Scaled(), [torch.randn(4, 3), (torch.randn(3, 3), 2.0)])
 
 
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("approx", [None, "block-diag"])
+def test_targets_belong_to_the_passes_in_their_order(approx: Any, given: bool) -> None:
+    """The backward pass goes through the passes the other way round."""
+    model = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2), nn.Dropout(0.3))
+    model.train(approx is None)  # blocks: a chain
+    parameters = list(model.parameters())
+    opt = fubini.QNGOptimizer(
+        model,
+        LR,
+        lam=LAM,
+        metric="fisher",
+        likelihood="gaussian",
+        approx=approx,
+        fisher="empirical",
+    )
+    x, y = torch.randn(9, 3), torch.randn(9, 2)
+    out = torch.cat([model(x[:4]), model(x[4:])])
+    rows = jacobian(out, parameters).reshape(9, 2, -1)
+    rows = torch.einsum("nck,nc->nk", rows, 2.0 * (out.detach() - y))
+    matrix = rows.mT @ rows / 18
+    if approx is not None:
+        matrix = torch.block_diag(matrix[:24, :24], matrix[24:, 24:])
+    functional.mse_loss(out, y).backward()
+    start, gradient = flat(parameters), flat(p.grad for p in parameters)
+    opt.step(**({"targets": y} if given else {}))
+    direction = torch.linalg.solve(matrix + LAM * torch.eye(len(start)), gradient)
+    assert_close(start - flat(parameters), LR * direction, **EXACT)
+
+
 @pytest.mark.parametrize("approx", [None, "block-diag"])
 @pytest.mark.parametrize("in_a_chain", [False, True])
 @pytest.mark.parametrize("likelihood", ["gaussian", "categorical", "bernoulli"])

@@ -297,6 +297,16 @@ def test_second_derivatives_are_refused_and_not_zero(name: str, function: str) -
         torch.autograd.functional.hessian(value, w)
 
 
+@pytest.mark.parametrize("transform", [torch.func.hessian, torch.func.jacrev, torch.func.jacfwd])
+@pytest.mark.parametrize(
+    "call", [fubini.metric_tensor, fubini.quantum_fisher, fubini.geometric_tensor]
+)
+def test_transforms_of_torch_func_are_refused_by_name(call: Any, transform: Any) -> None:
+    qnode, x, w = bent()
+    with pytest.raises(NotImplementedError, match=r"inside of a transform of torch.func"):
+        transform(lambda w: call(qnode, argnums=1)(x, w).real.sum())(w.detach())
+
+
 def test_a_function_that_changed_is_noticed() -> None:
     captured = [0.3]
 

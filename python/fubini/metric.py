@@ -22,6 +22,7 @@ from fubini.layers import LayerRule, check_rule
 from fubini.metric_gradient import Wanted, derivative_along, with_gradient
 from fubini.metric_operator import Form, MetricOperator, check_form
 from fubini.points import Engine, Point, at_inputs, at_single_inputs, points
+from fubini.torch_private import is_wrapped
 
 __all__ = [
     "Approx",
@@ -267,7 +268,12 @@ def metric_operator(
     check_rule(layers)
 
     at = points(qnode, argnum, argnums, engine)
-    return _named(qnode, lambda *args, **kwargs: _operator(at(args, kwargs), form, layers))
+
+    def call(*args: Any, **kwargs: Any) -> MetricOperator:
+        _check_plain(args, kwargs)
+        return _operator(at(args, kwargs), form, layers)
+
+    return _named(qnode, call)
 
 
 def metric_derivative(
@@ -307,6 +313,7 @@ def metric_derivative(
     at = points(qnode, None, argnums, "native")
 
     def call(*args: Any, **kwargs: Any) -> Any:
+        _check_plain(args, kwargs)
         point = at(args, kwargs)
         if not all(isinstance(w, torch.Tensor) for w in point.weights):
             raise TypeError(
@@ -430,6 +437,7 @@ def _over_calls(
     at = points(qnode, argnum, argnums, engine)
 
     def call(*args: Any, **kwargs: Any) -> Any:
+        _check_plain(args, kwargs)
         point = at(args, kwargs)
         if wanted.tensor:
             value: Any = point.geometric_tensor(wanted.reduce)
@@ -444,6 +452,14 @@ def _over_calls(
         return with_gradient(returned(value, point.weights, wanted.joint), point, wanted)
 
     return _named(qnode, call)
+
+
+def _check_plain(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    if any(isinstance(v, torch.Tensor) and is_wrapped(v) for v in (*args, *kwargs.values())):
+        raise NotImplementedError(
+            "arguments: expected tensors with values, got ones inside of a transform of torch.func (grad, vmap, jacrev, hessian); "
+            "differentiate a metric by torch.autograd, which has first derivatives"
+        )
 
 
 def _named(qnode: Any, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,5 +1,6 @@
 """Remembers what a module saw in the forward passes whose gradients are waiting for a step."""
 
+import itertools
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ class Pass:
         backwards: Numbers of the backward passes that count.
         surroundings: Of the pass when it began, where the recorder keeps it; arguments are then as they were then.
         output: The (first) output, likewise.
+        number: Of the forward pass, in their order.
     """
 
     args: tuple[Any, ...]
@@ -49,6 +51,7 @@ class Pass:
     backwards: set[int] = field(default_factory=set)
     surroundings: Surroundings | None = None
     output: torch.Tensor | None = None
+    number: int = field(default_factory=itertools.count().__next__)
 
 
 @dataclass(eq=False)

@@ -142,6 +142,47 @@ def test_second_derivatives_at_zero(gate: str) -> None:
     torch.testing.assert_close(torch.stack(rows), expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize(
+    "gate",
+    ["RX", "PhaseShift"]
+    + [pytest.param(g, marks=pytest.mark.slow) for g in ("RY", "RZ", "U1", "GlobalPhase")],
+)
+def test_rotations_with_six_controls(gate: str) -> None:
+    """Too many wires for the words of the generator: the first call of a metric once refused, or lost, what the second had."""
+    values = [1, 0, 1, 1, 1, 0]
+
+    def body(w: Any) -> list[Any]:
+        base = qml.GlobalPhase(w[0]) if gate == "GlobalPhase" else getattr(qml, gate)(w[0], 6)
+        gates = [qml.RY(1.2 + 0.1 * k, k) for k in range(7)]
+        return [*gates, qml.ctrl(base, range(6), control_values=values), qml.RX(w[1], 6)]
+
+    @qml.qnode(qml.device("default.qubit", wires=7))
+    def circuit(w: Any) -> Any:
+        body(w)
+        return qml.expval(qml.Z(0))
+
+    def state(w: torch.Tensor) -> torch.Tensor:
+        psi = torch.zeros(128, dtype=torch.complex128)
+        psi[0] = 1.0
+        with qml.QueuingManager.stop_recording():
+            for op in body(w):
+                psi = matrix_of(op, list(range(7))) @ psi
+        return torch.view_as_real(psi)
+
+    for at in (0.0, 0.7):
+        w = torch.tensor([at, 0.4], dtype=torch.float64, requires_grad=True)
+        slopes = torch.autograd.functional.jacobian(state, w.detach()).transpose(1, 2)
+        d, psi = (
+            torch.view_as_complex(slopes.contiguous()),
+            torch.view_as_complex(state(w.detach())),
+        )
+        overlap = d.conj().T @ psi
+        expected = (d.conj().T @ d - torch.outer(overlap, overlap.conj())).real
+        for engine in ("native", "device", "native"):
+            found = fubini.metric_tensor(circuit, engine=engine)(w)
+            torch.testing.assert_close(found.detach(), expected, rtol=0, atol=1e-12)
+
+
 class Branching(OwnRotation):
     """A decomposition with another structure at zero."""
 

@@ -375,7 +375,18 @@ def user_tape(qnode: Any, args: Sequence[Any], kwargs: dict[str, Any], *, pure: 
             f"qnode: expected an analytic QNode, got one with {tape.shots.total_shots} shots; use "
             "qml.set_shots(qnode, shots=None)"
         )
-    return with_wires(tape, qnode.device)
+    return with_wires(_with_amplitudes(tape), qnode.device)
+
+
+def _with_amplitudes(tape: Any) -> Any:
+    """The tape with the state that Möttönen's circuit prepares instead of the circuit, where it is differentiated."""
+    # The circuit's angles have no derivative where amplitudes are zero. Its phase differs, which nothing measures.
+    first: Any = tape.operations[0] if tape.operations else None
+    if type(first) is not qml.MottonenStatePreparation or not is_trainable(first):
+        return tape
+    with qml.QueuingManager.stop_recording():
+        prepared = qml.StatePrep(first.data[0], first.wires, validate_norm=False)
+    return tape.copy(operations=[prepared, *tape.operations[1:]])
 
 
 def _batch_size(tape: Any) -> int | None:

@@ -229,10 +229,36 @@ def _controlled(op: Any, own: Parts) -> Sequence[Any] | None:
         return None  # no value to look at
     parts = own(base)
     if parts is None:
-        if is_rotation(base) and not base.has_decomposition:
-            return None
+        halves = _halves(op)
+        if halves is not None:
+            return halves
         parts = parts_of(base, own)
     return [_same_controls(part, op) for part in parts]
+
+
+def _halves(op: Any) -> list[Any] | None:
+    """A controlled rotation as two halves, of which a controlled Pauli gate that anticommutes turns one around."""
+    base = op.base
+    if isinstance(base, (qml.PhaseShift, qml.U1)):  # a rotation about Z and half the phase
+        angle, wire = base.data[0], base.wires[0]
+        phase = qml.GlobalPhase(-0.5 * angle, wires=wire)
+        return [_same_controls(qml.RZ(angle, wire), op), _same_controls(phase, op)]
+    if isinstance(base, qml.GlobalPhase):
+        *others, last = zip(op.control_wires, op.control_values, strict=True)
+        shift = qml.PhaseShift(-base.data[0], last[0])
+        flips = [] if last[1] else [qml.X(last[0])]
+        wires, values = [w for w, _ in others], [v for _, v in others]
+        controlled = qml.ctrl(shift, wires, control_values=values) if wires else shift
+        return [*flips, controlled, *flips]
+    if isinstance(base, (qml.RX, qml.RY)):
+        turn = qml.Z(base.wires[0])
+    elif isinstance(base, (qml.RZ, qml.MultiRZ)):
+        turn = qml.X(base.wires[0])
+    else:
+        return None
+    half = 0.5 * base.data[0]
+    turned = _same_controls(turn, op)
+    return [turned, rebind(base, [-half]), turned, rebind(base, [half])]
 
 
 def _inverse(base: Any, own: Parts) -> Sequence[Any] | None:

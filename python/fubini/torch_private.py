@@ -192,6 +192,9 @@ def unflattened(vector: Tensor, like: Sequence[Tensor]) -> Sequence[Tensor]:
     return result
 
 
+#: Whether torch's optimizers take parameters with their names, as those of torch 2.6 do first.
+TAKES_NAMES = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 6)
+
 #: One operation on many tensors; documented for torch's optimizers, but only by their arguments.
 foreach_mul: Callable[..., Any] = torch._foreach_mul
 foreach_add_: Callable[..., Any] = torch._foreach_add_

@@ -34,7 +34,7 @@ from fubini.torch.proposal import Proposal
 from fubini.torch.sources import Metric, make_source
 from fubini.torch.stepping import take_step
 from fubini.torch.surroundings import RandomState
-from fubini.torch_private import uncompiled
+from fubini.torch_private import TAKES_NAMES, uncompiled
 
 Tensor = torch.Tensor
 Group = MutableMapping[str, Any]
@@ -212,6 +212,8 @@ class QNGOptimizer(torch.optim.Optimizer):
         """
         group = checked_group(param_group, self.defaults, self._policy)
         tensors, names = named_tensors(group["params"])
+        if not TAKES_NAMES:
+            group["params"] = tensors
         present = [p for g in self.param_groups for p in g["params"]]
         check_parameters([*present, *tensors], {**self._names, **names})
         super().add_param_group(group)

@@ -24,6 +24,10 @@ WORDS = ("", "auto", "cholesky", "ldlt", "pinv", "power", "cg", "absolute", "rel
 FAMILIES = ("categorical", "bernoulli", "gaussian", "X", "ZZ", "Q", "RX", "CNOT", "Rot", "\0")
 
 
+def _is(value: Any, kind: str) -> bool:
+    return kind in (base.__name__ for base in type(value).__mro__)
+
+
 class Garbage:
     """Values for arguments: what a function expects, nearly that, or anything."""
 
@@ -32,6 +36,7 @@ class Garbage:
         self.numpy = np.random.default_rng(seed)
         self.programs = [self._program() for _ in range(12)]
         self.objects: list[Any] = []
+        self.next_call()
 
     def _program(self) -> Any:
         pick = self.random
@@ -48,7 +53,15 @@ class Garbage:
             builder.output(moment, pick.choice((-1, 0)))
         return builder.build()
 
+    def next_call(self) -> None:
+        """The arrays of one call have few sizes and one number of axes, mostly, so that some fit each other."""
+        self.rank = self.random.randint(1, 3)
+        usual = (0, 1, 1, 2, 2, 3, 4, 5, 16)
+        self.sizes = [self.random.choice(usual) for _ in range(self.random.choice((1, 1, 2, 3)))]
+
     def integer(self) -> int:
+        if self.random.random() < 0.2:
+            return self.random.choice(self.sizes)
         return (
             self.random.choice(EDGES) if self.random.random() < 0.4 else self.random.randint(-2, 6)
         )
@@ -58,7 +71,8 @@ class Garbage:
 
     def array(self, dtype: Any = np.float64) -> np.ndarray[Any, Any]:
         pick = self.random
-        shape = [pick.choice((0, 1, 1, 2, 2, 3, 4, 5, 16)) for _ in range(pick.randint(0, 4))]
+        rank = self.rank if pick.random() < 0.6 else pick.randint(0, 4)
+        shape = [pick.choice(self.sizes) for _ in range(rank)]
         if pick.random() < 0.02 and 0 in shape:  # no element, and sizes whose products overflow
             shape.insert(pick.randint(0, len(shape)), 2**40)
         if 0 not in shape and np.prod(shape, dtype=float) > 1e5:
@@ -114,8 +128,16 @@ class Garbage:
 
     def fitting(self, kind: str) -> Any:
         """A value of the annotated type, more or less."""
-        if kind in ("Program", "AffineMap", "Pass", "ProgramBuilder", "ShiftPlan"):
-            fits = [one for one in (*self.objects, *self.programs) if type(one).__name__ == kind]
+        if kind in (
+            "Program",
+            "AffineMap",
+            "AngleMap",
+            "Expression",
+            "Pass",
+            "ProgramBuilder",
+            "ShiftPlan",
+        ):
+            fits = [one for one in (*self.objects, *self.programs) if _is(one, kind)]
             return self.random.choice(fits) if fits else self.anything()
         if kind.startswith(("collections.abc.Sequence[", "list[", "typing.List[")):
             inner = kind[kind.index("[") + 1 : -1]
@@ -195,19 +217,19 @@ def main(calls: int, seed: int, aloud: bool) -> None:
             continue
         if len(garbage.objects) > 60:
             del garbage.objects[:30]
+        garbage.next_call()
         program = garbage.random.choice(garbage.programs)
         values = [garbage.argument(n, kind, program) for n, kind in arguments]
         function: Any = getattr(_core, name if owner is None else owner, None)
         if owner is not None and name != "__init__":
-            instances = [
-                one for one in (*garbage.objects, *garbage.programs) if type(one).__name__ == owner
-            ]
+            instances = [one for one in (*garbage.objects, *garbage.programs) if _is(one, owner)]
             if not instances:
                 continue
             function = getattr(garbage.random.choice(instances), name)
         if aloud:
             print(call, owner, name, values, flush=True)
-        if not callable(function):
+        if not callable(function):  # a property
+            returned[f"{owner or ''}.{name}"] += 1
             continue
         try:
             result = function(*values)

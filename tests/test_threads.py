@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,9 +29,13 @@ def run(code: str, **environment: str | None) -> subprocess.CompletedProcess[str
     )
 
 
-NUMBER = (
-    "from fubini import _core; print(_core.num_threads())"  # what importing the package loads first
-)
+# The extension as importing the package loads it, without PennyLane and torch, which take seconds.
+CORE = f"""
+import sys, types
+sys.modules["fubini"] = types.ModuleType("fubini")
+sys.modules["fubini"].__path__ = [{str(Path(fubini.__file__).parent)!r}]
+from fubini import _core
+"""
 
 
 @pytest.mark.parametrize(
@@ -48,32 +53,48 @@ NUMBER = (
 def test_the_environment_sets_the_number_of_threads(
     own: str | None, openmp: str | None, expected: int
 ) -> None:
-    found = run(NUMBER, FUBINI_NUM_THREADS=own, OMP_NUM_THREADS=openmp)
+    found = run(CORE + "print(_core.num_threads())", FUBINI_NUM_THREADS=own, OMP_NUM_THREADS=openmp)
     assert found.stdout == f"{expected}\n", found.stderr
 
 
 @pytest.mark.parametrize("openmp", [None, "", "many", "0", "-2"])
 def test_without_a_number_every_processor_gets_a_thread(openmp: str | None) -> None:
-    found = run(NUMBER, OMP_NUM_THREADS=openmp)
+    found = run(CORE + "print(_core.num_threads())", OMP_NUM_THREADS=openmp)
     assert found.stdout == f"{len(os.sched_getaffinity(0))}\n", found.stderr
 
 
 @pytest.mark.parametrize("own", ["abc", "0", "-1", "1.5", "1025", "1e2", "99999999999999999999"])
 def test_an_impossible_number_of_threads_is_refused_at_import(own: str) -> None:
-    found = run("import fubini", FUBINI_NUM_THREADS=own)
+    found = run(CORE, FUBINI_NUM_THREADS=own)
     assert found.returncode != 0
     assert (
         f"FUBINI_NUM_THREADS: expected a whole number from 1 to 1024, got {own!r}" in found.stderr
     )
 
 
-SYSTEMS = """
-import os, threading, time
+SYSTEMS = (
+    CORE
+    + """
+import faulthandler, os, threading, time
 import numpy as np
-import fubini
-fubini.set_num_threads({threads})
+faulthandler.dump_traceback_later(200, exit=True)
+_core.set_num_threads({threads})
 g = np.tile(np.eye(3), (5000, 1, 1)); b = np.ones((5000, 3))
-assert (fubini.solve(g, b) == 1).all()
+solve = lambda: bool((_core.solve_fast(g, b, 0.0) == 1).all())
+assert solve()
+"""
+)
+
+CIRCUIT = """
+builder = _core.ProgramBuilder(12, 120, False)
+for layer in range(10):
+    for k in range(12):
+        builder.gate("RY", [k], [], [], False, [(12 * layer + k, 1.0, 0.0)])
+    for k in range(11):
+        builder.gate("CNOT", [k, k + 1], [], [], False, [])
+builder.pauli_term(0, 1.0, "Z", [0])
+builder.output(0)
+program = builder.build()
 """
 
 
@@ -86,10 +107,10 @@ def test_fewer_threads_where_the_system_grants_no_more(threads: int) -> None:
         + f"""
 size = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 resource.setrlimit(resource.RLIMIT_AS, (size + 100 * 2**20,) * 2)  # about ten stacks
-fubini.set_num_threads({threads})
+_core.set_num_threads({threads})
 for _ in range(3):
-    assert (fubini.solve(g, b) == 1).all()
-print(fubini.get_num_threads())
+    assert solve()
+print(_core.num_threads())
 """
     )
     found = run(code)
@@ -100,26 +121,21 @@ def test_fork_while_another_thread_is_in_a_sweep() -> None:
     """The fork waited for the pool with Python's lock, and the sweep with the pool for Python's lock."""
     code = (
         SYSTEMS.format(threads=2)
+        + CIRCUIT
         + """
-import faulthandler, warnings
-import pennylane as qml
-warnings.simplefilter("ignore")
-faulthandler.dump_traceback_later(100, exit=True)
-gates = [qml.RY(0.1, k) for k in range(12)] + [qml.CNOT([k, k + 1]) for k in range(11)]
-circuit = fubini.Circuit.from_tape(qml.tape.QuantumScript(gates * 10, [qml.expval(qml.Z(0))]))
-angles = np.random.default_rng(0).normal(size=(64, circuit.num_angles))
-expected = circuit.expval(angles)
+angles = np.random.default_rng(0).normal(size=(64, 120))
+expected = _core.expval(program, angles)
 done = threading.Event()
 def sweep():
     while not done.is_set():
-        assert (circuit.expval(angles) == expected).all()
+        assert (_core.expval(program, angles) == expected).all()
 thread = threading.Thread(target=sweep)
 thread.start()
 for _ in range(8):
     time.sleep(0.07)  # sweeps look for signals every 50 ms
     pid = os.fork()
     if pid == 0:
-        right = (fubini.solve(g, b) == 1).all() and (circuit.expval(angles[:8]) == expected[:8]).all()
+        right = solve() and (_core.expval(program, angles[:8]) == expected[:8]).all()
         os._exit(0 if right else 1)
     assert os.waitpid(pid, 0)[1] == 0
 done.set()
@@ -135,25 +151,21 @@ def test_fork_in_the_middle_of_a_computation_of_this_thread() -> None:
     """A handler of a signal that forks: the child has not the threads that hold parts of the result, and says so."""
     code = (
         SYSTEMS.format(threads=3)
+        + CIRCUIT
         + """
-import faulthandler, signal, warnings
-import pennylane as qml
-warnings.simplefilter("ignore")
-faulthandler.dump_traceback_later(100, exit=True)
-gates = [qml.RY(0.1, k) for k in range(12)] + [qml.CNOT([k, k + 1]) for k in range(11)]
-circuit = fubini.Circuit.from_tape(qml.tape.QuantumScript(gates * 10, [qml.expval(qml.Z(0))]))
-angles = np.random.default_rng(0).normal(size=(512, circuit.num_angles))
-expected = circuit.expval(angles)
+import signal
+angles = np.random.default_rng(0).normal(size=(512, 120))
+expected = _core.expval(program, angles)
 pids = []
 signal.signal(signal.SIGALRM, lambda *_: pids.append(os.fork()))
 signal.setitimer(signal.ITIMER_REAL, 0.06)
 while not pids:
     try:
-        right = (circuit.expval(angles) == expected).all()
+        right = (_core.expval(program, angles) == expected).all()
     except RuntimeError as error:
         right = "forked in the middle" in str(error)
     if 0 in pids:
-        right = right and (fubini.solve(g, b) == 1).all()
+        right = right and solve()
         os._exit(0 if right else 1)
     assert right
 assert os.waitpid(pids[0], 0)[1] == 0

@@ -3,7 +3,7 @@
 import contextvars
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -40,4 +40,8 @@ def interruptible(
         return function(*args, **kwargs)
     finally:
         helper.shutdown(wait=False)
+    while not outcome.done():
+        wait(
+            [outcome], timeout=0.1
+        )  # a signal that another thread received does not end the waiting
     return outcome.result()

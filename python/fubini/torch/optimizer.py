@@ -56,10 +56,14 @@ class QNGOptimizer(torch.optim.Optimizer):
       without disturbing random numbers or batch-norm statistics.
     - ``metric="hybrid"``: as ``"fisher"``, with the Fubini-Study metric of each quantum layer in units of the loss instead.
 
-    The metric is taken at the weights that ``step`` finds. What passed through is known from one forward hook: on the
-    model, or, for ``metric="quantum"``, on each quantum layer, which then does not have to run again. Parameters that
-    belong to no known layer, as all do when the optimizer is made from bare tensors, have the identity for a metric: they
-    take the plain gradient, damped like the others, ``grad / (1 + lam)``.
+    The metric is taken at the weights that ``step`` finds. What passed through is recorded where each quantum layer
+    evaluates its circuit, for ``metric="quantum"``, whose layers then do not have to run again, or by one forward hook on
+    the model. A pass counts if the gradients that it brought reached ``.grad``. Weights of a quantum layer that are
+    computed (parametrised, pruned) have their metric pulled back to the parameters that they are computed from.
+
+    Weights of a layer that move no state, such as coefficients of an observable, take the plain step, lr times the
+    gradient. Parameters that belong to no known layer, as all do when the optimizer is made from bare tensors, have the
+    identity for a metric: they take the plain gradient, damped like the others, ``grad / (1 + lam)``.
 
     Two ways of use::
 
@@ -89,7 +93,8 @@ class QNGOptimizer(torch.optim.Optimizer):
     Args:
         params: A module, or parameters or parameter groups as every torch optimizer takes.
         lr: Step size; per group.
-        model: The module whose layers give the metric; needed when params is no module.
+        model: The module whose layers give the metric; needed for a Fisher matrix when params is no module. Else the
+            living quantum layers that have any of the parameters are found.
         metric: ``"quantum"``, ``"fisher"`` or ``"hybrid"``.
         approx: ``"block-diag"``, ``"diag"`` or None (full), see ``fubini.metric_tensor``; for a Fisher matrix, blocks are
             layers of the model, and None is the joint matrix of all parameters. ``"auto"`` is the full quantum metric of

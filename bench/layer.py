@@ -3,8 +3,8 @@
 AngleEmbedding + StronglyEntanglingLayers + <Z> on every wire, forward and backward pass with gradients for weights and
 inputs, Python included. Competitors at their best settings: ``TorchLayer`` with backprop on default.qubit (broadcasting)
 and adjoint on lightning.qubit; TensorCircuit-NG on JAX, vmapped over the batch and jitted, warm, in complex128 as ours,
-and its time to compile beside. A case that JAX has not compiled after three minutes is reported as that. The engine's
-arithmetic (``engine.py``) is printed below, next to the machine's peak.
+and its time to compile beside. A case that JAX has not compiled after three minutes is reported as that. Other ways to
+encode data (``encodings_table.py``) and the engine's arithmetic (``engine.py``) are printed below, next to the machine's peak.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import pennylane as qml
 import torch
 
 import common
+import encodings_table
 import engine
 import fubini
 
@@ -207,10 +208,12 @@ def run(quick: bool) -> dict[str, Any]:
     common.print_table(
         f"forward + backward, {count} threads; minimum / median; goal reached: +", head, rows
     )
+    with common.threads(count):
+        encodings = encodings_table.run(quick, count)
     arithmetic = engine.run(quick)
     with contextlib.suppress(ImportError):
         draw(results)
-    return {"cases": results, "threads": count, "arithmetic": arithmetic}
+    return {"cases": results, "encodings": encodings, "threads": count, "arithmetic": arithmetic}
 
 
 def ratios(times: dict[str, dict[str, float]], other: str) -> list[float]:

@@ -62,7 +62,7 @@ def quantum(function: Any = expvals) -> fubini.QuantumLayer:
     """A layer with parameters of its own, compiled once."""
     known = compiled(function)
     layer = copy.deepcopy(known)
-    layer.__dict__.update(_forms=dict(known._forms), qnode=known.qnode)
+    layer.__dict__.update(_forms=copy.copy(known._forms), qnode=known.qnode)
     with torch.no_grad():
         for p in layer.parameters():
             p.copy_(torch.rand(p.shape) * 6.0)

@@ -10,8 +10,6 @@ import pytest
 import torch
 
 import fubini
-from fubini.compiled import Affine, Traced, compile_function
-from fubini.guards import Guard
 
 WIRES = 2
 SCALE = 0.5
@@ -121,27 +119,23 @@ def with_helper(inputs: Any, weights: Any) -> Any:
     return measure()
 
 
-FORMS: list[tuple[Any, type, str]] = [
-    (plain, Affine, ""),
-    (arithmetic, Affine, ""),
-    (with_helper, Affine, ""),
-    (product, Traced, "not affine"),
-    (amplitudes, Traced, "initial state"),
-    (branch_on_weights, Traced, "asks a tensor for"),
-    (number_of_a_weight, Traced, "asks a tensor for item"),
-    (detached, Traced, "asks a tensor for detach"),
+FORMS: list[tuple[Any, str]] = [
+    (plain, "affine in"),
+    (arithmetic, "affine in"),
+    (with_helper, "affine in"),
+    (product, "known functions of"),
+    (amplitudes, "known functions of"),
+    (branch_on_weights, "asks a tensor for gt"),
+    (number_of_a_weight, "asks a tensor for item"),
+    (detached, "asks a tensor for detach"),
 ]
 
 
-@pytest.mark.parametrize(("function", "form", "reason"), FORMS, ids=[f[0].__name__ for f in FORMS])
-def test_forms(function: Any, form: type, reason: str) -> None:
+@pytest.mark.parametrize(("function", "reason"), FORMS, ids=[f[0].__name__ for f in FORMS])
+def test_forms(function: Any, reason: str) -> None:
     layer = layer_of(function)
-    result = compile_function(layer.qnode, "inputs", layer.qnode_weights, (3, 2))
-    assert isinstance(result, form)
-    if isinstance(result, Traced):
-        assert reason in result.reason
-        layer(torch.rand(2, 2, dtype=torch.float64))
-        assert reason in layer.explain()
+    layer(torch.rand(3, 2, dtype=torch.float64))
+    assert reason in layer.explain()
 
 
 @pytest.mark.parametrize(
@@ -330,24 +324,16 @@ def computed_attribute(inputs: Any, weights: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("function", "name"),
-    [
-        (noisy_python, "random"),
-        (noisy_numpy, "np"),
-        (noisy_generator, "GENERATOR"),
-        (hidden_parameter, "HIDDEN"),
-        (computed_attribute, "COMPUTED.value"),
-    ],
+    "function",
+    [noisy_python, noisy_numpy, noisy_generator, hidden_parameter, computed_attribute],
+    ids=lambda f: f.__name__,
 )
-def test_what_cannot_be_guarded_runs_in_every_call(function: Any, name: str) -> None:
-    guard = Guard(function)
-    assert guard.problem is not None
-    assert f"it uses {name}," in guard.problem
+def test_what_is_not_understood_runs_in_every_call(function: Any) -> None:
     layer = layer_of(function)
     x = torch.zeros(1, 2, dtype=torch.float64)
     first, second = layer(x), layer(x)
     assert "runs in every call" in layer.explain()
-    if name != "HIDDEN":
+    if function is not hidden_parameter:
         assert not torch.equal(first, second)
 
 

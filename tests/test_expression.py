@@ -23,6 +23,7 @@ from fubini import _core
 # One function: a few units in the last place of the library's and torch's, more for second derivatives,
 # whose formulas cancel where they differ.
 VALUE, SECOND = 1e-14, 1e-12
+CANCELLED = 4 * np.finfo(float).eps
 # Tens of functions one after the other, whose derivatives are below about 30 each.
 PROGRAM = 1e-8
 
@@ -31,10 +32,10 @@ CASES = [(kind, 0.0) for kind in UNARY] + [("power_constant", c) for c in EXPONE
 NO_WEIGHTS = np.zeros(0)
 
 
-def close(found, expected, tolerance):
+def close(found, expected, tolerance, absolute=1e-300):
     expected = np.asarray(expected)
     # Below the smallest normal number torch's vector functions flush to zero.
-    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=1e-300)
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=absolute)
 
 
 def points():
@@ -75,9 +76,11 @@ def test_functions_of_one_argument_equal_torch_at_ordinary_and_special_points(ki
         assert not second.any()
         return
     (gradient,) = torch.autograd.grad(y.sum(), leaf, create_graph=True)
-    close(first, gradient.detach(), VALUE)
-    close(e.jvp(NO_WEIGHTS, x, None, 2 * ones), 2 * gradient.detach(), VALUE)
-    close(e.jacobian(NO_WEIGHTS, x, [0], True)[1][:, 0], gradient.detach(), VALUE)
+    # 1 - tanh(x) ** 2 and its like cancel, and lose what the rounding of the square is worth.
+    cancelled = CANCELLED if kind in {"tanh", "sigmoid"} else 1e-300
+    close(first, gradient.detach(), VALUE, cancelled)
+    close(e.jvp(NO_WEIGHTS, x, None, 2 * ones), 2 * gradient.detach(), VALUE, 2 * cancelled)
+    close(e.jacobian(NO_WEIGHTS, x, [0], True)[1][:, 0], gradient.detach(), VALUE, cancelled)
     expected = torch.zeros_like(leaf)
     if gradient.requires_grad:
         (found,) = torch.autograd.grad(gradient.sum(), leaf)
@@ -85,7 +88,7 @@ def test_functions_of_one_argument_equal_torch_at_ordinary_and_special_points(ki
     # Where a derivative is infinite, torch's own double backward depends on the order of its factors.
     finite = np.isfinite(first) & np.isfinite(expected.numpy())
     assert finite.sum() > 10
-    close(second[finite], expected.numpy()[finite], SECOND)
+    close(second[finite], expected.numpy()[finite], SECOND, 2 * cancelled)
 
 
 @pytest.mark.parametrize("kind", BINARY)

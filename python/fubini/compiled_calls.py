@@ -1,8 +1,7 @@
 """QNodes that are called again and again with torch tensors of the same shapes: compiled as a layer's are.
 
-Building PennyLane's tape takes a hundred times longer than a metric. The first call of a QNode only notes how it was
-called; a second one like it compiles the quantum function, by the same rules and with the same guards as
-:mod:`fubini.compiled`, all tensors counting as weights. What is not affine in them, or has a batch, is not compiled.
+Building PennyLane's tape takes a hundred times longer than a metric. The first call compiles the quantum function, by the
+same rules and with the same guards as for a layer, see :mod:`fubini.compile`, all tensors counting as weights. What cannot be compiled, or has a batch, runs in every call.
 """
 
 import inspect
@@ -15,8 +14,9 @@ import numpy as np
 import torch
 
 from fubini._arrays import is_tensor, to_numpy
-from fubini.compiled import Affine, compile_function
-from fubini.jacobian import Jacobian
+from fubini._types import Index
+from fubini.compile.compiled import Compiled
+from fubini.compile.function import compile_function
 from fubini.pullback import Pullback
 
 _CONSTANTS = (int, float, complex, str, bytes, bool, type(None))
@@ -32,13 +32,13 @@ class _Known:
 
     device: Any
     function: Any
-    form: Affine | None = None
-    jacobian: Jacobian | None = None  # by the weights alone
-    tried: bool = False
+    form: Compiled | None = None
+    columns: Index | None = None  # of the weights among all tensors
 
     def holds(self, qnode: Any) -> bool:
         same = qnode.device is self.device and qnode.func is self.function
-        return same and (self.form is None or self.form.guard.holds())
+        guard = None if self.form is None else self.form.guard
+        return same and (guard is None or guard.holds())
 
 
 _known: "weakref.WeakKeyDictionary[Any, dict[Key, _Known]]" = weakref.WeakKeyDictionary()
@@ -67,7 +67,7 @@ def compiled_call(
         return None
     names = list(arguments)
     chosen = tuple(names[w] if isinstance(w, int) else w for w in weights)
-    shapes = tuple((n, tuple(v.shape)) for n, v in tensors.items())
+    shapes = tuple((n, tuple(v.shape), v.dtype, v.device) for n, v in tensors.items())
     # 1 and True are equal, and so are 0.0 and -0.0: the representation tells them apart.
     key = (shapes, chosen, tuple((n, repr(v)) for n, v in constants.items()))
     calls = _known.setdefault(qnode, {})
@@ -75,26 +75,33 @@ def compiled_call(
     if known is None or not known.holds(qnode):
         if len(calls) >= _REMEMBERED:
             calls.clear()
-        calls[key] = _Known(qnode.device, qnode.func)
+        known = calls[key] = _Known(qnode.device, qnode.func, _form(qnode, tensors, constants))
+    form = known.form
+    if form is None:
         return None
-    if not known.tried:
-        known.tried = True
-        try:
-            form = compile_function(qnode, None, tensors, (0,), constants)
-        except Exception:  # noqa: BLE001 - a function that checks its arguments need not take made-up ones
-            form = ""
-        known.form = form if isinstance(form, Affine) else None
-    if known.form is None:
+    arrays = [to_numpy(v) for v in tensors.values()]
+    none = np.zeros((1, 0))
+    if not form.decides(arrays, none):
         return None
-    if known.jacobian is None:
-        known.jacobian = _jacobian(known.form, tensors, chosen)
-    jacobian = known.jacobian
+    if known.columns is None:
+        known.columns = _columns(tensors, chosen)
+    jacobian = form.jacobian(arrays, none).by(known.columns)
     if not len(jacobian.rows):
         return None  # the way through the tape says which weights are missing
-    flat = np.concatenate([to_numpy(v).reshape(-1) for v in tensors.values()])
-    angles = known.form.angles(flat, np.zeros((1, 0)))
     every = frozenset(jacobian.rows.tolist())
-    return Pullback(known.form.circuit, angles, jacobian, None, None, every)
+    return Pullback(
+        form.circuit, form.angles(arrays, none), jacobian, form.states(arrays, none), None, every
+    )
+
+
+def _form(
+    qnode: Any, tensors: dict[str, torch.Tensor], constants: dict[str, Any]
+) -> Compiled | None:
+    try:
+        form = compile_function(qnode, None, tensors, None, constants).how
+    except Exception:  # noqa: BLE001 - the way through the tape raises it again
+        return None
+    return form if isinstance(form, Compiled) and not form.state_weighted else None
 
 
 def _by_name(qnode: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any] | None:
@@ -112,10 +119,7 @@ def _by_name(qnode: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[st
     return dict(bound.arguments)
 
 
-def _jacobian(form: Affine, tensors: dict[str, torch.Tensor], chosen: tuple[str, ...]) -> Jacobian:
+def _columns(tensors: dict[str, torch.Tensor], chosen: tuple[str, ...]) -> Index:
     ends = np.cumsum([v.numel() for v in tensors.values()]).tolist()
     stop = dict(zip(tensors, ends, strict=True))
-    columns = [np.arange(stop[n] - tensors[n].numel(), stop[n]) for n in chosen]
-    values = form.weights[:, np.concatenate(columns)]
-    rows = np.flatnonzero(values.any(axis=1))
-    return Jacobian(rows, values[rows][None])
+    return np.concatenate([np.arange(stop[n] - tensors[n].numel(), stop[n]) for n in chosen])

@@ -100,6 +100,18 @@ class Jacobian:
         keep = [self.position[slot] for slot in sorted(slots)]
         return Jacobian(self.rows[keep], self.values[:, keep])
 
+    def by(self, columns: Index) -> "Jacobian":
+        """Return the derivative by some of the weights, of the angles that depend on them.
+
+        Args:
+            columns: Which weights, in order.
+        """
+        if len(columns) == self.size and (columns == np.arange(self.size)).all():
+            return self
+        values = self.values[:, :, columns]
+        keep = np.flatnonzero(values.any(axis=(0, 2)))
+        return Jacobian(self.rows[keep], values[:, keep])
+
     def of(self, first: int, last: int) -> "Jacobian":
         """Return the Jacobian of the inputs from first to last."""
         if self.inputs == 1:

@@ -19,7 +19,7 @@ from fubini.errors import UnsupportedCircuitError
 from fubini.jacobian import Jacobian
 from fubini.layers import LayerRule
 from fubini.memory import MATRIX_FREE, check_fits
-from fubini.pullback import Pullback, assembled, of_affine, of_tape
+from fubini.pullback import Pullback, assembled, of_compiled, of_tape
 from fubini.tape import GateTape, gate_tape
 
 Engine = Literal["auto", "native", "device"]
@@ -322,7 +322,7 @@ def at_single_inputs(
             named = dict(layer.qnode_weights if weights is None else weights)
             call = Call(layer.qnode, (), {layer.input_arg: inputs, **named}, tuple(named), True)
             values = list(named.values())
-            return [Point(values, call, of_affine(form, values, inputs))]
+            return [Point(values, call, of_compiled(form, values, inputs))]
     return [at_inputs(layer, row, weights=weights) for row in inputs]
 
 
@@ -367,7 +367,7 @@ def at_inputs(
     if engine != "device" and argnum is None and hasattr(compiling, "compiled"):
         form = compiling.compiled(inputs)
         if form is not None:
-            pullback = of_affine(form, values, inputs)
+            pullback = of_compiled(form, values, inputs)
             return Point(values, replace(call, compiled=True), pullback)
     tape = gate_tape(layer.qnode, (), arguments, list(weights), pure=engine == "native")
     return replace(

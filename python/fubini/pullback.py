@@ -35,7 +35,7 @@ from fubini.tape import GateTape
 from fubini.unfold import rebind
 
 if TYPE_CHECKING:
-    from fubini.compiled import Affine
+    from fubini.compile.compiled import Compiled
 
 _REAL_PART = (
     "use reduce='mean' or fewer inputs, or fubini.metric_operator(...), which multiplies by its real part, the metric, "
@@ -378,21 +378,24 @@ def _mean(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return mean.reshape(1, *mean.shape)
 
 
-def of_affine(form: "Affine", weights: Sequence[torch.Tensor], inputs: torch.Tensor) -> Pullback:
-    """Return the pullback of a compiled circuit.
+def of_compiled(
+    form: "Compiled", weights: Sequence[torch.Tensor], inputs: torch.Tensor
+) -> Pullback:
+    """Return the pullback of a compiled circuit whose initial state does not depend on weights.
 
     Args:
         form: The compiled circuit.
         weights: In the order of compilation.
         inputs: (features,) or (batch, features).
     """
-    parts = [to_numpy(w).reshape(-1) for w in weights]
-    flat = np.concatenate(parts) if parts else np.zeros(0)
-    angles = form.angles(flat, to_numpy(inputs).reshape(-1, inputs.shape[-1]))
+    arrays = [to_numpy(w) for w in weights]
+    x = to_numpy(inputs).reshape(-1, inputs.shape[-1])
+    angles = form.angles(arrays, x)
     # Angles that only encode inputs have no row in the Jacobian, and must not cut layers.
-    jacobian = form.jacobian
+    jacobian = form.jacobian(arrays, x)
     batch = None if inputs.ndim == 1 else len(angles)
-    return Pullback(form.circuit, angles, jacobian, None, batch, frozenset(jacobian.rows.tolist()))
+    trainable = frozenset(jacobian.rows.tolist())
+    return Pullback(form.circuit, angles, jacobian, form.states(arrays, x), batch, trainable)
 
 
 def of_tape(tape: GateTape, argnum: Sequence[int] | None = None) -> Pullback:

@@ -1,1 +1,1 @@
-"""From a quantum function to a circuit whose angles are expressions of its arguments."""
+"""Compiles quantum functions: what they compute, what they read, and the circuit that takes their place."""

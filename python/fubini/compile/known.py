@@ -408,3 +408,27 @@ def shown(value: Any) -> str:
 
 
 OPERATORS = (qml.operation.Operator, qml.measurements.MeasurementProcess)
+
+
+_DISPATCH = vars(type(lambda: None))["__code__"].__get__(
+    functools.singledispatch(lambda value: value)
+)
+
+
+def known_dispatch(code: types.CodeType, dispatch: Any) -> bool:
+    """Return whether a function of ``functools.singledispatch`` is PennyLane's, with all of its forms.
+
+    Args:
+        code: Of the function that is called.
+        dispatch: What finds the form, as the function refers to it.
+    """
+    if code is not _DISPATCH or not isinstance(dispatch, types.FunctionType):
+        return False
+    at = dispatch.__code__.co_freevars.index("registry")
+    forms = (dispatch.__closure__ or ())[at].cell_contents.values()
+    # Of a library: what it makes of unusual arguments (a pulse) is no gate that the engine knows.
+    return all(
+        isinstance(form, types.FunctionType)
+        and str(home(form.__globals__)).startswith("pennylane.")
+        for form in forms
+    )

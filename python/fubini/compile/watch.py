@@ -360,7 +360,10 @@ class Watch:
     def _calls_library(self, frame: types.FrameType) -> None:
         module = str(frame.f_globals.get("__name__"))
         code = frame.f_code
-        if not known.known_code(module, code):
+        if not (
+            known.known_code(module, code)
+            or known.known_dispatch(code, frame.f_locals.get("dispatch"))
+        ):
             self._fail(f"it calls {module}.{code.co_qualname}")
         elif module == "copy":
             copied = frame.f_locals.get("x")
@@ -441,6 +444,10 @@ class Watch:
         module = known.home(value.__globals__)
         if module is None:
             self._register(value)
+        elif known.known_dispatch(
+            value.__code__, inspect.getclosurevars(value).nonlocals.get("dispatch")
+        ):
+            return None
         elif not known.known_code(module, value.__code__):
             return f"the function {known.shown(value)}, which is not on the list"
         elif value.__closure__:

@@ -20,7 +20,7 @@ from torch import nn
 
 from fubini import _core
 from fubini._arrays import to_numpy
-from fubini.compiled import Traced
+from fubini.compile.compiled import Traced
 from fubini.errors import NumericalError
 from fubini.torch.blocks import Block, DenseBlock, KroneckerBlock
 from fubini.torch.checks import all_finite
@@ -318,8 +318,8 @@ def _stage(
     if native is None:
         return None
     x = torch.from_numpy(inputs)
-    form = native._form(x[0] if alone else x)
-    # A quantum function that runs in every call may look at the dtype of what it gets.
+    # A quantum function may look at the dtype of what it gets: compiled for the model's, it serves any.
+    form = native._form((x[0] if alone else x).to(dtype))
     if isinstance(form.how, str) or (isinstance(form.how, Traced) and dtype is not torch.float64):
         return None
     if alone:

@@ -13,7 +13,7 @@ import torch
 from fubini import _core
 from fubini._arrays import to_numpy
 from fubini.circuit import Circuit, _measured_wires, decomposed
-from fubini.compiled import Affine
+from fubini.compile.compiled import Compiled
 from fubini.errors import UnsupportedCircuitError
 from fubini.tape import user_tape
 from fubini.torch.function import expval
@@ -61,7 +61,7 @@ def linearise(layer: Any, inputs: Tensor, want_inputs: bool, *, alone: bool = Fa
         return _on_device(layer, inputs, want_inputs)
     if alone:
         form = native._form(inputs[0])
-        if isinstance(form.how, Affine):
+        if isinstance(form.how, Compiled) and not (form.how.state_weighted or form.how.decisions):
             return linearise_native(native, form, inputs, want_inputs)
         each = [linearise_native(native, native._form(x), x, want_inputs) for x in inputs]
         return _stacked(each)
@@ -82,7 +82,7 @@ def linearise_native(
     Returns:
         As for ``linearise``.
     """
-    if not isinstance(form.how, Affine):
+    if not isinstance(form.how, Compiled) or form.how.state_weighted:
         return _traced(layer, inputs, want_inputs, form.kind)
     weights = [to_numpy(w) for w in layer.qnode_weights.values()]
     values, by_weights, by_inputs = form.how.linearise(weights, to_numpy(inputs), want_inputs)

@@ -186,8 +186,9 @@ def _covariances(layer: Any, inputs: Tensor) -> Real:
         angles = to_numpy(torch_angles)
         states = None if torch_state is None else to_numpy(torch_state, np.complex128)
     else:
-        circuit, states = form.circuit, None
-        angles = form.angles(flat_weights(native), np.atleast_2d(to_numpy(inputs)))
+        weights, x = [flat_weights(native)], np.atleast_2d(to_numpy(inputs))
+        circuit, states = form.circuit, form.states(weights, x)
+        angles = form.angles(weights, x)
     if any(m.kind == "var" for m in circuit.structure.measurements):
         raise UnsupportedCircuitError(
             "quantum: 'fubini-study' has no scale for a layer that measures variances, which are not linear in the state; "

@@ -1,16 +1,14 @@
 """What a layer's quantum function returns, and whether its circuit can be compiled for inputs of one shape."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pennylane as qml
 import torch
 
-from fubini.compiled import Affine, Traced, outside_transforms
-from fubini.torch.layouts import tuples_are_stacked
-from fubini.torch_private import is_wrapped
+from fubini._arrays import to_numpy
+from fubini.compile.compiled import Compiled, Traced
 
 
 @dataclass(frozen=True)
@@ -26,109 +24,96 @@ class Form:
         function: Likewise.
     """
 
-    how: Affine | Traced | str
+    how: Compiled | Traced | str
     kind: str
     qnode: Any
     device: Any
     function: Any
 
-    def holds(self, qnode: Any, x: torch.Tensor) -> bool:
-        """Return whether it serves these inputs, shape (features,) or (batch, features), now."""
+    def holds(self, qnode: Any, x: torch.Tensor, weights: Sequence[torch.Tensor]) -> bool:
+        """Return whether it serves these inputs, shape (features,) or (batch, features), and weights now."""
         if (
             qnode is not self.qnode
             or qnode.device is not self.device
             or qnode.func is not self.function
         ):
             return False
-        if not isinstance(self.how, Affine):
+        how = self.how
+        if not isinstance(how, Compiled):
             return True
-        return self.how.batch in (None, x.shape[0]) and self.how.guard.holds()
+        if how.guard is not None and not how.guard.holds():
+            return False
+        if not how.decisions:
+            return True
+        return how.decides([to_numpy(w) for w in weights], to_numpy(x).reshape(-1, x.shape[-1]))
 
 
-def check_function(
-    qnode: Any, input_arg: str, weights: Mapping[str, torch.Tensor], x: torch.Tensor
-) -> str | None:
-    """Run the quantum function once; in a batch, see that every angle belongs to one input.
+class Forms:
+    """The forms of a layer: by the kind of inputs, a few of each, because what the function captured may alternate."""
 
-    It runs on the numbers that it was called with, repeated as often as the check needs: functions that look at their
-    arguments (is this vector normalised?) refuse made-up ones.
+    _KINDS, _OF_A_KIND = 16, 4
 
-    Args:
-        qnode: The QNode.
-        input_arg: Name of the argument for the data.
-        weights: The other arguments.
-        x: (features,) or (batch, features).
+    def __init__(self) -> None:
+        self._known: dict[Any, list[Form]] = {}
 
-    Returns:
-        Why it cannot be compiled, if it cannot.
+    def __bool__(self) -> bool:
+        return bool(self._known)
 
-    Raises:
-        ValueError: If weights and inputs do not fit the function, or it mixes up the inputs of a batch.
-    """
-    width = x.shape[-1]
-    count = 3 if width != 3 else 5  # distinct from the width, so that a mixed-up axis shows
-    with outside_transforms():
-        arguments = _arguments(input_arg, weights, x)
-        probe = arguments[input_arg]
-        if probe.ndim > 1:
-            probe = probe[torch.arange(count) % len(probe)]
-        arguments[input_arg] = probe = probe.requires_grad_()
-        try:
-            tape = qml.workflow.construct_tape(qnode, level="user")(**arguments)
-            batch = tape.batch_size
-        except (ValueError, IndexError, RuntimeError) as error:
-            if "more than one tape" in str(error):
-                return "the QNode's transforms make several circuits of it"
-            shapes = {name: list(weight.shape) for name, weight in weights.items()}
-            raise ValueError(
-                f"weight_shapes, inputs: weights {shapes} and inputs of {width} features do not fit the quantum "
-                f"function: {error}"
-            ) from error
-        if probe.ndim == 1:
-            return (
-                None
-                if batch is None
-                else "the quantum function broadcasts over the features of one input"
-            )
-        mixed = [
-            op.name
-            for op in tape.operations
-            for p in op.data
-            if _depends(p, probe) and (p.ndim == 0 or len(p) != count)
-        ]
-    if mixed or batch not in (None, count):
-        raise ValueError(
-            f"inputs: for inputs of shape {tuple(probe.shape)} the quantum function makes {mixed or 'operations'} "
-            "whose parameters do not have one value per input. Index features from the end, inputs[..., 0] "
-            "instead of inputs[0], and do not sum over the batch."
-        )
-    return None
+    def copy(self) -> "Forms":
+        """Return other forms with the same content."""
+        other = Forms()
+        other._known = {key: list(forms) for key, forms in self._known.items()}
+        return other
+
+    @property
+    def first(self) -> Form:
+        """The newest form of the kind of inputs that came first."""
+        return next(iter(self._known.values()))[0]
+
+    def __iter__(self) -> Iterator[Form]:
+        return (form for forms in self._known.values() for form in forms)
+
+    def find(self, qnode: Any, x: torch.Tensor, weights: Sequence[torch.Tensor]) -> Form | None:
+        """Return a form that serves these inputs and weights now, or None.
+
+        Args:
+            qnode: The QNode.
+            x: (features,) or (batch, features).
+            weights: In order.
+        """
+        for key in _keys(x):
+            for form in self._known.get(key, ()):
+                if form.holds(qnode, x, weights):
+                    return form
+        return None
+
+    def add(self, form: Form, x: torch.Tensor) -> None:
+        """Remember a form that was made for these inputs.
+
+        Args:
+            form: The form.
+            x: (features,) or (batch, features).
+        """
+        any_size, this_size = _keys(x)[0], _keys(x)[-1]
+        fixed = isinstance(form.how, Compiled) and form.how.batch is not None
+        key = this_size if fixed else any_size
+        if key not in self._known and len(self._known) >= self._KINDS:
+            self._known.pop(list(self._known)[1])
+        self._known[key] = [form, *self._known.get(key, [])][: self._OF_A_KIND]
+
+    def replace(self, old: Form, new: Form) -> None:
+        """Put a form in the place of another."""
+        for forms in self._known.values():
+            forms[:] = [new if form is old else form for form in forms]
 
 
-def returned_kind(
-    qnode: Any, input_arg: str, weights: Mapping[str, torch.Tensor], x: torch.Tensor
-) -> str:
-    """Return what the quantum function returns, see ``Form``: a list and a tuple are arranged differently.
-
-    Args:
-        qnode: The QNode.
-        input_arg: Name of the argument for the data.
-        weights: The other arguments.
-        x: (features,) or (batch, features).
-    """
-    with outside_transforms(), qml.queuing.AnnotatedQueue():
-        result = qnode.func(**_arguments(input_arg, weights, x))
-    parts = result if isinstance(result, tuple | list) else [result]
-    real = (
-        qml.measurements.ExpectationMP,
-        qml.measurements.VarianceMP,
-        qml.measurements.ProbabilityMP,
-    )
-    if not all(isinstance(part, real) for part in parts):
-        return "other"
-    if isinstance(result, tuple) and len(result) > 1 and tuples_are_stacked():
-        return "tuple"
-    return "list" if isinstance(result, tuple | list) else "single"
+def _keys(x: torch.Tensor) -> list[Any]:
+    """Kinds of inputs that these belong to: of any number of inputs, and of this number."""
+    # One input in a batch is a kind of its own: a function may drop an axis of length one.
+    if x.ndim == 1:
+        return [(1, x.dtype)]
+    keys = [(2, x.dtype, None), (2, x.dtype, len(x))]
+    return keys[1:] if len(x) == 1 else keys
 
 
 def arranged(values: torch.Tensor, shapes: Sequence[tuple[int, ...]], kind: str) -> Any:
@@ -197,23 +182,3 @@ def with_leading(result: torch.Tensor, leading: torch.Size) -> torch.Tensor:
         leading: Shape of the inputs without their last dimension.
     """
     return result if len(leading) < 2 else result.reshape(*leading, *result.shape[1:])
-
-
-def _arguments(
-    input_arg: str, weights: Mapping[str, torch.Tensor], x: torch.Tensor
-) -> dict[str, torch.Tensor]:
-    return {name: _numbers(t) for name, t in {input_arg: x, **weights}.items()}
-
-
-def _numbers(t: torch.Tensor) -> torch.Tensor:
-    """A copy in float64, without a graph; made-up numbers where a transform of torch.func hides the real ones."""
-    if is_wrapped(t):
-        return torch.linspace(0.1, 0.9, t.numel(), dtype=torch.float64).reshape(t.shape)
-    return t.detach().to("cpu", torch.float64, copy=True)
-
-
-def _depends(value: Any, leaf: torch.Tensor) -> bool:
-    if not isinstance(value, torch.Tensor) or not value.requires_grad:
-        return False
-    total = value.real.sum() if value.is_complex() else value.sum()
-    return torch.autograd.grad(total, leaf, retain_graph=True, allow_unused=True)[0] is not None

@@ -80,6 +80,24 @@ def pullback(circuit: Circuit, angles: Tensor, cotangents: Tensor) -> Tensor:
     return gradient
 
 
+def pullback_with_state(
+    circuit: Circuit, angles: Tensor, state: Tensor, cotangents: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Returns the gradients of weighted results by the angles and by the initial states; first derivatives only.
+
+    Args:
+        circuit: The circuit.
+        angles: (B, A), float64 on the CPU.
+        state: (B, N), complex128 on the CPU.
+        cotangents: The weights of the results, (B, M), float64 on the CPU.
+
+    Returns:
+        (B, A), and (B, N) with the derivatives by real and imaginary parts as its own.
+    """
+    by_angles, by_state = _apply(_PullbackWithState, circuit, angles, state, cotangents)
+    return by_angles, by_state
+
+
 def _initial_state(
     circuit: Circuit, state: Tensor | None, lead: torch.Size, batch: int
 ) -> Tensor | None:
@@ -98,7 +116,7 @@ def _initial_state(
     return converted.expand(*lead, size).reshape(batch, size)
 
 
-def _apply(function: Any, circuit: Circuit, *values: Tensor | None) -> Any:
+def _apply(function: Any, circuit: Any, *values: Tensor | None) -> Any:
     """function.apply, which torch leaves untyped."""
     if any(value is not None and is_batched(value) for value in values):
         return _apply_batched(function, circuit, *values)

@@ -12,7 +12,8 @@ import pennylane as qml
 import torch
 
 from fubini.circuit import Circuit
-from fubini.compiled import Affine, Traced, compile_function
+from fubini.compile.compiled import Compiled, Traced
+from fubini.compile.function import Run, compile_function
 from fubini.devices.calls import Usage
 from fubini.devices.executor import STATE_VECTORS, Executor, check_device, executor_of
 from fubini.errors import UnsupportedCircuitError
@@ -23,15 +24,14 @@ from fubini.torch.dry_run import StepCost, step_cost
 from fubini.torch.evaluations import Watched, register
 from fubini.torch.forms import (
     Form,
+    Forms,
     arranged,
-    check_function,
     check_results,
     check_stack,
-    returned_kind,
     with_leading,
 )
 from fubini.torch.layouts import tuples_are_stacked
-from fubini.torch.native import run_affine, run_traced
+from fubini.torch.native import run_compiled, run_tape, run_traced
 from fubini.torch.operation import as_operation
 from fubini.torch.shifted import derivatives_of, run_shifted, shifted_circuit
 from fubini.torch.shot_noise import ShotNoise
@@ -53,10 +53,10 @@ class QuantumLayer(torch.nn.Module):
     of shape (features,) give one result; leading dimensions are batches, run by parameter broadcasting, so the
     function must index features from the end: ``inputs[..., 0]``.
 
-    The native engine compiles the circuit in the first call. What the quantum function captures besides its arguments
-    is compared in every call, and a change compiles it anew; a function that branches on data or computes angles that
-    are not affine in weights and inputs still runs in every call, and only its gates are native. ``explain()`` says
-    what was done and why.
+    The native engine compiles the circuit in the first call: the function runs once, on the caller's numbers, and what
+    it computes with them is recorded. What it read besides its arguments is compared in every call, and a change
+    compiles it anew. A function that does what is not understood (branches on data, reads files, counts its calls) runs
+    in every call, and only its gates are native. ``explain()`` says what was done and why.
 
     On the device engine, ``diff_method="parameter-shift"``, and ``"best"`` with shots or on a device that is no simulator,
     run all shifts of all inputs of a backward pass as one execution; ``"best"`` on other devices than default.qubit and
@@ -71,6 +71,8 @@ class QuantumLayer(torch.nn.Module):
         engine: ``"native"`` runs the circuit in fubini's kernel, ``"device"`` the QNode on its PennyLane device;
             ``"auto"`` takes the native engine where the device is a noiseless state-vector simulator without shots
             and every operation and measurement is supported.
+        static: Promise that whatever the quantum function reads besides its arguments never changes. Then nothing is
+            compared before a call, and a function that cannot be followed for what it reads is compiled all the same.
 
     Attributes:
         qnode: The QNode.
@@ -96,6 +98,7 @@ class QuantumLayer(torch.nn.Module):
         init_method: InitMethod = None,
         *,
         engine: Engine = "auto",
+        static: bool = False,
     ) -> None:
         super().__init__()
         if engine not in ("auto", "native", "device"):
@@ -115,8 +118,9 @@ class QuantumLayer(torch.nn.Module):
         for name, shape in self.weight_shapes.items():
             self.register_parameter(name, torch.nn.Parameter(_initial(name, shape, init_method)))
         self._requested_engine: Engine = engine
+        self._static = bool(static)
         self._width: int | None = None
-        self._forms: dict[int, Form] = {}
+        self._forms = Forms()
         self._circuits: Recent[Circuit] = Recent(_CIRCUITS)
         self._recorders: list[
             Any
@@ -205,12 +209,12 @@ class QuantumLayer(torch.nn.Module):
     def engine(self) -> str:
         """The engine that evaluates the circuit, ``"native"`` or ``"device"``; before the first call, the plan."""
         if self._forms:
-            return "device" if isinstance(next(iter(self._forms.values())).how, str) else "native"
+            return "device" if isinstance(self._forms.first.how, str) else "native"
         return "native" if self._device_reason() is None else "device"
 
     def explain(self) -> str:
         """Say in one sentence which engine evaluates the circuit and why."""
-        how = next(iter(self._forms.values())).how if self._forms else self._device_reason()
+        how = self._forms.first.how if self._forms else self._device_reason()
         if isinstance(how, str):
             return f"The circuit runs on its PennyLane device {self.qnode.device.name!r}: {how}. {self._derivatives()}"
         if how is None:
@@ -219,11 +223,12 @@ class QuantumLayer(torch.nn.Module):
             return (
                 f"The quantum function runs in every call and its gates run natively: {how.reason}."
             )
-        return "The native engine runs the compiled circuit: its angles are affine in weights and inputs."
+        kind = "affine in" if how.affine is not None else "known functions of"
+        return f"The native engine runs the compiled circuit: its angles are {kind} weights and inputs."
 
     def _derivatives(self) -> str:
         source = derivatives_of(self.qnode)
-        if source == "pennylane" or any(form.kind == "other" for form in self._forms.values()):
+        if source == "pennylane" or any(form.kind == "other" for form in self._forms):
             return "PennyLane differentiates it."
         if source == "shift":
             return "Its derivatives come from shifted circuits."
@@ -235,7 +240,7 @@ class QuantumLayer(torch.nn.Module):
         """Compiled circuits are not copied: the copy compiles its own."""
         return {
             **self.__dict__,
-            "_forms": {},
+            "_forms": Forms(),
             "_circuits": None,
             "_recorders": [],
             "shot_noise": None,
@@ -318,15 +323,19 @@ class QuantumLayer(torch.nn.Module):
 
     def _evaluated(self, inputs: torch.Tensor, weights: list[torch.Tensor]) -> Any:
         flat = inputs if inputs.ndim < 3 else inputs.reshape(-1, inputs.shape[-1])
-        form = self._form(flat)
         watched = None
         if self._recorders:
             named = dict(zip(self.weight_shapes, weights, strict=True))
             watched = Watched(self._recorders, flat, named)
             weights = list(watched.weights.values())
+        form, run = self._form_and_run(flat, weights)
         results: Any
         if isinstance(form.how, str):
             results = self._run_on_device(form, flat, weights)
+        elif run is not None and run.circuit is not None and isinstance(form.how, Traced):
+            # The function has just run for this call, and may count its calls.
+            values = run_tape(run.circuit, run.tape, flat)
+            results = arranged(values.to(flat), run.circuit.output_shapes, form.kind)
         else:
             results = self._run(form, flat, weights)
         if watched is not None:
@@ -365,14 +374,16 @@ class QuantumLayer(torch.nn.Module):
         circuit = shifted_circuit(self.qnode, named)
         return step_cost(self, circuit, flat, approx, layers)
 
-    def compiled(self, inputs: torch.Tensor) -> Affine | None:
+    def compiled(self, inputs: torch.Tensor) -> Compiled | None:
         """Return the compiled circuit that serves these inputs, or None where the quantum function runs in every call.
+
+        None also where the initial state depends on weights, because then the angles are not all that does.
 
         Args:
             inputs: (features,) or (batch, features).
         """
         how = self._form(inputs).how
-        return how if isinstance(how, Affine) else None
+        return how if isinstance(how, Compiled) and not how.state_weighted else None
 
     def extra_repr(self) -> str:
         """Return the part of ``repr`` between the parentheses."""
@@ -391,41 +402,37 @@ class QuantumLayer(torch.nn.Module):
         return None
 
     def _form(self, x: torch.Tensor) -> Form:
-        """The compiled form for single inputs or for batches, compiled anew where something has changed."""
-        form = self._forms.get(x.ndim)
-        if form is not None and form.holds(self.qnode, x):
-            return form
-        why = check_function(self.qnode, self.input_arg, self.qnode_weights, x)
-        how: Affine | Traced | str | None = self._device_reason() or why
-        kind = "list"
-        if how is None:
-            try:
-                how = compile_function(self.qnode, self.input_arg, self.qnode_weights, x.shape)
-            except ValueError as error:  # these arguments are fine: check_function has seen it
-                how = (
-                    f"the quantum function refuses other numbers than it was called with ({error})"
-                )
-            kind = returned_kind(self.qnode, self.input_arg, self.qnode_weights, x)
-            if kind == "other" and not isinstance(how, str):
-                how = (
-                    "the quantum function returns something else than measurements of real numbers"
-                )
+        return self._form_and_run(x, list(self.qnode_weights.values()))[0]
+
+    def _form_and_run(
+        self, x: torch.Tensor, weights: list[torch.Tensor]
+    ) -> tuple[Form, Run | None]:
+        """The form for these inputs, compiled anew where something has changed, and the run that this took."""
+        form = self._forms.find(self.qnode, x, weights)
+        if form is not None:
+            return form, None
+        named = dict(zip(self.weight_shapes, weights, strict=True))
+        run = compile_function(self.qnode, self.input_arg, named, x, static=self._static)
+        how = self._device_reason() or run.how
+        if run.kind == "other" and not isinstance(how, str):
+            how = "the quantum function returns something else than measurements of real numbers"
         if isinstance(how, str) and self._requested_engine == "native":
             raise UnsupportedCircuitError(
                 f"engine: 'native' cannot run this circuit: {how}; use engine='auto'"
             )
-        if isinstance(how, str) and why is None and derivatives_of(self.qnode) != "pennylane":
-            kind = returned_kind(self.qnode, self.input_arg, self.qnode_weights, x)
-        elif isinstance(how, str):
-            kind = "other"
+        shifted = not isinstance(how, str) or derivatives_of(self.qnode) != "pennylane"
+        kind = run.kind if shifted else "other"
+        if kind == "tuple" and not tuples_are_stacked():
+            kind = "list"
         self._width = x.shape[-1]
-        form = self._forms[x.ndim] = Form(how, kind, self.qnode, self.qnode.device, self.qnode.func)
-        return form
+        form = Form(how, kind, self.qnode, self.qnode.device, self.qnode.func)
+        self._forms.add(form, x)
+        return form, run
 
     def _run(self, form: Form, x: torch.Tensor, weights: list[torch.Tensor]) -> Any:
-        if isinstance(form.how, Affine):
+        if isinstance(form.how, Compiled):
             circuit = form.how.circuit
-            values = run_affine(form.how, x if x.ndim > 1 else x.unsqueeze(0), weights)
+            values = run_compiled(form.how, x if x.ndim > 1 else x.unsqueeze(0), weights)
             values = values if x.ndim > 1 else values.squeeze(0)
         else:
             named = dict(zip(self.weight_shapes, weights, strict=True))
@@ -438,7 +445,7 @@ class QuantumLayer(torch.nn.Module):
             try:
                 circuit = shifted_circuit(self.qnode, arguments)
             except UnsupportedCircuitError:  # PennyLane may know how
-                self._forms[x.ndim] = replace(form, kind="other")
+                self._forms.replace(form, replace(form, kind="other"))
             else:
                 self.shot_noise = circuit.noise
                 values = run_shifted(circuit, self.executor).to(x)

@@ -8,16 +8,17 @@ import torch
 
 from fubini._arrays import to_numpy
 from fubini.circuit import Circuit, _measured_wires, decomposed
-from fubini.compiled import Affine
+from fubini.compile.compiled import Compiled
 from fubini.recent import Recent
 from fubini.tape import user_tape
-from fubini.torch.function import expval, is_batched, pullback
+from fubini.torch.angles import outputs, outputs_pullback
+from fubini.torch.function import expval, is_batched, pullback, pullback_with_state
 from fubini.torch_private import is_plain, uncompiled
 
 Tensor = torch.Tensor
 
 
-def run_affine(form: Affine, inputs: Tensor, weights: Sequence[Tensor]) -> Tensor:
+def run_compiled(form: Compiled, inputs: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """Evaluate a compiled circuit.
 
     Args:
@@ -30,7 +31,7 @@ def run_affine(form: Affine, inputs: Tensor, weights: Sequence[Tensor]) -> Tenso
     """
     if not is_plain():  # torch.func or forward-mode AD, which autograd functions do not follow
         return _run_with_torch(form, inputs, weights)
-    result: Tensor = _AffineExpval.apply(form, inputs, *weights)  # type: ignore[no-untyped-call]
+    result: Tensor = _CompiledExpval.apply(form, inputs, *weights)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -71,39 +72,68 @@ def run_traced(
         ) from error
     compiled = Circuit.from_tape(tape, _measured_wires(qnode, tape))
     circuit = cache.same(compiled)
+    return run_tape(circuit, tape, inputs), circuit
+
+
+def run_tape(circuit: Circuit, tape: Any, inputs: Tensor) -> Tensor:
+    """Run the gates of a tape natively.
+
+    Args:
+        circuit: Of the tape's structure.
+        tape: Decomposed, with the graphs of its tensors.
+        inputs: (d,) or (B, d), that the tape was made with.
+
+    Returns:
+        Results side by side, (M,) or (B, M), float64 on the CPU.
+    """
     angles = torch.as_tensor(circuit.angles_of(tape), dtype=torch.float64, device="cpu")
     state = circuit.state_of(tape)
     if state is not None:
         state = torch.as_tensor(state, dtype=torch.complex128, device="cpu")
     batch = inputs.shape[:-1]
-    if (
-        batch and angles.ndim == 1
-    ):  # nothing but the initial state, or nothing at all, depends on the inputs
+    # Where nothing but the initial state, or nothing at all, depends on the inputs.
+    if batch and angles.ndim == 1:
         angles = angles.expand(*batch, -1)
-    return expval(circuit, angles, state), circuit
+    return expval(circuit, angles, state)
 
 
-def _run_with_torch(form: Affine, inputs: Tensor, weights: Sequence[Tensor]) -> Tensor:
+def _run_with_torch(form: Compiled, inputs: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """The same in torch operations around the differentiable ``expval``."""
-    return expval(form.circuit, _angles(form, inputs, weights))
+    angles, state = _angles(form, _rows(inputs, weights))
+    return expval(form.circuit, angles, state)
 
 
-def _angles(form: Affine, inputs: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    flat = [w.reshape(-1).to("cpu", torch.float64) for w in weights]
-    joined = torch.cat(flat) if flat else torch.zeros(0, dtype=torch.float64)
-    constant, by_weights, by_inputs = _matrices(form)
-    return constant + by_weights @ joined + inputs.to("cpu", torch.float64) @ by_inputs.T
+def _rows(inputs: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """Weights and features of every input side by side, (B, P + d)."""
+    x = inputs.to("cpu", torch.float64)
+    flat = [w.reshape(-1).to("cpu", torch.float64).expand(len(x), -1) for w in weights]
+    return torch.cat([*flat, x], dim=-1)
 
 
-def _matrices(form: Affine) -> list[Tensor]:
-    return [torch.from_numpy(np.array(m)) for m in (form.constant, form.weights, form.inputs)]
+def _angles(form: Compiled, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Angles (B, A) and initial states (B, N) or None."""
+    if form.affine is not None:
+        constant, slope = _matrices(form)
+        return constant + rows @ slope.T, None
+    found = outputs(form.map, rows)
+    size = form.circuit.num_angles
+    if not form.circuit.takes_state:
+        return found, None
+    pairs = found[:, size:].reshape(len(rows), -1, 2)
+    return found[:, :size], torch.view_as_complex(pairs.contiguous())
 
 
-class _AffineExpval(torch.autograd.Function):
+def _matrices(form: Compiled) -> list[Tensor]:
+    assert form.affine is not None
+    slope = np.concatenate([form.affine.weights, form.affine.inputs], axis=1)
+    return [torch.from_numpy(np.array(form.affine.constant)), torch.from_numpy(slope)]
+
+
+class _CompiledExpval(torch.autograd.Function):
     """(inputs, weights) -> results, without a torch operation in between."""
 
     @staticmethod
-    def forward(ctx: Any, form: Affine, inputs: Tensor, *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, form: Compiled, inputs: Tensor, *weights: Tensor) -> Tensor:
         needed = ctx.needs_input_grad
         values, passed = form.forward(
             [to_numpy(w) for w in weights], to_numpy(inputs), True in needed
@@ -132,14 +162,23 @@ def _like(values: Any, leaf: Tensor) -> Tensor:
 
 
 def _differentiable_gradient(
-    form: Affine, inputs: Tensor, weights: Sequence[Tensor], gradient: Tensor
+    form: Compiled, inputs: Tensor, weights: Sequence[Tensor], gradient: Tensor
 ) -> list[Tensor]:
     """The gradients by inputs and weights, in torch operations."""
-    by_angles = pullback(form.circuit, _angles(form, inputs, weights), gradient)
-    _, by_weights, by_inputs = _matrices(form)
+    rows = _rows(inputs, weights)
+    angles, state = _angles(form, rows)
+    if form.affine is not None:
+        by_rows = pullback(form.circuit, angles, gradient) @ _matrices(form)[1]
+    elif state is None:
+        by_angles = pullback(form.circuit, angles, gradient)
+        by_rows = outputs_pullback(form.map, rows, by_angles)
+    else:
+        by_angles, by_state = pullback_with_state(form.circuit, angles, state, gradient)
+        parts = torch.view_as_real(by_state).reshape(len(rows), -1)
+        by_rows = outputs_pullback(form.map, rows, torch.cat([by_angles, parts], dim=-1))
     sizes = [w.numel() for w in weights]
-    parts = torch.split(by_angles.sum(0) @ by_weights, sizes) if sizes else ()
+    *by_weights, by_inputs = torch.split(by_rows, [*sizes, inputs.shape[-1]], dim=-1)
     return [
-        (by_angles @ by_inputs).to(inputs),
-        *(part.reshape(w.shape).to(w) for part, w in zip(parts, weights, strict=True)),
+        by_inputs.to(inputs),
+        *(part.sum(0).reshape(w.shape).to(w) for part, w in zip(by_weights, weights, strict=True)),
     ]

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fubini.compiled import outside_transforms
+from fubini.compile.function import outside_transforms
 from fubini.errors import UnsupportedCircuitError
 from fubini.torch.forms import arranged
 from fubini.torch.shifted import shifted_circuit
@@ -137,7 +137,7 @@ def _shape(layer: Any, inputs: torch.Size) -> list[int]:
 def _tried(layer: Any, shape: tuple[int, ...]) -> Any:
     """Results of a layer at numbers of no meaning; nothing is left behind in it."""
     forms, width, noise = layer._forms, layer._width, layer.shot_noise
-    layer._forms = dict(forms)
+    layer._forms = forms.copy()
     try:
         with without_modes(), as_outside(), outside_transforms(), torch.no_grad():
             weights = [_numbers(s) for s in layer.weight_shapes.values()]
@@ -152,7 +152,7 @@ def _tried(layer: Any, shape: tuple[int, ...]) -> Any:
 
 
 def _results(layer: Any, inputs: Tensor, weights: list[Tensor]) -> Any:
-    form = layer._form(inputs)
+    form, _ = layer._form_and_run(inputs, weights)
     if isinstance(form.how, str) and form.kind != "other":
         try:  # without executing anything
             circuit = shifted_circuit(layer.qnode, layer._arguments(inputs, weights))

@@ -1,0 +1,488 @@
+"""What torch's operations do to scalar expressions: the closed list of operations that are understood.
+
+A rule takes the arguments of an ATen operation and returns the codes of its result, see :mod:`fubini.compile.shadow`. An
+operation without a rule is not understood, and the function that uses it runs in every call.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from fubini.compile.graph import UNARY, Term
+from fubini.compile.shadow import Codes, Shadow, UnknownError, joined_rows, split
+
+#: From the arguments of an operation to the codes of its result; None where nothing of the leaves is in it.
+Rule = Callable[..., Codes | None]
+
+_R = TypeVar("_R", bound=Rule)
+
+_TINY = 1e-300
+
+#: Rules by the name of the ATen operation without its overload.
+RULES: dict[str, Rule] = {}
+
+
+def _rule(*names: str) -> Callable[[_R], _R]:
+    def register(function: _R) -> _R:
+        for name in names:
+            RULES[name] = function
+        return function
+
+    return register
+
+
+# -- elementwise ----------------------------------------------------------------------------------------------------
+
+
+def _codes(shadow: Shadow, value: Any) -> Codes:
+    """Codes of a tensor or a number."""
+    if isinstance(value, torch.Tensor):
+        return shadow.of(value)
+    if isinstance(value, bool | int | float):
+        return np.array(shadow.constant(float(value)), dtype=np.int64)
+    raise UnknownError(f"it computes with a {type(value).__name__}")
+
+
+def _mapped(codes: Codes, function: Callable[[int], int]) -> Codes:
+    """Apply a function of nodes to every element, once for each distinct node."""
+    nodes, rows = split(codes)
+    if nodes.size and (nodes == nodes.reshape(-1)[0]).all():
+        return (np.int64(function(int(nodes.reshape(-1)[0]))) << 32) | rows
+    distinct, inverse = np.unique(nodes.reshape(-1), return_inverse=True)
+    found = np.array([function(node) for node in distinct.tolist()], dtype=np.int64)
+    result: Codes = (found[inverse].reshape(nodes.shape) << 32) | rows
+    return result
+
+
+def _paired(a: Codes, b: Codes, function: Callable[[int, int], int]) -> Codes:
+    """Apply a function of two nodes to every pair of elements, broadcast, once for each distinct pair."""
+    first, second = np.broadcast_arrays(a, b)
+    nodes, rows = split(first)
+    others, other_rows = split(second)
+    joined = joined_rows([rows, other_rows])
+    pairs = (nodes << 32) | others
+    if pairs.size and (pairs == pairs.reshape(-1)[0]).all():
+        node = function(int(nodes.reshape(-1)[0]), int(others.reshape(-1)[0]))
+        return (np.int64(node) << 32) | joined
+    distinct, inverse = np.unique(pairs.reshape(-1), return_inverse=True)
+    found = np.array([function(p >> 32, p & 0xFFFFFFFF) for p in distinct.tolist()], dtype=np.int64)
+    result: Codes = (found[inverse].reshape(nodes.shape) << 32) | joined
+    return result
+
+
+def _scaled(shadow: Shadow, codes: Codes, factor: float) -> Codes:
+    if factor == 1.0:
+        return codes
+    return _mapped(codes, lambda u: shadow.graph.sum(0.0, [(factor, u, -1)]))
+
+
+def _unary(kind: str) -> Rule:
+    def rule(shadow: Shadow, a: torch.Tensor) -> Codes:
+        return _mapped(shadow.of(a), lambda u: shadow.graph.unary(kind, u))
+
+    return rule
+
+
+for _name in UNARY:
+    RULES[_name] = _unary(_name)
+for _alias, _name in (
+    ("arcsin", "asin"), ("arccos", "acos"), ("arctan", "atan"), ("arcsinh", "asinh"), ("arccosh", "acosh"),
+    ("arctanh", "atanh"), ("absolute", "abs"), ("special_erf", "erf"), ("special_erfc", "erfc"),
+):  # fmt: skip
+    RULES[_alias] = RULES[_name]
+
+
+@_rule("add", "sub", "subtract")
+def _add(shadow: Shadow, a: Any, b: Any, alpha: float = 1, *, name: str) -> Codes:
+    factor = -float(alpha) if name.startswith("sub") else float(alpha)
+    graph = shadow.graph
+    return _paired(
+        _codes(shadow, a),
+        _codes(shadow, b),
+        lambda u, v: graph.sum(0.0, [(1.0, u, -1), (factor, v, -1)]),
+    )
+
+
+@_rule("rsub")
+def _rsub(shadow: Shadow, a: Any, b: Any, alpha: float = 1) -> Codes:
+    return _add(shadow, b, a, alpha, name="sub")
+
+
+@_rule("mul", "multiply")
+def _mul(shadow: Shadow, a: Any, b: Any) -> Codes:
+    graph = shadow.graph
+    for value, factor in ((a, b), (b, a)):
+        if isinstance(factor, complex):  # the exponent of qml.evolve
+            codes = shadow.of(value)
+            parts = (_scaled(shadow, codes, c) for c in (factor.real, factor.imag))
+            return np.stack(list(parts), axis=-1)
+    return _paired(_codes(shadow, a), _codes(shadow, b), lambda u, v: graph.sum(0.0, [(1.0, u, v)]))
+
+
+@_rule("div", "true_divide", "divide")
+def _div(shadow: Shadow, a: Any, b: Any, rounding_mode: str | None = None) -> Codes:
+    if rounding_mode is not None:
+        raise UnknownError("it rounds")
+    graph = shadow.graph
+    return _paired(
+        _codes(shadow, a), _codes(shadow, b), lambda u, v: graph.binary("quotient", u, v)
+    )
+
+
+@_rule("pow")
+def _pow(shadow: Shadow, a: Any, b: Any) -> Codes:
+    graph = shadow.graph
+    return _paired(_codes(shadow, a), _codes(shadow, b), lambda u, v: graph.binary("power", u, v))
+
+
+@_rule("atan2", "arctan2")
+def _atan2(shadow: Shadow, a: Any, b: Any) -> Codes:
+    graph = shadow.graph
+    return _paired(_codes(shadow, a), _codes(shadow, b), lambda u, v: graph.binary("atan2", u, v))
+
+
+@_rule("maximum", "minimum")
+def _extremum(shadow: Shadow, a: Any, b: Any, *, name: str) -> Codes:
+    graph = shadow.graph
+    return _paired(_codes(shadow, a), _codes(shadow, b), lambda u, v: graph.binary(name, u, v))
+
+
+@_rule("neg", "negative")
+def _neg(shadow: Shadow, a: torch.Tensor) -> Codes:
+    return _scaled(shadow, shadow.of(a), -1.0)
+
+
+@_rule("square")
+def _square(shadow: Shadow, a: torch.Tensor) -> Codes:
+    return _mapped(shadow.of(a), lambda u: shadow.graph.power(u, 2.0))
+
+
+@_rule("deg2rad", "rad2deg")
+def _degrees(shadow: Shadow, a: torch.Tensor, *, name: str) -> Codes:
+    return _scaled(shadow, shadow.of(a), math.pi / 180 if name == "deg2rad" else 180 / math.pi)
+
+
+@_rule("silu")
+def _silu(shadow: Shadow, a: torch.Tensor) -> Codes:
+    graph = shadow.graph
+    return _mapped(shadow.of(a), lambda u: graph.sum(0.0, [(1.0, u, graph.unary("sigmoid", u))]))
+
+
+@_rule("addcmul")
+def _addcmul(
+    shadow: Shadow, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, value: float = 1
+) -> Codes:
+    graph = shadow.graph
+    product = _paired(
+        shadow.of(b), shadow.of(c), lambda u, v: graph.sum(0.0, [(float(value), u, v)])
+    )
+    return _paired(shadow.of(a), product, lambda u, v: graph.sum(0.0, [(1.0, u, -1), (1.0, v, -1)]))
+
+
+# -- sums of many ---------------------------------------------------------------------------------------------------
+
+
+def _reduced(
+    codes: Codes, dims: Sequence[int] | None, function: Callable[[list[int]], int]
+) -> Codes:
+    """Apply a function of many nodes along dimensions, which come last and are kept with length 1."""
+    axes = tuple(range(codes.ndim)) if not dims else tuple(d % max(codes.ndim, 1) for d in dims)
+    kept = tuple(k for k in range(codes.ndim) if k not in axes)
+    moved = codes.transpose(kept + axes).reshape(math.prod(codes.shape[k] for k in kept), -1)
+    result = _rowwise(moved, function)
+    return result.reshape([1 if k in axes else codes.shape[k] for k in range(codes.ndim)])
+
+
+def _rowwise(codes: Codes, function: Callable[[list[int]], int]) -> Codes:
+    """(m, k) -> (m,), once for each distinct row of nodes."""
+    nodes, rows = split(codes)
+    joined = joined_rows(list(rows.T)) if rows.shape[1] else np.zeros(len(rows), dtype=np.int64)
+    known: dict[bytes, int] = {}
+    result = np.empty(len(nodes), dtype=np.int64)
+    for k, row in enumerate(nodes):
+        key = row.tobytes()
+        if key not in known:
+            known[key] = function(row.tolist())
+        result[k] = known[key]
+    return (result << 32) | joined
+
+
+def _squeezed(codes: Codes, dims: Sequence[int] | None, keepdim: bool) -> Codes:
+    if keepdim:
+        return codes
+    if not dims:
+        return codes.reshape(())
+    axes = {d % max(codes.ndim, 1) for d in dims}
+    return codes.reshape([n for k, n in enumerate(codes.shape) if k not in axes])
+
+
+def _dims(dim: Any) -> list[int] | None:
+    return [dim] if isinstance(dim, int) else (list(dim) if dim is not None else None)
+
+
+@_rule("sum", "mean")
+def _sum(
+    shadow: Shadow,
+    a: torch.Tensor,
+    dim: Any = None,
+    keepdim: bool = False,
+    dtype: Any = None,
+    *,
+    name: str,
+) -> Codes:
+    codes, dims = shadow.of(a), _dims(dim)
+    count = a.numel() if not dims else math.prod(a.shape[d] for d in dims) if a.ndim else 1
+    factor = 1.0 / max(count, 1) if name == "mean" else 1.0
+    if a.ndim == 0:
+        return _scaled(shadow, codes, factor)
+    found = _reduced(
+        codes, dims, lambda nodes: shadow.graph.sum(0.0, [(factor, n, -1) for n in nodes])
+    )
+    return _squeezed(found, dims, keepdim)
+
+
+@_rule("prod")
+def _prod(
+    shadow: Shadow, a: torch.Tensor, dim: Any = None, keepdim: bool = False, dtype: Any = None
+) -> Codes:
+    graph = shadow.graph
+
+    def product(nodes: list[int]) -> int:
+        result = nodes[0] if nodes else graph.constant(1.0)
+        for node in nodes[1:]:
+            result = graph.sum(0.0, [(1.0, result, node)])
+        return result
+
+    codes, dims = shadow.of(a), _dims(dim)
+    if a.ndim == 0:
+        return codes
+    return _squeezed(_reduced(codes, dims, product), dims, keepdim)
+
+
+@_rule("linalg_vector_norm")
+def _norm(
+    shadow: Shadow,
+    a: torch.Tensor,
+    order: float = 2,
+    dim: Any = None,
+    keepdim: bool = False,
+    dtype: Any = None,
+) -> Codes:
+    if order != 2:
+        raise UnknownError("it takes a norm other than the Euclidean one")
+    graph = shadow.graph
+    codes, dims = shadow.of(a), _dims(dim)
+    if a.ndim == 0:
+        return _mapped(codes, lambda u: graph.unary("abs", u))
+
+    def norm(nodes: list[int]) -> int:
+        # The derivative of a norm of zero is zero in torch, as it is of the largest of zero and something tiny.
+        square = graph.sum(0.0, [(1.0, n, n) for n in nodes])
+        floor = graph.binary("maximum", square, graph.constant(_TINY))
+        return graph.sum(-math.sqrt(_TINY), [(1.0, graph.unary("sqrt", floor), -1)])
+
+    found = _reduced(codes, dims, norm)
+    return _squeezed(found, dims, keepdim)
+
+
+@_rule("cumsum")
+def _cumsum(shadow: Shadow, a: torch.Tensor, dim: int, dtype: Any = None) -> Codes:
+    graph = shadow.graph
+    codes = np.array(shadow.of(a))
+    if a.ndim:
+        along = np.moveaxis(codes, dim, 0)
+        for k in range(1, len(along)):
+            along[k] = _paired(
+                along[k - 1], along[k], lambda u, v: graph.sum(0.0, [(1.0, u, -1), (1.0, v, -1)])
+            )
+    return codes
+
+
+@_rule("_softmax")
+def _softmax(shadow: Shadow, a: torch.Tensor, dim: int, half_to_float: bool = False) -> Codes:
+    graph = shadow.graph
+    # The largest is not taken off: angles that overflow here would be refused as infinite.
+    powers = _mapped(shadow.of(a), lambda u: graph.unary("exp", u))
+    total = _reduced(powers, [dim], lambda nodes: graph.sum(0.0, [(1.0, n, -1) for n in nodes]))
+    return _paired(powers, total, lambda u, v: graph.binary("quotient", u, v))
+
+
+# -- products of matrices -------------------------------------------------------------------------------------------
+
+
+def _contracted(shadow: Shadow, a: Codes, b: Codes) -> Codes:
+    """(n, k), (k, m) -> (n, m), each entry one node, once for each distinct pair of row and column."""
+    graph = shadow.graph
+    left, left_rows = split(a)
+    right, right_rows = split(b)
+    own = _row_of_each(left_rows)
+    other = _row_of_each(right_rows.T)
+    known: dict[tuple[bytes, bytes], int] = {}
+    columns = [np.ascontiguousarray(column) for column in right.T]
+    keys = [column.tobytes() for column in columns]
+    values = [column.tolist() for column in columns]
+    result = np.empty((len(left), len(columns)), dtype=np.int64)
+    for i, row in enumerate(left):
+        key, nodes = row.tobytes(), row.tolist()
+        for j, column_key in enumerate(keys):
+            if (key, column_key) not in known:
+                terms: list[Term] = [(1.0, u, v) for u, v in zip(nodes, values[j], strict=True)]
+                known[key, column_key] = graph.sum(0.0, terms)
+            result[i, j] = known[key, column_key]
+    return (result << 32) | joined_rows([own[:, None], other[None, :]])
+
+
+def _row_of_each(rows: Codes) -> Codes:
+    """(n, k) -> (n,): the one input of the batch that all elements of a vector belong to."""
+    return joined_rows(list(rows.T)) if rows.shape[1] else np.zeros(len(rows), dtype=np.int64)
+
+
+@_rule("mm")
+def _mm(shadow: Shadow, a: torch.Tensor, b: torch.Tensor) -> Codes:
+    return _contracted(shadow, shadow.of(a), shadow.of(b))
+
+
+@_rule("mv")
+def _mv(shadow: Shadow, a: torch.Tensor, b: torch.Tensor) -> Codes:
+    return _contracted(shadow, shadow.of(a), shadow.of(b)[:, None])[:, 0]
+
+
+@_rule("dot", "vdot")
+def _dot(shadow: Shadow, a: torch.Tensor, b: torch.Tensor) -> Codes:
+    return _contracted(shadow, shadow.of(a)[None], shadow.of(b)[:, None]).reshape(())
+
+
+@_rule("bmm")
+def _bmm(shadow: Shadow, a: torch.Tensor, b: torch.Tensor) -> Codes:
+    first, second = shadow.of(a), shadow.of(b)
+    return np.stack([_contracted(shadow, x, y) for x, y in zip(first, second, strict=True)])
+
+
+def _plus(shadow: Shadow, base: Codes, product: Codes, beta: float, alpha: float) -> Codes:
+    graph = shadow.graph
+    return _paired(
+        base,
+        product,
+        lambda u, v: graph.sum(0.0, [(float(beta), u, -1), (float(alpha), v, -1)]),
+    )
+
+
+@_rule("addmm", "addmv", "baddbmm")
+def _addmm(
+    shadow: Shadow, base: Any, a: Any, b: Any, beta: float = 1, alpha: float = 1, *, name: str
+) -> Codes:
+    product = {"addmm": _mm, "addmv": _mv, "baddbmm": _bmm}[name](shadow, a, b)
+    return _plus(shadow, shadow.of(base), product, beta, alpha)
+
+
+# -- copies and rearrangements that make new memory -----------------------------------------------------------------
+
+
+@_rule("clone", "contiguous", "lift_fresh_copy", "alias_copy", "_to_copy")
+def _clone(shadow: Shadow, a: torch.Tensor, **options: Any) -> Codes:
+    return shadow.of(a)
+
+
+@_rule("_unsafe_view", "_reshape_copy", "_reshape_alias")
+def _reshaped(shadow: Shadow, a: torch.Tensor, size: Sequence[int], *rest: Any) -> Codes:
+    return shadow.of(a).reshape(tuple(size))
+
+
+@_rule("cat", "concat")
+def _cat(shadow: Shadow, tensors: Sequence[torch.Tensor], dim: int = 0) -> Codes:
+    # torch passes over empty vectors
+    parts = [shadow.of(t) for t in tensors if not (t.ndim == 1 and t.numel() == 0)]
+    return np.concatenate(parts, axis=dim)
+
+
+@_rule("stack")
+def _stack(shadow: Shadow, tensors: Sequence[torch.Tensor], dim: int = 0) -> Codes:
+    return np.stack([shadow.of(t) for t in tensors], axis=dim)
+
+
+@_rule("repeat")
+def _repeat(shadow: Shadow, a: torch.Tensor, repeats: Sequence[int]) -> Codes:
+    return np.tile(shadow.of(a), tuple(repeats))
+
+
+@_rule("flip")
+def _flip(shadow: Shadow, a: torch.Tensor, dims: Sequence[int]) -> Codes:
+    return np.flip(shadow.of(a), tuple(dims))
+
+
+@_rule("roll")
+def _roll(shadow: Shadow, a: torch.Tensor, shifts: Any, dims: Any = ()) -> Codes:
+    amounts = _dims(shifts) or [0]
+    axes = _dims(dims)
+    if not axes:
+        return np.roll(shadow.of(a), amounts[0])
+    return np.roll(shadow.of(a), amounts, axes)
+
+
+@_rule("index_select")
+def _index_select(shadow: Shadow, a: torch.Tensor, dim: int, index: torch.Tensor) -> Codes:
+    result: Codes = np.take(shadow.of(a), _constant_index(shadow, index), axis=dim)
+    return result
+
+
+@_rule("gather")
+def _gather(shadow: Shadow, a: torch.Tensor, dim: int, index: torch.Tensor, **_: Any) -> Codes:
+    # NumPy broadcasts other dimensions where torch takes the first entries.
+    part = shadow.of(a)[
+        tuple(slice(None) if k == dim % a.ndim else slice(0, n) for k, n in enumerate(index.shape))
+    ]
+    result: Codes = np.take_along_axis(part, _constant_index(shadow, index), axis=dim)
+    return result
+
+
+@_rule("index")
+def _index(shadow: Shadow, a: torch.Tensor, indices: Sequence[torch.Tensor | None]) -> Codes:
+    found: list[Any] = [
+        slice(None) if index is None else _constant_index(shadow, index) for index in indices
+    ]
+    result: Codes = shadow.of(a)[tuple(found)]
+    return result
+
+
+@_rule("constant_pad_nd")
+def _pad(shadow: Shadow, a: torch.Tensor, pad: Sequence[int], value: float = 0) -> Codes:
+    if min(pad, default=0) < 0:
+        raise UnknownError("it pads by a negative width")
+    widths = [(0, 0)] * a.ndim
+    for k in range(len(pad) // 2):
+        widths[a.ndim - 1 - k] = (pad[2 * k], pad[2 * k + 1])
+    return np.pad(shadow.of(a), widths, constant_values=shadow.constant(float(value)))
+
+
+@_rule("diag_embed")
+def _diag_embed(shadow: Shadow, a: torch.Tensor, *rest: Any) -> Codes:
+    if rest:
+        raise UnknownError("it makes a matrix of other diagonals than the main one")
+    codes = shadow.of(a)
+    result = np.full((*codes.shape, codes.shape[-1]), shadow.constant(0.0))
+    at = np.arange(codes.shape[-1])
+    result[..., at, at] = codes
+    return result
+
+
+@_rule(
+    "zeros_like",
+    "ones_like",
+    "empty_like",
+    "full_like",
+    "new_zeros",
+    "new_ones",
+    "new_empty",
+    "new_full",
+)
+def _filled(shadow: Shadow, a: torch.Tensor, *rest: Any, **options: Any) -> None:
+    """Constants of a tensor's shape: nothing of the tensor is in them."""
+
+
+def _constant_index(shadow: Shadow, index: torch.Tensor) -> Any:
+    if shadow.tracks(index):  # pragma: no cover - integers are never tracked
+        raise UnknownError("it computes an index")
+    return index.detach().cpu().numpy()

@@ -79,6 +79,23 @@ print("torch._dynamo" in sys.modules)
     assert run.stdout.split() == ["[]", "False"]
 
 
+def test_first_optimizer_of_a_process_leaves_no_cycle() -> None:
+    code = """
+import gc, weakref, torch, fubini
+gc.collect()
+gc.disable()
+model = torch.nn.Linear(2, 2)
+optimizer = fubini.QNGOptimizer(model.parameters(), lr=0.1)
+seen = weakref.ref(model.weight)
+del model, optimizer
+print(seen())
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True
+    )
+    assert run.stdout.split() == ["None"]
+
+
 # -- torch.compile ------------------------------------------------------------------------------------------------------
 
 
@@ -218,3 +235,17 @@ def test_fully_sharded_layer_trains_as_a_plain_one(tmp_path: Any) -> None:
         torch.testing.assert_close(train(model), want)
     finally:
         torch.distributed.destroy_process_group()
+
+
+# -- checkpoints --------------------------------------------------------------------------------------------------------
+
+
+def test_distributed_checkpoint_of_a_fresh_optimizer() -> None:
+    state_dict = pytest.importorskip("torch.distributed.checkpoint.state_dict")
+    model = hybrid()
+    optimizer = fubini.QNGOptimizer(model, lr=0.1, momentum=0.9)
+    before = [p.detach().clone() for p in model.parameters()]
+    # Makes zero gradients and takes a step, to have a state.
+    saved = state_dict.get_optimizer_state_dict(model, optimizer)
+    assert set(saved) == {"state", "param_groups"}
+    torch.testing.assert_close([p.detach() for p in model.parameters()], before, rtol=0, atol=0)

@@ -6,6 +6,7 @@ What older versions of torch lack is looked up with a substitute, so that import
 import concurrent.futures
 import contextlib
 import functools
+import importlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
@@ -129,6 +130,16 @@ _disable = getattr(torch, "_disable_dynamo", torch.compiler.disable)
 _callback: Callable[[], Any] = getattr(
     torch._C._dynamo.eval_frame, "get_eval_frame_callback", lambda: sys.modules.get("torch._dynamo")
 )
+
+
+def load_compiler() -> None:
+    """Import the compiler, as every optimizer of torch does when it is made.
+
+    Not in this thread: errors that are caught on the way keep the frames of all callers, and so the parameters, alive.
+    """
+    if "torch._dynamo" not in sys.modules:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            pool.submit(importlib.import_module, "torch._dynamo").result()
 
 
 def uncompiled(function: Callable[P, R]) -> Callable[P, R]:

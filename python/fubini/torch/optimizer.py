@@ -34,7 +34,7 @@ from fubini.torch.proposal import Proposal
 from fubini.torch.sources import Metric, make_source
 from fubini.torch.stepping import take_step
 from fubini.torch.surroundings import RandomState
-from fubini.torch_private import TAKES_NAMES, uncompiled
+from fubini.torch_private import TAKES_NAMES, load_compiler, uncompiled
 
 Tensor = torch.Tensor
 Group = MutableMapping[str, Any]
@@ -147,6 +147,7 @@ class QNGOptimizer(torch.optim.Optimizer):
         averaging: float = 0.0,
         update_every: int = 1,
     ) -> None:
+        load_compiler()
         if isinstance(params, torch.nn.Module):
             if model is not None and model is not params:
                 raise ValueError(

@@ -93,11 +93,11 @@ def is_traced(inputs: Tensor, weights: Sequence[Tensor]) -> bool:
     """
     if _modes() and any(torch._C._get_dispatch_mode(key) is not None for key in _TRACING):
         return True
-    return _is_simulated(inputs) or any(_is_simulated(w) for w in weights)
-
-
-def _is_simulated(value: Tensor) -> bool:
-    return type(value) not in _PLAIN and type(value).__module__.startswith("torch._subclasses")
+    for value in (inputs, *weights):  # a generator takes longer
+        kind = type(value)
+        if kind not in _PLAIN and kind.__module__.startswith("torch._subclasses"):
+            return True
+    return False
 
 
 @functools.cache

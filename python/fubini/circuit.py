@@ -92,8 +92,22 @@ class Circuit(MetricMethods):
         Raises:
             UnsupportedCircuitError: Names the operation or measurement that the engine does not know.
         """
-        labels = all_wires(tape, None) if wires is None else wires
-        return cls(_structure(decomposed(tape), labels))
+        return cls.from_decomposed(
+            decomposed(tape), all_wires(tape, None) if wires is None else wires
+        )
+
+    @classmethod
+    def from_decomposed(cls, tape: Any, wires: Any = None) -> "Circuit":
+        """Compiles a tape that ``decomposed`` returned.
+
+        Args:
+            tape: The tape.
+            wires: As for ``from_tape``; default: those of this tape.
+
+        Returns:
+            The circuit.
+        """
+        return cls(_structure(tape, all_wires(tape, None) if wires is None else wires))
 
     @classmethod
     def from_qnode(cls, qnode: Any, *args: Any, **kwargs: Any) -> "Circuit":

@@ -30,6 +30,7 @@ from fubini.tape import user_tape
 from fubini.torch_private import is_wrapped, without_transforms
 
 _DOUBLE = (torch.float64, torch.float32)
+_PLAIN = (str, bytes, bool, int, float, complex, type(None), qml.wires.Wires, np.ndarray)
 
 
 @dataclass
@@ -117,15 +118,18 @@ def compile_function(
         recording = _recording(arguments)
         watch = Watch(qnode.func)
         returned: list[Any] = []
-        with watch, recording:
+        with recording:
             try:
-                tape = _tape(qnode, arguments, returned)
+                tape = _tape(qnode, arguments, watch, returned)
             except UnsupportedCircuitError as error:
                 return Run(str(error), "other")
-            kind = _kind(returned)
+        kind = _kind(returned)
+        # Operations of users may read what they like where they are taken apart.
+        known = all(_is_pennylanes(op) for op in tape.operations)
+        with contextlib.nullcontext() if known else watch, recording:
             try:
                 expanded = decomposed(tape)
-                circuit = Circuit.from_tape(expanded, _measured_wires(qnode, tape))
+                circuit = Circuit.from_decomposed(expanded, _measured_wires(qnode, tape))
             except UnsupportedCircuitError as error:
                 return Run(str(error), kind)
         _check_batch(qnode, tape, recording, arguments)
@@ -206,12 +210,13 @@ def _recording(arguments: _Arguments) -> Recording:
     return recording
 
 
-def _tape(qnode: Any, arguments: _Arguments, returned: list[Any]) -> Any:
+def _tape(qnode: Any, arguments: _Arguments, watch: Watch, returned: list[Any]) -> Any:
     """The tape after the user's transforms; what the function returns is put into a list."""
     function = qnode.func
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        result = function(*args, **kwargs)
+        with watch:
+            result = function(*args, **kwargs)
         returned.append(result)
         return result
 
@@ -233,6 +238,18 @@ def _tape(qnode: Any, arguments: _Arguments, returned: list[Any]) -> Any:
             f"weight_shapes, inputs: weights {shapes} and inputs of {arguments.width} features do not fit the quantum "
             f"function: {error}"
         ) from error
+
+
+def _is_pennylanes(op: Any) -> bool:
+    """Whether an operation, and what it is made of, is of a class of PennyLane's own."""
+    if not type(op).__module__.startswith("pennylane."):
+        return False
+    parts = [getattr(op, "base", None), *getattr(op, "operands", ())]
+    parts += [v for v in op.hyperparameters.values() if not isinstance(v, _PLAIN)]
+    return all(
+        _is_pennylanes(part) if isinstance(part, qml.operation.Operator) else part is None
+        for part in parts
+    )
 
 
 def _foreign_transform(qnode: Any) -> str | None:

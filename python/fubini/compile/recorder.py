@@ -128,6 +128,21 @@ class Recording:
         self._modes.close()
 
 
+class _unprofiled:
+    """Keeps a profiler, the watch among them, from being told of every call in here."""
+
+    __slots__ = ("_profiler",)
+
+    def __enter__(self) -> None:
+        self._profiler = sys.getprofile()
+        if callable(self._profiler):
+            sys.setprofile(None)
+
+    def __exit__(self, *error: object) -> None:
+        if callable(self._profiler):
+            sys.setprofile(self._profiler)
+
+
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Every ATen operation: does it, and notes what it means."""
 
@@ -151,7 +166,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         recording = self._recording
         if recording.problem is not None:
             return func(*args, **kwargs)
-        with torch._C.DisableTorchFunction():
+        with _unprofiled(), torch._C.DisableTorchFunction():
             try:
                 mutated = _mutated(func, args, kwargs)
                 found = self._before(func, args, kwargs, mutated)
@@ -318,12 +333,13 @@ class _Functions(TorchFunctionMode):
         kwargs = kwargs or {}
         recording = self._recording
         if recording.problem is None:
-            try:
-                reason = self._problem(function, args, kwargs)
-            except Exception as error:  # noqa: BLE001 - whatever cannot be looked at is not understood
-                reason = _failure(error)
-            if reason is not None:
-                recording.fail(reason)
+            with _unprofiled():
+                try:
+                    reason = self._problem(function, args, kwargs)
+                except Exception as error:  # noqa: BLE001 - whatever cannot be looked at is not understood
+                    reason = _failure(error)
+                if reason is not None:
+                    recording.fail(reason)
         return function(*args, **kwargs)
 
     def _problem(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:

@@ -110,9 +110,10 @@ class Forms:
 def _keys(x: torch.Tensor) -> list[Any]:
     """Kinds of inputs that these belong to: of any number of inputs, and of this number."""
     # One input in a batch is a kind of its own: a function may drop an axis of length one.
+    kind = (x.ndim, x.dtype, x.device)
     if x.ndim == 1:
-        return [(1, x.dtype)]
-    keys = [(2, x.dtype, None), (2, x.dtype, len(x))]
+        return [kind]
+    keys = [(*kind, None), (*kind, len(x))]
     return keys[1:] if len(x) == 1 else keys
 
 

@@ -121,8 +121,8 @@ def compile_function(
         with recording:
             try:
                 tape = _tape(qnode, arguments, watch, returned)
-            except UnsupportedCircuitError as error:
-                return Run(str(error), "other")
+            except UnsupportedCircuitError as error:  # such as one for shots
+                return Run(str(error), _kind(returned))
         kind = _kind(returned)
         # Operations of users may read what they like where they are taken apart.
         known = all(_is_pennylanes(op) for op in tape.operations)

@@ -403,13 +403,17 @@ def _has_memory(tensor: torch.Tensor) -> bool:
     return type(tensor) in (torch.Tensor, torch.nn.Parameter)
 
 
+_CONVERSIONS = ("__float__", "__int__", "__bool__", "__complex__", "__index__")
+
+
 def _name_of(function: Callable[..., Any]) -> str:
     name = getattr(function, "__name__", "")
     if name == "__get__":  # the getter of a property
         name = getattr(getattr(function, "__self__", None), "__name__", "")
     elif name == "__set__":
         return "set_" + str(getattr(getattr(function, "__self__", None), "__name__", ""))
-    return str(name).strip("_")
+    # float(tensor) is no cast of the tensor, as tensor.float() is.
+    return str(name) if name in _CONVERSIONS else str(name).strip("_")
 
 
 # Frames between user code and the tensor method: who calls through them is the one who asks.

@@ -26,6 +26,7 @@ UNARY = {
     "log1p": math.log1p, "log2": math.log2, "log10": math.log10, "sqrt": math.sqrt,
     "rsqrt": lambda v: 1.0 / math.sqrt(v), "reciprocal": lambda v: 1.0 / v, "abs": abs, "erf": math.erf,
     "erfc": math.erfc, "relu": lambda v: max(v, 0.0), "sigmoid": lambda v: 1.0 / (1.0 + math.exp(-v)),
+    "softplus": lambda v: v if v > 20.0 else math.log1p(math.exp(v)),
 }  # fmt: skip
 BINARY = ("quotient", "power", "atan2", "maximum", "minimum")
 

@@ -6,6 +6,7 @@ them. A name that is missing makes functions slower, never wrong.
 
 import contextlib
 import functools
+import logging
 import operator
 import sys
 import types
@@ -26,6 +27,9 @@ _ALL = ("*",)
 def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
+
+# Methods of a logger, with their levels; None: an argument. What is logged at higher levels is meant to be seen.
+LOG_LEVELS: dict[str, int | None] = {"debug": logging.DEBUG, "isEnabledFor": None}
 
 _PYTHON: dict[str, tuple[str, ...]] = {
     "fubini.compile": _ALL,
@@ -95,6 +99,7 @@ _PYTHON: dict[str, tuple[str, ...]] = {
     "dataclasses": ("fields", "replace", "is_dataclass"),
     "copy": ("copy", "deepcopy"),  # of what copyable() says
     "contextlib": _ALL,
+    "logging": tuple(f"Logger.{name}" for name in LOG_LEVELS),  # where nothing is logged
     "argparse": ("Namespace.__contains__", "Namespace.__eq__"),
     "importlib._bootstrap": ("_handle_fromlist",),
     "frozen_importlib": ("_handle_fromlist",),

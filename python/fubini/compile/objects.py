@@ -1,6 +1,7 @@
 """Objects, classes and modules of users: only what is asked of them is watched."""
 
 import functools
+import logging
 import sys
 import types
 from collections.abc import Callable
@@ -214,6 +215,8 @@ class Objects:
         """An attribute of an object is read."""
         if self.busy or id(value) not in self._captured or (id(value), name) in self._read:
             return original(value, name)
+        if issubclass(type(value), logging.Logger) and sys._getframe(2).f_globals is vars(logging):
+            return original(value, name)  # the answer is watched, see Watch
         self.busy = True
         try:
             self._read.add((id(value), name))

@@ -17,9 +17,12 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fubini.compile import activations
 from fubini.compile.graph import Graph, TooLargeError
 from fubini.compile.rules import RULES
 from fubini.compile.shadow import Codes, Shadow, UnknownError
+
+assert activations  # rules of its own
 
 
 def _words(text: str) -> frozenset[str]:
@@ -32,7 +35,8 @@ _COMPUTED = _words(
     "add sub subtract rsub mul multiply div divide truediv true_divide neg negative pos positive pow abs absolute square "
     "radd rmul rtruediv rdiv rpow iadd isub imul itruediv idiv ipow reciprocal sqrt rsqrt exp exp2 expm1 log log1p log2 log10 "
     "sin cos tan asin acos atan arcsin arccos arctan atan2 arctan2 sinh cosh tanh asinh acosh atanh arcsinh arccosh arctanh "
-    "sigmoid relu silu softmax erf erfc maximum minimum deg2rad rad2deg addcmul sum mean prod cumsum norm linalg_norm "
+    "sigmoid relu silu softmax leaky_relu elu selu gelu mish softsign tanhshrink clamp clamp_min clamp_max clip where masked_fill "
+    "tril triu var std logsumexp log_softmax lerp special_expit erf erfc maximum minimum deg2rad rad2deg addcmul sum mean prod cumsum norm linalg_norm "
     "linalg_vector_norm vector_norm normalize softplus hypot mm mv bmm dot vdot inner outer ger kron matmul rmatmul addmm addmv "
     "baddbmm chain_matmul linalg_multi_dot multi_dot einsum tensordot linear bilinear trace clone contiguous float double to "
     "type_as cpu cat concat concatenate stack hstack vstack dstack column_stack row_stack repeat repeat_interleave tile flip "

@@ -19,13 +19,15 @@ Rule = Callable[..., Codes | None]
 
 _R = TypeVar("_R", bound=Rule)
 
-_TINY = 1e-300
+TINY = 1e-300
 
 #: Rules by the name of the ATen operation without its overload.
 RULES: dict[str, Rule] = {}
 
 
-def _rule(*names: str) -> Callable[[_R], _R]:
+def rule(*names: str) -> Callable[[_R], _R]:
+    """Put a rule on the list, by names of ATen operations."""
+
     def register(function: _R) -> _R:
         for name in names:
             RULES[name] = function
@@ -37,7 +39,7 @@ def _rule(*names: str) -> Callable[[_R], _R]:
 # -- elementwise ----------------------------------------------------------------------------------------------------
 
 
-def _codes(shadow: Shadow, value: Any) -> Codes:
+def codes_of(shadow: Shadow, value: Any) -> Codes:
     """Codes of a tensor or a number."""
     if isinstance(value, torch.Tensor):
         return shadow.of(value)
@@ -46,7 +48,7 @@ def _codes(shadow: Shadow, value: Any) -> Codes:
     raise UnknownError(f"it computes with a {type(value).__name__}")
 
 
-def _mapped(codes: Codes, function: Callable[[int], int]) -> Codes:
+def mapped(codes: Codes, function: Callable[[int], int]) -> Codes:
     """Apply a function of nodes to every element, once for each distinct node."""
     nodes, rows = split(codes)
     if nodes.size and (nodes == nodes.reshape(-1)[0]).all():
@@ -57,7 +59,7 @@ def _mapped(codes: Codes, function: Callable[[int], int]) -> Codes:
     return result
 
 
-def _paired(a: Codes, b: Codes, function: Callable[[int, int], int]) -> Codes:
+def paired(a: Codes, b: Codes, function: Callable[[int, int], int]) -> Codes:
     """Apply a function of two nodes to every pair of elements, broadcast, once for each distinct pair."""
     first, second = np.broadcast_arrays(a, b)
     nodes, rows = split(first)
@@ -76,12 +78,12 @@ def _paired(a: Codes, b: Codes, function: Callable[[int, int], int]) -> Codes:
 def _scaled(shadow: Shadow, codes: Codes, factor: float) -> Codes:
     if factor == 1.0:
         return codes
-    return _mapped(codes, lambda u: shadow.graph.sum(0.0, [(factor, u, -1)]))
+    return mapped(codes, lambda u: shadow.graph.sum(0.0, [(factor, u, -1)]))
 
 
 def _unary(kind: str) -> Rule:
     def rule(shadow: Shadow, a: torch.Tensor) -> Codes:
-        return _mapped(shadow.of(a), lambda u: shadow.graph.unary(kind, u))
+        return mapped(shadow.of(a), lambda u: shadow.graph.unary(kind, u))
 
     return rule
 
@@ -95,23 +97,23 @@ for _alias, _name in (
     RULES[_alias] = RULES[_name]
 
 
-@_rule("add", "sub", "subtract")
+@rule("add", "sub", "subtract")
 def _add(shadow: Shadow, a: Any, b: Any, alpha: float = 1, *, name: str) -> Codes:
     factor = -float(alpha) if name.startswith("sub") else float(alpha)
     graph = shadow.graph
-    return _paired(
-        _codes(shadow, a),
-        _codes(shadow, b),
+    return paired(
+        codes_of(shadow, a),
+        codes_of(shadow, b),
         lambda u, v: graph.sum(0.0, [(1.0, u, -1), (factor, v, -1)]),
     )
 
 
-@_rule("rsub")
+@rule("rsub")
 def _rsub(shadow: Shadow, a: Any, b: Any, alpha: float = 1) -> Codes:
     return _add(shadow, b, a, alpha, name="sub")
 
 
-@_rule("mul", "multiply")
+@rule("mul", "multiply")
 def _mul(shadow: Shadow, a: Any, b: Any) -> Codes:
     graph = shadow.graph
     for value, factor in ((a, b), (b, a)):
@@ -119,73 +121,79 @@ def _mul(shadow: Shadow, a: Any, b: Any) -> Codes:
             codes = shadow.of(value)
             parts = (_scaled(shadow, codes, c) for c in (factor.real, factor.imag))
             return np.stack(list(parts), axis=-1)
-    return _paired(_codes(shadow, a), _codes(shadow, b), lambda u, v: graph.sum(0.0, [(1.0, u, v)]))
+    return paired(
+        codes_of(shadow, a), codes_of(shadow, b), lambda u, v: graph.sum(0.0, [(1.0, u, v)])
+    )
 
 
-@_rule("div", "true_divide", "divide")
+@rule("div", "true_divide", "divide")
 def _div(shadow: Shadow, a: Any, b: Any, rounding_mode: str | None = None) -> Codes:
     if rounding_mode is not None:
         raise UnknownError("it rounds")
     graph = shadow.graph
-    return _paired(
-        _codes(shadow, a), _codes(shadow, b), lambda u, v: graph.binary("quotient", u, v)
+    return paired(
+        codes_of(shadow, a), codes_of(shadow, b), lambda u, v: graph.binary("quotient", u, v)
     )
 
 
-@_rule("pow")
+@rule("pow")
 def _pow(shadow: Shadow, a: Any, b: Any) -> Codes:
     graph = shadow.graph
-    return _paired(_codes(shadow, a), _codes(shadow, b), lambda u, v: graph.binary("power", u, v))
+    return paired(
+        codes_of(shadow, a), codes_of(shadow, b), lambda u, v: graph.binary("power", u, v)
+    )
 
 
-@_rule("atan2", "arctan2")
+@rule("atan2", "arctan2")
 def _atan2(shadow: Shadow, a: Any, b: Any) -> Codes:
     graph = shadow.graph
-    return _paired(_codes(shadow, a), _codes(shadow, b), lambda u, v: graph.binary("atan2", u, v))
+    return paired(
+        codes_of(shadow, a), codes_of(shadow, b), lambda u, v: graph.binary("atan2", u, v)
+    )
 
 
-@_rule("maximum", "minimum")
+@rule("maximum", "minimum")
 def _extremum(shadow: Shadow, a: Any, b: Any, *, name: str) -> Codes:
     graph = shadow.graph
-    return _paired(_codes(shadow, a), _codes(shadow, b), lambda u, v: graph.binary(name, u, v))
+    return paired(codes_of(shadow, a), codes_of(shadow, b), lambda u, v: graph.binary(name, u, v))
 
 
-@_rule("neg", "negative")
+@rule("neg", "negative")
 def _neg(shadow: Shadow, a: torch.Tensor) -> Codes:
     return _scaled(shadow, shadow.of(a), -1.0)
 
 
-@_rule("square")
+@rule("square")
 def _square(shadow: Shadow, a: torch.Tensor) -> Codes:
-    return _mapped(shadow.of(a), lambda u: shadow.graph.power(u, 2.0))
+    return mapped(shadow.of(a), lambda u: shadow.graph.power(u, 2.0))
 
 
-@_rule("deg2rad", "rad2deg")
+@rule("deg2rad", "rad2deg")
 def _degrees(shadow: Shadow, a: torch.Tensor, *, name: str) -> Codes:
     return _scaled(shadow, shadow.of(a), math.pi / 180 if name == "deg2rad" else 180 / math.pi)
 
 
-@_rule("silu")
+@rule("silu")
 def _silu(shadow: Shadow, a: torch.Tensor) -> Codes:
     graph = shadow.graph
-    return _mapped(shadow.of(a), lambda u: graph.sum(0.0, [(1.0, u, graph.unary("sigmoid", u))]))
+    return mapped(shadow.of(a), lambda u: graph.sum(0.0, [(1.0, u, graph.unary("sigmoid", u))]))
 
 
-@_rule("addcmul")
+@rule("addcmul")
 def _addcmul(
     shadow: Shadow, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, value: float = 1
 ) -> Codes:
     graph = shadow.graph
-    product = _paired(
+    product = paired(
         shadow.of(b), shadow.of(c), lambda u, v: graph.sum(0.0, [(float(value), u, v)])
     )
-    return _paired(shadow.of(a), product, lambda u, v: graph.sum(0.0, [(1.0, u, -1), (1.0, v, -1)]))
+    return paired(shadow.of(a), product, lambda u, v: graph.sum(0.0, [(1.0, u, -1), (1.0, v, -1)]))
 
 
 # -- sums of many ---------------------------------------------------------------------------------------------------
 
 
-def _reduced(
+def reduced(
     codes: Codes, dims: Sequence[int] | None, function: Callable[[list[int]], int]
 ) -> Codes:
     """Apply a function of many nodes along dimensions, which come last and are kept with length 1."""
@@ -210,7 +218,8 @@ def _rowwise(codes: Codes, function: Callable[[list[int]], int]) -> Codes:
     return (result << 32) | joined
 
 
-def _squeezed(codes: Codes, dims: Sequence[int] | None, keepdim: bool) -> Codes:
+def squeezed(codes: Codes, dims: Sequence[int] | None, keepdim: bool) -> Codes:
+    """Return the result of ``reduced`` without the dimensions, unless they are kept."""
     if keepdim:
         return codes
     if not dims:
@@ -219,11 +228,12 @@ def _squeezed(codes: Codes, dims: Sequence[int] | None, keepdim: bool) -> Codes:
     return codes.reshape([n for k, n in enumerate(codes.shape) if k not in axes])
 
 
-def _dims(dim: Any) -> list[int] | None:
+def dims_of(dim: Any) -> list[int] | None:
+    """Return dimensions as a list; None for all of them."""
     return [dim] if isinstance(dim, int) else (list(dim) if dim is not None else None)
 
 
-@_rule("sum", "mean")
+@rule("sum", "mean")
 def _sum(
     shadow: Shadow,
     a: torch.Tensor,
@@ -233,18 +243,18 @@ def _sum(
     *,
     name: str,
 ) -> Codes:
-    codes, dims = shadow.of(a), _dims(dim)
+    codes, dims = shadow.of(a), dims_of(dim)
     count = a.numel() if not dims else math.prod(a.shape[d] for d in dims) if a.ndim else 1
     factor = 1.0 / max(count, 1) if name == "mean" else 1.0
     if a.ndim == 0:
         return _scaled(shadow, codes, factor)
-    found = _reduced(
+    found = reduced(
         codes, dims, lambda nodes: shadow.graph.sum(0.0, [(factor, n, -1) for n in nodes])
     )
-    return _squeezed(found, dims, keepdim)
+    return squeezed(found, dims, keepdim)
 
 
-@_rule("prod")
+@rule("prod")
 def _prod(
     shadow: Shadow, a: torch.Tensor, dim: Any = None, keepdim: bool = False, dtype: Any = None
 ) -> Codes:
@@ -256,13 +266,13 @@ def _prod(
             result = graph.sum(0.0, [(1.0, result, node)])
         return result
 
-    codes, dims = shadow.of(a), _dims(dim)
+    codes, dims = shadow.of(a), dims_of(dim)
     if a.ndim == 0:
         return codes
-    return _squeezed(_reduced(codes, dims, product), dims, keepdim)
+    return squeezed(reduced(codes, dims, product), dims, keepdim)
 
 
-@_rule("linalg_vector_norm")
+@rule("linalg_vector_norm")
 def _norm(
     shadow: Shadow,
     a: torch.Tensor,
@@ -274,40 +284,40 @@ def _norm(
     if order != 2:
         raise UnknownError("it takes a norm other than the Euclidean one")
     graph = shadow.graph
-    codes, dims = shadow.of(a), _dims(dim)
+    codes, dims = shadow.of(a), dims_of(dim)
     if a.ndim == 0:
-        return _mapped(codes, lambda u: graph.unary("abs", u))
+        return mapped(codes, lambda u: graph.unary("abs", u))
 
     def norm(nodes: list[int]) -> int:
         # The derivative of a norm of zero is zero in torch, as it is of the largest of zero and something tiny.
         square = graph.sum(0.0, [(1.0, n, n) for n in nodes])
-        floor = graph.binary("maximum", square, graph.constant(_TINY))
-        return graph.sum(-math.sqrt(_TINY), [(1.0, graph.unary("sqrt", floor), -1)])
+        floor = graph.binary("maximum", square, graph.constant(TINY))
+        return graph.sum(-math.sqrt(TINY), [(1.0, graph.unary("sqrt", floor), -1)])
 
-    found = _reduced(codes, dims, norm)
-    return _squeezed(found, dims, keepdim)
+    found = reduced(codes, dims, norm)
+    return squeezed(found, dims, keepdim)
 
 
-@_rule("cumsum")
+@rule("cumsum")
 def _cumsum(shadow: Shadow, a: torch.Tensor, dim: int, dtype: Any = None) -> Codes:
     graph = shadow.graph
     codes = np.array(shadow.of(a))
     if a.ndim:
         along = np.moveaxis(codes, dim, 0)
         for k in range(1, len(along)):
-            along[k] = _paired(
+            along[k] = paired(
                 along[k - 1], along[k], lambda u, v: graph.sum(0.0, [(1.0, u, -1), (1.0, v, -1)])
             )
     return codes
 
 
-@_rule("_softmax")
+@rule("_softmax")
 def _softmax(shadow: Shadow, a: torch.Tensor, dim: int, half_to_float: bool = False) -> Codes:
     graph = shadow.graph
     # The largest is not taken off: angles that overflow here would be refused as infinite.
-    powers = _mapped(shadow.of(a), lambda u: graph.unary("exp", u))
-    total = _reduced(powers, [dim], lambda nodes: graph.sum(0.0, [(1.0, n, -1) for n in nodes]))
-    return _paired(powers, total, lambda u, v: graph.binary("quotient", u, v))
+    powers = mapped(shadow.of(a), lambda u: graph.unary("exp", u))
+    total = reduced(powers, [dim], lambda nodes: graph.sum(0.0, [(1.0, n, -1) for n in nodes]))
+    return paired(powers, total, lambda u, v: graph.binary("quotient", u, v))
 
 
 # -- products of matrices -------------------------------------------------------------------------------------------
@@ -340,22 +350,22 @@ def _row_of_each(rows: Codes) -> Codes:
     return joined_rows(list(rows.T)) if rows.shape[1] else np.zeros(len(rows), dtype=np.int64)
 
 
-@_rule("mm")
+@rule("mm")
 def _mm(shadow: Shadow, a: torch.Tensor, b: torch.Tensor) -> Codes:
     return _contracted(shadow, shadow.of(a), shadow.of(b))
 
 
-@_rule("mv")
+@rule("mv")
 def _mv(shadow: Shadow, a: torch.Tensor, b: torch.Tensor) -> Codes:
     return _contracted(shadow, shadow.of(a), shadow.of(b)[:, None])[:, 0]
 
 
-@_rule("dot", "vdot")
+@rule("dot", "vdot")
 def _dot(shadow: Shadow, a: torch.Tensor, b: torch.Tensor) -> Codes:
     return _contracted(shadow, shadow.of(a)[None], shadow.of(b)[:, None]).reshape(())
 
 
-@_rule("bmm")
+@rule("bmm")
 def _bmm(shadow: Shadow, a: torch.Tensor, b: torch.Tensor) -> Codes:
     first, second = shadow.of(a), shadow.of(b)
     return np.stack([_contracted(shadow, x, y) for x, y in zip(first, second, strict=True)])
@@ -363,14 +373,14 @@ def _bmm(shadow: Shadow, a: torch.Tensor, b: torch.Tensor) -> Codes:
 
 def _plus(shadow: Shadow, base: Codes, product: Codes, beta: float, alpha: float) -> Codes:
     graph = shadow.graph
-    return _paired(
+    return paired(
         base,
         product,
         lambda u, v: graph.sum(0.0, [(float(beta), u, -1), (float(alpha), v, -1)]),
     )
 
 
-@_rule("addmm", "addmv", "baddbmm")
+@rule("addmm", "addmv", "baddbmm")
 def _addmm(
     shadow: Shadow, base: Any, a: Any, b: Any, beta: float = 1, alpha: float = 1, *, name: str
 ) -> Codes:
@@ -381,54 +391,54 @@ def _addmm(
 # -- copies and rearrangements that make new memory -----------------------------------------------------------------
 
 
-@_rule("clone", "contiguous", "lift_fresh_copy", "alias_copy", "_to_copy")
+@rule("clone", "contiguous", "lift_fresh_copy", "alias_copy", "_to_copy")
 def _clone(shadow: Shadow, a: torch.Tensor, **options: Any) -> Codes:
     return shadow.of(a)
 
 
-@_rule("_unsafe_view", "_reshape_copy", "_reshape_alias")
+@rule("_unsafe_view", "_reshape_copy", "_reshape_alias")
 def _reshaped(shadow: Shadow, a: torch.Tensor, size: Sequence[int], *rest: Any) -> Codes:
     return shadow.of(a).reshape(tuple(size))
 
 
-@_rule("cat", "concat")
+@rule("cat", "concat")
 def _cat(shadow: Shadow, tensors: Sequence[torch.Tensor], dim: int = 0) -> Codes:
     # torch passes over empty vectors
     parts = [shadow.of(t) for t in tensors if not (t.ndim == 1 and t.numel() == 0)]
     return np.concatenate(parts, axis=dim)
 
 
-@_rule("stack")
+@rule("stack")
 def _stack(shadow: Shadow, tensors: Sequence[torch.Tensor], dim: int = 0) -> Codes:
     return np.stack([shadow.of(t) for t in tensors], axis=dim)
 
 
-@_rule("repeat")
+@rule("repeat")
 def _repeat(shadow: Shadow, a: torch.Tensor, repeats: Sequence[int]) -> Codes:
     return np.tile(shadow.of(a), tuple(repeats))
 
 
-@_rule("flip")
+@rule("flip")
 def _flip(shadow: Shadow, a: torch.Tensor, dims: Sequence[int]) -> Codes:
     return np.flip(shadow.of(a), tuple(dims))
 
 
-@_rule("roll")
+@rule("roll")
 def _roll(shadow: Shadow, a: torch.Tensor, shifts: Any, dims: Any = ()) -> Codes:
-    amounts = _dims(shifts) or [0]
-    axes = _dims(dims)
+    amounts = dims_of(shifts) or [0]
+    axes = dims_of(dims)
     if not axes:
         return np.roll(shadow.of(a), amounts[0])
     return np.roll(shadow.of(a), amounts, axes)
 
 
-@_rule("index_select")
+@rule("index_select")
 def _index_select(shadow: Shadow, a: torch.Tensor, dim: int, index: torch.Tensor) -> Codes:
     result: Codes = np.take(shadow.of(a), _constant_index(shadow, index), axis=dim)
     return result
 
 
-@_rule("gather")
+@rule("gather")
 def _gather(shadow: Shadow, a: torch.Tensor, dim: int, index: torch.Tensor, **_: Any) -> Codes:
     # NumPy broadcasts other dimensions where torch takes the first entries.
     part = shadow.of(a)[
@@ -438,7 +448,7 @@ def _gather(shadow: Shadow, a: torch.Tensor, dim: int, index: torch.Tensor, **_:
     return result
 
 
-@_rule("index")
+@rule("index")
 def _index(shadow: Shadow, a: torch.Tensor, indices: Sequence[torch.Tensor | None]) -> Codes:
     found: list[Any] = [
         slice(None) if index is None else _constant_index(shadow, index) for index in indices
@@ -447,7 +457,7 @@ def _index(shadow: Shadow, a: torch.Tensor, indices: Sequence[torch.Tensor | Non
     return result
 
 
-@_rule("constant_pad_nd")
+@rule("constant_pad_nd")
 def _pad(shadow: Shadow, a: torch.Tensor, pad: Sequence[int], value: float = 0) -> Codes:
     if min(pad, default=0) < 0:
         raise UnknownError("it pads by a negative width")
@@ -457,7 +467,7 @@ def _pad(shadow: Shadow, a: torch.Tensor, pad: Sequence[int], value: float = 0) 
     return np.pad(shadow.of(a), widths, constant_values=shadow.constant(float(value)))
 
 
-@_rule("diag_embed")
+@rule("diag_embed")
 def _diag_embed(shadow: Shadow, a: torch.Tensor, *rest: Any) -> Codes:
     if rest:
         raise UnknownError("it makes a matrix of other diagonals than the main one")
@@ -468,7 +478,7 @@ def _diag_embed(shadow: Shadow, a: torch.Tensor, *rest: Any) -> Codes:
     return result
 
 
-@_rule(
+@rule(
     "zeros_like",
     "ones_like",
     "empty_like",

@@ -7,8 +7,10 @@ is the reason why the function cannot be compiled.
 """
 
 import abc
+import functools
 import gc
 import inspect
+import logging
 import sys
 import types
 from typing import Any, Self
@@ -375,6 +377,8 @@ class Watch:
                     self._snapshot.entry(frame.f_globals, name, hooks)
                     if (why := self._snapshot.look(hooks)) is not None:
                         self._fail(f"it calls a module with {name}, {why}")
+        elif module == "logging":
+            self._logs(frame)
         elif module == "abc":  # classes may be registered later
             self._snapshot.getter(abc.get_cache_token, abc.get_cache_token(), "an abstract class")
         elif module.startswith("autoray") and code.co_name == "do":
@@ -385,6 +389,24 @@ class Watch:
             kind = _made_by(frame)
             if kind is not None and not known.SEEDED.isdisjoint(c.__name__ for c in kind.__mro__):
                 self._seeded(kind, frame)
+
+    def _logs(self, frame: types.FrameType) -> None:
+        """A logger that says nothing at this level, as long as it says nothing."""
+        logger: Any = frame.f_locals.get("self")
+        name = frame.f_code.co_name
+        level = known.LOG_LEVELS[name]
+        level = frame.f_locals.get("level") if level is None else level
+        if type(logger) not in {logging.Logger, logging.RootLogger} or type(level) is not int:
+            self._fail(f"it calls {name} of a {type(logger).__name__}")
+            return
+        answer = logging.Logger.isEnabledFor(logger, level)
+        if answer and name != "isEnabledFor":
+            self._fail("it logs")
+        self._snapshot.getter(
+            functools.partial(logging.Logger.isEnabledFor, logger, level),
+            answer,
+            "a logger's level",
+        )
 
     def _seeded(self, kind: type, frame: types.FrameType) -> None:
         """A template that draws its gates: the same ones only if it is given a seed."""

@@ -1,6 +1,6 @@
 """Quantum natural gradient for hybrid PyTorch + PennyLane models.
 
-Start with ``QuantumLayer`` and ``QNGOptimizer``; ``metric_tensor`` gives the metric itself, ``solve`` the regularised
+Start with ``QuantumLayer`` and ``QNGOptimizer``; ``compiled`` makes a QNode a fast torch function; ``metric_tensor`` gives the metric itself, ``solve`` the regularised
 solution of its systems.
 """
 
@@ -12,6 +12,7 @@ from fubini.build import (
     set_num_threads,
 )
 from fubini.circuit import Circuit
+from fubini.compiled_qnode import CompiledQNode, compiled
 from fubini.damping import Absolute, Damping, Diagonal, Relative
 from fubini.devices.snr import SignalToNoise
 from fubini.errors import NumericalError, UnsupportedCircuitError
@@ -48,6 +49,7 @@ __all__ = [
     "Bernoulli",
     "Categorical",
     "Circuit",
+    "CompiledQNode",
     "Damping",
     "Diagonal",
     "Dual",
@@ -72,6 +74,7 @@ __all__ = [
     "TrustRegion",
     "UnsupportedCircuitError",
     "build_info",
+    "compiled",
     "geometric_tensor",
     "get_memory_limit",
     "get_num_threads",

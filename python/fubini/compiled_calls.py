@@ -1,13 +1,14 @@
 """QNodes that are called again and again with torch tensors of the same shapes: compiled as a layer's are.
 
 Building PennyLane's tape takes a hundred times longer than a metric. The first call compiles the quantum function, by the
-same rules and with the same guards as for a layer, see :mod:`fubini.compile`, all tensors counting as weights. What cannot be compiled, or has a batch, runs in every call.
+same rules and with the same guards as for a layer, see :mod:`fubini.compile`, all tensors counting as weights. The metric of
+a QNode and the callable of ``fubini.compiled`` share what was compiled.
 """
 
 import inspect
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,12 @@ import torch
 from fubini._arrays import is_tensor, to_numpy
 from fubini._types import Index
 from fubini.compile.compiled import Compiled
-from fubini.compile.function import compile_function
+from fubini.compile.function import Run, compile_function
 from fubini.pullback import Pullback
+from fubini.torch_private import is_wrapped
 
 _CONSTANTS = (int, float, complex, str, bytes, bool, type(None))
+_REAL = (torch.float64, torch.float32)
 #: Ways of calling that are remembered for a QNode.
 _REMEMBERED = 16
 
@@ -27,21 +30,117 @@ Key = tuple[Any, ...]
 
 
 @dataclass
-class _Known:
-    """What is known of one way to call a QNode."""
+class Known:
+    """What is known of one way to call a QNode.
 
+    Attributes:
+        run: The run that compiled it.
+        device: For which this holds.
+        columns: Of the chosen weights among all tensors, by their names.
+    """
+
+    run: Run
     device: Any
-    function: Any
-    form: Compiled | None = None
-    columns: Index | None = None  # of the weights among all tensors
+    columns: dict[tuple[str, ...], Index] = field(default_factory=dict)
 
     def holds(self, qnode: Any) -> bool:
-        same = qnode.device is self.device and qnode.func is self.function
-        guard = None if self.form is None else self.form.guard
-        return same and (guard is None or guard.holds())
+        """Return whether it is still true of the QNode."""
+        how = self.run.how
+        guard = how.guard if isinstance(how, Compiled) else None
+        return qnode.device is self.device and (guard is None or guard.holds())
 
 
-_known: "weakref.WeakKeyDictionary[Any, dict[Key, _Known]]" = weakref.WeakKeyDictionary()
+@dataclass(frozen=True)
+class Found:
+    """A call of a QNode whose way of being called is known.
+
+    Attributes:
+        known: What is known of it.
+        tensors: The tensors by name, in the order of compilation.
+        arguments: All arguments by name.
+        new: Whether the function has just run for this call.
+    """
+
+    known: Known
+    tensors: dict[str, torch.Tensor]
+    arguments: dict[str, Any]
+    new: bool
+
+    @property
+    def compiled(self) -> Compiled | None:
+        """The compiled form, if there is one and what was decided by value holds for these tensors."""
+        how = self.known.run.how
+        if not isinstance(how, Compiled):
+            return None
+        if how.decisions and not how.decides(self.arrays(), np.zeros((1, 0))):
+            return None
+        return how
+
+    def arrays(self) -> list[Any]:
+        """The tensors as arrays."""
+        return [to_numpy(v) for v in self.tensors.values()]
+
+
+@dataclass
+class _Calls:
+    """The calls of a QNode with one quantum function."""
+
+    function: Any
+    signature: inspect.Signature
+    reason: str | None
+    known: dict[Key, Known] = field(default_factory=dict)
+
+
+_calls: "weakref.WeakKeyDictionary[Any, _Calls]" = weakref.WeakKeyDictionary()
+
+
+def find(qnode: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Found | str:
+    """Return what is known of a call of a QNode; a way of calling that is new is compiled.
+
+    Args:
+        qnode: The QNode.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+
+    Returns:
+        What is known, or why the QNode has to be run.
+    """
+    calls = _calls.get(qnode)
+    if calls is None or calls.function is not qnode.func:
+        calls = _calls[qnode] = _of_function(qnode.func)
+    if calls.reason is not None:
+        return calls.reason
+    try:
+        arguments = dict(calls.signature.bind(*args, **kwargs).arguments)
+    except TypeError as error:  # the QNode says it in its own words
+        return f"its arguments do not fit: {error}"
+    tensors = {n: v for n, v in arguments.items() if is_tensor(v)}
+    constants = {n: v for n, v in arguments.items() if n not in tensors}
+    if not tensors:
+        return "none of its arguments is a torch tensor"
+    for name, value in constants.items():
+        if type(value) not in _CONSTANTS:
+            return f"its argument {name} is of the type {type(value).__name__}, neither a torch tensor nor a number"
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _REAL:
+            return f"its argument {name} is a tensor of {tensor.dtype}, not of float64 or float32"
+    shapes = tuple((n, v.shape, v.dtype, v.device) for n, v in tensors.items())
+    # 1 and True are equal, and so are 0.0 and -0.0: the representation tells them apart.
+    key = (shapes, tuple((n, repr(v)) for n, v in constants.items()))
+    known = calls.known.get(key)
+    if known is not None and known.holds(qnode):
+        return Found(known, tensors, arguments, new=False)
+    if any(is_wrapped(v) for v in tensors.values()):
+        return "torch.func hides its numbers before its first call with plain tensors"
+    try:
+        run = compile_function(qnode, None, tensors, None, constants)
+    except Exception as error:  # noqa: BLE001 - whoever runs the QNode raises it again
+        return f"compiling raised {type(error).__name__}: {error}"
+    if len(calls.known) >= _REMEMBERED:
+        calls.known.clear()
+    # Tensors with graphs of this call are not for the next.
+    known = calls.known[key] = Known(Run(run.how, run.kind), qnode.device)
+    return Found(Known(run, qnode.device, known.columns), tensors, arguments, new=True)
 
 
 def compiled_call(
@@ -58,34 +157,17 @@ def compiled_call(
     Returns:
         The pullback, or None where the quantum function has to be run.
     """
-    arguments = _by_name(qnode, args, kwargs)
-    if arguments is None:
+    found = find(qnode, args, kwargs)
+    form = None if isinstance(found, str) else found.compiled
+    if form is None or isinstance(found, str) or form.state_weighted:
         return None
-    tensors = {n: v for n, v in arguments.items() if is_tensor(v)}
-    constants = {n: v for n, v in arguments.items() if n not in tensors}
-    if not tensors or not all(type(v) in _CONSTANTS for v in constants.values()):
-        return None
-    names = list(arguments)
+    names = list(found.arguments)
     chosen = tuple(names[w] if isinstance(w, int) else w for w in weights)
-    shapes = tuple((n, tuple(v.shape), v.dtype, v.device) for n, v in tensors.items())
-    # 1 and True are equal, and so are 0.0 and -0.0: the representation tells them apart.
-    key = (shapes, chosen, tuple((n, repr(v)) for n, v in constants.items()))
-    calls = _known.setdefault(qnode, {})
-    known = calls.get(key)
-    if known is None or not known.holds(qnode):
-        if len(calls) >= _REMEMBERED:
-            calls.clear()
-        known = calls[key] = _Known(qnode.device, qnode.func, _form(qnode, tensors, constants))
-    form = known.form
-    if form is None:
-        return None
-    arrays = [to_numpy(v) for v in tensors.values()]
-    none = np.zeros((1, 0))
-    if not form.decides(arrays, none):
-        return None
-    if known.columns is None:
-        known.columns = _columns(tensors, chosen)
-    jacobian = form.jacobian(arrays, none).by(known.columns)
+    columns = found.known.columns
+    if chosen not in columns:
+        columns[chosen] = _columns(found.tensors, chosen)
+    arrays, none = found.arrays(), np.zeros((1, 0))
+    jacobian = form.jacobian(arrays, none).by(columns[chosen])
     if not len(jacobian.rows):
         return None  # the way through the tape says which weights are missing
     every = frozenset(jacobian.rows.tolist())
@@ -94,29 +176,17 @@ def compiled_call(
     )
 
 
-def _form(
-    qnode: Any, tensors: dict[str, torch.Tensor], constants: dict[str, Any]
-) -> Compiled | None:
-    try:
-        form = compile_function(qnode, None, tensors, None, constants).how
-    except Exception:  # noqa: BLE001 - the way through the tape raises it again
-        return None
-    return form if isinstance(form, Compiled) and not form.state_weighted else None
-
-
-def _by_name(qnode: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any] | None:
-    """The arguments by name, or None where some have none."""
-    signature = inspect.signature(qnode.func)
+def _of_function(function: Any) -> _Calls:
+    signature = inspect.signature(function)
     kinds = {p.kind for p in signature.parameters.values()}
-    if kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY}:
-        return None
-    try:
-        bound = signature.bind(*args, **kwargs)
-    except TypeError:
-        return None
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature.parameters.values()):
-        return None
-    return dict(bound.arguments)
+    parameter = inspect.Parameter
+    unnamed = kinds & {
+        parameter.VAR_POSITIONAL,
+        parameter.POSITIONAL_ONLY,
+        parameter.VAR_KEYWORD,
+    }
+    reason = "it takes arguments without names of their own, such as *args" if unnamed else None
+    return _Calls(function, signature, reason)
 
 
 def _columns(tensors: dict[str, torch.Tensor], chosen: tuple[str, ...]) -> Index:

@@ -21,7 +21,7 @@ from fubini.errors import UnsupportedCircuitError
 from fubini.layers import LayerRule, check_rule
 from fubini.metric_gradient import Wanted, derivative_along, with_gradient
 from fubini.metric_operator import Form, MetricOperator, check_form
-from fubini.points import Engine, Point, at_inputs, at_single_inputs, points
+from fubini.points import Engine, Point, at_inputs, at_single_inputs, plain_qnode, points
 from fubini.torch_private import is_wrapped
 
 __all__ = [
@@ -106,7 +106,7 @@ def metric_tensor(
     call that requires grad; ``torch.no_grad()`` spares the graph. See :mod:`fubini.metric_gradient` for what it costs.
 
     Args:
-        qnode: A QNode (any interface, any ``diff_method``), a ``QuantumLayer`` or a ``qml.qnn.TorchLayer``. The
+        qnode: A QNode (any interface, any ``diff_method``; also as ``fubini.compiled`` returns it), a ``QuantumLayer`` or a ``qml.qnn.TorchLayer``. The
             QNode's measurements do not matter; with shots the metric is an estimate without bias.
         approx: ``None`` for the full metric, ``"block-diag"`` for one block per layer of gates, ``"diag"`` for the
             variances only. The approximation is made between angles; where several angles share a weight, or one
@@ -463,4 +463,5 @@ def _check_plain(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
 
 
 def _named(qnode: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+    qnode = plain_qnode(qnode)
     return functools.wraps(qnode.func)(function) if isinstance(qnode, qml.QNode) else function

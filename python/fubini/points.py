@@ -320,7 +320,7 @@ def at_single_inputs(
         form = compiling.compiled(inputs[0])
         if form is not None:
             named = dict(layer.qnode_weights if weights is None else weights)
-            call = Call(layer.qnode, (), {layer.input_arg: inputs, **named}, tuple(named), True)
+            call = Call(layer.qnode, (), _arguments(layer, inputs, named), tuple(named), True)
             values = list(named.values())
             return [Point(values, call, of_compiled(form, values, inputs))]
     return [at_inputs(layer, row, weights=weights) for row in inputs]
@@ -337,7 +337,8 @@ def at_inputs(
 
     Args:
         layer: A QuantumLayer or TorchLayer.
-        inputs: (features,) or (..., features); leading dimensions are one batch, as in the layer's forward.
+        inputs: (features,) or (..., features); leading dimensions are one batch, as in the layer's forward. A layer without
+            data has one input without features, however many it is given here.
         engine: Which engine is asked for; ``"auto"`` takes the layer's own.
         argnum: Gate parameters that are differentiated.
         weights: By name, instead of the layer's own.
@@ -353,7 +354,9 @@ def at_inputs(
         raise TypeError(
             f"inputs: expected a torch tensor, got {type(inputs).__name__}; use torch.as_tensor"
         )
-    if inputs.ndim > 1:
+    if layer.input_arg is None:
+        inputs = layer.no_inputs()
+    elif inputs.ndim > 1:
         inputs = inputs.reshape(-1, inputs.shape[-1])
     weights = dict(layer.qnode_weights if weights is None else weights)
     for name, weight in [*weights.items(), ("inputs", inputs)]:
@@ -361,7 +364,7 @@ def at_inputs(
     compiling = _compiling(layer)
     if engine == "auto" and getattr(compiling, "engine", "native") == "device":
         engine = "device"
-    arguments = {layer.input_arg: inputs, **weights}
+    arguments = _arguments(layer, inputs, weights)
     call = Call(layer.qnode, (), arguments, tuple(weights))
     values = list(weights.values())
     if engine != "device" and argnum is None and hasattr(compiling, "compiled"):
@@ -375,13 +378,25 @@ def at_inputs(
     )
 
 
+def _arguments(layer: Any, inputs: torch.Tensor, weights: Mapping[str, Any]) -> dict[str, Any]:
+    data = {} if layer.input_arg is None else {layer.input_arg: inputs}
+    return {**data, **weights}
+
+
+def plain_qnode(qnode: Any) -> Any:
+    """Return the QNode that ``fubini.compiled`` was given; anything else as it is."""
+    from fubini.compiled_qnode import CompiledQNode
+
+    return qnode.qnode if isinstance(qnode, CompiledQNode) else qnode
+
+
 def points(
     qnode: Any, argnum: int | Sequence[int] | None, argnums: Argnums, engine: Engine
 ) -> Callable[[Sequence[Any], dict[str, Any]], Point]:
     """Return a function from the arguments of a QNode or layer to the point that they are.
 
     Args:
-        qnode: A QNode, QuantumLayer or TorchLayer.
+        qnode: A QNode, compiled or not, QuantumLayer or TorchLayer.
         argnum: Gate parameters that are differentiated; None for all.
         argnums: Positions of the weights, if the caller names them.
         engine: Which engine is asked for.
@@ -406,6 +421,12 @@ def points(
 
         def at_layer(args: Sequence[Any], kwargs: dict[str, Any]) -> Point:
             given = (*args, *kwargs.values())
+            if qnode.input_arg is None:
+                if given:
+                    raise TypeError(
+                        f"inputs: expected none for a layer without data, got {len(given)}; leave them out"
+                    )
+                return at_inputs(qnode, qnode.no_inputs(), engine, chosen)
             if len(given) != 1 or not set(kwargs) <= {"inputs", qnode.input_arg}:
                 raise TypeError(
                     f"inputs: expected one argument, the layer's inputs, got {len(given)}"
@@ -413,6 +434,7 @@ def points(
             return at_inputs(qnode, given[0], engine, chosen)
 
         return at_layer
+    qnode = plain_qnode(qnode)
     if not isinstance(qnode, qml.QNode):
         raise TypeError(
             _EXPECTED + f"{type(qnode).__name__}; make one by qml.QNode(function, device)"

@@ -389,7 +389,8 @@ def of_compiled(
         inputs: (features,) or (batch, features).
     """
     arrays = [to_numpy(w) for w in weights]
-    x = to_numpy(inputs).reshape(-1, inputs.shape[-1])
+    x = to_numpy(inputs)
+    x = x if x.ndim > 1 else x[None]
     angles = form.angles(arrays, x)
     # Angles that only encode inputs have no row in the Jacobian, and must not cut layers.
     jacobian = form.jacobian(arrays, x)

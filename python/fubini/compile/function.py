@@ -189,7 +189,7 @@ def _arguments(
             address in seen
             or value.untyped_storage().nbytes() < value.numel() * value.element_size()
         ):
-            value = value.detach().clone(memory_format=torch.contiguous_format)
+            value = value.clone(memory_format=torch.contiguous_format)
         seen.add(address)
         result.values[name] = value
         result.weights.append(value)

@@ -46,7 +46,7 @@ class Evaluation(Pass):
     def rows(self) -> Tensor:
         """The inputs, (count, features)."""
         inputs: Tensor = self.args[0]
-        return inputs.reshape(-1, inputs.shape[-1])
+        return inputs.reshape(math.prod(inputs.shape[:-1]), inputs.shape[-1])
 
 
 class EvaluationRecorder(PassRecorder):

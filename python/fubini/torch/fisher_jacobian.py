@@ -155,7 +155,8 @@ def trace(
         The circuit, its angles (L, A) and initial states (L, N) or None, with their graphs.
     """
     constant = {name: w.detach().to(inputs) for name, w in layer.qnode_weights.items()}
-    tape = decomposed(user_tape(layer.qnode, (), {layer.input_arg: inputs, **constant, **weights}))
+    data = {} if layer.input_arg is None else {layer.input_arg: inputs}
+    tape = decomposed(user_tape(layer.qnode, (), {**data, **constant, **weights}))
     circuit = Circuit.from_tape(tape, _measured_wires(layer.qnode, tape))
     angles = torch.as_tensor(circuit.angles_of(tape), dtype=torch.float64, device="cpu")
     count = len(inputs) if inputs.ndim > 1 else 1
@@ -236,7 +237,7 @@ def _on_device(layer: Any, inputs: Tensor, want_inputs: bool) -> Linearised:
         with torch.enable_grad():
             x = one.clone().requires_grad_(want_inputs)
             if isinstance(layer, QuantumLayer):
-                shaped = evaluated(layer, x)
+                shaped = evaluated(layer) if layer.input_arg is None else evaluated(layer, x)
             else:
                 shaped = type(layer).forward(layer, x)
             result = shaped.reshape(-1)

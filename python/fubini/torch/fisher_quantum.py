@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -71,7 +72,7 @@ class QuantumCall(Call):
         return call
 
     def _evaluate(self, x: Tensor) -> Tensor:
-        flat = x.reshape(-1, x.shape[-1])
+        flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
         self.linear = linearise(self.module, flat, self.inputs.requires_grad, alone=self.alone)
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
         values = torch.from_numpy(self.linear.values).to(x.device, dtype)
@@ -158,7 +159,8 @@ class QuantumCall(Call):
         Args:
             factor: F with ``B = F^T F``, (L, rows, M).
         """
-        flat = self.inputs.detach().reshape(-1, self.inputs.shape[-1])
+        flat = self.inputs.detach()
+        flat = flat.reshape(math.prod(flat.shape[:-1]), flat.shape[-1])
         factor = np.ascontiguousarray(factor)
         if self.alone:
             found = np.concatenate([_covariances(self.module, row) for row in flat])

@@ -45,7 +45,8 @@ class Form:
             return False
         if not how.decisions:
             return True
-        return how.decides([to_numpy(w) for w in weights], to_numpy(x).reshape(-1, x.shape[-1]))
+        rows = to_numpy(x)
+        return how.decides([to_numpy(w) for w in weights], rows if x.ndim > 1 else rows[None])
 
 
 class Forms:

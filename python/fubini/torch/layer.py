@@ -13,12 +13,13 @@ import torch
 
 from fubini.circuit import Circuit
 from fubini.compile.compiled import Compiled, Traced
-from fubini.compile.function import Run, compile_function
+from fubini.compile.function import Run, compile_function, outside_transforms
 from fubini.devices.calls import Usage
 from fubini.devices.executor import STATE_VECTORS, Executor, check_device, executor_of
 from fubini.errors import UnsupportedCircuitError
 from fubini.layers import LayerRule
 from fubini.recent import Recent
+from fubini.tape import user_tape
 from fubini.torch.copies import found_qnode, named_qnode, share_uncopyable
 from fubini.torch.dry_run import StepCost, step_cost
 from fubini.torch.evaluations import Watched, register
@@ -35,7 +36,7 @@ from fubini.torch.native import run_compiled, run_tape, run_traced
 from fubini.torch.operation import as_operation
 from fubini.torch.shifted import derivatives_of, run_shifted, shifted_circuit
 from fubini.torch.shot_noise import ShotNoise
-from fubini.torch_private import is_traced, uncompiled
+from fubini.torch_private import is_traced, is_wrapped, uncompiled
 from fubini.words import by_words
 
 Engine = Literal["auto", "native", "device"]
@@ -51,7 +52,8 @@ class QuantumLayer(torch.nn.Module):
 
     The quantum function takes the data as its argument ``inputs`` and every weight as an argument of its own. Inputs
     of shape (features,) give one result; leading dimensions are batches, run by parameter broadcasting, so the
-    function must index features from the end: ``inputs[..., 0]``.
+    function must index features from the end: ``inputs[..., 0]``. A function without that argument, such as an energy,
+    makes a layer without data, which is called as ``layer()``.
 
     The native engine compiles the circuit in the first call: the function runs once, on the caller's numbers, and what
     it computes with them is recorded. What it read besides its arguments is compared in every call, and a change
@@ -77,19 +79,20 @@ class QuantumLayer(torch.nn.Module):
     Attributes:
         qnode: The QNode.
         weight_shapes: Shape of every weight.
-        input_arg: Name of the data argument.
+        input_arg: Name of the data argument; None for a layer without data.
         executor: Runs the circuits of the device engine: set it for retries, chunks or a progress bar of your own.
         shot_noise: What an optimizer needs to know of the last forward pass on a device; else None.
 
     Raises:
         UnsupportedCircuitError: For a device that runs no parametrised circuits (default.clifford).
-        TypeError: If the QNode has no argument ``inputs``, or takes ``*args``.
+        TypeError: If the QNode takes ``*args``, or has neither an argument ``inputs`` nor a weight shape for every
+            argument.
         ValueError: If names or shapes of the weights do not fit the QNode, or its interface is not torch.
     """
 
-    input_arg = "inputs"
+    input_arg: str | None = "inputs"
 
-    _instead: Callable[[torch.Tensor], torch.Tensor] | None = None
+    _instead: Callable[..., torch.Tensor] | None = None
 
     def __init__(
         self,
@@ -268,25 +271,25 @@ class QuantumLayer(torch.nn.Module):
         return result
 
     @uncompiled
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, inputs: torch.Tensor | None = None) -> torch.Tensor:
         """Evaluate the circuit.
 
         Args:
-            inputs: (features,) or (..., features); integers and any floating dtype.
+            inputs: (features,) or (..., features); integers and any floating dtype. None for a layer without data.
 
         Returns:
-            The QNode's result in the dtype of inputs. One measurement: (...,) plus its own shape; a list of m
+            The QNode's result in the dtype of inputs, without data in that of the weights. One measurement: (...,) plus its own shape; a list of m
             measurements: (..., m) side by side; a tuple: as TorchLayer of the
-            installed PennyLane arranges it.
+            installed PennyLane arranges it. Without data all measurements lie side by side, (m,).
 
         Raises:
-            TypeError: If inputs is no tensor, or complex.
+            TypeError: If inputs is no tensor, or complex, or given to a layer without data.
             ValueError: If inputs are empty, of another width than in the first call, or mixed up with the batch by
                 the quantum function; or if weights or inputs do not fit it.
         """
         # A Fisher pass, which sees what an override of forward passes on.
         if self._instead is not None:
-            return self._instead(inputs)
+            return self._instead() if inputs is None else self._instead(inputs)
         inputs, weights = self._checked(inputs)
         if is_traced(inputs, weights):
             return as_operation(self, inputs, weights)
@@ -306,7 +309,7 @@ class QuantumLayer(torch.nn.Module):
             return torch.stack([with_leading(r, leading) for r in results])
         return with_leading(results, leading)
 
-    def evaluated(self, inputs: torch.Tensor) -> Any:
+    def evaluated(self, inputs: torch.Tensor | None = None) -> Any:
         """Return the results for the inputs in one batch: a tensor, or a tuple of them for a tuple of measurements.
 
         Args:
@@ -314,9 +317,17 @@ class QuantumLayer(torch.nn.Module):
         """
         return self._evaluated(*self._checked(inputs))
 
-    def _checked(self, inputs: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def no_inputs(self) -> torch.Tensor:
+        """Return the inputs of a layer without data: one input without features, (0,), like the weights."""
+        weights = [w for w in self.qnode_weights.values() if w.is_floating_point()]
+        dtype = weights[0].dtype if weights else torch.get_default_dtype()
+        for w in weights[1:]:
+            dtype = torch.promote_types(dtype, w.dtype)
+        return torch.empty(0, dtype=dtype, device=weights[0].device if weights else None)
+
+    def _checked(self, inputs: torch.Tensor | None) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The inputs, floating-point, and the weights in order."""
-        weights = self._check_inputs(inputs)
+        inputs, weights = self._check_inputs(inputs)
         if not inputs.is_floating_point():
             inputs = inputs.to(torch.get_default_dtype())
         return inputs, weights
@@ -344,7 +355,7 @@ class QuantumLayer(torch.nn.Module):
 
     def cost(
         self,
-        inputs: torch.Tensor,
+        inputs: torch.Tensor | None = None,
         approx: Literal["block-diag", "diag"] | None = "block-diag",
         layers: LayerRule = "wires",
     ) -> StepCost:
@@ -361,7 +372,7 @@ class QuantumLayer(torch.nn.Module):
         Raises:
             UnsupportedCircuitError: Where PennyLane differentiates the circuit, and decides what is executed.
         """
-        self._check_inputs(inputs)
+        inputs, _ = self._check_inputs(inputs)
         flat = inputs if inputs.ndim < 2 else inputs.reshape(-1, inputs.shape[-1])
         form = self._form(flat)
         if not isinstance(form.how, str):
@@ -374,15 +385,15 @@ class QuantumLayer(torch.nn.Module):
         circuit = shifted_circuit(self.qnode, named)
         return step_cost(self, circuit, flat, approx, layers)
 
-    def compiled(self, inputs: torch.Tensor) -> Compiled | None:
+    def compiled(self, inputs: torch.Tensor | None = None) -> Compiled | None:
         """Return the compiled circuit that serves these inputs, or None where the quantum function runs in every call.
 
         None also where the initial state depends on weights, because then the angles are not all that does.
 
         Args:
-            inputs: (features,) or (batch, features).
+            inputs: (features,) or (batch, features); None for a layer without data.
         """
-        how = self._form(inputs).how
+        how = self._form(self.no_inputs() if inputs is None else inputs).how
         return how if isinstance(how, Compiled) and not how.state_weighted else None
 
     def extra_repr(self) -> str:
@@ -412,7 +423,12 @@ class QuantumLayer(torch.nn.Module):
         if form is not None:
             return form, None
         named = dict(zip(self.weight_shapes, weights, strict=True))
-        run = compile_function(self.qnode, self.input_arg, named, x, static=self._static)
+        data: torch.Tensor | None = x
+        if self.input_arg is None:
+            named, data = {n: w.to(x) for n, w in named.items()}, None
+        run = compile_function(self.qnode, self.input_arg, named, data, static=self._static)
+        if self.input_arg is None:
+            self._check_unbatched(run, named)
         how = self._device_reason() or run.how
         if run.kind == "other" and not isinstance(how, str):
             how = "the quantum function returns something else than measurements of real numbers"
@@ -422,7 +438,7 @@ class QuantumLayer(torch.nn.Module):
             )
         shifted = not isinstance(how, str) or derivatives_of(self.qnode) != "pennylane"
         kind = run.kind if shifted else "other"
-        if kind == "tuple" and not tuples_are_stacked():
+        if kind == "tuple" and (self.input_arg is None or not tuples_are_stacked()):
             kind = "list"
         self._width = x.shape[-1]
         form = Form(how, kind, self.qnode, self.qnode.device, self.qnode.func)
@@ -460,7 +476,7 @@ class QuantumLayer(torch.nn.Module):
     def _arguments(self, x: torch.Tensor, weights: list[torch.Tensor]) -> dict[str, torch.Tensor]:
         # Copies, because NumPy arrays of a weight forbid its storage to be resized, as that of sharded parameters is.
         named = {n: w.to(x, copy=True) for n, w in zip(self.weight_shapes, weights, strict=True)}
-        return {self.input_arg: x, **named}
+        return named if self.input_arg is None else {self.input_arg: x, **named}
 
     def _evaluate(self, x: torch.Tensor, arguments: dict[str, torch.Tensor]) -> Any:
         results = by_words(self.qnode)(**arguments)
@@ -472,7 +488,8 @@ class QuantumLayer(torch.nn.Module):
             columns = [part.reshape(x.shape[0], -1) for part in parts] if x.ndim > 1 else parts
             return torch.hstack(list(columns)).to(x.dtype)
 
-        if isinstance(results, tuple) and len(results) > 1 and tuples_are_stacked():
+        stacked = self.input_arg is not None and tuples_are_stacked()
+        if isinstance(results, tuple) and len(results) > 1 and stacked:
             return tuple(side_by_side([r] if isinstance(r, torch.Tensor) else r) for r in results)
         return side_by_side(results)
 
@@ -480,10 +497,20 @@ class QuantumLayer(torch.nn.Module):
         parameters = inspect.signature(self.qnode.func).parameters
         kinds = [p.kind for p in parameters.values()]
         if self.input_arg not in parameters:
-            raise TypeError(
-                f"qnode: expected an argument named {self.input_arg!r} for the data, got {list(parameters)}; rename it, or "
-                f"call {type(self).__name__}.set_input_argument(name) first"
-            )
+            unknown = [
+                name
+                for name, p in parameters.items()
+                if name not in self.weight_shapes
+                and p.default is inspect.Parameter.empty
+                and p.kind is not inspect.Parameter.VAR_POSITIONAL
+            ]
+            if unknown:
+                raise TypeError(
+                    f"qnode: expected an argument named {self.input_arg!r} for the data, got {list(parameters)}; rename it, or "
+                    f"call {type(self).__name__}.set_input_argument(name) first. For a layer without data give every argument "
+                    f"a shape in weight_shapes; {unknown} have none"
+                )
+            self.input_arg = None
         if inspect.Parameter.VAR_POSITIONAL in kinds:
             raise TypeError("qnode: expected named arguments only, got *args")
         if self.input_arg in self.weight_shapes:
@@ -506,8 +533,38 @@ class QuantumLayer(torch.nn.Module):
                 f"weight_shapes: expected shapes for the QNode's arguments {wanted}, got {list(self.weight_shapes)}"
             )
 
-    def _check_inputs(self, inputs: torch.Tensor) -> list[torch.Tensor]:
-        """The weights in order, after all checks."""
+    def _check_unbatched(self, run: Run, named: Mapping[str, torch.Tensor]) -> None:
+        """A layer without data has one result: nothing says which weights another axis would belong to."""
+        tape = run.tape
+        if tape is None:
+            try:
+                with outside_transforms():
+                    arguments = {
+                        n: torch.zeros_like(w) if is_wrapped(w) else w for n, w in named.items()
+                    }
+                    tape = user_tape(self.qnode, (), arguments)
+            except UnsupportedCircuitError:  # which PennyLane may know how to run
+                return
+        if tape.batch_size is not None:
+            raise ValueError(
+                f"weight_shapes: expected weights of one circuit, got shapes {self.weight_shapes} that make the quantum "
+                f"function a batch of {tape.batch_size}; call fubini.compiled(qnode) for batches of weights"
+            )
+
+    def _check_inputs(self, inputs: torch.Tensor | None) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The inputs and the weights in order, after all checks."""
+        if self.input_arg is None:
+            if inputs is not None:
+                raise TypeError(
+                    f"inputs: expected none, because the quantum function has no argument for data, got "
+                    f"{type(inputs).__name__}; call layer()"
+                )
+            return self.no_inputs(), self._checked_weights()
+        if inputs is None:
+            raise TypeError(
+                f"inputs: expected a torch tensor for the quantum function's argument {self.input_arg!r}, got none; "
+                "call layer(inputs)"
+            )
         if not isinstance(inputs, torch.Tensor):
             raise TypeError(
                 f"inputs: expected a torch tensor, got {type(inputs).__name__}; use torch.as_tensor"
@@ -521,6 +578,15 @@ class QuantumLayer(torch.nn.Module):
             raise ValueError(
                 f"inputs: expected shape (..., features) with at least one input, got {tuple(inputs.shape)}"
             )
+        weights = self._checked_weights()
+        width = inputs.shape[-1]
+        if self._width is not None and width != self._width:
+            raise ValueError(
+                f"inputs: expected {self._width} features as in the first call, got shape {tuple(inputs.shape)}"
+            )
+        return inputs, weights
+
+    def _checked_weights(self) -> list[torch.Tensor]:
         weights: list[torch.Tensor] = []
         for name, shape in self.weight_shapes.items():
             # A look-up in the dictionary is quicker, and there for all but parametrised weights.
@@ -531,11 +597,6 @@ class QuantumLayer(torch.nn.Module):
                     f"{name}: expected the shape {shape} of weight_shapes, got {tuple(weight.shape)}"
                 )
             weights.append(weight)
-        width = inputs.shape[-1]
-        if self._width is not None and width != self._width:
-            raise ValueError(
-                f"inputs: expected {self._width} features as in the first call, got shape {tuple(inputs.shape)}"
-            )
         return weights
 
 

@@ -37,7 +37,7 @@ def run_compiled(form: Compiled, inputs: Tensor, weights: Sequence[Tensor]) -> T
 
 def run_traced(
     qnode: Any,
-    input_arg: str,
+    input_arg: str | None,
     inputs: Tensor,
     weights: dict[str, Tensor],
     cache: Recent[Circuit],
@@ -46,8 +46,8 @@ def run_traced(
 
     Args:
         qnode: The QNode.
-        input_arg: Name of the data argument.
-        inputs: (d,) or (B, d), any floating dtype.
+        input_arg: Name of the data argument; None without data.
+        inputs: (d,) or (B, d), any floating dtype; (0,) without data.
         weights: The weights by name.
         cache: Circuits that ran before.
 
@@ -58,7 +58,9 @@ def run_traced(
         RuntimeError: If the quantum function needs values that torch.func does not reveal.
     """
     # Exactly what TorchLayer passes, because the function may look at it.
-    arguments = {input_arg: inputs, **{name: w.to(inputs) for name, w in weights.items()}}
+    arguments = {name: w.to(inputs) for name, w in weights.items()}
+    if input_arg is not None:
+        arguments = {input_arg: inputs, **arguments}
     try:
         tape = decomposed(user_tape(qnode, (), arguments))
     except RuntimeError as error:

@@ -205,7 +205,9 @@ class QuantumSource:
                 )
         kinds: dict[Any, list[Evaluation]] = {}
         for one in passes:
-            kinds.setdefault((one.single, id(one) if one.values else None), []).append(one)
+            # Without data there are no inputs to be told apart.
+            single = one.single and getattr(layer.module, "input_arg", "") is not None
+            kinds.setdefault((single, id(one) if one.values else None), []).append(one)
         found = []
         for (single, _), members in kinds.items():
             rows = torch.cat([p.rows for p in members]) if len(members) > 1 else members[0].rows

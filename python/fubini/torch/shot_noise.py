@@ -60,7 +60,8 @@ def layer_tape(layer: Any, inputs: torch.Tensor) -> GateTape:
         layer: The layer.
         inputs: (batch, features).
     """
-    arguments = {layer.input_arg: inputs, **layer.qnode_weights}
+    data = {} if layer.input_arg is None else {layer.input_arg: inputs}
+    arguments = {**data, **layer.qnode_weights}
     return gate_tape(layer.qnode, (), arguments, list(layer.qnode_weights), pure=False)
 
 

@@ -228,7 +228,7 @@ def _tape(qnode: Any, arguments: _Arguments, watch: Watch, returned: list[Any]) 
     recorded = copy.copy(qnode)
     recorded.func = run
     try:
-        return user_tape(recorded, (), arguments.values)
+        return user_tape(recorded, (), arguments.values, pure=False)  # the device engine has shots
     except UnsupportedCircuitError:
         raise
     except (ValueError, IndexError, RuntimeError) as error:

@@ -542,7 +542,7 @@ class QuantumLayer(torch.nn.Module):
                     arguments = {
                         n: torch.zeros_like(w) if is_wrapped(w) else w for n, w in named.items()
                     }
-                    tape = user_tape(self.qnode, (), arguments)
+                    tape = user_tape(self.qnode, (), arguments, pure=False)
             except UnsupportedCircuitError:  # which PennyLane may know how to run
                 return
         if tape.batch_size is not None:

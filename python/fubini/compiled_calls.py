@@ -88,6 +88,7 @@ class _Calls:
     function: Any
     signature: inspect.Signature
     reason: str | None
+    names: tuple[str, ...]
     known: dict[Key, Known] = field(default_factory=dict)
 
 
@@ -110,10 +111,13 @@ def find(qnode: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Found | str
         calls = _calls[qnode] = _of_function(qnode.func)
     if calls.reason is not None:
         return calls.reason
-    try:
-        arguments = dict(calls.signature.bind(*args, **kwargs).arguments)
-    except TypeError as error:  # the QNode says it in its own words
-        return f"its arguments do not fit: {error}"
+    if not kwargs and len(args) == len(calls.names):
+        arguments = dict(zip(calls.names, args, strict=True))
+    else:
+        try:
+            arguments = dict(calls.signature.bind(*args, **kwargs).arguments)
+        except TypeError as error:  # the QNode says it in its own words
+            return f"its arguments do not fit: {error}"
     tensors = {n: v for n, v in arguments.items() if is_tensor(v)}
     constants = {n: v for n, v in arguments.items() if n not in tensors}
     if not tensors:
@@ -186,7 +190,10 @@ def _of_function(function: Any) -> _Calls:
         parameter.VAR_KEYWORD,
     }
     reason = "it takes arguments without names of their own, such as *args" if unnamed else None
-    return _Calls(function, signature, reason)
+    positional = [n for n, p in signature.parameters.items() if p.kind is not p.KEYWORD_ONLY]
+    # With arguments of the keyword alone, no call has all of them by position.
+    names = tuple(positional) if len(positional) == len(signature.parameters) else ()
+    return _Calls(function, signature, reason, names)
 
 
 def _columns(tensors: dict[str, torch.Tensor], chosen: tuple[str, ...]) -> Index:

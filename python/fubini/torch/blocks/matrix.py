@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from fubini._arrays import shared_array
@@ -159,22 +160,21 @@ class DenseBlock(Block):
         first = self._matrix[0].count_nonzero() if array is None else np.count_nonzero(array[0])
         if int(first) == self.size:
             return None
-        coupled = self._matrix != 0
-        coupled.fill_diagonal_(True)
-        label = torch.arange(self.size, device=self.device)
-        # The smallest index spreads along couplings; blocks are dense, so a few rounds suffice.
-        while True:
-            spread = torch.where(coupled, label, self.size).amin(dim=1)
-            if bool((spread == label).all()):
-                break
-            label = spread
-        groups: dict[int, list[Tensor]] = {}
-        for root in torch.unique(label):
-            members = (label == root).nonzero()[:, 0]
-            groups.setdefault(len(members), []).append(members)
-        if len(groups) == 1 and self.size in groups:
-            return None
-        return [torch.stack(members) for members in groups.values()]
+        entries = self._matrix.detach().cpu().numpy() if array is None else array
+        groups = [torch.from_numpy(g).to(self.device) for g in _independent(entries != 0)]
+        return None if groups[0].shape[1] == self.size else groups
+
+
+def _independent(coupled: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.intp]]:
+    """Indices (count, size) of the parts that nothing couples, for each size; coupled is symmetric, (n, n)."""
+    np.fill_diagonal(coupled, True)
+    # The smallest index spreads along couplings; in dense blocks it is there after one round.
+    label = coupled.argmax(axis=1)
+    while not (coupled <= (label[:, None] == label)).all():
+        label = np.where(coupled, label, len(label)).min(axis=1)
+    order = np.argsort(label, kind="stable")
+    counts = np.bincount(label, minlength=len(label))[label[order]]
+    return [order[counts == size].reshape(-1, size) for size in np.unique(counts)]
 
 
 def solve_matrices(

@@ -10,11 +10,12 @@ import torch
 
 import fubini
 import structures_circuits
+import structures_habits
 import structures_models
 import structures_styles
 from structures import STRUCTURES, Structure
 
-assert all((structures_circuits, structures_models, structures_styles))
+assert all((structures_circuits, structures_habits, structures_models, structures_styles))
 # Values and gradients: the rounding of circuits of a few dozen gates, times what a model's own layers amplify.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-4}
 
@@ -36,7 +37,10 @@ def numbers(model: torch.nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     (
         out * torch.linspace(0.5, 1.5, out.numel(), dtype=out.dtype).reshape(out.shape)
     ).sum().backward()
-    return [out.detach(), *(p.grad for p in model.parameters() if p.grad is not None), x.grad]  # type: ignore[list-item]
+    assert x.grad is not None
+    # A weight that nothing uses has a gradient of zero or none.
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
+    return [out.detach(), *grads, x.grad]
 
 
 def samples(case: Structure, batch: int | None, dtype: torch.dtype) -> torch.Tensor:

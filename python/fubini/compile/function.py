@@ -162,7 +162,9 @@ def _arguments(
     inputs: torch.Tensor | None,
     constants: Mapping[str, Any],
 ) -> _Arguments:
-    """The caller's numbers: memory of their own where two arguments share it or an argument overlaps itself."""
+    """The caller's numbers, weights in memory of their own."""
+    # Arguments may share memory; and memory that a function makes NumPy arrays of cannot be resized any more, as the
+    # storages of sharded parameters are.
     hidden = any(is_wrapped(t) for t in (*weights.values(), *([] if inputs is None else [inputs])))
     result = _Arguments({}, made_up=hidden)
     dtype = torch.float64
@@ -177,20 +179,15 @@ def _arguments(
             result.inputs = result.inputs.float()
         result.values[input_arg] = result.inputs
         dtype = result.inputs.dtype
-    seen = set() if result.inputs is None else {result.inputs.untyped_storage()._cdata}
     for name, weight in weights.items():
         # Exactly what TorchLayer passes, because the function may look at it.
         value = _numbers(weight)
         value = value.to(result.inputs) if result.inputs is not None else value
         if value.dtype not in _DOUBLE:
             value = value.to(dtype)
-        address = value.untyped_storage()._cdata
-        if (
-            address in seen
-            or value.untyped_storage().nbytes() < value.numel() * value.element_size()
-        ):
-            value = value.clone(memory_format=torch.contiguous_format)
-        seen.add(address)
+        if value is weight:
+            # With its graph: the gradients of the first call go through this run.
+            value = weight.clone(memory_format=torch.contiguous_format)
         result.values[name] = value
         result.weights.append(value)
     result.values.update(constants)
@@ -239,9 +236,15 @@ def _tape(qnode: Any, arguments: _Arguments, watch: Watch, returned: list[Any]) 
             for n, v in arguments.values.items()
             if any(v is w for w in arguments.weights)
         }
+        hint = ""
+        if any(word in str(error) for word in ("Float", "Double", "Half", "indices")):
+            hint = (
+                f". Inputs reach it as {arguments.inputs.dtype}, integers and booleans too: convert them there, such as by "
+                "inputs.long() or inputs.bool()"
+            )
         raise ValueError(
             f"weight_shapes, inputs: weights {shapes} and inputs of {arguments.width} features do not fit the quantum "
-            f"function: {error}"
+            f"function: {error}{hint}"
         ) from error
 
 
@@ -339,7 +342,7 @@ def _kind(returned: list[Any]) -> str:
         qml.measurements.VarianceMP,
         qml.measurements.ProbabilityMP,
     )
-    if not all(isinstance(part, real) for part in parts):
+    if not parts or not all(isinstance(part, real) for part in parts):
         return "other"
     if isinstance(result, tuple) and len(result) > 1:
         return "tuple"

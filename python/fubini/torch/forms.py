@@ -9,6 +9,7 @@ import torch
 
 from fubini._arrays import to_numpy
 from fubini.compile.compiled import Compiled, Traced
+from fubini.torch.layouts import tuples_are_stacked
 
 
 @dataclass(frozen=True)
@@ -143,14 +144,13 @@ def check_results(results: Any) -> None:
         TypeError: Says what was returned.
     """
 
-    def fits(value: Any, depth: int = 0) -> bool:
-        if isinstance(value, torch.Tensor):
-            return True
-        return (
-            depth < 2 and isinstance(value, list | tuple) and all(fits(v, depth + 1) for v in value)
-        )
+    def fits(value: Any) -> bool:
+        return isinstance(value, list | tuple) and all(isinstance(v, torch.Tensor) for v in value)
 
-    if not fits(results):
+    # A tuple may be one of lists, such as one for each number of shots.
+    stacked = isinstance(results, tuple) and len(results) > 1 and tuples_are_stacked()
+    parts = results if stacked else [results]
+    if not all(isinstance(part, torch.Tensor) or fits(part) for part in parts):
         got = type(results).__name__
         if isinstance(results, list | tuple):
             got += f" with {', '.join(type(r).__name__ for r in results)}"

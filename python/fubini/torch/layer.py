@@ -275,7 +275,8 @@ class QuantumLayer(torch.nn.Module):
         """Evaluate the circuit.
 
         Args:
-            inputs: (features,) or (..., features); integers and any floating dtype. None for a layer without data.
+            inputs: (features,) or (..., features); any floating dtype. Integers and booleans reach the quantum function in
+                torch's default dtype. None for a layer without data.
 
         Returns:
             The QNode's result in the dtype of inputs, without data in that of the weights. One measurement: (...,) plus its own shape; a list of m

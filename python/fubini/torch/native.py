@@ -57,8 +57,9 @@ def run_traced(
     Raises:
         RuntimeError: If the quantum function needs values that torch.func does not reveal.
     """
-    # Exactly what TorchLayer passes, because the function may look at it.
-    arguments = {name: w.to(inputs) for name, w in weights.items()}
+    # Exactly what TorchLayer passes, because the function may look at it; copies, because NumPy arrays of a weight forbid
+    # its storage to be resized, as that of sharded parameters is.
+    arguments = {name: w.to(inputs, copy=True) for name, w in weights.items()}
     if input_arg is not None:
         arguments = {input_arg: inputs, **arguments}
     try:

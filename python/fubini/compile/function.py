@@ -132,7 +132,8 @@ def compile_function(
                 circuit = Circuit.from_decomposed(expanded, _measured_wires(qnode, tape))
             except UnsupportedCircuitError as error:
                 return Run(str(error), kind)
-        _check_batch(qnode, tape, recording, arguments)
+        # A function that is not understood may count its runs.
+        _check_batch(qnode, tape, recording, arguments, again=static or watch.problem is None)
         if arguments.inputs is not None and arguments.batch is None and tape.batch_size is not None:
             return Run("the quantum function broadcasts over the features of one input", kind)
         reason = recording.problem or transform
@@ -270,16 +271,18 @@ def _foreign_transform(qnode: Any) -> str | None:
     return None
 
 
-def _check_batch(qnode: Any, tape: Any, recording: Recording, arguments: _Arguments) -> None:
-    """Every angle belongs to one input of the batch."""
+def _check_batch(
+    qnode: Any, tape: Any, recording: Recording, arguments: _Arguments, again: bool
+) -> None:
+    """Every angle belongs to one input of the batch; ``again``: whether the function may run once more to find out."""
     count, inputs = arguments.batch, arguments.inputs
     if count is None or inputs is None or (count == 1 and tape.batch_size in (None, 1)):
         return
     lost = [op.name for op in tape.operations for p in op.data if _is_lost(recording, p, count)]
-    if not lost and recording.problem and tape.batch_size is None:
+    if again and not lost and recording.problem and tape.batch_size is None:
         lost = _moving(qnode, tape, arguments)
     wrong = lost or tape.batch_size not in (None, count)
-    if not wrong and _is_mixed(recording, tape):
+    if again and not wrong and _is_mixed(recording, tape):
         # Three or five inputs, not as many as features: an axis that was summed away shows.
         count = 3 if arguments.width != 3 else 5
         rows = inputs[torch.arange(count, device=inputs.device) % len(inputs)]

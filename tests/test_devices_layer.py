@@ -232,7 +232,7 @@ def test_a_hybrid_model_trains_on_shots() -> None:
     dev = qml.device("default.qubit", wires=2, seed=7)
     _, layer = pair_of_layers(several, dev, shots=500)
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), layer, torch.nn.Linear(3, 1)).double()
-    optimizer = fubini.QNGOptimizer(model, lr=0.1, lam=0.05)
+    optimizer = fubini.QNGOptimizer(model, lr=0.1, lam=0.05, metric="quantum")
     x = torch.rand(4, 2, dtype=torch.float64)
     losses = []
     for _ in range(15):

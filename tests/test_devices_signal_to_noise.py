@@ -162,7 +162,9 @@ def test_a_hybrid_model_on_shots_does_as_well_as_exactly() -> None:
         layer = layer_on(dev, None if seed is None else 1000)
         torch.manual_seed(4)
         model = torch.nn.Sequential(torch.nn.Linear(2, 2), layer, torch.nn.Linear(3, 1)).double()
-        optimizer = QNGOptimizer(model, lr=0.1, lam=1e-3 if seed is None else SignalToNoise())
+        optimizer = QNGOptimizer(
+            model, lr=0.1, lam=1e-3 if seed is None else SignalToNoise(), metric="quantum"
+        )
         trained(model, optimizer, inputs, targets, 20)
         exact = layer_on(qml.device("default.qubit", wires=2), None)
         exact.load_state_dict(layer.state_dict())

@@ -65,7 +65,9 @@ def natural(weights: Tensor, gradient: Tensor, g: Tensor) -> Tensor:
 
 
 def optimizer(module: Any, **options: Any) -> Any:
-    return fubini.QNGOptimizer(module, lr=LR, lam=LAM, approx=None, **options)
+    return fubini.QNGOptimizer(
+        module, lr=LR, lam=LAM, approx=None, **{"metric": "quantum", **options}
+    )
 
 
 def assert_step(module: Any, weights: Tensor, loss: Callable[[], Tensor], rows: Tensor) -> None:
@@ -352,10 +354,10 @@ def test_gradients_of_zero_without_a_pass_do_nothing() -> None:
     from torch.distributed.checkpoint.state_dict import get_state_dict, set_optimizer_state_dict
 
     model = torch.nn.Sequential(torch.nn.Linear(2, 2).double(), layer())
-    opt = fubini.QNGOptimizer(model, lr=LR, momentum=0.5)
+    opt = fubini.QNGOptimizer(model, lr=LR, momentum=0.5, metric="quantum")
     before = [p.detach().clone() for p in model.parameters()]
     _, saved = get_state_dict(model, opt)
-    other = fubini.QNGOptimizer(model, lr=0.7, momentum=0.5)
+    other = fubini.QNGOptimizer(model, lr=0.7, momentum=0.5, metric="quantum")
     set_optimizer_state_dict(model, other, saved)
     assert other.param_groups[0]["lr"] == LR
     for p, old in zip(model.parameters(), before, strict=True):

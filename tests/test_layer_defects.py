@@ -67,7 +67,7 @@ def test_weight_without_entries_moves_nothing(
     x = torch.linspace(-1.0, 1.0, 12, dtype=torch.float64).reshape(4, 3)
 
     def train(model: Any) -> torch.Tensor:
-        optimizer = fubini.QNGOptimizer(model, lr=0.1, **options)
+        optimizer = fubini.QNGOptimizer(model, lr=0.1, **{"metric": "quantum", **options})
         for _ in range(2):
             optimizer.zero_grad()
             (model(x) - 0.3).square().mean().backward()

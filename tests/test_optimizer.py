@@ -125,7 +125,7 @@ def test_a_step_of_a_hybrid_model(foreign: bool, second: bool, approx: Any) -> N
     model = hybrid(foreign=foreign, second=second)
     x = torch.rand(6, 3, dtype=torch.float64)
     expected = expected_step(model, x, 0.1, 1e-2, approx)
-    opt = fubini.QNGOptimizer(model, lr=0.1, approx=approx, lam=1e-2)
+    opt = fubini.QNGOptimizer(model, lr=0.1, approx=approx, lam=1e-2, metric="quantum")
     opt.zero_grad()
     model(x).square().mean().backward()
     gradients = [p.grad.clone() for p in model.parameters()]
@@ -138,7 +138,7 @@ def test_a_step_of_a_hybrid_model(foreign: bool, second: bool, approx: Any) -> N
 def test_only_differentiated_passes_count(zero_first: bool) -> None:
     model, x = hybrid(), torch.rand(6, 3, dtype=torch.float64)
     expected = expected_step(model, x, 0.1, 1e-3, "block-diag")
-    opt = fubini.QNGOptimizer(model, lr=0.1)
+    opt = fubini.QNGOptimizer(model, lr=0.1, metric="quantum")
     model(torch.rand(3, 3, dtype=torch.float64)).sum().backward()  # an older batch, then zeroed
     if zero_first:
         model.zero_grad()
@@ -156,7 +156,7 @@ def test_only_differentiated_passes_count(zero_first: bool) -> None:
 def test_gradient_accumulation_counts_all_passes() -> None:
     model, x = hybrid(), torch.rand(6, 3, dtype=torch.float64)
     expected = expected_step(model, x, 0.1, 1e-3, "block-diag")
-    opt = fubini.QNGOptimizer(model, lr=0.1)
+    opt = fubini.QNGOptimizer(model, lr=0.1, metric="quantum")
     opt.zero_grad()
     for part in x.split(2):
         (model(part).square().sum() / 6).backward()
@@ -210,7 +210,7 @@ def test_a_step_runs_few_circuits() -> None:
     """Layers plus two: one forward pass (backprop differentiates it), one circuit per layer of gates."""
     model, x = hybrid(engine="device"), torch.rand(32, 3, dtype=torch.float64)
     dev = model[1].qnode.device
-    opt = fubini.QNGOptimizer(model, lr=0.1)
+    opt = fubini.QNGOptimizer(model, lr=0.1, metric="quantum")
     with qml.Tracker(dev) as tracker:
         model(x).square().mean().backward()
         opt.step()
@@ -228,7 +228,7 @@ def test_groups_have_their_own_lr_and_lam() -> None:
         {"params": [model[1].weights], "lr": 0.2, "lam": 1e-1},
         {"params": classical, "lr": 0.0},
     ]
-    opt = fubini.QNGOptimizer(groups, model=model)
+    opt = fubini.QNGOptimizer(groups, model=model, metric="quantum")
     model.zero_grad()
     model(x).square().mean().backward()
     opt.step()
@@ -242,7 +242,7 @@ def test_parameters_without_gradient_are_skipped() -> None:
     model, x = hybrid(second=True), torch.rand(4, 3, dtype=torch.float64)
     model[2].scale.requires_grad_(False)
     scale = model[2].scale.clone()
-    opt = fubini.QNGOptimizer(model)
+    opt = fubini.QNGOptimizer(model, metric="quantum")
     model(x).square().mean().backward()
     opt.step()
     assert torch.equal(scale, model[2].scale)
@@ -250,7 +250,7 @@ def test_parameters_without_gradient_are_skipped() -> None:
     before = model[1].weights.clone()
     opt.step()
     assert torch.equal(before, model[1].weights)
-    unused = fubini.QNGOptimizer(hybrid())
+    unused = fubini.QNGOptimizer(hybrid(), metric="quantum")
     unused.step()  # no gradients at all: nothing to do
 
 
@@ -294,7 +294,10 @@ def test_added_groups_of_a_quantum_layer_get_its_metric() -> None:
     model, x = hybrid(), torch.rand(4, 3, dtype=torch.float64)
     expected = expected_step(model, x, 0.1, 1e-3, "block-diag")
     opt = fubini.QNGOptimizer(
-        list(model[0].parameters()) + list(model[2].parameters()), lr=0.1, model=model
+        list(model[0].parameters()) + list(model[2].parameters()),
+        lr=0.1,
+        model=model,
+        metric="quantum",
     )
     opt.add_param_group({"params": model[1].parameters()})
     model.zero_grad()
@@ -306,7 +309,7 @@ def test_added_groups_of_a_quantum_layer_get_its_metric() -> None:
 def test_gradients_that_reach_no_grad_do_not_count() -> None:
     model, x = hybrid(), torch.rand(4, 3, dtype=torch.float64)
     expected = expected_step(model, x, 0.1, 1e-3, "block-diag")
-    opt = fubini.QNGOptimizer(model, lr=0.1)
+    opt = fubini.QNGOptimizer(model, lr=0.1, metric="quantum")
     opt.zero_grad()
     model(x).square().mean().backward()
     torch.autograd.grad(model(torch.rand(9, 3, dtype=torch.float64)).sum(), model[1].weights)

@@ -63,7 +63,7 @@ def test_auto_ends_where_the_full_metric_ends(form: str, monkeypatch: pytest.Mon
         with torch.no_grad():
             for p in model[0].parameters():
                 p.copy_(torch.linspace(-0.5, 0.5, p.numel()).reshape(p.shape))
-        opt = fubini.QNGOptimizer(model, lr=0.1, approx=approx, lam=1e-2)  # type: ignore[arg-type]
+        opt = fubini.QNGOptimizer(model, lr=0.1, approx=approx, lam=1e-2, metric="quantum")  # type: ignore[arg-type]
         x = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(4, 3)
         for _ in range(3):
             opt.zero_grad()

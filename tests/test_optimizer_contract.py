@@ -54,7 +54,7 @@ def test_resumed_training_continues_to_the_bit(options: dict[str, Any], dtype: A
     def build() -> tuple[Any, Any, Any]:
         model = hybrid(second=True).to(dtype)
         made = {k: v() if callable(v) else v for k, v in options.items()}
-        opt = fubini.QNGOptimizer(model, lr=0.1, **made)
+        opt = fubini.QNGOptimizer(model, lr=0.1, **{"metric": "quantum", **made})
         return model, opt, torch.optim.lr_scheduler.ExponentialLR(opt, 0.9)
 
     inputs = torch.rand(7, 5, 3).to(dtype)
@@ -83,7 +83,9 @@ def test_resumed_training_continues_to_the_bit(options: dict[str, Any], dtype: A
 @pytest.mark.parametrize("options", [{}, {"momentum": 0.5, "averaging": 0.5, "update_every": 2}])
 def test_copies_go_on_alone(options: dict[str, Any], copier: Callable[[Any], Any]) -> None:
     model = hybrid()
-    opt = fubini.QNGOptimizer(model, lr=0.1, lam=fubini.LevenbergMarquardt(), **options)
+    opt = fubini.QNGOptimizer(
+        model, lr=0.1, lam=fubini.LevenbergMarquardt(), **{"metric": "quantum", **options}
+    )
     inputs = torch.rand(4, 5, 3, dtype=torch.float64)
     train(model, opt, inputs[:2])
     twin_model, twin = copier((model, opt))
@@ -95,7 +97,7 @@ def test_copies_go_on_alone(options: dict[str, Any], copier: Callable[[Any], Any
 
 def test_a_copy_of_the_model_alone_records_nothing() -> None:
     model = hybrid()
-    opt = fubini.QNGOptimizer(model, lr=0.1)
+    opt = fubini.QNGOptimizer(model, lr=0.1, metric="quantum")
     twin = copy.deepcopy(model)
     twin(torch.rand(4, 3, dtype=torch.float64)).sum().backward()
     for p, q in zip(model.parameters(), twin.parameters(), strict=True):
@@ -106,12 +108,12 @@ def test_a_copy_of_the_model_alone_records_nothing() -> None:
 
 def test_state_dict_and_copies() -> None:
     model, x = hybrid(), torch.rand(4, 3, dtype=torch.float64)
-    opt = fubini.QNGOptimizer(model, lr=0.3, lam=0.2)
+    opt = fubini.QNGOptimizer(model, lr=0.3, lam=0.2, metric="quantum")
     buffer = io.BytesIO()
     torch.save(opt.state_dict(), buffer)
     buffer.seek(0)
     other_model = copy.deepcopy(model)
-    other = fubini.QNGOptimizer(other_model, lr=0.1)
+    other = fubini.QNGOptimizer(other_model, lr=0.1, metric="quantum")
     other.load_state_dict(torch.load(buffer, weights_only=True))
     assert other.param_groups[0]["lr"] == 0.3
     assert other.param_groups[0]["lam"] == 0.2
@@ -129,7 +131,7 @@ def test_state_dict_and_copies() -> None:
 
 def test_float32_models() -> None:
     model, x = hybrid().float(), torch.rand(4, 3)
-    opt = fubini.QNGOptimizer(model, lr=0.1)
+    opt = fubini.QNGOptimizer(model, lr=0.1, metric="quantum")
     losses = []
     for _ in range(10):
         opt.zero_grad()
@@ -159,7 +161,11 @@ def test_lr_scheduler_and_hooks() -> None:
 def test_named_parameters_and_repr() -> None:
     model = hybrid()
     opt = fubini.QNGOptimizer(
-        model.named_parameters(), lr=0.1, model=model, lam=fubini.LevenbergMarquardt(0.5)
+        model.named_parameters(),
+        lr=0.1,
+        model=model,
+        lam=fubini.LevenbergMarquardt(0.5),
+        metric="quantum",
     )
     assert opt.param_groups[0]["param_names"] == [n for n, _ in model.named_parameters()]
     assert opt.state_dict()["param_groups"][0]["param_names"][2] == "1.weights"
@@ -174,7 +180,10 @@ def test_clip_grad_norm_acts_on_what_the_step_uses() -> None:
     models = [hybrid(), hybrid()]
     models[1].load_state_dict(models[0].state_dict())
     x = torch.rand(4, 3, dtype=torch.float64)
-    opts = [fubini.QNGOptimizer(m, lr=lr) for m, lr in zip(models, (0.1, 0.1), strict=True)]
+    opts = [
+        fubini.QNGOptimizer(m, lr=lr, metric="quantum")
+        for m, lr in zip(models, (0.1, 0.1), strict=True)
+    ]
     for model in models:
         model(x).square().mean().backward()
     norm = torch.nn.utils.clip_grad_norm_(models[0].parameters(), 1e-3)
@@ -200,7 +209,7 @@ def test_non_contiguous_parameters_and_tensor_lr() -> None:
 
 def test_zero_gradients_do_not_move() -> None:
     model = hybrid()
-    opt = fubini.QNGOptimizer(model, lr=0.1, momentum=0.9)
+    opt = fubini.QNGOptimizer(model, lr=0.1, momentum=0.9, metric="quantum")
     before = copy.deepcopy(model.state_dict())
     (model(torch.rand(4, 3, dtype=torch.float64)).sum() * 0).backward()
     opt.step()
@@ -209,12 +218,12 @@ def test_zero_gradients_do_not_move() -> None:
 
 def test_hooks_see_and_replace_the_state() -> None:
     model = hybrid()
-    opt = fubini.QNGOptimizer(model, lr=0.1, momentum=0.9)
+    opt = fubini.QNGOptimizer(model, lr=0.1, momentum=0.9, metric="quantum")
     train(model, opt, torch.rand(2, 4, 3, dtype=torch.float64))
     opt.register_state_dict_post_hook(lambda _, state: {**state, "extra": 1})
     saved = opt.state_dict()
     assert saved["extra"] == 1
-    other = fubini.QNGOptimizer(copy.deepcopy(model), lr=0.1, momentum=0.9)
+    other = fubini.QNGOptimizer(copy.deepcopy(model), lr=0.1, momentum=0.9, metric="quantum")
 
     def halved(_: Any, state: dict[str, Any]) -> dict[str, Any]:
         groups = [{**g, "lr": g["lr"] / 2} for g in state["param_groups"]]
@@ -256,7 +265,7 @@ def test_grad_scaler_makes_the_same_step() -> None:
     for scaled in (False, True):
         torch.manual_seed(1)
         model = hybrid().float()
-        opt = fubini.QNGOptimizer(model, lr=0.1)
+        opt = fubini.QNGOptimizer(model, lr=0.1, metric="quantum")
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, enabled=scaled)
         for _ in range(3):
             opt.zero_grad()
@@ -271,7 +280,7 @@ def test_grad_scaler_makes_the_same_step() -> None:
 @pytest.mark.parametrize("unscale", [False, True])
 def test_grad_scaler_skips_infinite_gradients(unscale: bool) -> None:
     model = hybrid().float()
-    opt = fubini.QNGOptimizer(model, lr=0.1)
+    opt = fubini.QNGOptimizer(model, lr=0.1, metric="quantum")
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
     before = copy.deepcopy(model.state_dict())
     scaler.scale(model(torch.rand(4, 3)).square().mean()).backward()
@@ -290,7 +299,7 @@ def test_grad_scaler_skips_infinite_gradients(unscale: bool) -> None:
 
 def test_autocast_leaves_the_metric_in_full_precision() -> None:
     model = hybrid().float()
-    opt = fubini.QNGOptimizer(model, lr=0.1, lam=0.1)
+    opt = fubini.QNGOptimizer(model, lr=0.1, lam=0.1, metric="quantum")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         model(torch.rand(4, 3)).float().square().mean().backward()
         weights = model[1].weights
@@ -334,7 +343,7 @@ def test_autocast_leaves_the_metric_of_a_closure_in_full_precision() -> None:
 def test_hooks_on_weights_live_for_one_backward_pass_only() -> None:
     """Lasting hooks on parameters would travel with the model wherever it goes."""
     model = hybrid()
-    opt = fubini.QNGOptimizer(model, lr=0.1)
+    opt = fubini.QNGOptimizer(model, lr=0.1, metric="quantum")
     for _ in range(2):
         model(torch.rand(4, 3, dtype=torch.float64)).sum().backward()
         torch.autograd.grad(

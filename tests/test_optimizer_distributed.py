@@ -36,9 +36,14 @@ def model_of(seed: int) -> torch.nn.Module:
 
 
 CASES: dict[str, dict[str, Any]] = {
-    "quantum": {"approx": None},
-    "average and momentum": {"averaging": 0.9, "momentum": 0.5, "update_every": 2},
-    "levenberg-marquardt": {"lam": 0.1},
+    "quantum": {"metric": "quantum", "approx": None},
+    "average and momentum": {
+        "metric": "quantum",
+        "averaging": 0.9,
+        "momentum": 0.5,
+        "update_every": 2,
+    },
+    "levenberg-marquardt": {"metric": "quantum", "lam": 0.1},
     "fisher": {"metric": "fisher", "likelihood": "bernoulli", "lam": 0.01},
     "joint fisher": {"metric": "fisher", "likelihood": "bernoulli", "lam": 0.01, "approx": None},
     "hybrid": {"metric": "hybrid", "likelihood": "bernoulli", "lam": 0.01},
@@ -98,7 +103,7 @@ MIXED = ("ff", "fd", "df", "of", "do", "oo", "Oo", "oO", "dO", "Of")
 def failing(rank: int, value: float) -> str:
     """Process 1 never ran a backward pass."""
     model = model_of(0)
-    opt = fubini.QNGOptimizer(model, lr=0.1)
+    opt = fubini.QNGOptimizer(model, lr=0.1, metric="quantum")
     if rank == 0:
         model(data()[0][0]).sum().backward()
     else:
@@ -128,7 +133,7 @@ def unlike(rank: int, kind: str) -> str:
                 model.parameters(), optimizer_class=fubini.QNGOptimizer, **options
             )
         else:
-            opt = fubini.QNGOptimizer(model, lr=0.1)
+            opt = fubini.QNGOptimizer(model, lr=0.1, metric="quantum")
     model(data()[0][0]).sum().backward()
     try:
         opt.step()

@@ -36,7 +36,7 @@ def nan_weight(model: Any) -> None:
 )
 def test_non_finite_numbers(spoil: Callable[[Any], None], message: str) -> None:
     model = hybrid()
-    opt = fubini.QNGOptimizer(model)
+    opt = fubini.QNGOptimizer(model, metric="quantum")
     model(torch.rand(4, 3, dtype=torch.float64)).square().mean().backward()
     spoil(model)
     before = copy.deepcopy(model.state_dict())
@@ -130,7 +130,7 @@ def test_a_model_without_quantum_layers_warns() -> None:
 
 def test_a_step_before_any_forward_pass() -> None:
     model = hybrid()
-    opt = fubini.QNGOptimizer(model)
+    opt = fubini.QNGOptimizer(model, metric="quantum")
     for p in model.parameters():
         p.grad = torch.ones_like(p)
     before = copy.deepcopy(model.state_dict())

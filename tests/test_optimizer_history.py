@@ -35,7 +35,7 @@ def test_averaging_with_bias_correction() -> None:
 
 def test_update_every() -> None:
     model = hybrid()
-    opt = fubini.QNGOptimizer(model, lr=0.1, update_every=3)
+    opt = fubini.QNGOptimizer(model, lr=0.1, update_every=3, metric="quantum")
     inputs = torch.rand(5, 4, 3, dtype=torch.float64)
     metric: Any = None
     for step, x in enumerate(inputs):

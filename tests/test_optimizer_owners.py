@@ -61,7 +61,7 @@ WAYS: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("way", WAYS)
 def test_layers_are_found_from_their_parameters(way: str, foreign: bool) -> None:
     """The step is that of the optimizer that was given the model."""
-    expected = after_step(lambda m: fubini.QNGOptimizer(m, lr=0.1), foreign)
+    expected = after_step(lambda m: fubini.QNGOptimizer(m, lr=0.1, metric="quantum"), foreign)
     torch.testing.assert_close(after_step(WAYS[way], foreign), expected, rtol=1e-12, atol=1e-12)
 
 
@@ -112,7 +112,7 @@ def test_a_layer_of_a_decorated_function_is_pickled() -> None:
 def test_model_and_optimizer_are_copied_after_a_step(device: str, engine: Any) -> None:
     """Whatever the device has in its memory by then."""
     model = hybrid(device, engine=engine)
-    opt = fubini.QNGOptimizer(model, lr=0.1)
+    opt = fubini.QNGOptimizer(model, lr=0.1, metric="quantum")
     loss(model).backward()
     opt.step()
     twin, other = copy.deepcopy((model, opt))
@@ -203,7 +203,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def test_a_dropped_optimizer_is_freed_at_once(name: str, foreign: bool) -> None:
     """By reference count, as torch's own are, and with it all it knows of the model."""
     model = hybrid(foreign=foreign)
-    opt = fubini.QNGOptimizer(model, lr=0.1, **OPTIONS[name])
+    opt = fubini.QNGOptimizer(model, lr=0.1, **{"metric": "quantum", **OPTIONS[name]})
     for _ in range(2):
         opt.zero_grad()
         loss(model).backward()
@@ -235,13 +235,13 @@ def test_a_dropped_model_is_freed_with_its_optimizer() -> None:
 def test_an_optimizer_may_die_while_the_model_runs(options: dict[str, Any]) -> None:
     """Hooks of a dead optimizer are inert, whenever the collector finds it."""
     model: Any = hybrid(foreign=True)
-    opts = [fubini.QNGOptimizer(model, lr=0.1, **options)]
+    opts = [fubini.QNGOptimizer(model, lr=0.1, **{"metric": "quantum", **options})]
     for module in model.modules():
         module.register_forward_pre_hook(lambda *_: opts.clear(), prepend=True)
         module.register_forward_hook(lambda *_: opts.clear(), prepend=True)
     loss(model).backward()
     assert type(model[1].qnode) is qml.QNode
-    opts.append(fubini.QNGOptimizer(model, lr=0.1, **options))
+    opts.append(fubini.QNGOptimizer(model, lr=0.1, **{"metric": "quantum", **options}))
     handle = model[1].register_forward_hook(lambda *_: opts.clear(), prepend=True)
     loss(model).backward()
     handle.remove()

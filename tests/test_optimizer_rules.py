@@ -261,7 +261,7 @@ def test_the_scale_is_found_by_the_rule(scale: float) -> None:
 def test_a_refused_step_restores_to_the_bit() -> None:
     model = hybrid().float()
     policy = fubini.LevenbergMarquardt(1e-3, tries=3)
-    opt = fubini.QNGOptimizer(model, lr=1.0, lam=policy, momentum=0.9)
+    opt = fubini.QNGOptimizer(model, lr=1.0, lam=policy, momentum=0.9, metric="quantum")
     before = copy.deepcopy(model.state_dict())
     inputs, calls = torch.rand(4, 3), 0
 
@@ -294,7 +294,7 @@ def test_judging_again_leaves_no_trace() -> None:
         model = torch.nn.Sequential(
             torch.nn.Dropout(0.5), parts[0], torch.nn.BatchNorm1d(2), *parts[1:]
         ).double()
-        opt = fubini.QNGOptimizer(model, lr=1e-3, lam=lam)
+        opt = fubini.QNGOptimizer(model, lr=1e-3, lam=lam, metric="quantum")
         inputs, seen = torch.rand(6, 3, dtype=torch.float64), []
 
         def closure() -> torch.Tensor:

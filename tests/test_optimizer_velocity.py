@@ -208,7 +208,11 @@ MISUSES: list[tuple[Callable[[Any], Any], Any, str]] = [
     (lambda m: OPT({"params": m.parameters()}), TypeError, r"params: .* a single group .*\[group"),
     (lambda m: OPT([{"params": set(m.parameters())}]), TypeError, "params: .* got set; the order"),
     (lambda m: OPT([{"lr": 0.1}]), ValueError, "param_group: expected an entry 'params'"),
-    (lambda m: OPT(m).add_param_group(3), TypeError, "param_group: expected a dictionary"),
+    (
+        lambda m: OPT(m, metric="quantum").add_param_group(3),
+        TypeError,
+        "param_group: expected a dictionary",
+    ),
     (lambda m: OPT(m, model=NODE), ValueError, "model: expected none besides"),
     (lambda m: OPT(m.parameters(), model=NODE), TypeError, "model: expected a torch.nn.Module"),
     (
@@ -227,15 +231,25 @@ MISUSES: list[tuple[Callable[[Any], Any], Any, str]] = [
         "maximize: expected True or False, got 'False'",
     ),
     (lambda m: OPT(m, update_every=True), ValueError, "update_every: expected a whole number"),
-    (lambda m: OPT(m).step(torch.tensor(1.0)), TypeError, "closure: expected a function .* Tensor"),
-    (lambda m: OPT(m).load_state_dict(3), TypeError, "state_dict: expected what state_dict"),
     (
-        lambda m: OPT(m, lam=fubini.LevenbergMarquardt()).step(lambda: None),
+        lambda m: OPT(m, metric="quantum").step(torch.tensor(1.0)),
+        TypeError,
+        "closure: expected a function .* Tensor",
+    ),
+    (
+        lambda m: OPT(m, metric="quantum").load_state_dict(3),
+        TypeError,
+        "state_dict: expected what state_dict",
+    ),
+    (
+        lambda m: OPT(m, metric="quantum", lam=fubini.LevenbergMarquardt()).step(lambda: None),
         TypeError,
         "closure: expected it to return the loss, one number, got None",
     ),
     (
-        lambda m: OPT(m, lam=fubini.LevenbergMarquardt()).step(lambda: torch.ones(3)),
+        lambda m: OPT(m, metric="quantum", lam=fubini.LevenbergMarquardt()).step(
+            lambda: torch.ones(3)
+        ),
         TypeError,
         "closure: expected it to return the loss, one number, got a tensor of shape",
     ),

@@ -24,7 +24,7 @@ def after_step(backward: Callable[[Any], None], options: dict[str, Any]) -> Tens
     """The weights after a step, from the same start."""
     torch.manual_seed(1)
     model = hybrid()
-    opt = fubini.QNGOptimizer(model, lr=0.5, **options)
+    opt = fubini.QNGOptimizer(model, lr=0.5, **{"metric": "quantum", **options})
     backward(model)
     opt.step()
     return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
@@ -140,7 +140,7 @@ def test_frozen_weights_that_change_between_passes_are_refused() -> None:
 def test_a_backward_pass_that_fails_leaves_nothing_behind() -> None:
     torch.manual_seed(1)
     model = hybrid()
-    opt = fubini.QNGOptimizer(model)
+    opt = fubini.QNGOptimizer(model, metric="quantum")
 
     def fail(_: Tensor) -> None:
         raise ArithmeticError

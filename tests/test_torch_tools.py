@@ -130,7 +130,7 @@ def test_compiled_training_step_takes_the_step_of_the_plain_one(metric: str) -> 
 def test_compiler_never_looks_into_a_step() -> None:
     torch._dynamo.reset()
     model = hybrid()
-    optimizer = fubini.QNGOptimizer(model, lr=0.1)
+    optimizer = fubini.QNGOptimizer(model, lr=0.1, metric="quantum")
     loss_of(model).backward()
     seen: list[str] = []
 
@@ -180,7 +180,7 @@ def test_metric_of_a_layer_in_inference_mode(function: Any, approx: Any) -> None
 def test_validation_between_training_steps() -> None:
     def train(validate: bool) -> torch.Tensor:
         model = hybrid()
-        optimizer = fubini.QNGOptimizer(model, lr=0.1)
+        optimizer = fubini.QNGOptimizer(model, lr=0.1, metric="quantum")
         for _ in range(3):
             if validate:
                 with torch.inference_mode():
@@ -243,7 +243,7 @@ def test_fully_sharded_layer_trains_as_a_plain_one(tmp_path: Any) -> None:
 def test_distributed_checkpoint_of_a_fresh_optimizer() -> None:
     state_dict = pytest.importorskip("torch.distributed.checkpoint.state_dict")
     model = hybrid()
-    optimizer = fubini.QNGOptimizer(model, lr=0.1, momentum=0.9)
+    optimizer = fubini.QNGOptimizer(model, lr=0.1, momentum=0.9, metric="quantum")
     before = [p.detach().clone() for p in model.parameters()]
     # Makes zero gradients and takes a step, to have a state.
     saved = state_dict.get_optimizer_state_dict(model, optimizer)

@@ -121,6 +121,17 @@ class Gatherer:
             return 1.0
         return float(max([1, *(sum(x.count for x in r.passes) for r in self._source.recorders)]))
 
+    def units(self, device: torch.device) -> float:
+        """Return the loss in units of the mean of its terms, as a mean over the processes that took part.
+
+        Args:
+            device: Where the process group computes.
+        """
+        units = self._source.units()
+        if not self._source.sums:
+            return units  # the scale, the same everywhere
+        return distributed.number_mean(units, 1.0 if units else 0.0, device)
+
     def _blocks(
         self,
         moving: Mapping[int, tuple[Tensor, Group]],

@@ -54,13 +54,14 @@ _REMEDIES: dict[Any, str] = {
 }
 
 
-def as_likelihood(value: Any) -> Likelihood:
+def as_likelihood(value: Any, argument: str = "likelihood") -> Likelihood:
     """Return a likelihood: itself, the one of that name with the mean reduction, or that of a loss.
 
     Args:
         value: A Likelihood; ``"categorical"``, ``"bernoulli"`` or ``"gaussian"``; or the module that computes the loss:
             ``CrossEntropyLoss`` with its reduction, weight, label_smoothing and ignore_index, ``NLLLoss`` likewise,
             ``BCEWithLogitsLoss`` with its weight and pos_weight, ``MSELoss``, ``PoissonNLLLoss``.
+        argument: Name of the argument, for messages.
 
     Returns:
         The likelihood.
@@ -72,31 +73,38 @@ def as_likelihood(value: Any) -> Likelihood:
     if isinstance(value, Likelihood):
         return value
     if isinstance(value, nn.Module):
-        return _of_loss(value)
+        return _of_loss(value, argument)
     for kind in (Categorical, Bernoulli, Gaussian):
         if isinstance(value, str) and value == kind.name:
             return kind()
     raise ValueError(
-        "likelihood: expected 'categorical' (CrossEntropyLoss), 'bernoulli' (BCEWithLogitsLoss), 'gaussian' (MSELoss), the "
+        f"{argument}: expected 'categorical' (CrossEntropyLoss), 'bernoulli' (BCEWithLogitsLoss), 'gaussian' (MSELoss), the "
         f"loss itself, such as torch.nn.CrossEntropyLoss(), or an object such as Categorical(reduction='sum'), got {value!r}"
     )
 
 
-def _of_loss(loss: nn.Module) -> Likelihood:
+def _of_loss(loss: nn.Module, argument: str) -> Likelihood:
     kind: Any = type(loss)
     for known, make in _KNOWN.items():
         if not issubclass(kind, known) or kind.forward is not known.forward:
             continue
         if loss.reduction == "none":
             raise ValueError(
-                f"likelihood: expected {known.__name__} with reduction='mean' or 'sum', got 'none'; pass the likelihood of "
+                f"{argument}: expected {known.__name__} with reduction='mean' or 'sum', got 'none'; pass the likelihood of "
                 "what is done with its results, such as Categorical('sum'), or Gaussian(scale=...)"
             )
         return make(loss, loss.reduction)
     names = ", ".join(known.__name__ for known in _KNOWN)
-    remedy = next((text for other, text in _REMEDIES.items() if issubclass(kind, other)), "")
+    remedy = next(
+        (
+            text.replace("likelihood=", f"{argument}=")
+            for other, text in _REMEDIES.items()
+            if issubclass(kind, other)
+        ),
+        "",
+    )
     raise TypeError(
-        f"likelihood: expected one of the losses {names}, got {kind.__name__}"
+        f"{argument}: expected one of the losses {names}, got {kind.__name__}"
         + (
             f"; {remedy}"
             if remedy

@@ -7,13 +7,20 @@ from typing import Any, Literal
 
 import torch
 
-from fubini.damping import Damping
+from fubini.damping import Absolute, Damping
 from fubini.devices.snr import SignalToNoise
 from fubini.layers import LayerRule
 from fubini.metric import Approx
 from fubini.policies import Armijo, DampingPolicy, Tikhonov, TrustRegion, own_policy
 from fubini.torch import distributed
 from fubini.torch.checks import check_gradients, check_parameters, listed
+from fubini.torch.choices import (
+    PER_TERM,
+    better_call,
+    choose,
+    described,
+    without_metric,
+)
 from fubini.torch.diagnostics import StepRecord
 from fubini.torch.evaluation import Closure, Judge, evaluated, number
 from fubini.torch.gather import Gatherer
@@ -29,6 +36,7 @@ from fubini.torch.groups import (
     named_tensors,
 )
 from fubini.torch.history import MetricHistory
+from fubini.torch.length import RunningLength
 from fubini.torch.momentum import as_momentum, with_velocities
 from fubini.torch.proposal import Proposal
 from fubini.torch.sources import Metric, make_source
@@ -44,6 +52,31 @@ _LEVELS = 5
 
 class QNGOptimizer(torch.optim.Optimizer):
     r"""Natural gradient descent for hybrid models, :math:`\theta \leftarrow \theta - \eta\,(G + \lambda I)^{-1} \nabla L`.
+
+    What to take:
+
+    ====================================  ==========================================================================
+    you have                              take
+    ====================================  ==========================================================================
+    a hybrid classifier                   ``QNGOptimizer(model, loss=torch.nn.CrossEntropyLoss())``, or
+                                          ``BCEWithLogitsLoss()``
+    a regression                          ``QNGOptimizer(model, loss=torch.nn.MSELoss())``
+    a regression with few parameters      besides, ``approx=None``: dearer steps, lower loss
+    large classical layers                the same call: they take Kronecker factors by themselves
+    a circuit alone, an energy            ``QNGOptimizer(layer, 1.0, approx=None, lam=LevenbergMarquardt())`` with a
+                                          closure
+    bare parameters and a QNode           ``QNGOptimizer([params], lr)``, and a closure as below
+    shots, hardware                       ``QNGOptimizer(model, metric="quantum", lam=SignalToNoise())``; for one
+                                          expectation value ``ShotQNGOptimizer``
+    ====================================  ==========================================================================
+
+    With ``loss=`` no number is needed: the metric is the Fisher information of the loss by blocks, averaged over steps
+    (.9), with damping 0.01 for each term of the loss; and the length of a step in the damped metric,
+    ``sqrt(d . (G + D) d)``, is lr = 0.1 divided by its running mean (decay .95), at most ten times lr times d. The steps
+    then do not depend on the scale or the reduction of the loss, and lr scales them, under schedules too. Whatever is
+    given is kept, and ``explain()`` says what was chosen and why. A policy or rule that judges the loss after the step,
+    ``LevenbergMarquardt`` or ``Armijo``, begins from the full step, lr = 1, without averaging; with another
+    ``step_rule``, None included, or ``Spring``, steps are lr times d.
 
     What G is:
 
@@ -67,7 +100,7 @@ class QNGOptimizer(torch.optim.Optimizer):
 
     Two ways of use::
 
-        opt = QNGOptimizer(model, lr=0.05)
+        opt = QNGOptimizer(model, loss=loss_fn)
         opt.zero_grad(); loss_fn(model(x), y).backward(); opt.step()
 
         opt = QNGOptimizer([params], lr=0.05)
@@ -92,18 +125,23 @@ class QNGOptimizer(torch.optim.Optimizer):
 
     Args:
         params: A module, or parameters or parameter groups as every torch optimizer takes.
-        lr: Step size; per group.
+        lr: Step size; per group. None chooses it: 0.01 without a loss.
+        loss: What is minimised: the module that computes it, such as ``torch.nn.CrossEntropyLoss()`` with its reduction,
+            weights and smoothing, ``NLLLoss``, ``BCEWithLogitsLoss``, ``MSELoss`` or ``PoissonNLLLoss``; or what
+            likelihood takes. Everything that is not given is then chosen for it, see above.
         model: The module whose layers give the metric; needed for a Fisher matrix when params is no module. Else the
             living quantum layers that have any of the parameters are found.
-        metric: ``"quantum"``, ``"fisher"`` or ``"hybrid"``.
+        metric: ``"fisher"``, the default with a loss, for models with classical layers; ``"quantum"``, the default
+            without, for circuits alone; or ``"hybrid"``.
         approx: ``"block-diag"``, ``"diag"`` or None (full), see ``fubini.metric_tensor``; for a Fisher matrix, blocks are
             layers of the model, and None is the joint matrix of all parameters. ``"auto"`` is the full quantum metric of
             each layer as a matrix, a factor of it or products alone, whichever is predicted to be cheapest;
             ``explain()`` says which.
         lam: What is added to the metric's diagonal: a number in the metric's units, ``Relative`` or ``Diagonal`` of
             one, both also per group; or a policy for all groups: ``Schedule``, ``LevenbergMarquardt``, ``Tikhonov``; for
-            layers with shots, ``SignalToNoise``.
-        likelihood: What the outputs mean to the loss, for a Fisher matrix: the loss itself, such as
+            layers with shots, ``SignalToNoise``. None chooses it: 1e-3 without a loss.
+        likelihood: What the outputs mean to the loss, for a Fisher matrix without ``loss=``, whose other settings are then
+            chosen by hand: the loss itself, such as
             ``torch.nn.CrossEntropyLoss(reduction="sum")``; ``"categorical"``, ``"bernoulli"`` or ``"gaussian"``, which
             stand for the mean over all data; or an object, for another scale.
         fisher: ``"true"`` or ``"empirical"``.
@@ -114,12 +152,16 @@ class QNGOptimizer(torch.optim.Optimizer):
         weight_decay: Decoupled decay; per group.
         maximize: Ascend instead; per group.
         step_rule: ``TrustRegion`` limits the length of the step in the metric; ``Armijo`` shortens it until the loss of
-            the closure falls.
-        averaging: Decay of an exponential average of the metric over steps, with bias correction; 0 for none.
+            the closure falls; None takes lr times the direction. ``"auto"`` is None without a loss.
+        averaging: Decay of an exponential average of the metric over steps, with bias correction; 0 for none. None
+            chooses it: 0 without a loss.
         update_every: Compute the metric anew in every so many-th step only.
 
+    Warns:
+        UserWarning: If a model with classical parameters gets the quantum metric because neither loss nor metric was given.
+
     Raises:
-        TypeError: If params is not iterable, model is no module, parameters are complex.
+        TypeError: If params is not iterable, model is no module, parameters are complex, the loss has no likelihood.
         ValueError: For a number out of range, an unknown word, options that do not fit the metric, or duplicates.
     """
 
@@ -129,12 +171,13 @@ class QNGOptimizer(torch.optim.Optimizer):
     def __init__(
         self,
         params: torch.nn.Module | Iterable[Any],
-        lr: float = 0.01,
+        lr: float | None = None,
         *,
+        loss: Any = None,
         model: torch.nn.Module | None = None,
-        metric: Metric = "quantum",
+        metric: Metric | None = None,
         approx: Approx | Literal["auto"] = "block-diag",
-        lam: Any = 1e-3,
+        lam: Any = None,
         likelihood: Any = None,
         fisher: Literal["true", "empirical"] = "true",
         samples: int | None = None,
@@ -143,8 +186,8 @@ class QNGOptimizer(torch.optim.Optimizer):
         momentum: Any = 0.0,
         weight_decay: float = 0.0,
         maximize: bool = False,
-        step_rule: TrustRegion | Armijo | None = None,
-        averaging: float = 0.0,
+        step_rule: TrustRegion | Armijo | Literal["auto"] | None = "auto",
+        averaging: float | None = None,
         update_every: int = 1,
     ) -> None:
         load_compiler()
@@ -158,6 +201,17 @@ class QNGOptimizer(torch.optim.Optimizer):
         params = listed(params)
         if model is not None and not isinstance(model, torch.nn.Module):
             raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+        chosen = choose(
+            loss,
+            lr=lr,
+            metric=metric,
+            lam=lam,
+            averaging=averaging,
+            step_rule=step_rule,
+            likelihood=likelihood,
+            momentum=momentum,
+        )
+        lam = chosen.lam
         self._policy: DampingPolicy | None = None
         damping = group_damping(lam)
         if isinstance(lam, DampingPolicy) and not isinstance(lam, Tikhonov):
@@ -165,16 +219,18 @@ class QNGOptimizer(torch.optim.Optimizer):
         self._data_parallel = isinstance(model, torch.nn.parallel.DistributedDataParallel)
         self._model = distributed.unwrapped(model)
         self._options = {
-            "metric": metric,
+            "metric": chosen.metric,
             "approx": approx,
-            "likelihood": likelihood,
+            "likelihood": chosen.likelihood,
             "fisher": fisher,
             "samples": samples,
             "fallback": fallback,
             "layers": layers,
-            "step_rule": step_rule,
-            "averaging": averaging,
+            "step_rule": chosen.step_rule,
+            "averaging": chosen.averaging,
             "update_every": update_every,
+            "by_length": chosen.by_length,
+            "reasons": chosen.reasons,
         }
         check_options(self._options, self._policy)
         if isinstance(lam, SignalToNoise):
@@ -184,12 +240,15 @@ class QNGOptimizer(torch.optim.Optimizer):
         self._options["spring"] = kind == "spring"
         self._source = make_source(self._model, self._options)
         defaults = {
-            "lr": lr,
+            "lr": chosen.lr,
             "momentum": coefficient,
             "weight_decay": weight_decay,
             "maximize": maximize,
             **damping_entries(damping),
         }
+        if chosen.per_term:
+            defaults["damping"] = PER_TERM
+        self._units = 1.0
         self._names: dict[Tensor, str] = {}
         self._begun = False
         self._last: StepRecord | None = None
@@ -197,12 +256,20 @@ class QNGOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             group.setdefault("steps", 0)
             group.setdefault("policy", self._policy.state_dict() if self._policy else {})
+            if chosen.by_length:
+                RunningLength.of(group).keep(group)
         self._prepare()
         if self._model is not None and not self._source.found:
             warnings.warn(
                 "model: found no QuantumLayer or TorchLayer; every parameter takes the plain gradient step",
                 stacklevel=2,
             )
+        elif chosen.metric != metric and loss is None and self._model is not None:
+            owned = {p for group in self.param_groups for p in group["params"]}
+            names = without_metric(self._model, owned)
+            # With SignalToNoise, only the quantum metric will do.
+            if names and not isinstance(lam, SignalToNoise):
+                warnings.warn(better_call(names), stacklevel=2)
 
     # -- torch's contract -----------------------------------------------------------------------------------------
 
@@ -226,6 +293,8 @@ class QNGOptimizer(torch.optim.Optimizer):
         if hasattr(self, "_history"):  # after construction: they may belong to layers
             first = self.param_groups[0]
             self.param_groups[-1].update(steps=first["steps"], policy=dict(first["policy"]))
+            if self._options.get("by_length"):
+                RunningLength.of(first).keep(self.param_groups[-1])
             self._prepare()
 
     def state_dict(self) -> dict[str, Any]:
@@ -282,13 +351,17 @@ class QNGOptimizer(torch.optim.Optimizer):
             group.setdefault("maximize", False)
             group.setdefault("damping", "absolute")
         if "_model" in state:  # absent where load_state_dict calls this with the groups only
-            self._last, self._begun = None, False
+            self._last, self._begun, self._units = None, False, 1.0
             self._source = make_source(self._model, self._options)
             self._prepare()
 
     def __repr__(self) -> str:
-        hidden = {"samples", "fallback", "layers", "spring", "tolerance"}
+        hidden = {"samples", "fallback", "layers", "spring", "tolerance", "by_length", "reasons"}
         used = {n: v for n, v in self._options.items() if n not in hidden and v is not None}
+        if self._options.get("reasons"):
+            used = {"loss" if n == "likelihood" else n: v for n, v in used.items()}
+        if self._options.get("by_length"):
+            used["step_rule"] = "auto"
         if self._options["metric"] == "quantum":
             del used["fisher"]
         if self._policy is not None:
@@ -362,7 +435,13 @@ class QNGOptimizer(torch.optim.Optimizer):
             scale=1.0 if scale is None else float(scale),
             state=self.state,
         )
-        record = StepRecord(Proposal(parts, self.state, self._options["spring"]))
+        first = self.param_groups[0]
+        length = RunningLength.of(first) if self._options.get("by_length") else None
+        if parts and self._options.get("reasons"):
+            self._units = self._gatherer.units(first["params"][0].device)
+        record = StepRecord(
+            Proposal(parts, self.state, self._options["spring"], length, self._units)
+        )
         record.metric_seconds = time.perf_counter() - start
         record.evaluations = int(closure is not None)
         if value is not None:
@@ -373,19 +452,27 @@ class QNGOptimizer(torch.optim.Optimizer):
         self._last = record
         for group in self.param_groups:
             group["steps"] += 1
+            if record.proposal.length is not None and record.accepted:
+                record.proposal.length.keep(group)
         self._publish()
         return loss
 
     def explain(self) -> str:
-        """Say how the last step solved for each block: which parameters, how many, by which method."""
+        """Say what was chosen for the loss and why, and how the last step solved for each block.
+
+        Returns:
+            One line for each choice, then one for each block: which parameters, how many, by which method.
+        """
+        chosen = described(self._options.get("reasons", ()), self._options)
         if self._last is None:
-            return "No step has been taken yet."
+            return "\n".join([*chosen, "No step has been taken yet."])
         lines = [
             f"{info.label or 'parameters'}: {info.size} x {info.size}, {info.method}"
             + (f" in {info.iterations} iterations" if info.iterations else "")
             for info in self._last.proposal.infos
         ]
-        return "\n".join(lines) or "No parameter has a metric; all took the plain gradient step."
+        none = "No parameter has a metric; all took the plain gradient step."
+        return "\n".join([*chosen, *(lines or [none])])
 
     def diagnostics(self) -> dict[str, float]:
         """Return numbers about the last step; they cost next to nothing unless they are asked for.
@@ -442,6 +529,8 @@ class QNGOptimizer(torch.optim.Optimizer):
     def _damping_of(self, group: Group) -> Damping:
         if self._policy is not None:
             return self._policy.damping_at(int(group["steps"]))
+        if group["damping"] == PER_TERM:
+            return Absolute(float(group["lam"]) * self._units)
         return KINDS[group["damping"]](float(group["lam"]))
 
     def _publish(self) -> None:

@@ -14,6 +14,7 @@ from fubini.policies import predicted_reduction
 from fubini.torch.blocks import Block, BlockInfo, DenseBlock, DiagonalBlock
 from fubini.torch.blocks.matrix import solve_matrices
 from fubini.torch.checks import first_not_finite
+from fubini.torch.length import RunningLength
 from fubini.torch.momentum import SPRING, VELOCITY
 from fubini.torch_private import foreach_add_, foreach_mul, unflattened
 
@@ -118,12 +119,21 @@ class Proposal:
         parts: What moves.
         state: The optimizer's state by parameter; read here, written by ``remember``.
         spring: Whether momentum is SPRING's instead of the heavy ball's.
+        length: Running length by which steps are divided; None: they are not. This step's length is in it after
+            ``make``.
+        units: Terms of the loss, in which its square is measured, and scale of the loss.
     """
 
     def __init__(
-        self, parts: Sequence[Part], state: MutableMapping[Tensor, Any], spring: bool
+        self,
+        parts: Sequence[Part],
+        state: MutableMapping[Tensor, Any],
+        spring: bool,
+        length: RunningLength | None = None,
+        units: float = 1.0,
     ) -> None:
         self.parts = list(parts)
+        self.length, self._before, self._units = length, length, units
         self._state, self._spring = state, spring
         self._key = SPRING if spring else VELOCITY
         self.infos: list[BlockInfo] = []
@@ -173,6 +183,13 @@ class Proposal:
         # SPRING's direction is in units of the metric, a velocity in those of the step.
         self._kept = _sums(directions, carried)
         rate = -1.0 / scale if self._spring else -1.0
+        if self._before is not None:
+            # d . (G + D) d is the gradient times d. The rate takes it, so that velocities do not depend on it.
+            square = sum(
+                float(part.gradient @ d) for part, d in zip(self.parts, directions, strict=True)
+            )
+            self.length = self._before.after(square / self._units)
+            rate *= self.length.factor
         rates = [part.entries(lambda g: rate * float(g["lr"])) for part in self.parts]
         self.changes = _products(rates, self._kept)
         for k, part in enumerate(self.parts):

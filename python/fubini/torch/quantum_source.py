@@ -119,6 +119,10 @@ class QuantumSource:
             self._units.append(unit)
         self._covered = {p for unit in self._units for p in _parameters(unit)}
 
+    def units(self) -> float:
+        """See Source: no loss is known."""
+        return 1.0
+
     def _named(self, owned: AbstractSet[Tensor]) -> Iterator[tuple[str, Any]]:
         if self._model is not None:
             yield from self._model.named_modules()

@@ -49,6 +49,10 @@ class Source(Protocol):
         """Return the blocks of those units that have a moving parameter; random labels differ from step to step."""
         ...
 
+    def units(self) -> float:
+        """Return the loss in units of the mean of its terms: their number for a sum, times the scale of the loss."""
+        ...
+
     @property
     def recorders(self) -> list[PassRecorder]:
         """The recorders that are attached."""
@@ -91,6 +95,18 @@ class FisherSource:
     def recorders(self) -> list[PassRecorder]:
         """See Source."""
         return [self._recorder] if self._recorder else []
+
+    def units(self) -> float:
+        """See Source; of this process."""
+        likelihood = self._request.likelihood
+        if not self.sums:
+            return likelihood.scale
+        assert self._recorder is not None
+        sizes = [
+            p.count if p.output is None else likelihood.size(p.output)
+            for p in self._recorder.passes
+        ]
+        return likelihood.scale * sum(sizes)
 
     def covers(self, parameter: Tensor) -> bool:
         """See Source."""

@@ -388,6 +388,65 @@ def test_captured_numbers_are_compared() -> None:
         torch.testing.assert_close(energy(w), node(energy_of)(w), **EXACT)
 
 
+def weighed(c: Any, w: Any) -> Any:
+    ansatz(w)
+    return qml.expval(c[0] * qml.Z(0) + c[1] * qml.X(1))
+
+
+def matrix(c: Any, w: Any) -> Any:
+    ansatz(w)
+    return qml.expval(qml.Hermitian(torch.diag(c), 0))
+
+
+def unitary(c: Any, w: Any) -> Any:
+    ansatz(w)
+    qml.QubitUnitary(torch.diag(torch.exp(1j * c)), 1)
+    return qml.expval(qml.X(1))
+
+
+def counted(c: Any, w: Any) -> Any:
+    for _ in range(int(3 * c[0])):
+        ansatz(w)
+    return qml.expval(qml.X(1))
+
+
+def evolved(c: Any, w: Any) -> Any:
+    ansatz(w)
+    qml.ApproxTimeEvolution(qml.Hamiltonian([c[0], c[1]], [qml.Z(0), qml.X(1)]), 0.3, 2)
+    return qml.expval(qml.Z(1))
+
+
+@pytest.mark.parametrize("function", [weighed, matrix, unitary, counted, evolved])
+def test_arguments_that_are_no_angles_are_never_kept(function: Any) -> None:
+    """Coefficients, matrices and counts of one call are not those of the next."""
+    qnode, w = node(function), start()
+    energy = fubini.compiled(qnode)
+    layer = fubini.QuantumLayer(node(function), {"c": (2,), "w": SHAPE}).double()
+    layer.c.requires_grad_(False)
+    for c in ([0.4, 0.5], [0.8, 0.9], [0.8, -0.1]):
+        c = torch.tensor(c, dtype=torch.float64)
+        with torch.no_grad():
+            layer.c.copy_(c)
+            layer.w.copy_(w)
+        torch.testing.assert_close(energy(c, w), qnode(c, w), **EXACT)
+        torch.testing.assert_close(layer(), qnode(c, w), **EXACT)
+
+
+def test_a_captured_tensor_keeps_its_gradient() -> None:
+    w, angle = start(), torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+
+    def captured(w: Any) -> Any:
+        ansatz(w)
+        qml.RX(angle, 0)
+        return qml.expval(qml.Z(0))
+
+    energy = fubini.compiled(node(captured))
+    (expected,) = torch.autograd.grad(node(captured)(w), angle)
+    for _ in range(2):
+        (got,) = torch.autograd.grad(energy(w), angle)
+        torch.testing.assert_close(got, expected, **EXACT)
+
+
 def test_metrics_copies_and_siblings_of_a_compiled_qnode() -> None:
     energy, w = fubini.compiled(module_energy), start()
     expected = fubini.metric_tensor(node(one), "block-diag")(w)

@@ -63,9 +63,7 @@ class CompiledQNode:
         """
         found = self._found(args, kwargs)
         if isinstance(found, str):
-            self._last = (
-                f"The QNode runs on its PennyLane device {self.qnode.device.name!r}: {found}."
-            )
+            self._last = f"The QNode runs on its PennyLane device {self.qnode.device.name!r}: {found.rstrip('.')}."
             return self.qnode(*args, **kwargs)
         form = found.compiled
         if form is None:
@@ -107,7 +105,7 @@ class CompiledQNode:
                 tape = decomposed(user_tape(self.qnode, (), found.arguments))
                 circuit = Circuit.from_tape(tape, _measured_wires(self.qnode, tape))
             except (UnsupportedCircuitError, RuntimeError) as error:
-                self._last = f"The QNode runs on its PennyLane device: {error}."
+                self._last = f"The QNode runs on its PennyLane device: {str(error).rstrip('.')}."
                 return self.qnode(*args, **kwargs)
         circuit = self._circuits.same(circuit)
         batch = () if tape.batch_size is None else (tape.batch_size,)

@@ -447,6 +447,93 @@ def test_a_captured_tensor_keeps_its_gradient() -> None:
         torch.testing.assert_close(got, expected, **EXACT)
 
 
+def embedded(x: Any, w: Any) -> Any:
+    qml.AngleEmbedding(x, wires=range(3))
+    ansatz(w)
+    return [qml.expval(ISING), qml.probs(wires=[0])]
+
+
+def multiplied(x: Any, w: Any) -> Any:
+    ansatz(w)
+    qml.RX(x[:, 0] * w[0, 0, 0] + torch.sin(x[:, 1]), 0)
+    return qml.expval(ISING)
+
+
+def projected(x: Any, w: Any) -> Any:
+    ansatz(w)
+    qml.RX(x @ w[0, :, 0], 0)
+    return qml.expval(ISING)
+
+
+def centred(x: Any, w: Any) -> Any:
+    ansatz(w)
+    qml.RX(x[:, 0] - x[:, 0].mean(), 0)
+    return qml.expval(ISING)
+
+
+def turned(x: Any, w: Any) -> Any:
+    ansatz(w)
+    qml.RX(x.flip(0)[:, 0], 0)
+    return qml.expval(ISING)
+
+
+def by_the_first(x: Any, w: Any) -> Any:
+    ansatz(w)
+    qml.RX(x[:, 0], 0)
+    qml.RZ(x[0, 1], 0)
+    return qml.expval(ISING)
+
+
+def along_features(x: Any, w: Any) -> Any:
+    ansatz(w)
+    qml.RX(x[0], 0)
+    return qml.expval(ISING)
+
+
+def by_position(x: Any, w: Any) -> Any:
+    ansatz(w)
+    qml.RX(torch.arange(len(x)).double() * x[:, 0], 0)
+    return qml.expval(ISING)
+
+
+def by_row(x: Any, w: Any) -> Any:
+    ansatz(w)
+    qml.RX(x[:, 0] * w[0, :, 0], 0)
+    return qml.expval(ISING)
+
+
+@pytest.mark.parametrize(
+    ("function", "understood"),
+    [
+        (embedded, True),
+        (multiplied, True),
+        (projected, True),
+        *((f, False) for f in (centred, turned, by_the_first, along_features)),
+        *((f, False) for f in (by_position, by_row)),
+    ],
+)
+def test_an_argument_whose_rows_are_inputs(function: Any, understood: bool) -> None:
+    """Its batch is compiled where row b of the results is that of row b alone, and only there."""
+    qnode, w = node(function), start()
+    energy = fubini.compiled(qnode)
+    # As many rows as features and wires: nothing but what is computed tells axes apart.
+    for seed in range(3):
+        torch.manual_seed(seed)
+        x = torch.rand(3, 3, dtype=torch.float64, requires_grad=True)
+        got, expected = flat(energy(x, w)), flat(qnode(x, w))
+        torch.testing.assert_close(got, expected, **EXACT)
+        for a, b in zip(
+            torch.autograd.grad((got**2).sum(), (x, w)),
+            torch.autograd.grad((expected**2).sum(), (x, w)),
+            strict=True,
+        ):
+            torch.testing.assert_close(a, b, **EXACT)
+    assert ("compiled circuit" in energy.explain()) is understood
+    metric = fubini.metric_tensor(energy)(x.detach(), w)
+    on_device = fubini.metric_tensor(qnode, engine="device")(x.detach(), w)
+    torch.testing.assert_close(metric, on_device, rtol=0, atol=1e-9)
+
+
 def test_metrics_copies_and_siblings_of_a_compiled_qnode() -> None:
     energy, w = fubini.compiled(module_energy), start()
     expected = fubini.metric_tensor(node(one), "block-diag")(w)

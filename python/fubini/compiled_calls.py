@@ -7,7 +7,7 @@ a QNode and the callable of ``fubini.compiled`` share what was compiled.
 
 import inspect
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +16,8 @@ import torch
 
 from fubini._arrays import is_tensor, to_numpy
 from fubini._types import Index
-from fubini.compile.compiled import Compiled
-from fubini.compile.function import Run, compile_function
+from fubini.compile.compiled import Compiled, Traced
+from fubini.compile.function import BATCHED, Run, compile_function
 from fubini.pullback import Pullback
 from fubini.torch_private import is_wrapped
 
@@ -36,11 +36,13 @@ class Known:
     Attributes:
         run: The run that compiled it.
         device: For which this holds.
+        data: Name of the tensor whose rows are a batch of inputs, (batch, features); None where all are weights.
         columns: Of the chosen weights among all tensors, by their names.
     """
 
     run: Run
     device: Any
+    data: str | None = None
     columns: dict[tuple[str, ...], Index] = field(default_factory=dict)
 
     def holds(self, qnode: Any) -> bool:
@@ -72,13 +74,24 @@ class Found:
         how = self.known.run.how
         if not isinstance(how, Compiled):
             return None
-        if how.decisions and not how.decides(self.arrays(), np.zeros((1, 0))):
+        if how.decisions and not how.decides(self.arrays(), to_numpy(self.inputs)):
             return None
         return how
 
+    @property
+    def inputs(self) -> torch.Tensor:
+        """The batch of inputs, (batch, features); one input without features where there is none."""
+        data = self.known.data
+        return torch.empty(1, 0, dtype=torch.float64) if data is None else self.tensors[data]
+
+    @property
+    def weights(self) -> list[torch.Tensor]:
+        """The other tensors, in order."""
+        return [v for n, v in self.tensors.items() if n != self.known.data]
+
     def arrays(self) -> list[Any]:
-        """The tensors as arrays."""
-        return [to_numpy(v) for v in self.tensors.values()]
+        """The weights as arrays."""
+        return [to_numpy(w) for w in self.weights]
 
 
 @dataclass
@@ -138,13 +151,21 @@ def find(qnode: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Found | str
         return "torch.func hides its numbers before its first call with plain tensors"
     try:
         run = compile_function(qnode, None, tensors, None, constants)
+        data = _data(run, tensors)
+        if data is not None:
+            others = {n: v for n, v in tensors.items() if n != data}
+            try:
+                by_inputs = compile_function(qnode, data, others, tensors[data], constants)
+            except ValueError:  # it mixes up its rows, which are then no inputs
+                by_inputs = run
+            run, data = (by_inputs, data) if isinstance(by_inputs.how, Compiled) else (run, None)
     except Exception as error:  # noqa: BLE001 - whoever runs the QNode raises it again
         return f"compiling raised {type(error).__name__}: {error}"
     if len(calls.known) >= _REMEMBERED:
         calls.known.clear()
     # Tensors with graphs of this call are not for the next.
-    known = calls.known[key] = Known(Run(run.how, run.kind), qnode.device)
-    return Found(Known(run, qnode.device, known.columns), tensors, arguments, new=True)
+    known = calls.known[key] = Known(Run(run.how, run.kind), qnode.device, data)
+    return Found(Known(run, qnode.device, data, known.columns), tensors, arguments, new=True)
 
 
 def compiled_call(
@@ -163,7 +184,12 @@ def compiled_call(
     """
     found = find(qnode, args, kwargs)
     form = None if isinstance(found, str) else found.compiled
-    if form is None or isinstance(found, str) or form.state_weighted:
+    if (
+        form is None
+        or isinstance(found, str)
+        or form.state_weighted
+        or found.known.data is not None
+    ):
         return None
     names = list(found.arguments)
     chosen = tuple(names[w] if isinstance(w, int) else w for w in weights)
@@ -178,6 +204,16 @@ def compiled_call(
     return Pullback(
         form.circuit, form.angles(arrays, none), jacobian, form.states(arrays, none), None, every
     )
+
+
+def _data(run: Run, tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """The one tensor whose rows may be what makes the circuit a batch, of a function that was understood otherwise."""
+    if not isinstance(run.how, Traced) or run.how.reason != BATCHED or run.tape is None:
+        return None
+    count = run.tape.batch_size
+    found = [n for n, v in tensors.items() if v.ndim == 2 and len(v) == count > 1]
+    # In one dtype: a function that is called with several may compute with either.
+    return found[0] if len(found) == 1 and len({v.dtype for v in tensors.values()}) == 1 else None
 
 
 def _of_function(function: Any) -> _Calls:

@@ -68,13 +68,13 @@ class CompiledQNode:
         form = found.compiled
         if form is None:
             return self._traced(found, args, kwargs)
-        tensors = list(found.tensors.values())
-        values = run_compiled(form, torch.empty(1, 0, dtype=torch.float64), tensors)[0]
+        values = run_compiled(form, found.inputs, found.weights)
+        values = values[0] if found.known.data is None else values
         kind = "affine in" if form.affine is not None else "known functions of"
         self._last = (
             f"The native engine runs the compiled circuit: its angles are {kind} its tensors."
         )
-        return _arranged(values.to(tensors[0].device), form.circuit, found.known.run.kind)
+        return _arranged(values.to(_device(found)), form.circuit, found.known.run.kind)
 
     def _found(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Found | str:
         qnode = self.qnode
@@ -114,8 +114,7 @@ class CompiledQNode:
         self._last = (
             f"The quantum function runs in every call and its gates run natively: {reason}."
         )
-        device = next(iter(found.tensors.values())).device
-        return _arranged(values.to(device), circuit, run.kind)
+        return _arranged(values.to(_device(found)), circuit, run.kind)
 
     def metric(
         self,
@@ -185,8 +184,8 @@ def compiled(qnode: Any) -> CompiledQNode:
     """Return a QNode as a torch function that runs in the native engine where that can be promised to be right.
 
     It has the QNode's own signature; torch differentiates it, also twice, by every tensor. All ways of calling it are
-    compiled in their first call, by the rules of ``QuantumLayer``; calls with a batch run the quantum function, and its gates
-    natively. Everything else (shots, noise, NumPy arrays, operations that the engine does not know) is the QNode's own
+    compiled in their first call, by the rules of ``QuantumLayer``, also with one argument of shape (batch, features) for data;
+    calls with other batches run the quantum function, and its gates natively. Everything else (shots, noise, NumPy arrays, operations that the engine does not know) is the QNode's own
     matter, called as it is. ``explain()`` says which it was.
 
     Example::
@@ -216,6 +215,10 @@ def compiled(qnode: Any) -> CompiledQNode:
         TypeError: If qnode is no QNode.
     """
     return CompiledQNode(qnode)
+
+
+def _device(found: Found) -> torch.device:
+    return next(iter(found.tensors.values())).device
 
 
 def _arranged(values: torch.Tensor, circuit: Circuit, kind: str) -> Any:

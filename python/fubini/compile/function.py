@@ -30,6 +30,8 @@ from fubini.tape import user_tape
 from fubini.torch_private import is_wrapped, without_transforms
 
 _DOUBLE = (torch.float64, torch.float32)
+#: Why a call without a data argument is not compiled, where nothing else stands against it.
+BATCHED = "one of its tensors is a batch"
 _PLAIN = (str, bytes, bool, int, float, complex, type(None), qml.wires.Wires, np.ndarray)
 
 
@@ -140,7 +142,7 @@ def compile_function(
         if reason is None and not static:
             reason = watch.problem or (None if watch.holds() else "it changes what it reads")
         if reason is None and arguments.inputs is None and tape.batch_size is not None:
-            reason = "one of its tensors is a batch"
+            reason = BATCHED
         if reason is None and arguments.made_up:
             reason = "its numbers were hidden by torch.func in the first call"
         live = (None, None) if arguments.made_up else (expanded, circuit)

@@ -128,6 +128,47 @@ def rotations_from_a_list(layer: Any) -> nn.Module:
     return layer(node(circuit, 2), {"weights": (1, 2, 3)})  # type: ignore[no-any-return]
 
 
+@structure(2)
+def basis_embedding(layer: Any) -> nn.Module:
+    """Basis states by PennyLane's embedding, as a number or as bits, begin the circuit."""
+
+    def circuit(inputs: Any, weights: Any) -> Any:
+        qml.BasisEmbedding(1, wires=range(2))
+        qml.AngleEmbedding(inputs, wires=range(2))
+        qml.StronglyEntanglingLayers(weights, wires=range(2))
+        return [qml.expval(qml.Z(i)) for i in range(2)]
+
+    return layer(node(circuit, 2), {"weights": (1, 2, 3)})  # type: ignore[no-any-return]
+
+
+@structure(2)
+def state_of_bits(layer: Any) -> nn.Module:
+    def circuit(inputs: Any, weights: Any) -> Any:
+        qml.BasisEmbedding(features=[1, 0, 1], wires=["a", "b", "c"])
+        for x, wire in zip(inputs.unbind(-1), "ab", strict=True):
+            qml.RX(torch.acos(torch.clamp(x, -1 + 1e-6, 1 - 1e-6)), wires=wire)
+        qml.RZ(weights[0], wires="c")
+        qml.CRY(weights[1], wires=["c", "a"])
+        return qml.expval(qml.Z("a") @ qml.Z("c")), qml.var(qml.X("b"))
+
+    return layer(node(circuit, list("abc")), {"weights": 2})  # type: ignore[no-any-return]
+
+
+@structure(4)
+def written_in_place(layer: Any) -> nn.Module:
+    def circuit(inputs: Any, weights: Any) -> Any:
+        x = torch.zeros_like(inputs)
+        for i in range(4):
+            x[..., i] = inputs[..., 3 - i] * (i + 1)
+        qml.MottonenStatePreparation(np.array([0.5, 0.5, 0.5, 0.5]), wires=range(2))
+        qml.AngleEmbedding(x[..., ::2], wires=range(2))
+        qml.AngleEmbedding(x[..., 1::2], wires=range(2), rotation="Z")
+        qml.StronglyEntanglingLayers(weights, wires=range(2))
+        return [qml.probs(wires=i) for i in range(2)]
+
+    return layer(node(circuit, 2), {"weights": (1, 2, 3)})  # type: ignore[no-any-return]
+
+
 @structure(3)
 def random_layers(layer: Any) -> nn.Module:
     def circuit(inputs: Any, weights: Any) -> Any:

@@ -420,7 +420,7 @@ def _structure(tape: Any, wires: Any) -> Structure:
     takes_state = False
     for position, op in enumerate(tape.operations):
         if position == 0 and isinstance(op, qml.operation.StatePrepBase):
-            if op.name == "BasisState":
+            if isinstance(op, qml.BasisState):
                 bits = qml.math.toarray(op.parameters[0])
                 gates.extend(
                     NativeGate("table", "PauliX", (wire,))

@@ -82,9 +82,11 @@ def _mish(shadow: Shadow, a: torch.Tensor) -> Codes:
 # -- limits ---------------------------------------------------------------------------------------------------------
 
 
-def _limited(graph: Graph, low: float | None, high: float | None) -> Callable[[int], int]:
-    # One chain of the larger and the smaller has the derivative 1/2 at the limits themselves, another one 3/4; twice the
-    # second less the first has 1, as in torch, and the same value.
+def _limited(
+    graph: Graph, low: float | None, high: float | None, at_limits: float = 1.0
+) -> Callable[[int], int]:
+    # One chain of the larger and the smaller has the derivative 1/2 at the limits themselves, another one 3/4; their
+    # combinations have any, and the same value.
 
     def limited(u: int) -> int:
         once = twice = u
@@ -96,7 +98,8 @@ def _limited(graph: Graph, low: float | None, high: float | None) -> Callable[[i
             limit = graph.constant(high)
             once = graph.binary("minimum", once, limit)
             twice = graph.binary("minimum", twice, graph.binary("minimum", twice, limit))
-        return _sum(graph, (2.0, twice), (-1.0, once))
+        share = 4.0 * at_limits - 2.0
+        return _sum(graph, (share, twice), (1.0 - share, once))
 
     return limited
 
@@ -114,6 +117,14 @@ def _clamp(
     if any(v is not None and math.isnan(v) for v in limits):
         raise UnknownError("it limits numbers by NaN")
     return mapped(shadow.of(a), _limited(shadow.graph, low, high))
+
+
+@rule("hardtanh")
+def _hardtanh(shadow: Shadow, a: torch.Tensor, low: float = -1, high: float = 1) -> Codes:
+    if not low < high:
+        raise UnknownError("it limits numbers to an empty interval")
+    limited = _limited(shadow.graph, float(low), float(high), at_limits=0.0)
+    return mapped(shadow.of(a), limited)
 
 
 def _number(shadow: Shadow, value: Any) -> float:
@@ -209,6 +220,17 @@ def _log_softmax(shadow: Shadow, a: torch.Tensor, dim: int, half_to_float: bool 
 
 def _log_total(graph: Graph, nodes: list[int]) -> int:
     return graph.unary("log", _sum(graph, *((1.0, graph.unary("exp", n)) for n in nodes)))
+
+
+@rule("cumprod")
+def _cumprod(shadow: Shadow, a: torch.Tensor, dim: int, dtype: Any = None) -> Codes:
+    graph = shadow.graph
+    codes = np.array(shadow.of(a))
+    if a.ndim:
+        along = np.moveaxis(codes, dim, 0)
+        for k in range(1, len(along)):
+            along[k] = paired(along[k - 1], along[k], lambda u, v: graph.sum(0.0, [(1.0, u, v)]))
+    return codes
 
 
 @rule("lerp")

@@ -36,7 +36,7 @@ _COMPUTED = _words(
     "radd rmul rtruediv rdiv rpow iadd isub imul itruediv idiv ipow reciprocal sqrt rsqrt exp exp2 expm1 log log1p log2 log10 "
     "sin cos tan asin acos atan arcsin arccos arctan atan2 arctan2 sinh cosh tanh asinh acosh atanh arcsinh arccosh arctanh "
     "sigmoid relu silu softmax leaky_relu elu selu gelu mish softsign tanhshrink clamp clamp_min clamp_max clip where masked_fill "
-    "tril triu var std logsumexp log_softmax lerp special_expit erf erfc maximum minimum deg2rad rad2deg addcmul sum mean prod cumsum norm linalg_norm "
+    "tril triu var std logsumexp log_softmax lerp special_expit hardtanh relu6 cumprod diff erf erfc maximum minimum deg2rad rad2deg addcmul sum mean prod cumsum norm linalg_norm "
     "linalg_vector_norm vector_norm normalize softplus hypot mm mv bmm dot vdot inner outer ger kron matmul rmatmul addmm addmv "
     "baddbmm chain_matmul linalg_multi_dot multi_dot einsum tensordot linear bilinear trace clone contiguous float double to "
     "type_as cpu cat concat concatenate stack hstack vstack dstack column_stack row_stack repeat repeat_interleave tile flip "

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
+from fubini import QuantumLayer
 from fubini.circuit import Circuit
 from fubini.torch.function import expval
 
@@ -138,6 +139,32 @@ def test_third_derivative_is_refused():
     (second,) = torch.autograd.grad(first.sum(), angles, create_graph=True)
     with pytest.raises(NotImplementedError, match="third derivatives"):
         torch.autograd.grad(second.sum(), angles)
+
+
+@pytest.mark.parametrize("method", ["best", "backprop"])
+def test_the_way_to_third_derivatives_that_the_refusal_names(method):
+    def circuit(inputs, weights):
+        qml.RY(inputs[..., 0], 0)
+        qml.RY(weights[0], 0)
+        return qml.expval(qml.Z(0))
+
+    def third(engine):
+        qnode = qml.QNode(circuit, qml.device("default.qubit", wires=1), diff_method=method)
+        layer = QuantumLayer(
+            qnode, {"weights": (1,)}, {"weights": torch.tensor([0.4])}, engine=engine
+        )
+        layer = layer.double()
+        x = torch.tensor([[0.3], [0.9]], dtype=torch.float64, requires_grad=True)
+        (first,) = torch.autograd.grad(layer(x).sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad(first.sum(), x, create_graph=True)
+        second.sum().backward()
+        return x.detach()[:, 0] + layer.weights.detach(), layer.weights.grad
+
+    with pytest.raises(NotImplementedError, match=r"engine='device'.*diff_method='backprop'"):
+        third("auto")
+    angles, by_weight = third("device")
+    # The result is cos(x + w), so its third derivative is sin(x + w).
+    torch.testing.assert_close(by_weight, torch.sin(angles).sum()[None], atol=1e-12, rtol=0)
 
 
 def state_circuit(data):

@@ -147,7 +147,7 @@ def test_a_model_that_evaluates_it_twice(approx: Any) -> None:
     metric = fubini.metric_tensor(node(one), kept, joint=True)(w).detach()
     energy = node(one)(w)
     (gradient,) = torch.autograd.grad(0.5 * (energy + energy**2), w)
-    opt = fubini.QNGOptimizer(model, lr=0.2, approx=approx, lam=0.1)
+    opt = fubini.QNGOptimizer(model, lr=0.2, approx=approx, lam=0.1, metric="quantum")
     model().backward()
     opt.step()
     change = torch.linalg.solve(metric + 0.1 * torch.eye(w.numel()).double(), gradient.reshape(-1))

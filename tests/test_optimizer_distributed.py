@@ -47,6 +47,8 @@ CASES: dict[str, dict[str, Any]] = {
     "fisher": {"metric": "fisher", "likelihood": "bernoulli", "lam": 0.01},
     "joint fisher": {"metric": "fisher", "likelihood": "bernoulli", "lam": 0.01, "approx": None},
     "hybrid": {"metric": "hybrid", "likelihood": "bernoulli", "lam": 0.01},
+    "loss": {"loss": torch.nn.BCEWithLogitsLoss()},
+    "loss, sum": {"loss": torch.nn.BCEWithLogitsLoss(reduction="sum")},
 }
 
 
@@ -60,7 +62,7 @@ def train(rank: int, size: int, name: str, wrapped: bool, share: float) -> torch
     if name == "levenberg-marquardt":
         options["lam"] = fubini.LevenbergMarquardt(0.1)
     opt = fubini.QNGOptimizer(called, lr=0.1, **options)
-    criterion = torch.nn.BCEWithLogitsLoss()
+    criterion = options.get("loss", torch.nn.BCEWithLogitsLoss())
     cut = DATA if size == 1 else round(share * DATA)
     for x, y in zip(*data(), strict=True):
         mine = slice(0, cut) if rank == 0 else slice(cut, DATA)
@@ -89,6 +91,10 @@ RUNS = [
     ("fisher", False, 0.25),
     ("joint fisher", False, 0.25),
     ("hybrid", False, 0.5),
+    ("loss", False, 0.5),
+    ("loss", False, 0.25),
+    ("loss", True, 0.5),
+    ("loss, sum", False, 0.25),
 ]
 
 

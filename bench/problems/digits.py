@@ -45,8 +45,9 @@ class Digits:
     def qng(self, settings: Settings) -> tuple[Any, Callable[[], Any]]:
         """Return our optimizer; for ``metric="quantum"``, ``classical`` is the lr of Adam for the other layers."""
         options = levenberg_marquardt(settings)
-        if options["metric"] != "quantum":
-            opt: Any = fubini.QNGOptimizer(self.model, likelihood="categorical", **options)
+        if options.get("metric") != "quantum":
+            options.setdefault("loss" if "metric" not in options else "likelihood", "categorical")
+            opt: Any = fubini.QNGOptimizer(self.model, **options)
             return opt, self.loss_and_gradient
         rest = [p for p in self.parameters if p is not self.layer.weights]
         adam = torch.optim.Adam(rest, lr=options.pop("classical"))
@@ -75,6 +76,7 @@ CONTENDERS = (
     Contender("SGD", "sgd", lrs(0.1, 0.3, 1.0, 3.0)),
     Contender("Adam", "adam", lrs(0.01, 0.03, 0.1, 0.3)),
     Contender("L-BFGS (torch)", "lbfgs", lrs(0.1, 0.3, 1.0, max_iter=4)),
+    Contender("QNG, loss=", "qng", ({},)),
     Contender(
         "QNG quantum + Adam",
         "qng",

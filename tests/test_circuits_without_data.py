@@ -155,6 +155,41 @@ def test_a_model_that_evaluates_it_twice(approx: Any) -> None:
     torch.testing.assert_close(model.layer.w.detach(), expected, rtol=0, atol=1e-9)
 
 
+def stepped(w: torch.Tensor, metric: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    damped = metric + 0.1 * torch.eye(w.numel()).double()
+    return w - 0.1 * torch.linalg.solve(damped, gradient.reshape(-1)).reshape(w.shape)
+
+
+def test_a_weight_that_is_computed_from_a_parameter() -> None:
+    class Square(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x**2
+
+    layer = layer_of()
+    torch.nn.utils.parametrize.register_parametrization(layer, "w", Square())
+    (p,) = layer.parameters()
+    before = p.detach().clone()
+    metric = fubini.metric_tensor(node(one), joint=True)((before**2).requires_grad_()).detach()
+    jacobian = torch.diag(2 * before.reshape(-1))
+    opt = fubini.QNGOptimizer(layer, lr=0.1, approx=None, lam=0.1)
+    layer().backward()
+    opt.step()
+    expected = stepped(before, jacobian @ metric @ jacobian, p.grad)
+    torch.testing.assert_close(p.detach(), expected, rtol=0, atol=1e-9)
+
+
+def test_two_layers_that_share_their_weight() -> None:
+    first, second = layer_of(), layer_of(nonlinear)
+    second.w = first.w
+    w = start()
+    metrics = [fubini.metric_tensor(node(f), joint=True)(w).detach() for f in (one, nonlinear)]
+    opt = fubini.QNGOptimizer(torch.nn.ModuleList([first, second]), lr=0.1, approx=None, lam=0.1)
+    (first() + second()).backward()
+    opt.step()
+    expected = stepped(w.detach(), sum(metrics), first.w.grad)
+    torch.testing.assert_close(first.w.detach(), expected, rtol=0, atol=1e-9)
+
+
 def test_the_metric_of_a_layer_without_data_and_its_siblings() -> None:
     layer, w = layer_of(), start()
     expected = fubini.metric_tensor(node(one))(w)

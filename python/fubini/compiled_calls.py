@@ -17,7 +17,7 @@ import torch
 from fubini._arrays import is_tensor, to_numpy
 from fubini._types import Index
 from fubini.compile.compiled import Compiled, Traced
-from fubini.compile.function import BATCHED, Run, compile_function
+from fubini.compile.function import BATCHED, Run, compile_function, rest_of, same_rest
 from fubini.pullback import Pullback
 from fubini.torch_private import is_wrapped
 
@@ -36,12 +36,14 @@ class Known:
     Attributes:
         run: The run that compiled it.
         device: For which this holds.
+        rest: What else of the QNode this holds for, see ``rest_of``.
         data: Name of the tensor whose rows are a batch of inputs, (batch, features); None where all are weights.
         columns: Of the chosen weights among all tensors, by their names.
     """
 
     run: Run
     device: Any
+    rest: tuple[Any, ...]
     data: str | None = None
     columns: dict[tuple[str, ...], Index] = field(default_factory=dict)
 
@@ -49,7 +51,9 @@ class Known:
         """Return whether it is still true of the QNode."""
         how = self.run.how
         guard = how.guard if isinstance(how, Compiled) else None
-        return qnode.device is self.device and (guard is None or guard.holds())
+        if qnode.device is not self.device or not same_rest(qnode, self.rest):
+            return False
+        return guard is None or guard.holds()
 
 
 @dataclass(frozen=True)
@@ -164,8 +168,9 @@ def find(qnode: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Found | str
     if len(calls.known) >= _REMEMBERED:
         calls.known.clear()
     # Tensors with graphs of this call are not for the next.
-    known = calls.known[key] = Known(Run(run.how, run.kind), qnode.device, data)
-    return Found(Known(run, qnode.device, data, known.columns), tensors, arguments, new=True)
+    known = calls.known[key] = Known(Run(run.how, run.kind), qnode.device, rest_of(qnode), data)
+    now = Known(run, known.device, known.rest, data, known.columns)
+    return Found(now, tensors, arguments, new=True)
 
 
 def compiled_call(

@@ -102,7 +102,7 @@ class CompiledQNode:
         tape, circuit = (run.tape, run.circuit) if found.new else (None, None)
         if tape is None or circuit is None:
             try:
-                tape = decomposed(user_tape(self.qnode, (), found.arguments))
+                tape = decomposed(user_tape(self.qnode, (), found.arguments, results=True))
                 circuit = Circuit.from_tape(tape, _measured_wires(self.qnode, tape))
             except (UnsupportedCircuitError, RuntimeError) as error:
                 self._last = f"The QNode runs on its PennyLane device: {str(error).rstrip('.')}."

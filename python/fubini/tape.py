@@ -162,7 +162,7 @@ def angle_tape(
     Raises:
         ValueError: For a state that depends on a differentiated tensor and is prepared later than at the start.
     """
-    tape = user_tape(qnode, (), kwargs, pure=False)
+    tape = user_tape(qnode, (), kwargs, pure=False, results=True)
     late = [op for op in tape.operations[1:] if isinstance(op, PREPARATIONS) and is_trainable(op)]
     if late:
         raise ValueError(
@@ -335,7 +335,14 @@ def _finish(
     return GateTape(gates, wires, batch, shapes, jacobian, tuple(tape.measurements), shots)
 
 
-def user_tape(qnode: Any, args: Sequence[Any], kwargs: dict[str, Any], *, pure: bool = True) -> Any:
+def user_tape(
+    qnode: Any,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    *,
+    pure: bool = True,
+    results: bool = False,
+) -> Any:
     """Return the tape of a QNode after the user's transforms, with live tensors as parameters.
 
     Args:
@@ -343,12 +350,14 @@ def user_tape(qnode: Any, args: Sequence[Any], kwargs: dict[str, Any], *, pure: 
         args: Positional arguments.
         kwargs: Keyword arguments.
         pure: Whether shots are refused.
+        results: Whether the QNode must return the results of the tape as they are.
 
     Returns:
         The tape.
 
     Raises:
-        UnsupportedCircuitError: If the QNode has shots and must not, or a list of them, or its transforms make several circuits of it.
+        UnsupportedCircuitError: If the QNode has shots and must not, or a list of them, or its transforms make several
+            circuits of it, or change results that must be the tape's.
         QuantumFunctionError: Unless the function returns all measurements that it makes, in their order.
         ValueError: What the quantum function raises.
     """
@@ -358,14 +367,17 @@ def user_tape(qnode: Any, args: Sequence[Any], kwargs: dict[str, Any], *, pure: 
     expansion = qml.transforms.broadcast_expand
     if any(t.tape_transform is expansion.tape_transform for t in checked.compile_pipeline):
         checked.compile_pipeline.remove(expansion)
-    try:
-        tape = qml.workflow.construct_tape(checked, level="user")(*args, **kwargs)
-    except ValueError as error:
-        if "more than one tape" in str(error) or "multiple tapes" in str(error):
-            raise UnsupportedCircuitError(
-                f"qnode: expected one circuit, got several from its transforms ({error}); remove those transforms"
-            ) from error
-        raise
+    tapes, processing = qml.workflow.construct_batch(checked, level="user")(*args, **kwargs)
+    if len(tapes) != 1:
+        raise UnsupportedCircuitError(
+            f"qnode: expected one circuit, got {len(tapes)} from its transforms; remove those transforms"
+        )
+    if results and not _returns_results(processing):
+        raise UnsupportedCircuitError(
+            "qnode: expected transforms that change the circuit alone, got one that computes with its results; remove "
+            "it, and compute with the results outside of the QNode"
+        )
+    tape = tapes[0]
     if tape.shots.has_partitioned_shots:
         raise UnsupportedCircuitError(
             f"qnode: expected one number of shots, got {tape.shots}; use qml.set_shots(qnode, shots=n)"
@@ -376,6 +388,16 @@ def user_tape(qnode: Any, args: Sequence[Any], kwargs: dict[str, Any], *, pure: 
             "qml.set_shots(qnode, shots=None)"
         )
     return with_wires(_with_amplitudes(tape), qnode.device)
+
+
+def _returns_results(processing: Any) -> bool:
+    """Say whether the functions that transforms put behind a circuit return its results as they are."""
+    marker = object()
+    try:
+        found = processing((marker,))
+        return len(found) == 1 and found[0] is marker
+    except Exception:  # noqa: BLE001 - it computes with what it is given, which is no result
+        return False
 
 
 def _with_amplitudes(tape: Any) -> Any:

@@ -31,8 +31,7 @@ def words_of(obs: Any) -> Words | None:
     Returns:
         Coefficients by ``qml.pauli.PauliWord``; None for an observable that is no sum of words.
     """
-    if isinstance(obs, qml.ops.LinearCombination):
-        return _sum([_scaled(c, words_of(o)) for c, o in zip(obs.coeffs, obs.ops, strict=True)])
+    # A linear combination too by its operands, as PennyLane measures it: they are not always its coefficients.
     if isinstance(obs, qml.ops.SProd):
         return _scaled(obs.scalar, words_of(obs.base))
     if isinstance(obs, qml.ops.Sum):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from fubini.compile.graph import Graph
-from fubini.compile.rules import TINY, codes_of, dims_of, mapped, paired, reduced, rule, squeezed
+from fubini.compile.rules import codes_of, dims_of, mapped, paired, reduced, root_of, rule, squeezed
 from fubini.compile.shadow import Codes, Shadow, UnknownError
 
 # -- activations ----------------------------------------------------------------------------------------------------
@@ -194,8 +194,7 @@ def _spread(
 
     def deviation(nodes: list[int]) -> int:
         # The derivative where all numbers are equal is zero in torch, as it is of the larger of zero and something tiny.
-        floor = graph.binary("maximum", variance(nodes), graph.constant(TINY))
-        return graph.sum(-math.sqrt(TINY), [(1.0, graph.unary("sqrt", floor), -1)])
+        return root_of(graph, variance(nodes))
 
     codes = reduced(shadow.of(a), dims, variance if name == "var" else deviation)
     return squeezed(codes, dims, keepdim)

@@ -9,6 +9,7 @@ Three outcomes, the fastest that can be promised to be right:
 
 import contextlib
 import copy
+import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -114,6 +115,8 @@ def compile_function(
         Exception: What the quantum function raises.
         ValueError: If it mixes up the inputs of a batch.
     """
+    if type(qnode) is not qml.QNode:
+        return Run(f"the QNode is a {type(qnode).__name__}, whose calls may do more", "other")
     transform = _foreign_transform(qnode)
     with outside_transforms():
         arguments = _arguments(input_arg, weights, inputs, constants or {})
@@ -134,6 +137,7 @@ def compile_function(
                 circuit = Circuit.from_decomposed(expanded, _measured_wires(qnode, tape))
             except UnsupportedCircuitError as error:
                 return Run(str(error), kind)
+        watch.gates([*tape.operations, *expanded.operations])
         # A function that is not understood may count its runs.
         _check_batch(qnode, tape, recording, arguments, again=static or watch.problem is None)
         if arguments.inputs is not None and arguments.batch is None and tape.batch_size is not None:
@@ -154,6 +158,29 @@ def compile_function(
         except (UnknownError, TooLargeError) as error:
             how = Traced(str(error) or "its expressions are too large")
         return Run(how, kind, *live)
+
+
+def rest_of(qnode: Any) -> tuple[Any, ...]:
+    """Return what a QNode is besides its function and device, by identity.
+
+    Args:
+        qnode: The QNode.
+
+    Returns:
+        Its class, shots and transforms.
+    """
+    return type(qnode), qnode.shots, *qnode.compile_pipeline
+
+
+def same_rest(qnode: Any, rest: tuple[Any, ...]) -> bool:
+    """Return whether a QNode is what it was but for its function and device.
+
+    Args:
+        qnode: The QNode.
+        rest: What ``rest_of`` gave.
+    """
+    now = rest_of(qnode)
+    return len(now) == len(rest) and all(map(operator.is_, now, rest))
 
 
 # -- the run --------------------------------------------------------------------------------------------------------
@@ -228,7 +255,8 @@ def _tape(qnode: Any, arguments: _Arguments, watch: Watch, returned: list[Any]) 
     recorded = copy.copy(qnode)
     recorded.func = run
     try:
-        return user_tape(recorded, (), arguments.values, pure=False)  # the device engine has shots
+        # The device engine has shots.
+        return user_tape(recorded, (), arguments.values, pure=False, results=True)
     except UnsupportedCircuitError:
         raise
     except (ValueError, IndexError, RuntimeError) as error:

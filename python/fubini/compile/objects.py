@@ -22,9 +22,9 @@ _C_PARTS = (
 # C types whose objects hold nothing but what ``Snapshot.content`` or their immutability covers.
 _CONTAINERS = (dict, list, set, tuple, frozenset)
 _BASES = {object, *_CONTAINERS, int, float, complex, str, bytes}
-_SILENT = frozenset(
-    {"__class__", "__doc__", "__module__", "__init_subclass__", "__spec__", "__name__", "__path__"}
-)
+_SILENT = frozenset({"__class__", "__init_subclass__"})
+# Read by Python's own import system.
+_SILENT_IN_MODULES = _SILENT | {"__spec__", "__path__", "__name__", "__module__"}
 _DICTIONARY_READERS = {
     torch.nn.Module.__getattr__.__code__,
     functools.cached_property.__get__.__code__,
@@ -75,6 +75,11 @@ class Objects:
         for module in self._modules.values():
             if not hooks.install_module(module):
                 self._fail(f"it uses {module.__name__}, a module that computes its attributes")
+
+    @property
+    def classes(self) -> tuple[type, ...]:
+        """Classes that were met as those of objects."""
+        return tuple(self._classes)
 
     def end(self) -> None:
         """Leave everything as it was."""
@@ -238,7 +243,7 @@ class Objects:
 
     def read_of_module(self, module: types.ModuleType, name: str, value: Any) -> None:
         """An attribute of a module was read."""
-        if self.busy or name in _SILENT:
+        if self.busy or name in _SILENT_IN_MODULES:
             return
         self.busy = True
         try:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from fubini.compile.graph import UNARY, Term
+from fubini.compile.graph import UNARY, Graph, Term
 from fubini.compile.shadow import Codes, Shadow, UnknownError, joined_rows, split
 
 #: From the arguments of an operation to the codes of its result; None where nothing of the leaves is in it.
@@ -19,7 +19,7 @@ Rule = Callable[..., Codes | None]
 
 _R = TypeVar("_R", bound=Rule)
 
-TINY = 1e-300
+TINY = 2.0**-1074  # the smallest number, whose root is exact
 
 #: Rules by the name of the ATen operation without its overload.
 RULES: dict[str, Rule] = {}
@@ -272,6 +272,22 @@ def _prod(
     return squeezed(reduced(codes, dims, product), dims, keepdim)
 
 
+def root_of(graph: Graph, square: int) -> int:
+    """The node of a square root whose derivative at zero is zero, as it is for norms and deviations in torch.
+
+    Args:
+        graph: The graph.
+        square: Node of a sum of squares.
+
+    Returns:
+        The node.
+    """
+    # The root of the larger of the sum and something tiny, which is taken off again where it was put in.
+    floor = graph.binary("maximum", square, graph.constant(TINY))
+    root, rest = math.sqrt(TINY), graph.binary("minimum", square, graph.constant(TINY))
+    return graph.sum(-root, [(1.0, graph.unary("sqrt", floor), -1), (root / TINY, rest, -1)])
+
+
 @rule("linalg_vector_norm")
 def _norm(
     shadow: Shadow,
@@ -291,8 +307,7 @@ def _norm(
     def norm(nodes: list[int]) -> int:
         # The derivative of a norm of zero is zero in torch, as it is of the largest of zero and something tiny.
         square = graph.sum(0.0, [(1.0, n, n) for n in nodes])
-        floor = graph.binary("maximum", square, graph.constant(TINY))
-        return graph.sum(-math.sqrt(TINY), [(1.0, graph.unary("sqrt", floor), -1)])
+        return root_of(graph, square)
 
     found = reduced(codes, dims, norm)
     return squeezed(found, dims, keepdim)

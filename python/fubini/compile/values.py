@@ -12,7 +12,7 @@ import inspect
 import itertools
 import operator
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,18 @@ _MAX_NODES = 16  # operators with more parts are watched by their numbers alone
 
 def _of_class(value: Any, name: str) -> Any:
     return inspect.getattr_static(type(value), name, None)
+
+
+# What any code may read of a function, a class or a module where nothing tells of it.
+LABELS = ("__name__", "__qualname__", "__module__", "__doc__")
+
+
+def _labels(value: Any) -> tuple[Any, ...]:
+    if isinstance(value, types.ModuleType):
+        return tuple(map(vars(value).get, LABELS))
+    if isinstance(value, type):
+        return tuple(type.__getattribute__(value, name) for name in LABELS)
+    return tuple(getattr(value, name) for name in LABELS)
 
 
 _DATA_PTR: Any = torch.Tensor.data_ptr
@@ -80,6 +92,7 @@ class Snapshot:
     def __init__(self, other: Look) -> None:
         self._other = other
         self._seen: dict[int, Any] = {}
+        self._labelled: set[int] = set()
         self._depth = 0
         self._entries: dict[int, tuple[Any, list[str], list[Any]]] = {}
         self._cells: list[tuple[Any, Any, str]] = []
@@ -132,6 +145,18 @@ class Snapshot:
     def getter(self, get: Callable[[], Any], value: Any, name: str) -> None:
         """What a call without side effects gives."""
         self._getters.append((get, value, name))
+
+    def labels(self, others: Iterable[type]) -> None:
+        """The names and descriptions of all functions, classes and modules met so far.
+
+        Args:
+            others: More classes.
+        """
+        kinds = types.FunctionType | type | types.ModuleType
+        for value in [*(v for v in self._seen.values() if isinstance(v, kinds)), *others]:
+            if id(value) not in self._labelled:
+                self._labelled.add(id(value))
+                self.getter(functools.partial(_labels, value), _labels(value), "a name")
 
     def look(self, value: Any) -> str | None:
         """Watch what may change inside a value.

@@ -13,8 +13,10 @@ import inspect
 import logging
 import sys
 import types
+from collections.abc import Iterable
 from typing import Any, Self
 
+import pennylane as qml
 import torch
 
 from fubini.compile import known
@@ -22,7 +24,7 @@ from fubini.compile.hooks import readers, without_hooks
 from fubini.compile.objects import Objects
 from fubini.compile.plain import ATOMS
 from fubini.compile.scan import HARMLESS, Scan, Use, scan
-from fubini.compile.values import MISSING, Snapshot
+from fubini.compile.values import LABELS, MISSING, Snapshot
 
 
 class Watch:
@@ -49,6 +51,7 @@ class Watch:
         self._scopes: list[Any] = []  # keeps them alive, as their identity is their name
         self._followed: dict[int, Any] = {}
         self._attributes: set[str] = set()
+        self._gates: set[type] = set()
         self._strings: set[str] = set()
         self._escaped: dict[int, types.ModuleType] = {}
         self._names_in_strings = False  # whether an attribute is read by a string
@@ -77,6 +80,23 @@ class Watch:
         if (why := self._snapshot.look(value)) is not None:
             self._fail(f"{name} is {why}")
         self._snapshot.seal()
+
+    def gates(self, operations: Iterable[Any]) -> None:
+        """Watch what PennyLane's classes make of the gates of a circuit, which users may replace.
+
+        Args:
+            operations: The gates, before or after they are taken apart.
+        """
+        for kind in {type(op) for op in operations}:
+            self._gate(kind)
+        self._snapshot.seal()
+
+    def _gate(self, kind: type) -> None:
+        if kind not in self._gates and known.is_library_name(kind.__module__):
+            self._gates.add(kind)
+            scope = vars(kind)
+            for name in _MAKING:
+                self._snapshot.entry(scope, name, scope.get(name, MISSING))
 
     def holds(self) -> bool:
         """Say whether everything that was read is as it was; False where there is a problem."""
@@ -148,6 +168,8 @@ class Watch:
                 for text in sorted(self._strings):
                     if text.startswith("__") and text.endswith("__") and text not in HARMLESS:
                         self._fail(f"it reads {text}, through which anything may be reached")
+            if self._by_name or not (self._attributes | self._strings).isdisjoint(LABELS):
+                self._snapshot.labels(self._objects.classes)
             self._snapshot.seal()
             changed = self._snapshot.changed()
         except Exception as error:  # noqa: BLE001 - may not reach the function
@@ -443,6 +465,8 @@ class Watch:
             return None
         if issubclass(kind, type):
             if known.is_library_name(value.__module__):
+                if issubclass(value, qml.operation.Operator):
+                    self._gate(value)
                 return (
                     None
                     if known.known_type(value)
@@ -487,5 +511,7 @@ def _made_by(frame: types.FrameType) -> type | None:
     return kind if type(kind) is not type and isinstance(kind, type) else None
 
 
+# What a class of PennyLane makes a gate of, and takes it apart into.
+_MAKING = ("__new__", "__init__", "compute_decomposition", "decomposition")
 _BUILTINS = sys.modules["builtins"]
 _BY_NAME = {"getattr", "hasattr", "setattr", "delattr"}

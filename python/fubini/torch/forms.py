@@ -9,6 +9,7 @@ import torch
 
 from fubini._arrays import to_numpy
 from fubini.compile.compiled import Compiled, Traced
+from fubini.compile.function import same_rest
 from fubini.torch.layouts import tuples_are_stacked
 
 
@@ -23,6 +24,7 @@ class Form:
         qnode: For which this holds.
         device: Likewise.
         function: Likewise.
+        rest: What else of the QNode this holds for, see ``rest_of``.
     """
 
     how: Compiled | Traced | str
@@ -30,6 +32,7 @@ class Form:
     qnode: Any
     device: Any
     function: Any
+    rest: tuple[Any, ...]
 
     def holds(self, qnode: Any, x: torch.Tensor, weights: Sequence[torch.Tensor]) -> bool:
         """Return whether it serves these inputs, shape (features,) or (batch, features), and weights now."""
@@ -38,6 +41,8 @@ class Form:
             or qnode.device is not self.device
             or qnode.func is not self.function
         ):
+            return False
+        if not same_rest(qnode, self.rest):
             return False
         how = self.how
         if not isinstance(how, Compiled):

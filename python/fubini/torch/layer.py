@@ -13,7 +13,7 @@ import torch
 
 from fubini.circuit import Circuit
 from fubini.compile.compiled import Compiled, Traced
-from fubini.compile.function import Run, compile_function, outside_transforms
+from fubini.compile.function import Run, compile_function, outside_transforms, rest_of
 from fubini.devices.calls import Usage
 from fubini.devices.executor import STATE_VECTORS, Executor, check_device, executor_of
 from fubini.errors import UnsupportedCircuitError
@@ -442,7 +442,8 @@ class QuantumLayer(torch.nn.Module):
         if kind == "tuple" and (self.input_arg is None or not tuples_are_stacked()):
             kind = "list"
         self._width = x.shape[-1]
-        form = Form(how, kind, self.qnode, self.qnode.device, self.qnode.func)
+        qnode = self.qnode
+        form = Form(how, kind, qnode, qnode.device, qnode.func, rest_of(qnode))
         self._forms.add(form, x)
         return form, run
 
@@ -480,7 +481,9 @@ class QuantumLayer(torch.nn.Module):
         return named if self.input_arg is None else {self.input_arg: x, **named}
 
     def _evaluate(self, x: torch.Tensor, arguments: dict[str, torch.Tensor]) -> Any:
-        results = by_words(self.qnode)(**arguments)
+        # A class of a user's is called as it is: transforms make a QNode of PennyLane's own class of it.
+        qnode = by_words(self.qnode) if type(self.qnode) is qml.QNode else self.qnode
+        results = qnode(**arguments)
         if isinstance(results, torch.Tensor):
             return results.to(x.dtype)
         check_results(results)

@@ -63,7 +63,7 @@ def run_traced(
     if input_arg is not None:
         arguments = {input_arg: inputs, **arguments}
     try:
-        tape = decomposed(user_tape(qnode, (), arguments))
+        tape = decomposed(user_tape(qnode, (), arguments, results=True))
     except RuntimeError as error:
         if is_plain():
             raise

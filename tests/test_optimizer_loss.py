@@ -282,6 +282,18 @@ def test_zero_gradients_do_not_move() -> None:
     assert opt.param_groups[0]["length_weight"] == 0.0
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_gradients_of_zero_without_a_pass_do_nothing(reduction: str) -> None:
+    """As tools that fill the state of a fresh optimizer set them."""
+    model = classifier()
+    opt = fubini.QNGOptimizer(model, loss=nn.CrossEntropyLoss(reduction=reduction))
+    before = flat(model)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    opt.step()
+    assert torch.equal(flat(model), before)
+
+
 SCHEDULES: dict[str, Callable[[Any], Any]] = {
     "cosine": lambda o: lr_scheduler.CosineAnnealingLR(o, 4),
     "linear": lambda o: lr_scheduler.LinearLR(o, 1.0, 0.0, 4),

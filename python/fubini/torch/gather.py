@@ -130,7 +130,8 @@ class Gatherer:
         units = self._source.units()
         if not self._source.sums:
             return units  # the scale, the same everywhere
-        return distributed.number_mean(units, 1.0 if units else 0.0, device)
+        found = distributed.number_mean(units, 1.0 if units else 0.0, device)
+        return found if found > 0.0 else 1.0  # no pass anywhere: gradients of zero
 
     def _blocks(
         self,

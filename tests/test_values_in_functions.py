@@ -104,6 +104,22 @@ def test_metric_of_a_function_that_looks_at_values_is_right_in_every_call(name: 
         torch.testing.assert_close(metric(x, w).detach().double(), want, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("engine", ["auto", "device"])
+def test_metric_of_a_layer_decides_at_a_threshold_as_its_forward_pass_does(
+    dtype: torch.dtype, engine: Any
+) -> None:
+    qnode = looking(lambda x, w: torch.where(x > 0.3, 1.0, 0.3))
+    start = {"weights": START}
+    layer = fubini.QuantumLayer(qnode, {"weights": 2}, start, engine=engine).to(dtype)
+    x = torch.tensor([[0.3], [0.5]], dtype=dtype)  # a float32 0.3 is above 0.3 in float64 alone
+    angles = torch.tensor([0.3, 1.0], dtype=torch.float64)
+    want = np.cos(0.5) * torch.cos(angles)
+    torch.testing.assert_close(layer(x).detach().double(), want, atol=1e-6, rtol=0)
+    metric = fubini.metric_tensor(layer)(x).detach().double().reshape(2, 2, 2)
+    torch.testing.assert_close(metric[:, 0, 1], torch.sin(angles) / 4, atol=1e-6, rtol=0)
+
+
 # -- checks of the inputs -----------------------------------------------------------------------------------------------
 
 

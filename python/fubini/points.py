@@ -247,7 +247,7 @@ def at_call(
         compiled = compiled_call(qnode, args, kwargs, names)
         if compiled is not None:
             return Point(weights, replace(call, compiled=True), compiled)
-    tape = gate_tape(qnode, args, kwargs, names, pure=engine == "native")
+    tape = gate_tape(qnode, args, kwargs, names, pure=engine == "native", as_passed=True)
     return _of_tape(call, tape, weights, engine, argnum)
 
 
@@ -372,7 +372,12 @@ def at_inputs(
         if form is not None:
             pullback = of_compiled(form, values, inputs)
             return Point(values, replace(call, compiled=True), pullback)
-    tape = gate_tape(layer.qnode, (), arguments, list(weights), pure=engine == "native")
+    if inputs.is_floating_point():  # the layer, too, passes weights of the inputs' dtype
+        weights = {name: w.to(inputs) for name, w in weights.items()}
+    passed = _arguments(layer, inputs, weights)
+    tape = gate_tape(
+        layer.qnode, (), passed, list(weights), pure=engine == "native", as_passed=True
+    )
     return replace(
         _of_tape(call, tape, values, engine, argnum), executor=getattr(layer, "executor", None)
     )

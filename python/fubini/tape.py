@@ -116,6 +116,7 @@ def gate_tape(
     weights: Sequence[int | str],
     *,
     pure: bool = True,
+    as_passed: bool = False,
 ) -> GateTape:
     """Run a QNode's quantum function and return its gates and their Jacobian.
 
@@ -125,6 +126,8 @@ def gate_tape(
         kwargs: Keyword arguments.
         weights: Which arguments are weights: indices into args and names in kwargs, in the order wanted.
         pure: Whether the circuit must prepare a pure state and be analytic; False also takes channels and shots.
+        as_passed: Whether the function gets float32 tensors as they are, so that it decides by their values as it does
+            where it is evaluated; otherwise it gets float64 and angles are not rounded.
 
     Returns:
         The circuit at these arguments.
@@ -137,7 +140,7 @@ def gate_tape(
     args, kwargs = list(args), dict(kwargs)
     values = [args[w] if isinstance(w, int) else kwargs[w] for w in weights]
     if any(is_tensor(v) for v in [*args, *kwargs.values()]):
-        return _torch_tape(qnode, args, kwargs, list(weights), values, pure)
+        return _torch_tape(qnode, args, kwargs, list(weights), values, pure, as_passed)
     if any(is_jax(v) for v in [*args, *kwargs.values()]):
         from fubini.tape_jax import jax_tape
 
@@ -192,11 +195,13 @@ def _put(
             kwargs[weight] = value
 
 
-def _detached(value: Any) -> Any:
-    """Inputs enter as float64 constants, so that only weights are differentiated and angles are not rounded."""
+def _detached(value: Any, as_passed: bool) -> Any:
+    """Inputs enter as constants, so that only weights are differentiated."""
     if not is_tensor(value):
         return value
-    value = value.detach().to(torch.float64) if value.is_floating_point() else value.detach()
+    value = value.detach()
+    if value.is_floating_point() and not (as_passed and value.dtype is torch.float32):
+        value = value.to(torch.float64)
     return value.clone() if value.is_inference() else value
 
 
@@ -207,14 +212,14 @@ def _torch_tape(
     weights: list[int | str],
     values: list[Any],
     pure: bool,
+    as_passed: bool,
 ) -> GateTape:
     # Users may be inside torch.no_grad(), as in an optimizer step, or in inference mode.
     with torch.inference_mode(False), torch.enable_grad():
-        leaves = [
-            torch.as_tensor(v).detach().to(torch.float64).clone().requires_grad_() for v in values
-        ]
-        args = [_detached(v) for v in args]
-        kwargs = {name: _detached(v) for name, v in kwargs.items()}
+        leaves = [_detached(torch.as_tensor(v), as_passed).clone() for v in values]
+        leaves = [(v if v.is_floating_point() else v.double()).requires_grad_() for v in leaves]
+        args = [_detached(v, as_passed) for v in args]
+        kwargs = {name: _detached(v, as_passed) for name, v in kwargs.items()}
         _put(args, kwargs, weights, leaves)
         tape = user_tape(qnode, args, kwargs, pure=pure)
         operations = gate_operations(tape, pure)

@@ -205,6 +205,8 @@ def _trace(kind: Any, angles: Any) -> list[torch.Tensor]:
     return found
 
 
+# torch warns once of what some functions do on purpose.
+@pytest.mark.filterwarnings("ignore:Converting a tensor")
 @pytest.mark.parametrize("name", list(ANGLES))
 def test_angles_that_are_meant_to_be_compiled_wrongly(name: str) -> None:
     expected = _trace(qml.qnn.TorchLayer, ANGLES[name])

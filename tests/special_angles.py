@@ -113,7 +113,7 @@ def matrix_of(op: Any, wires: list[Any]) -> torch.Tensor:
             for k, wire in zip(range(len(op.control))[::-1], op.control, strict=True)
         ]
     elif op.name == "GlobalPhase":
-        return torch.exp(-1j * torch.as_tensor(op.data[0])) * identity
+        return torch.exp(-1j * torch.as_tensor(op.data[0], dtype=torch.float64)) * identity
     elif op.has_matrix:
         return torch.as_tensor(op.matrix(wire_order=wires)).to(identity)
     else:

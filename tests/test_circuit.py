@@ -448,7 +448,7 @@ def test_derivatives_beyond_the_memory_limit_are_refused():
     plan = _core.ShiftPlan([0, 1], [[1.0], [1.0]])
     values = np.zeros((len(plan), 300, 2))
     try:
-        _core.set_memory_limit(2e3)
+        _core.set_memory_limit(6e3)
         with pytest.raises(MemoryError, match="the derivatives would take"):
             circuit.jvp(angles, angles)
         with pytest.raises(MemoryError, match="the shifted angles would take"):

@@ -88,6 +88,13 @@ RECORDED: dict[str, Function] = {
     "copy in place": _copied,
     "numbers": lambda x, w: math.pi * x[..., 0] - np.float64(0.3) * w[0] + torch.pi * w[1],
     "constants": lambda x, w: (x * TABLE).sum(-1) + torch.linspace(0, 1, 6, dtype=x.dtype) @ w,
+    "log softmax": lambda x, w: torch.log_softmax(x, -1)[:, 1] + torch.log_softmax(w, 0)[2],
+    "lerp": lambda x, w: torch.lerp(x[..., 0], x[..., 1], 0.3) + torch.lerp(x[..., 0], w[0], w[1]),
+    "limits": lambda x, w: x[..., 0].clamp(-0.5, 0.5) + F.hardtanh(w[0]) + F.relu6(x[..., 1]) + torch.clamp_min(x[..., 2], 0.1) + torch.clamp_max(w[1], 0.2),
+    "further activations": lambda x, w: F.leaky_relu(x[..., 0]) + F.elu(w[0]) + F.gelu(x[..., 1]) + F.softplus(w[1]) + F.mish(x[..., 2]),
+    "choices": lambda x, w: torch.where(TABLE > 0, x, 0.5 * x).sum(-1) + w[:4].masked_fill(TABLE > 0, 0.1).sum(),
+    "triangles": lambda x, w: w[:4].reshape(2, 2).tril().sum() * x[:, 0] + w[:4].reshape(2, 2).triu(1).sum(),
+    "statistics": lambda x, w: x.var(-1) + w.std() + torch.logsumexp(x, -1) + w.cumprod(0)[2] + x.diff(dim=-1)[:, 1],
     "as it is": lambda x, w: x[..., 2],
     "small": lambda x, w: 5e-15 * x[..., 0] + 1e-20 * w[0],
 }  # fmt: skip
@@ -242,6 +249,6 @@ def test_every_rule_is_reached_by_a_recorded_function() -> None:
         "subtract", "multiply", "true_divide", "divide", "arctan2", "negative", "square", "vdot", "addmv", "baddbmm",
         "contiguous", "lift_fresh_copy", "alias_copy", "_reshape_copy", "_reshape_alias", "concat", "_to_copy",
         "zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_empty", "new_full",
-        "_unsafe_view", "mv", "dot", "diag_embed", "deg2rad", "rad2deg", "exp2", "bmm", "special_expit", "rsub",
+        "_unsafe_view", "clip", "mv", "dot", "diag_embed", "deg2rad", "rad2deg", "exp2", "bmm", "special_expit", "rsub",
     }  # fmt: skip
     assert set(RULES) - reached <= replaced

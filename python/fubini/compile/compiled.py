@@ -87,6 +87,8 @@ class Compiled:
         angle_map: From weights and inputs to angles, and to amplitudes for a circuit that takes a state.
         affine: The map's matrices, where it is affine.
         guard: What the quantum function read besides its arguments.
+        weighted: Angles that depend on weights.
+        state_moves: Whether the initial state depends on weights, and on inputs.
         batch: The only number of inputs for which this holds; None: any number of at least two.
         decisions: What must be found again in every call.
 
@@ -95,6 +97,9 @@ class Compiled:
         map: As above.
         affine: As above.
         guard: As above.
+        weighted: As above.
+        state_weighted: Whether the initial state depends on weights.
+        state_from_inputs: Whether it depends on inputs.
         batch: As above.
         decisions: As above.
     """
@@ -106,17 +111,14 @@ class Compiled:
         affine: Affine | None,
         guard: Guard | None,
         weighted: Sequence[int],
+        state_moves: Sequence[bool] = (False, False),
         batch: int | None = None,
         decisions: Sequence[Normalised] = (),
     ) -> None:
         self.circuit, self.map, self.affine = circuit, angle_map, affine
         self.guard, self.batch, self.decisions = guard, batch, tuple(decisions)
         self.weighted = list(weighted)
-
-    @property
-    def state_weighted(self) -> bool:
-        """Whether the initial state depends on weights."""
-        return self.circuit.takes_state and self.weighted[-1:] == [self.circuit.num_angles]
+        self.state_weighted, self.state_from_inputs = state_moves
 
     def decides(self, weights: Sequence[FloatArray], inputs: FloatArray) -> bool:
         """Return whether every decision that was taken by value is the same for these weights and inputs (B, d)."""

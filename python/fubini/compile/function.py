@@ -21,7 +21,7 @@ import torch
 from fubini._arrays import to_numpy
 from fubini.circuit import Circuit, _measured_wires, decomposed
 from fubini.compile.compiled import Affine, Compiled, FloatArray, Normalised, Traced
-from fubini.compile.graph import Graph, TooLargeError, expression, weighted
+from fubini.compile.graph import Graph, TooLargeError, depends, expression
 from fubini.compile.recorder import Recording
 from fubini.compile.shadow import MIXED, MIXED_ROW, Codes, Shadow, UnknownError, split
 from fubini.compile.watch import Watch
@@ -396,16 +396,14 @@ def _compiled(
     affine = _affine(graph, angles, *sizes) if amplitudes is None else None
     roots = [*angles, *(amplitudes or ())]
     angle_map = affine.map() if affine else expression(graph, roots, len(angles), *sizes)
-    depends = weighted(graph, roots)
-    slots = [k for k, one in enumerate(depends[: len(angles)]) if one]
-    if any(depends[len(angles) :]):
-        slots.append(len(angles))
+    slots = [k for k, one in enumerate(depends(graph, angles, "weight")) if one]
     found = Compiled(
         circuit,
         angle_map,
         affine,
         watch,
         slots,
+        [any(depends(graph, amplitudes or (), leaf)) for leaf in ("weight", "input")],
         batch if recording.sized or batch == 1 else None,
         [_decision(recording, p, sizes, batch) for p in recording.predicates],
     )

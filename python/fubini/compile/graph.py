@@ -246,12 +246,13 @@ _NUMPY = {
 }  # fmt: skip
 
 
-def weighted(graph: Graph, roots: Sequence[int]) -> list[bool]:
-    """Say of every root whether a weight is in it.
+def depends(graph: Graph, roots: Sequence[int], leaf: str) -> list[bool]:
+    """Say of every root whether a weight, or an input, is in it.
 
     Args:
         graph: The graph.
         roots: Nodes.
+        leaf: ``"weight"`` or ``"input"``.
 
     Returns:
         One answer each.
@@ -259,7 +260,7 @@ def weighted(graph: Graph, roots: Sequence[int]) -> list[bool]:
     found: dict[int, bool] = {}
     for node in graph.reached(roots):  # arguments first
         kind = graph.nodes[node].kind
-        found[node] = kind == "weight" or any(found[n] for n in graph.arguments(node))
+        found[node] = kind == leaf or any(found[n] for n in graph.arguments(node))
     return [found[root] for root in roots]
 
 

@@ -65,18 +65,21 @@ def expval(circuit: Circuit, angles: Tensor, state: Tensor | None = None) -> Ten
     return values.reshape(*lead, circuit.num_outputs).to(device=angles.device, dtype=angles.dtype)
 
 
-def pullback(circuit: Circuit, angles: Tensor, cotangents: Tensor) -> Tensor:
+def pullback(
+    circuit: Circuit, angles: Tensor, cotangents: Tensor, state: Tensor | None = None
+) -> Tensor:
     """Returns the gradient of weighted results by the angles, differentiably.
 
     Args:
-        circuit: The circuit; it takes no initial state.
+        circuit: The circuit.
         angles: (B, A), float64 on the CPU.
         cotangents: The weights of the results, (B, M), float64 on the CPU.
+        state: (B, N), complex128 on the CPU, for a circuit that takes an initial state.
 
     Returns:
         (B, A).
     """
-    gradient: Tensor = _apply(_Pullback, circuit, angles, None, cotangents)
+    gradient: Tensor = _apply(_Pullback, circuit, angles, state, cotangents)
     return gradient
 
 

@@ -103,6 +103,8 @@ def run_tape(circuit: Circuit, tape: Any, inputs: Tensor) -> Tensor:
 def _run_with_torch(form: Compiled, inputs: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """The same in torch operations around the differentiable ``expval``."""
     angles, state = _angles(form, _rows(inputs, weights))
+    if state is not None and not (form.state_weighted or form.state_from_inputs):
+        state = state.detach()
     return expval(form.circuit, angles, state)
 
 
@@ -123,7 +125,10 @@ def _angles(form: Compiled, rows: Tensor) -> tuple[Tensor, Tensor | None]:
     if not form.circuit.takes_state:
         return found, None
     pairs = found[:, size:].reshape(len(rows), -1, 2)
-    return found[:, :size], torch.view_as_complex(pairs.contiguous())
+    # A copy: a part of other memory need not lie where complex numbers may.
+    return found[:, :size], torch.view_as_complex(
+        pairs.clone(memory_format=torch.contiguous_format)
+    )
 
 
 def _matrices(form: Compiled) -> list[Tensor]:
@@ -175,6 +180,11 @@ def _differentiable_gradient(
     elif state is None:
         by_angles = pullback(form.circuit, angles, gradient)
         by_rows = outputs_pullback(form.map, rows, by_angles)
+    elif not (form.state_weighted or (form.state_from_inputs and inputs.requires_grad)):
+        # Second derivatives by angles are there as long as the state does not move.
+        by_angles = pullback(form.circuit, angles, gradient, state.detach())
+        still = by_angles.new_zeros(len(rows), 2 * state.shape[-1])
+        by_rows = outputs_pullback(form.map, rows, torch.cat([by_angles, still], dim=-1))
     else:
         by_angles, by_state = pullback_with_state(form.circuit, angles, state, gradient)
         parts = torch.view_as_real(by_state).reshape(len(rows), -1)

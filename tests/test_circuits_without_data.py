@@ -612,13 +612,13 @@ def test_the_unchanged_qnode_in_a_closure_is_compiled_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     runs = []
-    compiling = fubini.compiled_calls.compile_function
+    compiling = fubini.compile.calls.compile_function
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         runs.append(1)
         return compiling(*args, **kwargs)
 
-    monkeypatch.setattr(fubini.compiled_calls, "compile_function", counted)
+    monkeypatch.setattr(fubini.compile.calls, "compile_function", counted)
     qnode = node(one)
     energy, w = fubini.compiled(qnode), start()
     for _ in range(3):

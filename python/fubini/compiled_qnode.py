@@ -12,8 +12,8 @@ import torch
 from fubini._types import Approx, Reduce
 from fubini.arguments import Argnums
 from fubini.circuit import Circuit, _measured_wires, decomposed
+from fubini.compile.calls import Found, find
 from fubini.compile.compiled import Compiled
-from fubini.compiled_calls import Found, find
 from fubini.errors import UnsupportedCircuitError
 from fubini.layers import LayerRule
 from fubini.metric import metric_tensor

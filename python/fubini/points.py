@@ -12,7 +12,7 @@ import torch
 from fubini import device as device_engine
 from fubini._types import Approx, Complex, Real, Reduce
 from fubini.arguments import Argnums, check_finite_array, check_finite_weights, weights_of
-from fubini.compiled_calls import compiled_call
+from fubini.compile.calls import compiled_call
 from fubini.devices.executor import STATE_VECTORS, Executor, executor_of
 from fubini.devices.mixed import mixed_metric_job
 from fubini.errors import UnsupportedCircuitError

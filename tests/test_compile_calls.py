@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import fubini
-from fubini import compiled_calls, points
+from fubini import points
+from fubini.compile import calls as compiled_calls
 from test_never_frozen import CAPTURED, RARE, set_everything
 
 DEVICE = qml.device("default.qubit", wires=1)

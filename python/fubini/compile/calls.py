@@ -17,7 +17,8 @@ import torch
 from fubini._arrays import is_tensor, to_numpy
 from fubini._types import Index
 from fubini.compile.compiled import Compiled, Traced
-from fubini.compile.function import BATCHED, Run, compile_function, rest_of, same_rest
+from fubini.compile.function import Run, compile_function, rest_of, same_rest
+from fubini.compile.roots import BATCHED
 from fubini.pullback import Pullback
 from fubini.torch_private import is_wrapped
 

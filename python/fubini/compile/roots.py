@@ -1,0 +1,162 @@
+"""From what was recorded to the map of a compiled circuit: which expressions are its angles and amplitudes."""
+
+from typing import Any
+
+import numpy as np
+import pennylane as qml
+import torch
+
+from fubini._arrays import to_numpy
+from fubini.circuit import Circuit
+from fubini.compile.call import Arguments
+from fubini.compile.compiled import Affine, Compiled, Guard, Normalised, Traced
+from fubini.compile.graph import Graph, depends, expression
+from fubini.compile.recorder import Predicate, Recording
+from fubini.compile.shadow import MIXED, MIXED_ROW, Codes, Shadow, UnknownError, split
+from fubini.gates import angle_values
+
+#: Why a call without a data argument is not compiled, where nothing else stands against it.
+BATCHED = "one of its tensors is a batch"
+
+
+def compiled_of(
+    circuit: Circuit, tape: Any, recording: Recording, arguments: Arguments, guard: Guard | None
+) -> Compiled | Traced:
+    """Return the compiled form of a run, or why there is none.
+
+    Args:
+        circuit: Of the run.
+        tape: Of the run, decomposed.
+        recording: What was recorded.
+        arguments: Of the run.
+        guard: What the function read.
+
+    Raises:
+        UnknownError: If an angle is nothing that is understood.
+    """
+    graph, shadow, batch = recording.graph, recording.shadow, arguments.batch
+    values = [value for op in tape.operations for value in angle_values(op)]
+    angles = [_root(shadow, value, batch) for value in values]
+    amplitudes = _amplitudes(shadow, circuit, tape, batch)
+    sizes = arguments.num_weights, arguments.width
+    affine = _affine(graph, angles, *sizes) if amplitudes is None else None
+    roots = [*angles, *(amplitudes or ())]
+    angle_map = affine.map() if affine else expression(graph, roots, len(angles), *sizes)
+    slots = [k for k, one in enumerate(depends(graph, angles, "weight")) if one]
+    found = Compiled(
+        circuit,
+        angle_map,
+        affine,
+        guard,
+        slots,
+        [any(depends(graph, amplitudes or (), leaf)) for leaf in ("weight", "input")],
+        batch if recording.sized or batch == 1 else None,
+        [_decision(recording, p, sizes, batch) for p in recording.predicates],
+    )
+    if not _repeats(found, tape, values, arguments):
+        return Traced("its angles could not be computed again from what was recorded")
+    return found
+
+
+def _root(shadow: Shadow, value: Any, batch: int | None) -> int:
+    """The node of an angle."""
+    if not isinstance(value, torch.Tensor):
+        array = np.asarray(qml.math.toarray(value), dtype=np.float64)
+        if array.ndim == 0:
+            return shadow.graph.constant(float(array))
+        codes: Codes = shadow.of(torch.from_numpy(np.ascontiguousarray(array)))
+    else:
+        codes = shadow.of(value)
+    return _one_node(codes, batch)
+
+
+def _one_node(codes: Codes, batch: int | None) -> int:
+    """The node of a number, or of one number for each input in order."""
+    nodes, rows = split(codes.reshape(-1))
+    if (rows == MIXED_ROW).any():
+        raise UnknownError(MIXED)
+    if len(nodes) > 1 and (batch is None or len(nodes) != batch):
+        raise UnknownError(BATCHED)
+    if (nodes != nodes[0]).any():
+        raise UnknownError("it treats the inputs of a batch differently")
+    if rows.any() and (rows != np.arange(1, len(rows) + 1)).any():
+        raise UnknownError("it rearranges the inputs of a batch")
+    if rows.any() and codes.ndim == 0 and batch != 1:
+        raise UnknownError("it takes one input out of a batch")
+    return int(nodes[0])
+
+
+def _amplitudes(shadow: Shadow, circuit: Circuit, tape: Any, batch: int | None) -> list[int] | None:
+    """Nodes of the initial state's amplitudes, real and imaginary parts in turn; None for a circuit that takes none."""
+    if not circuit.takes_state:
+        return None
+    op = tape.operations[0]
+    value = op.parameters[0]
+    size = 2 ** len(op.wires)
+    order = _places(op, circuit)
+    zero = shadow.graph.constant(0.0)
+    result = [zero] * (2 * 2**circuit.num_wires)
+    if isinstance(value, torch.Tensor) and shadow.tracks(value):
+        codes = shadow.of(value).reshape(-1, size)
+        for k, place in enumerate(order):
+            result[2 * place] = _one_node(codes[:, k], batch)
+        return result
+    array = np.asarray(qml.math.toarray(value), dtype=np.complex128)
+    if array.ndim != 1:
+        raise UnknownError("its initial state is a batch")
+    for amplitude, place in zip(array.tolist(), order, strict=True):
+        result[2 * place] = shadow.graph.constant(amplitude.real)
+        result[2 * place + 1] = shadow.graph.constant(amplitude.imag)
+    return result
+
+
+def _places(op: Any, circuit: Circuit) -> list[int]:
+    """Where the amplitudes of a state preparation go among those of all wires."""
+    size = 2 ** len(op.wires)
+    numbered = qml.StatePrep(np.arange(1, size + 1), wires=op.wires, validate_norm=False)
+    state = np.asarray(numbered.state_vector(wire_order=list(circuit.wires))).reshape(-1)
+    at = np.flatnonzero(state)
+    order = np.empty(size, dtype=int)
+    order[np.rint(state[at].real).astype(int) - 1] = at
+    return [int(place) for place in order]
+
+
+def _affine(graph: Graph, angles: list[int], num_weights: int, width: int) -> Affine | None:
+    forms = [graph.affine(angle) for angle in angles]
+    if any(form is None for form in forms):
+        return None
+    constant = np.zeros(len(angles))
+    weights, inputs = np.zeros((len(angles), num_weights)), np.zeros((len(angles), width))
+    for row, form in enumerate(forms):
+        assert form is not None
+        constant[row] = form.constant
+        for leaf, coefficient in form.leaves.items():
+            node = graph.nodes[leaf]
+            (weights if node.kind == "weight" else inputs)[row, node.arguments[0]] = coefficient
+    return Affine(constant, weights, inputs)
+
+
+def _decision(
+    recording: Recording, predicate: Predicate, sizes: tuple[int, int], batch: int | None
+) -> Normalised:
+    node = _one_node(predicate.codes, batch)
+    norms = expression(recording.graph, [node], 1, *sizes)
+    return Normalised(norms, predicate.tolerance, predicate.holds)
+
+
+def _repeats(found: Compiled, tape: Any, values: list[Any], arguments: Arguments) -> bool:
+    """Whether the map gives the angles and the state of the run: a second line of defence behind the rules."""
+    weights, inputs = arguments.numbers()
+    angles = found.angles(weights, inputs)
+    expected = np.empty_like(angles)
+    for column, value in enumerate(values):
+        expected[:, column] = to_numpy(value).reshape(-1)
+    low = arguments.inputs is not None and arguments.inputs.dtype is torch.float32
+    low = low or any(w.dtype is torch.float32 for w in arguments.weights)
+    tolerance = 1e-4 if low else 1e-10  # what the function's own rounding makes of a short formula
+    same = np.allclose(angles, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
+    states = found.states(weights, inputs)
+    if states is None:
+        return same
+    started = to_numpy(found.circuit.state_of(tape), np.complex128)
+    return same and np.allclose(states, started, rtol=tolerance, atol=tolerance, equal_nan=True)

@@ -2,9 +2,7 @@
 
 import copy
 import copyreg
-import inspect
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -13,13 +11,12 @@ import torch
 
 from fubini.circuit import Circuit
 from fubini.compile.compiled import Compiled, Traced
-from fubini.compile.function import Run, compile_function, outside_transforms, rest_of
+from fubini.compile.function import Run, compile_function, rest_of
 from fubini.devices.calls import Usage
 from fubini.devices.executor import STATE_VECTORS, Executor, check_device, executor_of
 from fubini.errors import UnsupportedCircuitError
 from fubini.layers import LayerRule
 from fubini.recent import Recent
-from fubini.tape import user_tape
 from fubini.torch.copies import found_qnode, named_qnode, share_uncopyable
 from fubini.torch.dry_run import StepCost, step_cost
 from fubini.torch.evaluations import Watched, register
@@ -31,17 +28,23 @@ from fubini.torch.forms import (
     check_stack,
     with_leading,
 )
+from fubini.torch.layer_weights import (
+    InitMethod,
+    WeightShapes,
+    check_unbatched,
+    data_argument,
+    initial_weight,
+    weight_shape,
+)
 from fubini.torch.layouts import tuples_are_stacked
 from fubini.torch.native import run_compiled, run_tape, run_traced
 from fubini.torch.operation import as_operation
 from fubini.torch.shifted import derivatives_of, run_shifted, shifted_circuit
 from fubini.torch.shot_noise import ShotNoise
-from fubini.torch_private import is_traced, is_wrapped, uncompiled
+from fubini.torch_private import is_traced, uncompiled
 from fubini.words import by_words
 
 Engine = Literal["auto", "native", "device"]
-WeightShapes = Mapping[str, int | Sequence[int]]
-InitMethod = Callable[[torch.Tensor], torch.Tensor] | Mapping[str, Any] | None
 
 # Of a quantum function that runs in every call: as many as it may alternate between. Others are compiled anew.
 _CIRCUITS = 16
@@ -116,10 +119,16 @@ class QuantumLayer(torch.nn.Module):
         self.input_arg = self.input_arg  # a later set_input_argument is for later layers
         self._executor: Executor | None = None
         self.shot_noise: ShotNoise | None = None  # of the last forward pass, for recorders
-        self.weight_shapes = {name: _shape(name, size) for name, size in weight_shapes.items()}
-        self._check_signature()
+        self.weight_shapes = {
+            name: weight_shape(name, size) for name, size in weight_shapes.items()
+        }
+        self.input_arg = data_argument(
+            qnode, self.weight_shapes, self.input_arg, type(self).__name__
+        )
         for name, shape in self.weight_shapes.items():
-            self.register_parameter(name, torch.nn.Parameter(_initial(name, shape, init_method)))
+            self.register_parameter(
+                name, torch.nn.Parameter(initial_weight(name, shape, init_method))
+            )
         self._requested_engine: Engine = engine
         self._static = bool(static)
         self._width: int | None = None
@@ -429,7 +438,7 @@ class QuantumLayer(torch.nn.Module):
             named, data = {n: w.to(x) for n, w in named.items()}, None
         run = compile_function(self.qnode, self.input_arg, named, data, static=self._static)
         if self.input_arg is None:
-            self._check_unbatched(run, named)
+            check_unbatched(self.qnode, run, named)
         how = self._device_reason() or run.how
         if run.kind == "other" and not isinstance(how, str):
             how = "the quantum function returns something else than measurements of real numbers"
@@ -497,64 +506,6 @@ class QuantumLayer(torch.nn.Module):
             return tuple(side_by_side([r] if isinstance(r, torch.Tensor) else r) for r in results)
         return side_by_side(results)
 
-    def _check_signature(self) -> None:
-        parameters = inspect.signature(self.qnode.func).parameters
-        kinds = [p.kind for p in parameters.values()]
-        if self.input_arg not in parameters:
-            unknown = [
-                name
-                for name, p in parameters.items()
-                if name not in self.weight_shapes
-                and p.default is inspect.Parameter.empty
-                and p.kind is not inspect.Parameter.VAR_POSITIONAL
-            ]
-            if unknown:
-                raise TypeError(
-                    f"qnode: expected an argument named {self.input_arg!r} for the data, got {list(parameters)}; rename it, or "
-                    f"call {type(self).__name__}.set_input_argument(name) first. For a layer without data give every argument "
-                    f"a shape in weight_shapes; {unknown} have none"
-                )
-            self.input_arg = None
-        if inspect.Parameter.VAR_POSITIONAL in kinds:
-            raise TypeError("qnode: expected named arguments only, got *args")
-        if self.input_arg in self.weight_shapes:
-            raise ValueError(
-                f"weight_shapes: {self.input_arg!r} is the data and has no weight shape; remove it"
-            )
-        wanted = [
-            name
-            for name, p in parameters.items()
-            if name != self.input_arg and p.kind is not inspect.Parameter.VAR_KEYWORD
-        ]
-        missing = [
-            n
-            for n in wanted
-            if n not in self.weight_shapes and parameters[n].default is inspect.Parameter.empty
-        ]
-        unknown = [n for n in self.weight_shapes if n not in wanted]
-        if missing or (unknown and inspect.Parameter.VAR_KEYWORD not in kinds):
-            raise ValueError(
-                f"weight_shapes: expected shapes for the QNode's arguments {wanted}, got {list(self.weight_shapes)}"
-            )
-
-    def _check_unbatched(self, run: Run, named: Mapping[str, torch.Tensor]) -> None:
-        """A layer without data has one result: nothing says which weights another axis would belong to."""
-        tape = run.tape
-        if tape is None:
-            try:
-                with outside_transforms():
-                    arguments = {
-                        n: torch.zeros_like(w) if is_wrapped(w) else w for n, w in named.items()
-                    }
-                    tape = user_tape(self.qnode, (), arguments, pure=False)
-            except UnsupportedCircuitError:  # which PennyLane may know how to run
-                return
-        if tape.batch_size is not None:
-            raise ValueError(
-                f"weight_shapes: expected weights of one circuit, got shapes {self.weight_shapes} that make the quantum "
-                f"function a batch of {tape.batch_size}; call fubini.compiled(qnode) for batches of weights"
-            )
-
     def _check_inputs(self, inputs: torch.Tensor | None) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The inputs and the weights in order, after all checks."""
         if self.input_arg is None:
@@ -602,36 +553,3 @@ class QuantumLayer(torch.nn.Module):
                 )
             weights.append(weight)
         return weights
-
-
-def _shape(name: str, size: int | Sequence[int]) -> tuple[int, ...]:
-    if not isinstance(size, int | Sequence):
-        raise TypeError(
-            f"weight_shapes: expected an integer or a sequence of them for {name!r}, got {size!r}"
-        )
-    shape = (() if size == 1 else (size,)) if isinstance(size, int) else tuple(size)
-    if not all(isinstance(n, int) and n >= 0 for n in shape):
-        raise ValueError(
-            f"weight_shapes: expected non-negative integers for {name!r}, got {size!r}"
-        )
-    return shape
-
-
-def _initial(name: str, shape: tuple[int, ...], init_method: InitMethod) -> torch.Tensor:
-    method: Any = init_method
-    if isinstance(init_method, Mapping):
-        if name not in init_method:
-            raise ValueError(
-                f"init_method: expected an entry for {name!r}, got {list(init_method)}"
-            )
-        method = init_method[name]
-    if isinstance(method, torch.Tensor):
-        if tuple(method.shape) != shape:
-            raise ValueError(
-                f"init_method: expected shape {shape} for {name!r}, got {tuple(method.shape)}"
-            )
-        return method.detach().clone()
-    if method is None:
-        return torch.empty(shape).uniform_(0, 2 * math.pi)
-    value: torch.Tensor = method(torch.empty(shape or (1,)))
-    return value.reshape(shape)

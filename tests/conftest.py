@@ -1,5 +1,6 @@
 """Fixtures of all test modules."""
 
+import signal
 from typing import Any
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 
 # The tensors here are small, and several processes share the processors.
 torch.set_num_threads(1)
+# A shell that starts the tests in the background has them ignore interrupts, which some of them are about.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,345 @@
+"""Circuits as functions of one flat vector of weights, evaluated for many such vectors at once."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pennylane as qml
+import torch
+
+from fubini._arrays import like, to_numpy
+from fubini._types import Complex, Index, Real
+from fubini.arguments import check_finite_array
+from fubini.circuit import Circuit
+from fubini.compile.calls import find
+from fubini.compile.compiled import Compiled
+from fubini.errors import UnsupportedCircuitError
+from fubini.jacobian import Jacobian
+from fubini.points import at_inputs, device_reason, plain_qnode, points
+
+
+class Ansatz:
+    """A circuit, its P weights as one vector, and how its A angles move with them; make one by :func:`ansatz`.
+
+    Attributes:
+        circuit: The circuit, over its angles.
+        size: Number of weights P.
+        names: Of the arguments that are weights.
+        templates: What the caller passed for each, whose kind and shape results have.
+        initial: Initial states (1, N) for a circuit that takes them, else None.
+    """
+
+    circuit: Circuit
+    initial: Complex | None = None
+
+    def __init__(self, names: Sequence[str], templates: Sequence[Any], batched: bool) -> None:
+        self.names, self.templates = list(names), list(templates)
+        arrays = [np.asarray(to_numpy(t)) for t in templates]
+        for name, array in zip(names, arrays, strict=True):
+            check_finite_array(name, array)
+            if batched and (not array.ndim or len(array) != len(arrays[0]) or not len(array)):
+                raise ValueError(
+                    f"{name}: expected an axis of trajectories in front, for batched=True, got the shape {array.shape}"
+                )
+        self._shapes = [a.shape[1:] if batched else a.shape for a in arrays]
+        lead = len(arrays[0]) if batched else 1
+        #: The weights that were passed, (B, P).
+        self.weights: Real = np.concatenate([a.reshape(lead, -1) for a in arrays], axis=1)
+        self.size: int = self.weights.shape[1]
+        if not self.size:
+            raise ValueError("weights: expected at least one, got none")
+
+    def angles(self, weights: Real) -> Real:
+        """Return the angles (B, A) at weights (B, P)."""
+        raise NotImplementedError
+
+    def jacobian(self, weights: Real) -> Jacobian:
+        """Return the angles' derivative by the weights at weights (B, P), for one or for B inputs."""
+        raise NotImplementedError
+
+    def shaped(self, weights: Real) -> Any:
+        """Return flat weights (..., P) as the caller's arguments are: one array, or a tuple of several.
+
+        Args:
+            weights: Of any leading shape, which each argument gets.
+        """
+        ends = np.cumsum([int(np.prod(s, dtype=int)) for s in self._shapes])
+        parts = np.split(weights, ends[:-1], axis=-1)
+        found = [
+            like(np.ascontiguousarray(p).reshape((*p.shape[:-1], *s)), t)
+            for p, s, t in zip(parts, self._shapes, self.templates, strict=True)
+        ]
+        return found[0] if len(found) == 1 else tuple(found)
+
+
+class _Angles(Ansatz):
+    """A ``fubini.Circuit``, whose weights are its angles."""
+
+    def __init__(self, circuit: Circuit, weights: Any, state: Any, batched: bool) -> None:
+        super().__init__(["weights"], [weights], batched)
+        if self._shapes[0] != (circuit.num_angles,):
+            raise ValueError(
+                f"weights: expected the circuit's {circuit.num_angles} angles, got the shape {np.shape(weights)}"
+            )
+        self.circuit = circuit
+        if circuit.takes_state and state is None:
+            raise ValueError(
+                "inputs: the circuit prepares its initial state from data, and none was given; pass inputs=amplitudes, "
+                f"of shape ({2**circuit.num_wires},), as circuit.state_of(tape) returns them"
+            )
+        self.initial = circuit._states(state, 1)
+        self._jacobian = Jacobian.identity(circuit.num_angles)
+
+    def angles(self, weights: Real) -> Real:
+        return weights
+
+    def jacobian(self, weights: Real) -> Jacobian:
+        return self._jacobian
+
+
+class _Form(Ansatz):
+    """A compiled quantum function."""
+
+    def __init__(
+        self,
+        form: Compiled,
+        tensors: Mapping[str, torch.Tensor],
+        inputs: Real,
+        names: Sequence[str],
+        templates: Sequence[Any],
+        batched: bool,
+    ) -> None:
+        super().__init__(names, templates, batched)
+        arrays = {n: to_numpy(t) for n, t in tensors.items()}
+        self.circuit, self._form, self._inputs = form.circuit, form, inputs
+        self._every = np.concatenate([a.reshape(-1) for a in arrays.values()])
+        ends = dict(zip(arrays, np.cumsum([a.size for a in arrays.values()]).tolist(), strict=True))
+        self._columns: Index = np.concatenate(
+            [np.arange(ends[n] - arrays[n].size, ends[n]) for n in names]
+        )
+        self.initial = form.states(list(arrays.values()), inputs)
+        affine = form.affine
+        self._linear: tuple[Real, Real] | None = None
+        if affine is not None:
+            others = self._every.copy()
+            others[self._columns] = 0.0
+            offset = affine.constant + affine.weights @ others + affine.inputs @ inputs[0]
+            self._linear = offset, np.ascontiguousarray(affine.weights[:, self._columns].T)
+            self._constant = form._constant_jacobian.by(self._columns)
+
+    def _full(self, weights: Real) -> Real:
+        full = np.repeat(self._every[None], len(weights), axis=0)
+        full[:, self._columns] = weights
+        return full
+
+    def angles(self, weights: Real) -> Real:
+        if self._linear is not None:
+            offset, matrix = self._linear
+            return offset + weights @ matrix
+        inputs = np.repeat(self._inputs, len(weights), axis=0)
+        found: Real = self._form.map.evaluate(self._full(weights), inputs)  # type: ignore[attr-defined]
+        return np.ascontiguousarray(found[:, : self.circuit.num_angles])
+
+    def jacobian(self, weights: Real) -> Jacobian:
+        if self._linear is not None:
+            return self._constant
+        rows = self._form.weighted
+        parts = [
+            self._form.map.jacobian(full, self._inputs, rows)[0]  # type: ignore[attr-defined]
+            for full in self._full(weights)
+        ]
+        return Jacobian(rows, np.concatenate(parts)).by(self._columns)
+
+
+class _Called(Ansatz):
+    """A quantum function that runs for its angles in every evaluation."""
+
+    def __init__(
+        self, at: Any, names: Sequence[str], templates: Sequence[Any], batched: bool
+    ) -> None:
+        super().__init__(names, templates, batched)
+        self._at = at
+        first = self._pullback(self.weights[0])
+        self.circuit, self.initial = first.circuit, first.states
+
+    def _pullback(self, weights: Real) -> Any:
+        ends = np.cumsum([int(np.prod(s, dtype=int)) for s in self._shapes])
+        parts = np.split(weights, ends[:-1])
+        leaves = [
+            torch.tensor(p.reshape(s), dtype=torch.float64, requires_grad=True)
+            for p, s in zip(parts, self._shapes, strict=True)
+        ]
+        found = self._at(dict(zip(self.names, leaves, strict=True))).pullback
+        if found.batch is not None:
+            raise ValueError(_ONE_INPUT.format(f"a batch of {found.batch}"))
+        if hasattr(self, "circuit") and found.circuit != self.circuit:
+            raise UnsupportedCircuitError(
+                "circuit: expected the same gates for all weights, and its gates change with the weights' values"
+            )
+        return found
+
+    def angles(self, weights: Real) -> Real:
+        return np.concatenate([self._pullback(w).angles for w in weights])
+
+    def jacobian(self, weights: Real) -> Jacobian:
+        found = [self._pullback(w).jacobian for w in weights]
+        rows = found[0].rows
+        if any(len(j.rows) != len(rows) or (j.rows != rows).any() for j in found):
+            raise UnsupportedCircuitError(
+                "circuit: expected the same angles to depend on weights for all weights"
+            )
+        return Jacobian(rows, np.concatenate([j.values for j in found]))
+
+
+_ONE_INPUT = "inputs: expected one input, a state that evolves, got {}; evolve each by itself"
+
+
+def ansatz(source: Any, weights: Any = None, inputs: Any = None, batched: bool = False) -> Ansatz:
+    """Return a circuit as a function of one flat vector of weights.
+
+    Args:
+        source: A QNode, ``fubini.compiled(qnode)``, a ``QuantumLayer`` or ``TorchLayer``, or a ``fubini.Circuit``.
+        weights: Of a QNode its positional arguments: one array, or a tuple of several; of a circuit its angles, (A,); of a
+            layer None for its own, or a tuple in their order.
+        inputs: What else the circuit needs: of a QNode a dictionary of its other arguments; of a layer with data one input
+            (features,); of a circuit that takes an initial state its amplitudes (N,).
+        batched: Whether every weight has an axis of B vectors in front.
+
+    Returns:
+        The ansatz; ``weights`` of it are (B, P), with B = 1 without ``batched``.
+
+    Raises:
+        TypeError: If source is nothing of that kind.
+        ValueError: For weights that do not fit, are NaN or infinite, and for data that are missing.
+        UnsupportedCircuitError: If the circuit cannot run natively, or has shots.
+    """
+    if isinstance(source, Circuit):
+        return _Angles(source, weights, inputs, batched)
+    if isinstance(source, torch.nn.Module):
+        return _of_layer(source, weights, inputs, batched)
+    qnode = plain_qnode(source)
+    if not isinstance(qnode, qml.QNode):
+        raise TypeError(
+            "circuit: expected a QNode, fubini.compiled(qnode), a QuantumLayer or a fubini.Circuit, got "
+            f"{type(source).__name__}; for a function of operations, qml.QNode(function, device)"
+        )
+    return _of_qnode(qnode, weights, inputs, batched)
+
+
+def _of_qnode(qnode: Any, weights: Any, inputs: Any, batched: bool) -> Ansatz:
+    reason = device_reason(qnode)
+    if reason:
+        raise UnsupportedCircuitError(
+            f"circuit: expected a QNode on a noiseless simulator, whose states are known, got one for which {reason}; use "
+            "qml.QNode(qnode.func, qml.device('default.qubit'))"
+        )
+    if weights is None:
+        raise ValueError("weights: expected the QNode's arguments, got None")
+    given = weights if isinstance(weights, tuple) else (weights,)
+    others = {} if inputs is None else inputs
+    if not isinstance(others, Mapping):
+        raise TypeError(
+            f"inputs: expected a dictionary of the QNode's other arguments, got {type(inputs).__name__}; "
+            "inputs={'x': x}"
+        )
+    names = _argument_names(qnode, given, others)
+    leaves = [
+        torch.tensor(np.asarray(to_numpy(v)[0] if batched and np.ndim(v) else to_numpy(v)))
+        .to(torch.float64)
+        .requires_grad_()
+        for v in given
+    ]
+    for name, value in zip(names, given, strict=True):
+        check_finite_array(name, value)
+    fixed = {n: _plain(n, v) for n, v in others.items()}
+    named = dict(zip(names, leaves, strict=True))
+    found = find(qnode, (), {**named, **fixed})
+    form = None if isinstance(found, str) else found.compiled
+    if form is None or isinstance(found, str) or form.state_weighted or form.decisions:
+        at = points(qnode, None, None, "native")
+        return _Called(lambda own: at((), {**own, **fixed}), names, list(given), batched)
+    rows = to_numpy(found.inputs)
+    if len(rows) != 1:
+        raise ValueError(_ONE_INPUT.format(f"a batch of {len(rows)}"))
+    tensors = {n: t for n, t in found.tensors.items() if n != found.known.data}
+    return _Form(form, tensors, rows, names, list(given), batched)
+
+
+def _plain(name: str, value: Any) -> Any:
+    """An argument that is no weight, without a graph."""
+    if isinstance(value, torch.Tensor | np.ndarray):
+        check_finite_array(name, value)
+        return torch.as_tensor(to_numpy(value))
+    return value
+
+
+def _argument_names(qnode: Any, given: Sequence[Any], others: Mapping[str, Any]) -> list[str]:
+    parameters = inspect.signature(qnode.func).parameters
+    positional = [
+        n for n, p in parameters.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    names = [n for n in positional if n not in others]
+    unknown = [n for n in others if n not in parameters]
+    if unknown:
+        raise ValueError(f"inputs: expected arguments of the QNode, {positional}, got {unknown}")
+    if len(given) > len(names):
+        raise ValueError(
+            f"weights: expected at most {len(names)} arguments, {names}, got a tuple of {len(given)}"
+        )
+    needed = [n for n in names[len(given) :] if parameters[n].default is inspect.Parameter.empty]
+    if needed:
+        raise ValueError(
+            f"inputs: the circuit's argument {needed[0]!r} has no value; pass inputs={{{needed[0]!r}: ...}} if it is data, or "
+            f"a tuple of weights ({', '.join(names)}) if it is trained"
+        )
+    return names[: len(given)]
+
+
+def _of_layer(layer: Any, weights: Any, inputs: Any, batched: bool) -> Ansatz:
+    if not (hasattr(layer, "qnode") and hasattr(layer, "qnode_weights")):
+        raise TypeError(
+            f"circuit: expected a QNode, a quantum layer or a fubini.Circuit, got {type(layer).__name__}; for a model, pass one "
+            "of its quantum layers"
+        )
+    if getattr(layer, "engine", "native") == "device" or device_reason(layer.qnode):
+        why = layer.explain() if hasattr(layer, "explain") else device_reason(layer.qnode)
+        raise UnsupportedCircuitError(
+            f"circuit: expected a layer on the native engine, whose states are known. {why}"
+        )
+    own = dict(layer.qnode_weights)
+    given = list(own.values()) if weights is None else weights
+    given = list(given) if isinstance(given, list | tuple) else [given]
+    if len(given) != len(own):
+        raise ValueError(f"weights: expected one array for each of {list(own)}, got {len(given)}")
+    if layer.input_arg is None:
+        if inputs is not None:
+            raise ValueError("inputs: expected None for a layer without data")
+        x = torch.empty(0, dtype=torch.float64)
+    elif inputs is None:
+        raise ValueError(
+            f"inputs: the layer has data, its argument {layer.input_arg!r}, and none was given; pass one input, inputs=x of "
+            "shape (features,)"
+        )
+    else:
+        x = torch.as_tensor(inputs).detach()
+        check_finite_array("inputs", x)
+        if x.ndim != 1:
+            raise ValueError(_ONE_INPUT.format(f"the shape {tuple(x.shape)}"))
+    names = list(own)
+
+    def at(named: dict[str, torch.Tensor]) -> Any:
+        given = layer.no_inputs() if layer.input_arg is None else x
+        return at_inputs(layer, given, "native", None, named)
+
+    form = None
+    if hasattr(layer, "compiled"):
+        form = layer.compiled(None if layer.input_arg is None else x)
+    if form is None or form.decisions:
+        return _Called(at, names, given, batched)
+    first = {
+        n: torch.as_tensor(to_numpy(v)[0] if batched and np.ndim(v) else to_numpy(v))
+        for n, v in zip(names, given, strict=True)
+    }
+    rows = to_numpy(x).reshape(1, -1)
+    return _Form(form, first, rows, names, given, batched)

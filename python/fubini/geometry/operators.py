@@ -1,0 +1,191 @@
+"""PennyLane's Hermitian operators as sums of Pauli words over a circuit's wires, for tangents, matrices and products."""
+
+import math
+from functools import lru_cache
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pennylane as qml
+
+from fubini._types import Complex, Real
+from fubini.circuit import Circuit
+from fubini.errors import UnsupportedCircuitError
+from fubini.observables import Measurement, pauli_sum
+from fubini.pauli import PauliSum, dense
+
+#: (word, one letter per wire; the wires' positions in the circuit; coefficient), ... as in ``Measurement.terms``.
+Terms = tuple[tuple[str, tuple[int, ...], float], ...]
+
+
+def terms_of(name: str, operator: Any, circuit: Circuit) -> Terms:
+    """Return a Hermitian operator as a sum of Pauli words.
+
+    Args:
+        name: The argument's name, for errors.
+        operator: PennyLane operator with a Pauli representation, or with a Hermitian matrix on at most 8 wires;
+            ``qml.pauli.PauliSentence`` and ``PauliWord`` too.
+        circuit: The circuit on whose wires it acts.
+
+    Returns:
+        Its words; the identity is ``("", ())``.
+
+    Raises:
+        TypeError: If it is no operator.
+        ValueError: If it acts on other wires, is not Hermitian, or has a coefficient that is NaN or infinite.
+        UnsupportedCircuitError: If it cannot be written in Pauli words.
+    """
+    if isinstance(operator, qml.pauli.PauliSentence | qml.pauli.PauliWord):
+        operator = operator.operation(wire_order=list(circuit.wires))
+    if not isinstance(operator, qml.operation.Operator):
+        raise TypeError(
+            f"{name}: expected a PennyLane operator, got {type(operator).__name__}; for a matrix use "
+            "qml.Hermitian(matrix, wires)"
+        )
+    index = {wire: k for k, wire in enumerate(circuit.wires)}
+    missing = [wire for wire in operator.wires if wire not in index]
+    if missing:
+        raise ValueError(
+            f"{name}: expected an operator on wires of the circuit, {list(circuit.wires)}, got one on {missing} as well; "
+            "let the circuit act on them, be it by qml.Identity(wire), or leave them out of the operator"
+        )
+    _check_hermitian(name, operator)
+    try:
+        words = pauli_sum(operator, index)
+    except UnsupportedCircuitError as error:
+        raise UnsupportedCircuitError(f"{name}: {error}") from error
+    bad = [word for (word, _), c in words.items() if not math.isfinite(c)]
+    if bad:
+        raise ValueError(f"{name}: expected finite coefficients, that of {bad[0] or 'I'} is not")
+    return tuple((word, wires, float(c)) for (word, wires), c in words.items())
+
+
+def _check_hermitian(name: str, operator: Any) -> None:
+    """Raise a ValueError for operators whose words or matrix say that they are not Hermitian."""
+    sentence = operator.pauli_rep
+    if sentence is not None:
+        for word, coefficient in sentence.items():
+            value = complex(qml.math.toarray(qml.math.detach(coefficient)))
+            if abs(value.imag) > 1e-12 * max(1.0, abs(value)):
+                raise ValueError(
+                    f"{name}: expected a Hermitian operator, got the coefficient {value:.6g} of {word}; take "
+                    "(A + qml.adjoint(A)) / 2 of an operator A"
+                )
+    elif operator.has_matrix and len(operator.wires) <= 8:
+        matrix = qml.math.toarray(qml.math.detach(qml.matrix(operator)))
+        difference = float(np.abs(matrix - matrix.conj().T).max())
+        if not difference <= 1e-10 * max(1.0, float(np.abs(matrix).max())):
+            raise ValueError(
+                f"{name}: expected a Hermitian operator, got {operator.name} whose matrix differs from its adjoint by "
+                f"{difference:.3g}; take (A + qml.adjoint(A)) / 2 of an operator A"
+            )
+
+
+def own_terms(circuit: Circuit, remedy: str) -> Terms:
+    """Return the observable of a circuit that measures one expectation value.
+
+    Args:
+        circuit: The circuit.
+        remedy: What to do if it measures something else.
+
+    Raises:
+        ValueError: If it does.
+    """
+    found = [m for m in circuit.structure.measurements if m.kind == "expval"]
+    if len(found) != 1 or len(circuit.structure.measurements) != 1:
+        kinds = [m.kind for m in circuit.structure.measurements]
+        raise ValueError(
+            f"circuit: expected one that returns one expectation value, got {kinds or 'no measurement'}; {remedy}"
+        )
+    return terms_of_measurement(found[0])
+
+
+def terms_of_measurement(measurement: Measurement) -> Terms:
+    """Return the observable of an expectation value.
+
+    Args:
+        measurement: Of kind "expval".
+    """
+    if measurement.projector is None:
+        return measurement.terms
+    wires, outcome = measurement.projector
+    bits = [outcome >> (len(wires) - 1 - k) & 1 for k in range(len(wires))]
+    terms = []
+    for chosen in product((False, True), repeat=len(wires)):
+        some = tuple(w for w, taken in zip(wires, chosen, strict=True) if taken)
+        sign = (-1) ** sum(b for b, taken in zip(bits, chosen, strict=True) if taken)
+        terms.append(("Z" * len(some), some, sign / 2.0 ** len(wires)))
+    return tuple(terms)
+
+
+def masks(terms: Terms, num_wires: int) -> PauliSum:
+    """Return words as (x mask, z mask, coefficient), see :mod:`fubini.pauli`.
+
+    Args:
+        terms: The words.
+        num_wires: Number of wires of the circuit.
+    """
+
+    def mask(word: str, wires: tuple[int, ...], letters: str) -> int:
+        pairs = zip(word, wires, strict=True)
+        return sum(1 << (num_wires - 1 - wire) for letter, wire in pairs if letter in letters)
+
+    return tuple((mask(w, at, "XY"), mask(w, at, "YZ"), c) for w, at, c in terms)
+
+
+def matrix(terms: Terms, num_wires: int) -> Complex:
+    """Return the dense matrix of an operator, (N, N) for N = 2^wires amplitudes.
+
+    Args:
+        terms: Its words.
+        num_wires: Number of wires of the circuit.
+    """
+    return dense(masks(terms, num_wires), num_wires)
+
+
+def applied(terms: Terms, num_wires: int, states: Complex) -> Complex:
+    """Return O|psi> without a matrix of O.
+
+    Args:
+        terms: Words of O.
+        num_wires: Number of wires of the circuit.
+        states: (..., N), as ``Circuit.state`` returns them.
+
+    Returns:
+        (..., N).
+    """
+    result = np.zeros_like(states)
+    for flips, diagonal in _planes(terms, num_wires):
+        result += diagonal * states[..., flips]
+    return result
+
+
+@lru_cache(maxsize=32)
+def _planes(terms: Terms, num_wires: int) -> tuple[tuple[Any, Any], ...]:
+    """Words that flip the same qubits as a gather of amplitudes and a factor of each."""
+    rows = np.arange(1 << num_wires)
+    planes: dict[int, Any] = {}
+    for x, z, c in masks(terms, num_wires):
+        # (X^x Z^z) has (-1)^|s & z| at (s ^ x, s), and Y = i X Z.
+        signs = 1.0 - 2.0 * (np.bitwise_count((rows ^ x) & z) & 1)
+        planes[x] = planes.get(x, 0) + c * 1j ** ((x & z).bit_count() % 4) * signs
+    return tuple((rows ^ x, diagonal) for x, diagonal in planes.items())
+
+
+def spectral_bound(terms: Terms) -> float:
+    """Return a bound of the operator's norm without its part along the identity: the sum of |coefficients|."""
+    return float(sum(abs(c) for word, _, c in terms if word))
+
+
+def merged_terms(parts: list[Terms], coefficients: Real) -> Terms:
+    """Return the weighted sum of operators, equal words added up.
+
+    Args:
+        parts: The operators.
+        coefficients: One number for each.
+    """
+    total: dict[tuple[str, tuple[int, ...]], float] = {}
+    for terms, factor in zip(parts, coefficients, strict=True):
+        for word, wires, c in terms:
+            total[word, wires] = total.get((word, wires), 0.0) + float(factor) * c
+    return tuple((word, wires, c) for (word, wires), c in total.items())

@@ -1,0 +1,196 @@
+r"""The tangents of a circuit's state by its weights, with Hermitian operators among them.
+
+For :math:`|\psi(w)\rangle`, the projector :math:`P = 1 - |\psi\rangle\langle\psi|` and operators :math:`O_m`, a
+:class:`Tangents` holds :math:`P|\partial_j\psi\rangle` and :math:`-iPO_m|\psi\rangle` as real vectors, real parts first, in one
+frame (a unitary of the engine's choice, common to all of one weight vector). An operator is a tangent like any other: the
+derivative of :math:`e^{-itO}` behind the circuit at t = 0. From them follow, for a Hamiltonian :math:`H = O_m`,
+
+* the Fubini-Study metric :math:`g = TT^T`,
+* :math:`b = T h` with :math:`h = -iPH|\psi\rangle`, the right-hand side of McLachlan's principle in real time,
+* the gradient of the energy, :math:`2\,\mathrm{Re}\langle\partial_j\psi|H|\psi\rangle`,
+* the variance :math:`|h|^2`, and covariances of several operators.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+
+from fubini import _core
+from fubini._arrays import hermitian
+from fubini._types import Complex, Real
+from fubini.circuit import Circuit, Structure
+from fubini.gates import add_gate
+from fubini.geometry.ansatz import Ansatz
+from fubini.geometry.operators import Terms
+from fubini.jacobian import Jacobian
+from fubini.memory import check_fits
+from fubini.metric_derivative import tangent_states
+from fubini.observables import Measurement
+
+_FEWER = "use fewer weight vectors at a time, or fewer operators"
+
+
+@dataclass(frozen=True, eq=False)
+class Tangents:
+    """Projected tangents at B weight vectors; N amplitudes, P weights, M operators.
+
+    Attributes:
+        weights: By the weights, (B, P, 2 N).
+        operators: Of the operators, -i (O - <O>)|psi>, (B, M, 2 N).
+    """
+
+    weights: Real
+    operators: Real
+
+    def metric(self) -> Real:
+        """Return the Fubini-Study metric over the weights, (B, P, P)."""
+        return hermitian(self.weights @ self.weights.transpose(0, 2, 1))
+
+    def overlaps(self) -> Real:
+        r"""Return Re <d_j psi|P (-i O_m)|psi>, (B, M, P): what McLachlan's principle in real time equates g v with."""
+        return self.operators @ self.weights.transpose(0, 2, 1)
+
+    def gradients(self) -> Real:
+        """Return the gradients of the operators' expectation values by the weights, (B, M, P)."""
+        return -2.0 * times_minus_i(self.operators) @ self.weights.transpose(0, 2, 1)
+
+    def covariances(self) -> Real:
+        """Return Re<O_m O_n> - <O_m><O_n>, (B, M, M); the variances are its diagonal."""
+        return hermitian(self.operators @ self.operators.transpose(0, 2, 1))
+
+
+def times_minus_i(vectors: Real) -> Real:
+    """Return -i v of vectors (..., 2 N) whose real parts come first: -P O|psi> of an operator's tangent -i P O|psi>."""
+    half = vectors.shape[-1] // 2
+    return np.concatenate([vectors[..., half:], -vectors[..., :half]], axis=-1)
+
+
+def tangents(ansatz: Ansatz, weights: Real, operators: Sequence[Terms] = ()) -> Tangents:
+    """Return the tangents of a circuit's state, of weights and of operators behind the circuit, in one call of the kernel.
+
+    Args:
+        ansatz: The circuit.
+        weights: (B, P), finite.
+        operators: M Hermitian operators as words, see ``operators.terms_of``.
+
+    Returns:
+        The tangents.
+
+    Raises:
+        MemoryError: If they are larger than the bound.
+    """
+    circuit = ansatz.circuit
+    jacobian = ansatz.jacobian(weights)
+    batch, count, extra = len(weights), circuit.num_angles, len(operators)
+    width = 2 << circuit.num_wires
+    rows = len(jacobian.rows) + extra
+    check_fits(
+        f"{rows} tangents of {batch} states of {circuit.num_wires} qubits",
+        2.0 * batch * width * rows,
+        _FEWER,
+    )
+    angles = np.zeros((batch, count + extra))
+    angles[:, :count] = ansatz.angles(weights)
+    program = extended(circuit.structure, tuple(operators)) if extra else circuit.program
+    columns = [*jacobian.rows.tolist(), *range(count, count + extra)]
+    found = _core.metric_factor(program, angles, ansatz.initial, columns)
+    every = found.reshape(rows, batch, width).transpose(1, 0, 2)
+    if batch > 1:  # a factor of the mean metric
+        every = every * np.sqrt(batch)
+    own = every[:, : rows - extra]
+    return Tangents(pulled(jacobian, own), every[:, rows - extra :])
+
+
+def pulled(jacobian: Jacobian, vectors: Real) -> Real:
+    """Return derivatives by the weights (B, P, d) of what has the derivatives (B, k, d) by angles.
+
+    Args:
+        jacobian: Of the angles, for one or for B weight vectors.
+        vectors: One for each row of the Jacobian.
+    """
+    columns, coefficients = jacobian.columns, jacobian.coefficients
+    if columns is None or coefficients is None:
+        result: Real = jacobian.values.transpose(0, 2, 1) @ vectors
+        return result
+    if not (coefficients == 1.0).all():
+        vectors = vectors * coefficients[:, :, None]
+    if len(columns) == jacobian.size and (columns == np.arange(jacobian.size)).all():
+        return vectors
+    result = np.zeros((len(vectors), jacobian.size, vectors.shape[-1]))
+    if jacobian.shared:
+        for row, column in enumerate(columns):
+            result[:, column] += vectors[:, row]
+    else:
+        result[:, columns] = vectors
+    return result
+
+
+@lru_cache(maxsize=64)
+def extended(structure: Structure, operators: tuple[Terms, ...]) -> _core.Program:
+    """Return the program of a circuit with exp(-i t_m O_m) behind it, to first order in t, at angles that come last.
+
+    Args:
+        structure: Of the circuit.
+        operators: O_m as words; their order does not matter to first order in t, at t = 0.
+    """
+    index = {wire: k for k, wire in enumerate(structure.wires)}
+    count = structure.num_angles
+    builder = _core.ProgramBuilder(
+        len(structure.wires), count + len(operators), structure.takes_state
+    )
+    for gate in structure.gates:
+        add_gate(builder, gate, index)
+    for number, terms in enumerate(operators):
+        for word, wires, coefficient in terms:
+            if word:  # the identity moves the phase alone
+                place = count + number, 2.0 * coefficient, 0.0
+                builder.pauli_rotation(word, list(wires), [], [], False, place)
+    return builder.build()
+
+
+def states(ansatz: Ansatz, weights: Real) -> Complex:
+    """Return the states (B, N) at weights (B, P), as ``Circuit.state`` does."""
+    circuit = ansatz.circuit
+    return _core.state(
+        circuit.program, np.ascontiguousarray(ansatz.angles(weights)), ansatz.initial
+    )
+
+
+def expectations(ansatz: Ansatz, weights: Real, operators: Sequence[Terms]) -> Real:
+    """Return the expectation values (B, M) of M operators at weights (B, P)."""
+    if not operators:
+        return np.zeros((len(weights), 0))
+    program = _measuring(ansatz.circuit.structure, tuple(operators)).program
+    return _core.expval(program, np.ascontiguousarray(ansatz.angles(weights)), ansatz.initial)
+
+
+@lru_cache(maxsize=64)
+def _measuring(structure: Structure, operators: tuple[Terms, ...]) -> Circuit:
+    measured = tuple(Measurement("expval", terms=terms) for terms in operators)
+    return Circuit(replace(structure, measurements=measured))
+
+
+def derivative_states(ansatz: Ansatz, weights: Real) -> tuple[Complex, Complex]:
+    """Return the states and their derivatives by the weights, with the part along the state, as complex amplitudes.
+
+    Args:
+        ansatz: The circuit.
+        weights: (B, P), finite.
+
+    Returns:
+        psi (B, N) and d psi (B, P, N), up to a unitary common to those of one weight vector.
+
+    Raises:
+        MemoryError: If they are larger than the bound.
+    """
+    jacobian = ansatz.jacobian(weights)
+    angles = np.ascontiguousarray(ansatz.angles(weights))
+    found = [
+        tangent_states(ansatz.circuit, row[None], ansatz.initial, jacobian.rows) for row in angles
+    ]
+    psi = np.stack([one for one, _ in found])
+    by_angles = np.stack([some for _, some in found])
+    real = pulled(jacobian, np.ascontiguousarray(by_angles).view(np.float64))
+    return psi, np.ascontiguousarray(real).view(np.complex128)

@@ -14,7 +14,7 @@ import pennylane as qml
 
 import common
 from fubini import _core
-from fubini.circuit import Circuit
+from fubini.native.circuit import Circuit
 
 GOAL = 3e9
 # (qubits, layers, inputs)

@@ -23,7 +23,7 @@ import pennylane as qml
 import torch
 
 import common
-from fubini.circuit import Circuit
+from fubini.native.circuit import Circuit
 
 CASES = [(4, 3), (8, 6), (10, 6), (12, 8)]
 INPUTS = 64

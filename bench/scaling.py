@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 
 import common
 import fubini
-from fubini.circuit import Circuit
-from fubini.native_metric import metric_factor
+from fubini.native.circuit import Circuit
+from fubini.native.metric import metric_factor
 
 Real = NDArray[np.float64]
 Step = Callable[[], Real]

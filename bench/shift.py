@@ -21,10 +21,10 @@ import pennylane as qml
 import torch
 
 import common
-from fubini.device import full_metric, metric_blocks
+from fubini.circuit.tape import GateTape, gate_tape
 from fubini.devices.executor import executor_of
+from fubini.devices.metric import full_metric, metric_blocks
 from fubini.devices.shifts import gradient_job
-from fubini.tape import GateTape, gate_tape
 
 CASES = [(4, 3), (8, 6)]
 DEVICES = ["default.qubit", "lightning.qubit"]

@@ -8,7 +8,7 @@ import numpy as np
 import pennylane as qml
 import torch
 
-from fubini.tape import GateTape, gate_tape
+from fubini.circuit.tape import GateTape, gate_tape
 
 
 class Faulty(qml.devices.DefaultQubit):

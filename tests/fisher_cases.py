@@ -7,13 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from fubini.torch import fisher as fisher_module
-from fubini.torch.blocks import (
-    Block,
-    DenseBlock,
-)
-from fubini.torch.fisher import fisher_blocks
-from fubini.torch.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
+from fubini.blocks import Block, DenseBlock
+from fubini.fisher import blocks as fisher_module
+from fubini.fisher.blocks import fisher_blocks
+from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
 
 Tensor = torch.Tensor
 N = 6

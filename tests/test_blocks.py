@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fubini
-from fubini.torch.blocks import (
+from fubini.blocks import (
     Block,
     DenseBlock,
     DiagonalBlock,
@@ -14,7 +14,7 @@ from fubini.torch.blocks import (
     KroneckerBlock,
     OperatorBlock,
 )
-from fubini.torch.blocks import kronecker as kronecker_module
+from fubini.blocks import kronecker as kronecker_module
 
 Tensor = torch.Tensor
 

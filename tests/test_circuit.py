@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fubini import _core
-from fubini.circuit import Circuit
 from fubini.errors import UnsupportedCircuitError
-from fubini.gates import TABLE
+from fubini.native.circuit import Circuit
+from fubini.native.gates import TABLE
 
 # Double precision over tens of gates; derivatives sum as many terms.
 TOLERANCE = 1e-10

@@ -7,9 +7,9 @@ import pennylane as qml
 import pytest
 import scipy.linalg
 
-from fubini.circuit import Circuit
 from fubini.errors import UnsupportedCircuitError
-from fubini.gates import TABLE, native_gates
+from fubini.native.circuit import Circuit
+from fubini.native.gates import TABLE, native_gates
 
 # Double precision: tens of gates with rounding errors of 1e-16 each.
 TOLERANCE = 1e-12

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import fubini
-from fubini import points
 from fubini.compile import calls as compiled_calls
+from fubini.metric import engines as points
 from test_never_frozen import CAPTURED, RARE, set_everything
 
 DEVICE = qml.device("default.qubit", wires=1)

@@ -10,11 +10,11 @@ import torch
 
 from circuits import ANGLE_GATES, DEVICES, FIXED_GATES, random_circuit
 from devices_common import Serial, spread, tape_of
-from fubini.device import full_metric, metric_blocks
+from fubini.circuit.gate_layers import find_layers
+from fubini.circuit.tape import gate_tape
 from fubini.devices.branches import auxiliary_wires
 from fubini.devices.executor import executor_of
-from fubini.layers import find_layers
-from fubini.tape import gate_tape
+from fubini.devices.metric import full_metric, metric_blocks
 
 
 @pytest.mark.parametrize("device", DEVICES)

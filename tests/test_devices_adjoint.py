@@ -11,12 +11,12 @@ import fubini
 from circuits import ANGLE_GATES, random_circuit
 from devices_common import Faulty, Serial, spread, tape_of
 from fubini import NumericalError, UnsupportedCircuitError, _core
-from fubini.devices.calls import Usage
+from fubini.circuit.tape import gate_tape
+from fubini.devices.block_metric import metric_job
 from fubini.devices.executor import DeviceExecutionError, Executor
 from fubini.devices.job import together
-from fubini.devices.sampled import metric_job
 from fubini.devices.shifts import gradient_job, values_job
-from fubini.tape import gate_tape
+from fubini.devices.usage import Usage
 
 # Sums of a few hundred rounded products of numbers of order one.
 TOLERANCE = 1e-9

@@ -11,14 +11,14 @@ import torch
 
 from devices_common import check_statistics, tape_of
 from fubini import NumericalError, UnsupportedCircuitError
-from fubini.devices.calls import Usage
+from fubini.circuit.tape import gate_tape
+from fubini.devices.block_metric import metric_job
 from fubini.devices.executor import Executor
 from fubini.devices.fisher import classical_fisher, fisher_job, random_basis_metric_job
 from fubini.devices.qnspsa import QNSPSA
-from fubini.devices.sampled import metric_job
 from fubini.devices.shifts import gradient_job
-from fubini.reference import geometric_tensor
-from fubini.tape import gate_tape
+from fubini.devices.usage import Usage
+from reference import geometric_tensor
 
 
 def gates(x: Any, w: Any) -> None:

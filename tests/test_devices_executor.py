@@ -11,10 +11,10 @@ import torch
 import fubini
 from devices_common import Faulty, Serial, tape_of
 from fubini import NumericalError, UnsupportedCircuitError
-from fubini.devices.calls import Usage
 from fubini.devices.executor import DeviceExecutionError, Executor, check_device, executor_of
 from fubini.devices.shifts import gradient_job, values_job
 from fubini.devices.sweep import tape_key
+from fubini.devices.usage import Usage
 
 
 def circuit(w: Any) -> Any:

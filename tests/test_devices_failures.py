@@ -12,15 +12,15 @@ import torch
 import fubini
 from devices_common import Faulty, Serial, tape_of
 from fubini import NumericalError, QuantumLayer, UnsupportedCircuitError
-from fubini.devices.calls import Usage
+from fubini.devices.block_metric import metric_job
 from fubini.devices.executor import DeviceExecutionError, Executor
 from fubini.devices.fisher import fisher_job
-from fubini.devices.full import full_metric_job
+from fubini.devices.full_metric import full_metric_job
 from fubini.devices.hessian import hessian_job
 from fubini.devices.qnspsa import QNSPSA
-from fubini.devices.sampled import metric_job
 from fubini.devices.shifts import gradient_job, values_job
 from fubini.devices.sweep import tape_key
+from fubini.devices.usage import Usage
 
 INPUTS = torch.tensor([[0.3, 0.9], [1.2, -0.4]], dtype=torch.float64)
 FAILURES = (DeviceExecutionError, NumericalError)

@@ -10,11 +10,11 @@ import torch
 from circuits import ANGLE_GATES, random_circuit
 from devices_common import Serial, check_statistics, tape_of
 from fubini import UnsupportedCircuitError
-from fubini.devices.calls import Usage
 from fubini.devices.executor import Executor
-from fubini.devices.full import free_wire, full_metric_job
+from fubini.devices.full_metric import free_wire, full_metric_job
 from fubini.devices.hessian import hessian_job, pair_plan
-from fubini.reference import geometric_tensor
+from fubini.devices.usage import Usage
+from reference import geometric_tensor
 
 METHODS: Any = ["hadamard", "fidelity"]
 DEVICES = ["default.qubit", "lightning.qubit", "default.mixed"]

@@ -11,12 +11,12 @@ import fubini
 from circuits import ANGLE_GATES, random_circuit
 from devices_common import Serial, spread, tape_of
 from fubini import UnsupportedCircuitError, _core
-from fubini.circuit import Circuit
-from fubini.devices.calls import Usage
 from fubini.devices.executor import Executor
 from fubini.devices.job import together
 from fubini.devices.shifts import gradient_job, values_job
-from fubini.torch.function import expval
+from fubini.devices.usage import Usage
+from fubini.native.circuit import Circuit
+from fubini.nn.expval import expval
 
 DEVICES = ["default.qubit", "lightning.qubit", "default.mixed"]
 # A dozen shifted results of order one, with coefficients of order one.

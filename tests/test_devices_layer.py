@@ -10,8 +10,8 @@ import torch
 import fubini
 from devices_common import Faulty, Serial
 from fubini import QuantumLayer, UnsupportedCircuitError
-from fubini.devices.calls import Usage
 from fubini.devices.executor import DeviceExecutionError, Executor
+from fubini.devices.usage import Usage
 
 SHAPES = {"w": (2, 2), "v": ()}
 
@@ -272,9 +272,9 @@ def test_what_pennylane_evaluates_is_remembered(monkeypatch: pytest.MonkeyPatch)
     qnode = qml.QNode(operator, qml.device("default.qubit", wires=2, seed=1), shots=50)
     layer = QuantumLayer(qnode, SHAPES)
     tried = []
-    real = fubini.torch.layer.shifted_circuit
+    real = fubini.nn.layer.shifted_circuit
     monkeypatch.setattr(
-        fubini.torch.layer, "shifted_circuit", lambda *a: (tried.append(1), real(*a))[1]
+        fubini.nn.layer, "shifted_circuit", lambda *a: (tried.append(1), real(*a))[1]
     )
     for _ in range(3):
         assert layer(torch.rand(3, 2)).shape == (3, 2)

@@ -11,10 +11,10 @@ import scipy.linalg
 from circuits import random_circuit
 from devices_common import tape_of
 from fubini import UnsupportedCircuitError
-from fubini.devices.calls import Usage
 from fubini.devices.executor import Executor
 from fubini.devices.mixed import hilbert_schmidt, mixed_metric_job, sld_fisher
-from fubini.reference import geometric_tensor
+from fubini.devices.usage import Usage
+from reference import geometric_tensor
 
 
 def metric(function: Any, wires: int, weights: Any, inputs: Any = None, **options: Any) -> Any:

@@ -10,9 +10,9 @@ import torch
 import fubini
 from devices_common import Serial
 from fubini.demo.circuit import START, make_circuit
-from fubini.devices.calls import Usage
 from fubini.devices.executor import DeviceExecutionError, Executor
-from fubini.torch.shot_optimizer import ShotQNGOptimizer
+from fubini.devices.usage import Usage
+from fubini.optim.shot_optimizer import ShotQNGOptimizer
 
 STEPS = 40
 RATE = 0.3

@@ -9,16 +9,16 @@ import torch
 
 from devices_common import Serial, check_statistics, tape_of
 from fubini import NumericalError, UnsupportedCircuitError
-from fubini.device import metric_blocks
+from fubini.circuit.pauli import dense
 from fubini.devices.basis import diagonal_basis
-from fubini.devices.calls import Usage
+from fubini.devices.block_metric import covariances, metric_job
 from fubini.devices.executor import Executor
+from fubini.devices.metric import metric_blocks
 from fubini.devices.readout import sampled_readout
-from fubini.devices.sampled import covariances, metric_job
 from fubini.devices.shifts import gradient_job, values_job
 from fubini.devices.snr import snr_direction, split_shots, variance_ratio
-from fubini.pauli import dense
-from fubini.reference import geometric_tensor
+from fubini.devices.usage import Usage
+from reference import geometric_tensor
 
 REPETITIONS = 300
 

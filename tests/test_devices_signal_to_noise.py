@@ -10,15 +10,10 @@ import torch
 import fubini
 from devices_common import Serial
 from fubini import QNGOptimizer, QuantumLayer, SignalToNoise, UnsupportedCircuitError
+from fubini.blocks import NoisyBlock
 from fubini.devices.executor import DeviceExecutionError, Executor
 from fubini.devices.snr import snr_direction
-from fubini.torch.blocks import NoisyBlock
-from fubini.torch.shot_noise import (
-    ShotNoise,
-    estimated_metric,
-    gradient_covariance,
-    layer_tape,
-)
+from fubini.nn.shot_noise import ShotNoise, estimated_metric, gradient_covariance, layer_tape
 
 SHAPES = {"w": (3,), "v": ()}
 

@@ -19,13 +19,9 @@ from fisher_cases import (
     mlp,
     only_blocks,
 )
-from fubini.torch import fisher as fisher_module
-from fubini.torch.blocks import (
-    DenseBlock,
-    FactorBlock,
-    OperatorBlock,
-)
-from fubini.torch.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, OutputGradient
+from fubini.blocks import DenseBlock, FactorBlock, OperatorBlock
+from fubini.fisher import blocks as fisher_module
+from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, OutputGradient
 
 Tensor = torch.Tensor
 _double = double_precision

@@ -13,12 +13,12 @@ from torch import nn
 
 import fubini
 from fisher_cases import double_precision
+from fubini.blocks import Block
 from fubini.errors import NumericalError
-from fubini.torch import fisher as fisher_module
-from fubini.torch.blocks import Block
-from fubini.torch.fisher import fisher_blocks
-from fubini.torch.fisher_chain import chain_blocks
-from fubini.torch.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
+from fubini.fisher import blocks as fisher_module
+from fubini.fisher.blocks import fisher_blocks
+from fubini.fisher.chain import chain_blocks
+from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
 from quantum_layers import (
     OUTPUTS,
     expvals,

@@ -10,12 +10,14 @@ from torch import nn
 
 import fubini
 from fisher_cases import double_precision
-from fubini.metric import layer_metric
-from fubini.torch import fisher as fisher_module
-from fubini.torch import fisher_pass, fisher_quantum, fisher_units
-from fubini.torch.blocks import Block, DenseBlock, KroneckerBlock, OperatorBlock
-from fubini.torch.fisher import fisher_blocks
-from fubini.torch.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
+from fubini.blocks import Block, DenseBlock, KroneckerBlock, OperatorBlock
+from fubini.fisher import accumulators as fisher_units
+from fubini.fisher import blocks as fisher_module
+from fubini.fisher import passes as fisher_pass
+from fubini.fisher import quantum as fisher_quantum
+from fubini.fisher.blocks import fisher_blocks
+from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
+from fubini.metric.functions import layer_metric
 
 Tensor = torch.Tensor
 N = 4

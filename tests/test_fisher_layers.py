@@ -22,13 +22,9 @@ from fisher_cases import (
     only_blocks,
     reference,
 )
-from fubini.torch import fisher as fisher_module
-from fubini.torch.blocks import (
-    DenseBlock,
-    DiagonalBlock,
-    KroneckerBlock,
-)
-from fubini.torch.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
+from fubini.blocks import DenseBlock, DiagonalBlock, KroneckerBlock
+from fubini.fisher import blocks as fisher_module
+from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
 
 Tensor = torch.Tensor
 _double = double_precision

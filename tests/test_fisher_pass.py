@@ -21,15 +21,13 @@ from fisher_cases import (
     only_blocks,
     reference,
 )
-from fubini.torch import fisher as fisher_module
-from fubini.torch import fisher_pass, fisher_units, likelihoods
-from fubini.torch.blocks import (
-    DenseBlock,
-    DiagonalBlock,
-    KroneckerBlock,
-)
-from fubini.torch.fisher import fisher_blocks
-from fubini.torch.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
+from fubini.blocks import DenseBlock, DiagonalBlock, KroneckerBlock
+from fubini.fisher import accumulators as fisher_units
+from fubini.fisher import blocks as fisher_module
+from fubini.fisher import likelihoods
+from fubini.fisher import passes as fisher_pass
+from fubini.fisher.blocks import fisher_blocks
+from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
 
 Tensor = torch.Tensor
 _double = double_precision

@@ -319,7 +319,7 @@ def test_the_remedies_for_computed_weights_work(name: str) -> None:
     diagonal = (2 / 10) * jacobian(model(x), parameters).square().sum(0)
     for n, b in model.named_buffers():
         b.copy_(state[n])
-    found = fubini.torch.fisher.fisher_blocks(
+    found = fubini.fisher.blocks.fisher_blocks(
         model, (x,), {}, parameters=parameters, likelihood="gaussian", approx="diag",
         fallback="diagonal",
     )  # fmt: skip
@@ -356,7 +356,7 @@ def test_quantum_layers_with_another_forward(make: Callable[[], nn.Module]) -> N
     model, x = make(), torch.rand(5, 3)
     parameters = list(model.parameters())
     rows = jacobian(model(x), parameters)
-    blocks = fubini.torch.fisher.fisher_blocks(
+    blocks = fubini.fisher.blocks.fisher_blocks(
         model, (x,), {}, parameters=parameters, likelihood="gaussian", approx="block-diag"
     )
     own = [b for b in blocks if b.parameters[0] is model[2].weights]
@@ -457,7 +457,7 @@ def test_data_that_are_mixed_in_some_passes_only(why: str) -> None:
     elif why == "training":
         model.train()
     check_step(model, [x])
-    blocks = fubini.torch.fisher.fisher_blocks(
+    blocks = fubini.fisher.blocks.fisher_blocks(
         model, (x,), {}, parameters=list(model.parameters()), likelihood="gaussian",
         approx="block-diag",
     )  # fmt: skip
@@ -559,10 +559,10 @@ class HalfInside(nn.Module):
 def test_autocast_inside_of_the_model(approx: Any) -> None:
     torch.set_default_dtype(torch.float32)
     model, x = HalfInside(), torch.randn(6, 3)
-    found = fubini.torch.fisher.fisher_blocks(
+    found = fubini.fisher.blocks.fisher_blocks(
         model, (x,), {}, parameters=list(model.parameters()), likelihood="gaussian", approx=approx
     )
-    plain = fubini.torch.fisher.fisher_blocks(
+    plain = fubini.fisher.blocks.fisher_blocks(
         model.net, (x,), {}, parameters=list(model.parameters()), likelihood="gaussian",
         approx=approx,
     )  # fmt: skip
@@ -596,7 +596,7 @@ def test_layers_inside_of_vmap(depth: int) -> None:
     x = torch.rand(5, 3) if depth == 1 else torch.rand(5, 4, 3)
     check_step(Mapped(), [x])
     model = Mapped()
-    fubini.torch.fisher.fisher_blocks(  # the layers have their rules
+    fubini.fisher.blocks.fisher_blocks(  # the layers have their rules
         model, (x,), {}, parameters=list(model.parameters()), likelihood="gaussian",
         approx="block-diag",
     )  # fmt: skip

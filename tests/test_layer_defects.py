@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fubini
-from fubini.recent import Recent
+from fubini.compile.recent import Recent
 
 ENGINES = [
     ("default.qubit", "auto"),

@@ -15,8 +15,8 @@ from torch.testing import assert_close
 
 import fubini
 from fisher_cases import double_precision
-from fubini.torch.fisher import fisher_blocks
-from fubini.torch.losses import as_likelihood
+from fubini.fisher.blocks import fisher_blocks
+from fubini.fisher.losses import as_likelihood
 from models import hybrid
 
 Tensor = torch.Tensor

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import fubini
+import reference
 from circuits import DEVICES, metric_by_autodiff, random_circuit
-from fubini import reference
-from fubini.device import metric_blocks
-from fubini.layers import find_layers
-from fubini.tape import gate_tape
+from fubini.circuit.gate_layers import find_layers
+from fubini.circuit.tape import gate_tape
+from fubini.devices.metric import metric_blocks
 
 # Sums of some hundred products of order one in float64.
 TOLERANCE = 1e-11

@@ -10,7 +10,7 @@ import torch
 
 import fubini
 from circuits import random_circuit
-from fubini.metric_derivative import along, gradient, tangent_states, without_state
+from fubini.native.derivative import along, gradient, tangent_states, without_state
 from test_metric_operator import shared_and_bent
 from test_native_metric import drawn
 

@@ -11,8 +11,8 @@ from pennylane import numpy as pnp
 import fubini
 from circuits import metric_by_autodiff, random_circuit
 from fubini import _core, reference
-from fubini.pullback import of_tape
-from fubini.tape import gate_tape
+from fubini.circuit.tape import gate_tape
+from fubini.native.pullback import of_tape
 from test_native_metric import ansatz, random_tape
 
 TOLERANCE = 1e-11  # double precision over tens of gates
@@ -175,7 +175,7 @@ def test_batches_larger_than_the_temporaries_allowed(monkeypatch: pytest.MonkeyP
     w = torch.rand(2, 2, 3, dtype=torch.float64, requires_grad=True)
     results = []
     for size in (1 << 26, 1000):
-        monkeypatch.setattr("fubini.pullback._CHUNK_BYTES", size)
+        monkeypatch.setattr("fubini.native.pullback._CHUNK_BYTES", size)
         operator = fubini.metric_operator(qnode, "matrix-free")(x, w)
         results.append(
             [

@@ -10,10 +10,10 @@ import torch
 
 import fubini
 from circuits import random_circuit
-from fubini.cost import choose
-from fubini.jacobian import Jacobian
-from fubini.metric_operator import MetricOperator
-from fubini.pullback import Pullback
+from fubini.circuit.jacobian import Jacobian
+from fubini.native.cost import choose
+from fubini.native.operator import MetricOperator
+from fubini.native.pullback import Pullback
 from test_native_metric import ansatz, drawn
 
 FORMS = ["dense", "dual", "matrix-free"]

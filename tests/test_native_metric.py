@@ -9,10 +9,11 @@ import torch
 
 import fubini
 from circuits import ANGLE_GATES, FIXED_GATES, THREE_ANGLE_GATES
-from fubini import _core, native_metric
-from fubini.circuit import Circuit
-from fubini.gates import TABLE
-from fubini.native_metric import layer_plan, metric_factor, metric_products
+from fubini import _core
+from fubini.native import metric as native_metric
+from fubini.native.circuit import Circuit
+from fubini.native.gates import TABLE
+from fubini.native.metric import layer_plan, metric_factor, metric_products
 
 TOLERANCE = 1e-11  # double precision over tens of gates
 RULES = ["wires", "maximal", "queue"]

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import fubini
-from fubini.metric import layer_operator, metric_operator
-from fubini.torch.blocks import DenseBlock, FactorBlock, OperatorBlock
-from fubini.torch.quantum_source import operator_block
+from fubini.blocks import DenseBlock, FactorBlock, OperatorBlock
+from fubini.metric.functions import layer_operator, metric_operator
+from fubini.optim.quantum_source import operator_block
 
 KINDS = {"dense": DenseBlock, "dual": FactorBlock, "matrix-free": OperatorBlock}
 
@@ -55,7 +55,7 @@ def test_auto_ends_where_the_full_metric_ends(form: str, monkeypatch: pytest.Mon
     for approx in (None, "auto"):
         if approx == "auto":
             monkeypatch.setattr(
-                "fubini.torch.quantum_source.layer_operator",
+                "fubini.optim.quantum_source.layer_operator",
                 lambda layer, inputs, layers: metric_operator(layer, form, layers=layers)(inputs),  # type: ignore[arg-type]
             )
         layer = layer_of()

@@ -13,9 +13,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 import fubini
+from fubini.blocks import Block, DenseBlock, FactorBlock, OperatorBlock
 from fubini.demo.distributed import train as train_example
-from fubini.torch.blocks import Block, DenseBlock, FactorBlock, OperatorBlock
-from fubini.torch.distributed import mean_blocks
+from fubini.optim.distributed import mean_blocks
 from models import hybrid
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")

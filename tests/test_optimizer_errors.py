@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import fubini
-from fubini.torch.checks import all_finite, check_group, first_not_finite
+from fubini.optim.checks import all_finite, check_group, first_not_finite
 from models import entangler, hybrid
 
 
@@ -324,8 +324,8 @@ def test_layers_without_a_rule_are_named() -> None:
 
 
 def test_matrix_free_metrics_cannot_be_averaged(monkeypatch: Any) -> None:
-    monkeypatch.setattr("fubini.torch.fisher.DENSE_LIMIT", 0)
-    monkeypatch.setattr("fubini.torch.fisher.FACTOR_LIMIT", 0)
+    monkeypatch.setattr("fubini.fisher.blocks.DENSE_LIMIT", 0)
+    monkeypatch.setattr("fubini.fisher.blocks.FACTOR_LIMIT", 0)
     model = hybrid()
     opt = fisher(model, approx=None, averaging=0.5)
     model(torch.rand(4, 3, dtype=torch.float64)).sum().backward()

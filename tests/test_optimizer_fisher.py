@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 import fubini
-from fubini.torch.likelihoods import Bernoulli, Gaussian
+from fubini.fisher.likelihoods import Bernoulli, Gaussian
 from models import hybrid
 
 CRITERION = torch.nn.BCEWithLogitsLoss()

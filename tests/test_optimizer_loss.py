@@ -15,8 +15,8 @@ from torch.optim import lr_scheduler
 from torch.testing import assert_close
 
 import fubini
-from fubini.torch.fisher import fisher_blocks
-from fubini.torch.length import DECAY, LIMIT, RunningLength
+from fubini.fisher.blocks import fisher_blocks
+from fubini.optim.length import DECAY, LIMIT, RunningLength
 from models import hybrid
 
 Tensor = torch.Tensor

@@ -12,7 +12,7 @@ import torch
 from torch.testing import assert_close
 
 import fubini
-from fubini.torch.proposal import Proposal
+from fubini.optim.proposal import Proposal
 from models import hybrid, quadratic
 
 EYE = torch.eye(4, dtype=torch.float64)

@@ -133,14 +133,8 @@ def test_weights_that_move_no_state_take_the_plain_step(approx: Any, damping: st
 @pytest.mark.parametrize("form", ["matrix", "factor", "products", "diagonal", "kronecker"])
 def test_every_form_of_a_metric_leaves_out_what_moves_nothing(form: str) -> None:
     """Against the sub-matrix of what moves, solved by itself."""
-    from fubini.torch.blocks import (
-        DenseBlock,
-        DiagonalBlock,
-        FactorBlock,
-        KroneckerBlock,
-        OperatorBlock,
-    )
-    from fubini.torch.proposal import Part, Proposal
+    from fubini.blocks import DenseBlock, DiagonalBlock, FactorBlock, KroneckerBlock, OperatorBlock
+    from fubini.optim.proposal import Part, Proposal
 
     torch.manual_seed(0)
     factor = torch.randn(3, 4, dtype=D)

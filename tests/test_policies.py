@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fubini
-from fubini.policies import (
+from fubini.optim.policies import (
     Armijo,
     DampingPolicy,
     LevenbergMarquardt,

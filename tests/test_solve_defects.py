@@ -8,7 +8,7 @@ import scipy.linalg
 import torch
 
 import fubini
-from fubini.policies import Armijo, LevenbergMarquardt, TrustRegion
+from fubini.optim.policies import Armijo, LevenbergMarquardt, TrustRegion
 from systems import backward_error, rank_deficient, vectors, with_condition
 
 FAR = (1e-300, 1e-200, 1e-160, 1e160, 1e200, 1e300)

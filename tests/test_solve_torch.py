@@ -7,9 +7,9 @@ import torch
 
 import fubini
 from fubini import SolveStatus
-from fubini._solve_run import solve_tensors_on_device
-from fubini._solve_types import make_plan
-from fubini.damping import as_damping
+from fubini.solvers.damping import as_damping
+from fubini.solvers.methods import make_plan
+from fubini.solvers.run import solve_tensors_on_device
 
 METHODS = ["auto", "cholesky", "ldlt", "pinv", "power", "cg"]
 DAMPINGS = [0.3, fubini.Relative(0.3), fubini.Diagonal(0.3)]

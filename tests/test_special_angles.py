@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import fubini
-from fubini.circuit import Circuit
 from fubini.errors import UnsupportedCircuitError
+from fubini.native.circuit import Circuit
 from special_angles import ANGLES, FORMS, GATES, WIRES, OwnRotation, matrix_of
 
 # Products of some tens of matrices with entries below 1.

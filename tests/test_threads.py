@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fubini
-from fubini import _interrupts
+from fubini.solvers import interrupts as _interrupts
 
 
 def run(code: str, **environment: str | None) -> subprocess.CompletedProcess[str]:

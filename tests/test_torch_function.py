@@ -7,8 +7,8 @@ import torch
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 from fubini import QuantumLayer
-from fubini.circuit import Circuit
-from fubini.torch.function import expval
+from fubini.native.circuit import Circuit
+from fubini.nn.expval import expval
 
 # Forward-mode AD inside torch still scripts its own decompositions.
 pytestmark = pytest.mark.filterwarnings(

@@ -12,7 +12,7 @@ from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import fubini
-from fubini.torch.operation import _keys, as_operation
+from fubini.nn.operation import _keys, as_operation
 
 WIRES = 2
 

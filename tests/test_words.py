@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import fubini
+from fubini.circuit.words import words_of
 from fubini.devices import gate_tape, gradient_job
 from fubini.errors import UnsupportedCircuitError
-from fubini.words import words_of
 
 WORDS = [qml.Z(0), qml.X(0) @ qml.X(1), qml.Y(1)]
 

@@ -4,40 +4,44 @@ Start with ``QuantumLayer`` and ``QNGOptimizer``; ``compiled`` makes a QNode a f
 solution of its systems.
 """
 
-from fubini.build import (
-    build_info,
-    get_memory_limit,
-    get_num_threads,
-    set_memory_limit,
-    set_num_threads,
-)
-from fubini.circuit import Circuit
-from fubini.compiled_qnode import CompiledQNode, compiled
-from fubini.damping import Absolute, Damping, Diagonal, Relative
 from fubini.devices.snr import SignalToNoise
 from fubini.errors import NumericalError, UnsupportedCircuitError
-from fubini.metric import (
+from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian, Poisson
+from fubini.metric.functions import (
     geometric_tensor,
     metric_derivative,
     metric_operator,
     metric_tensor,
     quantum_fisher,
 )
-from fubini.metric_operator import MetricOperator
-from fubini.plotting import plot_metric
-from fubini.policies import Armijo, LevenbergMarquardt, Schedule, Tikhonov, TrustRegion
-from fubini.solve import CG, Dual, Pinv, Power, SolveInfo, SolveStatus, solve, solve_blocks
-from fubini.spectrum import MetricSpectrum, metric_spectrum
-from fubini.torch import (
-    Bernoulli,
-    Categorical,
-    Gaussian,
-    HeavyBall,
-    QNGOptimizer,
-    QuantumLayer,
-    ShotQNGOptimizer,
-    Spring,
-    replace_torch_layers,
+from fubini.metric.plot import plot_metric
+from fubini.metric.spectrum import MetricSpectrum, metric_spectrum
+from fubini.native.circuit import Circuit
+from fubini.native.operator import MetricOperator
+from fubini.nn.compiled_qnode import CompiledQNode, compiled
+from fubini.nn.layer import QuantumLayer
+from fubini.nn.replace import replace_torch_layers
+from fubini.optim.momentum import HeavyBall, Spring
+from fubini.optim.optimizer import QNGOptimizer
+from fubini.optim.policies import Armijo, LevenbergMarquardt, Schedule, Tikhonov, TrustRegion
+from fubini.optim.shot_optimizer import ShotQNGOptimizer
+from fubini.runtime import (
+    build_info,
+    get_memory_limit,
+    get_num_threads,
+    set_memory_limit,
+    set_num_threads,
+)
+from fubini.solvers.damping import Absolute, Damping, Diagonal, Relative
+from fubini.solvers.systems import (
+    CG,
+    Dual,
+    Pinv,
+    Power,
+    SolveInfo,
+    SolveStatus,
+    solve,
+    solve_blocks,
 )
 
 __version__ = build_info()["version"]
@@ -60,6 +64,7 @@ __all__ = [
     "MetricSpectrum",
     "NumericalError",
     "Pinv",
+    "Poisson",
     "Power",
     "QNGOptimizer",
     "QuantumLayer",
@@ -90,3 +95,8 @@ __all__ = [
     "solve",
     "solve_blocks",
 ]
+
+
+def __dir__() -> list[str]:
+    """Name what is public: the folders are where it is implemented."""
+    return sorted([*__all__, "__version__", "devices"])

@@ -5,10 +5,10 @@ from typing import Any
 import pennylane as qml
 import torch
 
+from fubini.circuit.tape import user_tape
 from fubini.compile.call import Arguments
 from fubini.compile.recorder import Recording
 from fubini.compile.shadow import MIXED_ROW, split
-from fubini.tape import user_tape
 
 
 def check_batch(

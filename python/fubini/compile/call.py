@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fubini._arrays import to_numpy
+from fubini.arrays import to_numpy
 from fubini.compile.compiled import FloatArray
 from fubini.compile.graph import Graph
 from fubini.compile.recorder import Recording

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from fubini._arrays import is_tensor, to_numpy
-from fubini._types import Index
+from fubini.arrays import is_tensor, to_numpy
 from fubini.compile.compiled import Compiled, Traced
 from fubini.compile.function import Run, compile_function, rest_of, same_rest
 from fubini.compile.roots import BATCHED
-from fubini.pullback import Pullback
+from fubini.native.pullback import Pullback
+from fubini.options import Index
 from fubini.torch_private import is_wrapped
 
 _CONSTANTS = (int, float, complex, str, bytes, bool, type(None))

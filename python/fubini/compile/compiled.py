@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fubini import _core
-from fubini.circuit import Circuit
-from fubini.jacobian import Jacobian
+from fubini.circuit.jacobian import Jacobian
+from fubini.native.circuit import Circuit
 
 FloatArray = npt.NDArray[np.float64]
 ComplexArray = npt.NDArray[np.complex128]

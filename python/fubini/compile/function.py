@@ -18,7 +18,7 @@ import numpy as np
 import pennylane as qml
 import torch
 
-from fubini.circuit import Circuit, _measured_wires, decomposed
+from fubini.circuit.tape import user_tape
 from fubini.compile.batches import check_batch
 from fubini.compile.call import Arguments, arguments_of
 from fubini.compile.compiled import Compiled, Traced
@@ -27,7 +27,7 @@ from fubini.compile.roots import BATCHED, compiled_of
 from fubini.compile.shadow import UnknownError
 from fubini.compile.watch import Watch
 from fubini.errors import UnsupportedCircuitError
-from fubini.tape import user_tape
+from fubini.native.circuit import Circuit, _measured_wires, decomposed
 from fubini.torch_private import without_transforms
 
 _PLAIN = (str, bytes, bool, int, float, complex, type(None), qml.wires.Wires, np.ndarray)

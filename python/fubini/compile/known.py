@@ -33,7 +33,7 @@ LOG_LEVELS: dict[str, int | None] = {"debug": logging.DEBUG, "isEnabledFor": Non
 
 _PYTHON: dict[str, tuple[str, ...]] = {
     "fubini.compile": _ALL,
-    "fubini.torch.recorder": _ALL,
+    "fubini.nn.recorder": _ALL,
     "pennylane.ops": _ALL,
     "pennylane.operation": _ALL,
     "pennylane.wires": _ALL,

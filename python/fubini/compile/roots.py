@@ -6,14 +6,14 @@ import numpy as np
 import pennylane as qml
 import torch
 
-from fubini._arrays import to_numpy
-from fubini.circuit import Circuit
+from fubini.arrays import to_numpy
 from fubini.compile.call import Arguments
 from fubini.compile.compiled import Affine, Compiled, Guard, Normalised, Traced
 from fubini.compile.graph import Graph, depends, expression
 from fubini.compile.recorder import Predicate, Recording
 from fubini.compile.shadow import MIXED, MIXED_ROW, Codes, Shadow, UnknownError, split
-from fubini.gates import angle_values
+from fubini.native.circuit import Circuit
+from fubini.native.gates import angle_values
 
 #: Why a call without a data argument is not compiled, where nothing else stands against it.
 BATCHED = "one of its tensors is a batch"

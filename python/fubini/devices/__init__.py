@@ -13,18 +13,18 @@ several::
 Jacobians and metrics are over the circuit's trainable angles; ``tape.jacobian`` leads from there to the weights.
 """
 
-from fubini.devices.calls import Usage
+from fubini.circuit.tape import gate_tape
+from fubini.devices.block_metric import metric_job
 from fubini.devices.executor import DeviceExecutionError, Executor, executor_of
 from fubini.devices.fisher import fisher_job, random_basis_metric_job
-from fubini.devices.full import free_wire, full_metric_job
+from fubini.devices.full_metric import free_wire, full_metric_job
 from fubini.devices.hessian import hessian_job
 from fubini.devices.job import Job, together
 from fubini.devices.mixed import mixed_metric_job
 from fubini.devices.qnspsa import QNSPSA
-from fubini.devices.sampled import metric_job
 from fubini.devices.shifts import gradient_job, values_job
 from fubini.devices.snr import SignalToNoise, snr_direction, split_shots
-from fubini.tape import gate_tape
+from fubini.devices.usage import Usage
 
 __all__ = [
     "QNSPSA",

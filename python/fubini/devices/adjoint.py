@@ -13,10 +13,10 @@ import numpy.typing as npt
 import pennylane as qml
 import torch
 
-from fubini._arrays import to_numpy
-from fubini.decompose import own_parts
+from fubini.arrays import to_numpy
+from fubini.circuit.decompose import own_parts
+from fubini.circuit.unfold import Undecomposed, Watch, rebind, unfold
 from fubini.errors import UnsupportedCircuitError
-from fubini.unfold import Undecomposed, Watch, rebind, unfold
 
 Tensor = torch.Tensor
 FloatArray = npt.NDArray[np.float64]

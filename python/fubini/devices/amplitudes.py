@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import pennylane as qml
 
-from fubini._arrays import to_numpy
+from fubini.arrays import to_numpy
+from fubini.circuit.tape import GateTape
 from fubini.devices.executor import Array
 from fubini.devices.job import Job
 from fubini.devices.readout import estimates_of, readout_of
 from fubini.devices.shifts import batch_rows
 from fubini.devices.sweep import Sweep, repeated
-from fubini.tape import GateTape
 
 FloatArray = npt.NDArray[np.float64]
 

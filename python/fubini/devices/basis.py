@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 import pennylane as qml
 
-from fubini.pauli import PauliSum, dense, product_basis, restrict, sums_commute, words_commute
+from fubini.circuit.pauli import (
+    PauliSum,
+    dense,
+    product_basis,
+    restrict,
+    sums_commute,
+    words_commute,
+)
 
 # A dense common eigenbasis is one unitary on so many wires, which most devices can still decompose.
 _MAX_DENSE_WIRES = 5

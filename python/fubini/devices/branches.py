@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pennylane as qml
 
-from fubini.devices.words import prepared
-from fubini.layers import Layer
-from fubini.tape import GateTape
+from fubini.circuit.gate_layers import Layer
+from fubini.circuit.tape import GateTape
+from fubini.devices.insertion import prepared
 
 ComplexArray = npt.NDArray[np.complex128]
 

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pennylane as qml
 
-from fubini._arrays import to_numpy
+from fubini.arrays import to_numpy
 from fubini.devices.adjoint import REFUSALS, differentiated, differentiates
-from fubini.devices.calls import Call, Progress, Usage, progress_of, usage_of
 from fubini.devices.sweep import Sweep, rows_of, tape_key
+from fubini.devices.usage import Call, Progress, Usage, progress_of, usage_of
 from fubini.errors import NumericalError, UnsupportedCircuitError
 
 Array = npt.NDArray[Any]

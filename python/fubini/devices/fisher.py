@@ -19,14 +19,14 @@ import numpy.typing as npt
 import pennylane as qml
 
 from fubini import _core
-from fubini._arrays import hermitian
+from fubini.arrays import hermitian
+from fubini.circuit.gate_layers import GateShape
+from fubini.circuit.tape import Gate, GateTape
 from fubini.devices.executor import STATE_VECTORS, Array, Executor
 from fubini.devices.gradient import Gradient
 from fubini.devices.job import Job, together
 from fubini.devices.shifts import frequencies, gradient_job, has_rule
 from fubini.errors import NumericalError
-from fubini.layers import GateShape
-from fubini.tape import Gate, GateTape
 
 FloatArray = npt.NDArray[np.float64]
 

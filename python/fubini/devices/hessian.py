@@ -7,13 +7,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fubini import _core
+from fubini.circuit.tape import GateTape
+from fubini.circuit.words import refuse_computed
 from fubini.devices.executor import Array
 from fubini.devices.job import Job
 from fubini.devices.readout import Estimates, estimates_of, readout_of
 from fubini.devices.shifts import batch_rows, check_shots, refuse_without_rule, setting_sweep
 from fubini.errors import UnsupportedCircuitError
-from fubini.tape import GateTape
-from fubini.words import refuse_computed
 
 FloatArray = npt.NDArray[np.float64]
 Setting = tuple[tuple[int, float], ...]  # (angle, shift) of what is shifted

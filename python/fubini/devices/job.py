@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from fubini.devices.calls import Usage
 from fubini.devices.executor import Array, Executor
 from fubini.devices.sweep import Sweep
+from fubini.devices.usage import Usage
 
 T = TypeVar("T")
 

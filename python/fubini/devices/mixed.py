@@ -18,12 +18,12 @@ import numpy.typing as npt
 import pennylane as qml
 
 from fubini import _core
-from fubini._arrays import to_numpy
+from fubini.arrays import to_numpy
+from fubini.circuit.tape import GateTape
 from fubini.devices.executor import Array
 from fubini.devices.job import Job
 from fubini.devices.shifts import batch_rows, refuse_without_rule, setting_sweep
 from fubini.errors import UnsupportedCircuitError
-from fubini.tape import GateTape
 
 FloatArray = npt.NDArray[np.float64]
 ComplexArray = npt.NDArray[np.complex128]

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pennylane as qml
 
+from fubini.circuit.gate_layers import Layer
+from fubini.circuit.tape import GateTape
+from fubini.circuit.unfold import rebind
 from fubini.devices.sweep import repeated
-from fubini.layers import Layer
-from fubini.tape import GateTape
-from fubini.unfold import rebind
 
 
 def prefix_operations(tape: GateTape, layers: Sequence[Layer]) -> list[Any]:

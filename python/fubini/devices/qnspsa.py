@@ -8,13 +8,13 @@ dF = F(e h1 + e h2) - F(e h1) - F(-e h1 + e h2) + F(-e h1) of fidelities F with 
 import numpy as np
 import numpy.typing as npt
 
+from fubini.circuit.tape import GateTape
+from fubini.devices.block_metric import refuse_channels
 from fubini.devices.executor import Array
-from fubini.devices.full import fidelities, fidelity_sweep
+from fubini.devices.full_metric import fidelities, fidelity_sweep
 from fubini.devices.job import Job
-from fubini.devices.sampled import refuse_channels
 from fubini.devices.shifts import batch_rows, check_shots
 from fubini.errors import NumericalError
-from fubini.tape import GateTape
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pennylane as qml
 
+from fubini.circuit.pauli import PauliSum, pauli_sum, words_commute
+from fubini.circuit.tape import GateTape
 from fubini.devices.basis import parity_signs, to_z_basis
 from fubini.errors import UnsupportedCircuitError
-from fubini.pauli import PauliSum, pauli_sum, words_commute
-from fubini.tape import GateTape
 
 FloatArray = npt.NDArray[np.float64]
 

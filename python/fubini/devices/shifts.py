@@ -17,16 +17,16 @@ import numpy.typing as npt
 import pennylane as qml
 
 from fubini import _core
+from fubini.circuit.pauli import PauliSum, dense, words_commute
+from fubini.circuit.tape import GateTape
+from fubini.circuit.words import refuse_computed
 from fubini.devices.executor import Array, Executor
 from fubini.devices.gradient import Gradient, Terms, contracted
+from fubini.devices.insertion import word_blocks
 from fubini.devices.job import Job
 from fubini.devices.readout import Estimates, Readout, estimates_of, readout_of
 from fubini.devices.sweep import Sweep, repeated
-from fubini.devices.words import word_blocks
 from fubini.errors import UnsupportedCircuitError
-from fubini.pauli import PauliSum, dense, words_commute
-from fubini.tape import GateTape
-from fubini.words import refuse_computed
 
 FloatArray = npt.NDArray[np.float64]
 Rule = Literal["shift", "hadamard", "adjoint"]

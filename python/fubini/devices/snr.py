@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fubini.damping import Absolute, Damping
 from fubini.errors import NumericalError
+from fubini.solvers.damping import Absolute, Damping
 
 FloatArray = npt.NDArray[np.float64]
 

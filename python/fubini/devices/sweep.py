@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pennylane as qml
 
-from fubini.unfold import dimensions, rebind
+from fubini.circuit.unfold import dimensions, rebind
 
 FloatArray = npt.NDArray[np.float64]
 

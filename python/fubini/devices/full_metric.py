@@ -1,0 +1,247 @@
+"""The full Fubini-Study metric on devices that return no states: with or without an auxiliary wire.
+
+``"hadamard"``: Re <d_i psi|d_j psi> of gates in different layers by one Hadamard test per pair of Pauli words, on one
+auxiliary wire (Li and Benjamin 2017, arXiv:1611.09301); blocks and means from the layers' probabilities.
+``"fidelity"``: g = -1/2 of the second derivative of F(t') = |<psi(t)|psi(t')>|^2 at t' = t, by shifting two angles (Mari
+et al. 2021, arXiv:2008.06517); F is the probability that the circuit followed by its inverse returns zeros only, so the
+circuits are twice as deep, and no wire is needed.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pennylane as qml
+
+from fubini.circuit.gate_layers import find_layers
+from fubini.circuit.tape import GateTape
+from fubini.circuit.unfold import rebind
+from fubini.devices.block_metric import MetricEstimate, metric_job, refuse_channels
+from fubini.devices.executor import Array
+from fubini.devices.hessian import PairPlan, pair_plan, squared
+from fubini.devices.insertion import controlled_word, prepared, word_letters
+from fubini.devices.job import Job
+from fubini.devices.shifts import batch_rows, check_shots, refuse_without_rule, setting_sweep
+from fubini.devices.sweep import Sweep
+from fubini.errors import UnsupportedCircuitError
+
+FloatArray = npt.NDArray[np.float64]
+Method = Literal["hadamard", "fidelity"]
+
+
+def full_metric_job(
+    tape: GateTape, method: Method = "fidelity", *, shots: int | None = None, auxiliary: Any = None
+) -> Job[MetricEstimate]:
+    """Return the job that finds the full metric over the trainable angles.
+
+    ``"hadamard"`` runs, for every input, one circuit per layer and one per pair of Pauli words of gates in different
+    layers; ``"fidelity"`` runs 2 P (P - 1) + P for P angles with two-term rules, all settings of one circuit.
+
+    Args:
+        tape: The circuit, without channels.
+        method: See the module.
+        shots: Of every circuit; None for exact results.
+        auxiliary: Label of a wire that the circuit does not use, for ``"hadamard"``; see :func:`free_wire`.
+
+    Returns:
+        The job.
+
+    Raises:
+        UnsupportedCircuitError: For channels; for ``"fidelity"``, gates without a shift rule or an inverse.
+        ValueError: For an unknown method, an auxiliary wire that is missing or in use, or fewer than 2 shots.
+    """
+    check_shots(shots)
+    refuse_channels(tape)
+    if method == "fidelity":
+        return _fidelity_job(tape, shots)
+    if method != "hadamard":
+        raise ValueError(f"method: expected 'hadamard' or 'fidelity', got {method!r}")
+    if auxiliary is None or auxiliary in tape.wires:
+        raise ValueError(
+            f"auxiliary: expected a wire that the circuit does not use, got {auxiliary!r} for wires "
+            f"{tape.wires.tolist()}; see fubini.devices.full_metric.free_wire, or use method='fidelity'"
+        )
+    return _hadamard_job(tape, shots, auxiliary)
+
+
+def free_wire(tape: GateTape, device: Any) -> Any:
+    """Return the label of a wire of the device that a circuit leaves free.
+
+    Args:
+        tape: The circuit.
+        device: The device.
+
+    Returns:
+        The label.
+
+    Raises:
+        UnsupportedCircuitError: If there is none.
+    """
+    if device.wires is None:
+        label = "auxiliary"
+        while label in tape.wires:
+            label += "_"
+        return label
+    free = [w for w in device.wires if w not in tape.wires]
+    if not free:
+        raise UnsupportedCircuitError(
+            f"device: expected one more wire than the circuit's {tape.wires.tolist()} for a Hadamard test, got "
+            f"{device.name!r} with {device.wires.tolist()}; use method='fidelity'"
+        )
+    return free[0]
+
+
+# -- with an auxiliary wire -------------------------------------------------------------------------------------
+
+
+def _hadamard_job(tape: GateTape, shots: int | None, auxiliary: Any) -> Job[MetricEstimate]:
+    blocks = metric_job(tape, shots=shots)
+    trainable = tape.trainable
+    order = {gate: position for position, gate in enumerate(trainable)}
+    home = {}
+    for number, layer in enumerate(find_layers(tuple(gate.shape for gate in tape.gates), "wires")):
+        for gate in layer.gates:
+            home[gate] = number
+    operations = [gate.operation for gate in tape.gates]
+    sweeps: list[Sweep] = []
+    terms: list[tuple[int, int, float]] = []
+    for position, first in enumerate(trainable):
+        for second in trainable[position + 1 :]:
+            if home[first] == home[second]:
+                continue
+            for x, z, a in tape.gates[first].generator or ():
+                for u, v, b in tape.gates[second].generator or ():
+                    if not (x | z) or not (u | v):
+                        continue
+                    circuit = [
+                        *prepared(operations[: first + 1], qml.Hadamard(auxiliary)),
+                        controlled_word(word_letters(x, z, tape), auxiliary, 1),
+                        *operations[first + 1 : second + 1],
+                        controlled_word(word_letters(u, v, tape), auxiliary, 0),
+                        qml.Hadamard(auxiliary),
+                    ]
+                    moving = any(op.batch_size is not None for op in circuit)
+                    rows = tape.batch if moving else None
+                    sweeps.append(
+                        Sweep(tuple(circuit), (qml.probs(wires=[auxiliary]),), rows, shots)
+                    )
+                    terms.append((order[first], order[second], a * b))
+    # <K> without the identity's part, which drops out of covariances.
+    offsets = np.array(
+        [sum(c for x, z, c in tape.gates[i].generator or () if not x | z) for i in trainable]
+    )
+
+    def finish(answers: list[list[Array]]) -> MetricEstimate:
+        inner = blocks.finish(answers[: len(blocks.sweeps)])
+        tests = answers[len(blocks.sweeps) :]
+        rows = max([len(inner.values), *(len(seen) for (seen,) in tests)])
+        values = np.broadcast_to(inner.values, (rows, *inner.values.shape[1:])).copy()
+        variances = np.broadcast_to(inner.errors**2, values.shape).copy()
+        independent = inner.independent.copy()
+        for (i, j, coefficient), (seen,) in zip(terms, tests, strict=True):
+            overlap = seen[:, 0] - seen[:, 1]
+            values[:, i, j] += coefficient * overlap
+            if shots is not None:
+                variances[:, i, j] += coefficient**2 * (1.0 - overlap**2) / (shots - 1)
+            independent[i, j] = independent[j, i] = len(seen)
+        means = inner.means - offsets
+        # Of the means, from the variances of the generators; layers are measured independently of each other.
+        spread = np.diagonal(inner.values, axis1=1, axis2=2) / (shots or 1) * (shots is not None)
+        for i, j in dict.fromkeys((i, j) for i, j, _ in terms):
+            parts = [(variances[:, i, j].copy(), independent[i, j])]
+            for own, other in ((i, j), (j, i)):
+                # A mean that is the same for all inputs has one error, however many inputs there are.
+                count = inner.independent[own, own]
+                slope = means[:, other].mean() ** 2 if count == 1 else means[:, other] ** 2
+                parts.append((slope * spread[:, own], count))
+            values[:, i, j] -= means[:, i] * means[:, j]
+            noise = means[:, i] ** 2 * spread[:, j] + means[:, j] ** 2 * spread[:, i]
+            variances[:, i, j] += np.maximum(noise - spread[:, i] * spread[:, j], 0.0)
+            values[:, j, i] = values[:, i, j]
+            variances[:, j, i] = variances[:, i, j]
+            average = sum(float(np.mean(part)) / count for part, count in parts)
+            if average > 0:
+                independent[i, j] = independent[j, i] = variances[:, i, j].mean() / average
+        circuits = inner.circuits + len(terms)
+        return MetricEstimate(values, np.sqrt(variances), inner.means, independent, circuits)
+
+    return Job((*blocks.sweeps, *sweeps), finish)
+
+
+# -- without ----------------------------------------------------------------------------------------------------
+
+
+def fidelity_sweep(tape: GateTape, settings: FloatArray, shots: int | None) -> Sweep:
+    """Return the circuits whose probability of zeros is the fidelity with the circuit at other angles.
+
+    Args:
+        tape: The circuit.
+        settings: Other angles, (settings, 1 or batch, angles).
+        shots: Of every circuit.
+
+    Returns:
+        The sweep; it measures probabilities of all wires.
+    """
+    plain = _without_preparation(tape)
+    here = np.repeat(np.broadcast_to(plain.angles, settings.shape[1:])[None], len(settings), axis=0)
+    there = setting_sweep(plain, settings, (), (), shots)
+    back = [_inverse(op) for op in reversed(setting_sweep(plain, here, (), (), shots).operations)]
+    measurement = (qml.probs(wires=list(tape.wires)),)
+    return Sweep((*there.operations, *back), measurement, there.rows, shots)
+
+
+def _inverse(op: Any) -> Any:
+    if isinstance(op, qml.ops.Evolution):  # PennyLane's own cannot be broadcast
+        return rebind(op, [-op.data[0]])
+    try:
+        return qml.adjoint(op, lazy=False)
+    except (qml.exceptions.AdjointUndefinedError, NotImplementedError) as error:
+        raise UnsupportedCircuitError(f"qnode: {op.name} has no inverse ({error})") from error
+
+
+def _without_preparation(tape: GateTape) -> GateTape:
+    """The same with the state preparation as gates, which have an inverse."""
+    first = tape.gates[0]
+    if not isinstance(first.operation, qml.operation.StatePrepBase):
+        return tape
+    gates = [type(first)(op, None, False, first.shape) for op in first.operation.decomposition()]
+    return type(tape)(
+        (*gates, *tape.gates[1:]),
+        tape.wires,
+        tape.batch,
+        tape.weight_shapes,
+        tape.jacobian,
+        tape.measurements,
+        tape.shots,
+    )
+
+
+def _fidelity_job(tape: GateTape, shots: int | None) -> Job[MetricEstimate]:
+    plan: PairPlan = pair_plan(refuse_without_rule(tape, "a fidelity's second derivative"))
+    rows, count = batch_rows(tape), len(tape.trainable)
+    at = np.broadcast_to(tape.angles, (rows, count))
+    # The circuit with itself has fidelity 1 and is not run.
+    run = [k for k, setting in enumerate(plan.settings) if setting]
+    sweep = fidelity_sweep(tape, plan.angles(at)[run], shots)
+
+    def finish(answers: list[list[Array]]) -> MetricEstimate:
+        zeros = fidelities(answers[0], (len(run), rows))[:, :, None]
+        values = np.ones((len(plan.settings), rows, 1))
+        values[run] = zeros
+        noise = np.zeros_like(values)
+        if shots is not None:
+            noise[run] = zeros * (1.0 - zeros) / (shots - 1)
+        metric = -0.5 * plan.matrices(values, count)[:, 0]
+        errors = 0.5 * np.sqrt(squared(plan).matrices(noise, count)[:, 0])
+        independent = np.full((count, count), float(rows))
+        means = np.full((rows, count), np.nan)  # fidelities do not tell them
+        return MetricEstimate(metric, errors, means, independent, len(run))
+
+    return Job((sweep,), finish)
+
+
+def fidelities(answers: Sequence[Array], shape: tuple[int, ...]) -> FloatArray:
+    """Return the probability of zeros of a :func:`fidelity_sweep`'s answers, in the given shape."""
+    result: FloatArray = answers[0].reshape(*shape, -1)[..., 0]
+    return result

@@ -1,0 +1,1 @@
+"""The metric functions of QNodes, layers and circuits, and what they show."""

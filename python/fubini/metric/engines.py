@@ -1,0 +1,457 @@
+"""Where a metric is asked for: a QNode or layer at given weights and inputs, and the engine that serves it."""
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import pennylane as qml
+import torch
+
+from fubini.circuit.arguments import Argnums, check_finite_array, check_finite_weights, weights_of
+from fubini.circuit.gate_layers import LayerRule
+from fubini.circuit.jacobian import Jacobian
+from fubini.circuit.tape import GateTape, gate_tape
+from fubini.compile.calls import compiled_call
+from fubini.devices import metric as device_engine
+from fubini.devices.executor import STATE_VECTORS, Executor, executor_of
+from fubini.devices.mixed import mixed_metric_job
+from fubini.errors import UnsupportedCircuitError
+from fubini.native.pullback import Pullback, assembled, of_compiled, of_tape
+from fubini.options import Approx, Complex, Real, Reduce
+from fubini.runtime import MATRIX_FREE, check_fits
+
+Engine = Literal["auto", "native", "device"]
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A call of a quantum function, to be made again for derivatives.
+
+    Attributes:
+        qnode: The QNode.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        weights: Which of them are the weights.
+        compiled: Whether the circuit is what a layer compiled, rather than the gates of ``fubini.circuit.tape``.
+    """
+
+    qnode: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    weights: tuple[int | str, ...]
+    compiled: bool = False
+
+    def values(self) -> list[Any]:
+        """All arguments, positional ones first."""
+        return [*self.args, *self.kwargs.values()]
+
+    def value(self, name: int | str) -> Any:
+        """The argument of a position or name."""
+        return self.args[name] if isinstance(name, int) else self.kwargs[name]
+
+    def _mapped(self, change: Callable[[Any], Any]) -> "Call":
+        args = tuple(change(v) for v in self.args)
+        return replace(self, args=args, kwargs={n: change(v) for n, v in self.kwargs.items()})
+
+    def replaced(self, leaves: Sequence[torch.Tensor]) -> "Call":
+        """Return the call with other tensors for those that require grad, in order."""
+        following = iter(leaves)
+        return self._mapped(
+            lambda v: next(following) if isinstance(v, torch.Tensor) and v.requires_grad else v
+        )
+
+    def with_weights(self, weights: Sequence[torch.Tensor]) -> "Call":
+        """Return the call with other weights."""
+        args, kwargs = list(self.args), dict(self.kwargs)
+        for name, weight in zip(self.weights, weights, strict=True):
+            if isinstance(name, int):
+                args[name] = weight
+            else:
+                kwargs[name] = weight
+        return replace(self, args=tuple(args), kwargs=kwargs)
+
+    def detached(self) -> "Call":
+        """Return the call with tensors that carry no graph."""
+        return self._mapped(lambda v: v.detach() if isinstance(v, torch.Tensor) else v)
+
+    def in_double(self) -> "Call":
+        """Return the call with float64 tensors, as angles are computed from; graphs go on through the conversion."""
+        return self._mapped(
+            lambda v: (
+                v.to(torch.float64) if isinstance(v, torch.Tensor) and v.is_floating_point() else v
+            )
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """A circuit at given weights and inputs.
+
+    Attributes:
+        weights: The weights as the caller passed them.
+        call: The call that led here.
+        pullback: On the native engine; None for the device.
+        tape: The gates and the Jacobian of their angles, where the device serves it; None on the native engine.
+        device: The PennyLane device.
+        reason: Why the device serves it, where it does.
+        argnum: Gate parameters that are differentiated; None for all.
+        executor: Of a layer that has its own; None: the device's.
+    """
+
+    weights: list[Any]
+    call: Call
+    pullback: Pullback | None
+    tape: GateTape | None = None
+    device: Any = None
+    reason: str = ""
+    argnum: tuple[int, ...] | None = None
+    executor: Executor | None = None
+
+    def metric(self, approx: Approx, layers: LayerRule, reduce: Reduce) -> Real:
+        """Return the metric over the flattened weights.
+
+        Args:
+            approx: Which part of the metric over angles to take.
+            layers: Which gates form a block.
+            reduce: ``"mean"`` averages over the inputs.
+
+        Returns:
+            (batch, P, P) for a circuit with a batch and no reduction, else (P, P).
+        """
+        if self.pullback is not None:
+            return self.pullback.metric(approx, layers, reduce)
+        tape, jacobian = self._device_jacobian()
+        self._check_fits(1, jacobian, reduce)
+        blocks = (
+            []  # weights without entries: there is nothing to measure
+            if not jacobian.size
+            else [device_engine.full_metric(tape, self.device, self.executor)]
+            if approx is None
+            else device_engine.metric_blocks(
+                tape,
+                self.device,
+                diagonal=approx == "diag",
+                layers=layers,
+                executor=self.executor,
+            )
+        )
+        return assembled(
+            [(block.angles, block.values) for block in blocks], jacobian, tape.batch, reduce
+        )
+
+    def geometric_tensor(self, reduce: Reduce) -> Complex:
+        """Return the quantum geometric tensor over the flattened weights.
+
+        Args:
+            reduce: ``"mean"`` averages over the inputs.
+
+        Returns:
+            (batch, P, P) or (P, P), as for the metric.
+        """
+        if self.pullback is not None:
+            return self.pullback.geometric_tensor(reduce)
+        tape, jacobian = self._device_jacobian()
+        self._check_fits(2, jacobian, reduce)
+        values = device_engine.geometric_tensor(tape, self.device, self.executor)
+        slots = list(range(values.shape[-1]))
+        result: Complex = assembled([(slots, values)], jacobian, tape.batch, reduce)
+        return result
+
+    def is_mixed(self) -> bool:
+        """Return whether the circuit has channels and runs on a simulator of mixed states."""
+        return (
+            self.tape is not None
+            and self.device.name == "default.mixed"
+            and any(isinstance(g.operation, qml.operation.Channel) for g in self.tape.gates)
+        )
+
+    def mixed_metric(self, reduce: Reduce) -> Real:
+        """Return a quarter of the quantum Fisher information of a mixed state, which is the metric of a pure one.
+
+        Args:
+            reduce: ``"mean"`` averages over the inputs.
+
+        Returns:
+            (batch, P, P) or (P, P), as for the metric.
+
+        Raises:
+            UnsupportedCircuitError: With shots, and for gates without a shift rule.
+        """
+        tape, jacobian = self._device_jacobian()
+        if tape.shots is not None:
+            raise UnsupportedCircuitError(
+                f"qnode: expected no shots for the metric of a mixed state, which is that of its density matrix, got {tape.shots}"
+            )
+        self._check_fits(1, jacobian, reduce)
+        executor = executor_of(self.device) if self.executor is None else self.executor
+        values = mixed_metric_job(tape, self.device).run(executor)
+        return assembled([(list(range(values.shape[-1])), values)], jacobian, tape.batch, reduce)
+
+    def _check_fits(self, doubles: int, jacobian: Jacobian, reduce: Reduce) -> None:
+        assert self.tape is not None
+        rows = 1 if reduce == "mean" else self.tape.batch or 1
+        shape = (rows, jacobian.size, jacobian.size)
+        check_fits(f"{shape}: the metric", doubles * float(np.prod(shape)), MATRIX_FREE)
+
+    def _device_jacobian(self) -> tuple[GateTape, Jacobian]:
+        assert self.tape is not None
+        jacobian = Jacobian(np.arange(self.tape.jacobian.shape[1]), self.tape.jacobian)
+        if self.argnum is not None:
+            chosen = set(self.argnum)
+            numbers = self.tape.parameter_numbers
+            jacobian = jacobian.restricted(i for i, n in enumerate(numbers) if n in chosen)
+        return self.tape, jacobian
+
+
+def device_reason(qnode: Any) -> str:
+    """Return why a QNode must run on its device, as far as the device decides it; empty where it need not.
+
+    Args:
+        qnode: The QNode.
+    """
+    if qnode.device.name not in STATE_VECTORS:
+        return f"{qnode.device.name} is no noiseless state-vector simulator"
+    if qnode.shots.total_shots is not None:
+        return f"it has {qnode.shots.total_shots} shots"
+    return ""
+
+
+def at_call(
+    qnode: Any,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    engine: Engine,
+    argnum: tuple[int, ...] | None,
+    argnums: Argnums = None,
+) -> Point:
+    """Return the point of a call of a QNode.
+
+    Args:
+        qnode: The QNode.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        engine: Which engine is asked for.
+        argnum: Gate parameters that are differentiated.
+        argnums: Positions of the weights, if the caller names them.
+
+    Returns:
+        The point.
+    """
+    names = weights_of(qnode.func, args, kwargs, argnums)
+    weights = [args[w] if isinstance(w, int) else kwargs[w] for w in names]
+    check_finite_weights(qnode.func, names, weights)
+    call = Call(qnode, tuple(args), dict(kwargs), tuple(names))
+    if argnum is None and (engine == "native" or (engine == "auto" and not device_reason(qnode))):
+        compiled = compiled_call(qnode, args, kwargs, names)
+        if compiled is not None:
+            return Point(weights, replace(call, compiled=True), compiled)
+    tape = gate_tape(qnode, args, kwargs, names, pure=engine == "native", as_passed=True)
+    return _of_tape(call, tape, weights, engine, argnum)
+
+
+def _of_tape(
+    call: Call,
+    tape: GateTape,
+    weights: list[Any],
+    engine: Engine,
+    argnum: tuple[int, ...] | None,
+) -> Point:
+    numbers = tape.parameter_numbers
+    if argnum is not None and not set(argnum) <= set(numbers):
+        raise ValueError(
+            f"argnum: expected numbers of gate parameters that depend on weights, {numbers}, got {list(argnum)}"
+        )
+    reason = "the device engine was asked for" if engine == "device" else ""
+    if engine == "auto":
+        reason = device_reason(call.qnode)
+    if not reason:
+        try:
+            pullback = of_tape(tape, argnum)
+        except UnsupportedCircuitError as error:
+            if engine == "native":
+                raise
+            reason = str(error)
+        else:
+            return Point(weights, call, pullback, argnum=argnum)
+    return Point(weights, call, None, tape, call.qnode.device, reason, argnum)
+
+
+# What TorchLayers compile to, while they live.
+_layers: "weakref.WeakKeyDictionary[Any, Any]" = weakref.WeakKeyDictionary()
+
+
+def _compiling(layer: Any) -> Any:
+    """The layer itself, or for a TorchLayer a QuantumLayer with the same QNode and weights."""
+    if not isinstance(layer, qml.qnn.TorchLayer):
+        return layer
+    from fubini.nn.layer import QuantumLayer
+
+    known = _layers.get(layer)
+    if known is not None:
+        same = known.qnode is layer.qnode and known.input_arg == layer.input_arg
+        weights = known.qnode_weights
+        if same and all(weights.get(n) is w for n, w in layer.qnode_weights.items()):
+            return known
+    try:
+        known = QuantumLayer.from_torch_layer(layer)
+    except (TypeError, ValueError):  # a TorchLayer may do what a QuantumLayer does not allow
+        return layer
+    _layers[layer] = known
+    return known
+
+
+def at_single_inputs(
+    layer: Any, inputs: torch.Tensor, weights: Mapping[str, Any] | None = None
+) -> list[Point]:
+    """Return the points of inputs that the quantum function gets one by one: one point for all if it is compiled.
+
+    Args:
+        layer: A QuantumLayer or TorchLayer.
+        inputs: (batch, features).
+        weights: By name, instead of the layer's own.
+
+    Returns:
+        One point, or one for each input.
+    """
+    compiling = _compiling(layer)
+    if getattr(compiling, "engine", "device") != "device":
+        form = compiling.compiled(inputs[0])
+        if form is not None:
+            named = dict(layer.qnode_weights if weights is None else weights)
+            call = Call(layer.qnode, (), _arguments(layer, inputs, named), tuple(named), True)
+            values = list(named.values())
+            return [Point(values, call, of_compiled(form, values, inputs))]
+    return [at_inputs(layer, row, weights=weights) for row in inputs]
+
+
+def at_inputs(
+    layer: Any,
+    inputs: Any,
+    engine: Engine = "auto",
+    argnum: tuple[int, ...] | None = None,
+    weights: Mapping[str, Any] | None = None,
+) -> Point:
+    """Return the point of a layer's inputs.
+
+    Args:
+        layer: A QuantumLayer or TorchLayer.
+        inputs: (features,) or (..., features); leading dimensions are one batch, as in the layer's forward. A layer without
+            data has one input without features, however many it is given here.
+        engine: Which engine is asked for; ``"auto"`` takes the layer's own.
+        argnum: Gate parameters that are differentiated.
+        weights: By name, instead of the layer's own.
+
+    Returns:
+        The point.
+
+    Raises:
+        TypeError: If layer is no quantum layer, or inputs is no tensor.
+    """
+    _check_layer(layer)
+    if not isinstance(inputs, torch.Tensor):
+        raise TypeError(
+            f"inputs: expected a torch tensor, got {type(inputs).__name__}; use torch.as_tensor"
+        )
+    if layer.input_arg is None:
+        inputs = layer.no_inputs()
+    elif inputs.ndim > 1:
+        inputs = inputs.reshape(-1, inputs.shape[-1])
+    weights = dict(layer.qnode_weights if weights is None else weights)
+    for name, weight in [*weights.items(), ("inputs", inputs)]:
+        check_finite_array(name, weight)
+    compiling = _compiling(layer)
+    if engine == "auto" and getattr(compiling, "engine", "native") == "device":
+        engine = "device"
+    arguments = _arguments(layer, inputs, weights)
+    call = Call(layer.qnode, (), arguments, tuple(weights))
+    values = list(weights.values())
+    if engine != "device" and argnum is None and hasattr(compiling, "compiled"):
+        form = compiling.compiled(inputs)
+        if form is not None:
+            pullback = of_compiled(form, values, inputs)
+            return Point(values, replace(call, compiled=True), pullback)
+    if inputs.is_floating_point():  # the layer, too, passes weights of the inputs' dtype
+        weights = {name: w.to(inputs) for name, w in weights.items()}
+    passed = _arguments(layer, inputs, weights)
+    tape = gate_tape(
+        layer.qnode, (), passed, list(weights), pure=engine == "native", as_passed=True
+    )
+    return replace(
+        _of_tape(call, tape, values, engine, argnum), executor=getattr(layer, "executor", None)
+    )
+
+
+def _arguments(layer: Any, inputs: torch.Tensor, weights: Mapping[str, Any]) -> dict[str, Any]:
+    data = {} if layer.input_arg is None else {layer.input_arg: inputs}
+    return {**data, **weights}
+
+
+def plain_qnode(qnode: Any) -> Any:
+    """Return the QNode that ``fubini.compiled`` was given; anything else as it is."""
+    from fubini.nn.compiled_qnode import CompiledQNode
+
+    return qnode.qnode if isinstance(qnode, CompiledQNode) else qnode
+
+
+def points(
+    qnode: Any, argnum: int | Sequence[int] | None, argnums: Argnums, engine: Engine
+) -> Callable[[Sequence[Any], dict[str, Any]], Point]:
+    """Return a function from the arguments of a QNode or layer to the point that they are.
+
+    Args:
+        qnode: A QNode, compiled or not, QuantumLayer or TorchLayer.
+        argnum: Gate parameters that are differentiated; None for all.
+        argnums: Positions of the weights, if the caller names them.
+        engine: Which engine is asked for.
+
+    Returns:
+        A function of positional and keyword arguments.
+
+    Raises:
+        TypeError: If qnode is no QNode or quantum layer.
+        ValueError: For an unknown engine, or argnums for a layer.
+    """
+    if engine not in ("auto", "native", "device"):
+        raise ValueError(f"engine: expected 'auto', 'native' or 'device', got {engine!r}")
+    chosen = None if argnum is None else (argnum,) if isinstance(argnum, int) else tuple(argnum)
+    if isinstance(qnode, torch.nn.Module):
+        _check_layer(qnode)
+        if argnums is not None:
+            raise ValueError(
+                "argnums: expected None for a layer, whose weights are its parameters, got "
+                f"{argnums!r}"
+            )
+
+        def at_layer(args: Sequence[Any], kwargs: dict[str, Any]) -> Point:
+            given = (*args, *kwargs.values())
+            if qnode.input_arg is None:
+                if given:
+                    raise TypeError(
+                        f"inputs: expected none for a layer without data, got {len(given)}; leave them out"
+                    )
+                return at_inputs(qnode, qnode.no_inputs(), engine, chosen)
+            if len(given) != 1 or not set(kwargs) <= {"inputs", qnode.input_arg}:
+                raise TypeError(
+                    f"inputs: expected one argument, the layer's inputs, got {len(given)}"
+                )
+            return at_inputs(qnode, given[0], engine, chosen)
+
+        return at_layer
+    qnode = plain_qnode(qnode)
+    if not isinstance(qnode, qml.QNode):
+        raise TypeError(
+            _EXPECTED + f"{type(qnode).__name__}; make one by qml.QNode(function, device)"
+        )
+    return lambda args, kwargs: at_call(qnode, args, kwargs, engine, chosen, argnums)
+
+
+_EXPECTED = "qnode: expected a QNode, a QuantumLayer or a TorchLayer, got "
+
+
+def _check_layer(layer: Any) -> None:
+    if not (hasattr(layer, "qnode") and hasattr(layer, "qnode_weights")):
+        raise TypeError(
+            _EXPECTED + f"{type(layer).__name__}; for a model, pass one of its quantum layers"
+        )

@@ -1,0 +1,215 @@
+"""What a metric says about a circuit's weights: how many directions they move the state in, and which are redundant."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fubini.arrays import real_array
+from fubini.circuit.arguments import Argnums, argument_name, check_finite_array
+from fubini.circuit.gate_layers import LayerRule, check_rule
+from fubini.metric.engines import Engine, Point, points
+from fubini.metric.functions import check_approx
+from fubini.native.operator import MetricOperator
+from fubini.options import Approx, Index, Real
+
+#: Weights that a repr names before it counts.
+_NAMED = 8
+
+
+@dataclass(frozen=True, eq=False)
+class MetricSpectrum:
+    """Eigenvalues of a metric, and what follows from them.
+
+    Attributes:
+        matrix: The metric, (P, P).
+        labels: Names of the weights, e.g. ``"w[0, 2]"``.
+        eigenvalues: In falling order, (P,).
+        eigenvectors: Columns in the same order, (P, P).
+        cutoff: Eigenvalues up to here count as zero.
+    """
+
+    matrix: Real = field(repr=False)
+    labels: tuple[str, ...]
+    eigenvalues: Real
+    eigenvectors: Real
+    cutoff: float
+
+    @classmethod
+    def of_matrix(
+        cls, matrix: Any, labels: Sequence[str] | None = None, rcond: float | None = None
+    ) -> "MetricSpectrum":
+        """Return the spectrum of a matrix.
+
+        Args:
+            matrix: (P, P), symmetric; array, tensor or MetricOperator.
+            labels: Names of the weights; None: their numbers.
+            rcond: Cut-off relative to the largest eigenvalue; None: P times the rounding of the matrix's dtype.
+
+        Returns:
+            The spectrum.
+
+        Raises:
+            TypeError: If it is no matrix of real numbers.
+            ValueError: If the matrix is not square, symmetric and finite, or labels do not fit.
+        """
+        if callable(matrix):
+            raise TypeError(
+                f"matrix: expected an array, a tensor or a MetricOperator, got {type(matrix).__name__}; for a QNode or layer use "
+                "fubini.metric_spectrum(qnode)(weights)"
+            )
+        if isinstance(matrix, MetricOperator):
+            matrix = matrix.dense()
+        single = str(getattr(matrix, "dtype", "")).endswith("float32")
+        values = real_array("matrix", matrix.detach() if hasattr(matrix, "detach") else matrix)
+        if values.ndim != 2 or values.shape[0] != values.shape[1]:
+            raise ValueError(
+                f"matrix: expected shape (P, P), got {values.shape}; for a metric of several arguments pass "
+                "joint=True, for a batch of inputs reduce='mean'"
+            )
+        check_finite_array("matrix", values)
+        largest = float(np.abs(values).max(initial=0.0))
+        if not np.allclose(values, values.T, rtol=0, atol=1e-5 * largest):
+            raise ValueError(
+                "matrix: expected a symmetric one, got one that differs from its transpose"
+            )
+        names = tuple(labels) if labels is not None else tuple(map(str, range(len(values))))
+        if len(names) != len(values):
+            raise ValueError(
+                f"labels: expected {len(values)}, one for each weight, got {len(names)}"
+            )
+        found, vectors = np.linalg.eigh(values)
+        precision = float(np.finfo(np.float32 if single else np.float64).eps)
+        relative = max(1, len(values)) * precision if rcond is None else float(rcond)
+        cutoff = relative * float(np.abs(found).max(initial=0.0))
+        return cls(values, names, found[::-1].copy(), vectors[:, ::-1].copy(), cutoff)
+
+    @property
+    def rank(self) -> int:
+        """Number of eigenvalues above the cut-off."""
+        return int((self.eigenvalues > self.cutoff).sum())
+
+    @property
+    def condition(self) -> float:
+        """Largest eigenvalue divided by the smallest one above the cut-off; infinite if the metric is zero."""
+        return float(self.eigenvalues[0] / self.eigenvalues[self.rank - 1]) if self.rank else np.inf
+
+    def effective_dimension(self, lam: float = 0.0) -> float:
+        """Return the number of directions in which the weights move the state noticeably, sum v / (v + lam).
+
+        With ``lam = 0`` it is the rank, which Haug, Bharti and Kim (2021, arXiv:2102.01659) call the effective quantum
+        dimension. With the damping of an optimizer it counts the directions in which the metric outweighs the
+        damping, the well-determined parameters of MacKay (1992, Neural Computation 4, 415).
+
+        Args:
+            lam: Damping, in the metric's units.
+
+        Returns:
+            A number between 0 and the rank.
+
+        Raises:
+            ValueError: If lam is negative or not finite.
+        """
+        if not 0 <= lam < np.inf:
+            raise ValueError(f"lam: expected a finite number >= 0, got {lam!r}")
+        kept = self.eigenvalues[: self.rank]
+        return float((kept / (kept + lam)).sum())
+
+    @property
+    def redundant(self) -> Index:
+        """Weights that can be fixed without losing a direction: the others span the same tangent space.
+
+        The others are chosen by pivoted Cholesky, each the one that adds most to what is spanned so far; which of
+        several equivalent weights are kept is a matter of that order.
+        """
+        residual = self.matrix.copy()
+        kept: list[int] = []
+        for _ in range(self.rank):
+            diagonal = residual.diagonal().copy()
+            diagonal[kept] = -np.inf
+            pivot = int(diagonal.argmax())
+            if diagonal[pivot] <= 0:
+                break
+            column = residual[:, pivot] / np.sqrt(diagonal[pivot])
+            residual -= np.outer(column, column)
+            kept.append(pivot)
+        return np.setdiff1d(np.arange(len(self.labels)), kept)
+
+    @property
+    def idle(self) -> Index:
+        """Weights that do not move the state at all."""
+        return np.flatnonzero(self.matrix.diagonal() <= self.cutoff)
+
+    def __repr__(self) -> str:
+        size = len(self.labels)
+        if not size:
+            return "MetricSpectrum(no weights)"
+        redundant = [self.labels[i] for i in self.redundant]
+        names = ", ".join(redundant[:_NAMED]) + (
+            f" and {len(redundant) - _NAMED} more" if len(redundant) > _NAMED else ""
+        )
+        lines = [
+            f"MetricSpectrum({size} weights, rank {self.rank})",
+            f"  eigenvalues       {self.eigenvalues[0]:.3g} to {self.eigenvalues[-1]:.3g}, cut-off {self.cutoff:.1g}",
+            f"  condition number  {self.condition:.3g}",
+            f"  effective dim.    {self.effective_dimension():.0f}; with damping 1e-3: {self.effective_dimension(1e-3):.3g}",
+            f"  redundant         {len(redundant)}{': ' if redundant else ''}{names}",
+            f"  idle              {len(self.idle)}{': ' if len(self.idle) else ''}"
+            + ", ".join(self.labels[i] for i in self.idle[:_NAMED]),
+        ]
+        return "\n".join(lines)
+
+
+def metric_spectrum(
+    qnode: Any,
+    approx: Approx = None,
+    *,
+    argnums: Argnums = None,
+    layers: LayerRule = "wires",
+    engine: Engine = "auto",
+    rcond: float | None = None,
+) -> Callable[..., MetricSpectrum]:
+    """Return a function that computes the spectrum of a QNode's or layer's metric, averaged over the inputs.
+
+    Args:
+        qnode: As for ``fubini.metric_tensor``, like approx, argnums, layers and engine.
+        approx: As there.
+        argnums: As there.
+        layers: As there.
+        engine: As there.
+        rcond: Cut-off relative to the largest eigenvalue; None: the number of weights times 2.2e-16.
+
+    Returns:
+        A function with the QNode's arguments (a layer's: its inputs) that returns a :class:`MetricSpectrum` over all
+        weights.
+
+    Raises:
+        TypeError: If qnode is no QNode or quantum layer.
+        ValueError: For an unknown approx, layers or engine.
+    """
+    check_approx(approx)
+    check_rule(layers)
+    at = points(qnode, None, argnums, engine)
+
+    def call(*args: Any, **kwargs: Any) -> MetricSpectrum:
+        point = at(args, kwargs)
+        matrix = point.metric(approx, layers, "mean")
+        return MetricSpectrum.of_matrix(matrix, weight_labels(point), rcond)
+
+    return call
+
+
+def weight_labels(point: Point) -> tuple[str, ...]:
+    """Return names of the weights of a call, e.g. ``"w[0, 2]"``.
+
+    Args:
+        point: The call.
+    """
+    labels: list[str] = []
+    for weight, value in zip(point.call.weights, point.weights, strict=True):
+        name = argument_name(point.call.qnode.func, weight)
+        shape = tuple(np.shape(value))
+        for index in np.ndindex(shape):
+            labels.append(f"{name}[{', '.join(map(str, index))}]" if shape else name)
+    return tuple(labels)

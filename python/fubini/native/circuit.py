@@ -1,0 +1,503 @@
+"""The native engine's circuit: compiled once, evaluated and differentiated for whole batches of angles.
+
+An angle is one real gate parameter; a circuit has A of them, in the order of its gates. Results are float64. The
+arrays that methods take may be NumPy arrays or anything that ``numpy.asarray`` accepts without a gradient; tensors
+with a gradient go through :mod:`fubini.nn.expval`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pennylane as qml
+
+from fubini import _core
+from fubini.circuit.measured import all_wires, measures_all_wires
+from fubini.circuit.unfold import Undecomposed, unfold
+from fubini.errors import UnsupportedCircuitError
+from fubini.native.circuit_metric import MetricMethods, matrix_argument
+from fubini.native.gates import (
+    NativeGate,
+    add_gate,
+    angle_values,
+    check_operations,
+    native_gates,
+    unsupported,
+)
+from fubini.native.observables import Measurement, measurement_of, square
+from fubini.options import Complex, Real
+
+MAX_WIRES = 24
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Everything that a circuit is made of, hashable and picklable.
+
+    Args:
+        wires: Wire labels; the first one is the most significant bit.
+        num_angles: Number of angles.
+        gates: The gates in order.
+        measurements: What is measured.
+        takes_state: Whether each call brings the initial state.
+    """
+
+    wires: tuple[Any, ...]
+    num_angles: int
+    gates: tuple[NativeGate, ...]
+    measurements: tuple[Measurement, ...]
+    takes_state: bool = False
+
+
+class Circuit(MetricMethods):
+    """A circuit compiled for the native engine; immutable, picklable, equal when the structure is equal.
+
+    Use :meth:`from_tape` or :meth:`from_qnode`. B is the batch size, A the number of angles, M the number of real
+    results, N = 2^n the number of amplitudes. Angles of shape (A,) stand for a batch of one, and the batch dimension
+    is then left out of the result.
+
+    Args:
+        structure: The circuit's structure.
+
+    Raises:
+        UnsupportedCircuitError: For more than 24 wires.
+    """
+
+    def __init__(self, structure: Structure) -> None:
+        if len(structure.wires) > MAX_WIRES:
+            raise UnsupportedCircuitError(
+                f"wires: the native engine takes up to {MAX_WIRES}, got {len(structure.wires)}. "
+                "Run the QNode on its device (engine='device')."
+            )
+        self._structure = structure
+        self._program = _build(structure)
+
+    @classmethod
+    def from_tape(cls, tape: Any, wires: Any = None) -> "Circuit":
+        """Compiles a PennyLane tape.
+
+        Every real gate parameter becomes an angle, whether it is trainable or not; matrices, observables and basis
+        states are constants of the circuit. A state preparation at the start (StatePrep, AmplitudeEmbedding) makes
+        the initial state an argument of each call.
+
+        Args:
+            tape: ``qml.tape.QuantumScript``; broadcast parameters of shape (B,) count as one angle each.
+            wires: Wire order; default: the wires of the tape, as PennyLane's default.qubit orders them.
+
+        Returns:
+            The circuit.
+
+        Raises:
+            UnsupportedCircuitError: Names the operation or measurement that the engine does not know.
+        """
+        return cls.from_decomposed(
+            decomposed(tape), all_wires(tape, None) if wires is None else wires
+        )
+
+    @classmethod
+    def from_decomposed(cls, tape: Any, wires: Any = None) -> "Circuit":
+        """Compiles a tape that ``decomposed`` returned.
+
+        Args:
+            tape: The tape.
+            wires: As for ``from_tape``; default: those of this tape.
+
+        Returns:
+            The circuit.
+        """
+        return cls(_structure(tape, all_wires(tape, None) if wires is None else wires))
+
+    @classmethod
+    def from_qnode(cls, qnode: Any, *args: Any, **kwargs: Any) -> "Circuit":
+        """Compiles what a QNode does for the given arguments.
+
+        Args:
+            qnode: ``qml.QNode`` (or a transformed one).
+            *args: Arguments of the QNode; only the structure they lead to is kept.
+            **kwargs: Keyword arguments of the QNode.
+
+        Returns:
+            The circuit.
+        """
+        tape = qml.workflow.construct_tape(qnode, level="user")(*args, **kwargs)
+        return cls.from_tape(tape, _measured_wires(qnode, tape))
+
+    # --- structure ---------------------------------------------------------------------------------------------
+
+    @property
+    def structure(self) -> Structure:
+        """The circuit's structure."""
+        return self._structure
+
+    @property
+    def program(self) -> _core.Program:
+        """The compiled program, for the extension module's functions."""
+        return self._program
+
+    @property
+    def wires(self) -> tuple[Any, ...]:
+        """Wire labels, most significant bit first."""
+        return self._structure.wires
+
+    @property
+    def num_wires(self) -> int:
+        """Number of wires n."""
+        return len(self._structure.wires)
+
+    @property
+    def num_angles(self) -> int:
+        """Number of angles A."""
+        return self._structure.num_angles
+
+    @cached_property
+    def num_outputs(self) -> int:
+        """Number of real results M of one batch element."""
+        return sum(m.columns for m in self._structure.measurements)
+
+    @cached_property
+    def output_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shape of each measurement's result for one batch element, in the columns' order: () or (2^k,)."""
+        return tuple(m.shape for m in self._structure.measurements if m.kind != "state")
+
+    @property
+    def takes_state(self) -> bool:
+        """Whether each call brings the initial state."""
+        return self._structure.takes_state
+
+    @property
+    def measures_state(self) -> bool:
+        """Whether the circuit returns ``qml.state()``."""
+        return any(m.kind == "state" for m in self._structure.measurements)
+
+    @cached_property
+    def generators(self) -> tuple[tuple[tuple[int, float], ...], ...]:
+        """For each angle the gates that it enters: ((index in ``structure.gates``, coefficient), ...)."""
+        found: list[list[tuple[int, float]]] = [[] for _ in range(self.num_angles)]
+        for index, gate in enumerate(self._structure.gates):
+            for parameter in gate.parameters:
+                if parameter.slot >= 0:
+                    found[parameter.slot].append((index, parameter.coefficient))
+        return tuple(tuple(entries) for entries in found)
+
+    @cached_property
+    def plans(self) -> dict[Any, Any]:
+        """Layers of the circuit's gates that have been found, see ``native_metric.layer_plan``."""
+        return {}
+
+    # --- angles of a tape --------------------------------------------------------------------------------------
+
+    def angles_of(self, tape: Any) -> Any:
+        """Collects the angles of a tape of this circuit's structure.
+
+        Args:
+            tape: A tape that :meth:`from_tape` compiles to this circuit.
+
+        Returns:
+            Angles, shape (A,), or (B, A) when a parameter is broadcast; a torch tensor with its graph when any
+            parameter is one, else a NumPy array.
+
+        Raises:
+            ValueError: If the tape has another structure.
+        """
+        tape = decomposed(tape)
+        self._check_same(tape)
+        values = [value for op in tape.operations for value in angle_values(op)]
+        return _stacked(values)
+
+    def state_of(self, tape: Any) -> Any:
+        """Collects the initial state of a tape of this circuit's structure.
+
+        Args:
+            tape: A tape that :meth:`from_tape` compiles to this circuit.
+
+        Returns:
+            Amplitudes, shape (N,) or (B, N), or None when the circuit starts from |0...0>.
+        """
+        if not self.takes_state:
+            return None
+        tape = decomposed(tape)
+        self._check_same(tape)
+        prepared = tape.operations[0].state_vector(wire_order=list(self.wires))
+        batch = tape.operations[0].batch_size
+        size = 2**self.num_wires
+        return qml.math.reshape(prepared, (size,) if batch is None else (batch, size))
+
+    def _check_same(self, tape: Any) -> None:
+        other = _structure(tape, self.wires)
+        if other != self._structure:
+            raise ValueError(
+                "tape: expected the structure that this circuit was compiled from, got another one (gates, wires, "
+                "constants or measurements differ). Compile it: Circuit.from_tape(tape)."
+            )
+
+    # --- sweeps ------------------------------------------------------------------------------------------------
+
+    def expval(self, angles: Any, state: Any = None) -> Real:
+        """Evaluates the measurements.
+
+        Args:
+            angles: Radians, shape (B, A) or (A,).
+            state: Initial states, shape (B, N) or (N,), for a circuit that takes them.
+
+        Returns:
+            Results, shape (B, M) or (M,); probabilities take 2^k columns.
+
+        Raises:
+            ValueError: For a wrong shape, or a circuit that measures nothing but the state.
+        """
+        values, single = self._angles(angles)
+        self._check_measured()
+        result = _core.expval(self._program, values, self._states(state, len(values)))
+        return result[0] if single else result
+
+    def state(self, angles: Any, state: Any = None) -> Complex:
+        """Computes the final states.
+
+        Args:
+            angles: Radians, shape (B, A) or (A,).
+            state: Initial states, shape (B, N) or (N,), for a circuit that takes them.
+
+        Returns:
+            Amplitudes, shape (B, N) or (N,).
+        """
+        values, single = self._angles(angles)
+        result = _core.state(self._program, values, self._states(state, len(values)))
+        return result[0] if single else result
+
+    def vjp(self, angles: Any, cotangents: Any, state: Any = None) -> Real:
+        """Pulls cotangents of the results back to the angles, by one reverse sweep.
+
+        Args:
+            angles: Radians, shape (B, A) or (A,).
+            cotangents: Shape (B, M) or (M,).
+            state: Initial states, shape (B, N) or (N,), for a circuit that takes them.
+
+        Returns:
+            Gradient, shape (B, A) or (A,).
+
+        Raises:
+            ValueError: For a wrong shape, or a circuit that measures nothing but the state.
+        """
+        values, single = self._angles(angles)
+        self._check_measured()
+        weights = matrix_argument(
+            "cotangents", cotangents, "(B, M)", (len(values), self.num_outputs), single
+        )
+        _, gradient, _ = _core.vjp(self._program, values, weights, self._states(state, len(values)))
+        return gradient[0] if single else gradient
+
+    def jvp(self, angles: Any, tangents: Any, state: Any = None) -> Real:
+        """Pushes tangents of the angles forward to the results, by one forward sweep.
+
+        Args:
+            angles: Radians, shape (B, A) or (A,).
+            tangents: Shape (B, A) or (A,).
+            state: Initial states, shape (B, N) or (N,), for a circuit that takes them.
+
+        Returns:
+            Derivative along the tangents, shape (B, M) or (M,).
+
+        Raises:
+            ValueError: For a wrong shape, or a circuit that measures nothing but the state.
+        """
+        values, single = self._angles(angles)
+        self._check_measured()
+        directions = matrix_argument(
+            "tangents", tangents, "(B, A)", (len(values), self.num_angles), single
+        )
+        result = _core.jvp(self._program, values, directions, self._states(state, len(values)))
+        return result[0] if single else result
+
+    def jacobian(self, angles: Any, state: Any = None) -> Real:
+        """Computes the Jacobian of the results.
+
+        Args:
+            angles: Radians, shape (B, A) or (A,).
+            state: Initial states, shape (B, N) or (N,), for a circuit that takes them.
+
+        Returns:
+            Jacobian, shape (B, M, A) or (M, A).
+
+        Raises:
+            ValueError: For a wrong shape, or a circuit that measures nothing but the state.
+        """
+        values, single = self._angles(angles)
+        self._check_measured()
+        result = _core.jacobian(self._program, values, self._states(state, len(values)))
+        return result[0] if single else result
+
+    def _check_measured(self) -> None:
+        if self.num_outputs == 0:
+            raise ValueError(
+                "circuit: it measures no real quantity (expval, var, probs). Use circuit.state(angles)."
+            )
+
+    # --- identity ----------------------------------------------------------------------------------------------
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Circuit):
+            return NotImplemented
+        return self._structure == other._structure
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self._structure)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __reduce__(self) -> tuple[Callable[..., "Circuit"], tuple[Structure]]:
+        return Circuit, (self._structure,)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Circuit":
+        return self
+
+    def __repr__(self) -> str:
+        return (
+            f"Circuit(wires={list(self.wires)}, gates={len(self._structure.gates)}, angles={self.num_angles}, "
+            f"outputs={self.num_outputs})"
+        )
+
+
+def decomposed(tape: Any) -> Any:
+    """Decomposes a tape into operations that the engine knows.
+
+    Args:
+        tape: ``qml.tape.QuantumScript``.
+
+    Returns:
+        The tape; a state preparation at the start is kept.
+
+    Raises:
+        UnsupportedCircuitError: Names the operation that can neither be run nor decomposed.
+    """
+    if tape.shots:
+        raise UnsupportedCircuitError(
+            f"shots: the native engine computes exact values, and the tape asks for {tape.shots.total_shots} shots. "
+            "Remove the shots, or run the QNode on its device (engine='device')."
+        )
+    check_operations(tape.operations)
+    if all(native_gates(op) is not None for op in tape.operations):
+        return tape
+    first = tape.operations[:1] if isinstance(tape[0], qml.operation.StatePrepBase) else []
+    operations = native_operations(tape.operations[len(first) :])
+    return tape.copy(operations=[*first, *operations])
+
+
+def native_operations(operations: Sequence[Any]) -> list[Any]:
+    """Take operations apart into those that the engine knows.
+
+    Args:
+        operations: In the order in which they act.
+
+    Returns:
+        Operations that ``native_gates`` translates.
+
+    Raises:
+        UnsupportedCircuitError: Names the operation that can neither be run nor decomposed.
+    """
+    try:
+        result = unfold(operations, lambda op: native_gates(op) is not None, lambda _: None)
+    except Undecomposed as error:
+        raise UnsupportedCircuitError(unsupported(error.operation)) from error
+    check_operations(result)
+    return result
+
+
+def _structure(tape: Any, wires: Any) -> Structure:
+    """The structure of a decomposed tape."""
+    labels = tuple(wires)
+    index = {wire: i for i, wire in enumerate(labels)}
+    missing = [wire for wire in tape.wires if wire not in index]
+    if missing:
+        raise ValueError(
+            f"wires: expected all wires of the tape, {missing} are missing in {labels}"
+        )
+    gates: list[NativeGate] = []
+    slot = 0
+    takes_state = False
+    for position, op in enumerate(tape.operations):
+        if position == 0 and isinstance(op, qml.operation.StatePrepBase):
+            if isinstance(op, qml.BasisState):
+                bits = qml.math.toarray(op.parameters[0])
+                gates.extend(
+                    NativeGate("table", "PauliX", (wire,))
+                    for wire, bit in zip(op.wires, bits, strict=True)
+                    if int(bit) == 1
+                )
+            else:
+                takes_state = True
+            continue
+        native = native_gates(op, slot)
+        if native is None:
+            raise UnsupportedCircuitError(unsupported(op))
+        gates.extend(native)
+        slot += len(angle_values(op))
+    if not labels:
+        raise UnsupportedCircuitError("circuit: expected at least one wire, got none")
+    measurements = tuple(measurement_of(process, index) for process in tape.measurements)
+    return Structure(labels, slot, tuple(gates), measurements, takes_state)
+
+
+def _measured_wires(qnode: Any, tape: Any) -> Any:
+    """The wires in PennyLane's order, where a measurement covers all of them; None otherwise."""
+    return all_wires(tape, qnode.device) if measures_all_wires(tape) else None
+
+
+def _build(structure: Structure) -> _core.Program:
+    index = {wire: i for i, wire in enumerate(structure.wires)}
+    builder = _core.ProgramBuilder(
+        len(structure.wires), structure.num_angles, structure.takes_state
+    )
+    for gate in structure.gates:
+        add_gate(builder, gate, index)
+    moment = 0
+
+    def add_moment(measurement: Measurement) -> int:
+        nonlocal moment
+        if measurement.projector is not None:
+            wires, value = measurement.projector
+            builder.probability_term(moment, 1.0, list(wires), value)
+        for word, wires, coefficient in measurement.terms:
+            builder.pauli_term(moment, coefficient, word, list(wires))
+        moment += 1
+        return moment - 1
+
+    for measurement in structure.measurements:
+        if measurement.kind == "probs":
+            for value in range(measurement.columns):
+                builder.probability_term(moment, 1.0, list(measurement.wires), value)
+                builder.output(moment)
+                moment += 1
+        elif measurement.kind == "var":
+            squared = add_moment(square(measurement, len(structure.wires)))
+            builder.output(squared, add_moment(measurement))
+        elif measurement.kind == "expval":
+            builder.output(add_moment(measurement))
+    return builder.build()
+
+
+def _stacked(values: list[Any]) -> Any:
+    """(A,) or (B, A) from scalars and (B,) arrays; torch if any is a torch tensor."""
+    if not values:
+        return np.zeros(0)
+    batch = {qml.math.shape(value)[0] for value in values if qml.math.ndim(value) == 1}
+    if len(batch) > 1:
+        raise ValueError(f"angles: expected one batch size, got {sorted(batch)}")
+    torch_values = [value for value in values if qml.math.get_interface(value) == "torch"]
+    if not torch_values:
+        arrays = [np.asarray(qml.math.toarray(value), dtype=np.float64) for value in values]
+        return np.stack(np.broadcast_arrays(*arrays), axis=-1)
+    import torch
+
+    device = torch_values[0].device
+    tensors = [
+        torch.as_tensor(value, dtype=torch.float64, device=device)
+        if qml.math.get_interface(value) != "torch"
+        else value.to(torch.float64)
+        for value in values
+    ]
+    shape = tuple(batch)
+    return torch.stack([tensor.expand(shape) for tensor in tensors], dim=-1)

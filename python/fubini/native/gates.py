@@ -1,0 +1,315 @@
+"""PennyLane operations as gates of the native engine.
+
+The gate table itself is in C++ (``cpp/core/gates.cpp``); this module maps PennyLane's operations onto it: controls,
+adjoints and powers of table gates, Pauli rotations, exponentials of Hermitian operators, and constant matrices.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pennylane as qml
+
+from fubini import _core
+from fubini.circuit.words import words_of
+from fubini.errors import UnsupportedCircuitError
+
+#: Name -> (wires, parameters) of every gate that the engine knows by name.
+TABLE: dict[str, tuple[int, int]] = {
+    name: (wires, parameters) for name, wires, parameters in _core.gate_table()
+}
+
+#: Constants on more wires than this are left to PennyLane's decomposition.
+MAX_MATRIX_WIRES = 8
+
+#: Exponents on more wires than this, 2^k words of Z each, are left to PennyLane.
+MAX_SPECTRAL_WIRES = 6
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """``coefficient * angles[slot] + offset``; slot -1 stands for the offset alone."""
+
+    slot: int
+    coefficient: float = 1.0
+    offset: float = 0.0
+
+
+@dataclass(frozen=True)
+class NativeGate:
+    """One call of the engine's program builder; wires are labels until the circuit numbers them.
+
+    Args:
+        kind: "table", "pauli", "matrix" or "diagonal".
+        name: Gate of the table, or the Pauli word.
+        wires: Target wires.
+        controls: Control wires.
+        control_values: 0 or 1 for each control.
+        adjoint: Whether the inverse is applied.
+        parameters: One per gate parameter.
+        data: Bytes of the complex128 constant, for "matrix" and "diagonal".
+    """
+
+    kind: str
+    name: str
+    wires: tuple[Any, ...]
+    controls: tuple[Any, ...] = ()
+    control_values: tuple[int, ...] = ()
+    adjoint: bool = False
+    parameters: tuple[Parameter, ...] = ()
+    data: bytes = field(default=b"", repr=False)
+
+
+def angle_values(op: Any) -> list[Any]:
+    """Real gate parameters of an operation, in the order in which the engine counts them.
+
+    Args:
+        op: A PennyLane operation that ``native_gates`` accepts.
+
+    Returns:
+        Scalars, or arrays of shape (B,) for a batch, of whatever library the operation holds.
+    """
+    if isinstance(op, qml.ops.Adjoint) or _is_plain_controlled(op):
+        return angle_values(op.base)
+    if isinstance(op, qml.ops.Evolution):
+        return [op.data[0]]
+    if isinstance(op, qml.ops.Exp):
+        coefficient = op.data[0]
+        is_complex = "complex" in qml.math.get_dtype_name(coefficient)
+        return [qml.math.imag(coefficient) if is_complex else 0.0]
+    if op.name in TABLE or op.name in {"PauliRot", "MultiRZ"}:
+        return list(op.data)
+    return []
+
+
+def native_gates(op: Any, first_slot: int = 0) -> list[NativeGate] | None:
+    """Translates one PennyLane operation.
+
+    Args:
+        op: The operation.
+        first_slot: Index of its first angle in the circuit.
+
+    Returns:
+        The gates in the order in which they act, or None when the engine needs the operation decomposed.
+    """
+    name = op.name
+    wires = tuple(op.wires)
+    if name in {"Identity", "Barrier", "Snapshot"}:
+        return []
+    if name in TABLE:
+        slots = tuple(Parameter(first_slot + i) for i in range(len(op.data)))
+        return [NativeGate("table", name, () if name == "GlobalPhase" else wires, parameters=slots)]
+    if name == "PauliRot":
+        word = op.hyperparameters["pauli_word"]
+        return [NativeGate("pauli", word, wires, parameters=(Parameter(first_slot),))]
+    if name == "MultiRZ":
+        return [NativeGate("pauli", "Z" * len(wires), wires, parameters=(Parameter(first_slot),))]
+    if isinstance(op, qml.ops.Adjoint):
+        return _adjoint(op, first_slot)
+    if _is_plain_controlled(op):
+        return _controlled(op, first_slot)
+    if isinstance(op, qml.ops.Exp):
+        return _exponential(op, first_slot)
+    if isinstance(op, qml.ops.Pow):
+        return _power(op)
+    return _constant(op)
+
+
+def _is_plain_controlled(op: Any) -> bool:
+    return isinstance(op, qml.ops.Controlled) and op.name not in TABLE
+
+
+def _adjoint(op: Any, first_slot: int) -> list[NativeGate] | None:
+    gates = native_gates(op.base, first_slot)
+    if gates is None:
+        return None
+    return [replace(gate, adjoint=not gate.adjoint) for gate in reversed(gates)]
+
+
+def _controlled(op: Any, first_slot: int) -> list[NativeGate] | None:
+    gates = native_gates(op.base, first_slot)
+    if gates is None:
+        return None
+    controls = tuple(op.control_wires)
+    values = tuple(int(value) for value in op.control_values)
+    return [
+        replace(
+            gate, controls=controls + gate.controls, control_values=values + gate.control_values
+        )
+        for gate in gates
+    ]
+
+
+def _exponential(op: Any, first_slot: int) -> list[NativeGate] | None:
+    """exp(i a H) for a Hermitian H: one rotation per word of a commuting Pauli sum, else in H's eigenbasis."""
+    if getattr(op, "num_steps", None) is not None:
+        return None
+    sign = -1.0 if isinstance(op, qml.ops.Evolution) else 1.0
+    if sign > 0 and not _is_zero(qml.math.real(op.data[0])):
+        return None
+    sentence = words_of(op.base)
+    if any(qml.math.requires_grad(weight) for weight in (sentence or {}).values()):
+        raise UnsupportedCircuitError(
+            f"{op.name}: the coefficients of the exponent require a gradient, and the engine takes them as "
+            "constants. Use qml.ApproxTimeEvolution or qml.PauliRot with the products as angles."
+        )
+    words = list((sentence or {}).items())
+    if not words or not all(
+        a.commutes_with(b) for i, (a, _) in enumerate(words) for b, _ in words[:i]
+    ):
+        return _spectral(op, sign, first_slot)
+    gates = []
+    for word, weight in words:
+        weight = complex(qml.math.toarray(weight))
+        if abs(weight.imag) > 1e-12 * max(1.0, abs(weight)):
+            return None
+        gates.append(_rotation("".join(word.values()), tuple(word), sign * weight.real, first_slot))
+    return gates
+
+
+def _rotation(word: str, wires: tuple[Any, ...], weight: float, slot: int) -> NativeGate:
+    """exp(i a w P), which is exp(-i t P / 2) with t = -2 a w."""
+    return NativeGate("pauli", word, wires, parameters=(Parameter(slot, -2.0 * weight),))
+
+
+def _spectral(op: Any, sign: float, first_slot: int) -> list[NativeGate] | None:
+    """exp(i a H) = V exp(i a D) V^dagger, where the diagonal D is a sum of 2^k words of Z."""
+    base, wires = op.base, tuple(op.base.wires)
+    if len(wires) > MAX_SPECTRAL_WIRES or not base.has_matrix:
+        return None
+    sentence = words_of(base)
+    present = base if sentence is None else qml.pauli.PauliSentence(sentence)
+    matrix = _constant_array(base, qml.matrix(present, wire_order=wires), 2)
+    if not np.allclose(matrix, matrix.conj().T, rtol=0, atol=1e-12 * np.abs(matrix).max()):
+        return None
+    values, vectors = np.linalg.eigh(matrix)
+    weights = _walsh(values) / len(values)
+    gates = [_matrix_gate(op.name, wires, vectors.conj().T)]
+    for mask, weight in enumerate(weights.tolist()):
+        if abs(weight) > 1e-15 * np.abs(values).max():
+            bits = f"{mask:0{len(wires)}b}"
+            gates.append(
+                _rotation(
+                    bits.replace("0", "I").replace("1", "Z"), wires, sign * weight, first_slot
+                )
+            )
+    return [*gates, _matrix_gate(op.name, wires, vectors)]
+
+
+def _walsh(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """sum_b (-1)^(z & b) values[b] for every z."""
+    index = np.arange(len(values))
+    parity = np.bitwise_count(index[:, None] & index[None, :]) & 1
+    transformed: np.ndarray[Any, np.dtype[np.float64]] = (1.0 - 2.0 * parity) @ values
+    return transformed
+
+
+def _matrix_gate(name: str, wires: tuple[Any, ...], matrix: Any) -> NativeGate:
+    data = np.ascontiguousarray(matrix, dtype=np.complex128).tobytes()
+    return NativeGate("matrix", name, wires, data=data)
+
+
+def _is_zero(value: Any) -> bool:
+    return bool(np.all(np.abs(np.asarray(qml.math.toarray(value))) < 1e-14))
+
+
+def _power(op: Any) -> list[NativeGate] | None:
+    """Powers of parametrised gates are decomposed by PennyLane, to the same gate at a multiple of the angle."""
+    if op.data:
+        return None
+    if isinstance(op.z, int) and 0 <= op.z <= 8:
+        gates = native_gates(op.base)
+        return None if gates is None else gates * op.z
+    return _constant(op)
+
+
+def _constant(op: Any) -> list[NativeGate] | None:
+    name = op.name
+    wires = tuple(op.wires)
+    if name == "DiagonalQubitUnitary":
+        diagonal = _constant_array(op, op.data[0], 1)
+        return [NativeGate("diagonal", name, wires, data=diagonal.tobytes())]
+    is_matrix = name in {"QubitUnitary", "BlockEncode"}
+    if not is_matrix and (op.data or op.has_decomposition or not op.has_matrix):
+        return None
+    if len(wires) > MAX_MATRIX_WIRES:
+        return None
+    if isinstance(op, qml.operation.StatePrepBase):
+        return None
+    matrix = _constant_array(op, op.matrix() if not is_matrix else qml.matrix(op), 2)
+    return [_matrix_gate(name, wires, matrix)]
+
+
+def _constant_array(op: Any, value: Any, ndim: int) -> np.ndarray[Any, np.dtype[np.complex128]]:
+    if any(qml.math.requires_grad(data) for data in op.data):
+        raise UnsupportedCircuitError(
+            f"{op.name}: its matrix requires a gradient, and the native engine takes matrices as constants. "
+            "Detach it, or parametrise the gate by angles."
+        )
+    array = np.ascontiguousarray(qml.math.toarray(qml.math.detach(value)), dtype=np.complex128)
+    if array.ndim != ndim:
+        raise UnsupportedCircuitError(
+            f"{op.name}: expected one matrix for the whole batch, got an array of shape {array.shape}. "
+            "Parametrise the gate by angles, or use the device engine."
+        )
+    return array
+
+
+def add_gate(builder: _core.ProgramBuilder, gate: NativeGate, index: dict[Any, int]) -> None:
+    """Appends a gate to a program builder.
+
+    Args:
+        builder: The builder.
+        gate: The gate.
+        index: Number of each wire label.
+    """
+    wires = [index[wire] for wire in gate.wires]
+    controls = [index[wire] for wire in gate.controls]
+    values = list(gate.control_values)
+    parameters = [(p.slot, p.coefficient, p.offset) for p in gate.parameters]
+    if gate.kind == "table":
+        builder.gate(gate.name, wires, controls, values, gate.adjoint, parameters)
+    elif gate.kind == "pauli":
+        builder.pauli_rotation(gate.name, wires, controls, values, gate.adjoint, parameters[0])
+    else:
+        array = np.frombuffer(gate.data, dtype=np.complex128)
+        method = builder.matrix if gate.kind == "matrix" else builder.diagonal
+        method(array, wires, controls, values, gate.adjoint)
+
+
+def unsupported(op: Any) -> str:
+    """Says why an operation that is neither native nor decomposable cannot run.
+
+    Args:
+        op: The operation.
+
+    Returns:
+        The message of the exception to be raised.
+    """
+    return (
+        f"{op.name}: the native engine does not know this operation, and it has no decomposition into gates that it "
+        "knows. Decompose it with qml.transforms.decompose, or run the QNode on its device (engine='device')."
+    )
+
+
+def check_operations(operations: Sequence[Any]) -> None:
+    """Refuses what no decomposition can help with.
+
+    Args:
+        operations: Operations of a tape.
+
+    Raises:
+        UnsupportedCircuitError: For channels, mid-circuit measurements and operations on other systems than qubits.
+    """
+    for op in operations:
+        if isinstance(op, qml.operation.Channel):
+            raise UnsupportedCircuitError(
+                f"{op.name}: the native engine simulates pure states, and this is a noise channel. "
+                "Run the QNode on its device (engine='device')."
+            )
+        if isinstance(op, (qml.ops.MidMeasure, qml.ops.Conditional)):
+            raise UnsupportedCircuitError(
+                f"{op.name}: mid-circuit measurements are not supported by the native engine. "
+                "Use qml.defer_measurements on the QNode, or run it on its device (engine='device')."
+            )

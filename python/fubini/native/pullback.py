@@ -1,0 +1,473 @@
+"""From angles to weights: the metric over a circuit's angles, pulled back through the function that computes them.
+
+Angles are a function of weights and inputs; with J_b its derivative by the weights at input b, the metric over the
+weights is J_b^T g_b J_b. Every face of the metric (QNodes, layers, the optimizer, products with vectors) is made here
+from a :class:`Pullback`, which holds the circuit, its angles at every input, and J.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pennylane as qml
+import torch
+
+from fubini import _core
+from fubini.arrays import hermitian, to_numpy
+from fubini.circuit.decompose import PREPARATIONS
+from fubini.circuit.gate_layers import LayerRule
+from fubini.circuit.jacobian import AngleBlock, Jacobian, WeightBlock, merged
+from fubini.circuit.tape import GateTape
+from fubini.circuit.unfold import rebind
+from fubini.errors import UnsupportedCircuitError
+from fubini.native import metric as native_metric
+from fubini.native.circuit import Circuit, Structure, _structure, native_operations
+from fubini.native.derivative import tangent_states, without_state
+from fubini.native.gates import angle_values, native_gates
+from fubini.options import Approx, Complex, Index, Real, Reduce
+from fubini.runtime import MATRIX_FREE, check_fits
+
+if TYPE_CHECKING:
+    from fubini.compile.compiled import Compiled
+
+_REAL_PART = (
+    "use reduce='mean' or fewer inputs, or fubini.metric_operator(...), which multiplies by its real part, the metric, "
+    "without forming it"
+)
+# Temporaries per input are made for so many bytes of inputs at a time.
+_CHUNK_BYTES = 1 << 26
+
+
+@dataclass(frozen=True, eq=False)
+class Pullback:
+    """A circuit at given weights and inputs, and how its angles move with the weights.
+
+    Attributes:
+        circuit: The compiled circuit.
+        angles: Of every input, (batch, A); one row for a circuit without a batch.
+        jacobian: Of the angles that are differentiated.
+        states: Initial states (batch or 1, N) for a circuit that takes them, else None.
+        batch: Number of inputs; None for a circuit without a batch.
+        trainable: Angles that depend on weights, which form the layers; those of ``jacobian`` are among them.
+    """
+
+    circuit: Circuit
+    angles: Real
+    jacobian: Jacobian
+    states: Complex | None = None
+    batch: int | None = None
+    trainable: frozenset[int] = frozenset()
+
+    @property
+    def size(self) -> int:
+        """Number of weights P."""
+        return int(self.jacobian.size)
+
+    def metric(
+        self, approx: Approx = None, layers: LayerRule = "wires", reduce: Reduce = None
+    ) -> Real:
+        """Return the metric over the weights.
+
+        Args:
+            approx: Which part of the metric over angles is pulled back.
+            layers: Which gates form a block.
+            reduce: ``"mean"`` averages over the inputs.
+
+        Returns:
+            (batch, P, P) for a circuit with a batch and no reduction, else (P, P).
+
+        Raises:
+            MemoryError: If the metric is larger than the bound.
+        """
+        native_metric.check_finite("angles", self.angles, self.batch is None)
+        mean = reduce == "mean"
+        shape = self._shape(mean)
+        rows = 1 if mean else len(self.angles)
+        parts = list(self._parts(mean))
+        # Besides the result, the largest piece's metric over the angles, and once more while it is scaled.
+        pieces = (
+            1
+            if mean and self.jacobian.inputs == 1
+            else max(last - first for first, last, _ in parts)
+        )
+        count = float(rows) * self.size**2 + 2.0 * pieces * len(self.jacobian.rows) ** 2
+        check_fits(f"{shape}: the metric", count, MATRIX_FREE)
+        total: Real | None = None
+        for first, last, part in parts:
+            at = slice(None) if mean else slice(first, last)
+            blocks = part._weight_blocks(approx, layers, mean)
+            if len(parts) == len(blocks) == 1 and len(blocks[0][0]) == self.size:
+                return blocks[0][1].reshape(shape)
+            if total is None:
+                total = np.zeros((rows, self.size, self.size))
+            for columns, matrices in blocks:
+                total[at, columns[:, None], columns] += (
+                    matrices * ((last - first) / len(self.angles)) if mean else matrices
+                )
+        assert total is not None
+        return total.reshape(shape)
+
+    def weighted_sum(
+        self, weights: Real, approx: Approx = None, layers: LayerRule = "wires"
+    ) -> Real:
+        """Return the sum over the inputs of the metrics, each times a number, (P, P).
+
+        Args:
+            weights: One number for each input.
+            approx: As for ``metric``.
+            layers: As for ``metric``.
+        """
+        native_metric.check_finite("angles", self.angles, self.batch is None)
+        if len(self.angles) == 1:
+            weights = weights.sum(keepdims=True)
+        total = np.zeros((self.size, self.size))
+        for first, last, part in self._parts(False):
+            own = weights[first:last]
+            blocks = part._angle_blocks(approx, layers, False)
+            if part.jacobian.inputs == 1:  # the pull-back is linear: sum first, contract once
+                columns, matrices = part.jacobian.congruence(part._summed(blocks, own))
+                total[columns[:, None], columns] += matrices[0]
+                continue
+            for block in blocks:
+                columns, matrices = part.jacobian.congruence(block)
+                total[columns[:, None], columns] += np.tensordot(own, matrices, 1)
+        return total
+
+    def _summed(
+        self, blocks: Sequence[tuple[Sequence[int], Real]], weights: Real
+    ) -> tuple[range, Real]:
+        """The weighted sum over the inputs as one matrix over all angles, or as its diagonal."""
+        size = self.circuit.num_angles
+        diagonal = blocks[0][1].ndim == 2 if blocks else True
+        result = np.zeros((1, size) if diagonal else (1, size, size))
+        if blocks:
+            places = _places(tuple(tuple(slots) for slots, _ in blocks), size, diagonal)
+            rows = np.concatenate([v.reshape(len(v), -1) for _, v in blocks], axis=1)
+            result.reshape(-1)[places] = weights @ rows
+        return range(size), result
+
+    def geometric_tensor(self, reduce: Reduce = None) -> Complex:
+        """Return the quantum geometric tensor <d_i psi|(1 - |psi><psi|)|d_j psi> over the weights.
+
+        Args:
+            reduce: ``"mean"`` averages over the inputs.
+
+        Returns:
+            (batch, P, P) or (P, P), Hermitian.
+
+        Raises:
+            MemoryError: If the tensor is larger than the bound.
+        """
+        native_metric.check_finite("angles", self.angles, self.batch is None)
+        mean = reduce == "mean"
+        shape = self._shape(mean)
+        count = 2.0 * float(np.prod(shape, dtype=float))
+        check_fits(f"{shape}: the geometric tensor", count, _REAL_PART)
+        total = np.zeros((1 if mean else len(self.angles), self.size, self.size), dtype=complex)
+        for row in range(len(self.angles)):
+            _, derivatives = self.derivative_states(row)
+            tensor = hermitian(derivatives.conj() @ derivatives.T)
+            columns, matrices = self.jacobian.of(row, row + 1).congruence(
+                (self.jacobian.rows.tolist(), tensor[None])
+            )
+            total[0 if mean else row, columns[:, None], columns] += (
+                matrices[0] / len(self.angles) if mean else matrices[0]
+            )
+        return total.reshape(shape)
+
+    def derivative_states(self, row: int) -> tuple[Complex, Complex]:
+        """Return psi (N,) of one input, and its derivatives by the angles of ``jacobian`` without their part along psi.
+
+        Args:
+            row: Which input.
+
+        Returns:
+            psi and (k, N), up to one constant unitary and the global phase.
+        """
+        angles, states = self._rows(row, row + 1)
+        rows = self.jacobian.rows
+        psi, tangents = tangent_states(self.circuit, angles, states, rows)
+        return psi, without_state(psi, tangents)
+
+    def factor(self) -> Real:
+        """Return X with the metric's mean over the inputs g = X X^T, (P, m), for m = 2 N inputs.
+
+        Raises:
+            MemoryError: If the factor is larger than the bound.
+        """
+        native_metric.check_finite("angles", self.angles, self.batch is None)
+        inputs, width = len(self.angles), 2 * 2**self.circuit.num_wires
+        shape = (self.size, inputs * width)
+        count = float(self.size + 2 * len(self.jacobian.rows)) * inputs * width
+        check_fits(f"{shape}: the factor of the metric", count, MATRIX_FREE)
+        rows = native_metric.metric_factor(
+            self.circuit, self.angles, self.states, self.jacobian.rows.tolist()
+        )
+        columns = rows.T.reshape(inputs, width, len(rows))
+        return np.ascontiguousarray(self.jacobian.pull(columns).reshape(-1, self.size).T)
+
+    def weight_blocks(self, layers: LayerRule = "wires") -> list[tuple[Index, Real]]:
+        """Return the block-diagonal metric's mean over the inputs as blocks without a common weight.
+
+        Args:
+            layers: Which gates form a block.
+
+        Returns:
+            Pairs of weights (c,) and matrices (c, c); weights that no angle depends on are in none.
+        """
+        native_metric.check_finite("angles", self.angles, self.batch is None)
+        sums: list[WeightBlock] = []
+        for first, last, part in self._parts(True):
+            scale = (last - first) / len(self.angles)
+            found = part._weight_blocks("block-diag", layers, True)
+            sums = merged([*sums, *((c, scale * m) for c, m in found)])
+        return [(columns, matrices[0]) for columns, matrices in sums]
+
+    def product(self, vectors: Real) -> Real:
+        """Return the full metric's mean over the inputs times vectors, without forming it.
+
+        Args:
+            vectors: (c, P).
+
+        Returns:
+            (c, P).
+        """
+        batch = len(self.angles)
+        result = np.empty_like(vectors)
+        width = max(1, int(_CHUNK_BYTES / (16.0 * batch * (self.circuit.num_angles + 1))))
+        for first in range(0, len(vectors), width):
+            some = vectors[first : first + width]
+            tangents = np.zeros((batch, len(some), self.circuit.num_angles))
+            tangents[:, :, self.jacobian.rows] = self.jacobian.push(some)
+            products = native_metric.metric_products(
+                self.circuit, self.angles, tangents, self.states, None
+            )
+            pulled = self.jacobian.pull(products[:, :, self.jacobian.rows])
+            result[first : first + width] = _core.mean_over_batch(np.ascontiguousarray(pulled))
+        return result
+
+    def diagonal(self) -> Real:
+        """Return the diagonal of the full metric's mean over the inputs, (P,), exactly."""
+        result = np.zeros(self.size)
+        if not self.jacobian.shared:
+            for first, last, part in self._parts(True):
+                scale = (last - first) / len(self.angles)
+                for columns, matrices in part._weight_blocks("diag", "wires", True):
+                    result[columns] += scale * np.diagonal(matrices[0])
+            return result
+        # Angles that share a weight are correlated: one product per weight has what is between them.
+        width = 64
+        for first in range(0, self.size, width):
+            unit = np.eye(self.size)[first : first + width]
+            result[first : first + width] = (self.product(unit) * unit).sum(axis=1)
+        return result
+
+    # -- parts ------------------------------------------------------------------------------------------------------
+
+    def _shape(self, mean: bool) -> tuple[int, ...]:
+        lead = () if mean or self.batch is None else (len(self.angles),)
+        return (*lead, self.size, self.size)
+
+    def _rows(self, first: int, last: int) -> tuple[Real, Complex | None]:
+        states = self.states
+        return self.angles[first:last], (
+            states if states is None or len(states) == 1 else states[first:last]
+        )
+
+    def _parts(self, mean: bool) -> Iterator[tuple[int, int, "Pullback"]]:
+        """The batch in pieces whose metrics over the angles are small enough to keep."""
+        batch = len(self.angles)
+        if mean and self.jacobian.inputs == 1:
+            yield 0, batch, self  # averaged before they are pulled back
+            return
+        per_input = 24.0 * max(1, len(self.jacobian.rows)) ** 2
+        width = max(1, min(batch, int(_CHUNK_BYTES / per_input)))
+        for first in range(0, batch, width):
+            last = min(first + width, batch)
+            angles, states = self._rows(first, last)
+            jacobian = self.jacobian.of(first, last)
+            yield first, last, replace(self, angles=angles, states=states, jacobian=jacobian)
+
+    def _weight_blocks(self, approx: Approx, layers: LayerRule, mean: bool) -> list[WeightBlock]:
+        """Pulled-back blocks (rows, c, c), one row for the mean over these inputs."""
+        first = mean and self.jacobian.inputs == 1
+        blocks: list[AngleBlock] = []
+        for slots, values in self._angle_blocks(approx, layers, first):
+            blocks.append((slots, values[None] if first else values))
+        pulled = [self.jacobian.congruence(block) for block in blocks]
+        if mean and not first:
+            return [(c, _mean(m)) for c, m in pulled]
+        return pulled
+
+    def _angle_blocks(
+        self, approx: Approx, layers: LayerRule, mean: bool
+    ) -> list[tuple[Sequence[int], Real]]:
+        if approx is None:
+            rows = self.jacobian.rows.tolist()
+            reduce: Reduce = "mean" if mean else None
+            full = native_metric.full_metric(self.circuit, self.angles, self.states, reduce, rows)
+            return [(rows, full)]
+        return list(
+            native_metric.metric_blocks(
+                self.circuit,
+                self.angles,
+                self.states,
+                "mean" if mean else None,
+                layers,
+                approx == "diag",
+                self.trainable,
+            )
+        )
+
+
+@lru_cache(maxsize=64)
+def _places(slots: tuple[tuple[int, ...], ...], size: int, diagonal: bool) -> Index:
+    """Where the entries of blocks, one after the other, are in the matrix over all angles, or on its diagonal."""
+    index = [np.array(one, dtype=np.intp) for one in slots]
+    return np.concatenate([i if diagonal else (i[:, None] * size + i).reshape(-1) for i in index])
+
+
+@lru_cache(maxsize=64)
+def _compiled(structure: Structure) -> Circuit:
+    return Circuit(structure)
+
+
+def assembled(
+    blocks: Iterable[AngleBlock], jacobian: Jacobian, batch: int | None, reduce: Reduce
+) -> npt.NDArray[Any]:
+    """Return the matrix over the weights of blocks over the angles that a device measured.
+
+    Args:
+        blocks: Covariances (1 or batch, m, m) or variances (1 or batch, m).
+        jacobian: Of the blocks' angles.
+        batch: Number of inputs, or None for a circuit without a batch.
+        reduce: ``"mean"`` averages over the inputs.
+
+    Returns:
+        (batch, P, P) for a circuit with a batch and no reduction, else (P, P).
+    """
+    mean = reduce == "mean"
+    early = mean and jacobian.inputs == 1  # the pull-back is linear: average first, contract once
+    pulled = []
+    for slots, values in blocks:
+        columns, matrices = jacobian.congruence((slots, _mean(values) if early else values))
+        pulled.append((columns, _mean(matrices) if mean else matrices))
+    size = jacobian.size
+    rows = max([1 if mean else jacobian.inputs, *(len(matrices) for _, matrices in pulled)])
+    dtype = complex if any(np.iscomplexobj(m) for _, m in pulled) else float
+    total: npt.NDArray[Any] = np.zeros((rows, size, size), dtype=dtype)
+    for columns, matrices in pulled:
+        total[:, columns[:, None], columns] += matrices
+    if not mean and batch is not None:
+        return np.broadcast_to(total, (batch, size, size)) if rows == 1 else total
+    return total.reshape(size, size)
+
+
+def _mean(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if np.iscomplexobj(values):
+        result: npt.NDArray[Any] = values.mean(axis=0, keepdims=True)
+        return result
+    mean: Real = _core.mean_over_batch(np.ascontiguousarray(values))
+    return mean.reshape(1, *mean.shape)
+
+
+def of_compiled(
+    form: "Compiled", weights: Sequence[torch.Tensor], inputs: torch.Tensor
+) -> Pullback:
+    """Return the pullback of a compiled circuit whose initial state does not depend on weights.
+
+    Args:
+        form: The compiled circuit.
+        weights: In the order of compilation.
+        inputs: (features,) or (batch, features).
+    """
+    arrays = [to_numpy(w) for w in weights]
+    x = to_numpy(inputs)
+    x = x if x.ndim > 1 else x[None]
+    angles = form.angles(arrays, x)
+    # Angles that only encode inputs have no row in the Jacobian, and must not cut layers.
+    jacobian = form.jacobian(arrays, x)
+    batch = None if inputs.ndim == 1 else len(angles)
+    trainable = frozenset(jacobian.rows.tolist())
+    return Pullback(form.circuit, angles, jacobian, form.states(arrays, x), batch, trainable)
+
+
+def of_tape(tape: GateTape, argnum: Sequence[int] | None = None) -> Pullback:
+    """Return the pullback of a tape on the native engine.
+
+    Args:
+        tape: The circuit at given weights and inputs, with its Jacobian.
+        argnum: Gate parameters that are differentiated, see ``GateTape.parameter_numbers``; None for all.
+
+    Returns:
+        The pullback.
+
+    Raises:
+        UnsupportedCircuitError: Names the operation that the engine does not know.
+    """
+    operations: list[Any] = []
+    columns: list[Any] = []
+    trainable: list[
+        int
+    ] = []  # slots of the engine, and the angle of the tape and the factor that each one has
+    source: list[int] = []
+    factors: list[float] = []
+    number = 0
+    for position, gate in enumerate(tape.gates):
+        first = position == 0 and isinstance(gate.operation, PREPARATIONS)
+        own, slopes = [gate.operation], [1.0]
+        if not first and native_gates(gate.operation) is None:
+            own, slopes = _in_native_gates(gate.operation, gate.trainable)
+        values = [to_numpy(value) for op in own for value in angle_values(op)]
+        if gate.trainable:
+            moving = [k for k in range(len(values)) if slopes[k]]
+            trainable += [len(columns) + k for k in moving]
+            source += [number] * len(moving)
+            factors += [slopes[k] for k in moving]
+            number += 1
+        columns += values
+        operations += own
+    structure = _structure(qml.tape.QuantumScript(operations), tape.wires)
+    rows = tape.batch or 1
+    angles = np.empty((rows, len(columns)))
+    for k, value in enumerate(columns):
+        angles[:, k] = value
+    circuit = _compiled(structure)
+    states = None
+    if circuit.takes_state:
+        prepared = operations[0].state_vector(wire_order=list(circuit.wires))
+        states = to_numpy(prepared, np.complex128).reshape(-1, 2**circuit.num_wires)
+    jacobian = Jacobian(trainable, tape.jacobian[:, source] * np.array(factors)[:, None])
+    if argnum is not None:
+        numbers = [tape.parameter_numbers[k] for k in source]
+        chosen = zip(trainable, numbers, strict=True)
+        jacobian = jacobian.restricted(slot for slot, n in chosen if n in argnum)
+    return Pullback(circuit, angles, jacobian, states, tape.batch, frozenset(trainable))
+
+
+def _in_native_gates(op: Any, trainable: bool) -> tuple[list[Any], list[float]]:
+    """An operation in gates that the engine knows, and the derivative of each of their angles by its own."""
+    if not trainable:
+        own = native_operations([op])
+        return own, [0.0 for part in own for _ in angle_values(part)]
+    leaf = torch.as_tensor(to_numpy(op.data[0])).clone().requires_grad_()
+    with torch.enable_grad():
+        live = native_operations([rebind(op, [leaf])])
+        slopes = []
+        for value in (v for part in live for v in angle_values(part)):
+            slope = np.zeros(1)
+            if isinstance(value, torch.Tensor) and value.requires_grad:
+                (found,) = torch.autograd.grad(value.sum(), leaf, retain_graph=True)
+                slope = to_numpy(found).reshape(-1)
+            if np.ptp(slope) > 0:
+                raise UnsupportedCircuitError(
+                    f"{op.name}: its gates have angles that are not multiples of its own"
+                )
+            slopes.append(float(slope[0]))
+    plain = [
+        rebind(part, [to_numpy(p, None) for p in part.data]) if part.data else part for part in live
+    ]
+    return plain, slopes

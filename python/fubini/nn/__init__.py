@@ -1,0 +1,1 @@
+"""Circuits in torch: layers, compiled QNodes, and their passes on the engine and on devices."""

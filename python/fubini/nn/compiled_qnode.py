@@ -1,0 +1,231 @@
+"""A QNode as a torch function that runs in the native engine: circuits whose weights belong to nobody's module."""
+
+import copyreg
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import pennylane as qml
+import torch
+
+from fubini.circuit.arguments import Argnums
+from fubini.circuit.gate_layers import LayerRule
+from fubini.circuit.tape import user_tape
+from fubini.compile.calls import Found, find
+from fubini.compile.compiled import Compiled
+from fubini.compile.recent import Recent
+from fubini.errors import UnsupportedCircuitError
+from fubini.metric.engines import Engine, device_reason, plain_qnode
+from fubini.metric.functions import metric_tensor
+from fubini.native.circuit import Circuit, _measured_wires, decomposed
+from fubini.nn.copies import found_qnode, named_qnode
+from fubini.nn.native_pass import run_compiled, run_tape
+from fubini.options import Approx, Reduce
+from fubini.torch_private import is_traced, uncompiled
+
+# Of a quantum function that runs in every call, see QuantumLayer.
+_CIRCUITS = 16
+
+
+class CompiledQNode:
+    """What :func:`compiled` returns.
+
+    Attributes:
+        qnode: The QNode.
+    """
+
+    def __init__(self, qnode: Any) -> None:
+        qnode = plain_qnode(qnode)
+        if not isinstance(qnode, qml.QNode):
+            raise TypeError(
+                f"qnode: expected a QNode, got {type(qnode).__name__}; make one by qml.QNode(function, device)"
+            )
+        self.qnode: Any = qnode
+        self._start()
+
+    def _start(self) -> None:
+        self._last: str | None = None
+        self._circuits: Recent[Circuit] = Recent(_CIRCUITS)
+        functools.update_wrapper(self, self.qnode.func, updated=())
+
+    @uncompiled
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate the circuit.
+
+        Args:
+            *args: The QNode's arguments.
+            **kwargs: Likewise.
+
+        Returns:
+            What the QNode returns: a tensor for one measurement, a list or tuple of tensors for several; float64 on the
+            native engine.
+        """
+        found = self._found(args, kwargs)
+        if isinstance(found, str):
+            self._last = f"The QNode runs on its PennyLane device {self.qnode.device.name!r}: {found.rstrip('.')}."
+            return self.qnode(*args, **kwargs)
+        form = found.compiled
+        if form is None:
+            return self._traced(found, args, kwargs)
+        values = run_compiled(form, found.inputs, found.weights)
+        values = values[0] if found.known.data is None else values
+        kind = "affine in" if form.affine is not None else "known functions of"
+        self._last = (
+            f"The native engine runs the compiled circuit: its angles are {kind} its tensors."
+        )
+        return _arranged(values.to(_device(found)), form.circuit, found.known.run.kind)
+
+    def _found(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Found | str:
+        qnode = self.qnode
+        if qnode.interface not in ("auto", "torch"):
+            return f"its interface is {qnode.interface!r}, not torch"
+        reason = device_reason(qnode)
+        if reason:
+            return reason
+        tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)]
+        if tensors and is_traced(tensors[0], tensors[1:]):
+            return "torch is tracing it"
+        found = find(qnode, args, kwargs)
+        if isinstance(found, str):
+            return found
+        how = found.known.run.how
+        if isinstance(how, str):
+            return how
+        if found.known.run.kind == "other":
+            return "it returns something else than measurements of real numbers"
+        return found
+
+    def _traced(self, found: Found, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Gates that are native, at angles for which the quantum function runs."""
+        run, how = found.known.run, found.known.run.how
+        tape, circuit = (run.tape, run.circuit) if found.new else (None, None)
+        if tape is None or circuit is None:
+            try:
+                tape = decomposed(user_tape(self.qnode, (), found.arguments, results=True))
+                circuit = Circuit.from_tape(tape, _measured_wires(self.qnode, tape))
+            except (UnsupportedCircuitError, RuntimeError) as error:
+                self._last = f"The QNode runs on its PennyLane device: {str(error).rstrip('.')}."
+                return self.qnode(*args, **kwargs)
+        circuit = self._circuits.same(circuit)
+        batch = () if tape.batch_size is None else (tape.batch_size,)
+        values = run_tape(circuit, tape, torch.empty(*batch, 0))
+        reason = "a decision by value differs" if isinstance(how, Compiled) else how.reason  # type: ignore[union-attr]
+        self._last = (
+            f"The quantum function runs in every call and its gates run natively: {reason}."
+        )
+        return _arranged(values.to(_device(found)), circuit, run.kind)
+
+    def metric(
+        self,
+        approx: Approx | Literal["auto"] = None,
+        *,
+        argnum: int | Sequence[int] | None = None,
+        argnums: Argnums = None,
+        layers: LayerRule = "wires",
+        reduce: Reduce = None,
+        joint: bool = False,
+        engine: Engine = "auto",
+    ) -> Callable[..., Any]:
+        """Return a function that computes the metric, ``fubini.metric_tensor(qnode, ...)``.
+
+        Args:
+            approx: As for :func:`fubini.metric_tensor`, like all that follow.
+            argnum: As there.
+            argnums: As there.
+            layers: As there.
+            reduce: As there.
+            joint: As there.
+            engine: As there.
+
+        Returns:
+            A function with the QNode's arguments.
+        """
+        return metric_tensor(
+            self.qnode,
+            approx,
+            argnum=argnum,
+            argnums=argnums,
+            layers=layers,
+            reduce=reduce,
+            joint=joint,
+            engine=engine,
+        )
+
+    def explain(self) -> str:
+        """Say in one sentence what evaluated the last call, and why; before the first, what is planned."""
+        if self._last is not None:
+            return self._last
+        reason = device_reason(self.qnode)
+        if reason:
+            return f"The QNode runs on its PennyLane device {self.qnode.device.name!r}: {reason}."
+        return "The native engine compiles the circuit in the first call: the device is a noiseless simulator."
+
+    def __repr__(self) -> str:
+        name = getattr(self.qnode.func, "__name__", "function")
+        return f"fubini.compiled({name}, device={self.qnode.device.name!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What was compiled is the QNode's; a copy compiles its own."""
+        return {"qnode": self.qnode}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Start anew."""
+        self.qnode = found_qnode(state["qnode"])
+        self._start()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A QNode that a module has under its function's name is pickled as functions are, by that name."""
+        state = {"qnode": named_qnode(self.qnode)}
+        return copyreg.__newobj__, (type(self),), state  # type: ignore[attr-defined]
+
+
+def compiled(qnode: Any) -> CompiledQNode:
+    """Return a QNode as a torch function that runs in the native engine where that can be promised to be right.
+
+    It has the QNode's own signature; torch differentiates it, also twice, by every tensor. All ways of calling it are
+    compiled in their first call, by the rules of ``QuantumLayer``, also with one argument of shape (batch, features) for data;
+    calls with other batches run the quantum function, and its gates natively. Everything else (shots, noise, NumPy arrays, operations that the engine does not know) is the QNode's own
+    matter, called as it is. ``explain()`` says which it was.
+
+    Example::
+
+        >>> import fubini, torch, pennylane as qml
+        >>> @qml.qnode(qml.device("default.qubit", wires=2))
+        ... def circuit(w):
+        ...     qml.RY(w[0], 0)
+        ...     qml.CNOT([0, 1])
+        ...     qml.RY(w[1], 1)
+        ...     return qml.expval(qml.Z(0) @ qml.Z(1) + 0.5 * qml.X(1))
+        >>> energy = fubini.compiled(circuit)
+        >>> w = torch.tensor([0.0, 0.0], dtype=torch.float64, requires_grad=True)
+        >>> energy(w).item(), torch.autograd.grad(energy(w), w)[0].tolist()
+        (1.0, [0.0, 0.5])
+        >>> energy.metric()(w).diagonal().tolist()
+        [0.25, 0.25]
+
+    Args:
+        qnode: A QNode, interface ``"auto"`` or ``"torch"``.
+
+    Returns:
+        A function with the QNode's arguments, and with ``metric`` (:func:`fubini.metric_tensor` with its options, a function
+        of the same arguments), ``explain`` and ``qnode``. ``fubini.metric_tensor`` and its siblings take it for the QNode.
+
+    Raises:
+        TypeError: If qnode is no QNode.
+    """
+    return CompiledQNode(qnode)
+
+
+def _device(found: Found) -> torch.device:
+    return next(iter(found.tensors.values())).device
+
+
+def _arranged(values: torch.Tensor, circuit: Circuit, kind: str) -> Any:
+    """Results side by side, (..., M), as the QNode returns them."""
+    shapes = circuit.output_shapes
+    parts = torch.split(values, [math.prod(shape) for shape in shapes], dim=-1)
+    results = [p.reshape((*values.shape[:-1], *s)) for p, s in zip(parts, shapes, strict=True)]
+    if kind == "single":
+        return results[0]
+    return tuple(results) if kind == "tuple" else results

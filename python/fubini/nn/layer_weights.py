@@ -1,0 +1,157 @@
+"""The arguments of a layer's QNode: which one is the data, and shapes and first values of the weights."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from fubini.circuit.tape import user_tape
+from fubini.compile.function import Run, outside_transforms
+from fubini.errors import UnsupportedCircuitError
+from fubini.torch_private import is_wrapped
+
+WeightShapes = Mapping[str, int | Sequence[int]]
+InitMethod = Callable[[torch.Tensor], torch.Tensor] | Mapping[str, Any] | None
+
+
+def weight_shape(name: str, size: int | Sequence[int]) -> tuple[int, ...]:
+    """Return the shape of a weight: an int n stands for (n,), 1 for (), as in TorchLayer.
+
+    Args:
+        name: Of the weight.
+        size: As the caller gave it.
+
+    Raises:
+        TypeError: For something else than integers.
+        ValueError: For negative ones.
+    """
+    if not isinstance(size, int | Sequence):
+        raise TypeError(
+            f"weight_shapes: expected an integer or a sequence of them for {name!r}, got {size!r}"
+        )
+    shape = (() if size == 1 else (size,)) if isinstance(size, int) else tuple(size)
+    if not all(isinstance(n, int) and n >= 0 for n in shape):
+        raise ValueError(
+            f"weight_shapes: expected non-negative integers for {name!r}, got {size!r}"
+        )
+    return shape
+
+
+def initial_weight(name: str, shape: tuple[int, ...], init_method: InitMethod) -> torch.Tensor:
+    """Return the initial value of a weight.
+
+    Args:
+        name: Of the weight.
+        shape: Of the weight.
+        init_method: As for ``QuantumLayer``.
+
+    Raises:
+        ValueError: If it does not fit.
+    """
+    method: Any = init_method
+    if isinstance(init_method, Mapping):
+        if name not in init_method:
+            raise ValueError(
+                f"init_method: expected an entry for {name!r}, got {list(init_method)}"
+            )
+        method = init_method[name]
+    if isinstance(method, torch.Tensor):
+        if tuple(method.shape) != shape:
+            raise ValueError(
+                f"init_method: expected shape {shape} for {name!r}, got {tuple(method.shape)}"
+            )
+        return method.detach().clone()
+    if method is None:
+        return torch.empty(shape).uniform_(0, 2 * math.pi)
+    value: torch.Tensor = method(torch.empty(shape or (1,)))
+    return value.reshape(shape)
+
+
+def data_argument(
+    qnode: Any, weight_shapes: Mapping[str, tuple[int, ...]], input_arg: str | None, layer: str
+) -> str | None:
+    """Return the name of a QNode's data argument, after checks of its signature.
+
+    Args:
+        qnode: The QNode.
+        weight_shapes: Shape of every weight.
+        input_arg: The name that a data argument has.
+        layer: Name of the layer's class, for messages.
+
+    Returns:
+        The name; None where every argument is a weight.
+
+    Raises:
+        TypeError: If the QNode has other arguments without a shape, or takes ``*args``.
+        ValueError: If names of the weights do not fit the QNode.
+    """
+    parameters = inspect.signature(qnode.func).parameters
+    kinds = [p.kind for p in parameters.values()]
+    if input_arg not in parameters:
+        unknown = [
+            name
+            for name, p in parameters.items()
+            if name not in weight_shapes
+            and p.default is inspect.Parameter.empty
+            and p.kind is not inspect.Parameter.VAR_POSITIONAL
+        ]
+        if unknown:
+            raise TypeError(
+                f"qnode: expected an argument named {input_arg!r} for the data, got {list(parameters)}; rename it, or "
+                f"call {layer}.set_input_argument(name) first. For a layer without data give every argument "
+                f"a shape in weight_shapes; {unknown} have none"
+            )
+        input_arg = None
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        raise TypeError("qnode: expected named arguments only, got *args")
+    if input_arg in weight_shapes:
+        raise ValueError(
+            f"weight_shapes: {input_arg!r} is the data and has no weight shape; remove it"
+        )
+    wanted = [
+        name
+        for name, p in parameters.items()
+        if name != input_arg and p.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+    missing = [
+        n
+        for n in wanted
+        if n not in weight_shapes and parameters[n].default is inspect.Parameter.empty
+    ]
+    unknown = [n for n in weight_shapes if n not in wanted]
+    if missing or (unknown and inspect.Parameter.VAR_KEYWORD not in kinds):
+        raise ValueError(
+            f"weight_shapes: expected shapes for the QNode's arguments {wanted}, got {list(weight_shapes)}"
+        )
+    return input_arg
+
+
+def check_unbatched(qnode: Any, run: Run, weights: Mapping[str, torch.Tensor]) -> None:
+    """See that a circuit without data has one result: nothing says which weights another axis would belong to.
+
+    Args:
+        qnode: The QNode.
+        run: Of its function.
+        weights: By name.
+
+    Raises:
+        ValueError: If it is a batch.
+    """
+    tape = run.tape
+    if tape is None:
+        try:
+            with outside_transforms():
+                arguments = {
+                    n: torch.zeros_like(w) if is_wrapped(w) else w for n, w in weights.items()
+                }
+                tape = user_tape(qnode, (), arguments, pure=False)
+        except UnsupportedCircuitError:  # which PennyLane may know how to run
+            return
+    if tape.batch_size is not None:
+        shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+        raise ValueError(
+            f"weight_shapes: expected weights of one circuit, got shapes {shapes} that make the quantum "
+            f"function a batch of {tape.batch_size}; call fubini.compiled(qnode) for batches of weights"
+        )

@@ -1,0 +1,197 @@
+"""A layer's forward pass on the native engine: one crossing into the kernel per forward and one per backward pass."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from fubini.arrays import to_numpy
+from fubini.circuit.tape import user_tape
+from fubini.compile.compiled import Compiled
+from fubini.compile.recent import Recent
+from fubini.native.circuit import Circuit, _measured_wires, decomposed
+from fubini.nn.angles import outputs, outputs_pullback
+from fubini.nn.expval import expval, is_batched, pullback, pullback_with_state
+from fubini.torch_private import is_plain, uncompiled
+
+Tensor = torch.Tensor
+
+
+def run_compiled(form: Compiled, inputs: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """Evaluate a compiled circuit.
+
+    Args:
+        form: The compiled circuit.
+        inputs: (B, d), any floating dtype and device.
+        weights: In the order of compilation.
+
+    Returns:
+        Results side by side, (B, M), float64 on the CPU.
+    """
+    if not is_plain():  # torch.func or forward-mode AD, which autograd functions do not follow
+        return _run_with_torch(form, inputs, weights)
+    result: Tensor = _CompiledExpval.apply(form, inputs, *weights)  # type: ignore[no-untyped-call]
+    return result
+
+
+def run_traced(
+    qnode: Any,
+    input_arg: str | None,
+    inputs: Tensor,
+    weights: dict[str, Tensor],
+    cache: Recent[Circuit],
+) -> tuple[Tensor, Circuit]:
+    """Run the quantum function for its angles, and its gates natively.
+
+    Args:
+        qnode: The QNode.
+        input_arg: Name of the data argument; None without data.
+        inputs: (d,) or (B, d), any floating dtype; (0,) without data.
+        weights: The weights by name.
+        cache: Circuits that ran before.
+
+    Returns:
+        Results side by side, (M,) or (B, M), float64 on the CPU; and the circuit that ran.
+
+    Raises:
+        RuntimeError: If the quantum function needs values that torch.func does not reveal.
+    """
+    # Exactly what TorchLayer passes, because the function may look at it; copies, because NumPy arrays of a weight forbid
+    # its storage to be resized, as that of sharded parameters is.
+    arguments = {name: w.to(inputs, copy=True) for name, w in weights.items()}
+    if input_arg is not None:
+        arguments = {input_arg: inputs, **arguments}
+    try:
+        tape = decomposed(user_tape(qnode, (), arguments, results=True))
+    except RuntimeError as error:
+        if is_plain():
+            raise
+        raise RuntimeError(
+            "qnode: the quantum function, or an operation in it, asks for the values of its tensors, and torch.func "
+            f"does not reveal them ({error}). AmplitudeEmbedding and StatePrep do so to check the norm; normalise "
+            "with torch instead: qml.StatePrep(x / torch.linalg.norm(x, dim=-1, keepdim=True), wires, "
+            "validate_norm=False)"
+        ) from error
+    compiled = Circuit.from_tape(tape, _measured_wires(qnode, tape))
+    circuit = cache.same(compiled)
+    return run_tape(circuit, tape, inputs), circuit
+
+
+def run_tape(circuit: Circuit, tape: Any, inputs: Tensor) -> Tensor:
+    """Run the gates of a tape natively.
+
+    Args:
+        circuit: Of the tape's structure.
+        tape: Decomposed, with the graphs of its tensors.
+        inputs: (d,) or (B, d), that the tape was made with.
+
+    Returns:
+        Results side by side, (M,) or (B, M), float64 on the CPU.
+    """
+    angles = torch.as_tensor(circuit.angles_of(tape), dtype=torch.float64, device="cpu")
+    state = circuit.state_of(tape)
+    if state is not None:
+        state = torch.as_tensor(state, dtype=torch.complex128, device="cpu")
+    batch = inputs.shape[:-1]
+    # Where nothing but the initial state, or nothing at all, depends on the inputs.
+    if batch and angles.ndim == 1:
+        angles = angles.expand(*batch, -1)
+    return expval(circuit, angles, state)
+
+
+def _run_with_torch(form: Compiled, inputs: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """The same in torch operations around the differentiable ``expval``."""
+    angles, state = _angles(form, _rows(inputs, weights))
+    if state is not None and not (form.state_weighted or form.state_from_inputs):
+        state = state.detach()
+    return expval(form.circuit, angles, state)
+
+
+def _rows(inputs: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """Weights and features of every input side by side, (B, P + d)."""
+    x = inputs.to("cpu", torch.float64)
+    flat = [w.reshape(-1).to("cpu", torch.float64).expand(len(x), -1) for w in weights]
+    return torch.cat([*flat, x], dim=-1)
+
+
+def _angles(form: Compiled, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Angles (B, A) and initial states (B, N) or None."""
+    if form.affine is not None:
+        constant, slope = _matrices(form)
+        return constant + rows @ slope.T, None
+    found = outputs(form.map, rows)
+    size = form.circuit.num_angles
+    if not form.circuit.takes_state:
+        return found, None
+    pairs = found[:, size:].reshape(len(rows), -1, 2)
+    # A copy: a part of other memory need not lie where complex numbers may.
+    return found[:, :size], torch.view_as_complex(
+        pairs.clone(memory_format=torch.contiguous_format)
+    )
+
+
+def _matrices(form: Compiled) -> list[Tensor]:
+    assert form.affine is not None
+    slope = np.concatenate([form.affine.weights, form.affine.inputs], axis=1)
+    return [torch.from_numpy(np.array(form.affine.constant)), torch.from_numpy(slope)]
+
+
+class _CompiledExpval(torch.autograd.Function):
+    """(inputs, weights) -> results, without a torch operation in between."""
+
+    @staticmethod
+    def forward(ctx: Any, form: Compiled, inputs: Tensor, *weights: Tensor) -> Tensor:
+        needed = ctx.needs_input_grad
+        values, passed = form.forward(
+            [to_numpy(w) for w in weights], to_numpy(inputs), True in needed
+        )
+        if passed is not None:
+            ctx.form, ctx.passed = form, passed
+            ctx.save_for_backward(inputs, *weights)
+        return torch.from_numpy(values)
+
+    @staticmethod
+    @uncompiled
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        leaves = ctx.saved_tensors
+        # create_graph=True: a derivative of this may be asked for.
+        if torch.is_grad_enabled() or is_batched(gradient):
+            return None, *_differentiable_gradient(ctx.form, leaves[0], leaves[1:], gradient)
+        by_inputs, by_weights = ctx.form.backward(ctx.passed, to_numpy(gradient))
+        needed = ctx.needs_input_grad
+        found = [_like(value, leaf) for value, leaf in zip(by_weights, leaves[1:], strict=True)]
+        return None, _like(by_inputs, leaves[0]) if needed[1] else None, *found
+
+
+def _like(values: Any, leaf: Tensor) -> Tensor:
+    result = torch.from_numpy(values)
+    return result if leaf.dtype == torch.float64 and leaf.is_cpu else result.to(leaf)
+
+
+def _differentiable_gradient(
+    form: Compiled, inputs: Tensor, weights: Sequence[Tensor], gradient: Tensor
+) -> list[Tensor]:
+    """The gradients by inputs and weights, in torch operations."""
+    rows = _rows(inputs, weights)
+    angles, state = _angles(form, rows)
+    if form.affine is not None:
+        by_rows = pullback(form.circuit, angles, gradient) @ _matrices(form)[1]
+    elif state is None:
+        by_angles = pullback(form.circuit, angles, gradient)
+        by_rows = outputs_pullback(form.map, rows, by_angles)
+    elif not (form.state_weighted or (form.state_from_inputs and inputs.requires_grad)):
+        # Second derivatives by angles are there as long as the state does not move.
+        by_angles = pullback(form.circuit, angles, gradient, state.detach())
+        still = by_angles.new_zeros(len(rows), 2 * state.shape[-1])
+        by_rows = outputs_pullback(form.map, rows, torch.cat([by_angles, still], dim=-1))
+    else:
+        by_angles, by_state = pullback_with_state(form.circuit, angles, state, gradient)
+        parts = torch.view_as_real(by_state).reshape(len(rows), -1)
+        by_rows = outputs_pullback(form.map, rows, torch.cat([by_angles, parts], dim=-1))
+    sizes = [w.numel() for w in weights]
+    *by_weights, by_inputs = torch.split(by_rows, [*sizes, inputs.shape[-1]], dim=-1)
+    return [
+        by_inputs.to(inputs),
+        *(part.sum(0).reshape(w.shape).to(w) for part, w in zip(by_weights, weights, strict=True)),
+    ]

@@ -1,0 +1,382 @@
+"""Remembers what a module saw in the forward passes whose gradients are waiting for a step."""
+
+import itertools
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from fubini.nn.shot_noise import ShotNoise
+from fubini.nn.surroundings import Surroundings, copied
+from fubini.optim import distributed
+from fubini.torch_private import (
+    after_backward,
+    current_backward,
+    is_wrapped,
+    pytree,
+    uncompiled,
+)
+
+_Gradients = list[tuple[torch.Tensor, torch.Tensor | None, int]]
+
+
+@dataclass(eq=False)
+class Pass:
+    """One forward pass.
+
+    Attributes:
+        args: Positional arguments, tensors detached and copied.
+        kwargs: Keyword arguments, likewise.
+        weights: Identity and version of every parameter, and whether it required a gradient, to notice changes between
+            passes.
+        parameters: Those of the optimizer's that required a gradient.
+        count: Number of inputs: the first dimension of the output, 1 for a scalar.
+        gradient: Of what was differentiated, by the (first) output; None before the backward pass.
+        noise: Of the gradients of a layer with shots, where the recorder keeps it.
+        backwards: Numbers of the backward passes that count.
+        surroundings: Of the pass when it began, where the recorder keeps it; arguments are then as they were then.
+        output: The (first) output, likewise.
+        number: Of the forward pass, in their order.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    weights: tuple[tuple[int, int, bool], ...]
+    parameters: list[torch.Tensor]
+    count: int
+    gradient: torch.Tensor | None = None
+    noise: ShotNoise | None = None
+    backwards: set[int] = field(default_factory=set)
+    surroundings: Surroundings | None = None
+    output: torch.Tensor | None = None
+    number: int = field(default_factory=itertools.count().__next__)
+
+
+@dataclass(eq=False)
+class _Backward:
+    """A backward pass that is not over.
+
+    Attributes:
+        number: Torch's.
+        before: Parameters with their gradients and these gradients' versions when it reached the module.
+        pending: The forward passes that it went through, each with the gradient of its (first) output.
+    """
+
+    number: int
+    before: _Gradients
+    pending: dict[Pass, torch.Tensor | None] = field(default_factory=dict)
+
+
+class PassRecorder:
+    """Keeps those forward passes that contributed to the weights' ``.grad``.
+
+    Evaluation passes and ``torch.autograd.grad`` are therefore never counted, several forward and backward passes before
+    one step (gradient accumulation) are counted together, and whether gradients are zeroed before or after the forward
+    pass makes no difference: a backward pass into weights without a gradient starts a new record. There are no hooks on
+    the weights: when a backward pass is over, it is seen whether a gradient is another one than before. Backward passes
+    may run inside of others, as in hooks and checkpoints. How a backward pass is noticed is for the classes that derive
+    from this one, which call ``_passed``. A copy, as in a deep copy of the model, records nothing.
+
+    Attributes:
+        passes: The recorded passes, in the order of the backward passes.
+        looked: Whether a backward pass was seen that left the weights' ``.grad`` alone (``torch.autograd.grad``).
+        paused: Whether forward passes are ignored for now.
+    """
+
+    def __init__(self) -> None:
+        self.passes: list[Pass] = []
+        self.looked = False
+        self.paused = False
+        self._watched: dict[int, torch.Tensor] = {}
+        self._active = True
+        # Arguments and surroundings of the pass that is on its way.
+        self._begun: tuple[Any, Any, Surroundings] | None = None
+        self._last: Surroundings | None = None
+        # By number. Torch keeps one alive until it is over, also where an error ends it.
+        self._open: weakref.WeakValueDictionary[int, _Backward] = weakref.WeakValueDictionary()
+        self._stale: list[Pass] = []  # recorded ones whose gradients are gone
+        self._zeros: list[tuple[Any, int]] = []  # gradients that backward passes left at zero
+
+    def watch(self, parameters: Iterable[torch.Tensor]) -> None:
+        """Say whose gradients count: others are not the optimizer's, which does not clear them.
+
+        Args:
+            parameters: Parameters of the optimizer.
+        """
+        self._watched = {id(p): p for p in parameters}
+
+    def detach(self) -> None:
+        """Record nothing any more."""
+        self._active = False
+        self.passes.clear()
+        self._stale, self._zeros, self._watched = [], [], {}
+        self._begun = self._last = None
+
+    def _passed(self, seen: Pass, gradient: torch.Tensor | None = None) -> None:
+        """A backward pass went through the module; whether it reaches ``.grad`` is not known yet."""
+        if not self._active or self.paused:
+            return
+        # One number per backward pass, shared by repeated uses.
+        number = current_backward()
+        backward = self._open.get(number)
+        if backward is None:
+            backward = self._begin(number, seen.parameters)
+        if gradient is not None or seen not in backward.pending:
+            backward.pending[seen] = gradient
+
+    def _begin(self, number: int, parameters: Sequence[torch.Tensor]) -> _Backward:
+        before = [(p, g := p.grad, 0 if g is None else g._version) for p in parameters]
+        if self._is_without_gradient(before):
+            self._stale = list(self.passes)
+        elif not self._open:
+            self._stale = []
+        backward = self._open[number] = _Backward(number, before)
+        after_backward(lambda: self._commit(backward))
+        return backward
+
+    def _is_without_gradient(self, before: _Gradients) -> bool:
+        """Whether no gradient is waiting for a step. Zeros are gradients where they are what backward passes left."""
+        gradients = [g for _, g, _ in before if g is not None]
+        if any(bool(g.any()) for g in gradients):
+            return False
+        return not gradients or not all(
+            any(g is left() and g._version == version for left, version in self._zeros)
+            for g in gradients
+        )
+
+    def _commit(self, backward: _Backward) -> None:
+        """The backward pass is over: the pending passes count if they contributed to a weight's ``.grad``."""
+        if not self._active:
+            return
+        if not any(_has_changed(*one) for one in backward.before):
+            self.looked = True
+            for seen in backward.pending:
+                _forget(seen.noise, lambda number: number == backward.number)
+            return
+        if self._stale:
+            self.passes[:] = [seen for seen in self.passes if seen not in self._stale]
+            self._stale = []
+        for seen, gradient in backward.pending.items():
+            if seen not in self.passes:
+                self.passes.append(seen)
+                seen.gradient, seen.backwards = gradient, set()
+            elif gradient is not None:  # another backward pass of the same forward pass
+                seen.gradient = gradient if seen.gradient is None else seen.gradient + gradient
+            seen.backwards.add(backward.number)
+            _forget(seen.noise, lambda number, seen=seen: number not in seen.backwards)  # type: ignore[misc]
+        gradients = [g for p, _, _ in backward.before if (g := p.grad) is not None]
+        zero = not any(bool(g.any()) for g in gradients)
+        self._zeros = [(weakref.ref(g), g._version) for g in gradients] if zero else []
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "PassRecorder":
+        return inert(type(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return inert, (type(self),)
+
+
+class ModelRecorder(PassRecorder):
+    """A forward hook on a model.
+
+    A backward pass is noticed by what reaches the model's outputs. Where it was asked for a graph of its own
+    (``create_graph=True``, for losses made of derivatives), all that it computes is linear in what reached the outputs:
+    a mark on that notices the backward pass of the loss.
+    """
+
+    @uncompiled
+    def begin(self, module: torch.nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
+        """Note what surrounds a pass; see ``register_forward_pre_hook(with_kwargs=True)``."""
+        if len(rest) == 1 and self._active and not self.paused and torch.is_grad_enabled():
+            self._last = Surroundings.now(module, self._last)
+            self._begun = copied(args), copied(rest[0]), self._last
+
+    @uncompiled
+    def __call__(self, module: torch.nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
+        """Attach to the output of a forward pass; see ``register_forward_hook(with_kwargs=True)``."""
+        # The hook of an optimizer that dies while the model runs is called once more, without the keyword arguments.
+        if len(rest) != 2 or not self._active or self.paused:
+            return
+        self._attach(module, args, *rest)
+
+    def _attach(
+        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        begun, self._begun = self._begun, None
+        if isinstance(output, torch.Tensor):
+            outputs = [output] if output.requires_grad else []
+        else:
+            leaves = pytree.tree_leaves(output)
+            outputs = [t for t in leaves if isinstance(t, torch.Tensor) and t.requires_grad]
+        # Inside torch.func there is no .grad to wait for.
+        if not outputs or any(is_wrapped(t) for t in outputs):
+            return
+        known = parameters_of(module)
+        weights = _weights_of(known)
+        parameters = [p for p in known if p.requires_grad and id(p) in self._watched]
+        count = outputs[0].shape[0] if outputs[0].ndim else 1
+        if begun is None:
+            seen = Pass(copied(args), copied(kwargs), weights, parameters, count)
+        else:
+            args, kwargs, surroundings = begun
+            seen = Pass(args, kwargs, weights, parameters, count, surroundings=surroundings)
+            seen.output = outputs[0].detach().clone()
+        for k, one in enumerate(outputs):
+            self._hook(one, seen, whole=k == 0)
+            base = one._base
+            # An operation in place on a view takes the view, with its hooks, out of the graph.
+            if base is not None and base.grad_fn is not None:
+                self._hook(base, seen, whole=False)
+
+    def _hook(self, output: torch.Tensor, seen: Pass, whole: bool) -> None:
+        def passed(grad: torch.Tensor) -> torch.Tensor | None:
+            self._passed(seen, grad if whole else None)
+            if not torch.is_grad_enabled():
+                return None
+            marked: torch.Tensor = _Marked.apply(  # type: ignore[no-untyped-call]
+                grad, torch.zeros((), requires_grad=True), lambda: self._passed(seen)
+            )
+            return marked
+
+        output.register_hook(passed)  # type: ignore[no-untyped-call]
+
+
+class _Marked(torch.autograd.Function):
+    """A tensor that says when its gradient is computed; the token makes it require one."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, token: torch.Tensor, passed: Any) -> torch.Tensor:
+        ctx.passed = passed
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        ctx.passed()
+        return gradient, None, None
+
+
+def record(module: torch.nn.Module, owner: Any, *, surroundings: bool = False) -> ModelRecorder:
+    """Record a model's passes for as long as the owner lives.
+
+    Args:
+        module: The model.
+        owner: The optimizer.
+        surroundings: Whether to keep what is needed to run the passes again.
+
+    Returns:
+        The recorder.
+    """
+    recorder = ModelRecorder()
+    handle = module.register_forward_hook(recorder, with_kwargs=True)
+    weakref.finalize(owner, handle.remove)
+    if surroundings:  # before other hooks, which may change arguments or draw random numbers
+        first = module.register_forward_pre_hook(recorder.begin, prepend=True, with_kwargs=True)
+        weakref.finalize(owner, first.remove)
+    weakref.finalize(owner, recorder.detach)
+    return recorder
+
+
+def parameters_of(module: torch.nn.Module) -> list[torch.Tensor]:
+    """Return a module's parameters, each once; a third of the time of ``module.parameters()``.
+
+    Args:
+        module: The module.
+    """
+    found: dict[int, torch.Tensor] = {}
+    seen = {id(module)}
+    waiting = [module]
+    while waiting:
+        one = waiting.pop()
+        for p in one._parameters.values():
+            if p is not None:
+                found[id(p)] = p
+        for child in reversed(one._modules.values()):
+            if child is not None and id(child) not in seen:
+                seen.add(id(child))
+                waiting.append(child)
+    return list(found.values())
+
+
+def weights_now(module: torch.nn.Module) -> tuple[tuple[int, int, bool], ...]:
+    """Return what passes note about a module's parameters, as it is now.
+
+    Args:
+        module: The module.
+    """
+    return _weights_of(parameters_of(module))
+
+
+def _weights_of(parameters: Sequence[torch.Tensor]) -> tuple[tuple[int, int, bool], ...]:
+    return tuple([(id(p), p._version, p.requires_grad) for p in parameters])
+
+
+def check_same_weights(name: str, passes: Sequence[Pass]) -> None:
+    """Refuse passes that used different weights: there is no one point at which to take their metric.
+
+    Args:
+        name: The module's name.
+        passes: Its recorded passes.
+
+    Raises:
+        RuntimeError: If the weights changed between them.
+    """
+    if any(one.weights != passes[0].weights for one in passes):
+        raise RuntimeError(
+            f"{name}: the passes whose gradients are to be applied used different weights, so their metric is that of no "
+            "one point; call zero_grad() after every change of the weights"
+        )
+
+
+def missing(recorder: PassRecorder, moving: Iterable[torch.Tensor], name: str = "model") -> bool:
+    """Return whether there is no pass to take a metric from, and none is needed: all gradients are zero.
+
+    Args:
+        recorder: Of the module.
+        moving: The parameters that have gradients.
+        name: The module's name.
+
+    Raises:
+        RuntimeError: If there are gradients from elsewhere.
+    """
+    if recorder.passes:
+        return False
+    # Tools that want an optimizer's state to be there take a step with gradients of zero.
+    gradients = [p.grad for p in moving if p.grad is not None]
+    if gradients and not distributed.active() and not any(bool(g.any()) for g in gradients):
+        return True
+    if recorder.looked:
+        raise RuntimeError(
+            f"{name}: the gradients in .grad were set by hand after torch.autograd.grad, and which passes they belong to is "
+            "not known; call loss.backward() before step(), which may be followed by changes of .grad"
+        )
+    raise RuntimeError(
+        f"{name}: the parameters have gradients, but no backward pass went through the module's forward into their .grad "
+        "since the optimizer was made; make the optimizer first (again after replacing layers), then call model(inputs) and "
+        "loss.backward() before step(). Gradients by weights that the caller computes and passes to the module "
+        "(torch.func.functional_call) are not the parameters' own"
+    )
+
+
+def inert(kind: type[PassRecorder]) -> PassRecorder:
+    """Return a recorder that records nothing, which copies of one become.
+
+    Args:
+        kind: Its class.
+    """
+    recorder = kind.__new__(kind)
+    PassRecorder.__init__(recorder)
+    recorder.detach()
+    return recorder
+
+
+def _forget(noise: ShotNoise | None, gone: Callable[[int], bool]) -> None:
+    """Drop the contributions of backward passes by their number."""
+    if noise is not None:
+        noise.contributions[:] = [c for c in noise.contributions if not gone(c.backward)]
+
+
+def _has_changed(parameter: torch.Tensor, gradient: torch.Tensor | None, version: int) -> bool:
+    """Whether a parameter has another gradient, or more was added to the one it had."""
+    now = parameter.grad
+    return now is not gradient or (now is not None and now._version != version)

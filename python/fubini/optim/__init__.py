@@ -1,0 +1,1 @@
+"""The optimizers: sources of metrics, policies, steps, histories."""

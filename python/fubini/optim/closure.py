@@ -1,0 +1,174 @@
+"""Evaluating a closure: first for the gradient, and again to judge a step, without leaving a trace."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from fubini.errors import NumericalError
+from fubini.nn.recorder import PassRecorder
+from fubini.nn.surroundings import RandomState
+from fubini.optim import distributed
+from fubini.optim.proposal import Proposal
+
+Tensor = torch.Tensor
+Closure = Callable[[], Any]
+
+
+def evaluated(closure: Closure | None) -> tuple[Any, Callable[..., Any] | None]:
+    """Return the loss and the metric function that a closure gives, each None where there is none.
+
+    Args:
+        closure: Returns the loss, or ``(loss, metric_tensor_fn)``.
+
+    Raises:
+        TypeError: If it returns something else.
+    """
+    if closure is None:
+        return None, None
+    if not callable(closure):
+        raise TypeError(
+            f"closure: expected a function that returns the loss, or None, got {type(closure).__name__}; without a closure, "
+            "call loss.backward() and then step()"
+        )
+    with torch.enable_grad():
+        result = closure()
+    if not isinstance(result, tuple | list):
+        return result, None
+    if len(result) != 2 or not callable(result[1]):
+        raise TypeError(
+            "closure: expected it to return the loss or (loss, metric_tensor_fn), got "
+            f"({', '.join(type(r).__name__ for r in result)})"
+        )
+    return result[0], result[1]
+
+
+def number(loss: Any) -> float:
+    """Return a loss as a number.
+
+    Args:
+        loss: A number, or a tensor of one.
+
+    Raises:
+        TypeError: If it is something else.
+    """
+    try:
+        return float(loss.detach() if isinstance(loss, Tensor) else loss)
+    except (TypeError, ValueError, RuntimeError):
+        got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+        raise TypeError(f"closure: expected it to return the loss, one number, got {got}") from None
+
+
+@contextlib.contextmanager
+def undisturbed(model: torch.nn.Module | None, seed: int | None = None) -> Iterator[None]:
+    """Leave torch's random numbers and the model's buffers (batch-norm statistics) as they were.
+
+    Args:
+        model: The model, if any.
+        seed: Seed of the random numbers inside; None goes on from where they are.
+    """
+    buffers = [] if model is None else [(b, b.detach().clone()) for b in model.buffers()]
+    random = RandomState.now()
+    if seed is not None:
+        torch.default_generator.manual_seed(seed)
+        if random.cuda:
+            torch.cuda.manual_seed_all(seed)
+    try:
+        yield
+    finally:
+        random.restore()
+        for buffer, value in buffers:
+            if not torch.equal(buffer, value):
+                buffer.data.copy_(value)
+
+
+class paused:
+    """Record no passes.
+
+    Args:
+        recorders: Those to pause.
+    """
+
+    def __init__(self, recorders: Iterable[PassRecorder]) -> None:
+        self._recorders = list(recorders)
+
+    def __enter__(self) -> None:
+        for recorder in self._recorders:
+            recorder.paused = True
+
+    def __exit__(self, *error: object) -> None:
+        for recorder in self._recorders:
+            recorder.paused = False
+
+
+class Judge:
+    """Evaluates the closure at changed parameters on the same data and random numbers.
+
+    Gradients, random numbers, batch-norm statistics and recorded passes are afterwards as they were.
+
+    Args:
+        closure: As for ``evaluated``.
+        random: The random numbers that the first evaluation began with.
+        model: The model, if any.
+        parameters: All whose gradients the closure may change.
+        recorders: To be paused.
+        weight: Of this process among all, for the mean of the loss.
+        maximize: Whether the loss is to grow.
+    """
+
+    def __init__(
+        self,
+        closure: Closure,
+        random: RandomState,
+        model: torch.nn.Module | None,
+        parameters: Sequence[Tensor],
+        recorders: Sequence[PassRecorder],
+        *,
+        weight: float,
+        maximize: bool,
+    ) -> None:
+        self._closure, self._random, self._model = closure, random, model
+        self._parameters, self._recorders = parameters, recorders
+        self._weight, self._sign = weight, -1.0 if maximize else 1.0
+
+    def objective(self, loss: float) -> float:
+        """Return what is to fall: the loss, averaged over the processes, negative where it is to grow.
+
+        Args:
+            loss: Of this process, before the step.
+
+        Raises:
+            NumericalError: If it is not finite.
+        """
+        value = self._mean(loss)
+        if not math.isfinite(value):
+            raise NumericalError(f"closure: expected a finite loss, got {value}")
+        return value
+
+    def at(self, proposal: Proposal, factor: float) -> float:
+        """Return the objective after a multiple of a change; the parameters stay there.
+
+        Args:
+            proposal: Whose parameters are saved.
+            factor: Multiplies its change.
+        """
+        proposal.apply(factor)
+        gradients = [p.grad for p in self._parameters]
+        try:
+            with undisturbed(self._model), paused(self._recorders):
+                self._random.restore()
+                for p in self._parameters:
+                    p.grad = None
+                loss, _ = evaluated(self._closure)
+        except BaseException:
+            proposal.restore()
+            raise
+        finally:
+            for p, gradient in zip(self._parameters, gradients, strict=True):
+                p.grad = gradient
+        return self._mean(number(loss))
+
+    def _mean(self, loss: float) -> float:
+        return self._sign * distributed.number_mean(loss, self._weight, self._parameters[0].device)

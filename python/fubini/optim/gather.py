@@ -1,0 +1,205 @@
+"""What moves in a step: gradients and metric blocks, averaged over the processes, reused and averaged over steps."""
+
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Any
+
+import torch
+
+from fubini.blocks import Block
+from fubini.errors import NumericalError
+from fubini.nn.surroundings import without_autocast
+from fubini.optim import distributed
+from fubini.optim.checks import first_not_finite
+from fubini.optim.closure import paused
+from fubini.optim.closure_metric import closure_blocks
+from fubini.optim.history import MetricHistory
+from fubini.optim.metric_source import Source
+from fubini.optim.proposal import Part, plain
+from fubini.optim.quantum_source import Counted
+from fubini.torch_private import flattened
+
+Tensor = torch.Tensor
+Group = MutableMapping[str, Any]
+
+
+class Gatherer:
+    """Collects the parts of a step.
+
+    Args:
+        source: The metric.
+        history: The metric of earlier steps.
+        undamped: Parameters that take the plain gradient with nothing added, unless they have a metric.
+        average_gradients: Whether gradients have to be averaged over the processes.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        history: MetricHistory,
+        undamped: set[Tensor],
+        average_gradients: bool,
+    ) -> None:
+        self._source, self._history = source, history
+        self._undamped, self._average = undamped, average_gradients
+        # Which parameters have no metric seldom changes.
+        self._identities: dict[tuple[int, ...], Block] = {}
+
+    def parts(
+        self,
+        groups: Sequence[Group],
+        metric_fn: Callable[..., Any] | None,
+        *,
+        step: int,
+        targets: Any,
+        scale: float,
+        state: MutableMapping[Tensor, Any],
+    ) -> list[Part]:
+        """Return everything that moves.
+
+        Args:
+            groups: Parameter groups.
+            metric_fn: The closure's, if there is one.
+            step: Number of the step, from 0.
+            targets: As for ``QNGOptimizer.step``.
+            scale: What the gradients have to be divided by.
+            state: The optimizer's, by parameter.
+
+        Raises:
+            NumericalError: If a metric is not finite.
+        """
+        owned = [(p, group) for group in groups for p in group["params"]]
+        if not owned:
+            return []
+        moves = distributed.any_gradient([p for p, _ in owned])
+        moving = {
+            id(p): (p, g)
+            for (p, g), moved in zip(owned, moves, strict=True)
+            if moved and p.numel()  # a weight of no entries is no block
+        }
+        blocks = self._blocks(moving, owned, metric_fn, step, targets, state)
+        gradients = self._gradients(list(moving.values()), scale)
+
+        def part(block: Block, damped: bool = True) -> Part:
+            ids = [id(p) for p in block.parameters]
+            gradient = flattened([gradients[i] for i in ids])
+            return Part(block, gradient, tuple([moving[i][1] for i in ids]), damped)
+
+        parts = []
+        for block in blocks:
+            keep = [id(p) in moving for p in block.parameters]
+            if all(keep):
+                parts.append(part(block))
+            elif any(keep):
+                parts.append(part(block.restrict(keep)))
+        covered = {id(p) for one in parts for p in one.block.parameters}
+        rest: dict[tuple[torch.device, bool], list[Tensor]] = {}
+        for i, (p, _) in moving.items():
+            if i not in covered:
+                rest.setdefault((p.device, p not in self._undamped), []).append(p)
+        return parts + [part(self._plain(ps), damped) for (_, damped), ps in rest.items()]
+
+    def _plain(self, parameters: list[Tensor]) -> Block:
+        key = tuple(id(p) for p in parameters)  # the blocks keep them alive
+        if key not in self._identities:
+            if len(self._identities) > 64:
+                self._identities.clear()
+            self._identities[key] = plain(parameters)
+        return self._identities[key]
+
+    def weight(self, moving: bool) -> float:
+        """How much this process counts among all: the number of inputs whose gradients are waiting here.
+
+        Args:
+            moving: Whether there is a gradient here at all.
+
+        Returns:
+            A number >= 0; 1 where the processes count alike.
+        """
+        if not moving:
+            return 0.0
+        if self._source.sums:
+            return 1.0
+        return float(max([1, *(sum(x.count for x in r.passes) for r in self._source.recorders)]))
+
+    def units(self, device: torch.device) -> float:
+        """Return the loss in units of the mean of its terms, as a mean over the processes that took part.
+
+        Args:
+            device: Where the process group computes.
+        """
+        units = self._source.units()
+        if not self._source.sums:
+            return units  # the scale, the same everywhere
+        found = distributed.number_mean(units, 1.0 if units else 0.0, device)
+        return found if found > 0.0 else 1.0  # no pass anywhere: gradients of zero
+
+    def _blocks(
+        self,
+        moving: Mapping[int, tuple[Tensor, Group]],
+        owned: Sequence[tuple[Tensor, Group]],
+        metric_fn: Callable[..., Any] | None,
+        step: int,
+        targets: Any,
+        state: MutableMapping[Tensor, Any],
+    ) -> list[Block]:
+        """The metric of the parameters that have one, from earlier steps where it is not due."""
+        source = self._source
+        wanted = [p for p, _ in moving.values() if source.covers(p)]
+        due = self._history.due(step)
+        if not due:
+            known = self._history.known(wanted)
+            if known is not None:
+                return known
+        device = next(iter(moving.values()))[0].device if moving else torch.device("cpu")
+
+        def compute() -> list[Counted]:
+            with without_autocast():
+                with paused(source.recorders):
+                    found = source.blocks(wanted, targets, step)
+                if metric_fn is not None:
+                    free = [p for p, _ in owned if not source.covers(p)]
+                    found += [(block, 1.0) for block in closure_blocks(metric_fn, free)]
+            check_finite([block for block, _ in found])
+            return found
+
+        counted = distributed.together(compute, device)
+        blocks = distributed.mean_blocks(
+            [block for block, _ in counted], [float(count) for _, count in counted]
+        )
+        return self._history.take(blocks, due, state)
+
+    def _gradients(self, moving: Sequence[tuple[Tensor, Group]], scale: float) -> dict[int, Tensor]:
+        """float64 gradients of the function to be minimised."""
+        gradients = []
+        for p, group in moving:
+            gradient = p.grad
+            if gradient is None:  # it has one in another process
+                gradients.append(torch.zeros(p.shape, dtype=torch.float64, device=p.device))
+                continue
+            if gradient.requires_grad:
+                gradient = gradient.detach()
+            if gradient.dtype is not torch.float64:
+                gradient = gradient.to(torch.float64)
+            factor = (-1.0 if group["maximize"] else 1.0) / scale
+            gradients.append(gradient if factor == 1.0 else gradient * factor)
+        if self._average and distributed.active():
+            weight = self.weight(any(p.grad is not None for p, _ in moving))
+            gradients = distributed.mean_tensors(gradients, [weight] * len(gradients))
+        return {id(p): g for (p, _), g in zip(moving, gradients, strict=True)}
+
+
+def check_finite(blocks: Sequence[Block]) -> None:
+    """Refuse metrics with NaN or infinity.
+
+    Args:
+        blocks: The blocks.
+
+    Raises:
+        NumericalError: Names the block.
+    """
+    named = [(block, values) for block in blocks for values in block.tensors().values()]
+    bad = first_not_finite([values for _, values in named])
+    if bad is not None:
+        raise NumericalError(
+            f"{named[bad][0].label}: expected a finite metric, got NaN or infinity"
+        )

@@ -1,0 +1,232 @@
+"""The optimizer's options: checks, and damping in groups, where all is a plain number or word so that it can be saved."""
+
+import itertools
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any
+
+import torch
+
+from fubini.circuit.gate_layers import check_rule
+from fubini.metric.functions import check_approx
+from fubini.optim import distributed
+from fubini.optim.checks import check_group, check_number, listed
+from fubini.optim.policies import Armijo, DampingPolicy, TrustRegion, as_policy
+from fubini.solvers.damping import Absolute, Damping, Diagonal, Relative
+
+KINDS: dict[str, type[Damping]] = {kind.kind: kind for kind in (Absolute, Relative, Diagonal)}
+
+
+def group_damping(lam: Any) -> Damping:
+    """Return the damping that a number, a Damping or a policy begins with, checked.
+
+    Args:
+        lam: As for ``QNGOptimizer``.
+
+    Raises:
+        TypeError: If it is a class or no number.
+        ValueError: If it is out of range.
+    """
+    if isinstance(lam, type):
+        raise TypeError(
+            f"lam: expected a number, a damping or a policy, got the class {lam.__name__}; write {lam.__name__}(...)"
+        )
+    if not isinstance(lam, DampingPolicy | Damping):
+        check_number("lam", lam)
+        lam = float(lam)
+    damping = as_policy(lam).damping_at(0)
+    check_number("lam", damping.lam)
+    return damping
+
+
+def damping_entries(damping: Damping) -> dict[str, Any]:
+    """Return what a parameter group keeps of a damping.
+
+    Args:
+        damping: With one number.
+    """
+    return {"lam": float(damping.lam), "damping": damping.kind}
+
+
+def checked_group(
+    param_group: Mapping[str, Any], defaults: Mapping[str, Any], policy: DampingPolicy | None
+) -> dict[str, Any]:
+    """Return a parameter group in plain numbers, with a list of its parameters.
+
+    Args:
+        param_group: As the caller made it; not changed.
+        defaults: The optimizer's.
+        policy: Its damping policy, if there is one.
+
+    Returns:
+        A new group.
+
+    Raises:
+        TypeError: If it is no dictionary, or its parameters are a set.
+        ValueError: For a number out of range, a policy in the group, or a duplicate.
+    """
+    if not isinstance(param_group, Mapping):
+        raise TypeError(
+            f"param_group: expected a dictionary with 'params', got {type(param_group).__name__}"
+        )
+    group = dict(param_group)
+    if "params" not in group:
+        raise ValueError(f"param_group: expected an entry 'params', got {sorted(map(str, group))}")
+    if "lam" in group:
+        if policy is not None or isinstance(group["lam"], DampingPolicy):
+            raise ValueError(
+                "lam: expected a number, Relative or Diagonal for a group; a policy is for all groups and goes to the "
+                "optimizer's lam"
+            )
+        group.update(damping_entries(group_damping(group["lam"])))
+    check_group({**defaults, **group})
+    params = group["params"]
+    group["params"] = [params] if isinstance(params, torch.Tensor) else listed(params)
+    tensors, _ = named_tensors(group["params"])
+    if len({id(p) for p in tensors}) < len(tensors):
+        raise ValueError("params: expected every parameter once, got a duplicate")
+    return group
+
+
+def named_tensors(params: Sequence[Any]) -> tuple[list[Any], dict[Any, str]]:
+    """Return the parameters of a list, and the names of those that have one.
+
+    Args:
+        params: Tensors, or pairs of a name and a tensor.
+    """
+    names = {p[1]: p[0] for p in params if isinstance(p, tuple)}
+    return [p[1] if isinstance(p, tuple) else p for p in params], names
+
+
+def is_judged(
+    rule: Any, policy: DampingPolicy | None, closure: bool, groups: Sequence[Mapping[str, Any]]
+) -> bool:
+    """Return whether the loss is evaluated again after a step.
+
+    Args:
+        rule: The step rule.
+        policy: The damping policy.
+        closure: Whether there is a closure for that.
+        groups: Parameter groups.
+
+    Returns:
+        Whether it is.
+
+    Raises:
+        RuntimeError: If there is no closure.
+        ValueError: If only some of the groups maximise it.
+    """
+    judge = rule if isinstance(rule, Armijo) else policy
+    if judge is None or not (judge is rule or getattr(judge, "needs_closure", False)):
+        return False
+    if not closure:
+        raise RuntimeError(
+            f"step: expected a closure, because {type(judge).__name__} evaluates the loss again, got None"
+        )
+    if len({bool(group["maximize"]) for group in groups}) > 1:
+        raise ValueError("maximize: expected the same in all groups where the loss is judged")
+    return True
+
+
+def keep_dtypes(
+    saved: Mapping[str, Any],
+    groups: Sequence[Mapping[str, Any]],
+    state: MutableMapping[torch.Tensor, Any],
+) -> None:
+    """Take the tensors of a state as they were saved; torch has cast them to the parameters' dtype.
+
+    Args:
+        saved: What was loaded.
+        groups: Parameter groups.
+        state: The optimizer's, changed here.
+    """
+    numbers = itertools.chain.from_iterable(group["params"] for group in saved["param_groups"])
+    parameters = itertools.chain.from_iterable(group["params"] for group in groups)
+    for index, p in zip(numbers, parameters, strict=True):
+        for key, value in saved["state"].get(index, {}).items():
+            if isinstance(value, torch.Tensor):
+                state[p][key] = value.detach().clone().to(p.device)
+
+
+def check_options(options: Mapping[str, Any], policy: DampingPolicy | None) -> None:
+    """Check those options that are for all groups.
+
+    Args:
+        options: By name, as for ``QNGOptimizer``.
+        policy: The damping policy, if there is one.
+
+    Raises:
+        TypeError: If the step rule is none.
+        ValueError: For an unknown word, a number out of range, or options that do not go together.
+    """
+    metric, rule = options["metric"], options["step_rule"]
+    words = {
+        "metric": ("quantum", "fisher", "hybrid"),
+        "fisher": ("true", "empirical"),
+        "fallback": (None, "diagonal", "identity"),
+    }
+    for name, known in words.items():
+        if options[name] not in known:
+            wanted = ", ".join(repr(word) for word in known[:-1]) + f" or {known[-1]!r}"
+            raise ValueError(f"{name}: expected {wanted}, got {options[name]!r}")
+    check_approx(options["approx"], auto=metric == "quantum")
+    check_rule(options["layers"])
+    check_number("averaging", options["averaging"], 1.0)
+    for name, lowest in (("update_every", 1), ("samples", 1)):
+        value = options[name]
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not (whole and value >= lowest) and not (name == "samples" and value is None):
+            raise ValueError(f"{name}: expected a whole number >= {lowest}, got {value!r}")
+    if metric == "quantum":
+        usual = {"likelihood": None, "fisher": "true", "samples": None, "fallback": None}
+        for name, value in usual.items():
+            if options[name] != value:
+                raise ValueError(
+                    f"{name}: expected {value!r} with metric='quantum', which knows no loss, got {options[name]!r}; "
+                    "use metric='fisher' or 'hybrid'"
+                )
+    elif options["likelihood"] is None:
+        raise ValueError(
+            f"likelihood: expected 'categorical', 'bernoulli' or 'gaussian' for metric={metric!r}, got None; it says which "
+            "distribution the loss is the negative logarithm of; or pass the loss, such as torch.nn.CrossEntropyLoss()"
+        )
+    if rule is not None and not isinstance(rule, TrustRegion | Armijo):
+        raise TypeError(f"step_rule: expected TrustRegion(...), Armijo(...) or None, got {rule!r}")
+    if isinstance(rule, Armijo) and policy is not None and policy.needs_closure:
+        raise ValueError(
+            f"step_rule: expected none but TrustRegion with {type(policy).__name__}, which judges the loss itself"
+        )
+
+
+def check_signal_to_noise(options: Mapping[str, Any], model: Any, momentum: str) -> None:
+    """Check that options go with ``lam=SignalToNoise``.
+
+    Args:
+        options: As for ``check_options``.
+        model: The optimizer's model, or None.
+        momentum: Kind of momentum.
+
+    Raises:
+        RuntimeError: In distributed training.
+        ValueError: If they do not.
+    """
+    if model is None:
+        raise ValueError(
+            "model: expected a module for lam=SignalToNoise, which knows the noise of its layers, got None"
+        )
+    wanted: dict[str, tuple[Any, ...]] = {
+        "metric": ("quantum",),
+        "averaging": (0,),
+        "update_every": (1,),
+        "approx": ("block-diag", "diag", None),
+    }
+    for name, allowed in wanted.items():
+        if options[name] not in allowed:
+            raise ValueError(
+                f"{name}: expected {' or '.join(map(repr, allowed))} with lam=SignalToNoise, got {options[name]!r}"
+            )
+    if momentum == "spring":
+        raise ValueError("momentum: expected a number with lam=SignalToNoise, got Spring")
+    if distributed.active():
+        raise RuntimeError(
+            "lam: expected a number with several processes, whose noise is not gathered, got SignalToNoise"
+        )

@@ -1,0 +1,197 @@
+"""Where the metric of a step comes from: which parameters have one, from which passes, as which blocks."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any, Literal, Protocol
+
+import torch
+
+from fubini.fisher.blocks import requested_blocks
+from fubini.fisher.columns import Request
+from fubini.fisher.likelihood import OutputGradient, split_targets
+from fubini.fisher.losses import as_likelihood
+from fubini.nn.recorder import (
+    ModelRecorder,
+    Pass,
+    PassRecorder,
+    check_same_weights,
+    missing,
+    parameters_of,
+    record,
+    weights_now,
+)
+from fubini.nn.surroundings import Seen, Surroundings
+from fubini.optim import distributed
+from fubini.optim.closure import undisturbed
+from fubini.optim.quantum_source import Counted, NoisySource, QuantumSource
+
+Tensor = torch.Tensor
+Metric = Literal["quantum", "fisher", "hybrid"]
+_STRIDE = 0x9E3779B97F4A7C15  # odd and large, so that the seeds of neighbouring steps have nothing in common
+
+
+class Source(Protocol):
+    """What the optimizer asks of a metric."""
+
+    found: bool  # whether the model has layers with a metric
+    sums: bool  # whether the loss is a sum over inputs rather than a mean
+
+    def attach(self, owner: Any, owned: AbstractSet[Tensor]) -> None:
+        """Find the parameters of the optimizer that have a metric, and start recording the passes through them."""
+        ...
+
+    def covers(self, parameter: Tensor) -> bool:
+        """Return whether the parameter has a metric."""
+        ...
+
+    def blocks(self, moving: Sequence[Tensor], targets: Any, step: int) -> list[Counted]:
+        """Return the blocks of those units that have a moving parameter; random labels differ from step to step."""
+        ...
+
+    def units(self) -> float:
+        """Return the loss in units of the mean of its terms: their number for a sum, times the scale of the loss."""
+        ...
+
+    @property
+    def recorders(self) -> list[PassRecorder]:
+        """The recorders that are attached."""
+        ...
+
+
+class FisherSource:
+    """Fisher information of the model's output distribution, by a pass of its own over what the model last saw.
+
+    Args:
+        model: The model.
+        metric: ``"hybrid"`` for the Fubini-Study metric of quantum layers in units of the loss.
+        likelihood: See ``fisher_blocks``.
+        options: Its further options.
+    """
+
+    found = True
+
+    def __init__(
+        self, model: torch.nn.Module, *, metric: Metric, likelihood: Any, **options: Any
+    ) -> None:
+        self._model = model
+        quantum = "fubini-study" if metric == "hybrid" else "gauss-newton"
+        self._request = Request(
+            likelihood=as_likelihood(likelihood), targets=None, quantum=quantum, **options
+        )
+        self.sums = self._request.likelihood.reduction == "sum"
+        self._recorder: ModelRecorder | None = None
+        self._owned: set[Tensor] = set()
+
+    def attach(self, owner: Any, owned: AbstractSet[Tensor]) -> None:
+        """See Source."""
+        mine = set(self._model.parameters())
+        self._owned = {p for p in owned if p in mine}
+        if self._recorder is None:
+            self._recorder = record(self._model, owner, surroundings=True)
+        self._recorder.watch(self._owned)
+
+    @property
+    def recorders(self) -> list[PassRecorder]:
+        """See Source."""
+        return [self._recorder] if self._recorder else []
+
+    def units(self) -> float:
+        """See Source; of this process."""
+        likelihood = self._request.likelihood
+        if not self.sums:
+            return likelihood.scale
+        assert self._recorder is not None
+        sizes = [
+            p.count if p.output is None else likelihood.size(p.output)
+            for p in self._recorder.passes
+        ]
+        return likelihood.scale * sum(sizes)
+
+    def covers(self, parameter: Tensor) -> bool:
+        """See Source."""
+        return parameter in self._owned
+
+    def blocks(self, moving: Sequence[Tensor], targets: Any, step: int) -> list[Counted]:
+        """See Source."""
+        if not moving:
+            return []
+        assert self._recorder is not None
+        passes = self._recorder.passes
+        if missing(self._recorder, moving):
+            return []
+        ids = {id(p) for p in moving}
+        wanted = [p for p in passes[0].parameters if id(p) in ids]
+        if len(wanted) < len(ids):  # one has been frozen since it got its gradient
+            wanted = [p for p in parameters_of(self._model) if id(p) in ids]
+        check_same_weights("model", passes)
+        seen = self._seen(passes, targets)
+        count = sum(p.count for p in passes)
+        request = self._request  # of checked options
+        # Without drawn labels the passes leave the random numbers alone by themselves.
+        drawn = request.samples is not None
+        with undisturbed(None, _seed(step)) if drawn else contextlib.nullcontext():
+            blocks = requested_blocks(self._model, seen, wanted, request)
+        # A sum over the inputs is averaged over processes as DistributedDataParallel averages its gradient.
+        return [(block, 1.0 if self.sums else float(count)) for block in blocks]
+
+    def _seen(self, passes: Sequence[Pass], targets: Any) -> list[Seen]:
+        """The passes as they are to be run again, each with its targets."""
+        passes = sorted(
+            passes, key=lambda p: p.number
+        )  # targets are in the order of the forward passes
+        if targets is not None:
+            outputs = [p.output for p in passes]
+            known: list[Any] = split_targets(self._request.likelihood, targets, outputs)
+        elif self._request.fisher == "empirical" and any(p.gradient is None for p in passes):
+            raise RuntimeError(
+                "targets: expected step(targets=...), because the first output of the model got no gradient (or an "
+                "operation in place took its place), got None"
+            )
+        else:
+            known = [None if p.gradient is None else OutputGradient(p.gradient) for p in passes]
+        # The metric is that of the weights as they are; only with those of the pass the outputs are the same.
+        same = weights_now(self._model) == passes[0].weights
+        return [
+            Seen(
+                p.args,
+                p.kwargs,
+                p.surroundings or Surroundings.now(self._model),
+                p.output if same else None,
+                target,
+            )
+            for p, target in zip(passes, known, strict=True)
+        ]
+
+
+def make_source(model: torch.nn.Module | None, options: Mapping[str, Any]) -> Source:
+    """Return the metric that the optimizer's options ask for.
+
+    Args:
+        model: The model, if any.
+        options: The optimizer's, checked.
+
+    Raises:
+        ValueError: If a model is missing.
+    """
+    metric, approx = options["metric"], options["approx"]
+    tolerance = options.get("tolerance")
+    if model is not None and tolerance is not None:
+        return NoisySource(model, approx, options["layers"], tolerance)
+    if metric == "quantum":
+        return QuantumSource(model, approx, options["layers"])
+    if model is None:
+        raise ValueError(f"model: expected a module for metric={metric!r}, got None")
+    return FisherSource(
+        model,
+        metric=metric,
+        **{
+            k: options[k]
+            for k in ("likelihood", "approx", "fisher", "samples", "fallback", "layers")
+        },
+    )
+
+
+def _seed(step: int) -> int:
+    """Of the random labels of a step, in this process."""
+    return (torch.initial_seed() + _STRIDE * (step + 1) + distributed.rank()) % 2**63

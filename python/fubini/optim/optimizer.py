@@ -1,0 +1,557 @@
+"""The natural gradient as a torch optimizer for hybrid models."""
+
+import time
+import warnings
+from collections.abc import Iterable, Mapping, MutableMapping
+from typing import Any, Literal
+
+import torch
+
+from fubini.circuit.gate_layers import LayerRule
+from fubini.devices.snr import SignalToNoise
+from fubini.metric.functions import Approx
+from fubini.nn.surroundings import RandomState
+from fubini.optim import distributed
+from fubini.optim.checks import check_gradients, check_parameters, listed
+from fubini.optim.choices import PER_TERM, better_call, choose, described, without_metric
+from fubini.optim.closure import Closure, Judge, evaluated, number
+from fubini.optim.diagnostics import StepRecord
+from fubini.optim.gather import Gatherer
+from fubini.optim.groups import (
+    KINDS,
+    check_options,
+    check_signal_to_noise,
+    checked_group,
+    damping_entries,
+    group_damping,
+    is_judged,
+    keep_dtypes,
+    named_tensors,
+)
+from fubini.optim.history import MetricHistory
+from fubini.optim.length import RunningLength
+from fubini.optim.metric_source import Metric, make_source
+from fubini.optim.momentum import as_momentum, with_velocities
+from fubini.optim.policies import Armijo, DampingPolicy, Tikhonov, TrustRegion, own_policy
+from fubini.optim.proposal import Proposal
+from fubini.optim.step import take_step
+from fubini.solvers.damping import Absolute, Damping
+from fubini.torch_private import TAKES_NAMES, load_compiler, uncompiled
+
+Tensor = torch.Tensor
+Group = MutableMapping[str, Any]
+# Frames between a warning in the first step and its caller, with the decorators that torch puts around step.
+_LEVELS = 5
+
+
+class QNGOptimizer(torch.optim.Optimizer):
+    r"""Natural gradient descent for hybrid models, :math:`\theta \leftarrow \theta - \eta\,(G + \lambda I)^{-1} \nabla L`.
+
+    What to take:
+
+    ====================================  ==========================================================================
+    you have                              take
+    ====================================  ==========================================================================
+    a hybrid classifier                   ``QNGOptimizer(model, loss=torch.nn.CrossEntropyLoss())``, or
+                                          ``BCEWithLogitsLoss()``
+    a regression                          ``QNGOptimizer(model, loss=torch.nn.MSELoss())``
+    a regression with few parameters      besides, ``approx=None``: dearer steps, lower loss
+    large classical layers                the same call: they take Kronecker factors by themselves
+    a circuit alone, an energy            ``QNGOptimizer(layer, 1.0, approx=None, lam=LevenbergMarquardt())`` with a
+                                          closure
+    bare parameters and a QNode           ``QNGOptimizer([params], lr)``, and a closure as below
+    shots, hardware                       ``QNGOptimizer(model, metric="quantum", lam=SignalToNoise())``; for one
+                                          expectation value ``ShotQNGOptimizer``
+    ====================================  ==========================================================================
+
+    With ``loss=`` no number is needed: the metric is the Fisher information of the loss by blocks, averaged over steps
+    (.9), with damping 0.01 for each term of the loss; and the length of a step in the damped metric,
+    ``sqrt(d . (G + D) d)``, is lr = 0.1 divided by its running mean (decay .95), at most ten times lr times d. The steps
+    then do not depend on the scale or the reduction of the loss, and lr scales them, under schedules too. Whatever is
+    given is kept, and ``explain()`` says what was chosen and why. A policy or rule that judges the loss after the step,
+    ``LevenbergMarquardt`` or ``Armijo``, begins from the full step, lr = 1, without averaging; with another
+    ``step_rule``, None included, or ``Spring``, steps are lr times d.
+
+    What G is:
+
+    - ``metric="quantum"``: every ``QuantumLayer`` or ``qml.qnn.TorchLayer`` in the model gets its own Fubini-Study metric
+      averaged over the inputs that the layer saw in the passes whose gradients are being applied (behind any classical
+      layers), :math:`g = \frac1B \sum_b J_b^T g_b J_b` (Stokes et al. 2020, arXiv:1909.02108). Layers that share a
+      parameter are treated together, their metrics added. All other parameters of the model take the plain gradient.
+    - ``metric="fisher"``: the Fisher information of the model's outputs, quantum and classical layers alike, in units of
+      the loss; see ``fubini.fisher.blocks``. The optimizer runs the model once more on the inputs of those passes,
+      without disturbing random numbers or batch-norm statistics.
+    - ``metric="hybrid"``: as ``"fisher"``, with the Fubini-Study metric of each quantum layer in units of the loss instead.
+
+    The metric is taken at the weights that ``step`` finds. What passed through is recorded where each quantum layer
+    evaluates its circuit, for ``metric="quantum"``, whose layers then do not have to run again, or by one forward hook on
+    the model. A pass counts if the gradients that it brought reached ``.grad``. Weights of a quantum layer that are
+    computed (parametrised, pruned) have their metric pulled back to the parameters that they are computed from.
+
+    Weights of a layer that move no state, such as coefficients of an observable, take the plain step, lr times the
+    gradient. Parameters that belong to no known layer, as all do when the optimizer is made from bare tensors, have the
+    identity for a metric: they take the plain gradient, damped like the others, ``grad / (1 + lam)``.
+
+    Two ways of use::
+
+        opt = QNGOptimizer(model, loss=loss_fn)
+        opt.zero_grad(); loss_fn(model(x), y).backward(); opt.step()
+
+        opt = QNGOptimizer([params], lr=0.05)
+        def closure():
+            opt.zero_grad(); loss = circuit(params); loss.backward()
+            return loss, fubini.metric_tensor(circuit, approx="block-diag")
+        opt.step(closure)
+
+    In the second, the metric function is called with the optimizer's parameters that have no other metric, in order, as
+    many as it takes; it returns what ``qml.metric_tensor`` returns. Parameters beyond take the plain gradient.
+
+    With ``torch.distributed`` initialised, gradients and metrics are averaged over all processes, each weighted with the
+    number of inputs it saw, so that an uneven last batch counts as it should; every process must call ``step``. A model
+    in ``DistributedDataParallel`` brings averaged gradients already, in which every process counts alike: scale its loss
+    by ``inputs here * processes / inputs of all`` when batches are uneven.
+
+    Weight decay is decoupled from the gradient, as in AdamW: it does not go through the inverse metric. With several
+    forward passes per step (gradient accumulation) the metric is that of all their inputs together. ``GradScaler`` works
+    as with any optimizer. The metric is computed outside of autocast. For ``fisher="empirical"`` the labels are inferred from
+    the gradient by the outputs; where the loss was scaled (by a ``GradScaler``, or for uneven batches), pass
+    ``step(targets=...)``.
+
+    Args:
+        params: A module, or parameters or parameter groups as every torch optimizer takes.
+        lr: Step size; per group. None chooses it: 0.01 without a loss.
+        loss: What is minimised: the module that computes it, such as ``torch.nn.CrossEntropyLoss()`` with its reduction,
+            weights and smoothing, ``NLLLoss``, ``BCEWithLogitsLoss``, ``MSELoss`` or ``PoissonNLLLoss``; or what
+            likelihood takes. Everything that is not given is then chosen for it, see above.
+        model: The module whose layers give the metric; needed for a Fisher matrix when params is no module. Else the
+            living quantum layers that have any of the parameters are found.
+        metric: ``"fisher"``, the default with a loss, for models with classical layers; ``"quantum"``, the default
+            without, for circuits alone; or ``"hybrid"``.
+        approx: ``"block-diag"``, ``"diag"`` or None (full), see ``fubini.metric_tensor``; for a Fisher matrix, blocks are
+            layers of the model, and None is the joint matrix of all parameters. ``"auto"`` is the full quantum metric of
+            each layer as a matrix, a factor of it or products alone, whichever is predicted to be cheapest;
+            ``explain()`` says which.
+        lam: What is added to the metric's diagonal: a number in the metric's units, ``Relative`` or ``Diagonal`` of
+            one, both also per group; or a policy for all groups: ``Schedule``, ``LevenbergMarquardt``, ``Tikhonov``; for
+            layers with shots, ``SignalToNoise``. None chooses it: 1e-3 without a loss.
+        likelihood: What the outputs mean to the loss, for a Fisher matrix without ``loss=``, whose other settings are then
+            chosen by hand: the loss itself, such as
+            ``torch.nn.CrossEntropyLoss(reduction="sum")``; ``"categorical"``, ``"bernoulli"`` or ``"gaussian"``, which
+            stand for the mean over all data; or an object, for another scale.
+        fisher: ``"true"`` or ``"empirical"``.
+        samples: Draw so many labels for each input instead of the closed form of the true Fisher matrix.
+        fallback: For layers without a rule in a Fisher matrix, see ``fisher_blocks``; None refuses them.
+        layers: Which gates form a block of a circuit, see ``fubini.circuit.gate_layers``.
+        momentum: A number or ``HeavyBall`` (Momentum-QNG); ``Spring``. The coefficient is per group.
+        weight_decay: Decoupled decay; per group.
+        maximize: Ascend instead; per group.
+        step_rule: ``TrustRegion`` limits the length of the step in the metric; ``Armijo`` shortens it until the loss of
+            the closure falls; None takes lr times the direction. ``"auto"`` is None without a loss.
+        averaging: Decay of an exponential average of the metric over steps, with bias correction; 0 for none. None
+            chooses it: 0 without a loss.
+        update_every: Compute the metric anew in every so many-th step only.
+
+    Warns:
+        UserWarning: If a model with classical parameters gets the quantum metric because neither loss nor metric was given.
+
+    Raises:
+        TypeError: If params is not iterable, model is no module, parameters are complex, the loss has no likelihood.
+        ValueError: For a number out of range, an unknown word, options that do not fit the metric, or duplicates.
+    """
+
+    # GradScaler then leaves the gradients as they are and says how they are scaled.
+    _step_supports_amp_scaling = True
+
+    def __init__(
+        self,
+        params: torch.nn.Module | Iterable[Any],
+        lr: float | None = None,
+        *,
+        loss: Any = None,
+        model: torch.nn.Module | None = None,
+        metric: Metric | None = None,
+        approx: Approx | Literal["auto"] = "block-diag",
+        lam: Any = None,
+        likelihood: Any = None,
+        fisher: Literal["true", "empirical"] = "true",
+        samples: int | None = None,
+        fallback: Any = None,
+        layers: LayerRule = "wires",
+        momentum: Any = 0.0,
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+        step_rule: TrustRegion | Armijo | Literal["auto"] | None = "auto",
+        averaging: float | None = None,
+        update_every: int = 1,
+    ) -> None:
+        load_compiler()
+        if isinstance(params, torch.nn.Module):
+            if model is not None and model is not params:
+                raise ValueError(
+                    "model: expected none besides the module in params, got another module"
+                )
+            model = params
+            params = list(model.named_parameters())
+        params = listed(params)
+        if model is not None and not isinstance(model, torch.nn.Module):
+            raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+        chosen = choose(
+            loss,
+            lr=lr,
+            metric=metric,
+            lam=lam,
+            averaging=averaging,
+            step_rule=step_rule,
+            likelihood=likelihood,
+            momentum=momentum,
+        )
+        lam = chosen.lam
+        self._policy: DampingPolicy | None = None
+        damping = group_damping(lam)
+        if isinstance(lam, DampingPolicy) and not isinstance(lam, Tikhonov):
+            self._policy = own_policy(lam)
+        self._data_parallel = isinstance(model, torch.nn.parallel.DistributedDataParallel)
+        self._model = distributed.unwrapped(model)
+        self._options = {
+            "metric": chosen.metric,
+            "approx": approx,
+            "likelihood": chosen.likelihood,
+            "fisher": fisher,
+            "samples": samples,
+            "fallback": fallback,
+            "layers": layers,
+            "step_rule": chosen.step_rule,
+            "averaging": chosen.averaging,
+            "update_every": update_every,
+            "by_length": chosen.by_length,
+            "reasons": chosen.reasons,
+        }
+        check_options(self._options, self._policy)
+        if isinstance(lam, SignalToNoise):
+            check_signal_to_noise(self._options, self._model, as_momentum(momentum)[0])
+            self._options["tolerance"] = lam.tolerance
+        kind, coefficient = as_momentum(momentum)
+        self._options["spring"] = kind == "spring"
+        self._source = make_source(self._model, self._options)
+        defaults = {
+            "lr": chosen.lr,
+            "momentum": coefficient,
+            "weight_decay": weight_decay,
+            "maximize": maximize,
+            **damping_entries(damping),
+        }
+        if chosen.per_term:
+            defaults["damping"] = PER_TERM
+        self._units = 1.0
+        self._names: dict[Tensor, str] = {}
+        self._begun = False
+        self._last: StepRecord | None = None
+        super().__init__(params, defaults)
+        for group in self.param_groups:
+            group.setdefault("steps", 0)
+            group.setdefault("policy", self._policy.state_dict() if self._policy else {})
+            if chosen.by_length:
+                RunningLength.of(group).keep(group)
+        self._prepare()
+        if self._model is not None and not self._source.found:
+            warnings.warn(
+                "model: found no QuantumLayer or TorchLayer; every parameter takes the plain gradient step",
+                stacklevel=2,
+            )
+        elif chosen.metric != metric and loss is None and self._model is not None:
+            owned = {p for group in self.param_groups for p in group["params"]}
+            names = without_metric(self._model, owned)
+            # With SignalToNoise, only the quantum metric will do.
+            if names and not isinstance(lam, SignalToNoise):
+                warnings.warn(better_call(names), stacklevel=2)
+
+    # -- torch's contract -----------------------------------------------------------------------------------------
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters.
+
+        Args:
+            param_group: ``params``, and optionally ``lr``, ``lam``, ``momentum``, ``weight_decay`` and ``maximize``.
+
+        Raises:
+            TypeError: If the group's parameters are complex.
+            ValueError: For a number out of range, or a parameter that is there already.
+        """
+        group = checked_group(param_group, self.defaults, self._policy)
+        tensors, names = named_tensors(group["params"])
+        if not TAKES_NAMES:
+            group["params"] = tensors
+        present = [p for g in self.param_groups for p in g["params"]]
+        check_parameters([*present, *tensors], {**self._names, **names})
+        super().add_param_group(group)
+        if hasattr(self, "_history"):  # after construction: they may belong to layers
+            first = self.param_groups[0]
+            self.param_groups[-1].update(steps=first["steps"], policy=dict(first["policy"]))
+            if self._options.get("by_length"):
+                RunningLength.of(first).keep(self.param_groups[-1])
+            self._prepare()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what must be saved to go on to the bit: numbers and tensors only, for ``torch.save``."""
+        self._publish()
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Load a state; factors and momenta stay float64 whatever the parameters' dtype.
+
+        Args:
+            state_dict: What ``state_dict`` returned.
+
+        Raises:
+            TypeError: If it is no dictionary.
+            ValueError: If it does not fit the optimizer.
+        """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(
+                f"state_dict: expected what state_dict() returned, got {type(state_dict).__name__}"
+            )
+        seen: list[Mapping[str, Any]] = []
+
+        def look(_: Any, found: Mapping[str, Any]) -> None:
+            seen.append(found)
+            if self._policy is not None:
+                self._policy.load_state_dict(found["param_groups"][0].get("policy", {}))
+
+        # Other hooks may replace the dictionary: this one runs last, and before anything changes.
+        handle = self.register_load_state_dict_pre_hook(look)
+        try:
+            super().load_state_dict(dict(state_dict))
+        finally:
+            handle.remove()
+        keep_dtypes(seen[-1], self.param_groups, self.state)
+        if not self._options["spring"]:
+            with_velocities(self.param_groups, self.state)
+        self._history.forget()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Keep the model and the options, so that a deep copy or pickle of the optimizer finds its layers again."""
+        self._publish()
+        state: dict[str, Any] = super().__getstate__()
+        own = ("_model", "_options", "_policy", "_data_parallel")
+        return {**state, **{name: getattr(self, name) for name in own}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # of older checkpoints
+            group.setdefault("steps", 0)
+            group.setdefault("policy", {})
+            for name in ("momentum", "weight_decay"):
+                group.setdefault(name, 0.0)
+            group.setdefault("maximize", False)
+            group.setdefault("damping", "absolute")
+        if "_model" in state:  # absent where load_state_dict calls this with the groups only
+            self._last, self._begun, self._units = None, False, 1.0
+            self._source = make_source(self._model, self._options)
+            self._prepare()
+
+    def __repr__(self) -> str:
+        hidden = {"samples", "fallback", "layers", "spring", "tolerance", "by_length", "reasons"}
+        used = {n: v for n, v in self._options.items() if n not in hidden and v is not None}
+        if self._options.get("reasons"):
+            used = {"loss" if n == "likelihood" else n: v for n, v in used.items()}
+        if self._options.get("by_length"):
+            used["step_rule"] = "auto"
+        if self._options["metric"] == "quantum":
+            del used["fisher"]
+        if self._policy is not None:
+            used["lam"] = self._policy
+        head = ", ".join(f"{name}={value!r}" for name, value in used.items())
+        text = super().__repr__()
+        return text.replace("QNGOptimizer (", f"QNGOptimizer ({head}", 1)
+
+    # -- the step -------------------------------------------------------------------------------------------------
+
+    @uncompiled
+    @torch.no_grad()
+    def step(self, closure: Closure | None = None, *, targets: Any = None) -> Any:
+        """Take one step.
+
+        Everything is computed and checked before the first parameter changes, and ``.grad`` is left as it is. A policy
+        or rule that judges the loss after the step evaluates the closure again, with the same random numbers, and
+        leaves gradients and batch-norm statistics as the first evaluation left them.
+
+        Args:
+            closure: Clears the gradients, computes the loss, calls ``backward``; returns the loss, or
+                ``(loss, metric_tensor_fn)``.
+            targets: What the loss takes as targets, for ``fisher="empirical"`` where they are not to be inferred from
+                the gradient by the outputs.
+
+        Returns:
+            The loss that the closure returned first, or None without a closure.
+
+        Raises:
+            NumericalError: If a gradient, weight, metric or step is not finite, or a metric is singular with ``lam=0``.
+            RuntimeError: If a layer has gradients but no recorded forward pass, passes used different weights, or the
+                loss must be evaluated again and there is no closure.
+            TypeError: If the closure returns something else, or a gradient is sparse.
+            ValueError: If a group's number is out of range, or only some groups maximise where the loss is judged.
+        """
+        rule = self._options["step_rule"]
+        judged = is_judged(rule, self._policy, closure is not None, self.param_groups)
+        found_inf = getattr(self, "found_inf", None)  # GradScaler sets it around the call
+        if found_inf is not None and float(found_inf) > 0:
+            return None
+        if found_inf is not None and targets is None and self._options["fisher"] == "empirical":
+            raise ValueError(
+                "targets: expected step(targets=...) with fisher='empirical' under a GradScaler, whose scale is in the "
+                "gradients by the outputs, got None"
+            )
+        random = RandomState.now() if judged else None
+        scale = getattr(self, "grad_scale", None)
+        if scale is not None and "tolerance" in self._options:
+            raise ValueError(
+                "lam: expected a number with a GradScaler, which changes the gradients' noise, got SignalToNoise"
+            )
+        loss, metric_fn = evaluated(closure)
+        value = number(loss) if judged or loss is not None else None
+        if not self._begun:
+            self._begin(metric_fn is not None)
+        if metric_fn is not None and "tolerance" in self._options:
+            raise ValueError(
+                "closure: expected the loss alone with lam=SignalToNoise, got a metric function, which says nothing about "
+                "noise"
+            )
+        distributed.together(
+            lambda: check_gradients(self.param_groups, self._names),
+            self.param_groups[0]["params"][0].device,
+        )
+        start = time.perf_counter()
+        parts = self._gatherer.parts(
+            self.param_groups,
+            metric_fn,
+            step=int(self.param_groups[0]["steps"]),
+            targets=targets,
+            scale=1.0 if scale is None else float(scale),
+            state=self.state,
+        )
+        first = self.param_groups[0]
+        length = RunningLength.of(first) if self._options.get("by_length") else None
+        if parts and self._options.get("reasons"):
+            self._units = self._gatherer.units(first["params"][0].device)
+        record = StepRecord(
+            Proposal(parts, self.state, self._options["spring"], length, self._units)
+        )
+        record.metric_seconds = time.perf_counter() - start
+        record.evaluations = int(closure is not None)
+        if value is not None:
+            record.loss = value
+        if parts:
+            judge = self._judge(closure, random)
+            take_step(record, self._damping_of, self._policy, rule, judge)
+        self._last = record
+        for group in self.param_groups:
+            group["steps"] += 1
+            if record.proposal.length is not None and record.accepted:
+                record.proposal.length.keep(group)
+        self._publish()
+        return loss
+
+    def explain(self) -> str:
+        """Say what was chosen for the loss and why, and how the last step solved for each block.
+
+        Returns:
+            One line for each choice, then one for each block: which parameters, how many, by which method.
+        """
+        chosen = described(self._options.get("reasons", ()), self._options)
+        if self._last is None:
+            return "\n".join([*chosen, "No step has been taken yet."])
+        lines = [
+            f"{info.label or 'parameters'}: {info.size} x {info.size}, {info.method}"
+            + (f" in {info.iterations} iterations" if info.iterations else "")
+            for info in self._last.proposal.infos
+        ]
+        none = "No parameter has a metric; all took the plain gradient step."
+        return "\n".join([*chosen, *(lines or [none])])
+
+    def diagnostics(self) -> dict[str, float]:
+        """Return numbers about the last step; they cost next to nothing unless they are asked for.
+
+        For that, the last step's metric is kept until the next one.
+
+        Returns:
+            ``loss`` before the step; ``damping`` (strength, of the first group) and ``scale`` (of the metric, see
+            ``LevenbergMarquardt``); ``condition``, the largest condition number of the damped blocks;
+            ``predicted_decrease`` of the loss by the quadratic model and ``actual_decrease`` (NaN unless it was
+            evaluated again); ``step_length``, the norm of the change in the metric; ``accepted``, 1 or 0;
+            ``evaluations`` of the closure; ``metric_seconds``, ``solve_seconds`` (with further evaluations of the
+            closure) and ``update_seconds``. Empty before the first step.
+        """
+        if self._last is None:
+            return {}
+        with torch.no_grad():
+            return self._last.as_dict()
+
+    def _begin(self, has_metric: bool) -> None:
+        """Before the first step: what can only be seen now."""
+        owned = [p for g in self.param_groups for p in g["params"]]
+        # Tensors of the caller's own making are no part of a module that could have layers.
+        silent = not any(isinstance(p, torch.nn.Parameter) for p in owned)
+        if self._model is None and not (self._source.found or has_metric or silent):
+            warnings.warn(
+                "params: no parameter belongs to a QuantumLayer or TorchLayer and no closure returns a metric, so every "
+                "parameter takes the plain gradient step; pass the model, QNGOptimizer(model, ...), or return (loss, "
+                "metric_tensor_fn) from the closure",
+                stacklevel=_LEVELS,
+            )
+        distributed.check_same(owned)
+        self._begun = True
+
+    def _judge(self, closure: Closure | None, random: RandomState | None) -> Judge | None:
+        if closure is None or random is None:
+            return None
+        parameters = {p for g in self.param_groups for p in g["params"]}
+        if self._model is not None:
+            parameters |= set(self._model.parameters())
+        return Judge(
+            closure,
+            random,
+            self._model,
+            list(parameters),
+            self._source.recorders,
+            # As the gradients are averaged: DistributedDataParallel counts every process alike.
+            weight=1.0 if self._data_parallel else self._gatherer.weight(True),
+            maximize=bool(self.param_groups[0]["maximize"]),
+        )
+
+    # -- damping --------------------------------------------------------------------------------------------------
+
+    def _damping_of(self, group: Group) -> Damping:
+        if self._policy is not None:
+            return self._policy.damping_at(int(group["steps"]))
+        if group["damping"] == PER_TERM:
+            return Absolute(float(group["lam"]) * self._units)
+        return KINDS[group["damping"]](float(group["lam"]))
+
+    def _publish(self) -> None:
+        """Show the policy's numbers in the groups, as a scheduler shows lr, so that they are saved with them."""
+        if self._policy is None:
+            return
+        for group in self.param_groups:
+            group["policy"] = self._policy.state_dict()
+            group.update(damping_entries(self._policy.damping_at(int(group["steps"]))))
+
+    def _prepare(self) -> None:
+        """Find out which parameters have which metric."""
+        self._names = {}
+        for group in self.param_groups:
+            if "param_names" in group:
+                self._names.update(zip(group["params"], group["param_names"], strict=True))
+        if self._model is not None:
+            self._names.update({p: name for name, p in self._model.named_parameters()})
+        owned = {p: None for g in self.param_groups for p in g["params"]}
+        self._source.attach(self, owned.keys())
+        self._history = MetricHistory(self._options["averaging"], self._options["update_every"])
+        # Under the quantum metric, what is classical in the model takes the plain gradient.
+        undamped: set[Tensor] = set()
+        if self._options["metric"] == "quantum" and self._model is not None:
+            undamped = set(self._model.parameters())
+        elif self._options["metric"] == "quantum" and self._source.found:
+            undamped = set(owned)
+        self._gatherer = Gatherer(
+            self._source, self._history, undamped, average_gradients=not self._data_parallel
+        )

@@ -1,0 +1,432 @@
+"""How the damping and the length of a natural-gradient step are chosen, as small objects without a model in them.
+
+A damping policy answers ``damping_at(step)`` and hears ``update(actual, predicted, share)`` after each step; a length policy is
+asked for a factor. Sources: Moré (1978), *The Levenberg-Marquardt algorithm*, for the ratio rule; Martens and Grosse
+(2015), arXiv:1503.05671, sections 6.4 and 6.5, for its use with a Fisher matrix; Nocedal and Wright, *Numerical
+Optimization*, algorithm 3.1 for backtracking and chapter 4 for trust regions.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import numbers
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from fubini.solvers.damping import Damping, as_damping
+
+_FIRST = "_first_state"  # of a policy that belongs to an optimizer
+_TINY = 1e-30  # bounds of the scale, so that it stays a number whatever happens
+
+
+@runtime_checkable
+class DampingPolicy(Protocol):
+    """What the optimizer asks of a policy that chooses the damping."""
+
+    def damping_at(self, step: int) -> Damping:
+        """Return the damping for the step, counted from 0."""
+        ...
+
+    def update(self, actual: float, predicted: float, share: float = 1.0) -> bool:
+        """Learn from the last step's loss reductions; return whether to keep that step."""
+        ...
+
+    def state_dict(self) -> dict[str, float]:
+        """Return what must be saved to go on later: plain numbers."""
+        ...
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Restore what ``state_dict`` returned."""
+        ...
+
+    @property
+    def needs_closure(self) -> bool:
+        """Whether ``update`` must be called, for which the loss after the step has to be computed."""
+        ...
+
+    @property
+    def scale(self) -> float:
+        """The curvature of the loss in units of the metric: the step is ``lr / scale * (G + D)^-1 g``."""
+        ...
+
+    @property
+    def tries(self) -> int:
+        """How many steps may be tried before the optimizer gives up for this time."""
+        ...
+
+
+def predicted_reduction(lr: float, slope: float, curvature: float) -> float:
+    """Return by how much the quadratic model says that the loss falls in a step ``theta - lr * d``.
+
+    Args:
+        lr: Step length.
+        slope: ``g . d``, the gradient times the direction.
+        curvature: ``d . G d`` with the metric without damping.
+
+    Returns:
+        ``lr * slope - lr^2 / 2 * curvature``.
+    """
+    return lr * slope - 0.5 * lr * lr * curvature
+
+
+@dataclass
+class Tikhonov:
+    """The same damping in every step.
+
+    Args:
+        lam: A number (absolute), or :class:`~fubini.Relative` or :class:`~fubini.Diagonal` of one.
+    """
+
+    lam: Any = 1e-3
+    needs_closure = False
+    scale = 1.0
+    tries = 1
+
+    def __post_init__(self) -> None:
+        _check_strength(as_damping(self.lam))
+
+    def damping_at(self, step: int) -> Damping:
+        """Return the damping, whatever the step."""
+        return as_damping(self.lam)
+
+    def update(self, actual: float, predicted: float, share: float = 1.0) -> bool:
+        """Return true: every step is kept."""
+        return True
+
+    def state_dict(self) -> dict[str, float]:
+        """Return nothing: there is no state."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Do nothing."""
+
+
+@dataclass
+class Schedule:
+    """A damping that depends on the number of the step.
+
+    Args:
+        function: Maps the step, counted from 0, to a number, :class:`~fubini.Relative` or :class:`~fubini.Diagonal`.
+    """
+
+    function: Callable[[int], Any]
+    needs_closure = False
+    scale = 1.0
+    tries = 1
+
+    def damping_at(self, step: int) -> Damping:
+        """Return the function's value, checked.
+
+        Args:
+            step: Number of the step, from 0.
+
+        Returns:
+            The damping.
+        """
+        damping = as_damping(self.function(step))
+        _check_strength(damping)
+        return damping
+
+    def update(self, actual: float, predicted: float, share: float = 1.0) -> bool:
+        """Return true: every step is kept."""
+        return True
+
+    def state_dict(self) -> dict[str, float]:
+        """Return nothing: the optimizer counts the steps."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Do nothing."""
+
+
+@dataclass
+class LevenbergMarquardt:
+    """Less damping after a step that kept its promise, more after one that did not; and the scale of the metric.
+
+    With ``rho = actual / predicted``: above ``upper`` the model of the loss, ``scale * (G + D)``, is made flatter by the
+    factor ``decrease``; below ``lower`` it is made steeper by the inverse; below ``accept`` the step is taken back and
+    tried again. A loss that is not a number is the worst step of all. A prediction that is not a positive number says
+    nothing about the model, so it only counts as bad when the loss did not fall.
+
+    Which of the two numbers moves is decided by what held the step back. With ``share = d.D d / d.(G + D) d``, lam is
+    multiplied by ``factor^share`` and the scale by ``factor^(1 - share)``: where the damping made the step what it is,
+    the damping changes, and where the metric did, the scale between the metric and the curvature of the loss, which
+    nobody knows beforehand for the Fubini-Study metric. For a Fisher matrix, in units of the loss, it is of order 1.
+
+    Use it with ``lr=1``: a smaller lr is first of all a slower start.
+
+    Args:
+        lam: First strength, above 0: a number, or :class:`~fubini.Relative` or :class:`~fubini.Diagonal` of one.
+        decrease: Factor between 0 and 1.
+        lower: Ratio below which the model gets steeper.
+        upper: Ratio above which it gets flatter.
+        accept: Ratio below which the step is refused; ``-inf`` keeps every step with a finite loss.
+        minimum: Smallest strength.
+        maximum: Largest strength.
+        tries: How many steps one call of the optimizer's ``step`` may try, each with one more evaluation of the
+            closure; if all are refused, the parameters stay as they were.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+
+    lam: Any = 3e-3
+    decrease: float = 0.5
+    lower: float = 0.25
+    upper: float = 0.75
+    accept: float = 0.0
+    minimum: float = 1e-12
+    maximum: float = 1e6
+    tries: int = 10
+    needs_closure = True
+
+    def __post_init__(self) -> None:
+        start = as_damping(self.lam)
+        _check_strength(start)
+        self._kind = type(start)
+        self._strength = float(start.lam)
+        self._scale = 1.0
+        if not 0.0 < self.decrease < 1.0:
+            raise ValueError(f"decrease: expected a number between 0 and 1, got {self.decrease!r}")
+        if not self.accept <= self.lower < self.upper:
+            raise ValueError(
+                "accept, lower, upper: expected accept <= lower < upper, "
+                f"got {self.accept!r}, {self.lower!r}, {self.upper!r}"
+            )
+        if not 0.0 < self.minimum <= self._strength <= self.maximum < math.inf:
+            raise ValueError(
+                "lam: expected a number above 0 between minimum and maximum, "
+                f"got {self._strength!r} with {self.minimum!r} and {self.maximum!r}"
+            )
+        _check_count("tries", self.tries)
+
+    @property
+    def strength(self) -> float:
+        """The present strength."""
+        return self._strength
+
+    @property
+    def scale(self) -> float:
+        """The curvature of the loss in units of the metric, as far as it is known."""
+        return self._scale
+
+    def damping_at(self, step: int) -> Damping:
+        """Return the present damping, whatever the step."""
+        return self._kind(self._strength)
+
+    def update(self, actual: float, predicted: float, share: float = 1.0) -> bool:
+        """Adapt the strength and the scale.
+
+        Args:
+            actual: Loss before the step minus loss after it, on the same data; NaN or infinity if that is what the loss
+                became.
+            predicted: The same by the quadratic model, see :func:`predicted_reduction`.
+            share: Share of the damping in the damped metric along the step, between 0 and 1.
+
+        Returns:
+            Whether to keep the step.
+        """
+        share = min(max(share, 0.0), 1.0) if math.isfinite(share) else 1.0
+        if not math.isfinite(actual):
+            self._change(1.0 / self.decrease, share)
+            return False
+        if predicted > 0.0 and math.isfinite(predicted):
+            ratio = actual / predicted
+        else:
+            ratio = math.inf if actual > 0.0 else -math.inf
+            if (
+                actual > 0.0
+            ):  # it went well, but not because of the model: keep the step and the damping
+                return True
+        if ratio > self.upper:
+            self._change(self.decrease, share)
+        elif ratio < self.lower:
+            self._change(1.0 / self.decrease, share)
+        return ratio >= self.accept
+
+    def _change(self, factor: float, share: float) -> None:
+        self._strength = min(max(self._strength * factor**share, self.minimum), self.maximum)
+        self._scale = min(max(self._scale * factor ** (1.0 - share), _TINY), 1.0 / _TINY)
+
+    def state_dict(self) -> dict[str, float]:
+        """Return the present strength and scale."""
+        return {"strength": self._strength, "scale": self._scale}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Restore the strength and the scale.
+
+        Args:
+            state: What ``state_dict`` returned.
+
+        Raises:
+            ValueError: If the strength is missing or not between ``minimum`` and ``maximum``, or the scale is no
+                positive number.
+        """
+        strength, scale = float(state.get("strength", math.nan)), float(state.get("scale", 1.0))
+        if not self.minimum <= strength <= self.maximum:
+            raise ValueError(
+                f"state: expected a strength between {self.minimum} and {self.maximum}, got {state!r}"
+            )
+        if not 0.0 < scale < math.inf:
+            raise ValueError(f"state: expected a scale above 0, got {state!r}")
+        self._strength, self._scale = strength, scale
+
+
+@dataclass(frozen=True)
+class TrustRegion:
+    """Shortens steps that are longer than a radius in the metric's norm, ``sqrt(step . G step)``.
+
+    In the Fubini-Study metric that is the angle in radians that the state moves, to first order. The norm is the whole
+    model's, so that no layer takes more than its share.
+
+    Args:
+        radius: Largest length, above 0.
+
+    Raises:
+        ValueError: If the radius is not a positive number.
+    """
+
+    radius: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.radius < math.inf:
+            raise ValueError(f"radius: expected a number above 0, got {self.radius!r}")
+
+    def factor(self, lr: float, curvature: float) -> float:
+        """Return what to multiply the step ``lr * d`` with.
+
+        Args:
+            lr: Step length.
+            curvature: ``d . G d``, summed over all blocks; rounding may make it slightly negative.
+
+        Returns:
+            A number in (0, 1].
+
+        Raises:
+            ValueError: If the curvature or lr is not a number.
+        """
+        length = abs(lr) * math.sqrt(max(curvature, 0.0)) if math.isfinite(curvature) else math.nan
+        if not math.isfinite(length):
+            raise ValueError(
+                f"curvature: expected finite numbers, got {curvature!r} with lr {lr!r}; check the metric and gradient"
+            )
+        return 1.0 if length <= self.radius else self.radius / length
+
+
+@dataclass(frozen=True)
+class LineSearchResult:
+    """What a line search found.
+
+    Attributes:
+        factor: What to multiply the step with; 0 if no length was good enough.
+        loss: The loss there.
+        evaluations: How often the loss was computed.
+    """
+
+    factor: float
+    loss: float
+    evaluations: int
+
+    @property
+    def success(self) -> bool:
+        """Whether a length was found."""
+        return self.factor > 0.0
+
+
+@dataclass(frozen=True)
+class Armijo:
+    """Backtracking: halve the step until the loss falls by a given share of what the slope promises.
+
+    Args:
+        share: Fraction of the promised reduction that is enough, between 0 and 1.
+        shrink: Factor for the next try, between 0 and 1.
+        max_evaluations: Give up after so many losses.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+
+    share: float = 1e-4
+    shrink: float = 0.5
+    max_evaluations: int = 20
+
+    def __post_init__(self) -> None:
+        for name, value in (("share", self.share), ("shrink", self.shrink)):
+            if not 0.0 < value < 1.0:
+                raise ValueError(f"{name}: expected a number between 0 and 1, got {value!r}")
+        _check_count("max_evaluations", self.max_evaluations)
+
+    def search(
+        self, loss_at: Callable[[float], float], loss: float, lr: float, slope: float
+    ) -> LineSearchResult:
+        """Find a factor for the step ``lr * d``.
+
+        Args:
+            loss_at: The loss when the step is multiplied with a factor.
+            loss: The loss at factor 0.
+            lr: Step length.
+            slope: ``g . d``, the gradient times the direction.
+
+        Returns:
+            The first factor of 1, shrink, shrink^2, ... with ``loss_at(factor) <= loss - share * factor * lr * slope``.
+            Factor 0 if there is none, or if the direction does not lead down; a loss of NaN or infinity, of either sign, is never good
+            enough.
+
+        Raises:
+            ValueError: If the loss at factor 0 is not a number.
+        """
+        if not math.isfinite(loss):
+            raise ValueError(f"loss: expected a finite number, got {loss!r}")
+        if not lr * slope > 0.0 or not math.isfinite(lr * slope):
+            return LineSearchResult(0.0, loss, 0)
+        factor = 1.0
+        for evaluation in range(1, self.max_evaluations + 1):
+            value = loss_at(factor)
+            if math.isfinite(value) and value <= loss - self.share * factor * lr * slope:
+                return LineSearchResult(factor, value, evaluation)
+            factor *= self.shrink
+        return LineSearchResult(0.0, loss, self.max_evaluations)
+
+
+def own_policy(policy: DampingPolicy) -> DampingPolicy:
+    """Return a policy for one more optimizer: the first gets the object itself, every other one as it was then.
+
+    Args:
+        policy: What a caller passed to the optimizer.
+    """
+    attributes = getattr(policy, "__dict__", None)
+    if attributes is None:
+        return copy.copy(policy)
+    if _FIRST not in attributes:
+        attributes[_FIRST] = policy.state_dict()
+        return policy
+    other = copy.copy(policy)
+    other.load_state_dict(dict(attributes[_FIRST]))
+    return other
+
+
+def as_policy(value: Any) -> DampingPolicy:
+    """Return a damping policy: itself, or :class:`Tikhonov` of a number or a :class:`~fubini.Damping`.
+
+    Args:
+        value: What a caller passed as ``lam`` or ``damping``.
+
+    Returns:
+        The policy.
+    """
+    if isinstance(value, DampingPolicy):
+        return value
+    return Tikhonov(value)
+
+
+def _check_count(name: str, value: Any) -> None:
+    if not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(f"{name}: expected a whole number >= 1, got {value!r}")
+
+
+def _check_strength(damping: Damping) -> None:
+    values = damping.values(())
+    if values.size != 1:
+        raise ValueError(f"lam: expected one number, got shape {values.shape}")

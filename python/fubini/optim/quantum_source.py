@@ -1,0 +1,390 @@
+"""Fubini-Study metrics of a model's quantum layers, from what each of them evaluated."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pennylane as qml
+import torch
+
+from fubini.arrays import to_numpy
+from fubini.blocks import Block, DenseBlock, FactorBlock, NoisyBlock, OperatorBlock
+from fubini.circuit.gate_layers import LayerRule
+from fubini.errors import NumericalError, UnsupportedCircuitError
+from fubini.metric.functions import Approx, layer_metric, layer_operator, single_inputs_metric
+from fubini.native.operator import MetricOperator
+from fubini.nn.evaluations import (
+    Evaluation,
+    EvaluationRecorder,
+    leaf_weights,
+    own_parameters,
+    owners_of,
+    record_layer,
+)
+from fubini.nn.layer import QuantumLayer
+from fubini.nn.recorder import PassRecorder, check_same_weights, missing
+from fubini.nn.shot_noise import estimated_metric, gradient_covariance, layer_tape
+from fubini.optim import distributed
+from fubini.optim.checks import all_finite
+
+Tensor = torch.Tensor
+Real = npt.NDArray[np.float64]
+#: A block of this process, and by how many inputs it is an average (its weight among several processes).
+Counted = tuple[Block, float]
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """A quantum layer with a moving weight.
+
+    Attributes:
+        name: For messages.
+        module: The layer.
+        recorder: What it evaluated.
+        parameters: Its weights, or what they are computed from.
+    """
+
+    name: str
+    module: Any
+    recorder: EvaluationRecorder
+    parameters: tuple[Tensor, ...]
+
+    @property
+    def passes(self) -> list[Evaluation]:
+        """The evaluations whose gradients are being applied."""
+        return self.recorder.passes  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, eq=False)
+class _Inputs:
+    """Inputs for which one metric is asked: those of all passes with the layer's own weights, or of one pass.
+
+    Attributes:
+        passes: The passes.
+        rows: (count, features).
+        single: Whether the quantum function gets them one by one.
+        weights: Where weights are computed, all weights as they were seen.
+    """
+
+    passes: list[Evaluation]
+    rows: Tensor
+    single: bool
+    weights: Mapping[str, Tensor] | None
+
+
+class QuantumSource:
+    """Fubini-Study metrics of all quantum layers of a model, from the inputs that each of them saw.
+
+    A quantum layer needs only its own inputs, so each has a recorder of its own and the model is not run again.
+
+    Args:
+        model: The model; None: the living layers that have any of the optimizer's parameters.
+        approx: As in ``fubini.metric_tensor``.
+        layers: Likewise.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module | None, approx: Approx | Literal["auto"], layers: LayerRule
+    ) -> None:
+        self._model = model
+        self._approx, self._layers = approx, layers
+        self._recorders: dict[Any, EvaluationRecorder] = {}
+        self._units: list[list[_Layer]] = []  # layers that share parameters are one unit
+        self._covered: set[Tensor] = set()
+        self.found = self.sums = False
+
+    def attach(self, owner: Any, owned: AbstractSet[Tensor]) -> None:
+        """See Source."""
+        known, self._recorders, self._units = self._recorders, {}, []
+        for name, module in self._named(owned):
+            if not isinstance(module, QuantumLayer | qml.qnn.TorchLayer):
+                continue
+            self.found = True
+            parameters = own_parameters(module)
+            if not set(parameters) & set(owned):
+                continue
+            _check_shapes(name, module)
+            recorder = known.get(module) or record_layer(module, owner)
+            recorder.watch(p for p in parameters if p in owned)
+            recorder.known = {id(w) for w in leaf_weights(module).values() if w is not None}
+            self._recorders[module] = recorder
+            layer = _Layer(name or type(module).__name__, module, recorder, tuple(parameters))
+            unit = [layer]
+            for other in [u for u in self._units if set(parameters) & set(_parameters(u))]:
+                self._units.remove(other)
+                unit = other + unit
+            self._units.append(unit)
+        self._covered = {p for unit in self._units for p in _parameters(unit)}
+
+    def units(self) -> float:
+        """See Source: no loss is known."""
+        return 1.0
+
+    def _named(self, owned: AbstractSet[Tensor]) -> Iterator[tuple[str, Any]]:
+        if self._model is not None:
+            yield from self._model.named_modules()
+            return
+        found = owners_of(owned)
+        for k, layer in enumerate(found):
+            name = type(layer).__name__
+            yield name if len(found) == 1 else f"{name} {k}", layer
+
+    @property
+    def recorders(self) -> list[PassRecorder]:
+        """See Source."""
+        return list(self._recorders.values())
+
+    def covers(self, parameter: Tensor) -> bool:
+        """See Source."""
+        return parameter in self._covered
+
+    def blocks(self, moving: Sequence[Tensor], targets: Any, step: int) -> list[Counted]:
+        """See Source."""
+        ids = {id(p) for p in moving}
+        found = []
+        for unit in self._units:
+            here = [p for p in _parameters(unit) if id(p) in ids]
+            used = [layer for layer in unit if layer.passes]
+            if here and used:
+                found.append(self._unit_block(used, _parameters(unit)))
+            elif here:
+                missing(unit[0].recorder, here, unit[0].name)
+        return found
+
+    def _unit_block(self, unit: list[_Layer], parameters: list[Tensor]) -> Counted:
+        label = ", ".join(layer.name for layer in unit)
+        if len(unit) == 1:
+            layer = unit[0]
+            parts = self._inputs(layer)
+            simple = len(parts) == 1 and not parts[0].single and _is_plain(layer)
+            # Processes with different numbers of inputs might choose different forms, which cannot be averaged.
+            if self._approx == "auto" and simple and not distributed.active():
+                rows = parts[0].rows
+                operator = layer_operator(layer.module, rows, self._layers)
+                return operator_block(operator, parameters, label), len(rows)
+        sizes = [p.numel() for p in parameters]
+        starts = dict(zip(parameters, np.cumsum([0, *sizes]).tolist(), strict=False))
+        total, count = np.zeros((sum(sizes), sum(sizes))), 0
+        for layer in unit:
+            metric, inputs = self._layer_metric(layer, starts)
+            count = max(count, inputs)
+            total += metric
+        device = parameters[0].device
+        return DenseBlock(parameters, torch.from_numpy(total).to(device), label), count
+
+    def _layer_metric(self, layer: _Layer, starts: Mapping[Tensor, int]) -> tuple[Real, int]:
+        """The mean metric of a layer over the parameters of its unit, and the number of inputs."""
+        approx = None if self._approx == "auto" else self._approx  # several layers in one matrix
+        size = sum(p.numel() for p in starts)
+        total, count = np.zeros((size, size)), 0
+        for part in self._inputs(layer):
+            if part.single:
+                metric = single_inputs_metric(
+                    layer.module, part.rows, approx, self._layers, part.weights
+                )
+            else:
+                metric = layer_metric(
+                    layer.module, part.rows, approx, self._layers, "mean", weights=part.weights
+                )
+            pulled = _pulled_back(metric, layer, part, starts)
+            inputs = len(part.rows)
+            # A mean over the inputs; with one part, that part as it is.
+            total = pulled if not count else (count * total + inputs * pulled) / (count + inputs)
+            count += inputs
+        return total, count
+
+    def _inputs(self, layer: _Layer) -> list[_Inputs]:
+        """What the layer saw in the passes whose gradients are being applied, checked."""
+        leaves = leaf_weights(layer.module)
+        passes = layer.passes
+        check_same_weights(layer.name, passes)
+        for name, leaf in leaves.items():
+            seen = [leaf, *(p.values.get(name) for p in passes)]
+            if not all(w is None or all_finite(w) for w in seen):
+                raise NumericalError(
+                    f"{layer.name}.{name}: expected finite weights, got NaN or infinity"
+                )
+        kinds: dict[Any, list[Evaluation]] = {}
+        for one in passes:
+            # Without data there are no inputs to be told apart.
+            single = one.single and getattr(layer.module, "input_arg", "") is not None
+            kinds.setdefault((single, id(one) if one.values else None), []).append(one)
+        found = []
+        for (single, _), members in kinds.items():
+            rows = torch.cat([p.rows for p in members]) if len(members) > 1 else members[0].rows
+            if not all_finite(rows):
+                raise NumericalError(
+                    f"{layer.name}: expected finite inputs of the layer, got NaN or infinity"
+                )
+            weights = None
+            if members[0].values:
+                weights = {n: members[0].values.get(n, w) for n, w in leaves.items()}
+            found.append(_Inputs(members, rows, single, weights))  # type: ignore[arg-type]
+        return found
+
+
+class NoisySource(QuantumSource):
+    """The same for layers with shots: metrics and gradients with their noise.
+
+    Args:
+        model: The model.
+        approx: As in ``fubini.metric_tensor``.
+        layers: Likewise.
+        tolerance: See ``SignalToNoise``.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, approx: Approx, layers: LayerRule, tolerance: float
+    ) -> None:
+        super().__init__(model, approx, layers)
+        self._tolerance = tolerance
+
+    def attach(self, owner: Any, owned: AbstractSet[Tensor]) -> None:
+        """See Source."""
+        super().attach(owner, owned)
+        for recorder in self._recorders.values():
+            recorder.keeps_noise = True
+
+    def _unit_block(self, unit: list[_Layer], parameters: list[Tensor]) -> Counted:
+        label = ", ".join(layer.name for layer in unit)
+        sizes = [p.numel() for p in parameters]
+        starts = dict(zip(parameters, np.cumsum([0, *sizes]).tolist(), strict=False))
+        # Layers that share a parameter are measured independently of each other: variances add up.
+        total, variance, covariance = np.zeros((3, sum(sizes), sum(sizes)))
+        count = 0
+        for layer in unit:
+            metric, spread, gradient_noise, inputs = self._estimates(layer, starts)
+            total += metric
+            variance += spread
+            covariance += gradient_noise
+            count = max(count, inputs)
+        device = parameters[0].device
+        matrix, errors, noise = (
+            torch.from_numpy(v).to(device) for v in (total, np.sqrt(variance), covariance)
+        )
+        return NoisyBlock(parameters, matrix, errors, noise, self._tolerance, label), count
+
+    def _estimates(
+        self, layer: _Layer, starts: Mapping[Tensor, int]
+    ) -> tuple[Real, Real, Real, int]:
+        """Metric, its variances, covariance of the gradient, and number of inputs."""
+        module = layer.module
+        if module.qnode.shots.total_shots is None:
+            metric, count = self._layer_metric(layer, starts)
+            return metric, np.zeros_like(metric), np.zeros_like(metric), count
+        if any(p.noise is None for p in layer.passes):
+            raise UnsupportedCircuitError(
+                f"{layer.name}: PennyLane differentiates this layer, and does not say how noisy its gradient is, which "
+                "lam=SignalToNoise() needs; use a QuantumLayer with diff_method='best' or 'parameter-shift' that returns "
+                "expectation values, probabilities or variances, or pass a number for lam"
+            )
+        if not _is_plain(layer):
+            raise UnsupportedCircuitError(
+                f"{layer.name}: expected weights that are parameters with lam=SignalToNoise(), got weights that are computed "
+                "(parametrised, pruned or shared within the layer); pass a number for lam"
+            )
+        size = sum(p.numel() for p in starts)
+        total, variance, covariance = np.zeros((3, size, size))
+        at = _places(layer, starts)
+        parts = [(p.rows, p.passes) for p in self._inputs(layer) if not p.single]
+        for part in self._inputs(layer):
+            if part.single:
+                parts += [(p.args[0], [p]) for p in part.passes]
+        count = sum(len(p.rows) for _, passes in parts for p in passes)
+        for rows, passes in parts:
+            share = sum(p.count for p in passes) / count
+            tape = layer_tape(module, rows)
+            metric, errors = estimated_metric(module, tape, self._approx, self._layers)
+            total[at] += share * metric
+            variance[at] += (share * errors) ** 2
+            noises = [p.noise for p in passes if p.noise is not None]
+            covariance[at] += gradient_covariance(tape, noises, [p.count for p in passes])
+        return total, variance, covariance, count
+
+
+def operator_block(operator: MetricOperator, parameters: Sequence[Tensor], label: str) -> Block:
+    """Return a metric in the form that its operator chose: a matrix, a factor of one, or products alone.
+
+    Args:
+        operator: The metric.
+        parameters: Whose it is.
+        label: Name for messages.
+    """
+    device = parameters[0].device
+
+    def tensor(values: Any) -> Tensor:
+        return torch.as_tensor(values, dtype=torch.float64).detach().to(device)
+
+    if operator.form == "dense":
+        return DenseBlock(parameters, tensor(operator.dense()), label)
+    if operator.form == "dual":
+        return FactorBlock(parameters, tensor(operator.factor()).mT, label)
+
+    def inverse(damping: Tensor) -> Callable[[Tensor], Tensor]:
+        apply = operator.block_inverse(to_numpy(damping))
+        return lambda r: tensor(apply(to_numpy(r)))
+
+    return OperatorBlock(
+        parameters,
+        lambda v: tensor(operator @ v),
+        label,
+        diagonal=lambda: tensor(operator.diagonal()),
+        preconditioner=inverse,
+    )
+
+
+def _is_plain(layer: _Layer) -> bool:
+    """Whether the layer's weights are its parameters, in order."""
+    weights = list(leaf_weights(layer.module).values())
+    return len(weights) == len(layer.parameters) and all(
+        w is p for w, p in zip(weights, layer.parameters, strict=True)
+    )
+
+
+def _places(layer: _Layer, starts: Mapping[Tensor, int]) -> Any:
+    """Where the layer's parameters are in the matrix of its unit."""
+    index = np.concatenate([np.arange(p.numel()) + starts[p] for p in layer.parameters])
+    return np.ix_(index, index)
+
+
+def _pulled_back(metric: Real, layer: _Layer, part: _Inputs, starts: Mapping[Tensor, int]) -> Real:
+    """A metric over a layer's weights as one over the parameters of its unit, ``J^T g J``."""
+    size = sum(p.numel() for p in starts)
+    if part.weights is None and _is_plain(layer):
+        if len(starts) == len(layer.parameters):
+            return metric
+        total = np.zeros((size, size))
+        total[_places(layer, starts)] = metric
+        return total
+    jacobian = np.zeros((len(metric), size))
+    row = 0
+    for name, leaf in leaf_weights(layer.module).items():
+        one = part.passes[0]
+        if name in one.values:
+            found, rows = one.jacobians.get(name, {}), one.values[name].numel()
+        else:
+            assert leaf is not None
+            found, rows = {}, leaf.numel()
+            jacobian[row : row + rows, starts[leaf] : starts[leaf] + rows] = np.eye(rows)
+        for parameter, block in found.items():
+            start = starts[parameter]
+            jacobian[row : row + rows, start : start + parameter.numel()] = to_numpy(block)
+        row += rows
+    return np.asarray(jacobian.T @ metric @ jacobian)
+
+
+def _check_shapes(name: str, module: Any) -> None:
+    shapes = getattr(module, "weight_shapes", {})
+    for weight, leaf in leaf_weights(module).items():
+        if leaf is not None and tuple(leaf.shape) != shapes.get(weight, tuple(leaf.shape)):
+            raise ValueError(
+                f"{name}.{weight}: expected the shape {shapes[weight]} of this layer's weight_shapes, got a parameter of "
+                f"shape {tuple(leaf.shape)}; layers that share a parameter need the same shape for it"
+            )
+
+
+def _parameters(unit: list[_Layer]) -> list[Tensor]:
+    return list(dict.fromkeys(p for layer in unit for p in layer.parameters))

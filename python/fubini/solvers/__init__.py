@@ -1,0 +1,1 @@
+"""Regularised symmetric systems in batches: methods, damping, derivatives of solutions."""

@@ -9,8 +9,9 @@ import torch
 from pennylane import numpy as pnp
 
 import fubini
+import reference
 from circuits import metric_by_autodiff, random_circuit
-from fubini import _core, reference
+from fubini import _core
 from fubini.circuit.tape import gate_tape
 from fubini.native.pullback import of_tape
 from test_native_metric import ansatz, random_tape

@@ -43,6 +43,7 @@ def solve_numpy(
     a: RealArray, b: RealArray, damping: Damping, plan: Plan, tolerance: float, want_info: bool
 ) -> tuple[RealArray, SolveInfo]:
     # Contiguous float64 systems; failures are only reported.
+    """Solve a batch of NumPy systems by a plan."""
     batch_shape, n = a.shape[:-2], a.shape[-2]
     count = int(np.prod(batch_shape))
     columns = b.shape[-1] if b.ndim == a.ndim else 1
@@ -110,6 +111,7 @@ def solve_numpy(
 
 
 def solve_operator(operator: Any, rhs: Any, damping: Damping, plan: Plan) -> tuple[Any, SolveInfo]:
+    """Solve a system whose matrix is a product alone, by conjugate gradients."""
     if plan.name != "cg":
         raise ValueError(
             f"method: expected 'auto', 'cg' or CG(...) for a function, got {plan.name!r}"
@@ -383,7 +385,7 @@ def attach_gradient(
     x: torch.Tensor,
     info: SolveInfo,
 ) -> torch.Tensor:
-    # x is known and has the shape of rhs; the result is connected with the tensors that it came from.
+    """Connect a solution x, of the shape of rhs, with the tensors that it came from."""
     batch_shape = tuple(matrix.shape[:-2])
     count, n = int(np.prod(batch_shape)), matrix.shape[-2]
     columns = rhs.shape[-1] if rhs.ndim == matrix.ndim else 1

@@ -6,12 +6,12 @@ import numpy as np
 import pennylane as qml
 import pytest
 import torch
-from geometry_cases import dense_tangents, qnode, random_circuit, random_hamiltonian
 
 import fubini
 from fubini.geometry.ansatz import ansatz
 from fubini.geometry.operators import applied, matrix, own_terms, terms_of
 from fubini.geometry.tangents import derivative_states, expectations, states, tangents
+from geometry_cases import dense_tangents, qnode, random_circuit, random_hamiltonian
 
 
 @pytest.mark.parametrize("wires", [1, 2, 3, 5])
@@ -151,7 +151,7 @@ def test_bad_arguments_are_named(call, words):
 
 def test_operators_that_are_refused():
     circuit = fubini.Circuit.from_qnode(NODE, W, X)
-    with pytest.raises(ValueError, match="on wires of the circuit, .0, 1., got one on .7. as well"):
+    with pytest.raises(ValueError, match=r"on wires of the circuit, .0, 1., got one on .7. as well"):
         terms_of("hamiltonian", qml.Z(7) + qml.Z(0), circuit)
     with pytest.raises(ValueError, match="hamiltonian: expected a Hermitian operator"):
         terms_of("hamiltonian", 1j * qml.Z(0), circuit)
@@ -159,7 +159,7 @@ def test_operators_that_are_refused():
         terms_of("hamiltonian", qml.S(0), circuit)
     with pytest.raises(ValueError, match="hamiltonian: expected finite coefficients"):
         terms_of("hamiltonian", np.nan * qml.Z(0), circuit)
-    with pytest.raises(TypeError, match="for a matrix use qml.Hermitian"):
+    with pytest.raises(TypeError, match=r"for a matrix use qml.Hermitian"):
         terms_of("hamiltonian", np.eye(2), circuit)
     dense = qml.Hermitian(np.array([[0, 1j], [-1j, 0]]), 1)
     np.testing.assert_allclose(matrix(terms_of("o", dense, circuit), 2), qml.matrix(dense, [0, 1]))
@@ -168,5 +168,5 @@ def test_operators_that_are_refused():
     own = own_terms(fubini.Circuit.from_qnode(node, 0.3), "")
     np.testing.assert_allclose(matrix(own, 2), qml.matrix(projector, [0, 1]), atol=1e-15)
     node = qml.QNode(lambda w: [qml.RX(w, 0), qml.probs(wires=[0])][-1], DEVICE)
-    with pytest.raises(ValueError, match="one expectation value, got .'probs'.; say it"):
+    with pytest.raises(ValueError, match=r"one expectation value, got .'probs'.; say it"):
         own_terms(fubini.Circuit.from_qnode(node, 0.3), "say it")

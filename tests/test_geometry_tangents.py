@@ -151,7 +151,9 @@ def test_bad_arguments_are_named(call, words):
 
 def test_operators_that_are_refused():
     circuit = fubini.Circuit.from_qnode(NODE, W, X)
-    with pytest.raises(ValueError, match=r"on wires of the circuit, .0, 1., got one on .7. as well"):
+    with pytest.raises(
+        ValueError, match=r"on wires of the circuit, .0, 1., got one on .7. as well"
+    ):
         terms_of("hamiltonian", qml.Z(7) + qml.Z(0), circuit)
     with pytest.raises(ValueError, match="hamiltonian: expected a Hermitian operator"):
         terms_of("hamiltonian", 1j * qml.Z(0), circuit)

@@ -8,15 +8,15 @@ import numpy as np
 import pennylane as qml
 import torch
 
-from fubini._arrays import like, to_numpy
-from fubini._types import Complex, Index, Real
-from fubini.arguments import check_finite_array
-from fubini.circuit import Circuit
+from fubini.arrays import like, to_numpy
+from fubini.circuit.arguments import check_finite_array
+from fubini.circuit.jacobian import Jacobian
 from fubini.compile.calls import find
 from fubini.compile.compiled import Compiled
 from fubini.errors import UnsupportedCircuitError
-from fubini.jacobian import Jacobian
-from fubini.points import at_inputs, device_reason, plain_qnode, points
+from fubini.metric.engines import at_inputs, device_reason, plain_qnode, points
+from fubini.native.circuit import Circuit
+from fubini.options import Complex, Index, Real
 
 
 class Ansatz:

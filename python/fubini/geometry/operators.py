@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pennylane as qml
 
-from fubini._types import Complex, Real
-from fubini.circuit import Circuit
+from fubini.circuit.pauli import PauliSum, dense
 from fubini.errors import UnsupportedCircuitError
-from fubini.observables import Measurement, pauli_sum
-from fubini.pauli import PauliSum, dense
+from fubini.native.circuit import Circuit
+from fubini.native.observables import Measurement, pauli_sum
+from fubini.options import Complex, Real
 
 #: (word, one letter per wire; the wires' positions in the circuit; coefficient), ... as in ``Measurement.terms``.
 Terms = tuple[tuple[str, tuple[int, ...], float], ...]
@@ -119,7 +119,7 @@ def terms_of_measurement(measurement: Measurement) -> Terms:
 
 
 def masks(terms: Terms, num_wires: int) -> PauliSum:
-    """Return words as (x mask, z mask, coefficient), see :mod:`fubini.pauli`.
+    """Return words as (x mask, z mask, coefficient), see :mod:`fubini.circuit.pauli`.
 
     Args:
         terms: The words.

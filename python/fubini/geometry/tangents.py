@@ -18,16 +18,16 @@ from functools import lru_cache
 import numpy as np
 
 from fubini import _core
-from fubini._arrays import hermitian
-from fubini._types import Complex, Real
-from fubini.circuit import Circuit, Structure
-from fubini.gates import add_gate
+from fubini.arrays import hermitian
+from fubini.circuit.jacobian import Jacobian
 from fubini.geometry.ansatz import Ansatz
 from fubini.geometry.operators import Terms
-from fubini.jacobian import Jacobian
-from fubini.memory import check_fits
-from fubini.metric_derivative import tangent_states
-from fubini.observables import Measurement
+from fubini.native.circuit import Circuit, Structure
+from fubini.native.derivative import tangent_states
+from fubini.native.gates import add_gate
+from fubini.native.observables import Measurement
+from fubini.options import Complex, Real
+from fubini.runtime import check_fits
 
 _FEWER = "use fewer weight vectors at a time, or fewer operators"
 

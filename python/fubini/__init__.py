@@ -7,6 +7,9 @@ solution of its systems.
 from fubini.devices.snr import SignalToNoise
 from fubini.errors import NumericalError, UnsupportedCircuitError
 from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian, Poisson
+from fubini.geometry.capacity import effective_dimension
+from fubini.geometry.report import report
+from fubini.geometry.report_result import Report
 from fubini.metric.functions import (
     geometric_tensor,
     metric_derivative,
@@ -69,6 +72,7 @@ __all__ = [
     "QNGOptimizer",
     "QuantumLayer",
     "Relative",
+    "Report",
     "Schedule",
     "ShotQNGOptimizer",
     "SignalToNoise",
@@ -80,6 +84,7 @@ __all__ = [
     "UnsupportedCircuitError",
     "build_info",
     "compiled",
+    "effective_dimension",
     "geometric_tensor",
     "get_memory_limit",
     "get_num_threads",
@@ -90,6 +95,7 @@ __all__ = [
     "plot_metric",
     "quantum_fisher",
     "replace_torch_layers",
+    "report",
     "set_memory_limit",
     "set_num_threads",
     "solve",

@@ -1,253 +1,239 @@
-"""Does the natural gradient train better? Loss over steps and over seconds, against tuned SGD, Adam and L-BFGS.
+"""Does the natural gradient train better? Supervised hybrid models: the default call against tuned peers.
 
-Three problems: handwritten digits with the hybrid classifier (mini-batches); the critical Ising chain with the QAOA ansatz
-(``problems/vqe.py``), where an optimizer succeeds when it gets within 1e-4 of the ground state in 500 steps; and the random
-circuit of Stokes et al. Every optimizer is tuned on seeds that the figures do not use, over the grid that is printed. All
-run on our native engine and one thread, and seconds are those of the CPU, so the comparison is between optimizers, not
-simulators. A step of L-BFGS is an iteration with as many evaluations as its line search wants; a step of the
-Levenberg-Marquardt rule may evaluate the loss several times, too.
+``QNGOptimizer(model, loss=...)`` without any number runs on every problem of ``problems/supervised.py``, beside peers whose
+learning rates come from a grid on other seeds, separately for the value at the end and for the steps to the target
+(``problems/tuned.py``; ``python bench/training.py --tune`` repeats the search, some minutes). All train with our layer on
+one thread, so the comparison is between optimizers, not simulators; seconds are those of the CPU, and the methods run in
+turns. Steps of L-BFGS take several gradients, so it is compared by evaluations, which for all others are the steps.
 """
 
 from __future__ import annotations
 
-import contextlib
+import argparse
 import math
 import statistics
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import common
-from problems import digits, vqe
-from problems.race import Contender, Settings, Trace, race, tuned
+from problems.peers import OURS, PEERS, Method, Run, train
+from problems.supervised import PROBLEMS, Problem
+from problems.tuned import TUNED
 
+SEEDS = tuple(range(8))
 TUNING_SEEDS = (1000, 1001, 1002)
+Row = dict[str, Any]
 
 
-def ising(quick: bool) -> dict[str, Any]:
-    """Success rates, steps and seconds to the ground state."""
-    sizes, starts, steps = ((6, 8), 3, 60) if quick else ((8, 10, 12), 20, 500)
-    result: dict[str, Any] = {}
-    for spins in sizes:
-        target = vqe.ising_target(spins)
-        found = {}
-        for contender in vqe.CONTENDERS:
-            # At 12 spins a grid of fixed-lr runs takes minutes: those settings are of 10 spins.
-            tuned_at = min(spins, 10)
-            settings = tuned(
-                contender,
-                lambda seed, n=tuned_at: vqe.ising(n, seed),
-                TUNING_SEEDS,
-                steps,
-                vqe.ising_target(tuned_at),
-            )
-            traces = [
-                race(contender, settings, vqe.ising(spins, seed), steps, target)
-                for seed in range(starts)
-            ]
-            found[contender.name] = summary(contender, settings, traces, target)
-        result[str(spins)] = found
-        head = ["", "reached", "median steps", "most steps", "median s", "tuned", "grid"]
-        rows = [
-            [
-                name,
-                f"{f['successes']}/{starts}",
-                number(f["median_steps"]),
-                number(f["most_steps"]),
-                number(f["median_seconds"]),
-                words(f["settings"]),
-                "; ".join(words(s) for s in f["grid"]),
-            ]
-            for name, f in found.items()
-        ]
-        common.print_table(
-            f"Ising ring, {spins} spins: relative error 1e-4 within {steps} steps", head, rows
-        )
-    return result
+def contest(problem: Problem, methods: Sequence[Method], seeds: Sequence[int]) -> dict[str, Row]:
+    """Train a problem with all methods from all seeds.
+
+    Args:
+        problem: What to train.
+        methods: Those that do not fit the problem are left out.
+        seeds: Of weights and batches.
+
+    Returns:
+        What the table shows, by method.
+    """
+    entered = []
+    for method in methods:
+        if method.fits(problem):
+            rates = TUNED[problem.name][method.name] if method.rates else (math.nan, math.nan)
+            entered.append((method, rates))
+    runs: dict[str, list[tuple[Run, Run]]] = {method.name: [] for method, _ in entered}
+    for seed in seeds:
+        for method, (final, target) in entered:
+            end = train(method, problem, final, seed)
+            same = final == target or not method.rates
+            runs[method.name].append((end, end if same else train(method, problem, target, seed)))
+    return {method.name: _row(runs[method.name], rates, problem) for method, rates in entered}
 
 
-def stokes(quick: bool) -> dict[str, Any]:
-    """Energies of the random circuit after 50, 100 and 200 steps, as medians; -1 is the ground state."""
-    cases, seeds, steps = (((5, 2),), 2, 40) if quick else (((7, 3), (7, 5), (9, 3)), 10, 200)
-    contenders = [c for c in vqe.CONTENDERS if not c.name.startswith("QNG")]
-    grid = ({"lr": lr, "lam": 1e-3} for lr in (0.01, 0.03, 0.1, 0.3))
-    grids = tuple(grid)
-    for approx in ("diag", "block-diag", None):
-        settings = tuple({**s, "approx": approx} for s in grids)
-        contenders.append(Contender(f"QNG {approx or 'full'}", "qng", settings))
-    contenders.append(Contender("QNG full, Levenberg-Marquardt", "qng", ({"lm": 3e-3},)))
-    result = {}
-    for wires, layers in cases:
-        found = {}
-        for contender in contenders:
-            settings = tuned(
-                contender,
-                lambda seed, w=wires, n=layers: vqe.stokes(w, n, seed),
-                TUNING_SEEDS[:2],
-                steps,
-            )
-            traces = [
-                race(contender, settings, vqe.stokes(wires, layers, seed), steps)
-                for seed in range(seeds)
-            ]
-            found[contender.name] = summary(contender, settings, traces, -1 + 1e-3)
-        result[f"{wires} wires, {layers} layers"] = found
-        show(
-            f"random circuit, {wires} wires, {layers} layers: median energy at steps", found, steps
-        )
-    return result
-
-
-def classifier(quick: bool) -> dict[str, Any]:
-    """Loss and held-out accuracy of the digits classifier."""
-    seeds, steps = (1, 10) if quick else (5, 220)
-    found = {}
-    for contender in digits.CONTENDERS:
-        settings = (
-            contender.grid[0] if quick else tuned(contender, digits.Digits, TUNING_SEEDS[:1], steps)
-        )
-        traces, accuracies = [], []
-        for seed in range(seeds):
-            task = digits.Digits(seed)
-            traces.append(race(contender, settings, task, steps))
-            accuracies.append(task.accuracy())
-        found[contender.name] = {
-            **summary(contender, settings, traces, 0.3),
-            "accuracy": accuracies,
-        }
-    show("digits: median loss of the batch at steps", found, steps)
-    rows = [
-        [
-            name,
-            f"{statistics.fmean(f['accuracy']):.3f}",
-            f"{statistics.pstdev(f['accuracy']):.3f}",
-            f"{f['seconds_per_step'] * 1e3:.2f}",
-        ]
-        for name, f in found.items()
-    ]
-    common.print_table(
-        f"digits: held-out accuracy after {steps} steps", ["", "mean", "deviation", "ms/step"], rows
-    )
-    return found
-
-
-def summary(
-    contender: Contender, settings: Settings, traces: Sequence[Trace], target: float
-) -> dict[str, Any]:
-    """What goes into the JSON file."""
-    at = [t.reached(target) for t in traces]
-    steps = [math.inf if k is None else k for k in at]
-    seconds = [t.seconds_to(target) for t in traces]
-    length = max(len(t.losses) for t in traces)
-    losses = np.array([t.losses + [t.losses[-1]] * (length - len(t.losses)) for t in traces])
-    each = [t.seconds[-1] / max(1, len(t.seconds) - 1) for t in traces]
+def _row(runs: list[tuple[Run, Run]], rates: tuple[float, float], problem: Problem) -> Row:
+    """The figures of one method: the end from the first run of every pair, the way to the target from the second."""
+    reached = [run.at(problem.target) for _, run in runs]
+    steps, evaluations, seconds = (statistics.median(part) for part in zip(*reached, strict=True))
+    ends = [run.losses[-1] for run, _ in runs]
+    known = all(map(math.isfinite, ends))
     return {
-        "settings": settings,
-        "grid": list(contender.grid),
-        "successes": sum(k is not None for k in at),
-        "starts": len(traces),
-        "median_steps": finite(statistics.median(steps)),
-        "most_steps": finite(max(steps)),
-        "median_seconds": finite(statistics.median(seconds)),
-        "seconds_per_step": statistics.median(each),
-        "median_loss": np.median(losses, axis=0).tolist(),
-        "mean_loss": losses.mean(axis=0).tolist(),
-        "spread_loss": losses.std(axis=0).tolist(),
+        "reached": sum(math.isfinite(r[0]) for r in reached),
+        "runs": len(runs),
+        "steps": _finite(steps),
+        "evaluations": _finite(evaluations),
+        "seconds": _finite(seconds),
+        "final": statistics.fmean(ends) if known else None,
+        "deviation": statistics.pstdev(ends) if known else None,
+        "held_out": statistics.fmean(run.held_out for run, _ in runs) if known else None,
+        "diverged": sum(run.diverged for run, _ in runs),
+        "ms_per_step": 1e3
+        * statistics.median(r.seconds[-1] / max(1, r.steps[-1]) for r, _ in runs),
+        "rates": [_finite(rate) for rate in rates],
     }
 
 
-def show(title: str, found: dict[str, Any], steps: int) -> None:
-    at = [steps // 4, steps // 2, steps - 1]
-    rows = []
-    for name, f in found.items():
-        losses = f["median_loss"]
-        rows.append(
-            [
-                name,
-                *(f"{losses[min(k, len(losses) - 1)]:.4f}" for k in at),
-                f"{f['mean_loss'][-1]:.4f} +- {f['spread_loss'][-1]:.4f}",
-                f"{f['seconds_per_step'] * 1e3:.2f}",
-                words(f["settings"]),
-                "; ".join(words(s) for s in f["grid"]),
-            ]
-        )
-    head = ["", *map(str, at), "mean +- deviation", "ms/step", "tuned", "grid"]
-    common.print_table(title, head, rows)
-
-
-def finite(value: float) -> float | None:
+def _finite(value: float) -> float | None:
     """JSON has no infinity."""
     return value if math.isfinite(value) else None
 
 
-def number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
+def _number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}g}"
 
 
-def words(settings: Settings) -> str:
-    short = ("lr", "lm", "maxcor")
-    return ", ".join(f"{k} {v}" for k, v in settings.items() if k in short)
+def show(problem: Problem, rows: dict[str, Row]) -> None:
+    """Print the table of a problem.
+
+    Args:
+        problem: The problem.
+        rows: By method.
+    """
+    head = ["", "at target", "steps", "evaluations", "seconds", "final", "+-", "held out"]
+    head += ["diverged", "ms/step", "lr final", "lr target"]
+    lines = [
+        [
+            name,
+            f"{r['reached']}/{r['runs']}",
+            _number(r["steps"]),
+            _number(r["evaluations"]),
+            _number(r["seconds"]),
+            _number(r["final"]),
+            _number(r["deviation"], 1),
+            _number(r["held_out"]),
+            f"{r['diverged']}/{r['runs']}",
+            _number(r["ms_per_step"]),
+            *(_number(rate) for rate in r["rates"]),
+        ]
+        for name, r in rows.items()
+    ]
+    batch = "all data" if problem.batch is None else f"batches of {problem.batch}"
+    common.print_table(
+        f"{problem.name}: loss {problem.target:g}, {batch}, {problem.steps} steps", head, lines
+    )
 
 
-PROBLEMS: dict[str, Callable[[bool], dict[str, Any]]] = {
-    "ising": ising,
-    "stokes": stokes,
-    "digits": classifier,
-}
+def verdict(results: dict[str, dict[str, Row]], ours: str = "fubini") -> list[dict[str, Any]]:
+    """Compare one of our calls with the best peer of every problem, and print where it loses.
+
+    Steps and seconds are each compared with the peer that needs fewest, the end with the peer that ends lowest. The end
+    is lost if it is above that by more than the larger of the two standard deviations.
+
+    Args:
+        results: Rows by method, by problem.
+        ours: Which of our calls.
+
+    Returns:
+        The comparison, problem by problem.
+    """
+    found, lines = [], []
+    for name, rows in results.items():
+        mine = rows[ours]
+        peers = {peer.name: rows[peer.name] for peer in PEERS if peer.name in rows}
+        line, entry = [name], {"problem": name}
+        for what in ("evaluations", "seconds"):
+            best = min(peers, key=lambda p: math.inf if peers[p][what] is None else peers[p][what])
+            theirs, own = peers[best][what], mine[what]
+            ratio = math.inf if own is None else 0.0 if theirs is None else own / theirs
+            entry[what] = _finite(ratio)
+            lost = ratio > (1.0 if what == "evaluations" else 1.2)
+            line += [_number(own), f"{_number(theirs)} ({best})", f"{ratio:.2f}"]
+            line[-1] += " LOST" if lost else ""
+        best = min(
+            peers, key=lambda p: math.inf if peers[p]["final"] is None else peers[p]["final"]
+        )
+        spread = max(peers[best]["deviation"], mine["deviation"] or 0.0)
+        over = math.inf if mine["final"] is None else (mine["final"] - peers[best]["final"])
+        entry["final_over"] = _finite(over / spread) if spread else None
+        line += [f"{_number(mine['final'])} +- {_number(mine['deviation'], 1)}"]
+        end = f"{_number(peers[best]['final'])} +- {_number(peers[best]['deviation'], 1)} ({best})"
+        line += [end + (" LOST" if over > spread else "")]
+        line += [f"{mine['diverged']}" + (" LOST" if mine["diverged"] else "")]
+        found.append(entry)
+        lines.append(line)
+    head = ["", "gradients", "best peer", "ratio", "seconds", "best peer", "ratio", "final"]
+    common.print_table(f"{ours}, against the best tuned peers", [*head, "best peer", "div."], lines)
+    faster = sum(1 for e in found if e["seconds"] is not None and e["seconds"] < 1)
+    print(f"fewer seconds than every peer on {faster} of {len(found)} problems")
+    return found
 
 
 def run(quick: bool) -> dict[str, Any]:
     """Run all problems on one thread.
 
     Args:
-        quick: Small problems, few seeds.
+        quick: Two seeds.
 
     Returns:
         The results.
     """
+    seeds = SEEDS[:2] if quick else SEEDS
+    results = {}
     with common.threads(1):
-        results = {name: problem(quick) for name, problem in PROBLEMS.items()}
-    if not quick:
-        largest = results["ising"]["12"]
-        ours = largest["QNG, Levenberg-Marquardt"]["median_seconds"]
-        for name in ("L-BFGS (torch)", "L-BFGS (SciPy)"):
-            theirs = largest[name]["median_seconds"]
-            print(f"12 spins: {number(ours)} s, {name} {number(theirs)} s")
-    with contextlib.suppress(ImportError):
-        draw(results)
-    return {**results, "threads": 1, "tuning_seeds": list(TUNING_SEEDS)}
+        for problem in PROBLEMS:
+            results[problem.name] = contest(problem, (*OURS, *PEERS), seeds)
+            show(problem, results[problem.name])
+    comparison = verdict(results)
+    return {"problems": results, "verdict": comparison, "seeds": list(seeds), "threads": 1}
 
 
-def draw(results: dict[str, Any]) -> None:
-    """Loss over steps and over seconds, with the spread over the starts."""
-    import matplotlib
+def tune(only: Sequence[str] = ()) -> dict[str, dict[str, tuple[float, float]]]:
+    """Search the peers' learning rates, on other seeds.
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    Args:
+        only: Names of problems; none: all.
 
-    spins = max(results["ising"], key=int)
-    circuit = list(results["stokes"])[-1]
-    lowest = vqe.ising_target(int(spins)) / (1 - 1e-4)
-    panels = {
-        f"Ising ring, {spins} spins": (results["ising"][spins], lowest),
-        f"random circuit, {circuit}": (results["stokes"][circuit], -1.0),
-        "digits": (results["digits"], 0.0),
-    }
-    figure, axes = plt.subplots(2, 3, figsize=(15, 8))
-    for (title, (found, floor)), column in zip(panels.items(), axes.T, strict=True):
-        for name, f in found.items():
-            middle = np.maximum(np.array(f["median_loss"]) - floor, 1e-8)
-            steps = np.arange(len(middle))
-            column[0].plot(steps, middle, label=name)
-            column[1].plot(steps * f["seconds_per_step"], middle, label=name)
-        column[0].set(
-            title=title, yscale="log", xlabel="steps", ylabel="loss above the lowest, median"
-        )
-        column[1].set(yscale="log", xscale="log", xlabel="seconds")
-        column[0].legend(fontsize=7)
-        for axis in column:
-            axis.grid(alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(common.picture_path("training"), dpi=130)
-    plt.close(figure)
+    Returns:
+        By problem and method: the rate with the lowest mean loss at the end, and the one that is most often and soonest
+        at the target.
+    """
+    found = dict(TUNED)
+    for problem in PROBLEMS:
+        if only and problem.name not in only:
+            continue
+        found[problem.name] = {}
+        for method in PEERS:
+            if not (method.fits(problem) and method.rates):
+                continue
+            ends, ways = {}, {}
+            for rate in method.rates:
+                runs = [train(method, problem, rate, seed) for seed in TUNING_SEEDS]
+                losses = [r.losses[-1] if math.isfinite(r.losses[-1]) else math.inf for r in runs]
+                steps = [r.at(problem.target)[0] for r in runs]
+                ends[rate] = statistics.fmean(losses)
+                ways[rate] = (
+                    sum(map(math.isinf, steps)),
+                    statistics.fmean(problem.steps if math.isinf(s) else s for s in steps),
+                    ends[rate],
+                )
+            best = min(ends, key=lambda r: ends[r]), min(ways, key=lambda r: ways[r])
+            found[problem.name][method.name] = best
+            print(f"{problem.name}, {method.name}: {best[0]} for the end, {best[1]} for the target")
+    return found
+
+
+def main() -> None:
+    """Search the learning rates and write them down."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--tune", action="store_true", required=True)
+    parser.add_argument("--only", default="", help="names of problems, with commas between them")
+    options = parser.parse_args()
+    with common.threads(1):
+        found = tune([name for name in options.only.split(",") if name])
+    lines = [
+        '"""Learning rates of the peers, for the end and for the target: ``python bench/training.py --tune``."""',
+        "",
+        "TUNED: dict[str, dict[str, tuple[float, float]]] = {",
+    ]
+    for problem, methods in found.items():
+        lines.append(f'    "{problem}": {{')
+        lines += [f'        "{name}": {rates},' for name, rates in methods.items()]
+        lines.append("    },")
+    path = Path(__file__).parent / "problems" / "tuned.py"
+    path.write_text("\n".join([*lines, "}"]) + "\n")
+    print(f"written to {path}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

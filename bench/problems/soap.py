@@ -1,0 +1,105 @@
+"""SOAP: Adam in the eigenbasis of Shampoo's preconditioner, a peer of ``bench/training.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class SOAP(torch.optim.Optimizer):
+    """SOAP (Vyas et al. 2024, arXiv:2409.11321, algorithm 3), without weight decay.
+
+    For a gradient matrix G, L and R are averages of G G^T and G^T G; Adam's second moment is that of Q_L^T G Q_R. The bases
+    Q follow by one step of power iteration and QR every ``frequency`` steps, from the eigenvectors of the first gradient, on
+    which the first step is not taken. Tensors of more than two dimensions are matrices with their first dimension for rows;
+    vectors and sides longer than ``largest`` have no rotation, so that vectors get plain Adam.
+
+    Args:
+        params: Parameters.
+        lr: Step size.
+        betas: Decay of the first and second moment.
+        shampoo_beta: Decay of L and R.
+        frequency: Steps between two bases.
+        largest: Sides that are longer keep their basis.
+        eps: Added to the root of the second moment.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float,
+        betas: tuple[float, float] = (0.95, 0.95),
+        shampoo_beta: float = 0.95,
+        frequency: int = 10,
+        largest: int = 1024,
+        eps: float = 1e-8,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "shampoo_beta": shampoo_beta,
+            "frequency": frequency,
+            "largest": largest,
+            "eps": eps,
+        }
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    _one_step(p, self.state[p], group)
+        return loss
+
+
+def _one_step(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    flat = p.grad.reshape(1, -1) if p.ndim < 2 else p.grad.reshape(len(p), -1)
+    sides = [side for side in (0, 1) if p.ndim >= 2 and 1 < flat.shape[side] <= group["largest"]]
+    if not state:
+        state.update(step=0, first=torch.zeros_like(flat), second=torch.zeros_like(flat))
+        state["factors"] = {side: _gram(flat, side) for side in sides}
+        state["bases"] = {side: torch.linalg.eigh(f)[1] for side, f in state["factors"].items()}
+        if sides:
+            return
+    bases, (beta1, beta2) = state["bases"], group["betas"]
+    state["step"] += 1
+    rotated = _rotate(flat, bases)
+    state["first"].lerp_(flat, 1 - beta1)
+    state["second"].mul_(beta2).addcmul_(rotated, rotated, value=1 - beta2)
+    mean = _rotate(state["first"], bases) / (1 - beta1 ** state["step"])
+    root = (state["second"] / (1 - beta2 ** state["step"])).sqrt() + group["eps"]
+    change = _rotate(mean / root, {side: q.T for side, q in bases.items()})
+    p.add_(change.reshape(p.shape), alpha=-group["lr"])
+    for side, factor in state["factors"].items():
+        factor.lerp_(_gram(flat, side), 1 - group["shampoo_beta"])
+    if state["step"] % group["frequency"] == 0:
+        for side, factor in state["factors"].items():
+            _turn(state, side, factor)
+
+
+def _turn(state: dict[str, Any], side: int, factor: Tensor) -> None:
+    """Move a basis on; the second moment follows the order of its directions."""
+    basis = state["bases"][side]
+    order = (basis * (factor @ basis)).sum(0).argsort(descending=True)
+    state["second"] = state["second"].index_select(side, order)
+    state["bases"][side] = torch.linalg.qr(factor @ basis[:, order])[0]
+
+
+def _gram(matrix: Tensor, side: int) -> Tensor:
+    return matrix @ matrix.T if side == 0 else matrix.T @ matrix
+
+
+def _rotate(matrix: Tensor, bases: dict[int, Tensor]) -> Tensor:
+    """Q_L^T matrix Q_R, for the sides that have a basis."""
+    if 0 in bases:
+        matrix = bases[0].T @ matrix
+    return matrix @ bases[1] if 1 in bases else matrix

@@ -8,7 +8,8 @@ import numpy as np
 import pennylane as qml
 import torch
 
-from fubini.circuit.tape import GateTape, gate_tape
+from fubini.circuit.angles import gate_tape
+from fubini.circuit.tape import GateTape
 
 
 class Faulty(qml.devices.DefaultQubit):

@@ -10,8 +10,8 @@ import torch
 
 from circuits import ANGLE_GATES, DEVICES, FIXED_GATES, random_circuit
 from devices_common import Serial, spread, tape_of
+from fubini.circuit.angles import gate_tape
 from fubini.circuit.gate_layers import find_layers
-from fubini.circuit.tape import gate_tape
 from fubini.devices.branches import auxiliary_wires
 from fubini.devices.executor import executor_of
 from fubini.devices.metric import full_metric, metric_blocks

@@ -11,7 +11,7 @@ import fubini
 from circuits import ANGLE_GATES, random_circuit
 from devices_common import Faulty, Serial, spread, tape_of
 from fubini import NumericalError, UnsupportedCircuitError, _core
-from fubini.circuit.tape import gate_tape
+from fubini.circuit.angles import gate_tape
 from fubini.devices.block_metric import metric_job
 from fubini.devices.executor import DeviceExecutionError, Executor
 from fubini.devices.job import together

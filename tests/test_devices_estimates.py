@@ -11,7 +11,7 @@ import torch
 
 from devices_common import check_statistics, tape_of
 from fubini import NumericalError, UnsupportedCircuitError
-from fubini.circuit.tape import gate_tape
+from fubini.circuit.angles import gate_tape
 from fubini.devices.block_metric import metric_job
 from fubini.devices.executor import Executor
 from fubini.devices.fisher import classical_fisher, fisher_job, random_basis_metric_job

@@ -8,9 +8,9 @@ import pennylane as qml
 import pytest
 import torch
 
+from fubini.circuit.angles import gate_tape
 from fubini.circuit.gate_layers import LayerRule, find_layers
 from fubini.circuit.pauli import dense, pauli_sum, product_basis, restrict, sums_commute
-from fubini.circuit.tape import gate_tape
 
 
 def layers_of(

@@ -10,8 +10,8 @@ import torch
 import fubini
 import reference
 from circuits import DEVICES, metric_by_autodiff, random_circuit
+from fubini.circuit.angles import gate_tape
 from fubini.circuit.gate_layers import find_layers
-from fubini.circuit.tape import gate_tape
 from fubini.devices.metric import metric_blocks
 
 # Sums of some hundred products of order one in float64.

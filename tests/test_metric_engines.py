@@ -12,7 +12,7 @@ import fubini
 import reference
 from circuits import metric_by_autodiff, random_circuit
 from fubini import _core
-from fubini.circuit.tape import gate_tape
+from fubini.circuit.angles import gate_tape
 from fubini.native.pullback import of_tape
 from test_native_metric import ansatz, random_tape
 

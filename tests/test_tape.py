@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fubini
-from fubini.circuit.tape import gate_tape
+from fubini.circuit.angles import gate_tape
 
 DEVICE = qml.device("default.qubit", wires=3)
 

@@ -1,9 +1,4 @@
-"""From a call of a QNode to gates with one angle each, and the Jacobian of those angles by the weights.
-
-The quantum function runs once, with the tensors of the user's framework, so that whatever it computes from weights and
-inputs (``2 * w``, ``w * x``, ``sin(x)``) is differentiated by that framework. Weights are what the user trains; inputs
-and constants are everything else, whether they carry ``requires_grad`` for other reasons or not.
-"""
+"""A circuit as gates with one angle each, at given weights and inputs, and what a QNode's quantum function queues."""
 
 import copy
 from collections.abc import Sequence
@@ -13,12 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pennylane as qml
-import torch
 
-from fubini.arrays import is_jax, is_tensor, to_numpy
+from fubini.arrays import to_numpy
 from fubini.circuit.decompose import (
     PREPARATIONS,
-    gate_operations,
     generator_of,
     has_angle,
     hidden_weights,
@@ -109,210 +102,7 @@ class GateTape:
         return operations
 
 
-def gate_tape(
-    qnode: Any,
-    args: Sequence[Any],
-    kwargs: dict[str, Any],
-    weights: Sequence[int | str],
-    *,
-    pure: bool = True,
-    as_passed: bool = False,
-) -> GateTape:
-    """Run a QNode's quantum function and return its gates and their Jacobian.
-
-    Args:
-        qnode: The QNode; any interface, any ``diff_method``.
-        args: Positional arguments.
-        kwargs: Keyword arguments.
-        weights: Which arguments are weights: indices into args and names in kwargs, in the order wanted.
-        pure: Whether the circuit must prepare a pure state and be analytic; False also takes channels and shots.
-        as_passed: Whether the function gets float32 tensors as they are, so that it decides by their values as it does
-            where it is evaluated; otherwise it gets float64 and angles are not rounded.
-
-    Returns:
-        The circuit at these arguments.
-
-    Raises:
-        UnsupportedCircuitError: For mid-circuit measurements, trainable operations without a generator and, if pure,
-            shots and channels; names the operation.
-        ValueError: If the batch is empty, an angle is not finite, or no angle depends on a weight.
-    """
-    args, kwargs = list(args), dict(kwargs)
-    values = [args[w] if isinstance(w, int) else kwargs[w] for w in weights]
-    if any(is_tensor(v) for v in [*args, *kwargs.values()]):
-        return _torch_tape(qnode, args, kwargs, list(weights), values, pure, as_passed)
-    if any(is_jax(v) for v in [*args, *kwargs.values()]):
-        from fubini.circuit.tape_jax import jax_tape
-
-        return jax_tape(qnode, args, kwargs, list(weights), values, pure)
-    return _autograd_tape(qnode, args, kwargs, list(weights), values, pure)
-
-
-def angle_tape(
-    qnode: Any, kwargs: dict[str, Any]
-) -> tuple[GateTape, list[torch.Tensor], torch.Tensor | None]:
-    """Run a QNode's quantum function and return its gates, with every differentiable angle as a weight of its own.
-
-    Args:
-        qnode: The QNode; channels and shots are taken.
-        kwargs: Its arguments, torch tensors with their graph.
-
-    Returns:
-        The circuit, whose weights are its trainable angles in order; these angles with their graph, each () or
-        (batch,), none where no argument requires grad; and the amplitudes of the initial state with their graph,
-        (..., 2^k), None where they have none.
-
-    Raises:
-        ValueError: For a state that depends on a differentiated tensor and is prepared later than at the start.
-    """
-    tape = user_tape(qnode, (), kwargs, pure=False, results=True)
-    late = [op for op in tape.operations[1:] if isinstance(op, PREPARATIONS) and is_trainable(op)]
-    if late:
-        raise ValueError(
-            f"qnode: {late[0].name} on wires {late[0].wires.tolist()} depends on weights or inputs that require grad, and "
-            "only the first operation may: make it the first one, detach its amplitudes, or use default.qubit with "
-            "diff_method='backprop'"
-        )
-    operations = gate_operations(tape, pure=False, keep_preparation=True)
-    angles = [op.data[0] for op in operations if has_angle(op) and is_trainable(op)]
-    jacobian = np.eye(len(angles))[None]
-    batch = _batch_size(tape)
-    first = operations[0] if operations else None
-    state = None
-    if isinstance(first, PREPARATIONS) and is_trainable(first):
-        state = first.data[0]
-    gates = _finish(tape, operations, batch, ((len(angles),),), jacobian, constant=True)
-    return gates, angles, state
-
-
-def _put(
-    args: list[Any], kwargs: dict[str, Any], weights: Sequence[int | str], values: Sequence[Any]
-) -> None:
-    for weight, value in zip(weights, values, strict=True):
-        if isinstance(weight, int):
-            args[weight] = value
-        else:
-            kwargs[weight] = value
-
-
-def _detached(value: Any, as_passed: bool) -> Any:
-    """Inputs enter as constants, so that only weights are differentiated."""
-    if not is_tensor(value):
-        return value
-    value = value.detach()
-    if value.is_floating_point() and not (as_passed and value.dtype is torch.float32):
-        value = value.to(torch.float64)
-    return value.clone() if value.is_inference() else value
-
-
-def _torch_tape(
-    qnode: Any,
-    args: list[Any],
-    kwargs: dict[str, Any],
-    weights: list[int | str],
-    values: list[Any],
-    pure: bool,
-    as_passed: bool,
-) -> GateTape:
-    # Users may be inside torch.no_grad(), as in an optimizer step, or in inference mode.
-    with torch.inference_mode(False), torch.enable_grad():
-        leaves = [_detached(torch.as_tensor(v), as_passed).clone() for v in values]
-        leaves = [(v if v.is_floating_point() else v.double()).requires_grad_() for v in leaves]
-        args = [_detached(v, as_passed) for v in args]
-        kwargs = {name: _detached(v, as_passed) for name, v in kwargs.items()}
-        _put(args, kwargs, weights, leaves)
-        tape = user_tape(qnode, args, kwargs, pure=pure)
-        operations = gate_operations(tape, pure)
-        angles = [op.data[0] for op in operations if has_angle(op) and is_trainable(op)]
-        batch = _batch_size(tape)
-        jacobian = _torch_jacobian(angles, leaves, batch)
-    return _finish(tape, operations, batch, tuple(tuple(v.shape) for v in leaves), jacobian)
-
-
-def _torch_jacobian(
-    angles: list[torch.Tensor], leaves: list[torch.Tensor], batch: int | None
-) -> FloatArray:
-    """Rows by reverse mode; angles that differ between inputs need a row per input."""
-    columns = sum(leaf.numel() for leaf in leaves)
-    batched = [angle.ndim > 0 and batch is not None for angle in angles]
-    rows = batch if any(batched) and batch is not None else 1
-    jacobian = np.zeros((rows, len(angles), columns))
-    for per_input in (False, True):
-        chosen = [i for i, b in enumerate(batched) if b == per_input]
-        if not chosen:
-            continue
-        flat = torch.cat([angles[i].reshape(-1) for i in chosen])
-        parts = torch.autograd.grad(
-            flat,
-            leaves,
-            torch.eye(len(flat), dtype=flat.dtype),
-            is_grads_batched=True,
-            retain_graph=True,
-            allow_unused=True,
-        )
-        block = np.concatenate(
-            [
-                np.zeros((len(flat), leaf.numel()))
-                if part is None
-                else to_numpy(part).reshape(len(flat), -1)
-                for part, leaf in zip(parts, leaves, strict=True)
-            ],
-            axis=1,
-        )
-        per_angle = block.reshape(len(chosen), -1, columns)  # (angles, 1 or batch, weights)
-        jacobian[:, chosen, :] = per_angle.transpose(1, 0, 2)
-    return jacobian
-
-
-def _autograd_tape(
-    qnode: Any,
-    args: list[Any],
-    kwargs: dict[str, Any],
-    weights: list[int | str],
-    values: list[Any],
-    pure: bool,
-) -> GateTape:
-    from autograd import (
-        jacobian as autograd_jacobian,
-    )  # PennyLane's default interface depends on it
-
-    arrays = [np.asarray(to_numpy(v)) for v in values]
-    shapes = tuple(a.shape for a in arrays)
-    seen: list[tuple[Any, list[Any], int | None, list[int]]] = []
-
-    def plain(
-        value: Any,
-    ) -> Any:  # PennyLane's tensors refuse arithmetic with differentiated values
-        return np.array(value) if isinstance(value, np.ndarray) else value
-
-    constant_args = [plain(v) for v in args]
-    constant_kwargs = {name: plain(v) for name, v in kwargs.items()}
-
-    def angles_of(flat: Any) -> Any:
-        parts, start = [], 0
-        for array in arrays:
-            parts.append(qml.math.reshape(flat[start : start + array.size], array.shape))
-            start += array.size
-        a, k = list(constant_args), dict(constant_kwargs)
-        _put(a, k, weights, parts)
-        tape = user_tape(qnode, a, k, pure=pure)
-        operations = gate_operations(tape, pure)
-        angles = [op.data[0] for op in operations if has_angle(op) and is_trainable(op)]
-        seen.append((tape, operations, _batch_size(tape), [int(qml.math.size(v)) for v in angles]))
-        if not angles:
-            return np.zeros(0)
-        return qml.math.concatenate([qml.math.reshape(v, (-1,)) for v in angles])
-
-    flat = np.concatenate([a.reshape(-1) for a in arrays]) if arrays else np.zeros(0)
-    stacked = np.asarray(autograd_jacobian(angles_of)(flat), dtype=float).reshape(-1, flat.size)
-    tape, operations, batch, sizes = seen[-1]
-    jacobian = np.zeros((max(sizes, default=1), len(sizes), flat.size))
-    for column, block in enumerate(np.split(stacked, np.cumsum(sizes)[:-1]) if sizes else []):
-        jacobian[:, column, :] = block
-    return _finish(tape, operations, batch, shapes, jacobian)
-
-
-def _finish(
+def finish(
     tape: Any,
     operations: list[Any],
     batch: int | None,
@@ -320,6 +110,23 @@ def _finish(
     jacobian: FloatArray,
     constant: bool = False,
 ) -> GateTape:
+    """Return a tape whose gates are known with the Jacobian of their angles.
+
+    Args:
+        tape: What the quantum function queued.
+        operations: Its gates, parameters that depend on weights marked by their framework.
+        batch: Number of inputs, or None.
+        shapes: Of the weights.
+        jacobian: (1 or batch, trainable angles, entries of weights).
+        constant: Whether no gate needs to be trainable.
+
+    Returns:
+        The circuit at given weights and inputs.
+
+    Raises:
+        UnsupportedCircuitError: For trainable operations without a generator; names them.
+        ValueError: If an angle or a derivative is not finite, or no angle depends on a weight.
+    """
     wires = tape.wires
     if set(wires) == set(range(len(wires))):
         wires = qml.wires.Wires(
@@ -416,7 +223,15 @@ def _with_amplitudes(tape: Any) -> Any:
     return tape.copy(operations=[prepared, *tape.operations[1:]])
 
 
-def _batch_size(tape: Any) -> int | None:
+def batch_size(tape: Any) -> int | None:
+    """Return the number of inputs of a tape, None where it has no batch.
+
+    Args:
+        tape: What the quantum function queued.
+
+    Raises:
+        ValueError: For an empty batch.
+    """
     batch = tape.batch_size
     if batch == 0:
         raise ValueError("inputs: expected at least one input, got an empty batch")

@@ -13,7 +13,7 @@ several::
 Jacobians and metrics are over the circuit's trainable angles; ``tape.jacobian`` leads from there to the weights.
 """
 
-from fubini.circuit.tape import gate_tape
+from fubini.circuit.angles import gate_tape
 from fubini.devices.block_metric import metric_job
 from fubini.devices.executor import DeviceExecutionError, Executor, executor_of
 from fubini.devices.fisher import fisher_job, random_basis_metric_job

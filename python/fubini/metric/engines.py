@@ -9,10 +9,11 @@ import numpy as np
 import pennylane as qml
 import torch
 
+from fubini.circuit.angles import gate_tape
 from fubini.circuit.arguments import Argnums, check_finite_array, check_finite_weights, weights_of
 from fubini.circuit.gate_layers import LayerRule
 from fubini.circuit.jacobian import Jacobian
-from fubini.circuit.tape import GateTape, gate_tape
+from fubini.circuit.tape import GateTape
 from fubini.compile.calls import compiled_call
 from fubini.devices import metric as device_engine
 from fubini.devices.executor import STATE_VECTORS, Executor, executor_of

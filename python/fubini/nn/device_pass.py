@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from fubini.arrays import to_numpy
-from fubini.circuit.tape import GateTape, angle_tape
+from fubini.circuit.angles import angle_tape
+from fubini.circuit.tape import GateTape
 from fubini.circuit.words import Mixture, split
 from fubini.devices.amplitudes import amplitude_job
 from fubini.devices.executor import STATE_VECTORS, Executor

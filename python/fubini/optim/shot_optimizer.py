@@ -10,8 +10,9 @@ import numpy.typing as npt
 import pennylane as qml
 import torch
 
+from fubini.circuit.angles import gate_tape
 from fubini.circuit.gate_layers import LayerRule, check_rule
-from fubini.circuit.tape import GateTape, gate_tape
+from fubini.circuit.tape import GateTape
 from fubini.devices.block_metric import metric_job
 from fubini.devices.executor import Executor, executor_of
 from fubini.devices.job import Job, together

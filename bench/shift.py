@@ -21,7 +21,8 @@ import pennylane as qml
 import torch
 
 import common
-from fubini.circuit.tape import GateTape, gate_tape
+from fubini.circuit.angles import gate_tape
+from fubini.circuit.tape import GateTape
 from fubini.devices.executor import executor_of
 from fubini.devices.metric import full_metric, metric_blocks
 from fubini.devices.shifts import gradient_job

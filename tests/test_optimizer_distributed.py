@@ -14,8 +14,8 @@ import torch.multiprocessing as mp
 
 import fubini
 from fubini.blocks import Block, DenseBlock, FactorBlock, OperatorBlock
+from fubini.blocks.distributed import mean_blocks
 from fubini.demo.distributed import train as train_example
-from fubini.optim.distributed import mean_blocks
 from models import hybrid
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import fubini
-from fubini.optim.checks import all_finite, check_group, first_not_finite
+from fubini.arrays import all_finite, first_not_finite
+from fubini.optim.checks import check_group
 from models import entangler, hybrid
 
 

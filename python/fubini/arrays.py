@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from collections.abc import Sequence
 from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 import pennylane as qml
 import torch
 from numpy.typing import NDArray
+
+from fubini import _core
 
 Array: TypeAlias = NDArray[Any] | torch.Tensor
 RealArray: TypeAlias = NDArray[np.float64]
@@ -191,3 +195,38 @@ def hermitian(matrices: NDArray[Any]) -> NDArray[Any]:
         upper = upper.conj()
     result: NDArray[Any] = lower + upper
     return result
+
+
+def all_finite(values: torch.Tensor) -> bool:
+    """Return whether there is neither NaN nor infinity.
+
+    Args:
+        values: Of any shape.
+    """
+    return first_not_finite([values]) is None
+
+
+def first_not_finite(tensors: Sequence[torch.Tensor]) -> int | None:
+    """Return the number of the first tensor with NaN or infinity; None if there is none.
+
+    Args:
+        tensors: Of any shapes.
+    """
+    try:
+        number = _core.first_not_finite([values.numpy() for values in tensors])
+    except (
+        TypeError,
+        RuntimeError,
+    ):  # one has no such array: another device or dtype, a graph, gaps between entries
+        return _first_slowly(tensors)
+    return None if number < 0 else number
+
+
+def _first_slowly(tensors: Sequence[torch.Tensor]) -> int | None:
+    for number, values in enumerate(tensors):
+        # Nothing finite sums to NaN, and a sum that overflows is looked at again: one pass in the usual case.
+        if not math.isfinite(float(values.detach().sum())) and not bool(
+            torch.isfinite(values).all()
+        ):
+            return number
+    return None

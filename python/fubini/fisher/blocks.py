@@ -27,6 +27,7 @@ from typing import Any, Literal
 
 import torch
 
+from fubini.arrays import all_finite
 from fubini.blocks import Block, DiagonalBlock
 from fubini.circuit.gate_layers import LayerRule
 from fubini.errors import NumericalError
@@ -49,7 +50,6 @@ from fubini.fisher.repeat import repeated
 from fubini.fisher.rules import BatchNormCall, NormCall, rule_for
 from fubini.metric.functions import Approx
 from fubini.nn.surroundings import Seen, Surroundings, without_autocast
-from fubini.optim.checks import all_finite
 
 Tensor = torch.Tensor
 

@@ -19,7 +19,7 @@ from pennylane.qnn import TorchLayer
 from torch import nn
 
 from fubini import _core
-from fubini.arrays import to_numpy
+from fubini.arrays import all_finite, to_numpy
 from fubini.blocks import Block, DenseBlock, KroneckerBlock
 from fubini.compile.compiled import Traced
 from fubini.errors import NumericalError
@@ -31,7 +31,6 @@ from fubini.nn.layer import QuantumLayer
 from fubini.nn.linearise import Linearised, as_native, linearise, linearise_native
 from fubini.nn.recorder import ModelRecorder
 from fubini.nn.surroundings import Seen
-from fubini.optim.checks import all_finite
 from fubini.torch_private import has_global_hook
 
 Tensor = torch.Tensor

@@ -14,12 +14,12 @@ from fubini.circuit.arguments import Argnums, check_finite_array, check_finite_w
 from fubini.circuit.gate_layers import LayerRule
 from fubini.circuit.jacobian import Jacobian
 from fubini.circuit.tape import GateTape
-from fubini.compile.calls import compiled_call
+from fubini.compile.calls import compiled_call, of_compiled
 from fubini.devices import metric as device_engine
 from fubini.devices.executor import STATE_VECTORS, Executor, executor_of
 from fubini.devices.mixed import mixed_metric_job
 from fubini.errors import UnsupportedCircuitError
-from fubini.native.pullback import Pullback, assembled, of_compiled, of_tape
+from fubini.native.pullback import Pullback, assembled, of_tape
 from fubini.options import Approx, Complex, Real, Reduce
 from fubini.runtime import MATRIX_FREE, check_fits
 

@@ -8,7 +8,7 @@ from a :class:`Pullback`, which holds the circuit, its angles at every input, an
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +29,6 @@ from fubini.native.derivative import tangent_states, without_state
 from fubini.native.gates import angle_values, native_gates
 from fubini.options import Approx, Complex, Index, Real, Reduce
 from fubini.runtime import MATRIX_FREE, check_fits
-
-if TYPE_CHECKING:
-    from fubini.compile.compiled import Compiled
 
 _REAL_PART = (
     "use reduce='mean' or fewer inputs, or fubini.metric_operator(...), which multiplies by its real part, the metric, "
@@ -372,27 +369,6 @@ def _mean(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return result
     mean: Real = _core.mean_over_batch(np.ascontiguousarray(values))
     return mean.reshape(1, *mean.shape)
-
-
-def of_compiled(
-    form: "Compiled", weights: Sequence[torch.Tensor], inputs: torch.Tensor
-) -> Pullback:
-    """Return the pullback of a compiled circuit whose initial state does not depend on weights.
-
-    Args:
-        form: The compiled circuit.
-        weights: In the order of compilation.
-        inputs: (features,) or (batch, features).
-    """
-    arrays = [to_numpy(w) for w in weights]
-    x = to_numpy(inputs)
-    x = x if x.ndim > 1 else x[None]
-    angles = form.angles(arrays, x)
-    # Angles that only encode inputs have no row in the Jacobian, and must not cut layers.
-    jacobian = form.jacobian(arrays, x)
-    batch = None if inputs.ndim == 1 else len(angles)
-    trainable = frozenset(jacobian.rows.tolist())
-    return Pullback(form.circuit, angles, jacobian, form.states(arrays, x), batch, trainable)
 
 
 def of_tape(tape: GateTape, argnum: Sequence[int] | None = None) -> Pullback:

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from fubini.blocks import distributed
 from fubini.nn.shot_noise import ShotNoise
 from fubini.nn.surroundings import Surroundings, copied
-from fubini.optim import distributed
 from fubini.torch_private import (
     after_backward,
     current_backward,

@@ -1,80 +1,16 @@
 """What the optimizer refuses, before anything has changed."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pennylane as qml
 import torch
 
-from fubini import _core
+from fubini.arrays import first_not_finite
 from fubini.errors import NumericalError
+from fubini.options import check_number
 
 Groups = Sequence[Mapping[str, Any]]
-
-
-def all_finite(values: torch.Tensor) -> bool:
-    """Return whether there is neither NaN nor infinity.
-
-    Args:
-        values: Of any shape.
-    """
-    return first_not_finite([values]) is None
-
-
-def first_not_finite(tensors: Sequence[torch.Tensor]) -> int | None:
-    """Return the number of the first tensor with NaN or infinity; None if there is none.
-
-    Args:
-        tensors: Of any shapes.
-    """
-    try:
-        number = _core.first_not_finite([values.numpy() for values in tensors])
-    except (
-        TypeError,
-        RuntimeError,
-    ):  # one has no such array: another device or dtype, a graph, gaps between entries
-        return _first_slowly(tensors)
-    return None if number < 0 else number
-
-
-def _first_slowly(tensors: Sequence[torch.Tensor]) -> int | None:
-    for number, values in enumerate(tensors):
-        # Nothing finite sums to NaN, and a sum that overflows is looked at again: one pass in the usual case.
-        if not math.isfinite(float(values.detach().sum())) and not bool(
-            torch.isfinite(values).all()
-        ):
-            return number
-    return None
-
-
-def check_number(name: str, value: Any, below: float = float("inf")) -> None:
-    """Raise a ValueError unless the value is one number in [0, below).
-
-    Args:
-        name: The argument's name.
-        value: A number or a tensor with one element.
-        below: Bound.
-
-    Raises:
-        TypeError: If the value is no number.
-        ValueError: If it is out of range, or a tensor of several.
-    """
-    if type(value) is float and 0.0 <= value < below:  # the usual case, in every step
-        return
-    if isinstance(value, str | bytes | bool):  # float() would take them
-        raise TypeError(f"{name}: expected a number, got {value!r}")
-    if isinstance(value, torch.Tensor) and value.numel() != 1:
-        raise ValueError(
-            f"{name}: expected one number, got a tensor of shape {tuple(value.shape)}; Tensor {name} must be 1-element"
-        )
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name}: expected a number, got {value!r}") from None
-    if not 0.0 <= number < below:
-        wanted = "a finite number >= 0" if below == float("inf") else f"a number in [0, {below:g})"
-        raise ValueError(f"{name}: expected {wanted}, got {value}")
 
 
 def listed(params: Any) -> list[Any]:

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
+from fubini.blocks import distributed
 from fubini.errors import NumericalError
 from fubini.nn.recorder import PassRecorder
 from fubini.nn.surroundings import RandomState
-from fubini.optim import distributed
 from fubini.optim.proposal import Proposal
 
 Tensor = torch.Tensor

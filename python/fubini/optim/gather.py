@@ -5,11 +5,10 @@ from typing import Any
 
 import torch
 
-from fubini.blocks import Block
+from fubini.arrays import first_not_finite
+from fubini.blocks import Block, distributed
 from fubini.errors import NumericalError
 from fubini.nn.surroundings import without_autocast
-from fubini.optim import distributed
-from fubini.optim.checks import first_not_finite
 from fubini.optim.closure import paused
 from fubini.optim.closure_metric import closure_blocks
 from fubini.optim.history import MetricHistory

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
+from fubini.blocks import distributed
 from fubini.circuit.gate_layers import check_rule
 from fubini.metric.functions import check_approx
-from fubini.optim import distributed
-from fubini.optim.checks import check_group, check_number, listed
+from fubini.optim.checks import check_group, listed
 from fubini.optim.policies import Armijo, DampingPolicy, TrustRegion, as_policy
+from fubini.options import check_number
 from fubini.solvers.damping import Absolute, Damping, Diagonal, Relative
 
 KINDS: dict[str, type[Damping]] = {kind.kind: kind for kind in (Absolute, Relative, Diagonal)}

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 
+from fubini.blocks import distributed
 from fubini.fisher.blocks import requested_blocks
 from fubini.fisher.columns import Request
 from fubini.fisher.likelihood import OutputGradient, split_targets
@@ -22,7 +23,6 @@ from fubini.nn.recorder import (
     weights_now,
 )
 from fubini.nn.surroundings import Seen, Surroundings
-from fubini.optim import distributed
 from fubini.optim.closure import undisturbed
 from fubini.optim.quantum_source import Counted, NoisySource, QuantumSource
 

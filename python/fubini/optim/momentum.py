@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from fubini.optim.checks import check_number
+from fubini.options import check_number
 
 # Entries of the optimizer's state.
 VELOCITY = "velocity"

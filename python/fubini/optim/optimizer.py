@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 import torch
 
+from fubini.blocks import distributed
 from fubini.circuit.gate_layers import LayerRule
 from fubini.devices.snr import SignalToNoise
 from fubini.metric.functions import Approx
 from fubini.nn.surroundings import RandomState
-from fubini.optim import distributed
 from fubini.optim.checks import check_gradients, check_parameters, listed
 from fubini.optim.choices import PER_TERM, better_call, choose, described, without_metric
 from fubini.optim.closure import Closure, Judge, evaluated, number

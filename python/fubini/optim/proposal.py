@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
+from fubini.arrays import first_not_finite
 from fubini.blocks import Block, BlockInfo, DenseBlock, DiagonalBlock
 from fubini.blocks.matrix import solve_matrices
 from fubini.errors import NumericalError
-from fubini.optim.checks import first_not_finite
 from fubini.optim.length import RunningLength
 from fubini.optim.momentum import SPRING, VELOCITY
 from fubini.optim.policies import predicted_reduction

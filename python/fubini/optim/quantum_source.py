@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pennylane as qml
 import torch
 
-from fubini.arrays import to_numpy
-from fubini.blocks import Block, DenseBlock, FactorBlock, NoisyBlock, OperatorBlock
+from fubini.arrays import all_finite, to_numpy
+from fubini.blocks import Block, DenseBlock, FactorBlock, NoisyBlock, OperatorBlock, distributed
 from fubini.circuit.gate_layers import LayerRule
 from fubini.errors import NumericalError, UnsupportedCircuitError
 from fubini.metric.functions import Approx, layer_metric, layer_operator, single_inputs_metric
@@ -27,8 +27,6 @@ from fubini.nn.evaluations import (
 from fubini.nn.layer import QuantumLayer
 from fubini.nn.recorder import PassRecorder, check_same_weights, missing
 from fubini.nn.shot_noise import estimated_metric, gradient_covariance, layer_tape
-from fubini.optim import distributed
-from fubini.optim.checks import all_finite
 
 Tensor = torch.Tensor
 Real = npt.NDArray[np.float64]

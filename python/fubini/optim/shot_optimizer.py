@@ -19,7 +19,8 @@ from fubini.devices.job import Job, together
 from fubini.devices.shifts import gradient_job
 from fubini.devices.snr import Direction, Split, snr_direction, split_shots, variance_ratio
 from fubini.devices.usage import Usage
-from fubini.optim.checks import check_number, listed
+from fubini.optim.checks import listed
+from fubini.options import check_number
 from fubini.torch_private import uncompiled
 
 FloatArray = npt.NDArray[np.float64]

@@ -4,9 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from fubini.blocks import OperatorBlock
+from fubini.blocks import OperatorBlock, distributed
 from fubini.errors import NumericalError
-from fubini.optim import distributed
 from fubini.optim.closure import Judge
 from fubini.optim.diagnostics import StepRecord
 from fubini.optim.policies import Armijo, DampingPolicy, TrustRegion

@@ -9,6 +9,7 @@ from fubini.devices.sweep import Sweep
 from fubini.devices.usage import Usage
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,22 @@ class Job(Generic[T]):
             What ``cost`` and ``run`` take.
         """
         return self if self.choose is None else self.choose(executor)
+
+    def then(self, function: Callable[[T], U]) -> "Job[U]":
+        """Return the job whose result is computed from this one's.
+
+        Args:
+            function: Computes it.
+
+        Returns:
+            The job, with the same circuits.
+        """
+        choose = self.choose
+        return Job(
+            self.sweeps,
+            lambda answers: function(self.finish(answers)),
+            None if choose is None else lambda executor: choose(executor).then(function),
+        )
 
     def cost(self, executor: Executor) -> Usage:
         """Say what ``run`` will execute: a dry run.

@@ -10,9 +10,9 @@ Devices that return no states, and shots, are served by ``fubini.devices``: prob
 generators, and fidelities for the full metric.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,12 +28,16 @@ from fubini.devices import full_metric as full
 from fubini.devices.basis import to_z_basis
 from fubini.devices.branches import Branched, auxiliary_wires, branched
 from fubini.devices.executor import STATE_VECTORS, Executor, executor_of
+from fubini.devices.job import Job
 from fubini.devices.prefixes import prefix_operations
 from fubini.devices.sweep import Sweep
 from fubini.errors import UnsupportedCircuitError
+from fubini.options import Approx
 
 FloatArray = npt.NDArray[np.float64]
 ComplexArray = npt.NDArray[np.complex128]
+
+T = TypeVar("T")
 
 # Beyond, running every gate in every setting costs more than the circuits that it saves.
 _MAX_WIRES_AT_ONCE = 12
@@ -62,6 +66,35 @@ class _Request:
     wires: int
     probabilities: bool
 
+    def block(self, answer: Any, tape: GateTape, device: Any, diagonal: bool) -> Block:
+        """Return the block that the circuit's answer gives."""
+        if self.probabilities:
+            values = to_numpy(answer).reshape(-1, 1 << self.wires)
+            values = _core.blocks_from_probabilities(values, self.generators, self.wires, diagonal)
+        else:
+            states = _placed_state(answer, tape, device)
+            values = _core.blocks_from_states(states, self.generators, self.wires, diagonal)
+        return Block(self.angles, values)
+
+
+def metric_job(
+    tape: GateTape, executor: Executor, approx: Approx, layers: LayerRule = "wires"
+) -> Job[list[Block]]:
+    """Return the circuits of the metric over the trainable angles.
+
+    Args:
+        tape: The circuit.
+        executor: Of the device; what it can do decides which circuits these are.
+        approx: Which part of the metric.
+        layers: Which gates form a block, see ``fubini.circuit.gate_layers``.
+
+    Returns:
+        The job: one block for the full metric, else one per layer.
+    """
+    if approx is None:
+        return full_metric_job(tape, executor)
+    return blocks_job(tape, executor, diagonal=approx == "diag", layers=layers)
+
 
 def metric_blocks(
     tape: GateTape,
@@ -71,78 +104,111 @@ def metric_blocks(
     layers: LayerRule = "wires",
     executor: Executor | None = None,
 ) -> list[Block]:
-    """Return the blocks of the Fubini-Study metric over the trainable angles, one circuit per layer.
+    """Return the blocks of the Fubini-Study metric over the trainable angles, see ``blocks_job``.
 
     Args:
         tape: The circuit.
         device: PennyLane device that returns probabilities, and states where a layer needs them.
         diagonal: Only variances.
-        layers: Which gates form a block, see ``fubini.circuit.gate_layers``.
+        layers: Which gates form a block.
         executor: Runs the circuits; None: the device's shared one.
 
     Returns:
         One block per layer.
     """
     executor = executor_of(device) if executor is None else executor
+    return blocks_job(tape, executor, diagonal=diagonal, layers=layers).run(executor)
+
+
+def full_metric(tape: GateTape, device: Any, executor: Executor | None = None) -> Block:
+    """Return the full metric over the trainable angles, see ``full_metric_job``.
+
+    Args:
+        tape: The circuit.
+        device: PennyLane device.
+        executor: Runs the circuits; None: the device's shared one.
+
+    Returns:
+        One block with all trainable angles.
+    """
+    executor = executor_of(device) if executor is None else executor
+    return full_metric_job(tape, executor).run(executor)[0]
+
+
+def blocks_job(
+    tape: GateTape, executor: Executor, *, diagonal: bool, layers: LayerRule = "wires"
+) -> Job[list[Block]]:
+    """Return the circuits of the blocks over the trainable angles: one per layer, or fewer where the device allows it.
+
+    Args:
+        tape: The circuit.
+        executor: Of the device.
+        diagonal: Only variances.
+        layers: Which gates form a block.
+
+    Returns:
+        The job; one block per layer.
+    """
+    device = executor.device
     order = {gate: position for position, gate in enumerate(tape.trainable)}
-    shapes = tuple(gate.shape for gate in tape.gates)
+    found = find_layers(tuple(gate.shape for gate in tape.gates), layers)
     if not _returns_states(tape, device):
+        groups = [tuple(order[i] for i in layer.gates) for layer in found]
         job = sampled.metric_job(tape, shots=tape.shots, diagonal=diagonal, layers=layers)
-        values = job.run(executor).values
-        groups = [tuple(order[i] for i in layer.gates) for layer in find_layers(shapes, layers)]
-        parts = [values[:, list(group)][:, :, list(group)] for group in groups]
-        if diagonal:
-            parts = [np.diagonal(part, axis1=1, axis2=2) for part in parts]
-        return [Block(group, part) for group, part in zip(groups, parts, strict=True)]
-    found = find_layers(shapes, layers)
+        return job.then(lambda estimate: _blocks_of_matrix(estimate.values, groups, diagonal))
     if device.name == "default.qubit" and len(found) > 1 and len(tape.wires) <= _MAX_WIRES_AT_ONCE:
-        return _blocks_at_once(tape, found, order, executor, diagonal)
+        return _job_at_once(tape, found, order, device, diagonal)
     spare = [] if executor.broadcasts else auxiliary_wires(tape, device)
     if len(found) > 1 and spare:
-        return _blocks_of_branches(branched(tape, found, spare), tape, order, executor, diagonal)
+        return _job_of_branches(branched(tape, found, spare), tape, order, device, diagonal)
     requests = [_layer_request(tape, layer, order, device) for layer in found]
-    answers = execute([request.tape for request in requests], executor)
-    blocks = []
-    for request, answer in zip(requests, answers, strict=True):
-        if request.probabilities:
-            values = to_numpy(answer).reshape(-1, 1 << request.wires)
-            block = _core.blocks_from_probabilities(
-                values, request.generators, request.wires, diagonal
-            )
-        else:
-            states = _placed_state(answer, tape, device)
-            block = _core.blocks_from_states(states, request.generators, request.wires, diagonal)
-        blocks.append(Block(request.angles, block))
-    return blocks
+
+    def blocks(answers: list[Any]) -> list[Block]:
+        return [
+            request.block(answer, tape, device, diagonal)
+            for request, answer in zip(requests, answers, strict=True)
+        ]
+
+    return _job([request.tape for request in requests], blocks)
 
 
-def _blocks_at_once(
-    tape: GateTape,
-    layers: Sequence[Layer],
-    order: dict[int, int],
-    executor: Executor,
-    diagonal: bool,
+def _blocks_of_matrix(
+    values: FloatArray, groups: Sequence[tuple[int, ...]], diagonal: bool
 ) -> list[Block]:
-    script = _state_script(prefix_operations(tape, layers), tape, executor.device)
-    states = _placed_state(execute([script], executor)[0], tape, executor.device)
-    states = states.reshape(len(layers), -1, states.shape[1])
-    return _blocks_of_states(tape, layers, states, order, diagonal)
+    parts = [values[:, list(group)][:, :, list(group)] for group in groups]
+    if diagonal:
+        parts = [np.diagonal(part, axis1=1, axis2=2) for part in parts]
+    return [Block(group, part) for group, part in zip(groups, parts, strict=True)]
 
 
-def _blocks_of_branches(
+def _job_at_once(
+    tape: GateTape, layers: Sequence[Layer], order: dict[int, int], device: Any, diagonal: bool
+) -> Job[list[Block]]:
+    script = _state_script(prefix_operations(tape, layers), tape, device)
+
+    def blocks(answers: list[Any]) -> list[Block]:
+        states = _placed_state(answers[0], tape, device)
+        states = states.reshape(len(layers), -1, states.shape[1])
+        return _blocks_of_states(tape, layers, states, order, diagonal)
+
+    return _job([script], blocks)
+
+
+def _job_of_branches(
     circuits: Sequence[Branched],
     tape: GateTape,
     order: dict[int, int],
-    executor: Executor,
+    device: Any,
     diagonal: bool,
-) -> list[Block]:
-    device = executor.device
-    scripts = [_state_script(c.operations, c.tape, device) for c in circuits]
-    blocks = []
-    for circuit, answer in zip(circuits, execute(scripts, executor), strict=True):
-        states = circuit.states(_placed_state(answer, circuit.tape, device))
-        blocks += _blocks_of_states(tape, circuit.layers, states, order, diagonal)
-    return blocks
+) -> Job[list[Block]]:
+    def blocks(answers: list[Any]) -> list[Block]:
+        found = []
+        for circuit, answer in zip(circuits, answers, strict=True):
+            states = circuit.states(_placed_state(answer, circuit.tape, device))
+            found += _blocks_of_states(tape, circuit.layers, states, order, diagonal)
+        return found
+
+    return _job([_state_script(c.operations, c.tape, device) for c in circuits], blocks)
 
 
 def _blocks_of_states(
@@ -184,24 +250,26 @@ def _returns_states(tape: GateTape, device: Any) -> bool:
     return tape.shots is None and device.name in STATE_VECTORS
 
 
-def full_metric(tape: GateTape, device: Any, executor: Executor | None = None) -> Block:
-    """Return the full metric over the trainable angles: from derivative states, else from fidelities.
+def full_metric_job(tape: GateTape, executor: Executor) -> Job[list[Block]]:
+    """Return the circuits of the full metric over the trainable angles: derivative states, else fidelities.
 
     Args:
         tape: The circuit.
-        device: PennyLane device; one that returns no states, or has shots, measures fidelities.
-        executor: Runs the circuits; None: the device's shared one.
+        executor: Of the device; one that returns no states, or has shots, measures fidelities.
 
     Returns:
-        One block with all trainable angles.
+        The job; one block with all trainable angles.
     """
-    executor = executor_of(device) if executor is None else executor
-    if not _returns_states(tape, device):
+    every = tuple(range(len(tape.trainable)))
+    if not _returns_states(tape, executor.device):
         job = full.full_metric_job(tape, "fidelity", shots=tape.shots)
-        return Block(tuple(range(len(tape.trainable))), job.run(executor).values)
-    derivatives = _derivative_states(tape, executor)
-    flat = np.concatenate([derivatives.real, derivatives.imag], axis=2)
-    return Block(tuple(range(len(tape.trainable))), flat @ flat.transpose(0, 2, 1))
+        return job.then(lambda estimate: [Block(every, estimate.values)])
+
+    def block(derivatives: ComplexArray) -> list[Block]:
+        flat = np.concatenate([derivatives.real, derivatives.imag], axis=2)
+        return [Block(every, flat @ flat.transpose(0, 2, 1))]
+
+    return _derivative_states_job(tape, executor.device).then(block)
 
 
 def geometric_tensor(tape: GateTape, device: Any, executor: Executor | None = None) -> ComplexArray:
@@ -218,12 +286,13 @@ def geometric_tensor(tape: GateTape, device: Any, executor: Executor | None = No
     Raises:
         UnsupportedCircuitError: If the device returns no states.
     """
-    derivatives = _derivative_states(tape, executor_of(device) if executor is None else executor)
+    executor = executor_of(device) if executor is None else executor
+    derivatives = _derivative_states_job(tape, executor.device).run(executor)
     result: ComplexArray = derivatives.conj() @ derivatives.transpose(0, 2, 1)
     return result
 
 
-def _derivative_states(tape: GateTape, executor: Executor) -> ComplexArray:
+def _derivative_states_job(tape: GateTape, device: Any) -> Job[ComplexArray]:
     """Derivatives of the state by the trainable angles without their part along the state, (1 or batch, k, N).
 
     d_j psi = -i V_j K_j U_j psi_0 with K_j a sum of Pauli words, so a circuit with the word inserted behind gate j
@@ -231,7 +300,7 @@ def _derivative_states(tape: GateTape, executor: Executor) -> ComplexArray:
 
     Args:
         tape: The circuit.
-        executor: Of a device that returns states.
+        device: Returns states.
 
     Returns:
         As above.
@@ -239,7 +308,6 @@ def _derivative_states(tape: GateTape, executor: Executor) -> ComplexArray:
     Raises:
         UnsupportedCircuitError: If the device returns no states, or has shots.
     """
-    device = executor.device
     if not _returns_states(tape, device):
         raise UnsupportedCircuitError(
             f"device: expected an analytic simulator of state vectors for derivative states, got {device.name!r}"
@@ -254,16 +322,20 @@ def _derivative_states(tape: GateTape, executor: Executor) -> ComplexArray:
                 inserted = [*operations[: i + 1], *_word(x, z, tape), *operations[i + 1 :]]
                 scripts.append(_state_script(inserted, tape, device))
                 terms.append((column, coefficient))
-    states = [_placed_state(answer, tape, device) for answer in execute(scripts, executor)]
-    rows = max(len(state) for state in states)
-    psi = np.broadcast_to(states[0], (rows, states[0].shape[1]))
-    derivatives = np.zeros((rows, len(tape.trainable), psi.shape[1]), dtype=complex)
-    for (column, coefficient), state in zip(terms, states[1:], strict=True):
-        derivatives[:, column] += coefficient * state
-    # K_j psi with the mean removed: the factor -i and the common unitary drop out of the inner products.
-    means = np.einsum("bn,bjn->bj", psi.conj(), derivatives)
-    derivatives -= means[:, :, None] * psi[:, None, :]
-    return derivatives
+
+    def derivatives(answers: list[Any]) -> ComplexArray:
+        states = [_placed_state(answer, tape, device) for answer in answers]
+        rows = max(len(state) for state in states)
+        psi = np.broadcast_to(states[0], (rows, states[0].shape[1]))
+        found = np.zeros((rows, len(tape.trainable), psi.shape[1]), dtype=complex)
+        for (column, coefficient), state in zip(terms, states[1:], strict=True):
+            found[:, column] += coefficient * state
+        # K_j psi with the mean removed: the factor -i and the common unitary drop out of the inner products.
+        means = np.einsum("bn,bjn->bj", psi.conj(), found)
+        found -= means[:, :, None] * psi[:, None, :]
+        return found
+
+    return _job(scripts, derivatives)
 
 
 def _word(x: int, z: int, tape: GateTape) -> list[Any]:
@@ -309,15 +381,7 @@ def _placed_state(answer: Any, tape: GateTape, device: Any) -> ComplexArray:
     return np.ascontiguousarray(tensor.reshape(-1, 1 << num_wires))
 
 
-def execute(scripts: Sequence[Any], executor: Executor) -> list[Any]:
-    """Run circuits on a device in one batch, without derivatives.
-
-    Args:
-        scripts: Quantum scripts with one measurement each; parameters are NumPy values.
-        executor: Of the device.
-
-    Returns:
-        One answer per script, (1 or batch, ...).
-    """
+def _job(scripts: Sequence[Any], finish: Callable[[list[Any]], T]) -> Job[T]:
+    """Circuits with one measurement each, to run together without derivatives; their parameters are NumPy values."""
     sweeps = [Sweep(tuple(s.operations), tuple(s.measurements), s.batch_size) for s in scripts]
-    return [parts[0] for parts in executor.run(sweeps)]
+    return Job(tuple(sweeps), lambda answers: finish([parts[0] for parts in answers]))

@@ -10,6 +10,7 @@ from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian, Poisson
 from fubini.geometry.capacity import effective_dimension
 from fubini.geometry.report import report
 from fubini.geometry.report_result import Report
+from fubini.metric.compiled_qnode import CompiledQNode, compiled
 from fubini.metric.functions import (
     geometric_tensor,
     metric_derivative,
@@ -21,7 +22,6 @@ from fubini.metric.plot import plot_metric
 from fubini.metric.spectrum import MetricSpectrum, metric_spectrum
 from fubini.native.circuit import Circuit
 from fubini.native.operator import MetricOperator
-from fubini.nn.compiled_qnode import CompiledQNode, compiled
 from fubini.nn.layer import QuantumLayer
 from fubini.nn.replace import replace_torch_layers
 from fubini.optim.momentum import HeavyBall, Spring

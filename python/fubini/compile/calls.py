@@ -244,9 +244,7 @@ def _columns(tensors: dict[str, torch.Tensor], chosen: tuple[str, ...]) -> Index
     return np.concatenate([np.arange(stop[n] - tensors[n].numel(), stop[n]) for n in chosen])
 
 
-def of_compiled(
-    form: Compiled, weights: Sequence[torch.Tensor], inputs: torch.Tensor
-) -> Pullback:
+def of_compiled(form: Compiled, weights: Sequence[torch.Tensor], inputs: torch.Tensor) -> Pullback:
     """Return the pullback of a compiled circuit whose initial state does not depend on weights.
 
     Args:

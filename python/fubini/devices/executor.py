@@ -399,3 +399,16 @@ def executor_of(device: Any) -> Executor:
         found = Executor(device)
         setattr(device, _ATTRIBUTE, found)
     return found
+
+
+def device_reason(qnode: Any) -> str:
+    """Return why a QNode must run on its device, as far as the device decides it; empty where it need not.
+
+    Args:
+        qnode: The QNode.
+    """
+    if qnode.device.name not in STATE_VECTORS:
+        return f"{qnode.device.name} is no noiseless state-vector simulator"
+    if qnode.shots.total_shots is not None:
+        return f"it has {qnode.shots.total_shots} shots"
+    return ""

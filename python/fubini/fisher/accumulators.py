@@ -17,7 +17,7 @@ from fubini.fisher.quantum import QuantumCall
 from fubini.metric.engines import at_inputs
 from fubini.metric.functions import Approx, layer_metric
 from fubini.nn.layer import QuantumLayer
-from fubini.nn.linearise import as_native
+from fubini.nn.stand_in import as_native
 
 Tensor = torch.Tensor
 Real = npt.NDArray[np.float64]

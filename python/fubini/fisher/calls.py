@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from fubini.nn.gradients import batched_gradients
+
 Tensor = torch.Tensor
 
 
@@ -186,39 +188,3 @@ class LeafCall(Call):
     def rows(self, g: Tensor, data: int, part: slice) -> dict[str, Tensor]:
         """Return the derivatives by the parameter, see Call."""
         return {"": g.reshape(len(g), 1, -1)[:, part].double()}
-
-
-def batched_gradients(output: Tensor, leaves: list[Tensor], g: Tensor) -> list[Tensor | None]:
-    """Return the gradients by leaves for K cotangents at once, (K, *leaf.shape) each, or None where there is no path.
-
-    Args:
-        output: Tensor with a graph.
-        leaves: What to differentiate by.
-        g: (K, *output.shape).
-
-    Raises:
-        TypeError: For an operation that torch does not differentiate in this way.
-    """
-    try:
-        return list(
-            torch.autograd.grad(
-                output, leaves, g, is_grads_batched=True, retain_graph=True, allow_unused=True
-            )
-        )
-    except RuntimeError:  # an operation that cannot be batched: one cotangent at a time
-        try:
-            each = [
-                torch.autograd.grad(output, leaves, one, retain_graph=True, allow_unused=True)
-                for one in g
-            ]
-        except NotImplementedError:
-            raise
-        except RuntimeError as error:
-            raise TypeError(
-                f"model: expected operations that torch.autograd.grad differentiates, several times, got one that it does not "
-                f"({error}); use metric='quantum', or other operations"
-            ) from error
-        return [
-            None if column[0] is None else torch.stack(list(column))
-            for column in zip(*each, strict=True)
-        ]

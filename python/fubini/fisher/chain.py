@@ -28,8 +28,9 @@ from fubini.fisher.columns import Request
 from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian, OutputGradient
 from fubini.fisher.quantum import QuantumCall
 from fubini.nn.layer import QuantumLayer
-from fubini.nn.linearise import Linearised, as_native, linearise, linearise_native
+from fubini.nn.linearise import Linearised, linearise, linearise_native
 from fubini.nn.recorder import ModelRecorder
+from fubini.nn.stand_in import as_native
 from fubini.nn.surroundings import Seen
 from fubini.torch_private import has_global_hook
 

@@ -10,7 +10,7 @@ import torch
 
 from fubini.blocks import OperatorBlock
 from fubini.fisher.passes import Layout, again, call_model, check_output, replaced_forwards
-from fubini.nn.linearise import as_native
+from fubini.nn.stand_in import as_native
 from fubini.nn.surroundings import Plainly, Seen, without_autocast
 
 Tensor = torch.Tensor

@@ -14,9 +14,10 @@ import torch
 import torch.nn.attention
 from pennylane.qnn import TorchLayer
 
-from fubini.fisher.calls import Call, batched_gradients
+from fubini.fisher.calls import Call
 from fubini.fisher.quantum import QuantumCall
 from fubini.fisher.rules import BatchNormCall, ConvCall, rule_for
+from fubini.nn.gradients import batched_gradients
 from fubini.nn.layer import QuantumLayer
 from fubini.nn.linearise import evaluated
 from fubini.nn.surroundings import Plainly, Seen, copied

@@ -17,7 +17,8 @@ from fubini.fisher.calls import Call
 from fubini.native.circuit import Circuit
 from fubini.native.metric import observable_covariances
 from fubini.native.observables import Measurement, _masks
-from fubini.nn.linearise import Linearised, as_native, flat_weights, linearise, trace
+from fubini.nn.linearise import Linearised, flat_weights, linearise, trace
+from fubini.nn.stand_in import as_native
 
 Tensor = torch.Tensor
 Real = npt.NDArray[np.float64]

@@ -13,9 +13,11 @@ from fubini.circuit.arguments import check_finite_array
 from fubini.circuit.jacobian import Jacobian
 from fubini.compile.calls import find
 from fubini.compile.compiled import Compiled
+from fubini.devices.executor import device_reason
 from fubini.errors import UnsupportedCircuitError
-from fubini.metric.engines import at_inputs, device_reason, plain_qnode, points
+from fubini.metric.engines import at_inputs, points
 from fubini.native.circuit import Circuit
+from fubini.nn.qnode_function import plain_qnode
 from fubini.options import Complex, Index, Real
 
 

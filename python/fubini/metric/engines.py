@@ -1,6 +1,5 @@
 """Where a metric is asked for: a QNode or layer at given weights and inputs, and the engine that serves it."""
 
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -15,11 +14,14 @@ from fubini.circuit.gate_layers import LayerRule
 from fubini.circuit.jacobian import Jacobian
 from fubini.circuit.tape import GateTape
 from fubini.compile.calls import compiled_call, of_compiled
-from fubini.devices import metric as device_engine
-from fubini.devices.executor import STATE_VECTORS, Executor, executor_of
+from fubini.devices.executor import Executor, device_reason, executor_of
+from fubini.devices.metric import geometric_tensor, metric_job
 from fubini.devices.mixed import mixed_metric_job
 from fubini.errors import UnsupportedCircuitError
 from fubini.native.pullback import Pullback, assembled, of_tape
+from fubini.nn.layer_tape import layer_arguments, layer_tape
+from fubini.nn.qnode_function import plain_qnode
+from fubini.nn.stand_in import quantum_layer
 from fubini.options import Approx, Complex, Real, Reduce
 from fubini.runtime import MATRIX_FREE, check_fits
 
@@ -125,19 +127,9 @@ class Point:
             return self.pullback.metric(approx, layers, reduce)
         tape, jacobian = self._device_jacobian()
         self._check_fits(1, jacobian, reduce)
-        blocks = (
-            []  # weights without entries: there is nothing to measure
-            if not jacobian.size
-            else [device_engine.full_metric(tape, self.device, self.executor)]
-            if approx is None
-            else device_engine.metric_blocks(
-                tape,
-                self.device,
-                diagonal=approx == "diag",
-                layers=layers,
-                executor=self.executor,
-            )
-        )
+        # Without entries of weights there is nothing to measure.
+        executor = executor_of(self.device) if self.executor is None else self.executor
+        blocks = metric_job(tape, executor, approx, layers).run(executor) if jacobian.size else []
         return assembled(
             [(block.angles, block.values) for block in blocks], jacobian, tape.batch, reduce
         )
@@ -155,7 +147,7 @@ class Point:
             return self.pullback.geometric_tensor(reduce)
         tape, jacobian = self._device_jacobian()
         self._check_fits(2, jacobian, reduce)
-        values = device_engine.geometric_tensor(tape, self.device, self.executor)
+        values = geometric_tensor(tape, self.device, self.executor)
         slots = list(range(values.shape[-1]))
         result: Complex = assembled([(slots, values)], jacobian, tape.batch, reduce)
         return result
@@ -204,19 +196,6 @@ class Point:
             numbers = self.tape.parameter_numbers
             jacobian = jacobian.restricted(i for i, n in enumerate(numbers) if n in chosen)
         return self.tape, jacobian
-
-
-def device_reason(qnode: Any) -> str:
-    """Return why a QNode must run on its device, as far as the device decides it; empty where it need not.
-
-    Args:
-        qnode: The QNode.
-    """
-    if qnode.device.name not in STATE_VECTORS:
-        return f"{qnode.device.name} is no noiseless state-vector simulator"
-    if qnode.shots.total_shots is not None:
-        return f"it has {qnode.shots.total_shots} shots"
-    return ""
 
 
 def at_call(
@@ -279,30 +258,6 @@ def _of_tape(
     return Point(weights, call, None, tape, call.qnode.device, reason, argnum)
 
 
-# What TorchLayers compile to, while they live.
-_layers: "weakref.WeakKeyDictionary[Any, Any]" = weakref.WeakKeyDictionary()
-
-
-def _compiling(layer: Any) -> Any:
-    """The layer itself, or for a TorchLayer a QuantumLayer with the same QNode and weights."""
-    if not isinstance(layer, qml.qnn.TorchLayer):
-        return layer
-    from fubini.nn.layer import QuantumLayer
-
-    known = _layers.get(layer)
-    if known is not None:
-        same = known.qnode is layer.qnode and known.input_arg == layer.input_arg
-        weights = known.qnode_weights
-        if same and all(weights.get(n) is w for n, w in layer.qnode_weights.items()):
-            return known
-    try:
-        known = QuantumLayer.from_torch_layer(layer)
-    except (TypeError, ValueError):  # a TorchLayer may do what a QuantumLayer does not allow
-        return layer
-    _layers[layer] = known
-    return known
-
-
 def at_single_inputs(
     layer: Any, inputs: torch.Tensor, weights: Mapping[str, Any] | None = None
 ) -> list[Point]:
@@ -316,12 +271,12 @@ def at_single_inputs(
     Returns:
         One point, or one for each input.
     """
-    compiling = _compiling(layer)
+    compiling = quantum_layer(layer) or layer
     if getattr(compiling, "engine", "device") != "device":
         form = compiling.compiled(inputs[0])
         if form is not None:
             named = dict(layer.qnode_weights if weights is None else weights)
-            call = Call(layer.qnode, (), _arguments(layer, inputs, named), tuple(named), True)
+            call = Call(layer.qnode, (), layer_arguments(layer, inputs, named), tuple(named), True)
             values = list(named.values())
             return [Point(values, call, of_compiled(form, values, inputs))]
     return [at_inputs(layer, row, weights=weights) for row in inputs]
@@ -362,10 +317,10 @@ def at_inputs(
     weights = dict(layer.qnode_weights if weights is None else weights)
     for name, weight in [*weights.items(), ("inputs", inputs)]:
         check_finite_array(name, weight)
-    compiling = _compiling(layer)
+    compiling = quantum_layer(layer) or layer
     if engine == "auto" and getattr(compiling, "engine", "native") == "device":
         engine = "device"
-    arguments = _arguments(layer, inputs, weights)
+    arguments = layer_arguments(layer, inputs, weights)
     call = Call(layer.qnode, (), arguments, tuple(weights))
     values = list(weights.values())
     if engine != "device" and argnum is None and hasattr(compiling, "compiled"):
@@ -373,27 +328,10 @@ def at_inputs(
         if form is not None:
             pullback = of_compiled(form, values, inputs)
             return Point(values, replace(call, compiled=True), pullback)
-    if inputs.is_floating_point():  # the layer, too, passes weights of the inputs' dtype
-        weights = {name: w.to(inputs) for name, w in weights.items()}
-    passed = _arguments(layer, inputs, weights)
-    tape = gate_tape(
-        layer.qnode, (), passed, list(weights), pure=engine == "native", as_passed=True
-    )
+    tape = layer_tape(layer, inputs, weights, pure=engine == "native")
     return replace(
         _of_tape(call, tape, values, engine, argnum), executor=getattr(layer, "executor", None)
     )
-
-
-def _arguments(layer: Any, inputs: torch.Tensor, weights: Mapping[str, Any]) -> dict[str, Any]:
-    data = {} if layer.input_arg is None else {layer.input_arg: inputs}
-    return {**data, **weights}
-
-
-def plain_qnode(qnode: Any) -> Any:
-    """Return the QNode that ``fubini.compiled`` was given; anything else as it is."""
-    from fubini.nn.compiled_qnode import CompiledQNode
-
-    return qnode.qnode if isinstance(qnode, CompiledQNode) else qnode
 
 
 def points(

@@ -7,7 +7,6 @@ direction. ``layer_metric`` and ``layer_operator`` are what the optimizer asks f
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,11 +15,11 @@ import torch
 
 from fubini.circuit.arguments import Argnums, check_finite_array, returned
 from fubini.circuit.gate_layers import LayerRule, check_rule
-from fubini.devices.executor import Executor
 from fubini.errors import UnsupportedCircuitError
-from fubini.metric.engines import Engine, Point, at_inputs, at_single_inputs, plain_qnode, points
+from fubini.metric.engines import Engine, Point, at_inputs, at_single_inputs, points
 from fubini.metric.gradient import Wanted, derivative_along, with_gradient
 from fubini.native.operator import Form, MetricOperator, check_form
+from fubini.nn.qnode_function import plain_qnode
 from fubini.options import Approx, Real, Reduce
 from fubini.torch_private import is_wrapped
 
@@ -346,7 +345,6 @@ def layer_metric(
     approx: Approx,
     layers: LayerRule = "wires",
     reduce: Reduce = None,
-    executor: Executor | None = None,
     weights: Mapping[str, Any] | None = None,
 ) -> Real:
     """Return the metric over the flattened weights of a QuantumLayer or TorchLayer.
@@ -357,16 +355,12 @@ def layer_metric(
         approx: Which part of the metric over angles to take.
         layers: Which gates form a block.
         reduce: ``"mean"`` averages over the inputs.
-        executor: Runs circuits on the device; None: the layer's own.
         weights: By name, instead of the layer's own.
 
     Returns:
         (batch, P, P), or (P, P) for the mean and for a single input.
     """
-    point = at_inputs(layer, inputs, weights=weights)
-    if executor is not None:
-        point = replace(point, executor=executor)
-    return point.metric(approx, layers, reduce)
+    return at_inputs(layer, inputs, weights=weights).metric(approx, layers, reduce)
 
 
 def single_inputs_metric(

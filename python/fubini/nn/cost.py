@@ -1,20 +1,19 @@
 """What a training step of a layer on a device will execute, counted before anything is executed."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, NoReturn
+import contextlib
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from fubini.circuit.gate_layers import LayerRule
-from fubini.devices.executor import Executor
+from fubini.devices.metric import metric_job
 from fubini.devices.readout import Estimates, readout_of
 from fubini.devices.shifts import gradient_job
-from fubini.devices.sweep import Sweep
 from fubini.devices.usage import Usage
 from fubini.errors import UnsupportedCircuitError
-from fubini.metric.functions import layer_metric
 from fubini.nn.device_pass import ShiftedCircuit, own_derivatives
+from fubini.nn.layer_tape import layer_tape
 from fubini.options import Approx
 
 _NOTHING = Usage()
@@ -41,21 +40,6 @@ class StepCost:
 
     def __str__(self) -> str:
         return f"forward: {self.forward}; backward: {self.backward}; metric: {self.metric}"
-
-
-class _Counted(BaseException):
-    """Thrown instead of executing; no error, so that nothing handles it as one."""
-
-    def __init__(self, usage: Usage) -> None:
-        super().__init__()
-        self.usage = usage
-
-
-class _Counting(Executor):
-    """Counts what it is asked to run."""
-
-    def run(self, sweeps: Sequence[Sweep]) -> NoReturn:
-        raise _Counted(self.cost(sweeps))
 
 
 def step_cost(
@@ -85,12 +69,9 @@ def step_cost(
     elif circuit.angles:
         known = Estimates(readout_of(tape, tape.shots), (), tape.shots)  # from the forward pass
         backward = gradient_job(tape, shots=tape.shots, rule="shift", base=known).cost(executor)
-    counting = _Counting(**{f.name: getattr(executor, f.name) for f in fields(executor) if f.init})
     metric = Usage()
-    try:
-        layer_metric(layer, inputs, approx, layers, "mean", counting)
-    except _Counted as counted:
-        metric = counted.usage
-    except UnsupportedCircuitError:  # channels, of which there is none
-        pass
+    with contextlib.suppress(UnsupportedCircuitError):  # channels, of which there is none
+        gates = layer_tape(layer, inputs, dict(layer.qnode_weights))
+        if gates.jacobian.size:
+            metric = metric_job(gates, executor, approx, layers).cost(executor)
     return StepCost(forward, backward, metric)

@@ -16,6 +16,7 @@ from typing import Any
 import pennylane as qml
 import torch
 
+from fubini.nn.gradients import batched_gradients
 from fubini.nn.recorder import Pass, PassRecorder
 from fubini.nn.shot_noise import ShotNoise
 from fubini.torch_private import is_wrapped, uncompiled, unwrapped, without_transforms
@@ -364,8 +365,6 @@ def _is_same(weight: Tensor, leaf: Tensor) -> bool:
 
 def _jacobian(weight: Tensor, leaves: Sequence[Tensor]) -> dict[Tensor, Tensor]:
     """Derivatives of a computed weight, in the middle of a backward pass that has not reached what it is computed from."""
-    from fubini.fisher.calls import batched_gradients
-
     with without_transforms():
         basis = torch.eye(weight.numel(), dtype=weight.dtype, device=weight.device)
         basis = basis.reshape(-1, *weight.shape)

@@ -14,7 +14,7 @@ from fubini.circuit.words import by_words
 from fubini.compile.compiled import Compiled, Traced
 from fubini.compile.function import Run, compile_function, rest_of
 from fubini.compile.recent import Recent
-from fubini.devices.executor import STATE_VECTORS, Executor, check_device, executor_of
+from fubini.devices.executor import Executor, check_device, device_reason, executor_of
 from fubini.devices.usage import Usage
 from fubini.errors import UnsupportedCircuitError
 from fubini.native.circuit import Circuit
@@ -408,12 +408,7 @@ class QuantumLayer(torch.nn.Module):
         """Why the circuit cannot run natively, as far as that is known without compiling it."""
         if self._requested_engine == "device":
             return "the device engine was asked for"
-        device = self.qnode.device
-        if device.name not in STATE_VECTORS:
-            return "it is no noiseless state-vector simulator"
-        if self.qnode.shots.total_shots is not None:
-            return f"it has {self.qnode.shots.total_shots} shots"
-        return None
+        return device_reason(self.qnode) or None
 
     def _form(self, x: torch.Tensor) -> Form:
         return self._form_and_run(x, list(self.qnode_weights.values()))[0]

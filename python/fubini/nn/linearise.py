@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from fubini.errors import UnsupportedCircuitError
 from fubini.native.circuit import Circuit, _measured_wires, decomposed
 from fubini.nn.expval import expval
 from fubini.nn.layer import QuantumLayer
+from fubini.nn.stand_in import as_native
 
 Tensor = torch.Tensor
 Real = npt.NDArray[np.float64]
@@ -97,38 +97,6 @@ def _stacked(each: list[Linearised]) -> Linearised:
         np.concatenate(by_inputs) if by_inputs else None,
         each[0].parts,
     )
-
-
-def as_native(layer: Any) -> QuantumLayer | None:
-    """Return the layer that evaluates this one on the native engine, or None where it runs on its device.
-
-    Args:
-        layer: A QuantumLayer or TorchLayer.
-    """
-    if not isinstance(layer, QuantumLayer):
-        layer = _converted(layer)
-    return layer if layer is not None and layer.engine == "native" else None
-
-
-# TorchLayers as QuantumLayers with the same weights: compiled once.
-_CONVERTED: weakref.WeakKeyDictionary[Any, QuantumLayer] = weakref.WeakKeyDictionary()
-
-
-def _converted(layer: Any) -> QuantumLayer | None:
-    known = _CONVERTED.get(layer)
-    weights = layer.qnode_weights
-    if (
-        known is not None
-        and known.qnode is layer.qnode
-        and all(known.qnode_weights[name] is weight for name, weight in weights.items())
-    ):
-        return known
-    try:
-        known = QuantumLayer.from_torch_layer(layer)
-    except (TypeError, ValueError):  # what TorchLayer takes and QuantumLayer refuses
-        return None
-    _CONVERTED[layer] = known
-    return known
 
 
 def flat_weights(layer: QuantumLayer) -> Real:

@@ -1,35 +1,31 @@
-"""A QNode as a torch function that runs in the native engine: circuits whose weights belong to nobody's module."""
+"""Evaluates a QNode as a torch function, on the native engine where that can be promised to be right."""
 
 import copyreg
 import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import pennylane as qml
 import torch
 
-from fubini.circuit.arguments import Argnums
-from fubini.circuit.gate_layers import LayerRule
 from fubini.circuit.tape import user_tape
 from fubini.compile.calls import Found, find
 from fubini.compile.compiled import Compiled
 from fubini.compile.recent import Recent
+from fubini.devices.executor import device_reason
 from fubini.errors import UnsupportedCircuitError
-from fubini.metric.engines import Engine, device_reason, plain_qnode
-from fubini.metric.functions import metric_tensor
 from fubini.native.circuit import Circuit, _measured_wires, decomposed
 from fubini.nn.copies import found_qnode, named_qnode
 from fubini.nn.native_pass import run_compiled, run_tape
-from fubini.options import Approx, Reduce
 from fubini.torch_private import is_traced, uncompiled
 
 # Of a quantum function that runs in every call, see QuantumLayer.
 _CIRCUITS = 16
 
 
-class CompiledQNode:
-    """What :func:`compiled` returns.
+class QNodeFunction:
+    """A QNode as a torch function, without its metric: see ``fubini.compiled``.
 
     Attributes:
         qnode: The QNode.
@@ -116,42 +112,6 @@ class CompiledQNode:
         )
         return _arranged(values.to(_device(found)), circuit, run.kind)
 
-    def metric(
-        self,
-        approx: Approx | Literal["auto"] = None,
-        *,
-        argnum: int | Sequence[int] | None = None,
-        argnums: Argnums = None,
-        layers: LayerRule = "wires",
-        reduce: Reduce = None,
-        joint: bool = False,
-        engine: Engine = "auto",
-    ) -> Callable[..., Any]:
-        """Return a function that computes the metric, ``fubini.metric_tensor(qnode, ...)``.
-
-        Args:
-            approx: As for :func:`fubini.metric_tensor`, like all that follow.
-            argnum: As there.
-            argnums: As there.
-            layers: As there.
-            reduce: As there.
-            joint: As there.
-            engine: As there.
-
-        Returns:
-            A function with the QNode's arguments.
-        """
-        return metric_tensor(
-            self.qnode,
-            approx,
-            argnum=argnum,
-            argnums=argnums,
-            layers=layers,
-            reduce=reduce,
-            joint=joint,
-            engine=engine,
-        )
-
     def explain(self) -> str:
         """Say in one sentence what evaluated the last call, and why; before the first, what is planned."""
         if self._last is not None:
@@ -180,41 +140,13 @@ class CompiledQNode:
         return copyreg.__newobj__, (type(self),), state  # type: ignore[attr-defined]
 
 
-def compiled(qnode: Any) -> CompiledQNode:
-    """Return a QNode as a torch function that runs in the native engine where that can be promised to be right.
-
-    It has the QNode's own signature; torch differentiates it, also twice, by every tensor. All ways of calling it are
-    compiled in their first call, by the rules of ``QuantumLayer``, also with one argument of shape (batch, features) for data;
-    calls with other batches run the quantum function, and its gates natively. Everything else (shots, noise, NumPy arrays, operations that the engine does not know) is the QNode's own
-    matter, called as it is. ``explain()`` says which it was.
-
-    Example::
-
-        >>> import fubini, torch, pennylane as qml
-        >>> @qml.qnode(qml.device("default.qubit", wires=2))
-        ... def circuit(w):
-        ...     qml.RY(w[0], 0)
-        ...     qml.CNOT([0, 1])
-        ...     qml.RY(w[1], 1)
-        ...     return qml.expval(qml.Z(0) @ qml.Z(1) + 0.5 * qml.X(1))
-        >>> energy = fubini.compiled(circuit)
-        >>> w = torch.tensor([0.0, 0.0], dtype=torch.float64, requires_grad=True)
-        >>> energy(w).item(), torch.autograd.grad(energy(w), w)[0].tolist()
-        (1.0, [0.0, 0.5])
-        >>> energy.metric()(w).diagonal().tolist()
-        [0.25, 0.25]
+def plain_qnode(qnode: Any) -> Any:
+    """Return the QNode of a function; anything else as it is.
 
     Args:
-        qnode: A QNode, interface ``"auto"`` or ``"torch"``.
-
-    Returns:
-        A function with the QNode's arguments, and with ``metric`` (:func:`fubini.metric_tensor` with its options, a function
-        of the same arguments), ``explain`` and ``qnode``. ``fubini.metric_tensor`` and its siblings take it for the QNode.
-
-    Raises:
-        TypeError: If qnode is no QNode.
+        qnode: Anything.
     """
-    return CompiledQNode(qnode)
+    return qnode.qnode if isinstance(qnode, QNodeFunction) else qnode
 
 
 def _device(found: Found) -> torch.device:

@@ -1,0 +1,92 @@
+"""QNodes as torch functions with a metric: circuits whose weights belong to nobody's module."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from fubini.circuit.arguments import Argnums
+from fubini.circuit.gate_layers import LayerRule
+from fubini.metric.engines import Engine
+from fubini.metric.functions import metric_tensor
+from fubini.nn.qnode_function import QNodeFunction
+from fubini.options import Approx, Reduce
+
+
+class CompiledQNode(QNodeFunction):
+    """What :func:`compiled` returns.
+
+    Attributes:
+        qnode: The QNode.
+    """
+
+    def metric(
+        self,
+        approx: Approx | Literal["auto"] = None,
+        *,
+        argnum: int | Sequence[int] | None = None,
+        argnums: Argnums = None,
+        layers: LayerRule = "wires",
+        reduce: Reduce = None,
+        joint: bool = False,
+        engine: Engine = "auto",
+    ) -> Callable[..., Any]:
+        """Return a function that computes the metric, ``fubini.metric_tensor(qnode, ...)``.
+
+        Args:
+            approx: As for :func:`fubini.metric_tensor`, like all that follow.
+            argnum: As there.
+            argnums: As there.
+            layers: As there.
+            reduce: As there.
+            joint: As there.
+            engine: As there.
+
+        Returns:
+            A function with the QNode's arguments.
+        """
+        return metric_tensor(
+            self.qnode,
+            approx,
+            argnum=argnum,
+            argnums=argnums,
+            layers=layers,
+            reduce=reduce,
+            joint=joint,
+            engine=engine,
+        )
+
+
+def compiled(qnode: Any) -> CompiledQNode:
+    """Return a QNode as a torch function that runs in the native engine where that can be promised to be right.
+
+    It has the QNode's own signature; torch differentiates it, also twice, by every tensor. All ways of calling it are
+    compiled in their first call, by the rules of ``QuantumLayer``, also with one argument of shape (batch, features) for data;
+    calls with other batches run the quantum function, and its gates natively. Everything else (shots, noise, NumPy arrays, operations that the engine does not know) is the QNode's own
+    matter, called as it is. ``explain()`` says which it was.
+
+    Example::
+
+        >>> import fubini, torch, pennylane as qml
+        >>> @qml.qnode(qml.device("default.qubit", wires=2))
+        ... def circuit(w):
+        ...     qml.RY(w[0], 0)
+        ...     qml.CNOT([0, 1])
+        ...     qml.RY(w[1], 1)
+        ...     return qml.expval(qml.Z(0) @ qml.Z(1) + 0.5 * qml.X(1))
+        >>> energy = fubini.compiled(circuit)
+        >>> w = torch.tensor([0.0, 0.0], dtype=torch.float64, requires_grad=True)
+        >>> energy(w).item(), torch.autograd.grad(energy(w), w)[0].tolist()
+        (1.0, [0.0, 0.5])
+        >>> energy.metric()(w).diagonal().tolist()
+        [0.25, 0.25]
+
+    Args:
+        qnode: A QNode, interface ``"auto"`` or ``"torch"``.
+
+    Returns:
+        A function with the QNode's arguments, and with ``metric`` (:func:`fubini.metric_tensor` with its options, a function
+        of the same arguments), ``explain`` and ``qnode``. ``fubini.metric_tensor`` and its siblings take it for the QNode.
+
+    Raises:
+        TypeError: If qnode is no QNode.
+    """
+    return CompiledQNode(qnode)

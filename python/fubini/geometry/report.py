@@ -18,7 +18,7 @@ from fubini.geometry.capacity import check_data, fisher, reading
 from fubini.geometry.report_model import Model, Weights, model_of, of_family
 from fubini.geometry.report_result import Report
 from fubini.geometry.trend import GradientTrend, gradient_variance, trend, variance_of
-from fubini.nn.compiled_qnode import CompiledQNode
+from fubini.metric.compiled_qnode import CompiledQNode
 from fubini.options import Real
 from fubini.runtime import check_fits
 

@@ -16,12 +16,12 @@ from fubini.circuit.jacobian import Jacobian
 from fubini.circuit.tape import user_tape
 from fubini.compile.compiled import Compiled
 from fubini.errors import UnsupportedCircuitError
-from fubini.metric.engines import plain_qnode
 from fubini.metric.functions import layer_metric
 from fubini.native.circuit import Circuit, _measured_wires
 from fubini.native.observables import Measurement
 from fubini.nn.layer import QuantumLayer
 from fubini.nn.layer_weights import initial_weight
+from fubini.nn.qnode_function import plain_qnode
 from fubini.options import Real
 
 #: Weights by name: a shape, as for QuantumLayer, or values.

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fubini
-from fubini.compile.recent import Recent
+from fubini.native.circuit import circuit_of
 
 ENGINES = [
     ("default.qubit", "auto"),
@@ -177,17 +177,4 @@ def test_circuits_of_an_annealed_function_are_not_kept_forever(kind: str) -> Non
     for step in range(60):
         setting[0] = 0.1 * (step % 40)
         torch.testing.assert_close(layer(x), theirs(x))
-    assert len(layer._circuits) <= 16
-
-
-def test_what_was_used_last_is_kept() -> None:
-    recent: Recent[tuple[int]] = Recent(2)
-    one, two, three = (1,), (2,), (3,)
-    assert recent.same(one) is one
-    assert recent.same(two) is two
-    assert recent.same((1,)) is one
-    assert recent.same(three) is three  # takes the place of two
-    assert recent.same((1,)) is one
-    again = (int("2"),)
-    assert recent.same(again) is again
-    assert len(recent) == 2
+    assert circuit_of.cache_info().currsize <= 128

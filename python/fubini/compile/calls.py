@@ -214,10 +214,10 @@ def compiled_call(
 
 def _data(run: Run, tensors: Mapping[str, torch.Tensor]) -> str | None:
     """The one tensor whose rows may be what makes the circuit a batch, of a function that was understood otherwise."""
-    if not isinstance(run.how, Traced) or run.how.reason != BATCHED or run.tape is None:
+    if not isinstance(run.how, Traced) or run.how.reason != BATCHED or run.reading is None:
         return None
-    count = run.tape.batch_size
-    found = [n for n, v in tensors.items() if v.ndim == 2 and len(v) == count > 1]
+    count = run.reading.batch
+    found = [n for n, v in tensors.items() if v.ndim == 2 and len(v) == count != 1]
     # In one dtype: a function that is called with several may compute with either.
     return found[0] if len(found) == 1 and len({v.dtype for v in tensors.values()}) == 1 else None
 

@@ -27,7 +27,8 @@ from fubini.compile.roots import BATCHED, compiled_of
 from fubini.compile.shadow import UnknownError
 from fubini.compile.watch import Watch
 from fubini.errors import UnsupportedCircuitError
-from fubini.native.circuit import Circuit, _measured_wires, decomposed
+from fubini.native.circuit import circuit_of
+from fubini.native.reading import Reading, read
 from fubini.torch_private import without_transforms
 
 _PLAIN = (str, bytes, bool, int, float, complex, type(None), qml.wires.Wires, np.ndarray)
@@ -41,14 +42,12 @@ class Run:
         how: The compiled form, or why there is none.
         kind: What the function returns: ``"single"``, ``"list"`` or ``"tuple"`` of real measurements; ``"other"``:
             something else.
-        tape: The decomposed tape of this run, with the graphs of its tensors, where it serves the call that led to it.
-        circuit: Of the tape.
+        reading: Of the tape of this run, with the graphs of its tensors, where it serves the call that led to it.
     """
 
     how: Compiled | Traced | str
     kind: str
-    tape: Any = None
-    circuit: Circuit | None = None
+    reading: Reading | None = None
 
 
 @contextlib.contextmanager
@@ -101,11 +100,11 @@ def compile_function(
         known = all(_is_pennylanes(op) for op in tape.operations)
         with contextlib.nullcontext() if known else watch, recording:
             try:
-                expanded = decomposed(tape)
-                circuit = Circuit.from_decomposed(expanded, _measured_wires(qnode, tape))
+                reading = read(tape, qnode.device)
+                circuit = circuit_of(reading.structure)
             except UnsupportedCircuitError as error:
                 return Run(str(error), kind)
-        watch.gates([*tape.operations, *expanded.operations])
+        watch.gates([*tape.operations, *reading.parts.operations])
         # A function that is not understood may count its runs.
         check_batch(qnode, tape, recording, arguments, again=static or watch.problem is None)
         if arguments.inputs is not None and arguments.batch is None and tape.batch_size is not None:
@@ -117,15 +116,15 @@ def compile_function(
             reason = BATCHED
         if reason is None and arguments.made_up:
             reason = "its numbers were hidden by torch.func in the first call"
-        live = (None, None) if arguments.made_up else (expanded, circuit)
+        live = None if arguments.made_up else reading
         if reason is not None:
-            return Run(Traced(reason), kind, *live)
+            return Run(Traced(reason), kind, live)
         try:
             guard = None if static else watch
-            how: Compiled | Traced = compiled_of(circuit, expanded, recording, arguments, guard)
+            how: Compiled | Traced = compiled_of(circuit, reading, recording, arguments, guard)
         except (UnknownError, TooLargeError) as error:
             how = Traced(str(error) or "its expressions are too large")
-        return Run(how, kind, *live)
+        return Run(how, kind, live)
 
 
 def rest_of(qnode: Any) -> tuple[Any, ...]:
@@ -192,12 +191,18 @@ def _is_pennylanes(op: Any) -> bool:
     """Whether an operation, and what it is made of, is of a class of PennyLane's own."""
     if not type(op).__module__.startswith("pennylane."):
         return False
-    parts = [getattr(op, "base", None), *getattr(op, "operands", ())]
-    parts += [v for v in op.hyperparameters.values() if not isinstance(v, _PLAIN)]
-    return all(
-        _is_pennylanes(part) if isinstance(part, qml.operation.Operator) else part is None
-        for part in parts
-    )
+    parts = [getattr(op, "base", None), *getattr(op, "operands", ()), *op.hyperparameters.values()]
+    return all(map(_is_known_part, parts))
+
+
+def _is_known_part(part: Any) -> bool:
+    if isinstance(part, _PLAIN):
+        return True
+    if type(part) in (list, tuple):
+        return all(map(_is_known_part, part))
+    if isinstance(part, type):
+        return part.__module__.startswith("pennylane.")
+    return isinstance(part, qml.operation.Operator) and _is_pennylanes(part)
 
 
 def _foreign_transform(qnode: Any) -> str | None:

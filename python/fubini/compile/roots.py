@@ -13,20 +13,24 @@ from fubini.compile.graph import Graph, depends, expression
 from fubini.compile.recorder import Predicate, Recording
 from fubini.compile.shadow import MIXED, MIXED_ROW, Codes, Shadow, UnknownError, split
 from fubini.native.circuit import Circuit
-from fubini.native.gates import angle_values
+from fubini.native.reading import Reading
 
 #: Why a call without a data argument is not compiled, where nothing else stands against it.
 BATCHED = "one of its tensors is a batch"
 
 
 def compiled_of(
-    circuit: Circuit, tape: Any, recording: Recording, arguments: Arguments, guard: Guard | None
+    circuit: Circuit,
+    reading: Reading,
+    recording: Recording,
+    arguments: Arguments,
+    guard: Guard | None,
 ) -> Compiled | Traced:
     """Return the compiled form of a run, or why there is none.
 
     Args:
         circuit: Of the run.
-        tape: Of the run, decomposed.
+        reading: Of the tape of the run.
         recording: What was recorded.
         arguments: Of the run.
         guard: What the function read.
@@ -35,9 +39,8 @@ def compiled_of(
         UnknownError: If an angle is nothing that is understood.
     """
     graph, shadow, batch = recording.graph, recording.shadow, arguments.batch
-    values = [value for op in tape.operations for value in angle_values(op)]
-    angles = [_root(shadow, value, batch) for value in values]
-    amplitudes = _amplitudes(shadow, circuit, tape, batch)
+    angles = [_root(shadow, value, batch) for value in reading.parts.values]
+    amplitudes = _amplitudes(shadow, circuit, reading.parts.preparation, batch)
     sizes = arguments.num_weights, arguments.width
     affine = _affine(graph, angles, *sizes) if amplitudes is None else None
     roots = [*angles, *(amplitudes or ())]
@@ -53,7 +56,7 @@ def compiled_of(
         batch if recording.sized or batch == 1 else None,
         [_decision(recording, p, sizes, batch) for p in recording.predicates],
     )
-    if not _repeats(found, tape, values, arguments):
+    if not _repeats(found, reading, arguments):
         return Traced("its angles could not be computed again from what was recorded")
     return found
 
@@ -86,11 +89,10 @@ def _one_node(codes: Codes, batch: int | None) -> int:
     return int(nodes[0])
 
 
-def _amplitudes(shadow: Shadow, circuit: Circuit, tape: Any, batch: int | None) -> list[int] | None:
-    """Nodes of the initial state's amplitudes, real and imaginary parts in turn; None for a circuit that takes none."""
-    if not circuit.takes_state:
+def _amplitudes(shadow: Shadow, circuit: Circuit, op: Any, batch: int | None) -> list[int] | None:
+    """Nodes of the initial state's amplitudes, real and imaginary parts in turn; None without a state preparation."""
+    if op is None:
         return None
-    op = tape.operations[0]
     value = op.parameters[0]
     size = 2 ** len(op.wires)
     order = _places(op, circuit)
@@ -144,12 +146,12 @@ def _decision(
     return Normalised(norms, predicate.tolerance, predicate.holds)
 
 
-def _repeats(found: Compiled, tape: Any, values: list[Any], arguments: Arguments) -> bool:
+def _repeats(found: Compiled, reading: Reading, arguments: Arguments) -> bool:
     """Whether the map gives the angles and the state of the run: a second line of defence behind the rules."""
     weights, inputs = arguments.numbers()
     angles = found.angles(weights, inputs)
     expected = np.empty_like(angles)
-    for column, value in enumerate(values):
+    for column, value in enumerate(reading.parts.values):
         expected[:, column] = to_numpy(value).reshape(-1)
     low = arguments.inputs is not None and arguments.inputs.dtype is torch.float32
     low = low or any(w.dtype is torch.float32 for w in arguments.weights)
@@ -158,5 +160,5 @@ def _repeats(found: Compiled, tape: Any, values: list[Any], arguments: Arguments
     states = found.states(weights, inputs)
     if states is None:
         return same
-    started = to_numpy(found.circuit.state_of(tape), np.complex128)
+    started = to_numpy(reading.state, np.complex128)
     return same and np.allclose(states, started, rtol=tolerance, atol=tolerance, equal_nan=True)

@@ -17,8 +17,8 @@ from fubini.circuit.tape import user_tape
 from fubini.compile.compiled import Compiled
 from fubini.errors import UnsupportedCircuitError
 from fubini.metric.functions import layer_metric
-from fubini.native.circuit import Circuit, _measured_wires
 from fubini.native.observables import Measurement
+from fubini.native.reading import read
 from fubini.nn.layer import QuantumLayer
 from fubini.nn.layer_weights import initial_weight
 from fubini.nn.qnode_function import plain_qnode
@@ -318,13 +318,13 @@ def _measured(layer: QuantumLayer, inputs: torch.Tensor) -> tuple[tuple[Measurem
     x = inputs if layer.input_arg is not None else layer.no_inputs()
     form = layer.compiled(x)
     if form is not None:
-        circuit = form.circuit
+        structure = form.circuit.structure
     else:
         named = {n: w.detach() for n, w in layer.qnode_weights.items()}
         data = {} if layer.input_arg is None else {layer.input_arg: inputs[0]}
         tape = user_tape(layer.qnode, (), {**data, **named})
-        circuit = Circuit.from_tape(tape, _measured_wires(layer.qnode, tape))
-    return circuit.structure.measurements, circuit.num_wires
+        structure = read(tape, layer.qnode.device).structure
+    return structure.measurements, len(structure.wires)
 
 
 #: What makes a circuit of a number of qubits.

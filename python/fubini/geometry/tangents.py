@@ -22,10 +22,11 @@ from fubini.arrays import hermitian
 from fubini.circuit.jacobian import Jacobian
 from fubini.geometry.ansatz import Ansatz
 from fubini.geometry.operators import Terms
-from fubini.native.circuit import Circuit, Structure
+from fubini.native.circuit import Circuit
 from fubini.native.derivative import tangent_states
 from fubini.native.gates import add_gate
 from fubini.native.observables import Measurement
+from fubini.native.reading import Structure
 from fubini.options import Complex, Real
 from fubini.runtime import check_fits
 

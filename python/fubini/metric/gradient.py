@@ -24,7 +24,7 @@ from fubini.circuit.arguments import returned_tensors
 from fubini.circuit.decompose import gate_operations
 from fubini.circuit.tape import user_tape
 from fubini.metric.engines import Call, Point
-from fubini.native.circuit import Circuit, decomposed
+from fubini.native.circuit import Circuit
 from fubini.native.derivative import along, gradient, tangent_states, without_state
 from fubini.native.metric import check_finite, layer_plan
 from fubini.options import Approx, Complex, Index, Reduce
@@ -155,9 +155,7 @@ def live_angles(point: Point, call: Call) -> tuple[Tensor, list[Tensor]]:
     tape = user_tape(call.qnode, call.args, call.kwargs)
     circuit = point.pullback.circuit
     try:
-        script = (
-            decomposed(tape) if call.compiled else qml.tape.QuantumScript(gate_operations(tape))
-        )
+        script = tape if call.compiled else qml.tape.QuantumScript(gate_operations(tape))
         angles = torch.as_tensor(circuit.angles_of(script), dtype=torch.float64, device="cpu")
     except ValueError as error:
         raise RuntimeError(

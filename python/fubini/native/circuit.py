@@ -5,50 +5,22 @@ arrays that methods take may be NumPy arrays or anything that ``numpy.asarray`` 
 with a gradient go through :mod:`fubini.nn.expval`.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, lru_cache
 from typing import Any
 
-import numpy as np
 import pennylane as qml
 
 from fubini import _core
 from fubini.circuit.measured import all_wires, measures_all_wires
-from fubini.circuit.unfold import Undecomposed, unfold
 from fubini.errors import UnsupportedCircuitError
 from fubini.native.circuit_metric import MetricMethods, matrix_argument
-from fubini.native.gates import (
-    NativeGate,
-    add_gate,
-    angle_values,
-    check_operations,
-    native_gates,
-    unsupported,
-)
-from fubini.native.observables import Measurement, measurement_of, square
+from fubini.native.gates import add_gate
+from fubini.native.observables import Measurement, square
+from fubini.native.reading import Reading, Structure, read
 from fubini.options import Complex, Real
 
 MAX_WIRES = 24
-
-
-@dataclass(frozen=True)
-class Structure:
-    """Everything that a circuit is made of, hashable and picklable.
-
-    Args:
-        wires: Wire labels; the first one is the most significant bit.
-        num_angles: Number of angles.
-        gates: The gates in order.
-        measurements: What is measured.
-        takes_state: Whether each call brings the initial state.
-    """
-
-    wires: tuple[Any, ...]
-    num_angles: int
-    gates: tuple[NativeGate, ...]
-    measurements: tuple[Measurement, ...]
-    takes_state: bool = False
 
 
 class Circuit(MetricMethods):
@@ -92,22 +64,7 @@ class Circuit(MetricMethods):
         Raises:
             UnsupportedCircuitError: Names the operation or measurement that the engine does not know.
         """
-        return cls.from_decomposed(
-            decomposed(tape), all_wires(tape, None) if wires is None else wires
-        )
-
-    @classmethod
-    def from_decomposed(cls, tape: Any, wires: Any = None) -> "Circuit":
-        """Compiles a tape that ``decomposed`` returned.
-
-        Args:
-            tape: The tape.
-            wires: As for ``from_tape``; default: those of this tape.
-
-        Returns:
-            The circuit.
-        """
-        return cls(_structure(tape, all_wires(tape, None) if wires is None else wires))
+        return cls(read(tape, wires=all_wires(tape, None) if wires is None else wires).structure)
 
     @classmethod
     def from_qnode(cls, qnode: Any, *args: Any, **kwargs: Any) -> "Circuit":
@@ -122,7 +79,9 @@ class Circuit(MetricMethods):
             The circuit.
         """
         tape = qml.workflow.construct_tape(qnode, level="user")(*args, **kwargs)
-        return cls.from_tape(tape, _measured_wires(qnode, tape))
+        return cls.from_tape(
+            tape, all_wires(tape, qnode.device) if measures_all_wires(tape) else None
+        )
 
     # --- structure ---------------------------------------------------------------------------------------------
 
@@ -201,10 +160,7 @@ class Circuit(MetricMethods):
         Raises:
             ValueError: If the tape has another structure.
         """
-        tape = decomposed(tape)
-        self._check_same(tape)
-        values = [value for op in tape.operations for value in angle_values(op)]
-        return _stacked(values)
+        return self._read(tape).angles
 
     def state_of(self, tape: Any) -> Any:
         """Collects the initial state of a tape of this circuit's structure.
@@ -215,22 +171,16 @@ class Circuit(MetricMethods):
         Returns:
             Amplitudes, shape (N,) or (B, N), or None when the circuit starts from |0...0>.
         """
-        if not self.takes_state:
-            return None
-        tape = decomposed(tape)
-        self._check_same(tape)
-        prepared = tape.operations[0].state_vector(wire_order=list(self.wires))
-        batch = tape.operations[0].batch_size
-        size = 2**self.num_wires
-        return qml.math.reshape(prepared, (size,) if batch is None else (batch, size))
+        return self._read(tape).state if self.takes_state else None
 
-    def _check_same(self, tape: Any) -> None:
-        other = _structure(tape, self.wires)
-        if other != self._structure:
+    def _read(self, tape: Any) -> Reading:
+        found = read(tape, wires=self.wires)
+        if found.structure != self._structure:
             raise ValueError(
                 "tape: expected the structure that this circuit was compiled from, got another one (gates, wires, "
                 "constants or measurements differ). Compile it: Circuit.from_tape(tape)."
             )
+        return found
 
     # --- sweeps ------------------------------------------------------------------------------------------------
 
@@ -361,89 +311,20 @@ class Circuit(MetricMethods):
         )
 
 
-def decomposed(tape: Any) -> Any:
-    """Decomposes a tape into operations that the engine knows.
+@lru_cache(maxsize=128)
+def circuit_of(structure: Structure) -> Circuit:
+    """Return the circuit of a structure; those that were asked for last are kept, with all that was derived from them.
 
     Args:
-        tape: ``qml.tape.QuantumScript``.
+        structure: The structure.
 
     Returns:
-        The tape; a state preparation at the start is kept.
+        The circuit.
 
     Raises:
-        UnsupportedCircuitError: Names the operation that can neither be run nor decomposed.
+        UnsupportedCircuitError: For more than 24 wires.
     """
-    if tape.shots:
-        raise UnsupportedCircuitError(
-            f"shots: the native engine computes exact values, and the tape asks for {tape.shots.total_shots} shots. "
-            "Remove the shots, or run the QNode on its device (engine='device')."
-        )
-    check_operations(tape.operations)
-    if all(native_gates(op) is not None for op in tape.operations):
-        return tape
-    first = tape.operations[:1] if isinstance(tape[0], qml.operation.StatePrepBase) else []
-    operations = native_operations(tape.operations[len(first) :])
-    return tape.copy(operations=[*first, *operations])
-
-
-def native_operations(operations: Sequence[Any]) -> list[Any]:
-    """Take operations apart into those that the engine knows.
-
-    Args:
-        operations: In the order in which they act.
-
-    Returns:
-        Operations that ``native_gates`` translates.
-
-    Raises:
-        UnsupportedCircuitError: Names the operation that can neither be run nor decomposed.
-    """
-    try:
-        result = unfold(operations, lambda op: native_gates(op) is not None, lambda _: None)
-    except Undecomposed as error:
-        raise UnsupportedCircuitError(unsupported(error.operation)) from error
-    check_operations(result)
-    return result
-
-
-def _structure(tape: Any, wires: Any) -> Structure:
-    """The structure of a decomposed tape."""
-    labels = tuple(wires)
-    index = {wire: i for i, wire in enumerate(labels)}
-    missing = [wire for wire in tape.wires if wire not in index]
-    if missing:
-        raise ValueError(
-            f"wires: expected all wires of the tape, {missing} are missing in {labels}"
-        )
-    gates: list[NativeGate] = []
-    slot = 0
-    takes_state = False
-    for position, op in enumerate(tape.operations):
-        if position == 0 and isinstance(op, qml.operation.StatePrepBase):
-            if isinstance(op, qml.BasisState):
-                bits = qml.math.toarray(op.parameters[0])
-                gates.extend(
-                    NativeGate("table", "PauliX", (wire,))
-                    for wire, bit in zip(op.wires, bits, strict=True)
-                    if int(bit) == 1
-                )
-            else:
-                takes_state = True
-            continue
-        native = native_gates(op, slot)
-        if native is None:
-            raise UnsupportedCircuitError(unsupported(op))
-        gates.extend(native)
-        slot += len(angle_values(op))
-    if not labels:
-        raise UnsupportedCircuitError("circuit: expected at least one wire, got none")
-    measurements = tuple(measurement_of(process, index) for process in tape.measurements)
-    return Structure(labels, slot, tuple(gates), measurements, takes_state)
-
-
-def _measured_wires(qnode: Any, tape: Any) -> Any:
-    """The wires in PennyLane's order, where a measurement covers all of them; None otherwise."""
-    return all_wires(tape, qnode.device) if measures_all_wires(tape) else None
+    return Circuit(structure)
 
 
 def _build(structure: Structure) -> _core.Program:
@@ -477,27 +358,3 @@ def _build(structure: Structure) -> _core.Program:
         elif measurement.kind == "expval":
             builder.output(add_moment(measurement))
     return builder.build()
-
-
-def _stacked(values: list[Any]) -> Any:
-    """(A,) or (B, A) from scalars and (B,) arrays; torch if any is a torch tensor."""
-    if not values:
-        return np.zeros(0)
-    batch = {qml.math.shape(value)[0] for value in values if qml.math.ndim(value) == 1}
-    if len(batch) > 1:
-        raise ValueError(f"angles: expected one batch size, got {sorted(batch)}")
-    torch_values = [value for value in values if qml.math.get_interface(value) == "torch"]
-    if not torch_values:
-        arrays = [np.asarray(qml.math.toarray(value), dtype=np.float64) for value in values]
-        return np.stack(np.broadcast_arrays(*arrays), axis=-1)
-    import torch
-
-    device = torch_values[0].device
-    tensors = [
-        torch.as_tensor(value, dtype=torch.float64, device=device)
-        if qml.math.get_interface(value) != "torch"
-        else value.to(torch.float64)
-        for value in values
-    ]
-    shape = tuple(batch)
-    return torch.stack([tensor.expand(shape) for tensor in tensors], dim=-1)

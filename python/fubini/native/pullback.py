@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pennylane as qml
 import torch
 
 from fubini import _core
@@ -20,13 +19,13 @@ from fubini.arrays import hermitian, to_numpy
 from fubini.circuit.decompose import PREPARATIONS
 from fubini.circuit.gate_layers import LayerRule
 from fubini.circuit.jacobian import AngleBlock, Jacobian, WeightBlock, merged
-from fubini.circuit.tape import GateTape
+from fubini.circuit.tape import Gate, GateTape
 from fubini.circuit.unfold import rebind
 from fubini.errors import UnsupportedCircuitError
 from fubini.native import metric as native_metric
-from fubini.native.circuit import Circuit, Structure, _structure, native_operations
+from fubini.native.circuit import Circuit, circuit_of
 from fubini.native.derivative import tangent_states, without_state
-from fubini.native.gates import angle_values, native_gates
+from fubini.native.reading import Gates
 from fubini.options import Approx, Complex, Index, Real, Reduce
 from fubini.runtime import MATRIX_FREE, check_fits
 
@@ -327,11 +326,6 @@ def _places(slots: tuple[tuple[int, ...], ...], size: int, diagonal: bool) -> In
     return np.concatenate([i if diagonal else (i[:, None] * size + i).reshape(-1) for i in index])
 
 
-@lru_cache(maxsize=64)
-def _compiled(structure: Structure) -> Circuit:
-    return Circuit(structure)
-
-
 def assembled(
     blocks: Iterable[AngleBlock], jacobian: Jacobian, batch: int | None, reduce: Reduce
 ) -> npt.NDArray[Any]:
@@ -384,37 +378,31 @@ def of_tape(tape: GateTape, argnum: Sequence[int] | None = None) -> Pullback:
     Raises:
         UnsupportedCircuitError: Names the operation that the engine does not know.
     """
-    operations: list[Any] = []
-    columns: list[Any] = []
-    trainable: list[
-        int
-    ] = []  # slots of the engine, and the angle of the tape and the factor that each one has
+    parts = Gates()
+    # Slots of the engine, and the angle of the tape and the factor that each one has.
+    trainable: list[int] = []
     source: list[int] = []
     factors: list[float] = []
     number = 0
     for position, gate in enumerate(tape.gates):
-        first = position == 0 and isinstance(gate.operation, PREPARATIONS)
-        own, slopes = [gate.operation], [1.0]
-        if not first and native_gates(gate.operation) is None:
-            own, slopes = _in_native_gates(gate.operation, gate.trainable)
-        values = [to_numpy(value) for op in own for value in angle_values(op)]
+        if position == 0 and isinstance(gate.operation, PREPARATIONS):
+            parts.prepare(gate.operation)
+            continue
+        first = len(parts.values)
+        slopes = _added(parts, gate)
         if gate.trainable:
-            moving = [k for k in range(len(values)) if slopes[k]]
-            trainable += [len(columns) + k for k in moving]
+            moving = [k for k, slope in enumerate(slopes) if slope]
+            trainable += [first + k for k in moving]
             source += [number] * len(moving)
             factors += [slopes[k] for k in moving]
             number += 1
-        columns += values
-        operations += own
-    structure = _structure(qml.tape.QuantumScript(operations), tape.wires)
-    rows = tape.batch or 1
-    angles = np.empty((rows, len(columns)))
-    for k, value in enumerate(columns):
-        angles[:, k] = value
-    circuit = _compiled(structure)
+    angles = np.empty((tape.batch or 1, len(parts.values)))
+    for k, value in enumerate(parts.values):
+        angles[:, k] = to_numpy(value)
+    circuit = circuit_of(parts.structure(tape.wires))
     states = None
     if circuit.takes_state:
-        prepared = operations[0].state_vector(wire_order=list(circuit.wires))
+        prepared = parts.state(circuit.wires)
         states = to_numpy(prepared, np.complex128).reshape(-1, 2**circuit.num_wires)
     jacobian = Jacobian(trainable, tape.jacobian[:, source] * np.array(factors)[:, None])
     if argnum is not None:
@@ -424,16 +412,19 @@ def of_tape(tape: GateTape, argnum: Sequence[int] | None = None) -> Pullback:
     return Pullback(circuit, angles, jacobian, states, tape.batch, frozenset(trainable))
 
 
-def _in_native_gates(op: Any, trainable: bool) -> tuple[list[Any], list[float]]:
-    """An operation in gates that the engine knows, and the derivative of each of their angles by its own."""
-    if not trainable:
-        own = native_operations([op])
-        return own, [0.0 for part in own for _ in angle_values(part)]
+def _added(parts: Gates, gate: Gate) -> list[float]:
+    """Translate a gate, or its parts; the derivatives of the angles of the engine by the gate's own."""
+    first, op = len(parts.values), gate.operation
+    if parts.take(op):
+        return [1.0] * (len(parts.values) - first)
+    if not gate.trainable:
+        parts.decompose([op])
+        return [0.0] * (len(parts.values) - first)
     leaf = torch.as_tensor(to_numpy(op.data[0])).clone().requires_grad_()
+    slopes = []
     with torch.enable_grad():
-        live = native_operations([rebind(op, [leaf])])
-        slopes = []
-        for value in (v for part in live for v in angle_values(part)):
+        parts.decompose([rebind(op, [leaf])])
+        for value in parts.values[first:]:
             slope = np.zeros(1)
             if isinstance(value, torch.Tensor) and value.requires_grad:
                 (found,) = torch.autograd.grad(value.sum(), leaf, retain_graph=True)
@@ -443,7 +434,4 @@ def _in_native_gates(op: Any, trainable: bool) -> tuple[list[Any], list[float]]:
                     f"{op.name}: its gates have angles that are not multiples of its own"
                 )
             slopes.append(float(slope[0]))
-    plain = [
-        rebind(part, [to_numpy(p, None) for p in part.data]) if part.data else part for part in live
-    ]
-    return plain, slopes
+    return slopes

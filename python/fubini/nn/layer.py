@@ -13,11 +13,9 @@ from fubini.circuit.gate_layers import LayerRule
 from fubini.circuit.words import by_words
 from fubini.compile.compiled import Compiled, Traced
 from fubini.compile.function import Run, compile_function, rest_of
-from fubini.compile.recent import Recent
 from fubini.devices.executor import Executor, check_device, device_reason, executor_of
 from fubini.devices.usage import Usage
 from fubini.errors import UnsupportedCircuitError
-from fubini.native.circuit import Circuit
 from fubini.nn.copies import found_qnode, named_qnode, share_uncopyable
 from fubini.nn.cost import StepCost, step_cost
 from fubini.nn.device_pass import derivatives_of, run_shifted, shifted_circuit
@@ -32,15 +30,12 @@ from fubini.nn.layer_weights import (
     weight_shape,
 )
 from fubini.nn.layouts import tuples_are_stacked
-from fubini.nn.native_pass import run_compiled, run_tape, run_traced
+from fubini.nn.native_pass import run_compiled, run_reading, run_traced
 from fubini.nn.operation import as_operation
 from fubini.nn.shot_noise import ShotNoise
 from fubini.torch_private import is_traced, uncompiled
 
 Engine = Literal["auto", "native", "device"]
-
-# Of a quantum function that runs in every call: as many as it may alternate between. Others are compiled anew.
-_CIRCUITS = 16
 
 
 class QuantumLayer(torch.nn.Module):
@@ -126,7 +121,6 @@ class QuantumLayer(torch.nn.Module):
         self._static = bool(static)
         self._width: int | None = None
         self._forms = Forms()
-        self._circuits: Recent[Circuit] = Recent(_CIRCUITS)
         self._recorders: list[
             Any
         ] = []  # weak references: optimizers that want to know what is evaluated
@@ -246,14 +240,13 @@ class QuantumLayer(torch.nn.Module):
         return {
             **self.__dict__,
             "_forms": Forms(),
-            "_circuits": None,
             "_recorders": [],
             "shot_noise": None,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy is found by optimizers as the original is."""
-        state = {"_recorders": [], **state, "_circuits": Recent(_CIRCUITS)}
+        state = {"_recorders": [], **state}
         state["qnode"] = found_qnode(state["qnode"])
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         register(self)
@@ -346,10 +339,10 @@ class QuantumLayer(torch.nn.Module):
         results: Any
         if isinstance(form.how, str):
             results = self._run_on_device(form, flat, weights)
-        elif run is not None and run.circuit is not None and isinstance(form.how, Traced):
+        elif run is not None and run.reading is not None and isinstance(form.how, Traced):
             # The function has just run for this call, and may count its calls.
-            values = run_tape(run.circuit, run.tape, flat)
-            results = arranged(values.to(flat), run.circuit.output_shapes, form.kind)
+            values, circuit = run_reading(run.reading, flat)
+            results = arranged(values.to(flat), circuit.output_shapes, form.kind)
         else:
             results = self._run(form, flat, weights)
         if watched is not None:
@@ -451,7 +444,7 @@ class QuantumLayer(torch.nn.Module):
             values = values if x.ndim > 1 else values.squeeze(0)
         else:
             named = dict(zip(self.weight_shapes, weights, strict=True))
-            values, circuit = run_traced(self.qnode, self.input_arg, x, named, self._circuits)
+            values, circuit = run_traced(self.qnode, self.input_arg, x, named)
         return arranged(values.to(x), circuit.output_shapes, form.kind)
 
     def _run_on_device(self, form: Form, x: torch.Tensor, weights: list[torch.Tensor]) -> Any:

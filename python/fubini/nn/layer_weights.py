@@ -139,19 +139,20 @@ def check_unbatched(qnode: Any, run: Run, weights: Mapping[str, torch.Tensor]) -
     Raises:
         ValueError: If it is a batch.
     """
-    tape = run.tape
-    if tape is None:
+    if run.reading is not None:
+        batch = run.reading.batch
+    else:
         try:
             with outside_transforms():
                 arguments = {
                     n: torch.zeros_like(w) if is_wrapped(w) else w for n, w in weights.items()
                 }
-                tape = user_tape(qnode, (), arguments, pure=False)
+                batch = user_tape(qnode, (), arguments, pure=False).batch_size
         except UnsupportedCircuitError:  # which PennyLane may know how to run
             return
-    if tape.batch_size is not None:
+    if batch is not None:
         shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
         raise ValueError(
             f"weight_shapes: expected weights of one circuit, got shapes {shapes} that make the quantum "
-            f"function a batch of {tape.batch_size}; call fubini.compiled(qnode) for batches of weights"
+            f"function a batch of {batch}; call fubini.compiled(qnode) for batches of weights"
         )

@@ -14,7 +14,8 @@ from fubini.arrays import to_numpy
 from fubini.circuit.tape import user_tape
 from fubini.compile.compiled import Compiled
 from fubini.errors import UnsupportedCircuitError
-from fubini.native.circuit import Circuit, _measured_wires, decomposed
+from fubini.native.circuit import Circuit, circuit_of
+from fubini.native.reading import read
 from fubini.nn.expval import expval
 from fubini.nn.layer import QuantumLayer
 from fubini.nn.stand_in import as_native
@@ -124,17 +125,17 @@ def trace(
     """
     constant = {name: w.detach().to(inputs) for name, w in layer.qnode_weights.items()}
     data = {} if layer.input_arg is None else {layer.input_arg: inputs}
-    tape = decomposed(user_tape(layer.qnode, (), {**data, **constant, **weights}))
-    circuit = Circuit.from_tape(tape, _measured_wires(layer.qnode, tape))
-    angles = torch.as_tensor(circuit.angles_of(tape), dtype=torch.float64, device="cpu")
+    tape = user_tape(layer.qnode, (), {**data, **constant, **weights})
+    reading = read(tape, layer.qnode.device)
+    angles = torch.as_tensor(reading.angles, dtype=torch.float64, device="cpu")
     count = len(inputs) if inputs.ndim > 1 else 1
     if angles.ndim == 1:
         angles = angles.expand(count, -1)
-    state = circuit.state_of(tape)
+    state = reading.state
     if state is not None:
         state = torch.as_tensor(state, dtype=torch.complex128, device="cpu")
         state = state.expand(count, -1)
-    return circuit, angles, state
+    return circuit_of(reading.structure), angles, state
 
 
 def _parts(kind: str, circuit: Circuit) -> int:

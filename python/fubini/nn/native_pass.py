@@ -9,8 +9,8 @@ import torch
 from fubini.arrays import to_numpy
 from fubini.circuit.tape import user_tape
 from fubini.compile.compiled import Compiled
-from fubini.compile.recent import Recent
-from fubini.native.circuit import Circuit, _measured_wires, decomposed
+from fubini.native.circuit import Circuit, circuit_of
+from fubini.native.reading import Reading, read
 from fubini.nn.angles import outputs, outputs_pullback
 from fubini.nn.expval import expval, is_batched, pullback, pullback_with_state
 from fubini.torch_private import is_plain, uncompiled
@@ -40,7 +40,6 @@ def run_traced(
     input_arg: str | None,
     inputs: Tensor,
     weights: dict[str, Tensor],
-    cache: Recent[Circuit],
 ) -> tuple[Tensor, Circuit]:
     """Run the quantum function for its angles, and its gates natively.
 
@@ -49,7 +48,6 @@ def run_traced(
         input_arg: Name of the data argument; None without data.
         inputs: (d,) or (B, d), any floating dtype; (0,) without data.
         weights: The weights by name.
-        cache: Circuits that ran before.
 
     Returns:
         Results side by side, (M,) or (B, M), float64 on the CPU; and the circuit that ran.
@@ -63,7 +61,7 @@ def run_traced(
     if input_arg is not None:
         arguments = {input_arg: inputs, **arguments}
     try:
-        tape = decomposed(user_tape(qnode, (), arguments, results=True))
+        reading = read(user_tape(qnode, (), arguments, results=True), qnode.device)
     except RuntimeError as error:
         if is_plain():
             raise
@@ -73,31 +71,29 @@ def run_traced(
             "with torch instead: qml.StatePrep(x / torch.linalg.norm(x, dim=-1, keepdim=True), wires, "
             "validate_norm=False)"
         ) from error
-    compiled = Circuit.from_tape(tape, _measured_wires(qnode, tape))
-    circuit = cache.same(compiled)
-    return run_tape(circuit, tape, inputs), circuit
+    return run_reading(reading, inputs)
 
 
-def run_tape(circuit: Circuit, tape: Any, inputs: Tensor) -> Tensor:
+def run_reading(reading: Reading, inputs: Tensor) -> tuple[Tensor, Circuit]:
     """Run the gates of a tape natively.
 
     Args:
-        circuit: Of the tape's structure.
-        tape: Decomposed, with the graphs of its tensors.
+        reading: Of the tape, with the graphs of its tensors.
         inputs: (d,) or (B, d), that the tape was made with.
 
     Returns:
-        Results side by side, (M,) or (B, M), float64 on the CPU.
+        Results side by side, (M,) or (B, M), float64 on the CPU; and the circuit that ran.
     """
-    angles = torch.as_tensor(circuit.angles_of(tape), dtype=torch.float64, device="cpu")
-    state = circuit.state_of(tape)
+    circuit = circuit_of(reading.structure)
+    angles = torch.as_tensor(reading.angles, dtype=torch.float64, device="cpu")
+    state = reading.state
     if state is not None:
         state = torch.as_tensor(state, dtype=torch.complex128, device="cpu")
     batch = inputs.shape[:-1]
     # Where nothing but the initial state, or nothing at all, depends on the inputs.
     if batch and angles.ndim == 1:
         angles = angles.expand(*batch, -1)
-    return expval(circuit, angles, state)
+    return expval(circuit, angles, state), circuit
 
 
 def _run_with_torch(form: Compiled, inputs: Tensor, weights: Sequence[Tensor]) -> Tensor:

@@ -12,16 +12,13 @@ import torch
 from fubini.circuit.tape import user_tape
 from fubini.compile.calls import Found, find
 from fubini.compile.compiled import Compiled
-from fubini.compile.recent import Recent
 from fubini.devices.executor import device_reason
 from fubini.errors import UnsupportedCircuitError
-from fubini.native.circuit import Circuit, _measured_wires, decomposed
+from fubini.native.circuit import Circuit, circuit_of
+from fubini.native.reading import read
 from fubini.nn.copies import found_qnode, named_qnode
-from fubini.nn.native_pass import run_compiled, run_tape
+from fubini.nn.native_pass import run_compiled, run_reading
 from fubini.torch_private import is_traced, uncompiled
-
-# Of a quantum function that runs in every call, see QuantumLayer.
-_CIRCUITS = 16
 
 
 class QNodeFunction:
@@ -42,7 +39,6 @@ class QNodeFunction:
 
     def _start(self) -> None:
         self._last: str | None = None
-        self._circuits: Recent[Circuit] = Recent(_CIRCUITS)
         functools.update_wrapper(self, self.qnode.func, updated=())
 
     @uncompiled
@@ -95,17 +91,17 @@ class QNodeFunction:
     def _traced(self, found: Found, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Gates that are native, at angles for which the quantum function runs."""
         run, how = found.known.run, found.known.run.how
-        tape, circuit = (run.tape, run.circuit) if found.new else (None, None)
-        if tape is None or circuit is None:
+        reading = run.reading if found.new else None
+        if reading is None:
             try:
-                tape = decomposed(user_tape(self.qnode, (), found.arguments, results=True))
-                circuit = Circuit.from_tape(tape, _measured_wires(self.qnode, tape))
+                tape = user_tape(self.qnode, (), found.arguments, results=True)
+                reading = read(tape, self.qnode.device)
+                circuit_of(reading.structure)
             except (UnsupportedCircuitError, RuntimeError) as error:
                 self._last = f"The QNode runs on its PennyLane device: {str(error).rstrip('.')}."
                 return self.qnode(*args, **kwargs)
-        circuit = self._circuits.same(circuit)
-        batch = () if tape.batch_size is None else (tape.batch_size,)
-        values = run_tape(circuit, tape, torch.empty(*batch, 0))
+        batch = () if reading.batch is None else (reading.batch,)
+        values, circuit = run_reading(reading, torch.empty(*batch, 0))
         reason = "a decision by value differs" if isinstance(how, Compiled) else how.reason  # type: ignore[union-attr]
         self._last = (
             f"The quantum function runs in every call and its gates run natively: {reason}."

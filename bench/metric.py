@@ -23,6 +23,8 @@ import pennylane as qml
 import torch
 
 import common
+import fubini
+from fubini.metric import circuits
 from fubini.native.circuit import Circuit
 
 CASES = [(4, 3), (8, 6), (10, 6), (12, 8)]
@@ -167,7 +169,7 @@ def case(
     batch = rng.uniform(0, 2 * np.pi, (INPUTS, len(angles)))
     vector = rng.normal(size=len(angles))
     theirs = pennylane(wires, layers, weights, slow)
-    full = circuit.metric(angles)
+    full = fubini.metric_tensor(circuit)(angles)
     size = len(angles)
     differences = {}
     for name, found in theirs.items():
@@ -176,7 +178,7 @@ def case(
         expected = np.asarray(found[0]).reshape(size, size)
         if name.startswith("block"):
             ours = np.zeros((size, size))
-            for indices, block in circuit.metric(angles, "block-diag"):
+            for indices, block in fubini.metric_tensor(circuit, "block-diag")(angles):
                 ours[np.ix_(indices, indices)] = block
         else:
             ours = full
@@ -184,13 +186,17 @@ def case(
         if differences[name] > 1e-9:
             raise RuntimeError(f"{name} differs by {differences[name]:.1e} at {wires} qubits")
     calls: dict[str, Callable[[], Any]] = {
-        "full": lambda: circuit.metric(angles),
-        "block-diag": lambda: circuit.metric(angles, "block-diag"),
-        "diag": lambda: circuit.metric(angles, "diag"),
-        "product": lambda: circuit.metric_vector_product(angles, vector),
-        f"full, mean of {INPUTS}": lambda: circuit.metric(batch, reduce="mean"),
-        f"block-diag, mean of {INPUTS}": lambda: circuit.metric(batch, "block-diag", reduce="mean"),
-        f"diag, mean of {INPUTS}": lambda: circuit.metric(batch, "diag", reduce="mean"),
+        "full": lambda: fubini.metric_tensor(circuit)(angles),
+        "block-diag": lambda: fubini.metric_tensor(circuit, "block-diag")(angles),
+        "diag": lambda: fubini.metric_tensor(circuit, "diag")(angles),
+        "product": lambda: circuits.metric_vector_product(circuit, angles, vector),
+        f"full, mean of {INPUTS}": lambda: fubini.metric_tensor(circuit, reduce="mean")(batch),
+        f"block-diag, mean of {INPUTS}": lambda: fubini.metric_tensor(
+            circuit, "block-diag", reduce="mean"
+        )(batch),
+        f"diag, mean of {INPUTS}": lambda: fubini.metric_tensor(circuit, "diag", reduce="mean")(
+            batch
+        ),
         f"forward of {INPUTS}": lambda: circuit.expval(batch),
     }
     jax = jax_metric(wires, layers, weights) if wires >= 8 else None

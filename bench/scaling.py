@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 import common
 import fubini
+from fubini.metric import circuits
 from fubini.native.circuit import Circuit
 from fubini.native.metric import metric_factor
 
@@ -77,7 +78,7 @@ class Problem:
 
     def dense(self) -> Real:
         """The direction, from the matrix."""
-        matrix = self.circuit.metric(self.angles)
+        matrix = fubini.metric_tensor(self.circuit)(self.angles)
         result: Real = fubini.solve(matrix, self.gradient(), damping=DAMPING)
         return result
 
@@ -89,7 +90,7 @@ class Problem:
 
     def matrix_free(self, tolerance: float) -> Real:
         """The direction, from products with the matrix."""
-        blocks = self.circuit.metric(self.angles, "block-diag")
+        blocks = fubini.metric_tensor(self.circuit, "block-diag")(self.angles)
         index = np.array([indices for indices, _ in blocks])
         damped = np.stack([block for _, block in blocks]) + DAMPING * np.eye(index.shape[1])
         inverse = fubini.solve(damped, np.broadcast_to(np.eye(index.shape[1]), damped.shape).copy())
@@ -101,7 +102,7 @@ class Problem:
 
         result: Real
         result, info = fubini.solve(
-            lambda v: self.circuit.metric_vector_product(self.angles, v),
+            lambda v: circuits.metric_vector_product(self.circuit, self.angles, v),
             self.gradient(),
             damping=DAMPING,
             method=fubini.CG(tolerance, 2000, precondition, self.last),
@@ -167,7 +168,7 @@ def case(problem: Problem, memory: dict[str, int | None], seconds: float) -> dic
         elapsed = time.perf_counter() - start
         if elapsed > SLOW:
             slow[name] = common.Timing(elapsed, elapsed)
-        product = problem.circuit.metric_vector_product(problem.angles, direction)
+        product = circuits.metric_vector_product(problem.circuit, problem.angles, direction)
         residual = np.linalg.norm(product + DAMPING * direction - gradient)
         residuals[name] = float(residual / np.linalg.norm(gradient))
         if residuals[name] > 1.01 * TOLERANCES.get(name, 1e-8):

@@ -10,6 +10,7 @@ import torch
 
 import fubini
 from circuits import random_circuit
+from fubini.metric import circuits
 from fubini.native.derivative import along, gradient, tangent_states, without_state
 from test_metric_operator import shared_and_bent
 from test_native_metric import drawn
@@ -47,23 +48,25 @@ def test_derivatives_over_the_angles(seed: int) -> None:
     rate = along(circuit, angles[None], states, rows, direction)
     np.testing.assert_allclose(rate, expected.real, rtol=0, atol=DIFFERENCES)
     assert (rate == rate.T).all()
-    whole = circuit.metric_derivative(angles, direction, state=state)
+    whole = circuits.metric_derivative(circuit, angles, direction, state=state)
     np.testing.assert_allclose(whole[np.ix_(rows, rows)], rate, rtol=0, atol=1e-13)
 
 
 def test_batches_of_angles() -> None:
     _, circuit, angles = drawn(3, batch=3)
     directions = np.random.default_rng(0).normal(size=angles.shape)
-    each = circuit.metric_derivative(angles, directions)
+    each = circuits.metric_derivative(circuit, angles, directions)
     for b in range(3):
-        alone = circuit.metric_derivative(angles[b], directions[b])
+        alone = circuits.metric_derivative(circuit, angles[b], directions[b])
         np.testing.assert_allclose(each[b], alone, rtol=0, atol=1e-14)
-    mean = circuit.metric_derivative(angles, directions, reduce="mean")
+    mean = circuits.metric_derivative(circuit, angles, directions, reduce="mean")
     np.testing.assert_allclose(mean, each.mean(axis=0), rtol=0, atol=1e-14)
     with pytest.raises(ValueError, match="direction: expected shape"):
-        circuit.metric_derivative(angles, np.zeros(3))
+        circuits.metric_derivative(circuit, angles, np.zeros(3))
     with pytest.raises(ValueError, match=r"nan at direction\[1\]"):
-        circuit.metric_derivative(angles, np.array([0, np.nan, *np.zeros(circuit.num_angles - 2)]))
+        circuits.metric_derivative(
+            circuit, angles, np.array([0, np.nan, *np.zeros(circuit.num_angles - 2)])
+        )
 
 
 # -- over weights ---------------------------------------------------------------------------------------------------
@@ -356,14 +359,14 @@ def test_directions_of_zero_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     _, circuit, angles = drawn(3, batch=3)
     directions = np.random.default_rng(0).normal(size=angles.shape)
     directions[1] = 0.0
-    expected = circuit.metric_derivative(angles, directions)
+    expected = circuits.metric_derivative(circuit, angles, directions)
     assert not expected[1].any()
     assert expected[0].any()
-    for name in ("metric_derivative", "metric_gradient"):
+    for name in ("metric.circuits", "native.derivative", "metric.gradient"):
         monkeypatch.setattr(sys.modules[f"fubini.{name}"], "along", refuse)
     still = fubini.metric_derivative(qnode, torch.zeros(5), reduce="mean")(x, w)
     assert not still.any()
-    assert not circuit.metric_derivative(angles, 0 * directions).any()
+    assert not circuits.metric_derivative(circuit, angles, 0 * directions).any()
 
 
 def test_inputs_that_are_not_finite_are_refused() -> None:  # the derivative was NaN
@@ -387,7 +390,7 @@ def test_derivatives_beyond_the_bound_are_refused() -> None:
         with pytest.raises(MemoryError, match=r"\(40, 5, 5\): the derivative of the metric would"):
             derivative(x, w)
         with pytest.raises(MemoryError, match=r"the derivative of the metric .*set_memory_limit"):
-            circuit.metric_derivative(angles, np.ones(circuit.num_angles))
+            circuits.metric_derivative(circuit, angles, np.ones(circuit.num_angles))
         with pytest.raises(MemoryError, match=r"derivative states of .* fubini.metric_operator"):
             tangent_states(circuit, angles[:1], None, np.arange(circuit.num_angles))
     finally:

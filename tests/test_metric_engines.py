@@ -13,6 +13,7 @@ import reference
 from circuits import metric_by_autodiff, random_circuit
 from fubini import _core
 from fubini.circuit.angles import gate_tape
+from fubini.metric import circuits
 from fubini.native.pullback import of_tape
 from test_native_metric import ansatz, random_tape
 
@@ -65,7 +66,7 @@ def test_random_circuits_over_the_gate_table(seed: int) -> None:
     script = qml.tape.QuantumScript(operations, [qml.state()], trainable_params=numbers)
     theirs = qml.adjoint_metric_tensor(script)
     pullback = of_tape(tape)
-    mine = pullback.circuit.metric(pullback.angles, state=pullback.states)[0]
+    mine = circuits.metric(pullback.circuit, pullback.angles, state=pullback.states)[0]
     rows = pullback.jacobian.rows
     np.testing.assert_allclose(mine[np.ix_(rows, rows)], np.asarray(theirs), rtol=0, atol=1e-9)
 
@@ -395,7 +396,7 @@ def test_requests_beyond_the_memory_bound() -> None:
         with pytest.raises(
             MemoryError, match=r"\(1, 60, 60\): the metric would take .* 'matrix-free'"
         ):
-            ansatz(6, 5).metric(np.zeros(60))
+            circuits.metric(ansatz(6, 5), np.zeros(60))
         operator = fubini.metric_operator(layer)(x)
         assert operator.form == "matrix-free"
         assert "no other form fits into the bound" in operator.explain()

@@ -10,6 +10,7 @@ import torch
 import fubini
 from circuits import ANGLE_GATES, FIXED_GATES, THREE_ANGLE_GATES
 from fubini import _core
+from fubini.metric import circuits
 from fubini.native import metric as native_metric
 from fubini.native.circuit import Circuit
 from fubini.native.gates import TABLE
@@ -84,7 +85,7 @@ def expected_metric(tape, angles):
 @pytest.mark.parametrize("seed", range(60))
 def test_full_metric_is_that_of_the_derivative_states(seed):
     tape, circuit, angles = drawn(seed, prepared=seed % 4 == 0)
-    got = circuit.metric(angles, state=circuit.state_of(tape))
+    got = circuits.metric(circuit, angles, state=circuit.state_of(tape))
     np.testing.assert_allclose(got, expected_metric(tape, angles), atol=TOLERANCE)
     assert (got == got.T).all()
     assert np.linalg.eigvalsh(got).min() > -1e-13 * max(1.0, np.abs(got).max() * len(got))
@@ -94,21 +95,21 @@ def test_full_metric_is_that_of_the_derivative_states(seed):
 @pytest.mark.parametrize("seed", range(30))
 def test_blocks_and_diagonal_are_parts_of_the_full_metric(seed, rule):
     _, circuit, angles = drawn(seed, batch=1 + seed % 4)
-    full = circuit.metric(angles)
-    blocks = circuit.metric(angles, "block-diag", layers=rule)
+    full = circuits.metric(circuit, angles)
+    blocks = circuits.metric(circuit, angles, "block-diag", layers=rule)
     assert sorted(a for indices, _ in blocks for a in indices) == list(range(circuit.num_angles))
     for indices, block in blocks:
         np.testing.assert_allclose(block, full[:, indices][:, :, indices], atol=TOLERANCE)
-    diagonal = circuit.metric(angles, "diag", layers=rule)
+    diagonal = circuits.metric(circuit, angles, "diag", layers=rule)
     np.testing.assert_allclose(diagonal, np.diagonal(full, axis1=1, axis2=2), atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("batch", range(1, 9))
 def test_batch_is_the_same_as_single_inputs(batch):
     tape, circuit, angles = drawn(7 + batch, batch=batch, wires=4)
-    full = circuit.metric(angles)
+    full = circuits.metric(circuit, angles)
     assert full.shape == (batch, circuit.num_angles, circuit.num_angles)
-    singles = np.stack([circuit.metric(row) for row in angles])
+    singles = np.stack([circuits.metric(circuit, row) for row in angles])
     np.testing.assert_allclose(full, singles, atol=1e-13)
     np.testing.assert_allclose(full[-1], expected_metric(tape, angles[-1]), atol=TOLERANCE)
 
@@ -116,16 +117,16 @@ def test_batch_is_the_same_as_single_inputs(batch):
 @pytest.mark.parametrize("batch", [1, 3, 8, 19])
 def test_mean(batch):
     _, circuit, angles = drawn(3, batch=batch)
-    singles = [circuit.metric(row) for row in angles]
+    singles = [circuits.metric(circuit, row) for row in angles]
     mean = np.mean(singles, axis=0)
-    np.testing.assert_allclose(circuit.metric(angles, reduce="mean"), mean, atol=1e-12)
+    np.testing.assert_allclose(circuits.metric(circuit, angles, reduce="mean"), mean, atol=1e-12)
     np.testing.assert_allclose(
-        circuit.metric(angles, "diag", reduce="mean"), np.diag(mean), atol=1e-12
+        circuits.metric(circuit, angles, "diag", reduce="mean"), np.diag(mean), atol=1e-12
     )
-    for indices, block in circuit.metric(angles, "block-diag", reduce="mean"):
+    for indices, block in circuits.metric(circuit, angles, "block-diag", reduce="mean"):
         np.testing.assert_allclose(block, mean[np.ix_(indices, indices)], atol=1e-12)
     vector = np.linspace(-1, 1, circuit.num_angles)
-    product = circuit.metric_vector_product(angles, vector, reduce="mean")
+    product = circuits.metric_vector_product(circuit, angles, vector, reduce="mean")
     np.testing.assert_allclose(product, mean @ vector, atol=TOLERANCE)
 
 
@@ -134,11 +135,11 @@ def test_product_with_vectors(seed):
     batch = 1 + seed % 9
     tape, circuit, angles = drawn(seed, batch=batch, prepared=seed % 3 == 0)
     state = circuit.state_of(tape)
-    full = circuit.metric(angles, state=state)
+    full = circuits.metric(circuit, angles, state=state)
     vectors = np.random.default_rng(seed).normal(size=angles.shape)
-    got = circuit.metric_vector_product(angles, vectors, state=state)
+    got = circuits.metric_vector_product(circuit, angles, vectors, state=state)
     np.testing.assert_allclose(got, np.einsum("bij,bj->bi", full, vectors), atol=TOLERANCE)
-    one = circuit.metric_vector_product(angles[0], vectors[0], state=state)
+    one = circuits.metric_vector_product(circuit, angles[0], vectors[0], state=state)
     np.testing.assert_allclose(one, got[0], atol=1e-13)
 
 
@@ -153,7 +154,7 @@ def test_several_vectors_for_every_input(seed):
         )
         state = np.repeat(state, batch, axis=0) * np.exp(1j * np.arange(batch))[:, None]
     vectors = np.random.default_rng(seed).normal(size=(batch, each, circuit.num_angles))
-    full = circuit.metric(angles, state=state)
+    full = circuits.metric(circuit, angles, state=state)
     expected = np.einsum("bij,bkj->bki", full, vectors)
     got = metric_products(circuit, angles, vectors, state, None)
     np.testing.assert_allclose(got, expected, atol=TOLERANCE)
@@ -174,12 +175,12 @@ def test_factor_times_its_transpose_is_the_mean_metric(batch, prepared):
         state /= np.linalg.norm(state, axis=1, keepdims=True)
     factor = metric_factor(circuit, angles, state)
     assert factor.shape == (circuit.num_angles, 16 * batch)
-    mean = circuit.metric(angles, reduce="mean", state=state)
+    mean = circuits.metric(circuit, angles, reduce="mean", state=state)
     np.testing.assert_allclose(factor @ factor.T, mean, atol=1e-12)
     # Every input has its own columns.
     for b in range(batch):
         part = factor[:, 16 * b : 16 * (b + 1)]
-        alone = circuit.metric(angles[b], state=None if state is None else state[b])
+        alone = circuits.metric(circuit, angles[b], state=None if state is None else state[b])
         np.testing.assert_allclose(batch * part @ part.T, alone, atol=1e-12)
     gradient = np.linspace(-1, 1, circuit.num_angles)
     dense = fubini.solve(mean, gradient, damping=1e-3)
@@ -213,20 +214,20 @@ def test_inputs_that_are_initial_states_alone_are_compressed(rank, monkeypatch):
     states = (rng.normal(size=(40, rank)) + 1j * rng.normal(size=(40, rank))) @ basis
     states /= np.linalg.norm(states, axis=1, keepdims=True)
     rows = np.repeat(angles[None], 40, axis=0)
-    mean = circuit.metric(rows, state=states).mean(axis=0)
+    mean = circuits.metric(circuit, rows, state=states).mean(axis=0)
     calls = []
     ensemble = native_metric._metric_of_ensemble
     monkeypatch.setattr(
         native_metric, "_metric_of_ensemble", lambda *a: calls.append(a) or ensemble(*a)
     )
     np.testing.assert_allclose(
-        circuit.metric(rows, reduce="mean", state=states), mean, rtol=0, atol=1e-12
+        circuits.metric(circuit, rows, reduce="mean", state=states), mean, rtol=0, atol=1e-12
     )
     assert len(calls) == 1
     rows[7, 0] += 0.1  # angles that differ too: no ensemble
-    mean = circuit.metric(rows, state=states).mean(axis=0)
+    mean = circuits.metric(circuit, rows, state=states).mean(axis=0)
     np.testing.assert_allclose(
-        circuit.metric(rows, reduce="mean", state=states), mean, rtol=0, atol=1e-12
+        circuits.metric(circuit, rows, reduce="mean", state=states), mean, rtol=0, atol=1e-12
     )
     assert len(calls) == 1
 
@@ -252,11 +253,11 @@ def test_initial_states_may_differ_between_inputs():
     rng = np.random.default_rng(0)
     states = rng.normal(size=(3, 8)) + 1j * rng.normal(size=(3, 8))
     states /= np.linalg.norm(states, axis=1, keepdims=True)
-    full = circuit.metric(angles, state=states)
+    full = circuits.metric(circuit, angles, state=states)
     for b in range(3):
-        alone = circuit.metric(angles[b], state=states[b])
+        alone = circuits.metric(circuit, angles[b], state=states[b])
         np.testing.assert_allclose(full[b], alone, atol=1e-13)
-    for indices, block in circuit.metric(angles, "block-diag", state=states):
+    for indices, block in circuits.metric(circuit, angles, "block-diag", state=states):
         np.testing.assert_allclose(block, full[:, indices][:, :, indices], atol=TOLERANCE)
 
 
@@ -287,12 +288,12 @@ def test_bits_do_not_depend_on_the_number_of_threads(wires, batch):
             _core.set_num_threads(count)
             results.append(
                 [
-                    circuit.metric(angles),
-                    circuit.metric(angles, reduce="mean"),
-                    circuit.metric_vector_product(angles, angles),
-                    circuit.metric(angles, "diag"),
-                    circuit.metric(angles, "diag", reduce="mean"),
-                    circuit.metric(angles, "block-diag", reduce="mean")[1][1],
+                    circuits.metric(circuit, angles),
+                    circuits.metric(circuit, angles, reduce="mean"),
+                    circuits.metric_vector_product(circuit, angles, angles),
+                    circuits.metric(circuit, angles, "diag"),
+                    circuits.metric(circuit, angles, "diag", reduce="mean"),
+                    circuits.metric(circuit, angles, "block-diag", reduce="mean")[1][1],
                     metric_factor(circuit, angles, None),
                 ]
             )
@@ -307,27 +308,29 @@ def test_states_beyond_the_cache_share_lanes_among_amplitudes():
     """From 14 qubits on a tile holds fewer than eight states."""
     circuit = ansatz(15, 1)
     angles = np.random.default_rng(3).uniform(-3, 3, circuit.num_angles)
-    full = circuit.metric(angles)
-    for indices, block in circuit.metric(angles, "block-diag"):
+    full = circuits.metric(circuit, angles)
+    for indices, block in circuits.metric(circuit, angles, "block-diag"):
         np.testing.assert_allclose(block, full[np.ix_(indices, indices)], atol=TOLERANCE)
     vector = np.linspace(-1, 1, circuit.num_angles)
-    product = circuit.metric_vector_product(angles, vector)
+    product = circuits.metric_vector_product(circuit, angles, vector)
     np.testing.assert_allclose(product, full @ vector, atol=TOLERANCE)
 
 
 def test_tangents_that_do_not_fit_are_computed_again():
     circuit = ansatz(8, 4)
     angles = np.random.default_rng(4).uniform(-3, 3, (2, circuit.num_angles))
-    whole, mean = circuit.metric(angles), circuit.metric(angles, reduce="mean")
+    whole, mean = circuits.metric(circuit, angles), circuits.metric(circuit, angles, reduce="mean")
     threads = _core.num_threads()
     try:
         _core.set_num_threads(1)
         _core.set_memory_limit(400e3)
-        np.testing.assert_allclose(circuit.metric(angles), whole, atol=1e-13)
-        np.testing.assert_allclose(circuit.metric(angles, reduce="mean"), mean, atol=1e-13)
+        np.testing.assert_allclose(circuits.metric(circuit, angles), whole, atol=1e-13)
+        np.testing.assert_allclose(
+            circuits.metric(circuit, angles, reduce="mean"), mean, atol=1e-13
+        )
         _core.set_memory_limit(40e3)
         with pytest.raises(MemoryError, match=r"the metric would take .* GB"):
-            circuit.metric(angles)
+            circuits.metric(circuit, angles)
     finally:
         _core.set_memory_limit(0)
         _core.set_num_threads(threads)
@@ -374,18 +377,21 @@ def test_angle_whose_rotations_are_in_several_layers():
     )
     circuit = Circuit.from_tape(tape, wires=[0, 1])
     angles = circuit.angles_of(tape)
-    full = circuit.metric(angles)
+    full = circuits.metric(circuit, angles)
     for rule in RULES:
-        for indices, block in circuit.metric(angles, "block-diag", layers=rule):
+        for indices, block in circuits.metric(circuit, angles, "block-diag", layers=rule):
             np.testing.assert_allclose(block, full[np.ix_(indices, indices)], atol=TOLERANCE)
 
 
 def test_circuit_without_angles():
     circuit = Circuit.from_tape(qml.tape.QuantumScript([qml.Hadamard(0)], [qml.state()]))
-    assert circuit.metric(np.zeros(0)).shape == (0, 0)
-    assert circuit.metric(np.zeros((3, 0)), "diag").shape == (3, 0)
-    assert circuit.metric(np.zeros((3, 0)), "block-diag") == []
-    assert circuit.metric_vector_product(np.zeros((3, 0)), np.zeros((3, 0))).shape == (3, 0)
+    assert circuits.metric(circuit, np.zeros(0)).shape == (0, 0)
+    assert circuits.metric(circuit, np.zeros((3, 0)), "diag").shape == (3, 0)
+    assert circuits.metric(circuit, np.zeros((3, 0)), "block-diag") == []
+    assert circuits.metric_vector_product(circuit, np.zeros((3, 0)), np.zeros((3, 0))).shape == (
+        3,
+        0,
+    )
 
 
 def test_bad_requests_say_what_is_wrong():
@@ -394,22 +400,22 @@ def test_bad_requests_say_what_is_wrong():
     angles[1, 4] = np.nan
     for approx in (None, "block-diag", "diag"):
         with pytest.raises(ValueError, match=r"nan at angles\[1, 4\]"):
-            circuit.metric(angles, approx)
+            circuits.metric(circuit, angles, approx)
     with pytest.raises(ValueError, match=r"nan at angles\[4\]"):
-        circuit.metric_vector_product(angles[1], np.zeros(6))
+        circuits.metric_vector_product(circuit, angles[1], np.zeros(6))
     with pytest.raises(ValueError, match=r"inf at vectors\[2\]"):
-        circuit.metric_vector_product(angles[0], [0, 0, np.inf, 0, 0, 0])
+        circuits.metric_vector_product(circuit, angles[0], [0, 0, np.inf, 0, 0, 0])
     with pytest.raises(ValueError, match="approx: expected"):
-        circuit.metric(angles[0], "blocks")
+        circuits.metric(circuit, angles[0], "blocks")
     with pytest.raises(ValueError, match="reduce: expected"):
-        circuit.metric(angles[0], reduce="sum")
+        circuits.metric(circuit, angles[0], reduce="sum")
     with pytest.raises(ValueError, match="layers: expected"):
-        circuit.metric(angles[0], "block-diag", layers="depth")
+        circuits.metric(circuit, angles[0], "block-diag", layers="depth")
     with pytest.raises(ValueError, match="empty batch"):
-        circuit.metric(np.zeros((0, 6)), reduce="mean")
+        circuits.metric(circuit, np.zeros((0, 6)), reduce="mean")
     with pytest.raises(ValueError, match="vectors: expected shape"):
-        circuit.metric_vector_product(angles[0], np.zeros(5))
-    assert circuit.metric(np.zeros((0, 6))).shape == (0, 6, 6)
+        circuits.metric_vector_product(circuit, angles[0], np.zeros(5))
+    assert circuits.metric(circuit, np.zeros((0, 6))).shape == (0, 6, 6)
 
 
 # -- layers: the native metric against the device engine ------------------------------------------------------------
@@ -443,3 +449,56 @@ def test_layer_metric_equals_the_device_engine(
         mine = fubini.metric_tensor(native, approx, **options)(x)
         theirs = fubini.metric_tensor(device, approx, **options)(x)
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
+
+
+OF_CIRCUITS = {
+    "metric": lambda c, a: (fubini.metric_tensor(c)(a), circuits.metric(c, a)),
+    "mean": lambda c, a: (
+        fubini.metric_tensor(c, reduce="mean")(a),
+        circuits.metric(c, a, reduce="mean"),
+    ),
+    "diagonal": lambda c, a: (
+        fubini.quantum_fisher(c, "diag")(a),
+        4 * circuits.metric(c, a, "diag"),
+    ),
+    "geometric tensor": lambda c, a: (
+        fubini.geometric_tensor(c)(a),
+        circuits.geometric_tensor(c, a),
+    ),
+    "operator": lambda c, a: (
+        fubini.metric_operator(c, "dual")(a).dense(),
+        circuits.metric(c, a, reduce="mean"),
+    ),
+    "automatic": lambda c, a: (
+        fubini.metric_tensor(c, "auto")(a).dense(),
+        circuits.metric(c, a, reduce="mean"),
+    ),
+    "derivative": lambda c, a: (
+        fubini.metric_derivative(c, a[0])(a),
+        circuits.metric_derivative(c, a, a[0]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OF_CIRCUITS)
+def test_public_functions_take_circuits(name: str) -> None:
+    circuit = ansatz(2, 1)
+    angles = np.random.default_rng(4).normal(size=(3, circuit.num_angles))
+    found, expected = OF_CIRCUITS[name](circuit, angles)
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+
+
+def test_blocks_of_circuits_and_what_they_refuse() -> None:
+    circuit = ansatz(2, 1)
+    angles = np.arange(1.0, 1 + circuit.num_angles)
+    full = fubini.metric_tensor(circuit)(angles)
+    blocks = fubini.quantum_fisher(circuit, "block-diag")(angles)
+    assert sorted(i for indices, _ in blocks for i in indices) == list(range(len(full)))
+    for indices, block in blocks:
+        np.testing.assert_allclose(block, 4 * full[np.ix_(indices, indices)], atol=TOLERANCE)
+    with pytest.raises(ValueError, match="argnums: expected none for a Circuit"):
+        fubini.metric_tensor(circuit, argnums=0)
+    with pytest.raises(ValueError, match="engine: expected none for a Circuit"):
+        fubini.metric_operator(circuit, engine="device")
+    with pytest.raises(AttributeError, match=r"write fubini\.metric_tensor\(circuit, \.\.\.\)"):
+        circuit.metric

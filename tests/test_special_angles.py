@@ -14,6 +14,7 @@ import torch
 
 import fubini
 from fubini.errors import UnsupportedCircuitError
+from fubini.metric import circuits
 from fubini.native.circuit import Circuit
 from special_angles import ANGLES, FORMS, GATES, WIRES, OwnRotation, matrix_of
 
@@ -88,7 +89,7 @@ def test_native_derivatives_at_special_angles(form: str, at: str) -> None:
         np.testing.assert_allclose(
             circuit.jacobian(flat, psi) @ chain, gradient, rtol=0, atol=TOLERANCE, err_msg=gate
         )
-        pulled = chain.T @ circuit.metric(flat, state=psi.numpy()) @ chain
+        pulled = chain.T @ circuits.metric(circuit, flat, state=psi.numpy()) @ chain
         np.testing.assert_allclose(pulled, metric, rtol=0, atol=TOLERANCE, err_msg=gate)
 
 

@@ -64,7 +64,7 @@ class Energy:
     def metric(self, approx: Any) -> torch.Tensor:
         """The metric as a matrix; ``approx`` as in ``Circuit.metric``."""
         first, angles = len(self._constants), self.angles()[0]
-        found = self._circuit.metric(angles, approx)
+        found = fubini.metric_tensor(self._circuit, approx)(angles)
         if approx == "diag":
             found = np.diag(found)
         elif approx == "block-diag":

@@ -90,7 +90,7 @@ class _Angles(Ansatz):
                 "inputs: the circuit prepares its initial state from data, and none was given; pass inputs=amplitudes, "
                 f"of shape ({2**circuit.num_wires},), as circuit.state_of(tape) returns them"
             )
-        self.initial = circuit._states(state, 1)
+        self.initial = circuit.states_of(state, 1)
         self._jacobian = Jacobian.identity(circuit.num_angles)
 
     def angles(self, weights: Real) -> Real:

@@ -1,20 +1,17 @@
 """The picture of a report. Needs matplotlib, which fubini does not install."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fubini.geometry.capacity import vanishes
 
-if TYPE_CHECKING:
-    from fubini.geometry.report_result import Report
 
-
-def plot_report(report: "Report", figure: Any = None) -> Any:
+def plot_report(report: Any, figure: Any = None) -> Any:
     """Draw the spectra of metric and Fisher information, the gradients' variance, and the effective dimension.
 
     Args:
-        report: The report.
+        report: A ``fubini.Report``.
         figure: A matplotlib figure or sub-figure to draw into; None: a new one.
 
     Returns:
@@ -57,7 +54,7 @@ def _spectrum(axes: Any, values: Any, label: str) -> None:
     axes.set_ylabel(f"eigenvalue, {label}")
 
 
-def _gradients(axes: Any, report: "Report") -> None:
+def _gradients(axes: Any, report: Any) -> None:
     axes.set_ylabel("variance of the gradient")
     axes.set_yscale("log")
     course = report.trend
@@ -81,7 +78,7 @@ def _gradients(axes: Any, report: "Report") -> None:
     axes.set_title(f"gradients: {course.verdict}")
 
 
-def _dimension(axes: Any, report: "Report") -> None:
+def _dimension(axes: Any, report: Any) -> None:
     data = np.geomspace(max(100, 20 / report.gamma), 1e6, 25)
     axes.semilogx(data, report.effective_dimension(data) / report.size, label="global", color="C2")
     if report.local_fisher is not None and not vanishes(report.local_fisher):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fubini.geometry.capacity import effective_dimension, normalised, vanishes
+from fubini.geometry.report_plot import plot_report
 from fubini.geometry.trend import GradientTrend, GradientVariance
 from fubini.metric.spectrum import MetricSpectrum
 from fubini.options import Index, Real
@@ -139,8 +140,6 @@ class Report:
         Raises:
             ImportError: If matplotlib is missing.
         """
-        from fubini.geometry.report_plot import plot_report
-
         return plot_report(self, figure)
 
     def __repr__(self) -> str:

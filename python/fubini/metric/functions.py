@@ -16,8 +16,10 @@ import torch
 from fubini.circuit.arguments import Argnums, check_finite_array, returned
 from fubini.circuit.gate_layers import LayerRule, check_rule
 from fubini.errors import UnsupportedCircuitError
+from fubini.metric import circuits
 from fubini.metric.engines import Engine, Point, at_inputs, at_single_inputs, points
 from fubini.metric.gradient import Wanted, derivative_along, with_gradient
+from fubini.native.circuit import Circuit
 from fubini.native.operator import Form, MetricOperator, check_form
 from fubini.nn.qnode_function import plain_qnode
 from fubini.options import Approx, Real, Reduce
@@ -75,8 +77,18 @@ def _check_pennylane(allow_nonunitary: Any, hybrid: Any) -> None:
     if hybrid is not True:
         raise ValueError(
             f"hybrid: expected True, the metric over the weights, got {hybrid!r}; for the metric over the gates' angles use "
-            "fubini.Circuit.from_qnode(qnode, *args).metric(angles)"
+            "fubini.metric_tensor(fubini.Circuit.from_qnode(qnode, *args))(angles)"
         )
+
+
+def _check_of_circuit(**options: Any) -> None:
+    """Check that what makes no sense for a circuit, whose angles are all it has, was left out."""
+    for name, value in options.items():
+        if value is not None and value not in ("auto", "native"):
+            raise ValueError(
+                f"{name}: expected none for a Circuit, which knows nothing but its angles, got {value!r}; leave it out, or "
+                "pass the QNode"
+            )
 
 
 def metric_tensor(
@@ -105,8 +117,11 @@ def metric_tensor(
     call that requires grad; ``torch.no_grad()`` spares the graph. See :mod:`fubini.metric.gradient` for what it costs.
 
     Args:
-        qnode: A QNode (any interface, any ``diff_method``; also as ``fubini.compiled`` returns it), a ``QuantumLayer`` or a ``qml.qnn.TorchLayer``. The
-            QNode's measurements do not matter; with shots the metric is an estimate without bias.
+        qnode: A QNode (any interface, any ``diff_method``; also as ``fubini.compiled`` returns it), a ``QuantumLayer`` or a
+            ``qml.qnn.TorchLayer``. The QNode's measurements do not matter; with shots the metric is an estimate without
+            bias. A :class:`fubini.Circuit` has a metric over its angles: the function then takes angles (B, A) or (A,)
+            and, for a circuit that takes them, initial ``state``s; it returns NumPy arrays (B, A, A), for ``"diag"``
+            (B, A), and for ``"block-diag"`` a list of pairs of angle indices and (B, k, k).
         approx: ``None`` for the full metric, ``"block-diag"`` for one block per layer of gates, ``"diag"`` for the
             variances only. The approximation is made between angles; where several angles share a weight, or one
             angle mixes several, the pulled-back matrix couples them. ``"auto"`` returns the full metric, joint and
@@ -147,6 +162,11 @@ def metric_tensor(
     check_approx(approx)
     check_rule(layers)
     wanted = Wanted(approx, layers, reduce, joint)
+    if isinstance(qnode, Circuit):
+        _check_of_circuit(argnum=argnum, argnums=argnums, engine=engine)
+        return lambda angles, state=None: circuits.metric(
+            qnode, angles, approx, reduce, layers, state
+        )
     return _over_calls(qnode, wanted, argnum, argnums, engine)
 
 
@@ -195,6 +215,17 @@ def quantum_fisher(
     check_approx(approx)
     check_rule(layers)
     _check_pennylane(allow_nonunitary, hybrid)
+    if isinstance(qnode, Circuit):
+        of_circuit = metric_tensor(
+            qnode,
+            approx,
+            argnum=argnum,
+            argnums=argnums,
+            layers=layers,
+            reduce=reduce,
+            engine=engine,
+        )
+        return lambda angles, state=None: circuits.scaled(4.0, of_circuit(angles, state))
     wanted = Wanted(approx, layers, reduce, joint, scale=4.0)
     return _over_calls(qnode, wanted, argnum, argnums, engine, mixed=True)
 
@@ -231,6 +262,9 @@ def geometric_tensor(
         TypeError: If qnode is no QNode or quantum layer.
         ValueError: For an unknown reduce or engine.
     """
+    if isinstance(qnode, Circuit):
+        _check_of_circuit(argnum=argnum, argnums=argnums, engine=engine)
+        return lambda angles, state=None: circuits.geometric_tensor(qnode, angles, reduce, state)
     wanted = Wanted(reduce=reduce, joint=joint, tensor=True)
     return _over_calls(qnode, wanted, argnum, argnums, engine)
 
@@ -265,7 +299,11 @@ def metric_operator(
     """
     check_form(form)
     check_rule(layers)
-
+    if isinstance(qnode, Circuit):
+        _check_of_circuit(argnum=argnum, argnums=argnums, engine=engine)
+        return lambda angles, state=None: circuits.metric_operator(
+            qnode, angles, form, layers, state
+        )
     at = points(qnode, argnum, argnums, engine)
 
     def call(*args: Any, **kwargs: Any) -> MetricOperator:
@@ -309,6 +347,11 @@ def metric_derivative(
     check_approx(approx)
     check_rule(layers)
     _check_reduce(reduce)
+    if isinstance(qnode, Circuit):
+        _check_of_circuit(argnums=argnums, approx=approx)
+        return lambda angles, state=None: circuits.metric_derivative(
+            qnode, angles, direction, reduce, state
+        )
     at = points(qnode, None, argnums, "native")
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -318,7 +361,7 @@ def metric_derivative(
             raise TypeError(
                 "arguments: expected weights that are torch tensors, got "
                 f"{', '.join(type(w).__name__ for w in point.weights)}; use torch.as_tensor, or "
-                "circuit.metric_derivative for angles"
+                "fubini.metric_derivative(circuit, ...) for angles"
             )
         given = direction if isinstance(direction, tuple | list) else (direction,)
         parts = [torch.as_tensor(d) for d in given]

@@ -14,16 +14,47 @@ import pennylane as qml
 from fubini import _core
 from fubini.circuit.measured import all_wires, measures_all_wires
 from fubini.errors import UnsupportedCircuitError
-from fubini.native.circuit_metric import MetricMethods, matrix_argument
 from fubini.native.gates import add_gate
 from fubini.native.observables import Measurement, square
 from fubini.native.reading import Reading, Structure, read
 from fubini.options import Complex, Real
 
 MAX_WIRES = 24
+# Methods of earlier versions.
+_MOVED = {
+    "metric": "fubini.metric_tensor(circuit, ...)(angles)",
+    "geometric_tensor": "fubini.geometric_tensor(circuit, ...)(angles)",
+    "metric_operator": "fubini.metric_operator(circuit, ...)(angles)",
+    "metric_derivative": "fubini.metric_derivative(circuit, direction, ...)(angles)",
+    "metric_vector_product": "fubini.metric_operator(circuit)(angles) @ vector",
+}
 
 
-class Circuit(MetricMethods):
+def matrix_argument(
+    name: str, value: Any, symbols: str, shape: tuple[int, int], single: bool
+) -> Real:
+    """Returns a real matrix argument as the kernel takes it.
+
+    Args:
+        name: The argument's name.
+        value: What was passed.
+        symbols: The shape in words.
+        shape: The shape expected.
+        single: Whether the batch dimension may be left out.
+
+    Returns:
+        C-contiguous float64, of the shape expected.
+
+    Raises:
+        ValueError: For another shape.
+    """
+    array = np.ascontiguousarray(value, dtype=np.float64)
+    if array.shape == shape or (single and array.shape == shape[1:]):
+        return array.reshape(shape)
+    raise ValueError(f"{name}: expected shape {symbols} = {shape}, got {np.shape(value)}")
+
+
+class Circuit:
     """A circuit compiled for the native engine; immutable, picklable, equal when the structure is equal.
 
     Use :meth:`from_tape` or :meth:`from_qnode`. B is the batch size, A the number of angles, M the number of real
@@ -197,9 +228,9 @@ class Circuit(MetricMethods):
         Raises:
             ValueError: For a wrong shape, or a circuit that measures nothing but the state.
         """
-        values, single = self._angles(angles)
+        values, single = self.batch_of(angles)
         self._check_measured()
-        result = _core.expval(self._program, values, self._states(state, len(values)))
+        result = _core.expval(self._program, values, self.states_of(state, len(values)))
         return result[0] if single else result
 
     def state(self, angles: Any, state: Any = None) -> Complex:
@@ -212,8 +243,8 @@ class Circuit(MetricMethods):
         Returns:
             Amplitudes, shape (B, N) or (N,).
         """
-        values, single = self._angles(angles)
-        result = _core.state(self._program, values, self._states(state, len(values)))
+        values, single = self.batch_of(angles)
+        result = _core.state(self._program, values, self.states_of(state, len(values)))
         return result[0] if single else result
 
     def vjp(self, angles: Any, cotangents: Any, state: Any = None) -> Real:
@@ -230,12 +261,14 @@ class Circuit(MetricMethods):
         Raises:
             ValueError: For a wrong shape, or a circuit that measures nothing but the state.
         """
-        values, single = self._angles(angles)
+        values, single = self.batch_of(angles)
         self._check_measured()
         weights = matrix_argument(
             "cotangents", cotangents, "(B, M)", (len(values), self.num_outputs), single
         )
-        _, gradient, _ = _core.vjp(self._program, values, weights, self._states(state, len(values)))
+        _, gradient, _ = _core.vjp(
+            self._program, values, weights, self.states_of(state, len(values))
+        )
         return gradient[0] if single else gradient
 
     def jvp(self, angles: Any, tangents: Any, state: Any = None) -> Real:
@@ -252,12 +285,12 @@ class Circuit(MetricMethods):
         Raises:
             ValueError: For a wrong shape, or a circuit that measures nothing but the state.
         """
-        values, single = self._angles(angles)
+        values, single = self.batch_of(angles)
         self._check_measured()
         directions = matrix_argument(
             "tangents", tangents, "(B, A)", (len(values), self.num_angles), single
         )
-        result = _core.jvp(self._program, values, directions, self._states(state, len(values)))
+        result = _core.jvp(self._program, values, directions, self.states_of(state, len(values)))
         return result[0] if single else result
 
     def jacobian(self, angles: Any, state: Any = None) -> Real:
@@ -273,10 +306,58 @@ class Circuit(MetricMethods):
         Raises:
             ValueError: For a wrong shape, or a circuit that measures nothing but the state.
         """
-        values, single = self._angles(angles)
+        values, single = self.batch_of(angles)
         self._check_measured()
-        result = _core.jacobian(self._program, values, self._states(state, len(values)))
+        result = _core.jacobian(self._program, values, self.states_of(state, len(values)))
         return result[0] if single else result
+
+    def batch_of(self, angles: Any) -> tuple[Real, bool]:
+        """Return angles as the kernel takes them, (B, A), and whether they were a single row.
+
+        Args:
+            angles: Radians, shape (B, A) or (A,).
+
+        Raises:
+            ValueError: For another shape.
+        """
+        values = np.ascontiguousarray(angles, dtype=np.float64)
+        single = np.ndim(angles) == 1
+        if single:
+            values = values.reshape(1, -1)
+        if values.ndim != 2 or values.shape[1] != self.num_angles:
+            raise ValueError(
+                f"angles: expected shape (B, A) = (B, {self.num_angles}) or ({self.num_angles},), "
+                f"got {np.shape(angles)}"
+            )
+        return values, single
+
+    def states_of(self, state: Any, batch: int) -> Complex | None:
+        """Return initial states as the kernel takes them, None for a circuit that starts from zeros.
+
+        Args:
+            state: Amplitudes, (B, N) or (N,), or None.
+            batch: B.
+
+        Raises:
+            ValueError: For another shape, or states where the circuit takes none.
+        """
+        if not self.takes_state:
+            if state is not None:
+                raise ValueError("state: this circuit starts from |0...0>; expected None")
+            return None
+        if state is None:
+            raise ValueError(
+                "state: this circuit prepares its initial state from data; expected amplitudes of shape "
+                f"(B, {2**self.num_wires}), got None. circuit.state_of(tape) collects them."
+            )
+        values = np.ascontiguousarray(state, dtype=np.complex128)
+        if values.ndim == 1:
+            values = values.reshape(1, -1)
+        if values.shape not in {(batch, 2**self.num_wires), (1, 2**self.num_wires)}:
+            raise ValueError(
+                f"state: expected shape (B, N) = ({batch}, {2**self.num_wires}), got {np.shape(state)}"
+            )
+        return values
 
     def _check_measured(self) -> None:
         if self.num_outputs == 0:
@@ -285,6 +366,12 @@ class Circuit(MetricMethods):
             )
 
     # --- identity ----------------------------------------------------------------------------------------------
+
+    def __getattr__(self, name: str) -> Any:
+        """Name the way to what circuits had in earlier versions."""
+        if name in _MOVED:
+            raise AttributeError(f"circuit.{name}(angles, ...): write {_MOVED[name]}")
+        raise AttributeError(f"'Circuit' object has no attribute {name!r}")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Circuit):

@@ -8,18 +8,15 @@ to, and compiles one sweep that meets the state of every layer on its way.
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fubini import _core
 from fubini.circuit.gate_layers import GateShape, LayerRule, check_rule, find_layers
 from fubini.circuit.pauli import PauliSum, PauliTerm, dense, sums_commute, words_commute
+from fubini.native.circuit import Circuit
 from fubini.native.observables import observable_sums
 from fubini.options import Complex, Real, Reduce
-
-if TYPE_CHECKING:
-    from fubini.native.circuit import Circuit
 
 Block = tuple[tuple[int, ...], Real]
 
@@ -98,7 +95,7 @@ class _Unit:
 
 
 def layer_plan(
-    circuit: "Circuit", rule: LayerRule = "wires", trainable: frozenset[int] | None = None
+    circuit: Circuit, rule: LayerRule = "wires", trainable: frozenset[int] | None = None
 ) -> LayerPlan:
     """Return the blocks of a circuit's metric; found once for each circuit and rule.
 
@@ -117,7 +114,7 @@ def layer_plan(
 
 
 @functools.lru_cache(maxsize=128)
-def _layer_plan(circuit: "Circuit", rule: LayerRule, trainable: frozenset[int] | None) -> LayerPlan:
+def _layer_plan(circuit: Circuit, rule: LayerRule, trainable: frozenset[int] | None) -> LayerPlan:
     """The same for circuits that may be copies: finding an equal one compares their gates."""
     units = _units(circuit.program, trainable)
     layers = find_layers(tuple(unit.shape for unit in units), rule)
@@ -233,7 +230,7 @@ def _collected(terms: PauliSum) -> PauliSum:
     return tuple((x, z, c) for (x, z), c in sums.items())
 
 
-def observable_covariances(circuit: "Circuit", angles: Real, states: Complex | None) -> Real | None:
+def observable_covariances(circuit: Circuit, angles: Real, states: Complex | None) -> Real | None:
     """Return the covariances ``Re<O_k O_l> - <O_k><O_l>`` of a circuit's observables, one for each result.
 
     Args:
@@ -253,7 +250,7 @@ def observable_covariances(circuit: "Circuit", angles: Real, states: Complex | N
 
 
 @functools.lru_cache(maxsize=128)
-def _observable_sweep(circuit: "Circuit") -> _core.Program | None:
+def _observable_sweep(circuit: Circuit) -> _core.Program | None:
     """The program that measures all products of a circuit's observables at its end."""
     sums = observable_sums(circuit.structure.measurements, circuit.num_wires, _MAX_WORD_PAIRS)
     if sums is None or sum(map(len, sums)) ** 2 > _MAX_WORD_PAIRS:
@@ -263,7 +260,7 @@ def _observable_sweep(circuit: "Circuit") -> _core.Program | None:
 
 
 def full_metric(
-    circuit: "Circuit",
+    circuit: Circuit,
     angles: Real,
     states: Complex | None,
     reduce: Reduce,
@@ -298,7 +295,7 @@ def _compressible(angles: Real, states: Complex) -> bool:
 
 
 def _metric_of_ensemble(
-    circuit: "Circuit", angles: Real, states: Complex, columns: list[int] | None
+    circuit: Circuit, angles: Real, states: Complex, columns: list[int] | None
 ) -> Real:
     """The mean metric over inputs |x_b> of one circuit U, from at most 2^wires weighted inputs.
 
@@ -329,7 +326,7 @@ def _metric_of_ensemble(
 
 
 def metric_factor(
-    circuit: "Circuit",
+    circuit: Circuit,
     angles: Real,
     states: Complex | None,
     columns: list[int] | None = None,
@@ -357,7 +354,7 @@ def metric_factor(
 
 
 def metric_products(
-    circuit: "Circuit", angles: Real, vectors: Real, states: Complex | None, reduce: Reduce
+    circuit: Circuit, angles: Real, vectors: Real, states: Complex | None, reduce: Reduce
 ) -> Real:
     """Return the metric's products with several vectors for every input.
 
@@ -375,7 +372,7 @@ def metric_products(
 
 
 def metric_blocks(
-    circuit: "Circuit",
+    circuit: Circuit,
     angles: Real,
     states: Complex | None,
     reduce: Reduce,
@@ -422,7 +419,7 @@ def metric_blocks(
 
 
 def metric_diagonal(
-    circuit: "Circuit", angles: Real, states: Complex | None, reduce: Reduce, layers: LayerRule
+    circuit: Circuit, angles: Real, states: Complex | None, reduce: Reduce, layers: LayerRule
 ) -> Real:
     """Return the metric's diagonal.
 

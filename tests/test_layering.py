@@ -1,0 +1,110 @@
+"""Who may import whom: folders stand in an order, arrows run down, and no import hides inside a function."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import fubini
+
+ROOT = Path(fubini.__file__).parent
+#: Files at the root that every folder may import.
+GROUND = {"_core", "_isa", "errors", "arrays", "options", "runtime", "torch_private"}
+#: Every folder may import those that stand before it.
+ORDER = (
+    "solvers",  # regularised systems
+    "circuit",  # quantum functions as PennyLane records them
+    "native",  # the engine
+    "compile",  # quantum functions as expressions
+    "devices",  # circuits on PennyLane's devices
+    "blocks",  # metrics of parameters
+    "nn",  # circuits in torch
+    "metric",  # the metric functions
+    "fisher",  # Fisher information of models
+    "geometry",  # evolution, growth, reports
+    "optim",  # optimizers
+    "demo",
+)
+#: The command line loads what it is asked for.
+LAZY = {("fubini.__main__", "fubini.demo"), ("fubini.__main__", "fubini.check")}
+
+FILES = {
+    ".".join(("fubini", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(
+        ".__init__"
+    ): path
+    for path in ROOT.rglob("*.py")
+}
+
+
+def imports_of(name: str) -> Iterator[tuple[str, bool]]:
+    """Modules of fubini that a module imports, and whether it does so inside a function or for types alone."""
+    path = FILES[name]
+
+    def visit(node: ast.AST, hidden: bool) -> Iterator[tuple[str, bool]]:
+        for child in ast.iter_child_nodes(node):
+            inside = hidden or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+            inside = inside or (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child))
+            found: list[str] = []
+            if isinstance(child, ast.ImportFrom):
+                assert not child.level, f"{name}: relative import; write the whole name"
+                found = [f"{child.module}.{alias.name}" for alias in child.names]
+            elif isinstance(child, ast.Import):
+                found = [alias.name for alias in child.names]
+            for target in found:
+                while target and target not in FILES:
+                    target = target.rpartition(".")[0]
+                if target and target not in ("fubini", name):
+                    yield target, inside
+            yield from visit(child, inside)
+
+    yield from visit(ast.parse(path.read_text()), False)
+
+
+IMPORTS = {name: sorted(set(imports_of(name))) for name in FILES}
+
+
+def folder(name: str) -> str:
+    return name.split(".")[1]
+
+
+def is_file_at_the_root(name: str) -> bool:
+    return FILES[name].parent == ROOT
+
+
+@pytest.mark.parametrize("name", sorted(set(FILES) - {"fubini", "fubini.__main__"}))
+def test_arrows_run_down(name: str) -> None:
+    if is_file_at_the_root(name):
+        allowed = GROUND
+    else:
+        assert folder(name) in ORDER, f"{folder(name)}: give it its place in ORDER"
+        allowed = GROUND | set(ORDER[: ORDER.index(folder(name)) + 1])
+    up = [target for target, _ in IMPORTS[name] if folder(target) not in allowed]
+    assert not up, f"{name} may not import {up}"
+
+
+def test_no_import_is_hidden() -> None:
+    hidden = {(name, t) for name, targets in IMPORTS.items() for t, lazy in targets if lazy}
+    assert hidden <= LAZY
+
+
+def test_there_is_no_circle() -> None:
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join([*path[path.index(name) :], name])
+        if name not in done:
+            for target, _ in IMPORTS[name]:
+                visit(target, (*path, name))
+            done.add(name)
+
+    for name in FILES:
+        visit(name, ())
+
+
+def test_the_root_shows_what_is_public() -> None:
+    files = {path.stem for path in ROOT.glob("*.py")} - {"__init__", "__main__"}
+    assert files <= GROUND
+    assert set(dir(fubini)) == {*fubini.__all__, "__version__", "devices"}
+    modules = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert not modules & set(fubini.__all__)  # a module would shadow the function of its name

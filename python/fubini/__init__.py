@@ -8,8 +8,11 @@ from fubini.devices.snr import SignalToNoise
 from fubini.errors import NumericalError, UnsupportedCircuitError
 from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian, Poisson
 from fubini.geometry.capacity import effective_dimension
+from fubini.geometry.grow import grow, pool_scores
+from fubini.geometry.grown import Grown
 from fubini.geometry.report import report
 from fubini.geometry.report_result import Report
+from fubini.geometry.scores import PoolScores
 from fubini.metric.compiled_qnode import CompiledQNode, compiled
 from fubini.metric.functions import (
     geometric_tensor,
@@ -61,6 +64,7 @@ __all__ = [
     "Diagonal",
     "Dual",
     "Gaussian",
+    "Grown",
     "HeavyBall",
     "LevenbergMarquardt",
     "MetricOperator",
@@ -68,6 +72,7 @@ __all__ = [
     "NumericalError",
     "Pinv",
     "Poisson",
+    "PoolScores",
     "Power",
     "QNGOptimizer",
     "QuantumLayer",
@@ -88,11 +93,13 @@ __all__ = [
     "geometric_tensor",
     "get_memory_limit",
     "get_num_threads",
+    "grow",
     "metric_derivative",
     "metric_operator",
     "metric_spectrum",
     "metric_tensor",
     "plot_metric",
+    "pool_scores",
     "quantum_fisher",
     "replace_torch_layers",
     "report",

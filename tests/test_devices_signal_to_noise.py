@@ -173,7 +173,7 @@ def test_a_hybrid_model_on_shots_does_as_well_as_exactly() -> None:
 def test_gradients_in_several_passes_and_stale_ones() -> None:
     layer = layer_on(qml.device("default.qubit", wires=2, seed=5), 100)
     optimizer = QNGOptimizer(layer, lr=0.1, lam=SignalToNoise())
-    (recorder,) = optimizer._source.recorders
+    recorder = optimizer._source.recorders[0]
     output = layer(INPUTS)
     output.backward(COTANGENTS, retain_graph=True)
     layer(INPUTS[:2]).backward(COTANGENTS[:2])

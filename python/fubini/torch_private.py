@@ -177,6 +177,16 @@ def after_backward(callback: Callable[[], None]) -> None:
     torch.autograd.Variable._execution_engine.queue_callback(callback)
 
 
+_saved_hooks: Callable[..., Any] = getattr(
+    torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None
+)
+
+
+def packs_saved_tensors() -> bool:
+    """Return whether what operations save goes through hooks, as in checkpoints, where looking at it computes it anew."""
+    return _saved_hooks(True) is not None
+
+
 # -- Modules and lists of tensors ---------------------------------------------------------------------------------------
 
 _GLOBAL_HOOKS = [

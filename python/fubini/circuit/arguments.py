@@ -114,6 +114,26 @@ def argument_name(function: Callable[..., Any], argument: int | str) -> str:
     return names[min(argument, len(names) - 1)]
 
 
+def argument_names(function: Callable[..., Any], positional: int) -> dict[int | str, str]:
+    """Return the names of a function's arguments by their slots: positions, and the names themselves.
+
+    Args:
+        function: The function.
+        positional: Number of arguments that are passed by position.
+    """
+    names: dict[int | str, str] = {}
+    position = 0
+    for name, parameter in inspect.signature(function).parameters.items():
+        names[name] = name
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            first, position = position, max(position, positional)
+            names.update({i: f"{name}[{i - first}]" for i in range(first, position)})
+        elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            names[position] = name
+            position += 1
+    return names
+
+
 def check_finite_array(name: str, value: Any) -> None:
     """Raise a ValueError that names the first entry of an array that is NaN or infinite.
 

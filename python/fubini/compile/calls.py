@@ -79,15 +79,20 @@ class Found:
         how = self.known.run.how
         if not isinstance(how, Compiled):
             return None
-        if how.decisions and not how.decides(self.arrays(), to_numpy(self.inputs)):
-            return None
-        return how
+        if not how.decisions:
+            return how
+        if any(is_wrapped(v) for v in self.tensors.values()):
+            return None  # their values are hidden
+        return how if how.decides(self.arrays(), to_numpy(self.inputs)) else None
 
     @property
     def inputs(self) -> torch.Tensor:
         """The batch of inputs, (batch, features); one input without features where there is none."""
         data = self.known.data
-        return torch.empty(1, 0, dtype=torch.float64) if data is None else self.tensors[data]
+        if data is None:
+            return torch.empty(1, 0, dtype=torch.float64)
+        found = self.tensors[data]
+        return found if found.ndim > 1 else found[None]
 
     @property
     def weights(self) -> list[torch.Tensor]:
@@ -113,13 +118,17 @@ class _Calls:
 _calls: "weakref.WeakKeyDictionary[Any, _Calls]" = weakref.WeakKeyDictionary()
 
 
-def find(qnode: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Found | str:
+def find(
+    qnode: Any, args: Sequence[Any], kwargs: dict[str, Any], data: str | None = None
+) -> Found | str:
     """Return what is known of a call of a QNode; a way of calling that is new is compiled.
 
     Args:
         qnode: The QNode.
         args: Positional arguments.
         kwargs: Keyword arguments.
+        data: Name of a tensor, (features,) or (batch, features), of inputs, while all others are weights; None: it is found out
+            which is a batch.
 
     Returns:
         What is known, or why the QNode has to be run.
@@ -148,16 +157,24 @@ def find(qnode: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Found | str
             return f"its argument {name} is a tensor of {tensor.dtype}, not of float64 or float32"
     shapes = tuple((n, v.shape, v.dtype, v.device) for n, v in tensors.items())
     # 1 and True are equal, and so are 0.0 and -0.0: the representation tells them apart.
-    key = (shapes, tuple((n, repr(v)) for n, v in constants.items()))
+    key = (shapes, tuple((n, repr(v)) for n, v in constants.items()), data)
     known = calls.known.get(key)
     if known is not None and known.holds(qnode):
         return Found(known, tensors, arguments, new=False)
     if any(is_wrapped(v) for v in tensors.values()):
         return "torch.func hides its numbers before its first call with plain tensors"
     try:
-        run = compile_function(qnode, None, tensors, None, constants)
-        data = _data(run, tensors)
-        if data is not None:
+        given = data
+        run = compile_function(
+            qnode,
+            given,
+            {n: v for n, v in tensors.items() if n != given},
+            None if given is None else tensors[given],
+            constants,
+        )
+        if given is None:
+            data = _data(run, tensors)
+        if data is not None and given is None:
             others = {n: v for n, v in tensors.items() if n != data}
             try:
                 by_inputs = compile_function(qnode, data, others, tensors[data], constants)

@@ -16,6 +16,7 @@ class CompiledQNode(QNodeFunction):
 
     Attributes:
         qnode: The QNode.
+        weights: Names of the arguments that are weights to optimizers; None: they are told by how they are made.
     """
 
     def metric(
@@ -55,13 +56,20 @@ class CompiledQNode(QNodeFunction):
         )
 
 
-def compiled(qnode: Any) -> CompiledQNode:
+def compiled(qnode: Any, weights: str | Sequence[str] | None = None) -> CompiledQNode:
     """Return a QNode as a torch function that runs in the native engine where that can be promised to be right.
 
     It has the QNode's own signature; torch differentiates it, also twice, by every tensor. All ways of calling it are
-    compiled in their first call, by the rules of ``QuantumLayer``, also with one argument of shape (batch, features) for data;
-    calls with other batches run the quantum function, and its gates natively. Everything else (shots, noise, NumPy arrays, operations that the engine does not know) is the QNode's own
-    matter, called as it is. ``explain()`` says which it was.
+    compiled in their first call, by the rules of ``QuantumLayer``, also with one argument of shape (batch, features) for
+    data; calls with other batches run the quantum function, and its gates natively. Everything else (shots, noise, NumPy
+    arrays, operations that the engine does not know) is the QNode's own matter, called as it is. ``explain()`` says which
+    it was.
+
+    To an optimizer every call is one of a layer, whose weights are those arguments that are parameters of the optimizer,
+    parts of them, or functions of them and plain numbers; what a network's layers compute is data. So
+    ``QNGOptimizer(model)`` gives the weights of ``circuit(x, self.weights)`` in a model's forward their metric, averaged over
+    all ``x`` of the step, also of a loop over the rows of a batch. Where the two cannot be told apart, ``step()`` asks for
+    the argument ``weights``.
 
     Example::
 
@@ -81,6 +89,8 @@ def compiled(qnode: Any) -> CompiledQNode:
 
     Args:
         qnode: A QNode, interface ``"auto"`` or ``"torch"``.
+        weights: Name of the argument that is the weight, or names of several; to optimizers all others are then data.
+            None: told by how they are made.
 
     Returns:
         A function with the QNode's arguments, and with ``metric`` (:func:`fubini.metric_tensor` with its options, a function
@@ -88,5 +98,6 @@ def compiled(qnode: Any) -> CompiledQNode:
 
     Raises:
         TypeError: If qnode is no QNode.
+        ValueError: If it has no argument of such a name.
     """
-    return CompiledQNode(qnode)
+    return CompiledQNode(qnode, weights)

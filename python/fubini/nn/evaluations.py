@@ -85,11 +85,11 @@ class EvaluationRecorder(PassRecorder):
             return None, marked
         state = [*weights.values(), *parameters]
         versions = tuple((id(p), p._version, p.requires_grad) for p in state if p.is_leaf)
-        rows = _rows(inputs)
+        rows = without_graph(inputs)
         count = math.prod(rows.shape[:-1])
         seen = Evaluation((rows,), {}, versions, parameters, count, single=inputs.ndim == 1)
         kept = {n: w for n, w in weights.items() if not self._is_own(w, leaves.get(n, []))}
-        seen.values = {n: _rows(w) for n, w in kept.items()}
+        seen.values = {n: without_graph(w) for n, w in kept.items()}
         # Marks are for what torch keeps of a backward pass, whatever transforms of torch.func are around.
         with without_transforms(), torch.enable_grad():
             for name, weight in moving.items():
@@ -121,7 +121,7 @@ class EvaluationRecorder(PassRecorder):
         def passed(_: Tensor) -> None:
             # Behind the mark nothing has been freed yet.
             if source is not None and name not in seen.jacobians and self._active:
-                seen.jacobians[name] = _jacobian(source, leaves)
+                seen.jacobians[name] = weight_jacobian(source, leaves)
             self._passed(seen)
 
         mark.register_hook(passed)  # type: ignore[no-untyped-call]
@@ -363,8 +363,16 @@ def _is_same(weight: Tensor, leaf: Tensor) -> bool:
     return getattr(node.next_functions[0][0], "variable", None) is leaf
 
 
-def _jacobian(weight: Tensor, leaves: Sequence[Tensor]) -> dict[Tensor, Tensor]:
-    """Derivatives of a computed weight, in the middle of a backward pass that has not reached what it is computed from."""
+def weight_jacobian(weight: Tensor, leaves: Sequence[Tensor]) -> dict[Tensor, Tensor]:
+    """Return the derivatives of a computed weight, in the middle of a backward pass that has not reached it yet.
+
+    Args:
+        weight: The weight.
+        leaves: What it is computed from.
+
+    Returns:
+        (entries of the weight, entries of the leaf), float64, for the leaves that it depends on.
+    """
     with without_transforms():
         basis = torch.eye(weight.numel(), dtype=weight.dtype, device=weight.device)
         basis = basis.reshape(-1, *weight.shape)
@@ -376,8 +384,12 @@ def _jacobian(weight: Tensor, leaves: Sequence[Tensor]) -> dict[Tensor, Tensor]:
     }
 
 
-def _rows(inputs: Tensor) -> Tensor:
-    """A copy of the inputs without a graph; with the dimensions that ``vmap`` hides in front."""
+def without_graph(inputs: Tensor) -> Tensor:
+    """Return a copy of a tensor without a graph; with the dimensions that ``vmap`` hides in front.
+
+    Args:
+        inputs: The tensor.
+    """
     while is_wrapped(inputs):
         inputs, dim = unwrapped(inputs)
         if dim >= 0:

@@ -2,6 +2,7 @@
 
 import copyreg
 import functools
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pennylane as qml
 import torch
 
+from fubini.circuit.arguments import argument_names
 from fubini.circuit.tape import user_tape
 from fubini.compile.calls import Found, find
 from fubini.compile.compiled import Compiled
@@ -18,6 +20,7 @@ from fubini.native.circuit import Circuit, circuit_of
 from fubini.native.reading import read
 from fubini.nn.copies import found_qnode, named_qnode
 from fubini.nn.native_pass import run_compiled, run_reading
+from fubini.nn.watched_calls import anyone_watches, watched
 from fubini.torch_private import is_traced, uncompiled
 
 
@@ -26,19 +29,24 @@ class QNodeFunction:
 
     Attributes:
         qnode: The QNode.
+        weights: Names of the arguments that are weights to optimizers; None: they are told by how they are made.
     """
 
-    def __init__(self, qnode: Any) -> None:
+    def __init__(self, qnode: Any, weights: str | Sequence[str] | None = None) -> None:
+        if weights is None and isinstance(qnode, QNodeFunction):
+            weights = qnode.weights
         qnode = plain_qnode(qnode)
         if not isinstance(qnode, qml.QNode):
             raise TypeError(
                 f"qnode: expected a QNode, got {type(qnode).__name__}; make one by qml.QNode(function, device)"
             )
         self.qnode: Any = qnode
+        self.weights: tuple[str, ...] | None = _checked_weights(qnode, weights)
         self._start()
 
     def _start(self) -> None:
         self._last: str | None = None
+        self._names: dict[int, dict[int | str, str]] = {}
         functools.update_wrapper(self, self.qnode.func, updated=())
 
     @uncompiled
@@ -53,6 +61,8 @@ class QNodeFunction:
             What the QNode returns: a tensor for one measurement, a list or tuple of tensors for several; float64 on the
             native engine.
         """
+        if anyone_watches():
+            args, kwargs = watched(self, args, kwargs)
         found = self._found(args, kwargs)
         if isinstance(found, str):
             self._last = f"The QNode runs on its PennyLane device {self.qnode.device.name!r}: {found.rstrip('.')}."
@@ -67,6 +77,16 @@ class QNodeFunction:
             f"The native engine runs the compiled circuit: its angles are {kind} its tensors."
         )
         return _arranged(values.to(_device(found)), form.circuit, found.known.run.kind)
+
+    def names_of(self, positional: int) -> dict[int | str, str]:
+        """Return the names of the arguments of a call by position and by name.
+
+        Args:
+            positional: Number of positional arguments.
+        """
+        if positional not in self._names:
+            self._names[positional] = argument_names(self.qnode.func, positional)
+        return self._names[positional]
 
     def _found(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Found | str:
         qnode = self.qnode
@@ -123,16 +143,17 @@ class QNodeFunction:
 
     def __getstate__(self) -> dict[str, Any]:
         """What was compiled is the QNode's; a copy compiles its own."""
-        return {"qnode": self.qnode}
+        return {"qnode": self.qnode, "weights": self.weights}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Start anew."""
         self.qnode = found_qnode(state["qnode"])
+        self.weights = state["weights"]
         self._start()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """A QNode that a module has under its function's name is pickled as functions are, by that name."""
-        state = {"qnode": named_qnode(self.qnode)}
+        state = {**self.__getstate__(), "qnode": named_qnode(self.qnode)}
         return copyreg.__newobj__, (type(self),), state  # type: ignore[attr-defined]
 
 
@@ -143,6 +164,18 @@ def plain_qnode(qnode: Any) -> Any:
         qnode: Anything.
     """
     return qnode.qnode if isinstance(qnode, QNodeFunction) else qnode
+
+
+def _checked_weights(qnode: Any, weights: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    if weights is None:
+        return None
+    names = (weights,) if isinstance(weights, str) else tuple(weights)
+    known = list(inspect.signature(qnode.func).parameters)
+    if not names or not set(names) <= set(known):
+        raise ValueError(
+            f"weights: expected names of the quantum function's arguments {known}, got {weights!r}"
+        )
+    return names
 
 
 def _device(found: Found) -> torch.device:

@@ -143,6 +143,7 @@ class Gatherer:
     ) -> list[Block]:
         """The metric of the parameters that have one, from earlier steps where it is not due."""
         source = self._source
+        source.closure_metric = metric_fn is not None
         wanted = [p for p, _ in moving.values() if source.covers(p)]
         due = self._history.due(step)
         if not due:

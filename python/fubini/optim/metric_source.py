@@ -35,6 +35,9 @@ class Source(Protocol):
     """What the optimizer asks of a metric."""
 
     found: bool  # whether the model has layers with a metric
+    closure_metric: (
+        bool  # whether the closure brings a metric, which goes before that of compiled QNodes
+    )
     sums: bool  # whether the loss is a sum over inputs rather than a mean
 
     def attach(self, owner: Any, owned: AbstractSet[Tensor]) -> None:
@@ -43,6 +46,11 @@ class Source(Protocol):
 
     def covers(self, parameter: Tensor) -> bool:
         """Return whether the parameter has a metric."""
+        ...
+
+    @property
+    def called(self) -> dict[Tensor, None]:
+        """The parameters that were weights of compiled QNodes and have their metric, in order."""
         ...
 
     def blocks(self, moving: Sequence[Tensor], targets: Any, step: int) -> list[Counted]:
@@ -70,6 +78,7 @@ class FisherSource:
     """
 
     found = True
+    closure_metric = False
 
     def __init__(
         self, model: torch.nn.Module, *, metric: Metric, likelihood: Any, **options: Any
@@ -107,6 +116,11 @@ class FisherSource:
             for p in self._recorder.passes
         ]
         return likelihood.scale * sum(sizes)
+
+    @property
+    def called(self) -> dict[Tensor, None]:
+        """See Source: none is told apart."""
+        return {}
 
     def covers(self, parameter: Tensor) -> bool:
         """See Source."""

@@ -59,7 +59,8 @@ class QNGOptimizer(torch.optim.Optimizer):
     large classical layers                the same call: they take Kronecker factors by themselves
     a circuit alone, an energy            ``QNGOptimizer(layer, 1.0, approx=None, lam=LevenbergMarquardt())`` with a
                                           closure
-    bare parameters and a QNode           ``QNGOptimizer([params], lr)``, and a closure as below
+    bare parameters and a QNode           ``QNGOptimizer([params], lr)`` with ``fubini.compiled(qnode)``, or a closure
+                                          as below
     shots, hardware                       ``QNGOptimizer(model, metric="quantum", lam=SignalToNoise())``; for one
                                           expectation value ``ShotQNGOptimizer``
     ====================================  ==========================================================================
@@ -77,7 +78,8 @@ class QNGOptimizer(torch.optim.Optimizer):
     - ``metric="quantum"``: every ``QuantumLayer`` or ``qml.qnn.TorchLayer`` in the model gets its own Fubini-Study metric
       averaged over the inputs that the layer saw in the passes whose gradients are being applied (behind any classical
       layers), :math:`g = \frac1B \sum_b J_b^T g_b J_b` (Stokes et al. 2020, arXiv:1909.02108). Layers that share a
-      parameter are treated together, their metrics added. All other parameters of the model take the plain gradient.
+      parameter are treated together, their metrics added. Calls of ``fubini.compiled(qnode)`` with the same parameters for
+      weights are a layer too. All other parameters of the model take the plain gradient.
     - ``metric="fisher"``: the Fisher information of the model's outputs, quantum and classical layers alike, in units of
       the loss; see ``fubini.fisher.blocks``. The optimizer runs the model once more on the inputs of those passes,
       without disturbing random numbers or batch-norm statistics.
@@ -89,13 +91,17 @@ class QNGOptimizer(torch.optim.Optimizer):
     computed (parametrised, pruned) have their metric pulled back to the parameters that they are computed from.
 
     Weights of a layer that move no state, such as coefficients of an observable, take the plain step, lr times the
-    gradient. Parameters that belong to no known layer, as all do when the optimizer is made from bare tensors, have the
-    identity for a metric: they take the plain gradient, damped like the others, ``grad / (1 + lam)``.
+    gradient. Bare tensors that belong to no known layer and are no weights of a compiled QNode have the identity for a
+    metric: they take the plain gradient, damped like the others, ``grad / (1 + lam)``.
 
-    Two ways of use::
+    Ways of use::
 
         opt = QNGOptimizer(model, loss=loss_fn)
         opt.zero_grad(); loss_fn(model(x), y).backward(); opt.step()
+
+        energy = fubini.compiled(circuit)
+        opt = QNGOptimizer([params], lr=0.05)
+        opt.zero_grad(); energy(params).backward(); opt.step()
 
         opt = QNGOptimizer([params], lr=0.05)
         def closure():
@@ -103,7 +109,7 @@ class QNGOptimizer(torch.optim.Optimizer):
             return loss, fubini.metric_tensor(circuit, approx="block-diag")
         opt.step(closure)
 
-    In the second, the metric function is called with the optimizer's parameters that have no other metric, in order, as
+    In the last, the metric function is called with the optimizer's parameters that have no other metric, in order, as
     many as it takes; it returns what ``qml.metric_tensor`` returns. Parameters beyond take the plain gradient.
 
     With ``torch.distributed`` initialised, gradients and metrics are averaged over all processes, each weighted with the
@@ -124,7 +130,7 @@ class QNGOptimizer(torch.optim.Optimizer):
             weights and smoothing, ``NLLLoss``, ``BCEWithLogitsLoss``, ``MSELoss`` or ``PoissonNLLLoss``; or what
             likelihood takes. Everything that is not given is then chosen for it, see above.
         model: The module whose layers give the metric; needed for a Fisher matrix when params is no module. Else the
-            living quantum layers that have any of the parameters are found.
+            living quantum layers that have any of the parameters are found. Calls of compiled QNodes are found in any case.
         metric: ``"fisher"``, the default with a loss, for models with classical layers; ``"quantum"``, the default
             without, for circuits alone; or ``"hybrid"``.
         approx: ``"block-diag"``, ``"diag"`` or None (full), see ``fubini.metric_tensor``; for a Fisher matrix, blocks are
@@ -244,7 +250,7 @@ class QNGOptimizer(torch.optim.Optimizer):
             defaults["damping"] = PER_TERM
         self._units = 1.0
         self._names: dict[Tensor, str] = {}
-        self._begun = False
+        self._begun = self._advises = False
         self._last: StepRecord | None = None
         super().__init__(params, defaults)
         for group in self.param_groups:
@@ -253,17 +259,12 @@ class QNGOptimizer(torch.optim.Optimizer):
             if chosen.by_length:
                 RunningLength.of(group).keep(group)
         self._prepare()
-        if self._model is not None and not self._source.found:
-            warnings.warn(
-                "model: found no QuantumLayer or TorchLayer; every parameter takes the plain gradient step",
-                stacklevel=2,
-            )
-        elif chosen.metric != metric and loss is None and self._model is not None:
+        # With SignalToNoise, only the quantum metric will do.
+        by_default = chosen.metric != metric and loss is None and not isinstance(lam, SignalToNoise)
+        self._advises = by_default and self._model is not None
+        if self._advises and self._model is not None and self._source.found:
             owned = {p for group in self.param_groups for p in group["params"]}
-            names = without_metric(self._model, owned)
-            # With SignalToNoise, only the quantum metric will do.
-            if names and not isinstance(lam, SignalToNoise):
-                warnings.warn(better_call(names), stacklevel=2)
+            self._advise(without_metric(self._model, owned), 3)
 
     # -- torch's contract -----------------------------------------------------------------------------------------
 
@@ -346,6 +347,7 @@ class QNGOptimizer(torch.optim.Optimizer):
             group.setdefault("damping", "absolute")
         if "_model" in state:  # absent where load_state_dict calls this with the groups only
             self._last, self._begun, self._units = None, False, 1.0
+            self._advises = False
             self._source = make_source(self._model, self._options)
             self._prepare()
 
@@ -491,15 +493,37 @@ class QNGOptimizer(torch.optim.Optimizer):
         owned = [p for g in self.param_groups for p in g["params"]]
         # Tensors of the caller's own making are no part of a module that could have layers.
         silent = not any(isinstance(p, torch.nn.Parameter) for p in owned)
-        if self._model is None and not (self._source.found or has_metric or silent):
+        ids = {id(p) for p in owned if p.requires_grad}
+        self._source.closure_metric = has_metric
+        called = self._source.called
+        passed = any(recorder.passes for recorder in self._source.recorders)
+        known = self._source.found or passed or has_metric
+        if self._model is None and not (known or silent):
             warnings.warn(
-                "params: no parameter belongs to a QuantumLayer or TorchLayer and no closure returns a metric, so every "
-                "parameter takes the plain gradient step; pass the model, QNGOptimizer(model, ...), or return (loss, "
-                "metric_tensor_fn) from the closure",
+                "params: no parameter belongs to a QuantumLayer or TorchLayer, or is a weight of a compiled QNode, and no "
+                "closure returns a metric, so every parameter takes the plain gradient step; pass the model, "
+                "QNGOptimizer(model, ...), or return (loss, metric_tensor_fn) from the closure",
                 stacklevel=_LEVELS,
             )
+        if self._model is not None and not known:
+            warnings.warn(
+                "model: found no QuantumLayer or TorchLayer, and no parameter that is a weight of a compiled QNode; every "
+                "parameter takes the plain gradient step",
+                stacklevel=_LEVELS,
+            )
+        if called:
+            if self._model is not None and self._advises and not self._source.found:
+                others = ids - {id(p) for p in called}
+                names = [n for n, p in self._model.named_parameters() if id(p) in others]
+                self._advise(names, _LEVELS + 1)
+            self._collect()
         distributed.check_same(owned)
         self._begun = True
+
+    def _advise(self, names: list[str], level: int) -> None:
+        """Warn about classical parameters under the quantum metric, which nobody asked for."""
+        if names:
+            warnings.warn(better_call(names), stacklevel=level)
 
     def _judge(self, closure: Closure | None, random: RandomState | None) -> Judge | None:
         if closure is None or random is None:
@@ -546,11 +570,15 @@ class QNGOptimizer(torch.optim.Optimizer):
         owned = {p: None for g in self.param_groups for p in g["params"]}
         self._source.attach(self, owned.keys())
         self._history = MetricHistory(self._options["averaging"], self._options["update_every"])
-        # Under the quantum metric, what is classical in the model takes the plain gradient.
+        self._collect()
+
+    def _collect(self) -> None:
+        """Find out which parameters take the plain gradient, undamped: what is classical under the quantum metric."""
+        owned = [p for g in self.param_groups for p in g["params"]]
         undamped: set[Tensor] = set()
         if self._options["metric"] == "quantum" and self._model is not None:
             undamped = set(self._model.parameters())
-        elif self._options["metric"] == "quantum" and self._source.found:
+        elif self._options["metric"] == "quantum" and (self._source.found or self._source.called):
             undamped = set(owned)
         self._gatherer = Gatherer(
             self._source, self._history, undamped, average_gradients=not self._data_parallel

@@ -14,6 +14,7 @@ from fubini.arrays import all_finite, to_numpy
 from fubini.blocks import Block, DenseBlock, FactorBlock, NoisyBlock, OperatorBlock, distributed
 from fubini.circuit.gate_layers import LayerRule
 from fubini.errors import NumericalError, UnsupportedCircuitError
+from fubini.metric.call_metric import CallLayer
 from fubini.metric.functions import Approx, layer_metric, layer_operator, single_inputs_metric
 from fubini.native.operator import MetricOperator
 from fubini.nn.evaluations import (
@@ -27,6 +28,7 @@ from fubini.nn.evaluations import (
 from fubini.nn.layer import QuantumLayer
 from fubini.nn.recorder import PassRecorder, check_same_weights, missing
 from fubini.nn.shot_noise import estimated_metric, gradient_covariance, layer_tape
+from fubini.nn.watched_calls import CallWatch, SeenCall, watch_calls
 
 Tensor = torch.Tensor
 Real = npt.NDArray[np.float64]
@@ -56,6 +58,9 @@ class _Layer:
         return self.recorder.passes  # type: ignore[return-value]
 
 
+AnyLayer = _Layer | CallLayer
+
+
 @dataclass(frozen=True, eq=False)
 class _Inputs:
     """Inputs for which one metric is asked: those of all passes with the layer's own weights, or of one pass.
@@ -76,7 +81,8 @@ class _Inputs:
 class QuantumSource:
     """Fubini-Study metrics of all quantum layers of a model, from the inputs that each of them saw.
 
-    A quantum layer needs only its own inputs, so each has a recorder of its own and the model is not run again.
+    A quantum layer needs only its own inputs, so each has a recorder of its own and the model is not run again. Calls of
+    compiled QNodes with the optimizer's parameters for weights count as layers, unless the closure brings a metric.
 
     Args:
         model: The model; None: the living layers that have any of the optimizer's parameters.
@@ -90,13 +96,17 @@ class QuantumSource:
         self._model = model
         self._approx, self._layers = approx, layers
         self._recorders: dict[Any, EvaluationRecorder] = {}
-        self._units: list[list[_Layer]] = []  # layers that share parameters are one unit
+        self._units: list[list[AnyLayer]] = []  # layers that share parameters are one unit
         self._covered: set[Tensor] = set()
-        self.found = self.sums = False
+        self._watch: CallWatch | None = None
+        self.found = self.sums = self.closure_metric = False
 
     def attach(self, owner: Any, owned: AbstractSet[Tensor]) -> None:
         """See Source."""
         known, self._recorders, self._units = self._recorders, {}, []
+        if self._watch is None:
+            self._watch = watch_calls(owner)
+        self._watch.watch(owned)
         for name, module in self._named(owned):
             if not isinstance(module, QuantumLayer | qml.qnn.TorchLayer):
                 continue
@@ -110,11 +120,7 @@ class QuantumSource:
             recorder.known = {id(w) for w in leaf_weights(module).values() if w is not None}
             self._recorders[module] = recorder
             layer = _Layer(name or type(module).__name__, module, recorder, tuple(parameters))
-            unit = [layer]
-            for other in [u for u in self._units if set(parameters) & set(_parameters(u))]:
-                self._units.remove(other)
-                unit = other + unit
-            self._units.append(unit)
+            self._units = _joined(self._units, layer)
         self._covered = {p for unit in self._units for p in _parameters(unit)}
 
     def units(self) -> float:
@@ -133,29 +139,62 @@ class QuantumSource:
     @property
     def recorders(self) -> list[PassRecorder]:
         """See Source."""
-        return list(self._recorders.values())
+        watch = self._watch
+        calls: list[PassRecorder] = [] if watch is None else [watch, *watch.recorders]
+        return [*self._recorders.values(), *calls]
+
+    @property
+    def called(self) -> dict[Tensor, None]:
+        """See Source."""
+        return {} if self._watch is None or self.closure_metric else self._watch.weights
 
     def covers(self, parameter: Tensor) -> bool:
         """See Source."""
-        return parameter in self._covered
+        return parameter in self._covered or parameter in self.called
 
     def blocks(self, moving: Sequence[Tensor], targets: Any, step: int) -> list[Counted]:
         """See Source."""
         ids = {id(p) for p in moving}
         found = []
-        for unit in self._units:
+        units = self._with_calls()
+        for unit in units:
             here = [p for p in _parameters(unit) if id(p) in ids]
             used = [layer for layer in unit if layer.passes]
             if here and used:
                 found.append(self._unit_block(used, _parameters(unit)))
             elif here:
+                assert isinstance(unit[0], _Layer)
                 missing(unit[0].recorder, here, unit[0].name)
+        known = {p for unit in units for p in _parameters(unit)}
+        lost = [p for p in self.called if id(p) in ids and p not in known]
+        if lost and self._watch is not None:
+            missing(self._watch, lost, "compiled QNode")
         return found
 
-    def _unit_block(self, unit: list[_Layer], parameters: list[Tensor]) -> Counted:
+    def _with_calls(self) -> list[list[AnyLayer]]:
+        """The units, with the calls of compiled QNodes as layers."""
+        units: list[list[AnyLayer]] = [list(unit) for unit in self._units]
+        if self._watch is None or self.closure_metric:
+            return units
+        calls: dict[Any, list[SeenCall]] = {}
+        for call in self._watch.calls:
+            calls.setdefault(call.key(), []).append(call)
+        for some in calls.values():
+            layer = CallLayer(some)
+            layer.refuse_unclear()
+            if layer.parameters:
+                units = _joined(units, layer)
+        return units
+
+    def _unit_block(self, unit: list[AnyLayer], parameters: list[Tensor]) -> Counted:
         label = ", ".join(layer.name for layer in unit)
-        if len(unit) == 1:
-            layer = unit[0]
+        layer = unit[0]
+        if len(unit) == 1 and isinstance(layer, CallLayer):
+            if self._approx == "auto" and not distributed.active():
+                made = layer.operator(self._layers)
+                if made is not None:
+                    return operator_block(made[0], parameters, layer.name), made[1]
+        elif len(unit) == 1 and isinstance(layer, _Layer):
             parts = self._inputs(layer)
             simple = len(parts) == 1 and not parts[0].single and _is_plain(layer)
             # Processes with different numbers of inputs might choose different forms, which cannot be averaged.
@@ -171,11 +210,14 @@ class QuantumSource:
             count = max(count, inputs)
             total += metric
         device = parameters[0].device
+        label = ", ".join(layer.name for layer in unit)  # calls now know how they run
         return DenseBlock(parameters, torch.from_numpy(total).to(device), label), count
 
-    def _layer_metric(self, layer: _Layer, starts: Mapping[Tensor, int]) -> tuple[Real, int]:
+    def _layer_metric(self, layer: AnyLayer, starts: Mapping[Tensor, int]) -> tuple[Real, int]:
         """The mean metric of a layer over the parameters of its unit, and the number of inputs."""
         approx = None if self._approx == "auto" else self._approx  # several layers in one matrix
+        if isinstance(layer, CallLayer):
+            return layer.metric(approx, self._layers, starts)
         size = sum(p.numel() for p in starts)
         total, count = np.zeros((size, size)), 0
         for part in self._inputs(layer):
@@ -246,7 +288,7 @@ class NoisySource(QuantumSource):
         for recorder in self._recorders.values():
             recorder.keeps_noise = True
 
-    def _unit_block(self, unit: list[_Layer], parameters: list[Tensor]) -> Counted:
+    def _unit_block(self, unit: list[AnyLayer], parameters: list[Tensor]) -> Counted:
         label = ", ".join(layer.name for layer in unit)
         sizes = [p.numel() for p in parameters]
         starts = dict(zip(parameters, np.cumsum([0, *sizes]).tolist(), strict=False))
@@ -266,9 +308,17 @@ class NoisySource(QuantumSource):
         return NoisyBlock(parameters, matrix, errors, noise, self._tolerance, label), count
 
     def _estimates(
-        self, layer: _Layer, starts: Mapping[Tensor, int]
+        self, layer: AnyLayer, starts: Mapping[Tensor, int]
     ) -> tuple[Real, Real, Real, int]:
         """Metric, its variances, covariance of the gradient, and number of inputs."""
+        if isinstance(layer, CallLayer):
+            if layer.passes[0].qnode.shots.total_shots is None:
+                metric, count = layer.metric(self._approx, self._layers, starts)  # type: ignore[arg-type]
+                return metric, np.zeros_like(metric), np.zeros_like(metric), count
+            raise UnsupportedCircuitError(
+                f"{layer.name}: a compiled QNode with shots does not say how noisy its gradient is, which lam=SignalToNoise() "
+                "needs; make it a layer, fubini.QuantumLayer(qnode, weight_shapes), or pass a number for lam"
+            )
         module = layer.module
         if module.qnode.shots.total_shots is None:
             metric, count = self._layer_metric(layer, starts)
@@ -384,5 +434,16 @@ def _check_shapes(name: str, module: Any) -> None:
             )
 
 
-def _parameters(unit: list[_Layer]) -> list[Tensor]:
+def _parameters(unit: Sequence[AnyLayer]) -> list[Tensor]:
     return list(dict.fromkeys(p for layer in unit for p in layer.parameters))
+
+
+def _joined(units: list[list[AnyLayer]], layer: AnyLayer) -> list[list[AnyLayer]]:
+    """The units with another layer: those with which it shares parameters are one with it, at the end."""
+    mine = set(layer.parameters)
+    sharing = [unit for unit in units if mine & set(_parameters(unit))]
+    rest = [unit for unit in units if not any(unit is s for s in sharing)]
+    unit: list[AnyLayer] = [layer]
+    for other in sharing:
+        unit = other + unit
+    return [*rest, unit]

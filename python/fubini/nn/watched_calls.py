@@ -1,0 +1,350 @@
+"""QNodes that a model calls with its parameters: which went in as weights, and what else the circuit saw.
+
+``fubini.compiled(qnode)`` belongs to no module: it may be an attribute, a global or in a closure, and the parameters are
+the caller's. So an optimizer watches all calls of compiled QNodes for its own parameters. A weight gets a mark, a view with
+a hook, as in a layer's evaluation; the calls whose marks a backward pass reached, and whose gradients came into ``.grad``,
+are those of the step.
+"""
+
+import math
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from fubini.nn.evaluations import weight_jacobian, without_graph
+from fubini.nn.recorder import Pass, PassRecorder
+from fubini.nn.roles import Origin, leaves_of, origin_of, selection
+from fubini.options import Index, Real
+from fubini.torch_private import is_wrapped, pytree, without_transforms
+
+Tensor = torch.Tensor
+#: An argument of a call: its position or its name.
+Slot = int | str
+
+
+@dataclass(eq=False)
+class WeightSeen:
+    """A weight as a call saw it.
+
+    Attributes:
+        leaves: The watched parameters that it is computed from.
+        value: Its value then; None where it is a parameter, or entries of one.
+        entries: Which entries of the one parameter it consists of, else None.
+        jacobians: Its derivatives by the parameters, (entries of the weight, entries of the parameter), where it is
+            computed otherwise; known after the backward pass.
+        shape: Its shape.
+        dtype: Its type.
+    """
+
+    leaves: tuple[Tensor, ...]
+    value: Tensor | None
+    entries: Index | None
+    shape: torch.Size
+    dtype: torch.dtype
+    jacobians: dict[Tensor, Tensor] = field(default_factory=dict)
+
+    def now(self) -> Tensor:
+        """Return its value: of what are parameters, as they are now."""
+        if self.value is not None:
+            return self.value
+        (leaf,), entries = self.leaves, self.entries
+        flat = leaf.detach().reshape(-1)
+        if entries is not None and not np.array_equal(entries, np.arange(leaf.numel())):
+            flat = flat[torch.from_numpy(entries).to(flat.device)]
+        return flat.reshape(self.shape).to(self.dtype)
+
+    def key(self) -> tuple[Any, ...]:
+        """Return what weights of several calls have in common that are the same function of the same parameters."""
+        ids = tuple([id(p) for p in self.leaves])
+        return ids if self.entries is None else (*ids, self.entries.tobytes())
+
+    def jacobian(self, starts: Mapping[Tensor, int], size: int) -> Real:
+        """Return its derivative, (entries of the weight, size).
+
+        Args:
+            starts: Where the entries of each parameter begin.
+            size: Number of columns.
+        """
+        count = self.shape.numel()
+        result = np.zeros((count, size))
+        if self.entries is not None:
+            result[np.arange(count), starts[self.leaves[0]] + self.entries] = 1.0
+        for leaf, block in self.jacobians.items():
+            start = starts[leaf]
+            result[:, start : start + leaf.numel()] = block.cpu().numpy()
+        return result
+
+
+@dataclass(eq=False)
+class SeenCall(Pass):
+    """A call of a compiled QNode. Arguments are as they were passed, tensors detached and copied, weights left out.
+
+    Attributes:
+        qnode: The QNode.
+        of_weights: The weights by their slot.
+        unclear: Names of arguments that may be weights or not, with the reason.
+        fixed: Slots of parameters that require no gradient.
+        mapped: Whether the one other tensor is many inputs, (inputs, features), of calls under ``vmap``.
+    """
+
+    qnode: Any = None
+    of_weights: dict[Slot, WeightSeen] = field(default_factory=dict)
+    unclear: dict[str, str] = field(default_factory=dict)
+    fixed: frozenset[Slot] = frozenset()
+    mapped: bool = False
+
+    def key(self) -> tuple[Any, ...]:
+        """Return what calls of the same function of the same parameters have in common: inputs of one metric."""
+        return id(self.qnode), tuple((slot, w.key()) for slot, w in self.of_weights.items())
+
+
+class CallRecorder(PassRecorder):
+    """Records those calls whose weights come from the same parameters."""
+
+    def mark(self, weight: Tensor, seen: SeenCall, slot: Slot) -> Tensor:
+        """Return a weight, marked.
+
+        Args:
+            weight: The weight.
+            seen: The call.
+            slot: Which argument it is.
+        """
+        one = seen.of_weights.get(slot)
+        source = weight if one is not None and one.entries is None else None
+        # Marks are for what torch keeps of a backward pass, whatever transforms of torch.func are around.
+        with without_transforms(), torch.enable_grad():
+            mark = weight.view_as(weight)
+
+            def passed(_: Tensor) -> None:
+                # Behind the mark nothing has been freed yet.
+                if source is not None and one is not None and not one.jacobians and self._active:
+                    one.jacobians = weight_jacobian(source, one.leaves)
+                self._passed(seen)
+
+            mark.register_hook(passed)  # type: ignore[no-untyped-call]
+        return mark
+
+
+class CallWatch(PassRecorder):
+    """What an optimizer sees of the calls of compiled QNodes. It has no passes of its own.
+
+    Attributes:
+        weights: Parameters that went into a call as weights, since the watch began, in order.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights: dict[Tensor, None] = {}
+        self._recorders: dict[tuple[int, ...], CallRecorder] = {}
+        _watches.append(weakref.ref(self))
+
+    @property
+    def recorders(self) -> list[CallRecorder]:
+        """The recorders of the calls."""
+        return list(self._recorders.values())
+
+    @property
+    def calls(self) -> list[SeenCall]:
+        """The calls whose gradients are waiting for a step, in the order of the backward passes."""
+        return [call for recorder in self._recorders.values() for call in recorder.passes]  # type: ignore[misc]
+
+    def watch(self, parameters: Iterable[Tensor]) -> None:
+        """Say whose gradients count, see PassRecorder."""
+        super().watch(parameters)
+        self.weights = {p: None for p in self.weights if id(p) in self._watched}
+        for recorder in self._recorders.values():
+            recorder.watch(self._watched.values())
+
+    def detach(self) -> None:
+        """Record nothing any more."""
+        super().detach()
+        for recorder in self._recorders.values():
+            recorder.detach()
+        self._recorders, self.weights = {}, {}
+
+    def begin(
+        self,
+        compiled: Any,
+        call: tuple[list[Any], dict[str, Any]],
+        to: tuple[list[Any], dict[str, Any]],
+    ) -> None:
+        """Take note of a call.
+
+        Args:
+            compiled: The ``CompiledQNode``.
+            call: The arguments as the caller passed them.
+            to: The arguments to use instead, changed in place.
+        """
+        if not self._active or self.paused or not self._watched or not torch.is_grad_enabled():
+            return
+        origins = self._origins(compiled, call)
+        unclear = {s: o for s, o in origins.items() if o.role == "unclear"}
+        if not any(o.leaves for o in origins.values()):
+            return
+        used = {id(p) for o in origins.values() for p in o.leaves}
+        parameters = [p for i, p in self._watched.items() if i in used]
+        key = tuple([id(p) for p in parameters])
+        recorder = self._recorders.get(key)
+        if recorder is None:
+            recorder = self._recorders[key] = CallRecorder()
+            recorder.watch(self._watched.values())
+        versions = tuple([(id(p), p._version, p.requires_grad) for p in parameters])
+        seen = SeenCall((), {}, versions, parameters, 1, qnode=compiled.qnode)
+        names = compiled.names_of(len(call[0]))
+        for slot, origin in origins.items():
+            if origin.role == "weight" and origin.leaves:
+                seen.of_weights[slot] = _weight_seen(_value(call, slot), origin)
+            elif slot in unclear:
+                seen.unclear[names.get(slot, str(slot))] = _reason(_value(call, slot))
+        _keep_arguments(seen, call, names)
+        for slot in origins:
+
+            def marked(value: Any, slot: Slot = slot) -> Any:
+                tracked = (
+                    isinstance(value, Tensor) and value.requires_grad and not is_wrapped(value)
+                )
+                return recorder.mark(value, seen, slot) if tracked else value
+
+            _put(to, slot, pytree.tree_map(marked, _value(to, slot)))
+        self.weights.update(dict.fromkeys(p for w in seen.of_weights.values() for p in w.leaves))
+
+    def _origins(self, compiled: Any, call: tuple[list[Any], dict[str, Any]]) -> dict[Slot, Origin]:
+        """Where every argument comes from that has anything to do with watched parameters."""
+        found: dict[Slot, Origin] = {}
+        for slot, value in slotted(*call):
+            if isinstance(value, Tensor):
+                if not value.requires_grad or is_wrapped(value):
+                    continue
+                if compiled.weights is None:
+                    origin = origin_of(value, self._watched)
+                elif compiled.names_of(len(call[0])).get(slot) in compiled.weights:
+                    origin = Origin("weight", leaves_of(value, self._watched))
+                else:
+                    continue
+            elif isinstance(value, list | tuple | dict):
+                tensors = [t for t in pytree.tree_leaves(value) if isinstance(t, Tensor)]
+                inner = {
+                    id(p): p
+                    for t in tensors
+                    if t.requires_grad
+                    and not is_wrapped(t)
+                    and origin_of(t, self._watched).role != "data"
+                    for p in leaves_of(t, self._watched)
+                }
+                origin = Origin("unclear", tuple(inner.values()))
+            else:
+                continue
+            if origin.leaves:
+                found[slot] = origin
+        return found
+
+
+_watches: "list[weakref.ReferenceType[CallWatch]]" = []
+
+
+def watched(compiled: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Let all optimizers that watch take note of a call.
+
+    Args:
+        compiled: The ``CompiledQNode``.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+
+    Returns:
+        The arguments to use instead, a list and a dictionary.
+    """
+    to = list(args), dict(kwargs)
+    for reference in list(_watches):
+        watch = reference()
+        if watch is None or not watch._active:
+            _watches.remove(reference)
+        else:
+            watch.begin(compiled, (list(args), dict(kwargs)), to)
+    return to
+
+
+def anyone_watches() -> bool:
+    """Return whether calls have to be shown to ``watched``."""
+    return bool(_watches)
+
+
+def watch_calls(owner: Any) -> CallWatch:
+    """Watch the calls of compiled QNodes for as long as an optimizer lives.
+
+    Args:
+        owner: The optimizer.
+
+    Returns:
+        The watch.
+    """
+    watch = CallWatch()
+    weakref.finalize(owner, watch.detach)
+    return watch
+
+
+def _weight_seen(value: Tensor, origin: Origin) -> WeightSeen:
+    entries = selection(value, origin.leaves[0]) if len(origin.leaves) == 1 else None
+    kept = without_graph(value) if entries is None else None
+    return WeightSeen(origin.leaves, kept, entries, value.shape, value.dtype)
+
+
+def _reason(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return f"its tensors are in a {type(value).__name__}; pass each as an argument of its own"
+    return ""
+
+
+def _keep_arguments(
+    seen: SeenCall, call: tuple[list[Any], dict[str, Any]], names: Mapping[Slot, str]
+) -> None:
+    """Put copies of everything but the weights into a call."""
+    others = [
+        (s, v) for s, v in slotted(*call) if isinstance(v, Tensor) and s not in seen.of_weights
+    ]
+    fixed = [s for s, v in others if isinstance(v, torch.nn.Parameter) and not v.requires_grad]
+    seen.fixed = frozenset(fixed)
+    data = [(s, v) for s, v in others if s not in seen.fixed]
+    hidden = [s for s, v in others if is_wrapped(v)]
+    if hidden and (len(data) > 1 or data[0][1].ndim != 1):
+        seen.unclear[names.get(hidden[0], str(hidden[0]))] = (
+            "torch.func.vmap maps it; call the circuit with a batch, (batch, features), as its one argument for data"
+        )
+        return
+    copies = {s: without_graph(v) for s, v in others}
+    if hidden:
+        rows = copies[hidden[0]]
+        copies[hidden[0]] = rows.reshape(math.prod(rows.shape[:-1]), rows.shape[-1])
+        seen.mapped = True
+    if len(data) == 1 and copies[data[0][0]].ndim == 2:
+        seen.count = len(copies[data[0][0]])
+
+    def kept(slot: Slot, value: Any) -> Any:
+        return None if slot in seen.of_weights else copies.get(slot, value)
+
+    seen.args = tuple([kept(i, v) for i, v in enumerate(call[0])])
+    seen.kwargs = {n: kept(n, v) for n, v in call[1].items()}
+
+
+def slotted(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[Slot, Any]]:
+    """Return the arguments of a call with their slots.
+
+    Args:
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+    """
+    return [*enumerate(args), *kwargs.items()]
+
+
+def _value(call: tuple[list[Any], dict[str, Any]], slot: Slot) -> Any:
+    return call[0][slot] if isinstance(slot, int) else call[1][slot]
+
+
+def _put(call: tuple[list[Any], dict[str, Any]], slot: Slot, value: Any) -> None:
+    if isinstance(slot, int):
+        call[0][slot] = value
+    else:
+        call[1][slot] = value

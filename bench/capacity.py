@@ -1,9 +1,12 @@
-"""How fast are Fisher matrices and the effective dimension beside Qiskit machine learning's?
+"""How fast are Fisher matrices beside Qiskit machine learning's, and a pool of candidates beside one gradient?
 
 RY encoding, then RealAmplitudes with one repetition (RY, a chain of CNOTs, RY), and the parity of all qubits, whose two
 outcomes are the distribution of both sides. Same weights, same inputs; Qiskit's EstimatorQNN on its exact estimator with
 parameter shifts, the default, and fubini's sampler of circuits at many weights, which ``fubini.report`` is made of. The
 effective dimensions must agree to 1e-8. Both sides compute one Fisher matrix for every weight and input.
+
+The pool: 200 two-qubit Pauli rotations behind a circuit of 16 such rotations, the energy of a Heisenberg ring; gradients
+of all of them at the weight 0, from the weights of the circuit on, beside the circuit's own gradient by its 16 weights.
 """
 
 from __future__ import annotations
@@ -17,9 +20,11 @@ import pennylane as qml
 import common
 import fubini
 from fubini.geometry.capacity import effective_dimension, fisher, reading
+from fubini.geometry.pool import Chain, pool_of
 from fubini.geometry.report_model import Model, model_of
 
 GOAL = 1000.0
+POOL_GOAL = 20.0
 DATA = 1000
 # (qubits, draws of the weights, inputs)
 CASES = [(4, 10, 10), (6, 5, 5)]
@@ -103,6 +108,31 @@ def case(qubits: int, draws: int, count: int, seconds: float) -> dict[str, Any]:
     return result
 
 
+def pool_case(qubits: int, size: int, seconds: float) -> dict[str, Any]:
+    """A pool's gradients beside one gradient of the circuit."""
+    pairs = [(i, j) for i in range(qubits) for j in range(i)]
+    words = [a + b for a in "XYZ" for b in "XYZ"]
+    pool = [qml.PauliRot(0.0, word, pair) for word in words for pair in pairs][:size]
+    ring = [
+        letter(k) @ letter((k + 1) % qubits)
+        for k in range(qubits)
+        for letter in (qml.X, qml.Y, qml.Z)
+    ]
+    made, start = pool_of(pool, qml.sum(*ring), lambda: [qml.X(k) for k in range(0, qubits, 2)])
+    chain = Chain(start, made.elements[:: size // 16][:16], made.wires, made.terms)
+    weights = np.random.default_rng(0).normal(size=chain.size)
+    with common.threads(1):
+        timings = common.interleaved(
+            {
+                "gradient": lambda: chain.gradient(weights),
+                "pool": lambda: made.gradients(chain.state(weights)),
+            },
+            seconds=seconds,
+        )
+    found = {name: timing.minimum for name, timing in timings.items()}
+    return {"qubits": qubits, "candidates": len(pool), **found}
+
+
 def run(quick: bool) -> dict[str, Any]:
     """Measure, print and return everything."""
     results = [case(*one, 0.2 if quick else 1.0) for one in CASES[: 1 if quick else None]]
@@ -130,4 +160,15 @@ def run(quick: bool) -> dict[str, Any]:
         "difference",
     ]
     common.print_table("effective dimension", head, rows)
-    return {"capacity": results}
+    pools = [pool_case(n, 200, 0.2 if quick else 1.0) for n in ((8,) if quick else (8, 12))]
+    rows = [
+        [
+            f"{r['qubits']} qubits, {r['candidates']} candidates",
+            f"{1e6 * r['gradient']:.0f} us",
+            f"{1e6 * r['pool']:.0f} us",
+            f"{r['pool'] / r['gradient']:.1f} (goal {POOL_GOAL:.0f})",
+        ]
+        for r in pools
+    ]
+    common.print_table("growing", ["pool", "one gradient", "the pool's", "gradients"], rows)
+    return {"capacity": results, "pool": pools}

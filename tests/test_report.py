@@ -145,7 +145,7 @@ def test_everything_is_what_an_explicit_computation_gives(
 
     variance = torch.stack(jacobians).var(dim=0).mean(dim=0).numpy()
     np.testing.assert_allclose(found.gradients.each, variance, atol=1e-10)
-    assert found.gradients.mean == pytest.approx(variance.mean())
+    assert found.gradients.mean == pytest.approx(variance[variance > 1e-20].mean())
     np.testing.assert_allclose(
         found.metrics[1],
         fubini.metric_tensor(circuit, reduce="mean", argnums=1, joint=True)(
@@ -241,6 +241,7 @@ def test_variances_of_product_states_are_exact() -> None:
         assert abs(v - 2.0**-n) < 5 * error  # five standard errors
         assert error < 0.06 * v
     assert found.verdict == "exponential"
+    assert found.misfit[0] < 4.0
     assert abs(found.rate - 1.0) < max(0.05, 4 * found.rate_error)
     local = fubini.report(product(mean_z), sizes=(2, 4, 6, 9), draws=400).trend
     assert local is not None
@@ -277,7 +278,7 @@ def local_z(n: int) -> Any:
     return qml.Z(0) @ qml.Z(1)
 
 
-def plateau(sizes: tuple[int, ...], draws: int, depth: Callable[[int], int]) -> None:
+def plateau(sizes: tuple[int, ...], draws: int, depth: Callable[[int], int]) -> tuple[Any, Any]:
     deep = fubini.report(hardware_efficient(depth, global_projector), sizes=sizes, draws=draws)
     assert deep.trend is not None
     assert deep.trend.verdict == "exponential"
@@ -285,10 +286,12 @@ def plateau(sizes: tuple[int, ...], draws: int, depth: Callable[[int], int]) -> 
     assert "a barren plateau" in str(deep)
     shallow = fubini.report(hardware_efficient(lambda n: 2, local_z), sizes=sizes, draws=draws)
     assert shallow.trend is not None
+    # Small ones have their ends close to the observable, which looks like a slow decay.
     assert shallow.trend.verdict in ("flat", "polynomial")
     assert "no decay" in str(shallow) or "no barren plateau" in str(shallow)
-    # The weights that the observable sees keep their gradients, whatever the size.
-    assert shallow.gradients.each.max() > 0.02
+    assert shallow.trend.rate < 0.4 < deep.trend.rate
+    assert "pairs that do not depend on one another" in str(shallow)
+    return deep.trend, shallow.trend
 
 
 def test_barren_plateau_is_seen_and_a_shallow_local_circuit_has_none() -> None:
@@ -297,7 +300,9 @@ def test_barren_plateau_is_seen_and_a_shallow_local_circuit_has_none() -> None:
 
 @pytest.mark.slow
 def test_barren_plateau_up_to_twelve_qubits() -> None:
-    plateau((2, 4, 6, 8, 10, 12), 30, lambda n: n + 2)
+    deep, shallow = plateau((2, 4, 6, 8, 10, 12), 30, lambda n: n + 2)
+    assert abs(deep.rate - 2.0) < 0.15  # of a projector in random states
+    assert shallow.verdict == "flat"
 
 
 # -- calls ------------------------------------------------------------------------------------------------------------
@@ -412,6 +417,19 @@ def test_bad_arguments_are_named() -> None:
         fubini.report(product(all_z)(2)[0], x, weights={"w": 2})
     with pytest.raises(ValueError, match="local: expected a report on weights with values"):
         call(draws=2).effective_dimension(local=True)
+
+
+def test_what_does_not_fit_into_memory_is_refused_before() -> None:
+    x = torch.rand(3, 2)
+    before = fubini.get_memory_limit()
+    fubini.set_memory_limit(1e4)
+    try:
+        with pytest.raises(
+            MemoryError, match=r"100 Fisher matrices of 6 weights.*take fewer draws"
+        ):
+            fubini.report(qnode(parity, 2), x, weights={"w": (1, 2, 3)})
+    finally:
+        fubini.set_memory_limit(before)
 
 
 def test_noise_and_states_are_refused_with_a_way_out() -> None:

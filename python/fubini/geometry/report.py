@@ -14,10 +14,16 @@ import numpy as np
 import pennylane as qml
 import torch
 
-from fubini.geometry.capacity import check_data, fisher, reading
+from fubini.geometry.capacity import Reading, check_data, fisher, reading
 from fubini.geometry.report_model import Model, Weights, model_of, of_family
 from fubini.geometry.report_result import Report
-from fubini.geometry.trend import GradientTrend, gradient_variance, trend, variance_of
+from fubini.geometry.trend import (
+    GradientMoments,
+    GradientTrend,
+    GradientVariance,
+    trend,
+    variance_of,
+)
 from fubini.metric.compiled_qnode import CompiledQNode
 from fubini.options import Real
 from fubini.runtime import check_fits
@@ -88,9 +94,9 @@ def report(
     check_data(data, gamma)
     if radius is not None and not 0.0 < radius < math.inf:
         raise ValueError(f"radius: expected a finite number above 0, got {radius!r}")
-    course: GradientTrend | None = None
+    smaller: list[tuple[int, GradientVariance]] = []
     if _is_family(model):
-        found, course = _family(model, inputs, weights, sizes, draws, seed, init_method)
+        found, smaller = _family(model, inputs, weights, sizes, draws, seed, init_method)
     else:
         if sizes is not None:
             raise ValueError(
@@ -100,11 +106,17 @@ def report(
     read, text = reading(found.measurements, likelihood)
     drawn = found.draws(draws, seed, init_method)
     _check_memory(found, draws)
-    fishers, jacobians = _fishers(found, drawn, read)
+    moments = GradientMoments()
+    fishers = _fishers(found, drawn, read, moments)
+    gradients = moments.variance()
+    course: GradientTrend | None = None
+    if sizes is not None:
+        every = [*smaller, (max(int(n) for n in sizes), gradients)]
+        course = trend([n for n, _ in every], [v for _, v in every])
     reach = 1.0 / math.sqrt(data) if radius is None else float(radius)
     local = None
     if found.known:
-        local, _ = _fishers(found, found.ball(draws, reach, seed), read)
+        local = _fishers(found, found.ball(draws, reach, seed), read)
     return Report(
         name=getattr(found.layer.qnode.func, "__name__", "circuit"),
         wires=found.wires,
@@ -113,7 +125,7 @@ def report(
         results=found.outputs,
         likelihood=text,
         metrics=np.array([found.metric(row) for row in drawn[:METRIC_DRAWS]]),
-        gradients=gradient_variance(jacobians),
+        gradients=gradients,
         trend=course,
         fisher=fishers,
         local_fisher=local,
@@ -123,12 +135,15 @@ def report(
     )
 
 
-def _fishers(model: Model, weights: Real, read: Any) -> tuple[Real, list[Real]]:
-    found, jacobians = [], []
+def _fishers(
+    model: Model, weights: Real, read: Reading, moments: GradientMoments | None = None
+) -> Real:
+    found = []
     for results, jacobian in model.linearised(weights):
         found.append(fisher(results, jacobian, read))
-        jacobians.append(jacobian)
-    return np.concatenate(found), jacobians
+        if moments is not None:
+            moments.add(jacobian)
+    return np.concatenate(found)
 
 
 def _is_family(model: Any) -> bool:
@@ -144,7 +159,8 @@ def _family(
     draws: int,
     seed: int,
     init_method: Any,
-) -> tuple[Model, GradientTrend]:
+) -> tuple[Model, list[tuple[int, GradientVariance]]]:
+    """The largest circuit, and the gradients of the others."""
     if weights is not None:
         raise ValueError(
             "weights: expected None for a family, whose function returns (qnode, weights) or a layer"
@@ -157,9 +173,11 @@ def _family(
     for n in sizes:
         _check_count("sizes", n, 1)
     every = sorted({int(n) for n in sizes})
-    models = [of_family(family, n, inputs) for n in every]
-    variances = [variance_of(m, m.draws(draws, seed, init_method)) for m in models]
-    return models[-1], trend(every, variances)
+    smaller = []
+    for n in every[:-1]:
+        one = of_family(family, n, inputs)
+        smaller.append((n, variance_of(one, one.draws(draws, seed, init_method))))
+    return of_family(family, every[-1], inputs), smaller
 
 
 def _check_count(name: str, value: Any, least: int) -> None:
@@ -168,7 +186,9 @@ def _check_count(name: str, value: Any, least: int) -> None:
 
 
 def _check_memory(model: Model, draws: int) -> None:
-    numbers = draws * (2.0 * model.size**2 + len(model.inputs) * model.outputs * model.size)
+    at_once = 4.0 * len(model.inputs) * model.outputs * model.size
     check_fits(
-        f"{draws} Fisher matrices of {model.size} weights", numbers, "take fewer draws or inputs"
+        f"{draws} Fisher matrices of {model.size} weights, and {len(model.inputs)} Jacobians",
+        2.0 * draws * model.size**2 + at_once,
+        "take fewer draws or inputs",
     )

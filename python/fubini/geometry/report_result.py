@@ -8,14 +8,12 @@ import numpy as np
 
 from fubini.geometry.capacity import effective_dimension, normalised, vanishes
 from fubini.geometry.report_plot import plot_report
-from fubini.geometry.trend import GradientTrend, GradientVariance
+from fubini.geometry.trend import SILENT, GradientTrend, GradientVariance
 from fubini.metric.spectrum import MetricSpectrum
 from fubini.options import Index, Real
 
 # Weights that are named before they are counted.
 _NAMED = 8
-# Variances that are smaller by this are those of gradients that vanish.
-_ROUNDING = 1e-24
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -174,11 +172,13 @@ class Report:
 
     def _gradient_lines(self) -> list[str]:
         each = self.gradients.each.mean(axis=0)
-        each[each < _ROUNDING * each.max(initial=0.0)] = 0.0
+        each[each <= SILENT * each.max(initial=0.0)] = 0.0
         low, high = int(each.argmin()), int(each.argmax())
+        blind = each.size * len(self.gradients.each) - self.gradients.seen
         first = (
-            f"gradients   variance {self.gradients.mean:.3g} +- {self.gradients.error:.1g} over results and weights; from "
-            f"{each[low]:.2g} ({self.labels[low]}) to {each[high]:.2g} ({self.labels[high]})"
+            f"gradients   variance {self.gradients.mean:.3g} +- {self.gradients.error:.1g} over results and weights"
+            + (f", without {blind} pairs that do not depend on one another" if blind else "")
+            + f"; from {each[low]:.2g} ({self.labels[low]}) to {each[high]:.2g} ({self.labels[high]})"
         )
         return [first] if self.trend is None else [first, f"  trend     {self.trend}"]
 

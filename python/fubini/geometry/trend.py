@@ -9,6 +9,8 @@ from fubini.options import Real
 
 # Rates below this are not worth a word, whatever their significance: a tenth of a bit per qubit.
 _SLOW = 0.1
+# Variances that are smaller by this are those of gradients that vanish: squared rounding, with room.
+SILENT = 1e-24
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,13 +19,16 @@ class GradientVariance:
 
     Attributes:
         each: For every result and weight, averaged over the inputs, (M, P).
-        mean: Over all results and weights.
+        mean: Over all pairs of a result and a weight that it depends on, so that qubits which an observable does not see do not
+            count as a decay.
         error: Standard error of the mean, from the draws.
+        seen: How many such pairs there are.
     """
 
     each: Real
     mean: float
     error: float
+    seen: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,23 +79,43 @@ class GradientTrend:
         return f"by qubits {values}; fits {laws}; {meaning}"
 
 
-def gradient_variance(jacobians: list[Real]) -> GradientVariance:
-    """Return the variance of derivatives over random weights.
+class GradientMoments:
+    """Mean and variance of derivatives, taken up draw by draw (Welford 1962, Technometrics 4, 419)."""
 
-    Args:
-        jacobians: Pieces (t, X, M, P) of at least two draws in all.
-    """
-    every = np.concatenate(jacobians)
-    deviations = (every - every.mean(axis=0)) ** 2
-    draws = len(every)
-    each = deviations.mean(axis=1).sum(axis=0) / (draws - 1)
-    squares = deviations.reshape(draws, -1).mean(axis=1) * (draws / (draws - 1))
-    return GradientVariance(each, float(each.mean()), float(squares.std(ddof=1) / np.sqrt(draws)))
+    def __init__(self) -> None:
+        self._count = 0
+        self._mean: Real | None = None
+        self._squares: Real | None = None
+        self._increments: list[float] = []
+
+    def add(self, jacobians: Real) -> None:
+        """Take up derivatives (t, X, M, P) of some draws."""
+        for one in jacobians:
+            self._count += 1
+            if self._mean is None or self._squares is None:
+                self._mean, self._squares = one.copy(), np.zeros(one.shape[1:])
+                continue
+            off = one - self._mean
+            self._mean += off / self._count
+            new = (off**2).mean(axis=0) * ((self._count - 1) / self._count)
+            self._squares += new
+            self._increments.append(float(new.sum()))
+
+    def variance(self) -> GradientVariance:
+        """Return the variance over the draws, of which there are two or more."""
+        assert self._squares is not None
+        each = self._squares / (self._count - 1)
+        seen = max(1, int((each > SILENT * each.max(initial=0.0)).sum()))
+        spread = float(np.std(self._increments)) / np.sqrt(len(self._increments))
+        return GradientVariance(each, float(each.sum()) / seen, spread / seen, seen)
 
 
 def variance_of(model: Model, weights: Real) -> GradientVariance:
     """Return the variance of a model's gradients over given weights (T, P)."""
-    return gradient_variance([jacobian for _, jacobian in model.linearised(weights)])
+    moments = GradientMoments()
+    for _, jacobian in model.linearised(weights):
+        moments.add(jacobian)
+    return moments.variance()
 
 
 def trend(sizes: list[int], variances: list[GradientVariance]) -> GradientTrend:

@@ -64,14 +64,50 @@ def qnode(circuit: Callable[[Any], None], wires: int, observable: Any) -> Any:
 
 
 def dense_tangents(circuit: Callable[[Any], None], wires: int, weights: Any) -> tuple[Any, Any]:
-    """The state (N,) and its derivatives (P, N), by torch through PennyLane's simulator."""
+    """The state (N,) and its derivatives (P, N), from dense matrices of gates U = exp(itG) and dU/dt = iGU."""
+    w = torch.tensor(weights, dtype=torch.float64, requires_grad=True)
+    with qml.queuing.AnnotatedQueue() as queue:
+        circuit(w)
+    order = range(wires)
+    psi = np.eye(2**wires, dtype=complex)[0]
+    derivatives = np.zeros((len(weights), 2**wires), dtype=complex)
+    for op in qml.tape.QuantumScript.from_queue(queue).operations:
+        gate = qml.math.toarray(qml.math.detach(qml.matrix(op, wire_order=order)))
+        psi, derivatives = gate @ psi, derivatives @ gate.T
+        if op.data and isinstance(op.data[0], torch.Tensor):
+            (slopes,) = torch.autograd.grad(op.data[0], w, retain_graph=True)
+            generator = qml.matrix(op.generator(), wire_order=order)
+            derivatives += np.outer(slopes, 1j * generator @ psi)
+    return psi, derivatives
+
+
+def alternating(wires: int, observable: Any, plus: bool = False) -> Any:
+    """Layers of the two parts of the Ising chain, each term with a weight (2 wires - 1,) of its own."""
 
     def function(w: Any) -> Any:
-        circuit(w)
-        return qml.state()
+        for k in range(wires if plus else 0):
+            qml.Hadamard(k)
+        for layer in w:
+            for k in range(wires - 1):
+                qml.IsingZZ(layer[k], [k, k + 1])
+            for k in range(wires):
+                qml.RX(layer[wires - 1 + k], k)
+        return qml.expval(observable)
 
-    state = qml.QNode(function, qml.device("default.qubit", wires=wires), diff_method="backprop")
-    w = torch.tensor(weights, dtype=torch.float64)
-    found = torch.autograd.functional.jacobian(lambda w: torch.view_as_real(state(w)), w)
-    by_weights = torch.view_as_complex(found.permute(2, 0, 1).contiguous())
-    return state(w).detach().numpy(), by_weights.numpy()
+    return qml.QNode(function, qml.device("default.qubit", wires=wires))
+
+
+def universal(wires: int, observable: Any) -> Any:
+    """Layers of RY and RZ on every wire, weights (2, wires), and a ring of CNOTs."""
+
+    def function(w: Any) -> Any:
+        for layer in w:
+            for k in range(wires):
+                qml.RY(layer[0, k], k)
+            for k in range(wires):
+                qml.RZ(layer[1, k], k)
+            for k in range(wires):
+                qml.CNOT([k, (k + 1) % wires])
+        return qml.expval(observable)
+
+    return qml.QNode(function, qml.device("default.qubit", wires=wires))

@@ -159,7 +159,7 @@ def test_operators_that_are_refused():
         terms_of("hamiltonian", 1j * qml.Z(0), circuit)
     with pytest.raises(ValueError, match="hamiltonian: expected a Hermitian operator"):
         terms_of("hamiltonian", qml.S(0), circuit)
-    with pytest.raises(ValueError, match="hamiltonian: expected finite coefficients"):
+    with pytest.raises(ValueError, match=r"hamiltonian: expected finite coefficients"):
         terms_of("hamiltonian", np.nan * qml.Z(0), circuit)
     with pytest.raises(TypeError, match=r"for a matrix use qml.Hermitian"):
         terms_of("hamiltonian", np.eye(2), circuit)

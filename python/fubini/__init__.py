@@ -8,6 +8,8 @@ from fubini.devices.snr import SignalToNoise
 from fubini.errors import NumericalError, UnsupportedCircuitError
 from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian, Poisson
 from fubini.geometry.capacity import effective_dimension
+from fubini.geometry.evolution import evolve
+from fubini.geometry.evolution_result import Evolution
 from fubini.geometry.grow import grow, pool_scores
 from fubini.geometry.grown import Grown
 from fubini.geometry.report import report
@@ -63,6 +65,7 @@ __all__ = [
     "Damping",
     "Diagonal",
     "Dual",
+    "Evolution",
     "Gaussian",
     "Grown",
     "HeavyBall",
@@ -90,6 +93,7 @@ __all__ = [
     "build_info",
     "compiled",
     "effective_dimension",
+    "evolve",
     "geometric_tensor",
     "get_memory_limit",
     "get_num_threads",

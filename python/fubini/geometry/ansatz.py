@@ -1,5 +1,6 @@
 """Circuits as functions of one flat vector of weights, evaluated for many such vectors at once."""
 
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,10 +12,12 @@ import torch
 from fubini.arrays import like, to_numpy
 from fubini.circuit.arguments import check_finite_array
 from fubini.circuit.jacobian import Jacobian
+from fubini.circuit.tape import user_tape
 from fubini.compile.calls import find
 from fubini.compile.compiled import Compiled
 from fubini.devices.executor import device_reason
 from fubini.errors import UnsupportedCircuitError
+from fubini.geometry.operators import Terms, one_value, own_terms, terms_of
 from fubini.metric.engines import at_inputs, points
 from fubini.native.circuit import Circuit
 from fubini.nn.qnode_function import plain_qnode
@@ -59,6 +62,17 @@ class Ansatz:
     def jacobian(self, weights: Real) -> Jacobian:
         """Return the angles' derivative by the weights at weights (B, P), for one or for B inputs."""
         raise NotImplementedError
+
+    def observable(self, remedy: str) -> Terms:
+        """Return the observable of the one expectation value that the circuit returns.
+
+        Args:
+            remedy: What to do if it returns something else.
+
+        Raises:
+            ValueError: If it does.
+        """
+        return own_terms(self.circuit, remedy)
 
     def shaped(self, weights: Real) -> Any:
         """Return flat weights (..., P) as the caller's arguments are: one array, or a tuple of several.
@@ -158,21 +172,32 @@ class _Called(Ansatz):
     """A quantum function that runs for its angles in every evaluation."""
 
     def __init__(
-        self, at: Any, names: Sequence[str], templates: Sequence[Any], batched: bool
+        self, at: Any, tape: Any, names: Sequence[str], templates: Sequence[Any], batched: bool
     ) -> None:
         super().__init__(names, templates, batched)
-        self._at = at
+        self._at, self._tape = at, tape
         first = self._pullback(self.weights[0])
         self.circuit, self.initial = first.circuit, first.states
 
-    def _pullback(self, weights: Real) -> Any:
+    def observable(self, remedy: str) -> Terms:
+        measured = self._tape(self._leaves(self.weights[0])).measurements
+        values = [m for m in measured if isinstance(m, qml.measurements.ExpectationMP)]
+        if len(values) != 1 or len(measured) != 1 or values[0].obs is None:
+            kinds = [type(m).__name__ for m in measured]
+            raise ValueError(one_value(kinds, remedy))
+        return terms_of("hamiltonian", values[0].obs, self.circuit)
+
+    def _leaves(self, weights: Real) -> dict[str, torch.Tensor]:
         ends = np.cumsum([int(np.prod(s, dtype=int)) for s in self._shapes])
         parts = np.split(weights, ends[:-1])
         leaves = [
             torch.tensor(p.reshape(s), dtype=torch.float64, requires_grad=True)
             for p, s in zip(parts, self._shapes, strict=True)
         ]
-        found = self._at(dict(zip(self.names, leaves, strict=True))).pullback
+        return dict(zip(self.names, leaves, strict=True))
+
+    def _pullback(self, weights: Real) -> Any:
+        found = self._at(self._leaves(weights)).pullback
         if found.batch is not None:
             raise ValueError(_ONE_INPUT.format(f"a batch of {found.batch}"))
         if hasattr(self, "circuit") and found.circuit != self.circuit:
@@ -260,7 +285,13 @@ def _of_qnode(qnode: Any, weights: Any, inputs: Any, batched: bool) -> Ansatz:
     form = None if isinstance(found, str) else found.compiled
     if form is None or isinstance(found, str) or form.state_weighted or form.decisions:
         at = points(qnode, None, None, "native")
-        return _Called(lambda own: at((), {**own, **fixed}), names, list(given), batched)
+        return _Called(
+            lambda own: at((), {**own, **fixed}),
+            lambda own: user_tape(qnode, (), {**own, **fixed}, results=True),
+            names,
+            list(given),
+            batched,
+        )
     rows = to_numpy(found.inputs)
     if len(rows) != 1:
         raise ValueError(_ONE_INPUT.format(f"a batch of {len(rows)}"))
@@ -338,10 +369,16 @@ def _of_layer(layer: Any, weights: Any, inputs: Any, batched: bool) -> Ansatz:
     if hasattr(layer, "compiled"):
         form = layer.compiled(None if layer.input_arg is None else x)
     if form is None or form.decisions:
-        return _Called(at, names, given, batched)
+        data = {} if layer.input_arg is None else {layer.input_arg: x}
+        tape = functools.partial(_layer_tape, layer.qnode, data)
+        return _Called(at, tape, names, given, batched)
     first = {
         n: torch.as_tensor(to_numpy(v)[0] if batched and np.ndim(v) else to_numpy(v))
         for n, v in zip(names, given, strict=True)
     }
     rows = to_numpy(x).reshape(1, -1)
     return _Form(form, first, rows, names, given, batched)
+
+
+def _layer_tape(qnode: Any, data: dict[str, Any], own: dict[str, torch.Tensor]) -> Any:
+    return user_tape(qnode, (), {**data, **own}, results=True)

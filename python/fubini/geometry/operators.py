@@ -94,10 +94,13 @@ def own_terms(circuit: Circuit, remedy: str) -> Terms:
     found = [m for m in circuit.structure.measurements if m.kind == "expval"]
     if len(found) != 1 or len(circuit.structure.measurements) != 1:
         kinds = [m.kind for m in circuit.structure.measurements]
-        raise ValueError(
-            f"circuit: expected one that returns one expectation value, got {kinds or 'no measurement'}; {remedy}"
-        )
+        raise ValueError(one_value(kinds, remedy))
     return terms_of_measurement(found[0])
+
+
+def one_value(kinds: list[str], remedy: str) -> str:
+    """Return the message for a circuit that measures something else than one expectation value."""
+    return f"circuit: expected one that returns one expectation value, got {kinds or 'no measurement'}; {remedy}"
 
 
 def terms_of_measurement(measurement: Measurement) -> Terms:

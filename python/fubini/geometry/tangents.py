@@ -11,9 +11,10 @@ derivative of :math:`e^{-itO}` behind the circuit at t = 0. From them follow, fo
 * the variance :math:`|h|^2`, and covariances of several operators.
 """
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,6 @@ from fubini.native.circuit import Circuit
 from fubini.native.derivative import tangent_states
 from fubini.native.gates import add_gate
 from fubini.native.observables import Measurement
-from fubini.native.reading import Structure
 from fubini.options import Complex, Real
 from fubini.runtime import check_fits
 
@@ -94,7 +94,7 @@ def tangents(ansatz: Ansatz, weights: Real, operators: Sequence[Terms] = ()) -> 
     )
     angles = np.zeros((batch, count + extra))
     angles[:, :count] = ansatz.angles(weights)
-    program = extended(circuit.structure, tuple(operators)) if extra else circuit.program
+    program = extended(circuit, operators) if extra else circuit.program
     columns = [*jacobian.rows.tolist(), *range(count, count + extra)]
     found = _core.metric_factor(program, angles, ansatz.initial, columns)
     every = found.reshape(rows, batch, width).transpose(1, 0, 2)
@@ -128,14 +128,39 @@ def pulled(jacobian: Jacobian, vectors: Real) -> Real:
     return result
 
 
-@lru_cache(maxsize=64)
-def extended(structure: Structure, operators: tuple[Terms, ...]) -> _core.Program:
+def extended(circuit: Circuit, operators: Sequence[Terms]) -> _core.Program:
     """Return the program of a circuit with exp(-i t_m O_m) behind it, to first order in t, at angles that come last.
 
     Args:
-        structure: Of the circuit.
+        circuit: The circuit.
         operators: O_m as words; their order does not matter to first order in t, at t = 0.
     """
+    return _known(circuit, operators, _extended)
+
+
+# Programs of circuits with operators, by the identity of the circuit and of the words: these take long to hash. What is
+# kept here keeps them alive.
+_programs: "OrderedDict[tuple[int, ...], tuple[Any, ...]]" = OrderedDict()
+_REMEMBERED = 64
+
+
+def _known(
+    circuit: Circuit,
+    operators: Sequence[Terms],
+    make: Callable[[Circuit, Sequence[Terms]], _core.Program],
+) -> _core.Program:
+    key = (id(make), id(circuit), *map(id, operators))
+    found = _programs.get(key)
+    if found is None:
+        found = _programs[key] = (make(circuit, operators), circuit, *operators)
+        while len(_programs) > _REMEMBERED:
+            _programs.popitem(last=False)
+    program: _core.Program = found[0]
+    return program
+
+
+def _extended(circuit: Circuit, operators: Sequence[Terms]) -> _core.Program:
+    structure = circuit.structure
     index = {wire: k for k, wire in enumerate(structure.wires)}
     count = structure.num_angles
     builder = _core.ProgramBuilder(
@@ -163,14 +188,13 @@ def expectations(ansatz: Ansatz, weights: Real, operators: Sequence[Terms]) -> R
     """Return the expectation values (B, M) of M operators at weights (B, P)."""
     if not operators:
         return np.zeros((len(weights), 0))
-    program = _measuring(ansatz.circuit.structure, tuple(operators)).program
+    program = _known(ansatz.circuit, operators, _measuring)
     return _core.expval(program, np.ascontiguousarray(ansatz.angles(weights)), ansatz.initial)
 
 
-@lru_cache(maxsize=64)
-def _measuring(structure: Structure, operators: tuple[Terms, ...]) -> Circuit:
+def _measuring(circuit: Circuit, operators: Sequence[Terms]) -> _core.Program:
     measured = tuple(Measurement("expval", terms=terms) for terms in operators)
-    return Circuit(replace(structure, measurements=measured))
+    return Circuit(replace(circuit.structure, measurements=measured)).program
 
 
 def derivative_states(ansatz: Ansatz, weights: Real) -> tuple[Complex, Complex]:

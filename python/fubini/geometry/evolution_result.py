@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fubini.geometry.evolution_plot import draw
 from fubini.geometry.tangents import states
 from fubini.options import Complex, Real
 
@@ -112,8 +113,6 @@ class Evolution:
         Raises:
             ImportError: If matplotlib is missing.
         """
-        from fubini.geometry.evolution_plot import draw
-
         return draw(self, figure)
 
     def __repr__(self) -> str:

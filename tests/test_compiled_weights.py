@@ -130,7 +130,8 @@ class Layered(Bare):
 
 def trained(model: torch.nn.Module, steps: int = 3, x: Tensor = X, **options: Any) -> Any:
     """Take steps; the optimizer, and all parameters in one vector: those of the circuit first."""
-    opt = fubini.QNGOptimizer(model, 0.1, **{"metric": "quantum", **options})
+    usual = {} if "loss" in options else {"metric": "quantum"}
+    opt = fubini.QNGOptimizer(model, 0.1, **{**usual, **options})
     for _ in range(steps):
         opt.zero_grad()
         torch.nn.functional.mse_loss(model(x), Y[: len(x)]).backward()
@@ -612,3 +613,103 @@ def test_shots_and_signal_to_noise() -> None:
         ValueError, match=r"energy_of\(w\): a compiled QNode with shots.*QuantumLayer"
     ):
         opt.step()
+
+
+# -- Fisher matrices ------------------------------------------------------------------------------------------------
+
+FISHER: dict[str, dict[str, Any]] = {
+    "blocks": {"loss": torch.nn.MSELoss()},
+    "joint": {"loss": torch.nn.MSELoss(), "approx": None},
+    "diagonal": {"loss": torch.nn.MSELoss(), "approx": "diag"},
+    "hybrid": {"loss": torch.nn.MSELoss(), "metric": "hybrid"},
+    "hybrid diagonal": {"loss": torch.nn.MSELoss(), "metric": "hybrid", "approx": "diag"},
+    "empirical": {"metric": "fisher", "likelihood": torch.nn.MSELoss(), "fisher": "empirical"},
+}
+
+
+@pytest.mark.parametrize("call", [batch, rows, by_name, parts])
+@pytest.mark.parametrize("name", FISHER)
+def test_fisher_matrices_are_those_of_a_layer(name: str, call: Any) -> None:
+    if name.startswith("hybrid") and call in (rows, parts):
+        pytest.skip("its bound depends on how many calls a datum has")
+    _, expected = trained(Layered(), **FISHER[name])
+    opt, got = trained(Bare(call), **FISHER[name])
+    # Rows one by one are columns of their own: sums in another order, and the damping is 1e-2 of the curvature.
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-11)
+    assert name == "joint" or "node(w): 6 x 6" in opt.explain()
+
+
+def test_fisher_matrices_of_parts_of_one_parameter() -> None:
+    model, layers = Split(), SplitLayers()
+    trained(model, loss=torch.nn.MSELoss(), approx=None)
+    trained(layers, loss=torch.nn.MSELoss(), approx=None)
+    expected = torch.cat([layer.w for layer in layers.layers])
+    torch.testing.assert_close(model.w.detach(), expected.detach(), **EXACT)
+
+
+def test_a_fisher_matrix_of_an_energy_in_a_model() -> None:
+    class Energies(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = torch.nn.Parameter(first_weights())
+
+        def forward(self) -> Tensor:
+            return torch.stack([energy(self.w), other_energy(self.w)])
+
+    model, y = Energies(), torch.tensor([0.3, 0.1]).double()
+    before = model.w.detach().clone()
+    jacobian = torch.autograd.functional.jacobian(
+        lambda w: torch.stack([energy(w), other_energy(w)]), before
+    )
+    jacobian = jacobian.reshape(2, -1)
+    opt = fubini.QNGOptimizer(
+        model, 1.0, metric="fisher", likelihood=torch.nn.MSELoss(), approx="block-diag", lam=0.1
+    )
+    torch.nn.functional.mse_loss(model(), y).backward()
+    opt.step()
+    # The mean over 2 numbers of (f - y)^2 is 2 / 2 times the negative logarithm of unit variance.
+    g = jacobian.T @ jacobian
+    change = torch.linalg.solve(g + 0.1 * torch.eye(len(g)).double(), model.w.grad.reshape(-1))
+    torch.testing.assert_close(model.w.detach(), before - change.reshape(SHAPE), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            Bare(batch, fubini.compiled(branching)),
+            r"w: it is a weight of branching\(w\), which is not compiled",
+        ),
+        (Bare(mapped), r"w: it is a weight of node\(w\), which torch\.func maps"),
+        (Mask(batch), "w: expected a parameter of a layer with a rule"),
+    ],
+)
+def test_what_has_no_rule_in_a_fisher_pass(model: Any, message: str) -> None:
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(TypeError, match=message):
+        trained(model, loss=torch.nn.MSELoss())
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+    # The remedy: torch differentiates through the circuit.
+    trained(model, loss=torch.nn.MSELoss(), approx=None)
+
+
+def test_a_computed_weight_in_a_fisher_pass() -> None:
+    class Computed(Bare):
+        def weight(self) -> Tensor:
+            return torch.sin(self.w)
+
+    with pytest.raises(
+        TypeError, match=r"w: it is a weight of node\(w\), whose argument w is computed"
+    ):
+        trained(Computed(), loss=torch.nn.MSELoss())
+
+    def sine(inputs: Tensor, w: Tensor) -> Any:
+        body(inputs, torch.sin(w))
+        return observables()
+
+    # The remedy.
+    qnode = qml.QNode(sine, device())
+    _, expected = trained(Layered(qnode), loss=torch.nn.MSELoss())
+    _, got = trained(Bare(batch, fubini.compiled(qnode)), loss=torch.nn.MSELoss())
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-11)

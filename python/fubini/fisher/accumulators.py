@@ -304,6 +304,9 @@ def weighted_metric(call: QuantumCall, weights: Real, approx: Approx, layers: La
         approx: Which part of the metric over angles to take.
         layers: Which gates form a block.
     """
+    found = call.weighted_metric(weights, approx, layers)
+    if found is not None:
+        return found
     layer = as_native(call.module) or call.module
     inputs = call.inputs.detach().reshape(-1, call.inputs.shape[-1])
     if call.alone:

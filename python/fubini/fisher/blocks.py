@@ -39,6 +39,7 @@ from fubini.fisher.accumulators import (
     ScaledUnit,
     Unit,
 )
+from fubini.fisher.called import CompiledCall
 from fubini.fisher.calls import Call, KroneckerCall, LeafCall
 from fubini.fisher.chain import chain_blocks
 from fubini.fisher.columns import Part, Request, Trace, accumulate, check_request, curvature
@@ -164,7 +165,7 @@ def _blocks(
     ruled = {id(p) for group in groups for p in group.parameters}
     strangers = [p for p in parameters if id(p) not in ruled]
     if strangers and approx is not None and fallback is None:
-        raise TypeError(_no_rule(layout, strangers))
+        raise TypeError(_no_rule(layout, strangers, trace))
     if approx is None:
         return _joint(layout, seen, trace, parameters, groups, request)
     units = [_unit(group, trace, request) for group in groups]
@@ -232,7 +233,14 @@ def _groups(layout: Layout, parameters: Sequence[Tensor], trace: Trace) -> list[
     wanted = {id(p) for p in parameters}.difference(id(p) for p in trace.outside)
     groups: list[_Group] = []
     home: dict[int, _Group] = {}
-    for name, module, kind in layout.layers:
+    # Calls of compiled QNodes are layers that are found on the way.
+    called = {
+        id(c.module): (c.name, c.module, CompiledCall)
+        for c in trace.calls
+        if isinstance(c, CompiledCall)
+    }
+    layers: list[tuple[str, Any, type[Call]]] = [*layout.layers, *called.values()]
+    for name, module, kind in layers:
         mine = [p for p in kind.parameters_of(module).values() if id(p) in wanted]
         if not mine:
             continue
@@ -258,11 +266,11 @@ def _unit(group: _Group, trace: Trace, request: Request) -> Unit:
     kinds = set(group.kinds)
     label = ", ".join(dict.fromkeys(call.name for _, call in calls)) or _title(modules[0])
     size = sum(p.numel() for p in parameters)
-    if QuantumCall in kinds:
+    if any(issubclass(k, QuantumCall) for k in kinds):
         if request.quantum == "gauss-newton":
             kind = DiagonalUnit if request.approx == "diag" else ExactUnit
             return kind(parameters, label, calls)
-        if kinds != {QuantumCall}:
+        if not all(issubclass(k, QuantumCall) for k in kinds):
             raise TypeError(
                 f"{label}: expected weights of quantum layers that classical layers do not share, for "
                 "quantum='fubini-study'; use quantum='gauss-newton' (metric='fisher')"
@@ -295,9 +303,13 @@ def _title(module: torch.nn.Module) -> str:
     return type(module).__name__
 
 
-def _no_rule(layout: Layout, strangers: Sequence[Tensor]) -> str:
+def _no_rule(layout: Layout, strangers: Sequence[Tensor], trace: Trace) -> str:
     """What to say about parameters without a rule."""
     remedy = "use approx=None (the joint matrix), fallback='diagonal' or fallback='identity', or give it to another optimizer"
+    for p in strangers:
+        for part in trace.parts:
+            if id(p) in part.run.uncalled:
+                return f"{layout.names[id(p)]}: {part.run.uncalled[id(p)]}; or {remedy}"
     homes: dict[int, torch.nn.Module] = {}
     for module in layout.model.modules():
         for owned in module._parameters.values():
@@ -344,7 +356,8 @@ def _joint(
     """One block over all parameters, in the order given; with Fubini-Study metrics, quantum layers have their own."""
     scaled: list[Unit] = []
     if request.quantum == "fubini-study":
-        scaled = [_unit(group, trace, request) for group in groups if QuantumCall in group.kinds]
+        quantum = [g for g in groups if any(issubclass(k, QuantumCall) for k in g.kinds)]
+        scaled = [_unit(group, trace, request) for group in quantum]
     apart = {id(p) for unit in scaled for p in unit.parameters}
     joint = [p for p in parameters if id(p) not in apart]
     size = sum(p.numel() for p in joint)

@@ -14,12 +14,14 @@ import torch
 import torch.nn.attention
 from pennylane.qnn import TorchLayer
 
+from fubini.fisher.called import compiled_call
 from fubini.fisher.calls import Call
 from fubini.fisher.quantum import QuantumCall
 from fubini.fisher.rules import BatchNormCall, ConvCall, rule_for
 from fubini.nn.gradients import batched_gradients
 from fubini.nn.layer import QuantumLayer
 from fubini.nn.linearise import evaluated
+from fubini.nn.qnode_function import calls_replaced
 from fubini.nn.surroundings import Plainly, Seen, copied
 from fubini.torch_private import is_mapped, is_wrapped, unwrapped
 
@@ -41,6 +43,7 @@ class Layout:
         layers: The modules that have a rule, with their names.
         quantum: The quantum layers, with their names.
         names: Names of the parameters by identity.
+        parameters: The parameters by identity.
         has_buffers: Whether there are buffers.
         may_attend: Whether there may be attention, by a module of torch's or in a forward of the user's.
         has_shots: Whether there are quantum layers with shots, whose results no second run repeats.
@@ -50,6 +53,7 @@ class Layout:
     layers: list[tuple[str, torch.nn.Module, type[Call]]]
     quantum: list[tuple[str, torch.nn.Module]]
     names: dict[int, str]
+    parameters: dict[int, Tensor]
     has_buffers: bool
     may_attend: bool
     has_shots: bool
@@ -62,6 +66,7 @@ def survey(model: torch.nn.Module) -> Layout:
         model: The model.
     """
     layers, quantum, names = [], [], {}
+    parameters: dict[int, Tensor] = {}
     has_buffers = may_attend = has_shots = False
     for prefix, module in model.named_modules():
         kind = rule_for(module)
@@ -82,7 +87,8 @@ def survey(model: torch.nn.Module) -> Layout:
         for name, p in module._parameters.items():
             if p is not None:
                 names[id(p)] = f"{prefix}.{name}" if prefix else name
-    return Layout(model, layers, quantum, names, has_buffers, may_attend, has_shots)
+                parameters[id(p)] = p
+    return Layout(model, layers, quantum, names, parameters, has_buffers, may_attend, has_shots)
 
 
 class Pass:
@@ -96,6 +102,7 @@ class Pass:
         outside: Parameters that the graph reaches by other ways than through the layers they belong to.
         autocast: Whether the model turned autocast on, which had no effect.
         uncut: Names of quantum layers that torch differentiates, or may differentiate, through.
+        uncalled: Why a parameter that is a weight of a compiled QNode has no rule there, by its identity.
     """
 
     def __init__(self) -> None:
@@ -104,6 +111,7 @@ class Pass:
         self.outside: list[Tensor] = []
         self.autocast = False
         self.uncut: set[str] = set()
+        self.uncalled: dict[int, str] = {}
         # For each sink (the output and the inputs of calls) the calls that it directly is the result of, or the leaves
         # of torch's graph that it depends on.
         self._sources: list[int | list[int]] = []
@@ -342,7 +350,18 @@ def run(
         result.uncut = {name for name, module in layout.quantum if module not in forwards}
     else:
         result.uncut = {name for name, _ in layout.quantum}
-    with again(layout, seen), replaced_forwards(forwards), Plainly() as precision:
+
+    def called(function: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        if not torch.is_grad_enabled():
+            return None, None
+        call, form = compiled_call(function, args, kwargs, layout.parameters, result)
+        if call is None:
+            return None, None
+        live = any(id(p) in ids for p in call.parameters.values())
+        return result.use(call) if live or call.inputs.requires_grad else call.outputs, form
+
+    calls: Any = calls_replaced(called) if cut else contextlib.nullcontext()
+    with again(layout, seen), replaced_forwards(forwards), calls, Plainly() as precision:
         output = call_model(layout, seen, {})
         result.autocast = precision.asked
         result.finish(check_output(output))

@@ -12,6 +12,7 @@ import torch
 
 from fubini import _core
 from fubini.arrays import to_numpy
+from fubini.circuit.gate_layers import LayerRule
 from fubini.errors import UnsupportedCircuitError
 from fubini.fisher.calls import Call
 from fubini.native.circuit import Circuit
@@ -19,6 +20,7 @@ from fubini.native.metric import observable_covariances
 from fubini.native.observables import Measurement, _masks
 from fubini.nn.linearise import Linearised, flat_weights, linearise, trace
 from fubini.nn.stand_in import as_native
+from fubini.options import Approx
 
 Tensor = torch.Tensor
 Real = npt.NDArray[np.float64]
@@ -169,6 +171,16 @@ class QuantumCall(Call):
             found = _covariances(self.module, flat)
         return _core.largest_eigenvalues(factor, found)
 
+    def weighted_metric(self, weights: Real, approx: Approx, layers: LayerRule) -> Real | None:
+        """Return the sum over the inputs of the Fubini-Study metrics, each times a number; None: as the layer has it.
+
+        Args:
+            weights: One number for each input.
+            approx: Which part of the metric over angles to take.
+            layers: Which gates form a block.
+        """
+        return None
+
     def _by_weights(self, data: int) -> Real:
         """(D, T M, P)."""
         jacobian = self.linear.by_weights
@@ -192,6 +204,20 @@ def _covariances(layer: Any, inputs: Tensor) -> Real:
         weights, x = [flat_weights(native)], np.atleast_2d(to_numpy(inputs))
         circuit, states = form.circuit, form.states(weights, x)
         angles = form.angles(weights, x)
+    return covariances(circuit, angles, states)
+
+
+def covariances(circuit: Circuit, angles: Real, states: Complex | None) -> Real:
+    """Return ``Re<O_k O_l> - <O_k><O_l>`` of the results' observables, (L, M, M).
+
+    Args:
+        circuit: The circuit.
+        angles: (L, A).
+        states: Initial states (L, N), if it takes any.
+
+    Raises:
+        UnsupportedCircuitError: If it measures variances.
+    """
     if any(m.kind == "var" for m in circuit.structure.measurements):
         raise UnsupportedCircuitError(
             "quantum: 'fubini-study' has no scale for a layer that measures variances, which are not linear in the state; "

@@ -11,23 +11,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from fubini.arrays import to_numpy
 from fubini.circuit.arguments import argument_names
 from fubini.circuit.gate_layers import LayerRule
-from fubini.compile.calls import Found, find
-from fubini.compile.compiled import Compiled
+from fubini.compile.calls import find
 from fubini.devices.executor import device_reason
 from fubini.errors import NumericalError, UnsupportedCircuitError
 from fubini.metric.engines import Point, at_call
 from fubini.native.operator import MetricOperator
 from fubini.native.pullback import Pullback
+from fubini.nn.call_forms import CallForm, call_form, place
 from fubini.nn.recorder import check_same_weights
 from fubini.nn.watched_calls import SeenCall, Slot, slotted
-from fubini.options import Approx, Index, Real
+from fubini.options import Approx, Real
 
 Tensor = torch.Tensor
-#: What compiled calls have in common that are inputs of one batch.
-_Group = tuple[Compiled, list[Real], Index, bool]
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,83 +163,23 @@ class CallLayer:
 
 
 def _batches(layer: CallLayer) -> list[_Batch]:
-    groups: dict[Any, tuple[_Group, SeenCall, list[Slot], list[Real]]] = {}
+    groups: dict[Any, tuple[CallForm, SeenCall, list[Real]]] = {}
     others: list[_Batch] = []
     for call in layer.passes:
         _check_finite(layer, call)
-        found = _compiled(layer, call)
-        if found is None:
+        now = _arguments(call, {s: w.now() for s, w in call.of_weights.items()})
+        form = call_form(call.qnode, layer.names, now, call.of_weights, call.fixed, call.mapped)
+        if form is None:
             others += _points(layer, call)
             continue
-        (form, arrays, columns, whole), slots, rows = found
         # Weights that are computed have derivatives of their own in every call.
         own = id(call) if any(w.entries is None for w in call.of_weights.values()) else None
-        key = (id(form), own, columns.tobytes(), *(a.tobytes() for a in arrays))
-        known = groups.setdefault(key, ((form, arrays, columns, whole), call, slots, []))
-        known[3].append(rows)
+        groups.setdefault((own, *form.key()), (form, call, []))[2].append(form.rows)
     batches = []
-    for (form, arrays, columns, whole), call, slots, parts in groups.values():
+    for form, call, parts in groups.values():
         rows = np.concatenate(parts) if len(parts) > 1 else parts[0]
-        every = form.jacobian(arrays, rows)
-        jacobian = every.by(columns)
-        trainable = frozenset((every if whole else jacobian).rows.tolist())
-        pullback = Pullback(
-            form.circuit,
-            form.angles(arrays, rows),
-            jacobian,
-            form.states(arrays, rows),
-            len(rows),
-            trainable,
-        )
-        batches.append(_Batch(pullback, call, slots, len(rows)))
+        batches.append(_Batch(form.pullback(rows), call, form.slots, len(rows)))
     return batches + others
-
-
-def _compiled(layer: CallLayer, call: SeenCall) -> tuple[_Group, list[Slot], Real] | None:
-    """The compiled form of a call, its weights in the form's order, and its inputs (rows, features)."""
-    qnode = call.qnode
-    if device_reason(qnode):
-        return None
-    args, kwargs = _arguments(call, {s: w.now() for s, w in call.of_weights.items()})
-    names = layer.names
-    slots_of = {names[s]: s for s in call.of_weights}
-    data = [
-        s
-        for s, v in slotted(args, kwargs)
-        if isinstance(v, Tensor) and s not in call.of_weights and s not in call.fixed
-    ]
-    every: Tensor | None = None
-    if call.mapped:
-        every = args[data[0]] if isinstance(data[0], int) else kwargs[data[0]]
-        _place(args, kwargs, data[0], every[0])
-    found: Found | str = ""
-    form: Compiled | None = None
-    if len(data) == 1:
-        one = args[data[0]] if isinstance(data[0], int) else kwargs[data[0]]
-        dtypes = {v.dtype for v in [*args, *kwargs.values()] if isinstance(v, Tensor)}
-        if one.ndim in (1, 2) and len(dtypes) == 1:
-            found = find(qnode, args, kwargs, names[data[0]])
-            form = None if isinstance(found, str) else found.compiled
-    if form is None:
-        found = find(qnode, args, kwargs)
-        form = None if isinstance(found, str) else found.compiled
-    if isinstance(found, str) or form is None or form.state_weighted:
-        return None
-    rows = to_numpy(found.inputs)
-    if every is not None:
-        if found.known.data is None or not form.decides(found.arrays(), to_numpy(every)):
-            return None
-        rows = to_numpy(every)
-    order = [n for n in found.tensors if n != found.known.data]
-    ends = dict(
-        zip(order, np.cumsum([found.tensors[n].numel() for n in order]).tolist(), strict=True)
-    )
-    chosen = [n for n in order if n in slots_of]
-    columns = [np.arange(ends[n] - found.tensors[n].numel(), ends[n]) for n in chosen]
-    index = np.concatenate(columns) if columns else np.zeros(0, dtype=np.intp)
-    # Where all tensors but the inputs are weights or fixed, angles that move no weight encode inputs.
-    whole = len(data) == (found.known.data is not None)
-    return (form, found.arrays(), index, whole), [slots_of[n] for n in chosen], rows
 
 
 def _points(layer: CallLayer, call: SeenCall) -> list[_Batch]:
@@ -285,15 +222,8 @@ def _point(layer: CallLayer, call: SeenCall, changed: Mapping[Slot, Any]) -> _Ba
 def _arguments(call: SeenCall, values: Mapping[Slot, Any]) -> tuple[list[Any], dict[str, Any]]:
     args, kwargs = list(call.args), dict(call.kwargs)
     for slot, value in values.items():
-        _place(args, kwargs, slot, value)
+        place(args, kwargs, slot, value)
     return args, kwargs
-
-
-def _place(args: list[Any], kwargs: dict[str, Any], slot: Slot, value: Any) -> None:
-    if isinstance(slot, int):
-        args[slot] = value
-    else:
-        kwargs[slot] = value
 
 
 def _check_finite(layer: CallLayer, call: SeenCall) -> None:

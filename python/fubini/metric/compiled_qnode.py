@@ -68,7 +68,7 @@ def compiled(qnode: Any, weights: str | Sequence[str] | None = None) -> Compiled
     To an optimizer every call is one of a layer, whose weights are those arguments that are parameters of the optimizer,
     parts of them, or functions of them and plain numbers; what a network's layers compute is data. So
     ``QNGOptimizer(model)`` gives the weights of ``circuit(x, self.weights)`` in a model's forward their metric, averaged over
-    all ``x`` of the step, also of a loop over the rows of a batch. Where the two cannot be told apart, ``step()`` asks for
+    all ``x`` of the step, also of a loop over the rows of a batch; with ``loss=`` they have a Fisher block. Where the two cannot be told apart, ``step()`` asks for
     the argument ``weights``.
 
     Example::

@@ -181,7 +181,7 @@ class CallWatch(PassRecorder):
         """
         if not self._active or self.paused or not self._watched or not torch.is_grad_enabled():
             return
-        origins = self._origins(compiled, call)
+        origins = origins_of(compiled, call, self._watched)
         unclear = {s: o for s, o in origins.items() if o.role == "unclear"}
         if not any(o.leaves for o in origins.values()):
             return
@@ -197,7 +197,7 @@ class CallWatch(PassRecorder):
         names = compiled.names_of(len(call[0]))
         for slot, origin in origins.items():
             if origin.role == "weight" and origin.leaves:
-                seen.of_weights[slot] = _weight_seen(_value(call, slot), origin)
+                seen.of_weights[slot] = weight_seen(_value(call, slot), origin)
             elif slot in unclear:
                 seen.unclear[names.get(slot, str(slot))] = _reason(_value(call, slot))
         _keep_arguments(seen, call, names)
@@ -212,35 +212,42 @@ class CallWatch(PassRecorder):
             _put(to, slot, pytree.tree_map(marked, _value(to, slot)))
         self.weights.update(dict.fromkeys(p for w in seen.of_weights.values() for p in w.leaves))
 
-    def _origins(self, compiled: Any, call: tuple[list[Any], dict[str, Any]]) -> dict[Slot, Origin]:
-        """Where every argument comes from that has anything to do with watched parameters."""
-        found: dict[Slot, Origin] = {}
-        for slot, value in slotted(*call):
-            if isinstance(value, Tensor):
-                if not value.requires_grad or is_wrapped(value):
-                    continue
-                if compiled.weights is None:
-                    origin = origin_of(value, self._watched)
-                elif compiled.names_of(len(call[0])).get(slot) in compiled.weights:
-                    origin = Origin("weight", leaves_of(value, self._watched))
-                else:
-                    continue
-            elif isinstance(value, list | tuple | dict):
-                tensors = [t for t in pytree.tree_leaves(value) if isinstance(t, Tensor)]
-                inner = {
-                    id(p): p
-                    for t in tensors
-                    if t.requires_grad
-                    and not is_wrapped(t)
-                    and origin_of(t, self._watched).role != "data"
-                    for p in leaves_of(t, self._watched)
-                }
-                origin = Origin("unclear", tuple(inner.values()))
+
+def origins_of(
+    compiled: Any, call: tuple[list[Any], dict[str, Any]], watched: Mapping[int, Tensor]
+) -> dict[Slot, Origin]:
+    """Return where every argument comes from that has anything to do with some parameters.
+
+    Args:
+        compiled: The ``CompiledQNode``.
+        call: The arguments.
+        watched: The parameters by identity.
+    """
+    found: dict[Slot, Origin] = {}
+    for slot, value in slotted(*call):
+        if isinstance(value, Tensor):
+            if not value.requires_grad or is_wrapped(value):
+                continue
+            if compiled.weights is None:
+                origin = origin_of(value, watched)
+            elif compiled.names_of(len(call[0])).get(slot) in compiled.weights:
+                origin = Origin("weight", leaves_of(value, watched))
             else:
                 continue
-            if origin.leaves:
-                found[slot] = origin
-        return found
+        elif isinstance(value, list | tuple | dict):
+            tensors = [t for t in pytree.tree_leaves(value) if isinstance(t, Tensor)]
+            inner = {
+                id(p): p
+                for t in tensors
+                if t.requires_grad and not is_wrapped(t) and origin_of(t, watched).role != "data"
+                for p in leaves_of(t, watched)
+            }
+            origin = Origin("unclear", tuple(inner.values()))
+        else:
+            continue
+        if origin.leaves:
+            found[slot] = origin
+    return found
 
 
 _watches: "list[weakref.ReferenceType[CallWatch]]" = []
@@ -286,7 +293,13 @@ def watch_calls(owner: Any) -> CallWatch:
     return watch
 
 
-def _weight_seen(value: Tensor, origin: Origin) -> WeightSeen:
+def weight_seen(value: Tensor, origin: Origin) -> WeightSeen:
+    """Return a weight as a call sees it.
+
+    Args:
+        value: The argument.
+        origin: Where it comes from.
+    """
     entries = selection(value, origin.leaves[0]) if len(origin.leaves) == 1 else None
     kept = without_graph(value) if entries is None else None
     return WeightSeen(origin.leaves, kept, entries, value.shape, value.dtype)

@@ -1,0 +1,141 @@
+"""The compiled form of a call of a QNode whose weights are known: as a layer with these weights would have it."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from fubini.arrays import to_numpy
+from fubini.compile.calls import Found, find
+from fubini.compile.compiled import Compiled
+from fubini.devices.executor import device_reason
+from fubini.native.pullback import Pullback
+from fubini.nn.watched_calls import Slot, slotted
+from fubini.options import Index, Real
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class CallForm:
+    """A compiled circuit at the arguments of a call.
+
+    Attributes:
+        compiled: The circuit.
+        arrays: All tensors but the inputs, in the order of compilation.
+        slots: The weights in that order.
+        columns: Their entries among all of ``arrays``.
+        rows: The inputs, (inputs, features); (1, 0) where no tensor is one.
+        data: The argument that has the inputs, if one has.
+        whole: Whether all of ``arrays`` are weights, some of them fixed.
+        kind: What the quantum function returns: ``"single"``, ``"list"`` or ``"tuple"`` of measurements.
+    """
+
+    compiled: Compiled
+    arrays: list[Real]
+    slots: list[Slot]
+    columns: Index
+    rows: Real
+    data: Slot | None
+    whole: bool
+    kind: str
+
+    def key(self) -> tuple[Any, ...]:
+        """Return what calls have in common that differ in their inputs only."""
+        return id(self.compiled), self.columns.tobytes(), *(a.tobytes() for a in self.arrays)
+
+    def pullback(self, rows: Real) -> Pullback:
+        """Return the circuit at inputs, with the derivative of its angles by the weights.
+
+        Args:
+            rows: (inputs, features).
+        """
+        form, arrays = self.compiled, self.arrays
+        every = form.jacobian(arrays, rows)
+        jacobian = every.by(self.columns)
+        # Angles that only encode inputs must not cut layers of gates; fixed weights do.
+        trainable = frozenset((every if self.whole else jacobian).rows.tolist())
+        angles, states = form.angles(arrays, rows), form.states(arrays, rows)
+        return Pullback(form.circuit, angles, jacobian, states, len(rows), trainable)
+
+
+def call_form(
+    qnode: Any,
+    names: Mapping[Slot, str],
+    call: tuple[list[Any], dict[str, Any]],
+    weights: Collection[Slot],
+    fixed: Collection[Slot] = (),
+    mapped: bool = False,
+) -> CallForm | None:
+    """Return the compiled form of a call.
+
+    Args:
+        qnode: The QNode.
+        names: Of its arguments by slot.
+        call: The arguments, tensors without a graph.
+        weights: Which of them are weights.
+        fixed: Which are parameters that do not move.
+        mapped: Whether the one other tensor has many inputs, (inputs, features), which the function gets one by one.
+
+    Returns:
+        None where the circuit is not compiled, or its initial state depends on something else than inputs.
+    """
+    if device_reason(qnode):
+        return None
+    args, kwargs = list(call[0]), dict(call[1])
+    tensors = {s: v for s, v in slotted(args, kwargs) if isinstance(v, Tensor)}
+    data = [s for s in tensors if s not in weights and s not in fixed]
+    every: Tensor | None = None
+    if mapped:
+        every = tensors[data[0]]
+        place(args, kwargs, data[0], every[0])
+        tensors[data[0]] = every[0]
+    found: Found | str = ""
+    form: Compiled | None = None
+    one_dtype = len({v.dtype for v in tensors.values()}) == 1
+    if len(data) == 1 and tensors[data[0]].ndim in (1, 2) and one_dtype:
+        found = find(qnode, args, kwargs, names[data[0]])
+        form = None if isinstance(found, str) else found.compiled
+    if form is None:
+        found = find(qnode, args, kwargs)
+        form = None if isinstance(found, str) else found.compiled
+    if isinstance(found, str) or form is None or form.state_weighted:
+        return None
+    rows = to_numpy(found.inputs)
+    if every is not None:
+        rows = to_numpy(every)
+        if found.known.data is None or not form.decides(found.arrays(), rows):
+            return None
+    of_name = {names[s]: s for s in tensors}
+    order = [n for n in found.tensors if n != found.known.data]
+    sizes = [found.tensors[n].numel() for n in order]
+    first = dict(zip(order, np.cumsum([0, *sizes]).tolist(), strict=False))
+    chosen = [n for n in order if of_name[n] in weights]
+    parts = [np.arange(first[n], first[n] + found.tensors[n].numel()) for n in chosen]
+    return CallForm(
+        form,
+        found.arrays(),
+        [of_name[n] for n in chosen],
+        np.concatenate(parts) if parts else np.zeros(0, dtype=np.intp),
+        rows,
+        None if found.known.data is None else of_name[found.known.data],
+        len(data) == (found.known.data is not None),
+        found.known.run.kind,
+    )
+
+
+def place(args: list[Any], kwargs: dict[str, Any], slot: Slot, value: Any) -> None:
+    """Put a value in the place of an argument.
+
+    Args:
+        args: Positional arguments, changed in place.
+        kwargs: Keyword arguments, likewise.
+        slot: Which argument.
+        value: The value.
+    """
+    if isinstance(slot, int):
+        args[slot] = value
+    else:
+        kwargs[slot] = value

@@ -29,5 +29,6 @@ PYBIND11_MODULE(_core, m) {
     fubini::bind::register_derivatives(m);
     fubini::bind::register_gauss_newton(m);
     fubini::bind::register_kronecker(m);
+    fubini::bind::register_preconditioner(m);
     fubini::bind::register_finite(m);
 }

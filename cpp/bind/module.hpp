@@ -53,6 +53,7 @@ void register_expression(pybind11::module_& m);
 void register_derivatives(pybind11::module_& m);
 void register_gauss_newton(pybind11::module_& m);
 void register_kronecker(pybind11::module_& m);
+void register_preconditioner(pybind11::module_& m);
 void register_finite(pybind11::module_& m);
 
 }  // namespace fubini::bind

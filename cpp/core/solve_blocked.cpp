@@ -312,8 +312,10 @@ void pack_panel(const SolveBlock& block, const Panels& m, Index p, Seen& seen) {
 
 }  // namespace
 
-bool solve_blocked(const SolveBlock& block, const SolveOptions& options, BlockedWorkspace& workspace) {
-    const Index n = block.n;
+namespace {
+
+/// Where the factor of an (n, n) matrix lies in a workspace.
+Panels panels_of(Index n, BlockedWorkspace& workspace) {
     Panels m{};
     m.rows = (n + lanes - 1) / lanes * lanes;
     const Index count = m.count();
@@ -321,7 +323,13 @@ bool solve_blocked(const SolveBlock& block, const SolveOptions& options, Blocked
     workspace.inverse_pivots.resize(static_cast<std::size_t>(2 * m.rows));
     m.data = reinterpret_cast<double*>(workspace.panels.reserve(doubles / lanes));
     m.inverse_pivots = workspace.inverse_pivots.data();
+    return m;
+}
 
+/// The factor of the damped matrix, and its largest diagonal entry; false when anything is not beyond doubt.
+bool factor_damped(const SolveBlock& block, const SolveOptions& options, const Panels& m, double* limits,
+                   double& damped_largest) {
+    const Index n = block.n;
     std::atomic<bool> sound{true};
     double largest = 0.0;
     double trace = 0.0;
@@ -331,7 +339,7 @@ bool solve_blocked(const SolveBlock& block, const SolveOptions& options, Blocked
     }
     // The bound of solve_one uses all entries; for a positive definite matrix the largest is on the diagonal.
     const double allowed = options.symmetry_tolerance * largest;
-    for_panels(m, 0, count, [&](Index p) {
+    for_panels(m, 0, m.count(), [&](Index p) {
         Seen seen;
         pack_panel(block, m, p, seen);
         for (int l = 0; l < lanes; ++l) {
@@ -343,8 +351,7 @@ bool solve_blocked(const SolveBlock& block, const SolveOptions& options, Blocked
 
     const bool own_scale = options.method == SolveMethod::cholesky;
     const double tolerance = pivot_tolerance * static_cast<double>(n);
-    double* limits = workspace.inverse_pivots.data() + m.rows;
-    double damped_largest = 0.0;
+    damped_largest = 0.0;
     for (Index i = 0; i < n; ++i) {
         double& d = m.panel(i / height)[i * height + i % height];
         switch (options.damping) {
@@ -369,7 +376,19 @@ bool solve_blocked(const SolveBlock& block, const SolveOptions& options, Blocked
             limits[i] = tolerance * damped_largest;
         }
     }
-    if (!factor(m, limits)) return false;
+    return factor(m, limits);
+}
+
+}  // namespace
+
+bool solve_blocked(const SolveBlock& block, const SolveOptions& options, BlockedWorkspace& workspace) {
+    const Index n = block.n;
+    const Panels m = panels_of(n, workspace);
+    double damped_largest = 0.0;
+    if (!factor_damped(block, options, m, workspace.inverse_pivots.data() + m.rows, damped_largest))
+        return false;
+    std::atomic<bool> sound{true};
+    const bool own_scale = options.method == SolveMethod::cholesky;
 
     // One right-hand side is a vector; several are the rows of panels like the matrix's own.
     const Index columns = block.columns;
@@ -416,5 +435,27 @@ bool solve_blocked(const SolveBlock& block, const SolveOptions& options, Blocked
     }
     return true;
 }
+
+bool factor_blocked(const double* matrix, Index n, double damping, BlockedWorkspace& factor) {
+    SolveBlock block;
+    block.matrix = matrix;
+    block.n = n;
+    block.damping = damping;
+    SolveOptions options;
+    options.method = SolveMethod::cholesky;
+    const Panels m = panels_of(n, factor);
+    double largest = 0.0;
+    return factor_damped(block, options, m, factor.inverse_pivots.data() + m.rows, largest);
+}
+
+void solve_factored(const BlockedWorkspace& factor, double* y) {
+    Panels m{};
+    m.rows = static_cast<Index>(factor.inverse_pivots.size() / 2);
+    m.data = reinterpret_cast<double*>(factor.panels.data());
+    m.inverse_pivots = const_cast<double*>(factor.inverse_pivots.data());  // substitute() writes to y only
+    substitute(m, y);
+}
+
+Index factored_rows(Index n) { return (n + lanes - 1) / lanes * lanes; }
 
 }  // namespace fubini::detail

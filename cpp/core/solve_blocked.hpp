@@ -22,4 +22,12 @@ struct BlockedWorkspace {
 /// number of threads.
 bool solve_blocked(const SolveBlock& block, const SolveOptions& options, BlockedWorkspace& workspace);
 
+/// Cholesky's factor of the damped matrix (n, n) alone, kept in `factor`; its limits are those of
+/// SolveMethod::cholesky. False when anything is not beyond doubt, as for solve_blocked.
+bool factor_blocked(const double* matrix, std::ptrdiff_t n, double damping, BlockedWorkspace& factor);
+
+/// y, padded with zeros to factored_rows(n) entries, becomes the solution for it.
+void solve_factored(const BlockedWorkspace& factor, double* y);
+[[nodiscard]] std::ptrdiff_t factored_rows(std::ptrdiff_t n);
+
 }  // namespace fubini::detail

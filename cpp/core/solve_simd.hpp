@@ -72,6 +72,7 @@ class VecBuffer {
         }
         return storage_.get();
     }
+    [[nodiscard]] Vec* data() const { return storage_.get(); }
 
   private:
     static constexpr std::align_val_t alignment{64};

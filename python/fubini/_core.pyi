@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AffineMap', 'AngleMap', 'Expression', 'Pass', 'Program', 'ProgramBuilder', 'ShiftPlan', 'backward', 'berry_connection', 'blocks_from_probabilities', 'blocks_from_states', 'compiler', 'derivative_states', 'expression_kinds', 'expval', 'first_not_finite', 'forward', 'gate_table', 'hessian_product', 'isa', 'jacobian', 'jacobian_block', 'jvp', 'kronecker_factors', 'largest_eigenvalues', 'linear_block', 'linear_layer', 'linearise', 'mean_over_batch', 'memory_limit', 'metric', 'metric_factor', 'metric_vector_product', 'num_threads', 'output_factor', 'overlap_gradient', 'pull_factor', 'set_memory_limit', 'set_num_threads', 'shift_rule', 'shift_sum', 'solve_batch', 'solve_fast', 'solve_kronecker', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'stage_covariances', 'state', 'version', 'vjp']
+__all__: list[str] = ['AffineMap', 'AngleMap', 'Expression', 'Pass', 'Preconditioner', 'Program', 'ProgramBuilder', 'ShiftPlan', 'backward', 'berry_connection', 'blocks_from_probabilities', 'blocks_from_states', 'compiler', 'derivative_states', 'expression_kinds', 'expval', 'first_not_finite', 'forward', 'gate_table', 'hessian_product', 'isa', 'jacobian', 'jacobian_block', 'jvp', 'kronecker_factors', 'largest_eigenvalues', 'linear_block', 'linear_layer', 'linearise', 'mean_over_batch', 'memory_limit', 'metric', 'metric_factor', 'metric_vector_product', 'num_threads', 'output_factor', 'overlap_gradient', 'pull_factor', 'set_memory_limit', 'set_num_threads', 'shift_rule', 'shift_sum', 'solve_batch', 'solve_fast', 'solve_kronecker', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'stage_covariances', 'state', 'version', 'vjp']
 class ShiftPlan:
     """
     Parameter-shift terms of a circuit: angle index, coefficient and shift of each.
@@ -161,6 +161,35 @@ class Expression(AngleMap):
         """
     @property
     def num_outputs(self) -> int:
+        ...
+class Preconditioner:
+    """
+    A damped metric in blocks, factorised once for many gradients. Blocks are added in order, False where one is not positive definite; unknowns with a zero on the diagonal keep their gradient.
+    """
+    def __init__(self) -> None:
+        ...
+    def add_dense(self, matrix: numpy.typing.NDArray[numpy.float64], damping: typing.SupportsFloat | typing.SupportsIndex) -> bool:
+        """
+        A symmetric matrix (n, n).
+        """
+    def add_diagonal(self, values: numpy.typing.NDArray[numpy.float64], damping: typing.SupportsFloat | typing.SupportsIndex) -> bool:
+        """
+        A diagonal (n,).
+        """
+    def add_identity(self, n: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        The identity, without damping.
+        """
+    def add_kronecker(self, left: numpy.typing.NDArray[numpy.float64], right: numpy.typing.NDArray[numpy.float64], widths: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], damping: typing.SupportsFloat | typing.SupportsIndex) -> bool:
+        """
+        left kron right; widths are the columns of each parameter.
+        """
+    def apply(self, gradient: numpy.typing.NDArray[numpy.float64]) -> tuple[numpy.typing.NDArray[numpy.float64], float]:
+        """
+        x (n,) = (G + D)^-1 gradient, and gradient . x, which is NaN if anything is not finite.
+        """
+    @property
+    def size(self) -> int:
         ...
 def backward(program: Program, map: AngleMap, passed: Pass, cotangents: numpy.typing.NDArray[numpy.float64]) -> tuple[numpy.typing.NDArray[numpy.float64], list[numpy.typing.NDArray[numpy.float64]]]:
     """

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import torch
 
+from fubini import _core
 from fubini.errors import NumericalError
 
 Tensor = torch.Tensor
@@ -90,6 +91,18 @@ class Block(ABC):
         Raises:
             NumericalError: If the damped block is singular or not positive definite.
         """
+
+    def factorise(self, factors: _core.Preconditioner, damping: float) -> bool:
+        """Give the damped block to the kernel, to be solved together with others; rows of zeros are those of the identity.
+
+        Args:
+            factors: Gets the block as its last one.
+            damping: Of all entries.
+
+        Returns:
+            Whether it was taken; not if its form is another, it is on another device, or not positive definite.
+        """
+        return False
 
     @abstractmethod
     def diagonal(self) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from fubini import _core
-from fubini.arrays import to_numpy
+from fubini.arrays import shared_array, to_numpy
 from fubini.blocks.base import Block, BlockInfo, checked
 from fubini.blocks.matrix import DenseBlock
 from fubini.solvers.systems import SolveStatus
@@ -21,6 +21,8 @@ Tensor = torch.Tensor
 
 # Up to so many rows a Kronecker product is solved row by row: eigenvectors cost about 20 Cholesky decompositions.
 _FEW_ROWS = 16
+# Factors of every row are kept up to this many columns.
+_WIDE = 256
 
 
 class KroneckerBlock(Block):
@@ -108,6 +110,16 @@ class KroneckerBlock(Block):
 
         residual = self._residual(x, rhs, damping)
         return x, BlockInfo(self.label, self.size, "eigen", 0, condition, residual)
+
+    def factorise(self, factors: _core.Preconditioner, damping: float) -> bool:
+        """Give the block to the kernel, see Block; for few rows, as ``solve``."""
+        rows, width = self._left.shape[1], self._right.shape[2]
+        if self._left.ndim == 2 or not rows <= _FEW_ROWS or rows >= width or width > _WIDE:
+            return False
+        left, right = shared_array(self._left), shared_array(self._right)
+        if left is None or right is None:
+            return False
+        return factors.add_kronecker(left, right, self._columns, damping)
 
     def _by_rows(
         self, left: Tensor, right: Tensor, columns: Sequence[int], rhs: Tensor, lam: float

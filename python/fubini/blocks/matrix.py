@@ -10,12 +10,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fubini import _core
 from fubini.arrays import shared_array
 from fubini.blocks.base import Block, BlockInfo, checked
 from fubini.errors import NumericalError
 from fubini.solvers.systems import SolveStatus, solve, solve_blocks
 
 Tensor = torch.Tensor
+
+# Larger matrices are factorised by several threads, without a copy that stays.
+_LARGE = 256
 
 
 class DiagonalBlock(Block):
@@ -49,6 +53,11 @@ class DiagonalBlock(Block):
             lambda: float(damped.max() / damped.min()),
             self._residual(x, rhs, damping),
         )
+
+    def factorise(self, factors: _core.Preconditioner, damping: float) -> bool:
+        """Give the block to the kernel, see Block."""
+        values = shared_array(self._values)
+        return values is not None and factors.add_diagonal(values, damping)
 
     def diagonal(self) -> Tensor:
         """Return the diagonal, (n,)."""
@@ -121,6 +130,13 @@ class DenseBlock(Block):
         damped = self._matrix.clone()
         damped.diagonal().add_(damping)
         return damped
+
+    def factorise(self, factors: _core.Preconditioner, damping: float) -> bool:
+        """Give the block to the kernel, see Block."""
+        if self.size > _LARGE:
+            return False
+        matrix = shared_array(self._matrix)
+        return matrix is not None and factors.add_dense(matrix, damping)
 
     def diagonal(self) -> Tensor:
         """Return the diagonal, (n,)."""

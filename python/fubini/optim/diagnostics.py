@@ -1,7 +1,9 @@
 """What is known about the last step, for progress bars and TensorBoard."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from fubini.optim.proposal import Proposal
 
@@ -11,7 +13,7 @@ class StepRecord:
     """Numbers of one step; what costs something is computed when it is asked for.
 
     Attributes:
-        proposal: The last change that was tried.
+        make: Returns the last change that was tried.
         damping: Strength of the damping, of the first group.
         loss: Before the step, NaN if unknown.
         actual: By how much the loss fell, NaN if it was not evaluated again.
@@ -22,7 +24,7 @@ class StepRecord:
         update_seconds: Time for the parameters.
     """
 
-    proposal: Proposal
+    make: Callable[[], Proposal]
     damping: float = math.nan
     loss: float = math.nan
     actual: float = math.nan
@@ -31,6 +33,11 @@ class StepRecord:
     metric_seconds: float = 0.0
     solve_seconds: float = 0.0
     update_seconds: float = 0.0
+
+    @cached_property
+    def proposal(self) -> Proposal:
+        """The last change that was tried."""
+        return self.make()
 
     def as_dict(self) -> dict[str, float]:
         """Return the numbers by name."""

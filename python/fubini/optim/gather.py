@@ -1,7 +1,7 @@
 """What moves in a step: gradients and metric blocks, averaged over the processes, reused and averaged over steps."""
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -19,6 +19,18 @@ from fubini.torch_private import flattened
 
 Tensor = torch.Tensor
 Group = MutableMapping[str, Any]
+
+
+class Moving(NamedTuple):
+    """Everything that moves in a step.
+
+    Attributes:
+        moving: Parameters and their groups, by the parameter's identity.
+        blocks: The metric, every parameter once, each block with whether it is damped; undamped ones are the identity.
+    """
+
+    moving: Mapping[int, tuple[Tensor, Group]]
+    blocks: list[tuple[Block, bool]]
 
 
 class Gatherer:
@@ -43,24 +55,22 @@ class Gatherer:
         # Which parameters have no metric seldom changes.
         self._identities: dict[tuple[int, ...], Block] = {}
 
-    def parts(
+    def metric(
         self,
         groups: Sequence[Group],
         metric_fn: Callable[..., Any] | None,
         *,
         step: int,
         targets: Any,
-        scale: float,
         state: MutableMapping[Tensor, Any],
-    ) -> list[Part]:
-        """Return everything that moves.
+    ) -> Moving:
+        """Return everything that moves, with its metric.
 
         Args:
             groups: Parameter groups.
             metric_fn: The closure's, if there is one.
             step: Number of the step, from 0.
             targets: As for ``QNGOptimizer.step``.
-            scale: What the gradients have to be divided by.
             state: The optimizer's, by parameter.
 
         Raises:
@@ -68,34 +78,47 @@ class Gatherer:
         """
         owned = [(p, group) for group in groups for p in group["params"]]
         if not owned:
-            return []
+            return Moving({}, [])
         moves = distributed.any_gradient([p for p, _ in owned])
         moving = {
             id(p): (p, g)
             for (p, g), moved in zip(owned, moves, strict=True)
             if moved and p.numel()  # a weight of no entries is no block
         }
-        blocks = self._blocks(moving, owned, metric_fn, step, targets, state)
-        gradients = self._gradients(list(moving.values()), scale)
+        found: list[tuple[Block, bool]] = []
+        covered: set[int] = set()
+        for block in self._blocks(moving, owned, metric_fn, step, targets, state):
+            ids = [id(p) for p in block.parameters]
+            keep = [i in moving for i in ids]
+            if all(keep):
+                covered.update(ids)
+                found.append((block, True))
+            elif any(keep):
+                covered.update(i for i, stays in zip(ids, keep, strict=True) if stays)
+                found.append((block.restrict(keep), True))
+        if len(covered) < len(moving):
+            rest: dict[tuple[torch.device, bool], list[Tensor]] = {}
+            for i, (p, _) in moving.items():
+                if i not in covered:
+                    rest.setdefault((p.device, p not in self._undamped), []).append(p)
+            found += [(self._plain(ps), damped) for (_, damped), ps in rest.items()]
+        return Moving(moving, found)
 
-        def part(block: Block, damped: bool = True) -> Part:
+    def parts(self, found: Moving, scale: float) -> list[Part]:
+        """Return what moves with its gradients.
+
+        Args:
+            found: What ``metric`` returned.
+            scale: What the gradients have to be divided by.
+        """
+        moving = found.moving
+        gradients = self._gradients(list(moving.values()), scale)
+        parts = []
+        for block, damped in found.blocks:
             ids = [id(p) for p in block.parameters]
             gradient = flattened([gradients[i] for i in ids])
-            return Part(block, gradient, tuple([moving[i][1] for i in ids]), damped)
-
-        parts = []
-        for block in blocks:
-            keep = [id(p) in moving for p in block.parameters]
-            if all(keep):
-                parts.append(part(block))
-            elif any(keep):
-                parts.append(part(block.restrict(keep)))
-        covered = {id(p) for one in parts for p in one.block.parameters}
-        rest: dict[tuple[torch.device, bool], list[Tensor]] = {}
-        for i, (p, _) in moving.items():
-            if i not in covered:
-                rest.setdefault((p.device, p not in self._undamped), []).append(p)
-        return parts + [part(self._plain(ps), damped) for (_, damped), ps in rest.items()]
+            parts.append(Part(block, gradient, tuple([moving[i][1] for i in ids]), damped))
+        return parts
 
     def _plain(self, parameters: list[Tensor]) -> Block:
         key = tuple(id(p) for p in parameters)  # the blocks keep them alive

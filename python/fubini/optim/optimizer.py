@@ -16,7 +16,8 @@ from fubini.optim.checks import check_gradients, check_parameters, listed
 from fubini.optim.choices import PER_TERM, better_call, choose, described, without_metric
 from fubini.optim.closure import Closure, Judge, evaluated, number
 from fubini.optim.diagnostics import StepRecord
-from fubini.optim.gather import Gatherer
+from fubini.optim.direct import Direct, Taken, is_uniform
+from fubini.optim.gather import Gatherer, Moving
 from fubini.optim.groups import (
     KINDS,
     check_options,
@@ -423,33 +424,42 @@ class QNGOptimizer(torch.optim.Optimizer):
             self.param_groups[0]["params"][0].device,
         )
         start = time.perf_counter()
-        parts = self._gatherer.parts(
+        first = self.param_groups[0]
+        found = self._gatherer.metric(
             self.param_groups,
             metric_fn,
-            step=int(self.param_groups[0]["steps"]),
+            step=int(first["steps"]),
             targets=targets,
-            scale=1.0 if scale is None else float(scale),
             state=self.state,
         )
-        first = self.param_groups[0]
         length = RunningLength.of(first) if self._options.get("by_length") else None
-        if parts and self._options.get("reasons"):
+        if found.blocks and self._options.get("reasons"):
             self._units = self._gatherer.units(first["params"][0].device)
-        record = StepRecord(
-            Proposal(parts, self.state, self._options["spring"], length, self._units)
-        )
-        record.metric_seconds = time.perf_counter() - start
-        record.evaluations = int(closure is not None)
+        ready = time.perf_counter()
+        taken = None if judged or scale is not None else self._directly(found, length)
+        if taken is not None:
+            record, after = StepRecord(taken.proposal), taken.length
+            record.damping = taken.factored.lam
+            record.solve_seconds = time.perf_counter() - ready
+        else:
+            parts = self._gatherer.parts(found, 1.0 if scale is None else float(scale))
+            proposal = Proposal(parts, self.state, self._options["spring"], length, self._units)
+            record = StepRecord(lambda: proposal)
+            if value is not None:
+                record.loss = value
+            if parts:
+                judge = self._judge(closure, random)
+                take_step(record, self._damping_of, self._policy, rule, judge)
+            after = proposal.length if record.accepted else None
+        record.metric_seconds = ready - start
+        record.evaluations += int(closure is not None)
         if value is not None:
             record.loss = value
-        if parts:
-            judge = self._judge(closure, random)
-            take_step(record, self._damping_of, self._policy, rule, judge)
         self._last = record
         for group in self.param_groups:
             group["steps"] += 1
-            if record.proposal.length is not None and record.accepted:
-                record.proposal.length.keep(group)
+            if after is not None:
+                after.keep(group)
         self._publish()
         return loss
 
@@ -524,6 +534,24 @@ class QNGOptimizer(torch.optim.Optimizer):
         """Warn about classical parameters under the quantum metric, which nobody asked for."""
         if names:
             warnings.warn(better_call(names), stacklevel=level)
+    def _directly(self, found: Moving, length: RunningLength | None) -> Taken | None:
+        """Take the step by one call of the kernel; None, with nothing changed, where that will not do."""
+        options = self._options
+        groups = self.param_groups
+        if (
+            self._policy is not None
+            or options["step_rule"] is not None
+            or options["spring"]
+            or "tolerance" in options
+            or not found.blocks
+            or distributed.active()
+            or not is_uniform(groups)
+        ):
+            return None
+        lam = float(self._damping_of(groups[0]).lam)
+        if lam == 0.0:  # what moves nothing is then an error
+            return None
+        return self._direct.step(found.blocks, groups, lam, length, self._units)
 
     def _judge(self, closure: Closure | None, random: RandomState | None) -> Judge | None:
         if closure is None or random is None:
@@ -569,6 +597,7 @@ class QNGOptimizer(torch.optim.Optimizer):
             self._names.update({p: name for name, p in self._model.named_parameters()})
         owned = {p: None for g in self.param_groups for p in g["params"]}
         self._source.attach(self, owned.keys())
+        self._direct = Direct()
         self._history = MetricHistory(self._options["averaging"], self._options["update_every"])
         self._collect()
 

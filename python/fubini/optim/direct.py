@@ -1,0 +1,204 @@
+"""Steps whose direction is one call of the kernel: a metric in blocks, factorised once, for all gradients that meet it.
+
+The usual step has one damping and one learning rate for everything, no momentum, and nothing that judges it. Its
+direction, its length and its change then need no objects for each block. What is known about it afterwards
+(``Proposal``) is made when somebody asks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fubini import _core
+from fubini.arrays import shared_array
+from fubini.blocks import Block
+from fubini.optim.length import RunningLength
+from fubini.optim.proposal import Part, Proposal
+from fubini.solvers.damping import Absolute
+from fubini.torch_private import flattened, foreach_add_, unflattened
+
+Tensor = torch.Tensor
+Group = MutableMapping[str, Any]
+# What groups must have in common.
+_SAME = ("lr", "lam", "damping", "maximize")
+
+
+@dataclass(eq=False)
+class Factored:
+    """The factors of a damped metric, and whose they are.
+
+    Attributes:
+        blocks: The metric, and the identity of parameters that have none.
+        damped: Whether the damping is added to a block.
+        lam: What is added to the diagonal of damped blocks.
+        factors: Of the kernel, in the order of the blocks' parameters.
+        parameters: In that order.
+    """
+
+    blocks: tuple[Block, ...]
+    damped: tuple[bool, ...]
+    lam: float
+    factors: _core.Preconditioner
+    parameters: list[Tensor]
+
+    @classmethod
+    def of(cls, blocks: Sequence[tuple[Block, bool]], lam: float) -> Factored | None:
+        """Return the factors, or None where a block is of another form, on another device or singular.
+
+        Args:
+            blocks: Each with whether it is damped; an undamped one is the identity.
+            lam: The damping.
+        """
+        factors = _core.Preconditioner()
+        for block, damped in blocks:
+            if not damped:
+                factors.add_identity(block.size)
+            elif not block.factorise(factors, lam):
+                return None
+        parameters = [p for block, _ in blocks for p in block.parameters]
+        return cls(
+            tuple(b for b, _ in blocks), tuple(d for _, d in blocks), lam, factors, parameters
+        )
+
+    def serves(self, blocks: Sequence[tuple[Block, bool]], lam: float) -> bool:
+        """Return whether these are the factors of a metric.
+
+        Args:
+            blocks: As for ``of``.
+            lam: Likewise.
+        """
+        return (
+            lam == self.lam
+            and len(blocks) == len(self.blocks)
+            and all(
+                b is known and d is damped
+                for (b, d), known, damped in zip(blocks, self.blocks, self.damped, strict=True)
+            )
+        )
+
+
+class Direct:
+    """Takes steps with the factors of the last metric, as long as that is the metric."""
+
+    def __init__(self) -> None:
+        self._factored: Factored | None = None
+
+    def step(
+        self,
+        blocks: Sequence[tuple[Block, bool]],
+        groups: Sequence[Group],
+        lam: float,
+        length: RunningLength | None,
+        units: float,
+    ) -> Taken | None:
+        """Take a step; None, with nothing changed, where it has to be taken in another way.
+
+        Args:
+            blocks: The metric of everything that moves, each block with whether it is damped.
+            groups: The parameter groups, see ``is_uniform``.
+            lam: What is added to the diagonals.
+            length: Running length by which steps are divided, or None.
+            units: See ``Proposal``.
+
+        Returns:
+            What became of it.
+        """
+        known = self._factored
+        if known is None or not known.serves(blocks, lam):
+            known = self._factored = Factored.of(blocks, lam)
+            if known is None:
+                return None
+        gradient = _gradient(known.parameters)
+        values = None if gradient is None else shared_array(gradient)
+        if gradient is None or values is None:
+            return None
+        maximize = bool(groups[0]["maximize"])
+        found, square = known.factors.apply(values)
+        if not math.isfinite(square):
+            return None
+        rate = -float(groups[0]["lr"])
+        after = length
+        if length is not None:
+            after = length.after(square / units)
+            rate *= after.factor
+        change = torch.from_numpy(found)
+        change.mul_(-rate if maximize else rate)
+        if _core.first_not_finite([found]) >= 0:
+            return None
+        pieces = unflattened(change, known.parameters)
+        if any(p.dtype is not torch.float64 for p in known.parameters):
+            pieces = [x.to(p.dtype) for x, p in zip(pieces, known.parameters, strict=True)]
+        foreach_add_(known.parameters, pieces)
+        return Taken(known, gradient, [dict(g) for g in groups], length, after, units)
+
+
+@dataclass(eq=False)
+class Taken:
+    """A step that was taken, for whoever asks about it.
+
+    Attributes:
+        factored: The metric.
+        gradient: Of all parameters side by side.
+        groups: The parameter groups at the time.
+        before: The running length before the step.
+        length: The same with this step.
+        units: See ``Proposal``.
+    """
+
+    factored: Factored
+    gradient: Tensor
+    groups: list[Mapping[str, Any]]
+    before: RunningLength | None
+    length: RunningLength | None
+    units: float
+
+    def proposal(self) -> Proposal:
+        """Return the step as if it were still to be taken."""
+        home = {id(p): g for g in self.groups for p in g["params"]}
+        sign = -1.0 if self.groups[0]["maximize"] else 1.0
+        parts, start = [], 0
+        for block, damped in zip(self.factored.blocks, self.factored.damped, strict=True):
+            gradient = sign * self.gradient[start : start + block.size]
+            mine: Any = tuple(home[id(p)] for p in block.parameters)
+            parts.append(Part(block, gradient, mine, damped))
+            start += block.size
+        proposal = Proposal(parts, {}, False, self.before, self.units)
+        with torch.no_grad():
+            proposal.make(lambda _: Absolute(self.factored.lam), 1.0, with_momentum=False)
+        return proposal
+
+
+def is_uniform(groups: Sequence[Group]) -> bool:
+    """Return whether the groups have one learning rate and damping, and neither momentum nor weight decay.
+
+    Args:
+        groups: Parameter groups, checked.
+    """
+    first = groups[0]
+    if first["damping"] not in ("absolute", "per term"):
+        return False
+    for group in groups:
+        if float(group["momentum"]) or float(group["weight_decay"]):
+            return False
+        if group is not first and any(group[name] != first[name] for name in _SAME):
+            return False
+    return True
+
+
+def _gradient(parameters: Sequence[Tensor]) -> Tensor | None:
+    """The gradients side by side, float64, in memory of their own; None where one is missing."""
+    gradients: list[Tensor] = []
+    for p in parameters:
+        gradient = p.grad
+        if gradient is None:
+            return None
+        gradients.append(gradient)
+    if any(g.dtype is not torch.float64 for g in gradients):
+        gradients = [g.to(torch.float64) for g in gradients]
+    flat = flattened(gradients).detach()
+    return flat.clone() if len(gradients) == 1 else flat

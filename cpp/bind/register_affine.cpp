@@ -129,8 +129,16 @@ py::typing::Tuple<RealArray, py::typing::Optional<Pass>> forward(const Program& 
     return py::make_tuple(values, py::cast(std::move(pass)));
 }
 
-std::pair<RealArray, std::vector<RealArray>> backward(const Program& program, const AngleMap& map, Pass& pass,
-                                                      const RealArray& cotangents) {
+/// What a reverse sweep over a pass needs, checked.
+struct Reverse {
+    Batch batch;
+    AnglePoint point;
+    py::ssize_t size;
+    bool by_states;
+};
+
+Reverse reverse_of(const Program& program, const AngleMap& map, const Pass& pass,
+                   const RealArray& cotangents) {
     expect_match(program, map);
     const auto size = static_cast<py::ssize_t>(pass.angles.shape(0));
     if (pass.program != &program || pass.angles.shape(1) != map.angles() ||
@@ -138,26 +146,43 @@ std::pair<RealArray, std::vector<RealArray>> backward(const Program& program, co
         pass.weights.size() != static_cast<std::size_t>(map.weights())) {
         throw py::value_error("passed: expected the result of forward with this program and this map");
     }
-    const Batch batch = batch_of(program, pass.angles, pass.states);
     expect_shape("cotangents", cotangents, "(batch, outputs)", size,
                  static_cast<py::ssize_t>(program.outputs().size()));
     const bool by_states = pass.states && map.state_has_derivatives();
     if (by_states) {
         expect_fits(2.0 * static_cast<double>(size) * map.amplitudes(), "the gradient of the states");
     }
-    RealArray by_inputs({size, static_cast<py::ssize_t>(map.inputs())});
-    std::vector<double> flat(static_cast<std::size_t>(map.weights()));
-    const AnglePoint point{pass.weights.data(), pass.inputs.data(), size, false};
-    double* inputs_to = by_inputs.mutable_data();
+    return {batch_of(program, pass.angles, pass.states),
+            {pass.weights.data(), pass.inputs.data(), size, false},
+            size,
+            by_states};
+}
+
+/// Runs the sweep, and `use` with the gradients by angles and by the amplitudes, which may be null.
+template <class Use>
+void reverse(const Program& program, const AngleMap& map, const Reverse& at, Pass& pass,
+             const RealArray& cotangents, const Use& use) {
     double* kept = pass.fresh.exchange(false) ? pass.kept : nullptr;
     run([&] {
-        std::vector<double> gradient(static_cast<std::size_t>(size * map.angles()));
+        std::vector<double> gradient(static_cast<std::size_t>(at.size * map.angles()));
         std::vector<std::complex<double>> states(
-            static_cast<std::size_t>(by_states ? size * map.amplitudes() : 0));
-        std::complex<double>* states_to = by_states ? states.data() : nullptr;
-        vjp(program, batch, cotangents.data(), gradient.data(), nullptr, states_to, kept);
-        map.pull_back(point, gradient.data(), states_to, flat.data(), inputs_to);
+            static_cast<std::size_t>(at.by_states ? at.size * map.amplitudes() : 0));
+        std::complex<double>* states_to = at.by_states ? states.data() : nullptr;
+        vjp(program, at.batch, cotangents.data(), gradient.data(), nullptr, states_to, kept);
+        use(gradient.data(), states_to);
     });
+}
+
+std::pair<RealArray, std::vector<RealArray>> backward(const Program& program, const AngleMap& map, Pass& pass,
+                                                      const RealArray& cotangents) {
+    const Reverse at = reverse_of(program, map, pass, cotangents);
+    RealArray by_inputs({at.size, static_cast<py::ssize_t>(map.inputs())});
+    std::vector<double> flat(static_cast<std::size_t>(map.weights()));
+    double* inputs_to = by_inputs.mutable_data();
+    reverse(program, map, at, pass, cotangents,
+            [&](const double* gradient, const std::complex<double>* states) {
+                map.pull_back(at.point, gradient, states, flat.data(), inputs_to);
+            });
     std::vector<RealArray> by_weights;
     const double* from = flat.data();
     for (const auto& shape : pass.weight_shapes) {
@@ -166,6 +191,22 @@ std::pair<RealArray, std::vector<RealArray>> backward(const Program& program, co
         from += part.size();
         by_weights.push_back(std::move(part));
     }
+    return {std::move(by_inputs), std::move(by_weights)};
+}
+
+/// The same element by element: gradients by inputs (batch, features) and by all weights (batch, weights).
+std::pair<RealArray, RealArray> backward_rows(const Program& program, const AngleMap& map, Pass& pass,
+                                              const RealArray& cotangents) {
+    const Reverse at = reverse_of(program, map, pass, cotangents);
+    expect_fits(static_cast<double>(at.size) * map.weights(), "the gradients");
+    RealArray by_inputs({at.size, static_cast<py::ssize_t>(map.inputs())});
+    RealArray by_weights({at.size, static_cast<py::ssize_t>(map.weights())});
+    double* inputs_to = by_inputs.mutable_data();
+    double* weights_to = by_weights.mutable_data();
+    reverse(program, map, at, pass, cotangents,
+            [&](const double* gradient, const std::complex<double>* states) {
+                map.chain(at.point, 1, gradient, states, weights_to, inputs_to);
+            });
     return {std::move(by_inputs), std::move(by_weights)};
 }
 
@@ -255,6 +296,8 @@ void register_affine(py::module_& m) {
           "Results (batch, outputs), and a Pass if keep.");
     m.def("backward", &backward, "program"_a, "map"_a, "passed"_a, "cotangents"_a.noconvert(),
           "Gradients by inputs (batch, features) and by every weight.");
+    m.def("backward_rows", &backward_rows, "program"_a, "map"_a, "passed"_a, "cotangents"_a.noconvert(),
+          "Gradients by inputs (batch, features) and by weights (batch, weights), one for each element.");
     m.def("linearise", &linearise, "program"_a, "map"_a, "weights"_a, "inputs"_a.noconvert(), "want_inputs"_a,
           "Results (batch, outputs), their derivatives by weights (batch, outputs, weights), and by inputs "
           "(batch, outputs, features) or None.");

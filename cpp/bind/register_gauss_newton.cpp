@@ -64,6 +64,13 @@ RealArray pull_factor_array(const RealArray& factor, const RealArray& jacobian) 
     return pulled;
 }
 
+RealArray combined_rows(const RealArray& factor, std::uint64_t seed) {
+    const CurvatureFactor given = factor_of(factor);
+    RealArray combined({factor.shape(0), factor.shape(2)});
+    combine_rows(given, seed, combined.mutable_data());
+    return combined;
+}
+
 RealArray jacobian_block_array(const RealArray& factor, const RealArray& jacobian) {
     const CurvatureFactor given = factor_of(factor);
     expect(jacobian.ndim() == 3 && jacobian.shape(0) == given.data && jacobian.shape(1) == given.width,
@@ -120,6 +127,8 @@ void register_gauss_newton(py::module_& m) {
     m.def("pull_factor", &pull_factor_array, "factor"_a.noconvert(), "jacobian"_a.noconvert(),
           "S J (data, rows, inputs) for S (data, rows, outputs) and J (data, outputs, inputs), or one J for "
           "all.");
+    m.def("combine_rows", &combined_rows, "factor"_a.noconvert(), "seed"_a,
+          "Sums (data, outputs) of the rows of S (data, rows, outputs) with random signs.");
     m.def("jacobian_block", &jacobian_block_array, "factor"_a.noconvert(), "jacobian"_a.noconvert(),
           "Sum of J^T S^T S J over data.");
     m.def("linear_block", &linear_block_array, "factor"_a.noconvert(), "inputs"_a.noconvert(), "bias"_a,

@@ -142,6 +142,34 @@ void pull_factor_shared(const CurvatureFactor& factor, const double* jacobian, s
     product(factor.values, jacobian, factor.data * factor.rows, factor.width, inputs, pulled);
 }
 
+void combine_rows(const CurvatureFactor& factor, std::uint64_t seed, double* combined) {
+    std::uint64_t state = seed, bits = 0;
+    int left = 0;
+    const auto negative = [&] {
+        if (left == 0) {  // SplitMix64, Steele, Lea and Flood 2014
+            state += 0x9E3779B97F4A7C15U;
+            bits = state;
+            bits = (bits ^ (bits >> 30U)) * 0xBF58476D1CE4E5B9U;
+            bits = (bits ^ (bits >> 27U)) * 0x94D049BB133111EBU;
+            bits ^= bits >> 31U;
+            left = 64;
+        }
+        const bool one = (bits & 1U) != 0;
+        bits >>= 1U;
+        --left;
+        return one;
+    };
+    std::fill_n(combined, factor.data * factor.width, 0.0);
+    for (std::ptrdiff_t n = 0; n < factor.data; ++n) {
+        double* to = combined + n * factor.width;
+        for (std::ptrdiff_t k = 0; k < factor.rows; ++k) {
+            const double* row = factor.values + (n * factor.rows + k) * factor.width;
+            const double sign = negative() ? -1.0 : 1.0;
+            for (std::ptrdiff_t j = 0; j < factor.width; ++j) to[j] += sign * row[j];
+        }
+    }
+}
+
 void jacobian_block(const CurvatureFactor& factor, const double* jacobian, std::ptrdiff_t parameters,
                     double* matrix) {
     if (factor.rows <= factor.width) {

@@ -42,6 +42,11 @@ void pull_factor(const CurvatureFactor& factor, const double* jacobian, std::ptr
 void pull_factor_shared(const CurvatureFactor& factor, const double* jacobian, std::ptrdiff_t inputs,
                         double* pulled);
 
+/// combined (data, width): the sum of the rows of S_n with random signs, whose square is H_n in the mean over
+/// the signs (Hutchinson 1990, doi:10.1080/03610919008812866). Equal seeds give equal signs, on every
+/// machine.
+void combine_rows(const CurvatureFactor& factor, std::uint64_t seed, double* combined);
+
 /// matrix (parameters, parameters) = sum_n J_n^T S_n^T S_n J_n for Jacobians (data, width, parameters).
 void jacobian_block(const CurvatureFactor& factor, const double* jacobian, std::ptrdiff_t parameters,
                     double* matrix);

@@ -32,13 +32,54 @@ std::vector<int> chosen(const Program& program, const std::optional<std::vector<
     return *columns;
 }
 
+/// Rows of a sparse matrix: where each starts, and the angles and coefficients of all.
+using Sparse = py::typing::Tuple<IndexArray, IndexArray, RealArray>;
+
+Directions directions_of(const Program& program, const std::optional<std::vector<int>>& columns,
+                         const std::optional<Sparse>& given) {
+    if (!given) return Directions::of(chosen(program, columns));
+    if (columns) throw py::value_error("directions: expected none besides columns");
+    const auto start = (*given)[0].cast<IndexArray>(), slot = (*given)[1].cast<IndexArray>();
+    const auto coefficient = (*given)[2].cast<RealArray>();
+    if (start.ndim() != 1 || start.shape(0) < 1 || slot.ndim() != 1 || coefficient.ndim() != 1 ||
+        coefficient.shape(0) != slot.shape(0) || start.data()[0] != 0 ||
+        start.data()[start.shape(0) - 1] != slot.shape(0)) {
+        throw py::value_error(
+            "directions: expected starts (k + 1,) from 0 to e, angles (e,) and coefficients (e,)");
+    }
+    Directions made;
+    made.start.clear();
+    for (py::ssize_t i = 0; i < start.shape(0); ++i) {
+        if (i > 0 && start.data()[i] < start.data()[i - 1])
+            throw py::value_error("directions: expected starts in rising order");
+        made.start.push_back(static_cast<int>(start.data()[i]));
+    }
+    std::vector<py::ssize_t> last(static_cast<std::size_t>(program.angles()), -1);
+    for (std::size_t i = 0; i + 1 < made.start.size(); ++i) {
+        for (int e = made.start[i]; e < made.start[i + 1]; ++e) {
+            const std::int64_t angle = slot.data()[e];
+            if (angle < 0 || angle >= program.angles() ||
+                last[static_cast<std::size_t>(angle)] == static_cast<py::ssize_t>(i)) {
+                throw py::value_error("directions: expected distinct angles 0 to " +
+                                      std::to_string(program.angles() - 1) + " in each, got " +
+                                      std::to_string(angle) + " out of range or twice");
+            }
+            last[static_cast<std::size_t>(angle)] = static_cast<py::ssize_t>(i);
+            made.slot.push_back(static_cast<int>(angle));
+            made.coefficient.push_back(coefficient.data()[e]);
+        }
+    }
+    return made;
+}
+
 RealArray metric_array(const Program& program, const RealArray& angles, const State& states, bool mean,
-                       const std::optional<std::vector<int>>& columns, bool centred) {
+                       const std::optional<std::vector<int>>& columns, bool centred,
+                       const std::optional<Sparse>& directions) {
     if (!centred && !mean) throw py::value_error("centred: expected True without mean, got False");
     const Batch batch = batch_of(program, angles, states);
     if (mean && batch.size == 0)
         throw py::value_error("angles: expected at least one row for the mean, got none");
-    const std::vector<int> picked = chosen(program, columns);
+    const Directions picked = directions_of(program, columns, directions);
     const auto k = static_cast<py::ssize_t>(picked.size());
     const auto size = static_cast<py::ssize_t>(batch.size);
     expect_fits(static_cast<double>(mean ? 1 : size) * static_cast<double>(k) * static_cast<double>(k),
@@ -56,9 +97,10 @@ RealArray metric_array(const Program& program, const RealArray& angles, const St
 }
 
 RealArray factor_array(const Program& program, const RealArray& angles, const State& states,
-                       const std::optional<std::vector<int>>& columns) {
+                       const std::optional<std::vector<int>>& columns,
+                       const std::optional<Sparse>& directions) {
     const Batch batch = batch_of(program, angles, states);
-    const std::vector<int> picked = chosen(program, columns);
+    const Directions picked = directions_of(program, columns, directions);
     const auto k = static_cast<py::ssize_t>(picked.size());
     const auto width =
         static_cast<py::ssize_t>(batch.size) * (static_cast<py::ssize_t>(2) << program.qubits());
@@ -156,12 +198,13 @@ std::vector<RealArray> covariance_arrays(const Program& program, const RealArray
 
 void register_metric(py::module_& m) {
     m.def("metric", &metric_array, "program"_a, "angles"_a.noconvert(), "states"_a.noconvert() = py::none(),
-          "mean"_a = false, "columns"_a = py::none(), "centred"_a = true,
-          "Fubini-Study metric over the angles (or the chosen columns), shape (batch, k, k) or their mean "
+          "mean"_a = false, "columns"_a = py::none(), "centred"_a = true, "directions"_a = py::none(),
+          "Fubini-Study metric over the angles (or the chosen columns, or directions: starts, angles and "
+          "coefficients of sparse vectors), shape (batch, k, k) or their mean "
           "(k, k); not centred: the mean of Re <d_i psi|d_j psi> alone.");
     m.def(
         "metric_factor", &factor_array, "program"_a, "angles"_a.noconvert(),
-        "states"_a.noconvert() = py::none(), "columns"_a = py::none(),
+        "states"_a.noconvert() = py::none(), "columns"_a = py::none(), "directions"_a = py::none(),
         "X of shape (k, batch * 2 * 2^wires) with X X^T = the mean metric: real, then imaginary parts of the "
         "centred derivative states of each batch element, divided by sqrt(batch).");
     m.def("berry_connection", &connection_array, "program"_a, "angles"_a.noconvert(),

@@ -303,12 +303,12 @@ double budget_for(const Program& program) {
     return std::min(panel_budget, memory_limit() - least + 2 * tile);
 }
 
-void metric(const Program& program, const Batch& batch, std::span<const int> angles, bool mean, bool centred,
+void metric(const Program& program, const Batch& batch, const Directions& directions, bool mean, bool centred,
             double* out) {
-    const std::size_t k = angles.size();
+    const std::size_t k = directions.size();
     const std::size_t matrices = mean ? 1 : static_cast<std::size_t>(batch.size);
     std::fill_n(out, matrices * k * k, 0.0);
-    const Schedule schedule(program, angles);
+    const Schedule schedule(program, directions);
     if (batch.size <= 0 || schedule.groups.empty()) return;
     const double budget = budget_for(program);
     const SmallElements elements(program, batch, schedule, centred);
@@ -335,21 +335,21 @@ void metric(const Program& program, const Batch& batch, std::span<const int> ang
 
 }  // namespace
 
-void metric_full(const Program& program, const Batch& batch, std::span<const int> angles, bool mean,
+void metric_full(const Program& program, const Batch& batch, const Directions& directions, bool mean,
                  double* out) {
-    metric(program, batch, angles, mean, true, out);
+    metric(program, batch, directions, mean, true, out);
 }
 
-void metric_uncentred_mean(const Program& program, const Batch& batch, std::span<const int> angles,
+void metric_uncentred_mean(const Program& program, const Batch& batch, const Directions& directions,
                            double* out) {
-    metric(program, batch, angles, true, false, out);
+    metric(program, batch, directions, true, false, out);
 }
 
-void metric_factor(const Program& program, const Batch& batch, std::span<const int> angles, double* out) {
+void metric_factor(const Program& program, const Batch& batch, const Directions& directions, double* out) {
     const std::size_t amplitudes = std::size_t{1} << program.qubits();
     const std::size_t columns = static_cast<std::size_t>(batch.size) * 2 * amplitudes;
-    std::fill_n(out, angles.size() * columns, 0.0);
-    const Schedule schedule(program, angles);
+    std::fill_n(out, directions.size() * columns, 0.0);
+    const Schedule schedule(program, directions);
     if (batch.size <= 0 || schedule.groups.empty()) return;
     const double budget = budget_for(program);
     const FactorWriter writer{schedule, amplitudes, columns, 1 / std::sqrt(static_cast<double>(batch.size)),

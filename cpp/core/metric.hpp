@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <span>
+#include <vector>
 
 #include "core/batch.hpp"
 
@@ -10,22 +12,41 @@ namespace fubini {
 // The Fubini-Study metric over the angles: g_ij = Re[<d_i psi|d_j psi> - <d_i psi|psi><psi|d_j psi>], per
 // batch element, or the mean over the batch. Results do not depend on the number of threads.
 
-/// out (size, k, k), or (k, k) if `mean`, for the k `angles` (distinct, in range), in their order;
-/// batch.repeat must be 1. Tangents of all angles are brought to one frame in the middle of the circuit. For
-/// any number of angles they take at most 1 GiB, or what memory_limit() leaves if that is less; tangents that
-/// do not fit together are computed again. Throws MemoryLimit,
-/// Interrupted.
-void metric_full(const Program& program, const Batch& batch, std::span<const int> angles, bool mean,
+/// Directions in the space of the angles, such as the weights that several angles share: number i is the sum
+/// of coefficient[e] times angle slot[e] for e from start[i] to start[i + 1], distinct angles in range.
+struct Directions {
+    std::vector<int> start{0};
+    std::vector<int> slot;
+    std::vector<double> coefficient;
+
+    [[nodiscard]] std::size_t size() const { return start.size() - 1; }
+
+    /// Every angle of a list is a direction.
+    static Directions of(std::span<const int> angles) {
+        Directions made;
+        made.slot.assign(angles.begin(), angles.end());
+        made.coefficient.assign(angles.size(), 1.0);
+        for (std::size_t i = 0; i < angles.size(); ++i) made.start.push_back(static_cast<int>(i) + 1);
+        return made;
+    }
+};
+
+/// out (size, k, k), or (k, k) if `mean`, for the k directions, in their order: the metric is J^T g J for the
+/// directions in the columns of J. batch.repeat must be 1. The tangents of all directions are brought to one
+/// frame in the middle of the circuit. For any number of directions they take at most 1 GiB, or what
+/// memory_limit() leaves if that is less; tangents that do not fit together are computed again. Throws
+/// MemoryLimit, Interrupted.
+void metric_full(const Program& program, const Batch& batch, const Directions& directions, bool mean,
                  double* out);
 
 /// The same without the term of <d_i psi|psi>, for states that are weighted parts of an ensemble.
-void metric_uncentred_mean(const Program& program, const Batch& batch, std::span<const int> angles,
+void metric_uncentred_mean(const Program& program, const Batch& batch, const Directions& directions,
                            double* out);
 
 /// out (k, size * 2 * 2^qubits), a factor X of the mean metric: g = X X^T. An element's columns are the real
 /// parts, then the imaginary parts, of its derivative states without their part along psi, divided by
 /// sqrt(size), in the frame in which metric_full compares them.
-void metric_factor(const Program& program, const Batch& batch, std::span<const int> angles, double* out);
+void metric_factor(const Program& program, const Batch& batch, const Directions& directions, double* out);
 
 /// out (size, angles): Im <psi|d_a psi>, the Berry connection i <psi|d_a psi> with the other sign, by one
 /// forward and one reverse sweep.

@@ -9,23 +9,34 @@
 
 namespace fubini {
 
-Schedule::Schedule(const Program& program, std::span<const int> angles) {
+Schedule::Schedule(const Program& program, const Directions& wanted) : directions(wanted) {
     const Plan& plan = program.plan();
-    std::vector<std::vector<int>> steps_of(static_cast<std::size_t>(program.angles()));
+    std::vector<std::vector<int>> angle_steps(static_cast<std::size_t>(program.angles()));
     for (std::size_t s = 0; s < plan.steps.size(); ++s) {
         const Step& step = plan.steps[s];
         for (int i = step.first; i < step.first + step.count; ++i) {
             const BlockRotation& rotation = plan.rotations[static_cast<std::size_t>(i)];
             if (rotation.slot < 0 || rotation.coefficient == 0) continue;
-            std::vector<int>& steps = steps_of[static_cast<std::size_t>(rotation.slot)];
+            std::vector<int>& steps = angle_steps[static_cast<std::size_t>(rotation.slot)];
             if (steps.empty() || steps.back() != static_cast<int>(s)) steps.push_back(static_cast<int>(s));
         }
     }
-    const auto of = [&](int p) -> const std::vector<int>& {
-        return steps_of[static_cast<std::size_t>(angles[static_cast<std::size_t>(p)])];
-    };
+    std::vector<std::vector<int>> steps_of(directions.size());
+    for (std::size_t p = 0; p < directions.size(); ++p) {
+        const int first = directions.start[p], last = directions.start[p + 1];
+        for (int e = first; e < last; ++e) {
+            const auto entry = static_cast<std::size_t>(e);
+            if (directions.coefficient[entry] == 0) continue;
+            const std::vector<int>& own = angle_steps[static_cast<std::size_t>(directions.slot[entry])];
+            steps_of[p].insert(steps_of[p].end(), own.begin(), own.end());
+        }
+        if (last - first < 2) continue;
+        std::sort(steps_of[p].begin(), steps_of[p].end());
+        steps_of[p].erase(std::unique(steps_of[p].begin(), steps_of[p].end()), steps_of[p].end());
+    }
+    const auto of = [&](int p) -> const std::vector<int>& { return steps_of[static_cast<std::size_t>(p)]; };
     std::vector<int> all;
-    for (int p = 0; p < static_cast<int>(angles.size()); ++p) {
+    for (int p = 0; p < static_cast<int>(directions.size()); ++p) {
         if (of(p).empty()) continue;  // the state does not depend on it: its row stays 0
         position.push_back(p);
         all.insert(all.end(), of(p).begin(), of(p).end());
@@ -33,7 +44,6 @@ Schedule::Schedule(const Program& program, std::span<const int> angles) {
     if (position.empty()) return;
     std::stable_sort(position.begin(), position.end(),
                      [&](int a, int b) { return of(a).front() < of(b).front(); });
-    for (const int p : position) slot.push_back(angles[static_cast<std::size_t>(p)]);
     // The median makes the ways to the middle shortest. Steps skip amplitudes in which qubits that are
     // still |0> are 1; tangents that are pulled back may have such amplitudes, so they stop where no
     // further qubit is reached.
@@ -301,10 +311,16 @@ class Filler {
     }
     void set(std::size_t unit, double value) const {
         const auto count = static_cast<std::size_t>(tile_.layout.samples());
-        for (std::size_t i = 0; i < count && first_tangent(unit) + i < schedule_.slot.size(); ++i) {
-            Vec& direction = tile_.slots()[schedule_.slot[first_tangent(unit) + i]];
-            for (std::size_t l = i << tile_.layout.lane_bits; l < (i + 1) << tile_.layout.lane_bits; ++l) {
-                direction[l] = value;
+        const Directions& all = schedule_.directions;
+        for (std::size_t i = 0; i < count && first_tangent(unit) + i < schedule_.position.size(); ++i) {
+            const auto p = static_cast<std::size_t>(schedule_.position[first_tangent(unit) + i]);
+            for (auto e = static_cast<std::size_t>(all.start[p]);
+                 e < static_cast<std::size_t>(all.start[p + 1]); ++e) {
+                Vec& direction = tile_.slots()[all.slot[e]];
+                for (std::size_t l = i << tile_.layout.lane_bits; l < (i + 1) << tile_.layout.lane_bits;
+                     ++l) {
+                    direction[l] = value * all.coefficient[e];
+                }
             }
         }
     }

@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "core/metric.hpp"
 #include "core/sweep.hpp"
 
 namespace fubini {
@@ -20,16 +21,18 @@ struct Group {
     std::vector<int> late;
 };
 
-/// Which tangent goes where. Tangents are sorted by the first step that contributes to them.
+/// Which tangent, one for each direction, goes where. Tangents are sorted by the first step that contributes
+/// to them.
 struct Schedule {
-    std::vector<int> position;  ///< sorted tangent -> index in `angles`
-    std::vector<int> slot;      ///< sorted tangent -> slot
+    const Directions& directions;
+    std::vector<int> position;  ///< sorted tangent -> number of its direction
     std::vector<Group> groups;
     int middle = 0;  ///< the common frame: after so many steps
     Layout narrow;   ///< of one state, with amplitudes in all lanes
     std::vector<Geometry> narrow_geometries;
 
-    Schedule(const Program& program, std::span<const int> angles);
+    /// The directions must outlive it.
+    Schedule(const Program& program, const Directions& directions);
 };
 
 /// Tangents [first, last) of the groups, for consecutive batch elements. Element b's group g is a tile of

@@ -168,8 +168,8 @@ TEST_CASE("a factor of the mean metric, and the metric of small and large batche
         std::iota(all.begin(), all.end(), 0);
         const std::size_t columns = static_cast<std::size_t>(size) * 2 << qubits;
         std::vector<double> factor(count * columns), mean(count * count);
-        metric_factor(program, batch, all, factor.data());
-        metric_full(program, batch, all, true, mean.data());
+        metric_factor(program, batch, Directions::of(all), factor.data());
+        metric_full(program, batch, Directions::of(all), true, mean.data());
         for (std::size_t i = 0; i < count; ++i) {
             for (std::size_t j = 0; j < count; ++j) {
                 double dot = 0;
@@ -241,8 +241,8 @@ TEST_CASE("metric and its product with vectors, with slots shared between gates"
         std::iota(all.begin(), all.end(), 0);
         std::vector<double> full(static_cast<std::size_t>(size) * count * count), mean(count * count);
         std::vector<double> product(values.size());
-        metric_full(program, batch, all, false, full.data());
-        metric_full(program, batch, all, true, mean.data());
+        metric_full(program, batch, Directions::of(all), false, full.data());
+        metric_full(program, batch, Directions::of(all), true, mean.data());
         metric_vector_product(program, batch, vectors.data(), product.data());
         std::vector<double> sum(mean.size());
         for (std::size_t b = 0; b < static_cast<std::size_t>(size); ++b) {
@@ -300,6 +300,56 @@ TEST_CASE("a metric beyond the memory limit is refused") {
     const std::vector<int> all = {0, 1, 2, 3};
     std::vector<double> metric(16);
     set_memory_limit(1000);
-    CHECK_THROWS_AS(metric_full(program, batch, all, false, metric.data()), MemoryLimit);
+    CHECK_THROWS_AS(metric_full(program, batch, Directions::of(all), false, metric.data()), MemoryLimit);
     set_memory_limit(0);
+}
+
+TEST_CASE("metrics along directions are those of the angles, pulled back") {
+    for (unsigned seed = 0; seed < 30; ++seed) {
+        Random random(seed);
+        const int qubits = 1 + random.below(5);
+        const int angles = 1 + random.below(20);
+        const Program program = random_program(random, qubits, 15, angles, false);
+        const auto count = static_cast<std::size_t>(angles);
+        const std::ptrdiff_t size = 1 + random.below(4);
+        const std::vector<double> values = random.vector(static_cast<std::size_t>(size) * count);
+        Batch batch;
+        batch.angles = values.data();
+        batch.size = size;
+        Directions directions;
+        const auto k = static_cast<std::size_t>(random.below(12));
+        std::vector<double> jacobian(count * k);
+        for (std::size_t i = 0; i < k; ++i) {
+            for (std::size_t a = 0; a < count; ++a) {
+                if (random.below(3) != 0) continue;
+                const double coefficient = random.vector(1)[0];
+                jacobian[a * k + i] = coefficient;
+                directions.slot.push_back(static_cast<int>(a));
+                directions.coefficient.push_back(coefficient);
+            }
+            directions.start.push_back(static_cast<int>(directions.slot.size()));
+        }
+        std::vector<int> all(count);
+        std::iota(all.begin(), all.end(), 0);
+        std::vector<double> full(count * count), mine(k * k);
+        metric_full(program, batch, Directions::of(all), true, full.data());
+        metric_full(program, batch, directions, true, mine.data());
+        const auto columns = static_cast<std::size_t>(size) * 2 * (std::size_t{1} << qubits);
+        std::vector<double> factor(k * columns);
+        metric_factor(program, batch, directions, factor.data());
+        for (std::size_t i = 0; i < k; ++i) {
+            for (std::size_t j = 0; j < k; ++j) {
+                double expected = 0, product = 0;
+                for (std::size_t a = 0; a < count; ++a) {
+                    for (std::size_t b = 0; b < count; ++b)
+                        expected += jacobian[a * k + i] * full[a * count + b] * jacobian[b * k + j];
+                }
+                for (std::size_t c = 0; c < columns; ++c)
+                    product += factor[i * columns + c] * factor[j * columns + c];
+                CHECK(std::abs(mine[i * k + j] - expected) < 1e-11);
+                CHECK(std::abs(product - expected) < 1e-11);
+                CHECK(mine[i * k + j] == mine[j * k + i]);
+            }
+        }
+    }
 }

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AffineMap', 'AngleMap', 'Expression', 'Pass', 'Preconditioner', 'Program', 'ProgramBuilder', 'ShiftPlan', 'backward', 'berry_connection', 'blocks_from_probabilities', 'blocks_from_states', 'compiler', 'derivative_states', 'expression_kinds', 'expval', 'first_not_finite', 'forward', 'gate_table', 'hessian_product', 'isa', 'jacobian', 'jacobian_block', 'jvp', 'kronecker_factors', 'largest_eigenvalues', 'linear_block', 'linear_layer', 'linearise', 'mean_over_batch', 'memory_limit', 'metric', 'metric_factor', 'metric_vector_product', 'num_threads', 'output_factor', 'overlap_gradient', 'pull_factor', 'set_memory_limit', 'set_num_threads', 'shift_rule', 'shift_sum', 'solve_batch', 'solve_fast', 'solve_kronecker', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'stage_covariances', 'state', 'version', 'vjp']
+__all__: list[str] = ['AffineMap', 'AngleMap', 'Expression', 'Pass', 'Preconditioner', 'Program', 'ProgramBuilder', 'ShiftPlan', 'backward', 'backward_rows', 'berry_connection', 'blocks_from_probabilities', 'blocks_from_states', 'combine_rows', 'compiler', 'derivative_states', 'expression_kinds', 'expval', 'first_not_finite', 'forward', 'gate_table', 'hessian_product', 'isa', 'jacobian', 'jacobian_block', 'jvp', 'kronecker_factors', 'largest_eigenvalues', 'linear_block', 'linear_layer', 'linearise', 'mean_over_batch', 'memory_limit', 'metric', 'metric_factor', 'metric_vector_product', 'num_threads', 'output_factor', 'overlap_gradient', 'pull_factor', 'set_memory_limit', 'set_num_threads', 'shift_rule', 'shift_sum', 'solve_batch', 'solve_fast', 'solve_kronecker', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'stage_covariances', 'state', 'version', 'vjp']
 class ShiftPlan:
     """
     Parameter-shift terms of a circuit: angle index, coefficient and shift of each.
@@ -195,6 +195,10 @@ def backward(program: Program, map: AngleMap, passed: Pass, cotangents: numpy.ty
     """
     Gradients by inputs (batch, features) and by every weight.
     """
+def backward_rows(program: Program, map: AngleMap, passed: Pass, cotangents: numpy.typing.NDArray[numpy.float64]) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64]]:
+    """
+    Gradients by inputs (batch, features) and by weights (batch, weights), one for each element.
+    """
 def berry_connection(program: Program, angles: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None) -> numpy.typing.NDArray[numpy.float64]:
     """
     Im <psi|d_a psi>, shape (batch, angles).
@@ -206,6 +210,10 @@ def blocks_from_probabilities(probabilities: numpy.typing.NDArray[numpy.float64]
 def blocks_from_states(states: numpy.typing.NDArray[numpy.complex128], generators: collections.abc.Sequence[collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]]], wires: typing.SupportsInt | typing.SupportsIndex, diagonal: bool = False) -> numpy.typing.NDArray[numpy.float64]:
     """
     Covariances of any Pauli-sum generators, lists of (x mask, z mask, coefficient): (batch, k, k) or (batch, k).
+    """
+def combine_rows(factor: numpy.typing.NDArray[numpy.float64], seed: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    Sums (data, outputs) of the rows of S (data, rows, outputs) with random signs.
     """
 def compiler() -> str:
     """
@@ -283,11 +291,11 @@ def memory_limit() -> float:
     """
     The limit in bytes.
     """
-def metric(program: Program, angles: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None, mean: bool = False, columns: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None = None, centred: bool = True) -> numpy.typing.NDArray[numpy.float64]:
+def metric(program: Program, angles: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None, mean: bool = False, columns: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None = None, centred: bool = True, directions: tuple[typing.Annotated[numpy.typing.ArrayLike, numpy.int64], typing.Annotated[numpy.typing.ArrayLike, numpy.int64], typing.Annotated[numpy.typing.ArrayLike, numpy.float64]] | None = None) -> numpy.typing.NDArray[numpy.float64]:
     """
-    Fubini-Study metric over the angles (or the chosen columns), shape (batch, k, k) or their mean (k, k); not centred: the mean of Re <d_i psi|d_j psi> alone.
+    Fubini-Study metric over the angles (or the chosen columns, or directions: starts, angles and coefficients of sparse vectors), shape (batch, k, k) or their mean (k, k); not centred: the mean of Re <d_i psi|d_j psi> alone.
     """
-def metric_factor(program: Program, angles: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None, columns: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None = None) -> numpy.typing.NDArray[numpy.float64]:
+def metric_factor(program: Program, angles: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None, columns: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None = None, directions: tuple[typing.Annotated[numpy.typing.ArrayLike, numpy.int64], typing.Annotated[numpy.typing.ArrayLike, numpy.int64], typing.Annotated[numpy.typing.ArrayLike, numpy.float64]] | None = None) -> numpy.typing.NDArray[numpy.float64]:
     """
     X of shape (k, batch * 2 * 2^wires) with X X^T = the mean metric: real, then imaginary parts of the centred derivative states of each batch element, divided by sqrt(batch).
     """

@@ -218,6 +218,7 @@ TAKES_NAMES = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (
 
 #: One operation on many tensors; documented for torch's optimizers, but only by their arguments.
 foreach_mul: Callable[..., Any] = torch._foreach_mul
+foreach_lerp: Callable[..., Any] = torch._foreach_lerp
 foreach_add_: Callable[..., Any] = torch._foreach_add_
 
 

@@ -7,6 +7,7 @@ one.
 
 from fubini.blocks.base import Block as Block
 from fubini.blocks.base import BlockInfo as BlockInfo
+from fubini.blocks.base import averaged as averaged
 from fubini.blocks.kronecker import KroneckerBlock as KroneckerBlock
 from fubini.blocks.matrix import DenseBlock as DenseBlock
 from fubini.blocks.matrix import DiagonalBlock as DiagonalBlock

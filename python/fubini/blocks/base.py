@@ -12,6 +12,7 @@ import torch
 
 from fubini import _core
 from fubini.errors import NumericalError
+from fubini.torch_private import foreach_lerp
 
 Tensor = torch.Tensor
 
@@ -213,6 +214,37 @@ class Block(ABC):
             f"{self.label}: the {self.size} x {self.size} metric is singular or not positive definite with lam = "
             f"{(lam := float(self._entries(damping).min())):g}; pass a larger lam, e.g. {max(1e-3, 10 * lam):g}{reason}"
         )
+
+
+def averaged(pairs: Sequence[tuple[Block, Block, float]]) -> list[Block]:
+    """Return ``decay * first + (1 - decay) * second`` for several pairs of blocks, see ``Block.average``.
+
+    Args:
+        pairs: Blocks of one kind for the same parameters, and the decay.
+    """
+    if not pairs:
+        return []
+    decay, device = pairs[0][2], pairs[0][0].device
+    together = all(
+        first.linear and weight == decay and first.device == device for first, _, weight in pairs
+    )
+    if not together:
+        return [first.average(second, weight) for first, second, weight in pairs]
+    for first, second, _ in pairs:
+        first._check_same(second)
+    mine = [first.tensors() for first, _, _ in pairs]
+    theirs = [second.tensors() for _, second, _ in pairs]
+    # One operation for all tensors: small ones take less time than their operations.
+    values = foreach_lerp(
+        [new[name] for old, new in zip(mine, theirs, strict=True) for name in old],
+        [tensor for old in mine for tensor in old.values()],
+        decay,
+    )
+    left = iter(values)
+    return [
+        first.with_tensors({name: next(left) for name in old})
+        for (first, _, _), old in zip(pairs, mine, strict=True)
+    ]
 
 
 def checked(name: str, values: Any, shape: tuple[int, ...]) -> Tensor:

@@ -15,6 +15,8 @@ from fubini.options import Index, Real
 AngleBlock = tuple[Sequence[int], npt.NDArray[Any]]
 #: Weights, ascending, and the matrices over them, (rows, c, c).
 WeightBlock = tuple[Index, npt.NDArray[Any]]
+#: Rows of a sparse matrix: where each starts, (P + 1,), and the angles and coefficients of all.
+Directions = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Real]
 
 
 class Jacobian:
@@ -85,6 +87,47 @@ class Jacobian:
             self._values = np.zeros((self.inputs, len(self.rows), self.size))
             self._values[:, np.arange(len(self.rows)), self.columns] = self.coefficients
         return self._values
+
+    def placed(self, blocks: Sequence[tuple[Sequence[int], Real]]) -> Real | None:
+        """Return the matrix J^T g J over all weights, (P, P), for blocks of one metric at once.
+
+        Args:
+            blocks: Slots, without a common one, with covariances (m, m) or variances (m,).
+
+        Returns:
+            The matrix; None where weights are shared, or J differs between inputs.
+        """
+        if self.shared or self.inputs > 1:
+            return None
+        diagonal = bool(blocks) and blocks[0][1].ndim == 1
+        known = self._places.get(diagonal)
+        slots = [block[0] for block in blocks]
+        if known is None or known.slots != slots:
+            known = self._places[diagonal] = _Placing.of(self, slots, diagonal)
+        result = np.zeros(self.size * self.size)
+        if known.places is not None:
+            values = np.concatenate([values.reshape(-1) for _, values in blocks])
+            if known.kept is not None:
+                values = values[known.kept]
+            result[known.places] = values if known.scales is None else values * known.scales
+        return result.reshape(self.size, self.size)
+
+    @cached_property
+    def _places(self) -> "dict[bool, _Placing]":
+        return {}
+
+    @cached_property
+    def directions(self) -> Directions | None:
+        """The columns as sparse directions in the space of the angles, where they are fewer than the angles.
+
+        Their metric is then cheaper than that of the angles. None where they are not, or differ between inputs.
+        """
+        if self.inputs > 1 or not self.shared or self.size >= len(self.rows):
+            return None
+        weights, angles = np.nonzero(self.values[0].T)
+        starts = np.searchsorted(weights, np.arange(self.size + 1))
+        coefficients = np.ascontiguousarray(self.values[0].T[weights, angles])
+        return starts.astype(np.int64), self.rows[angles].astype(np.int64), coefficients
 
     @cached_property
     def position(self) -> dict[int, int]:
@@ -189,6 +232,44 @@ class Jacobian:
     @cached_property
     def _selections(self) -> "dict[tuple[int, ...], _Selection]":
         return {}
+
+
+@dataclass(frozen=True, eq=False)
+class _Placing:
+    """Where the entries of blocks, one after the other, go in the matrix over the weights."""
+
+    slots: list[Sequence[int]]
+    kept: Index | None  # entries whose slots have a row; None for all
+    places: Index | None  # None for no entry at all
+    scales: Real | None  # None for ones
+
+    @classmethod
+    def of(cls, jacobian: Jacobian, slots: list[Sequence[int]], diagonal: bool) -> "_Placing":
+        assert jacobian.columns is not None
+        assert jacobian.coefficients is not None
+        places, scales = [np.zeros(0, dtype=np.intp)], [np.zeros(0)]
+        for one in slots:
+            rows = np.array([jacobian.position.get(slot, -1) for slot in one], dtype=np.intp)
+            weights = np.where(rows < 0, -1, jacobian.columns[rows])
+            factors = jacobian.coefficients[0, rows]
+            if diagonal:
+                places.append(np.where(rows < 0, -1, weights * (jacobian.size + 1)))
+                scales.append(factors**2)
+            else:
+                inside = (rows[:, None] >= 0) & (rows >= 0)
+                at = weights[:, None] * jacobian.size + weights
+                places.append(np.where(inside, at, -1).reshape(-1))
+                scales.append((factors[:, None] * factors).reshape(-1))
+        every, factors = np.concatenate(places), np.concatenate(scales)
+        kept = None if (every >= 0).all() else np.flatnonzero(every >= 0)
+        if kept is not None:
+            every, factors = every[kept], factors[kept]
+        return cls(
+            slots,
+            kept,
+            every if len(every) else None,
+            None if (factors == 1.0).all() else factors,
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -180,6 +180,12 @@ class Compiled:
         """Return the gradients by inputs (B, d) and by every weight, for cotangents (B, M) of the results."""
         return _core.backward(self.circuit.program, self.map, passed, cotangents)
 
+    def backward_rows(
+        self, passed: _core.Pass, cotangents: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return the gradients by inputs (B, d) and by all weights (B, P) of every input by itself, see ``backward``."""
+        return _core.backward_rows(self.circuit.program, self.map, passed, cotangents)
+
     def linearise(
         self, weights: list[FloatArray], inputs: FloatArray, want_inputs: bool
     ) -> tuple[FloatArray, FloatArray, FloatArray | None]:

@@ -21,7 +21,7 @@ from torch import nn
 from fubini import _core
 from fubini.arrays import all_finite, to_numpy
 from fubini.blocks import Block, DenseBlock, KroneckerBlock
-from fubini.compile.compiled import Traced
+from fubini.compile.compiled import Compiled, Traced
 from fubini.errors import NumericalError
 from fubini.fisher.accumulators import symmetric, weighted_metric
 from fubini.fisher.columns import Request
@@ -52,6 +52,9 @@ _ELEMENTWISE = frozenset(
 )  # fmt: skip
 # Those that do nothing outside of training.
 _DROPOUT = frozenset({nn.Dropout, nn.AlphaDropout})
+# Data times angles times amplitudes. From here on, one reverse sweep for each output takes longer than everything else
+# that a step does, and signs combine the outputs.
+_SWEEPS = 1 << 18
 _CLOSED_FORM = (Categorical, Bernoulli, Gaussian)
 # Attributes of one object in place of what its class or its parameters say.
 _OWN = frozenset({"forward", "weight", "bias"})
@@ -167,6 +170,37 @@ class _Quantum(_Parametrised):
         return DenseBlock(self.parameters, symmetric(found), self.name)
 
 
+class _Combined(_Parametrised):
+    """A quantum layer of which every datum's curvature has one row: its rows with random signs."""
+
+    is_scalar = False
+
+    def __init__(
+        self, layer: _Layer, parameters: tuple[Tensor, ...], inputs: Real, form: Any, signs: int
+    ) -> None:
+        self.name, self.parameters, self._signs = layer.name, parameters, signs
+        self._form = form.how
+        weights = [to_numpy(p) for p in layer.parameters]
+        self.outputs, self._passed = self._form.forward(weights, inputs, True)
+        self._gradients: tuple[Real, Real] | None = None
+
+    def _along(self, factor: Real) -> tuple[Real, Real]:
+        """The derivatives of the combined outputs by inputs (N, d) and weights (N, P)."""
+        if self._gradients is None:
+            one = factor[:, 0] if factor.shape[1] == 1 else _core.combine_rows(factor, self._signs)
+            self._gradients = self._form.backward_rows(self._passed, np.ascontiguousarray(one))
+        return self._gradients
+
+    def pull(self, factor: Real) -> Real:
+        return self._along(factor)[0][:, None]
+
+    def block(self, factor: Real, request: Request, exact_limit: int) -> Block:
+        by_weights = self._along(factor)[1]
+        ones = np.ones((len(by_weights), 1, 1))
+        matrix = _core.jacobian_block(ones, by_weights[:, None])
+        return DenseBlock(self.parameters, torch.from_numpy(matrix), self.name)
+
+
 def chain_blocks(
     model: nn.Module,
     seen: Sequence[Seen],
@@ -225,12 +259,13 @@ def _blocks(
     if not all(_is_usual(p, dtype) for p in every) or _work(layers, x.shape[0]) > _WORK:
         return None
     stages: list[_Stage] = []
+    signs = request.signs if request.quantum == "gauss-newton" else None
     values, live = to_numpy(x), False  # live: something that is wanted comes before
     for layer in layers:
         mine = tuple([p for p in layer.parameters if id(p) in wanted])
         if mine and len(mine) < len(layer.parameters):
             return None
-        stage = _stage(layer, mine, values, live, dtype, alone)
+        stage = _stage(layer, mine, values, live, dtype, alone, signs)
         if stage is None or (stages and stages[-1].is_scalar):
             return None
         stages.append(stage)
@@ -304,6 +339,7 @@ def _stage(
     differentiate: bool,
     dtype: torch.dtype,
     alone: bool,
+    signs: int | None,
 ) -> _Stage | None:
     """The module at its inputs; None where the general pass has to run it, or to refuse it."""
     module, kind = layer.module, type(layer.module)
@@ -322,11 +358,23 @@ def _stage(
     form = native._form((x[0] if alone else x).to(dtype))
     if isinstance(form.how, str) or (isinstance(form.how, Traced) and dtype is not torch.float64):
         return None
+    if signs is not None and not alone and _is_large(form, len(inputs)):
+        return _Combined(layer, parameters, inputs, form, signs)
     if alone:
         linear = linearise(native, x, differentiate, alone=True)
     else:
         linear = linearise_native(native, form, x, differentiate)
     return _Quantum(layer, parameters, x, linear, alone) if linear.parts < 2 else None
+
+
+def _is_large(form: Any, data: int) -> bool:
+    """Whether sweeps over a compiled circuit with several results are what a step costs."""
+    how = form.how
+    if not isinstance(how, Compiled) or how.state_weighted or form.kind == "tuple":
+        return False
+    circuit = how.circuit
+    work = data * circuit.num_angles << circuit.num_wires
+    return circuit.num_outputs > 1 and work >= _SWEEPS
 
 
 def _factor(f: Tensor, shape: tuple[int, ...], targets: Any, request: Request) -> Real:

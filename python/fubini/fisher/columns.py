@@ -20,7 +20,21 @@ Tensor = torch.Tensor
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for, checked."""
+    """What is asked for, checked.
+
+    Attributes:
+        likelihood: As for ``fisher_blocks``, like those that follow.
+        fisher: As there.
+        targets: As there.
+        samples: As there.
+        quantum: As there.
+        layers: As there.
+        approx: As there.
+        fallback: As there.
+        signs: For a metric that is averaged over many calls: seed of the random signs with which the outputs of a large
+            circuit may be combined to one for each datum, so that a datum costs one reverse sweep. The mean over the
+            signs is the exact metric. None: every metric is exact.
+    """
 
     likelihood: Likelihood
     fisher: str
@@ -30,6 +44,7 @@ class Request:
     layers: LayerRule
     approx: Approx
     fallback: str | None
+    signs: int | None = None
 
 
 def check_request(request: Request) -> None:

@@ -154,7 +154,10 @@ class Categorical(Likelihood):
                 )
             return torch.eq(labels.reshape(z.shape[:-1]), self.ignore_index or 0)
         # Terms without influence, unless their class is certain, which makes the gradient vanish as well.
-        silent = (self._gradient_of(targets, f) == 0).all(-1)
+        live = self._gradient_of(targets, f).any(-1)
+        if bool(live.all()):
+            return None
+        silent = ~live
         return silent if self.normalised else silent & (z.softmax(-1).amax(-1) < 1.0 - 1e-6)
 
     def _label_weights(self, z: Tensor, y: Tensor) -> Tensor:

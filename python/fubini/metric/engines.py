@@ -8,6 +8,8 @@ import numpy as np
 import pennylane as qml
 import torch
 
+from fubini import _core
+from fubini.arrays import to_numpy
 from fubini.circuit.angles import gate_tape
 from fubini.circuit.arguments import Argnums, check_finite_array, check_finite_weights, weights_of
 from fubini.circuit.gate_layers import LayerRule
@@ -280,6 +282,26 @@ def at_single_inputs(
             values = list(named.values())
             return [Point(values, call, of_compiled(form, values, inputs))]
     return [at_inputs(layer, row, weights=weights) for row in inputs]
+
+
+def compiled_pullback(layer: Any, inputs: torch.Tensor) -> Pullback | None:
+    """Return what ``at_inputs`` makes of a layer's usual inputs, without what is not needed for its metric.
+
+    Args:
+        layer: A QuantumLayer or TorchLayer.
+        inputs: (batch, features).
+
+    Returns:
+        The pullback; None where ``at_inputs`` has to find the way, or the error.
+    """
+    native = quantum_layer(layer)
+    if native is None or native.engine != "native" or native.input_arg is None:
+        return None
+    weights = list(native.qnode_weights.values())
+    if inputs.ndim != 2 or _core.first_not_finite([to_numpy(v) for v in (inputs, *weights)]) >= 0:
+        return None
+    form = native.compiled(inputs)
+    return None if form is None else of_compiled(form, weights, inputs)
 
 
 def at_inputs(

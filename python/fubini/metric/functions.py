@@ -17,7 +17,14 @@ from fubini.circuit.arguments import Argnums, check_finite_array, returned
 from fubini.circuit.gate_layers import LayerRule, check_rule
 from fubini.errors import UnsupportedCircuitError
 from fubini.metric import circuits
-from fubini.metric.engines import Engine, Point, at_inputs, at_single_inputs, points
+from fubini.metric.engines import (
+    Engine,
+    Point,
+    at_inputs,
+    at_single_inputs,
+    compiled_pullback,
+    points,
+)
 from fubini.metric.gradient import Wanted, derivative_along, with_gradient
 from fubini.native.circuit import Circuit
 from fubini.native.operator import Form, MetricOperator, check_form
@@ -403,6 +410,10 @@ def layer_metric(
     Returns:
         (batch, P, P), or (P, P) for the mean and for a single input.
     """
+    if weights is None:
+        pullback = compiled_pullback(layer, inputs)
+        if pullback is not None:
+            return pullback.metric(approx, layers, reduce)
     return at_inputs(layer, inputs, weights=weights).metric(approx, layers, reduce)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from fubini import _core
 from fubini.circuit.gate_layers import GateShape, LayerRule, check_rule, find_layers
+from fubini.circuit.jacobian import Directions
 from fubini.circuit.pauli import PauliSum, PauliTerm, dense, sums_commute, words_commute
 from fubini.native.circuit import Circuit
 from fubini.native.observables import observable_sums
@@ -265,8 +266,9 @@ def full_metric(
     states: Complex | None,
     reduce: Reduce,
     columns: list[int] | None = None,
+    directions: Directions | None = None,
 ) -> Real:
-    """Return the metric over the angles.
+    """Return the metric over the angles, or along directions.
 
     Args:
         circuit: The circuit.
@@ -274,13 +276,16 @@ def full_metric(
         states: Initial states, or None.
         reduce: ``"mean"`` averages over the batch.
         columns: The k angles whose metric is wanted, in their order; None: all.
+        directions: k directions in the space of the angles, instead: J^T g J with these in the columns of J, from one
+            tangent for each.
 
     Returns:
         (B, k, k), or (k, k) for the mean.
     """
     if reduce == "mean" and states is not None and _compressible(angles, states):
-        return _metric_of_ensemble(circuit, angles[:1], states, columns)
-    return _core.metric(circuit.program, angles, states, reduce == "mean", columns)
+        return _metric_of_ensemble(circuit, angles[:1], states, columns, directions)
+    mean = reduce == "mean"
+    return _core.metric(circuit.program, angles, states, mean, columns, directions=directions)
 
 
 def _compressible(angles: Real, states: Complex) -> bool:
@@ -295,7 +300,11 @@ def _compressible(angles: Real, states: Complex) -> bool:
 
 
 def _metric_of_ensemble(
-    circuit: Circuit, angles: Real, states: Complex, columns: list[int] | None
+    circuit: Circuit,
+    angles: Real,
+    states: Complex,
+    columns: list[int] | None,
+    directions: Directions | None,
 ) -> Real:
     """The mean metric over inputs |x_b> of one circuit U, from at most 2^wires weighted inputs.
 
@@ -308,6 +317,7 @@ def _metric_of_ensemble(
         angles: Shape (1, A), finite.
         states: The inputs, shape (B, N).
         columns: As for :func:`full_metric`.
+        directions: Likewise.
 
     Returns:
         (k, k).
@@ -317,11 +327,18 @@ def _metric_of_ensemble(
     kept = weights > np.finfo(float).eps * weights[-1]
     inputs = np.ascontiguousarray((vectors[:, kept] * np.sqrt(weights[kept])).T)
     repeated = np.repeat(angles, len(inputs), axis=0)
-    first = len(inputs) * _core.metric(circuit.program, repeated, inputs, True, columns, False)
+    first = len(inputs) * _core.metric(
+        circuit.program, repeated, inputs, True, columns, False, directions
+    )
     repeated = np.repeat(angles, len(states), axis=0)
     connection = _core.berry_connection(circuit.program, repeated, states)
     if columns is not None:
         connection = connection[:, columns]
+    if directions is not None:
+        starts, slots, coefficients = directions
+        along = np.zeros((circuit.num_angles, len(first)))
+        along[slots, np.repeat(np.arange(len(first)), np.diff(starts))] = coefficients
+        connection = connection @ along
     return first - connection.T @ connection / len(states)
 
 
@@ -330,6 +347,7 @@ def metric_factor(
     angles: Real,
     states: Complex | None,
     columns: list[int] | None = None,
+    directions: Directions | None = None,
 ) -> Real:
     """Return a factor of the mean metric: X with g = X X^T, as ``fubini.solve(X, b, method="dual")`` takes it.
 
@@ -343,6 +361,7 @@ def metric_factor(
         angles: Shape (B, A), finite.
         states: Initial states, or None.
         columns: The k angles whose rows are wanted, in their order; None: all.
+        directions: k directions in the space of the angles, instead, as for :func:`full_metric`.
 
     Returns:
         (k, 2 N B) for N = 2^wires amplitudes.
@@ -350,7 +369,7 @@ def metric_factor(
     Raises:
         MemoryError: If the factor is larger than the memory limit.
     """
-    return _core.metric_factor(circuit.program, angles, states, columns)
+    return _core.metric_factor(circuit.program, angles, states, columns, directions)
 
 
 def metric_products(

@@ -18,7 +18,7 @@ from fubini import _core
 from fubini.arrays import hermitian, to_numpy
 from fubini.circuit.decompose import PREPARATIONS
 from fubini.circuit.gate_layers import LayerRule
-from fubini.circuit.jacobian import AngleBlock, Jacobian, WeightBlock, merged
+from fubini.circuit.jacobian import AngleBlock, Directions, Jacobian, WeightBlock, merged
 from fubini.circuit.tape import Gate, GateTape
 from fubini.circuit.unfold import rebind
 from fubini.errors import UnsupportedCircuitError
@@ -82,15 +82,20 @@ class Pullback:
         mean = reduce == "mean"
         shape = self._shape(mean)
         rows = 1 if mean else len(self.angles)
-        parts = list(self._parts(mean))
+        directions = self.jacobian.directions if approx is None else None
+        if directions is not None:
+            check_fits(f"{shape}: the metric", float(rows) * self.size**2, MATRIX_FREE)
+            return self._along(directions, reduce).reshape(shape)
+        once = mean and self.jacobian.inputs == 1  # averaged before it is pulled back
+        parts = [(0, len(self.angles), self)] if once else list(self._parts(mean))
         # Besides the result, the largest piece's metric over the angles, and once more while it is scaled.
-        pieces = (
-            1
-            if mean and self.jacobian.inputs == 1
-            else max(last - first for first, last, _ in parts)
-        )
+        pieces = 1 if once else max(last - first for first, last, _ in parts)
         count = float(rows) * self.size**2 + 2.0 * pieces * len(self.jacobian.rows) ** 2
         check_fits(f"{shape}: the metric", count, MATRIX_FREE)
+        if once and approx is not None and not self.jacobian.shared:
+            placed = self.jacobian.placed(self._angle_blocks(approx, layers, True))
+            if placed is not None:
+                return placed.reshape(shape)
         total: Real | None = None
         for first, last, part in parts:
             at = slice(None) if mean else slice(first, last)
@@ -119,6 +124,9 @@ class Pullback:
         native_metric.check_finite("angles", self.angles, self.batch is None)
         if len(self.angles) == 1:
             weights = weights.sum(keepdims=True)
+        directions = self.jacobian.directions if approx is None else None
+        if directions is not None:
+            return np.tensordot(weights, self._along(directions, None), 1)
         total = np.zeros((self.size, self.size))
         for first, last, part in self._parts(False):
             own = weights[first:last]
@@ -197,6 +205,12 @@ class Pullback:
         native_metric.check_finite("angles", self.angles, self.batch is None)
         inputs, width = len(self.angles), 2 * 2**self.circuit.num_wires
         shape = (self.size, inputs * width)
+        directions = self.jacobian.directions
+        if directions is not None:
+            check_fits(f"{shape}: the factor of the metric", float(np.prod(shape)), MATRIX_FREE)
+            return native_metric.metric_factor(
+                self.circuit, self.angles, self.states, directions=directions
+            )
         count = float(self.size + 2 * len(self.jacobian.rows)) * inputs * width
         check_fits(f"{shape}: the factor of the metric", count, MATRIX_FREE)
         rows = native_metric.metric_factor(
@@ -260,6 +274,12 @@ class Pullback:
             unit = np.eye(self.size)[first : first + width]
             result[first : first + width] = (self.product(unit) * unit).sum(axis=1)
         return result
+
+    def _along(self, directions: Directions, reduce: Reduce) -> Real:
+        """The metric from one tangent for each weight: there are fewer of them than angles."""
+        return native_metric.full_metric(
+            self.circuit, self.angles, self.states, reduce, directions=directions
+        )
 
     # -- parts ------------------------------------------------------------------------------------------------------
 

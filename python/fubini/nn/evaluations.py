@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pennylane as qml
 import torch
+from pennylane.qnn import TorchLayer
 
 from fubini.nn.gradients import batched_gradients
 from fubini.nn.recorder import Pass, PassRecorder
@@ -219,7 +219,7 @@ def record_layer(layer: Any, owner: Any) -> EvaluationRecorder:
         The recorder.
     """
     recorder = EvaluationRecorder()
-    if isinstance(layer, qml.qnn.TorchLayer):
+    if isinstance(layer, TorchLayer):
         hook = TorchLayerHook(recorder)
         handles = (
             layer.register_forward_pre_hook(hook.before),
@@ -331,7 +331,7 @@ def leaf_weights(layer: Any) -> dict[str, Tensor | None]:
     Args:
         layer: A ``QuantumLayer`` or ``qml.qnn.TorchLayer``.
     """
-    if isinstance(layer, qml.qnn.TorchLayer):
+    if isinstance(layer, TorchLayer):
         return {n: w if w.is_leaf else None for n, w in layer.qnode_weights.items()}
     return {name: layer._parameters.get(name) for name in layer.weight_shapes}
 
@@ -339,7 +339,7 @@ def leaf_weights(layer: Any) -> dict[str, Tensor | None]:
 def _torch_layers() -> list[Any]:
     """All living TorchLayers, which nobody registers: an instance refers to its class."""
     kinds: set[Any] = set()
-    waiting: list[Any] = [qml.qnn.TorchLayer]
+    waiting: list[Any] = [TorchLayer]
     while waiting:
         kind = waiting.pop()
         if kind not in kinds:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from fubini.blocks import Block, DenseBlock, FactorBlock, OperatorBlock
+from fubini.blocks import Block, DenseBlock, FactorBlock, OperatorBlock, averaged
 
 Tensor = torch.Tensor
 _PREFIX = "metric."
@@ -75,7 +75,9 @@ class MetricHistory:
                     "products at the present weights only; use approx='block-diag'"
                 )
         earlier = {_key(block): block for block in self._blocks}
-        result = []
+        result: list[Block] = []
+        waiting: list[tuple[int, Block, Block, float]] = []  # to be averaged together
+        changed = []
         for block in fresh:
             entry = state[block.parameters[0]]
             count = int(entry.get(_COUNT, 0))
@@ -89,13 +91,17 @@ class MetricHistory:
                 count += 1
                 if before is not None and self._decay > 0.0:
                     weight = (1.0 - self._decay) / (1.0 - self._decay**count)
-                    before, block = _alike(before, block)
-                    block = before.average(block, 1.0 - weight)
-                for name in saved:
-                    del entry[_PREFIX + name]
-                entry.update({_PREFIX + name: t for name, t in block.tensors().items()})
+                    waiting.append((len(result), *_alike(before, block), 1.0 - weight))
                 entry[_COUNT] = count
+                changed.append(len(result))
             result.append(block)
+        for (place, *_), block in zip(waiting, averaged([w[1:] for w in waiting]), strict=True):
+            result[place] = block
+        for place in changed:
+            entry, tensors = state[result[place].parameters[0]], result[place].tensors()
+            for name in _tensors(entry).keys() - tensors.keys():
+                del entry[_PREFIX + name]
+            entry.update({_PREFIX + name: t for name, t in tensors.items()})
         kept = {_key(block) for block in result}
         self._blocks = result + [b for b in self._blocks if _key(b) not in kept]
         return result

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -29,6 +30,9 @@ from fubini.optim.quantum_source import Counted, NoisySource, QuantumSource
 Tensor = torch.Tensor
 Metric = Literal["quantum", "fisher", "hybrid"]
 _STRIDE = 0x9E3779B97F4A7C15  # odd and large, so that the seeds of neighbouring steps have nothing in common
+
+# From this decay on, an average has so many steps in it that random signs are averaged out as well.
+_MANY = 0.8
 
 
 class Source(Protocol):
@@ -74,6 +78,7 @@ class FisherSource:
         model: The model.
         metric: ``"hybrid"`` for the Fubini-Study metric of quantum layers in units of the loss.
         likelihood: See ``fisher_blocks``.
+        averaging: Decay of the average over steps that the metrics enter.
         options: Its further options.
     """
 
@@ -81,9 +86,16 @@ class FisherSource:
     closure_metric = False
 
     def __init__(
-        self, model: torch.nn.Module, *, metric: Metric, likelihood: Any, **options: Any
+        self,
+        model: torch.nn.Module,
+        *,
+        metric: Metric,
+        likelihood: Any,
+        averaging: float = 0.0,
+        **options: Any,
     ) -> None:
         self._model = model
+        self._combines = averaging >= _MANY
         quantum = "fubini-study" if metric == "hybrid" else "gauss-newton"
         self._request = Request(
             likelihood=as_likelihood(likelihood), targets=None, quantum=quantum, **options
@@ -142,6 +154,8 @@ class FisherSource:
         seen = self._seen(passes, targets)
         count = sum(p.count for p in passes)
         request = self._request  # of checked options
+        if self._combines:
+            request = replace(request, signs=_seed(step))
         # Without drawn labels the passes leave the random numbers alone by themselves.
         drawn = request.samples is not None
         with undisturbed(None, _seed(step)) if drawn else contextlib.nullcontext():
@@ -201,7 +215,15 @@ def make_source(model: torch.nn.Module | None, options: Mapping[str, Any]) -> So
         metric=metric,
         **{
             k: options[k]
-            for k in ("likelihood", "approx", "fisher", "samples", "fallback", "layers")
+            for k in (
+                "likelihood",
+                "approx",
+                "fisher",
+                "samples",
+                "fallback",
+                "layers",
+                "averaging",
+            )
         },
     )
 

@@ -86,6 +86,11 @@ class QNGOptimizer(torch.optim.Optimizer):
       without disturbing random numbers or batch-norm statistics.
     - ``metric="hybrid"``: as ``"fisher"``, with the Fubini-Study metric of each quantum layer in units of the loss instead.
 
+    Where a Fisher matrix enters an average over steps (averaging of at least .8) and a circuit with several results is so
+    large that its Jacobian would cost more than the gradient, the curvature of each datum by these results enters by its
+    rows with random signs, one reverse sweep instead of one for each result: the mean over the signs is exact, they differ
+    from step to step, and the random numbers of torch stay as they are.
+
     The metric is taken at the weights that ``step`` finds. What passed through is recorded where each quantum layer
     evaluates its circuit, for ``metric="quantum"``, whose layers then do not have to run again, or by one forward hook on
     the model. A pass counts if the gradients that it brought reached ``.grad``. Weights of a quantum layer that are

@@ -202,6 +202,11 @@ class QuantumSource:
                 rows = parts[0].rows
                 operator = layer_operator(layer.module, rows, self._layers)
                 return operator_block(operator, parameters, label), len(rows)
+            if self._approx != "auto" and simple and parts[0].weights is None:
+                rows = parts[0].rows
+                found = layer_metric(layer.module, rows, self._approx, self._layers, "mean")
+                matrix = torch.from_numpy(found).to(parameters[0].device)
+                return DenseBlock(parameters, matrix, label), len(rows)
         sizes = [p.numel() for p in parameters]
         starts = dict(zip(parameters, np.cumsum([0, *sizes]).tolist(), strict=False))
         total, count = np.zeros((sum(sizes), sum(sizes))), 0

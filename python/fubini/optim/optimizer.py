@@ -539,6 +539,7 @@ class QNGOptimizer(torch.optim.Optimizer):
         """Warn about classical parameters under the quantum metric, which nobody asked for."""
         if names:
             warnings.warn(better_call(names), stacklevel=level)
+
     def _directly(self, found: Moving, length: RunningLength | None) -> Taken | None:
         """Take the step by one call of the kernel; None, with nothing changed, where that will not do."""
         options = self._options

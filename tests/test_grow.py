@@ -15,6 +15,7 @@ import scipy.optimize
 import torch
 
 import fubini
+from circuits import ANGLE_GATES, random_circuit
 from fubini.geometry.minimise import hessian, minimise
 from fubini.geometry.pool import Chain, pool_of
 from geometry_cases import ising, random_hamiltonian
@@ -104,6 +105,34 @@ def test_gradients_of_a_pool_are_finite_differences() -> None:
     psi = Chain(gates, [], pool.wires).state(np.zeros(0))
     np.testing.assert_allclose(pool.gradients(psi), expected, atol=1e-8)
     assert found.best() == int(np.argmax(np.abs(expected)))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_gradients_of_every_gate_behind_random_circuits(seed: int) -> None:
+    """Finite differences through PennyLane, for all one-angle gates on random wires."""
+    rng = np.random.default_rng(seed)
+    front = random_circuit(seed)
+    inputs, weights = (t.detach() for t in front.draw(seed, None))
+    wires, hamiltonian = front.wires, random_hamiltonian(front.wires, rng)
+    # PSWAP swaps where its angle is 0.
+    identities = [(gate, size) for gate, size in ANGLE_GATES if gate is not qml.PSWAP]
+    kinds = [(g, rng.permutation(wires)[:size].tolist()) for g, size in identities if size <= wires]
+
+    def prepare() -> None:
+        front.gates(inputs, weights)
+
+    @qml.qnode(qml.device("default.qubit", wires=wires))
+    def energy(number: int, weight: float) -> Any:
+        prepare()
+        gate, places = kinds[number]
+        gate(weight, wires=places)
+        return qml.expval(hamiltonian)
+
+    found = fubini.pool_scores(hamiltonian, [gate(0.0, wires=w) for gate, w in kinds], prepare)
+    h = 2e-3
+    for k, gradient in enumerate(found.gradients):
+        near, far = (float(energy(k, s)) - float(energy(k, -s)) for s in (h, 2 * h))
+        assert gradient == pytest.approx((8 * near - far) / (12 * h), abs=1e-8)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -382,8 +411,14 @@ def test_bad_arguments_are_named() -> None:
         ({"p": qml.RX(0.0, 0)}, TypeError, "pool: expected a list of operations, got RX"),
         ({"p": [qml.RX(0.0, 0), "RY"]}, TypeError, r"pool\[1\]: expected an operation"),
         ({"p": [qml.Rot(0, 0, 0, 0)]}, ValueError, r"pool\[0\]: expected an operation with one"),
+        ({"p": [qml.PSWAP(0.0, [0, 1])]}, ValueError, r"pool\[0\]: expected .* the identity"),
         ({"p": [qml.CNOT([0, 1])]}, ValueError, r"pool\[0\]: expected an operation with one"),
         ({"p": [qml.U2(0.1, 0.2, 0)]}, ValueError, r"pool\[0\]: expected an operation with one"),
+        (
+            {"p": [qml.exp(qml.X(0), 0.0j)]},
+            fubini.UnsupportedCircuitError,
+            r"pool\[0\]: Exp at a real parameter .* qml.evolve",
+        ),
         ({"s": 3}, TypeError, "start: expected a function without arguments"),
         ({"s": lambda w: None}, TypeError, "start: expected a function without arguments"),
         ({"s": measuring}, TypeError, "start: expected operations only"),

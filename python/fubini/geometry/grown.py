@@ -66,6 +66,11 @@ class Grown:
     _wires: tuple[Any, ...] = field(repr=False, kw_only=True)
     _terms: Terms = field(repr=False, kw_only=True)
 
+    @property
+    def wires(self) -> tuple[Any, ...]:
+        """Wires of the circuit, the most significant bit first."""
+        return self._wires
+
     def circuit(self, weights: Any = None) -> None:
         """Queue the operations; an ordinary quantum function, for QNodes and layers of one's own.
 
@@ -100,7 +105,7 @@ class Grown:
         return qml.QNode(energy, chosen, **options)
 
     def state(self, weights: Any = None) -> Complex:
-        """Return the state, (N,), over the wires in sorted order.
+        """Return the state over ``wires``.
 
         Args:
             weights: (P,), or (T, P) for several; None: the ones that were found.

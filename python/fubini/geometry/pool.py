@@ -83,9 +83,15 @@ def element(operation: Any, name: str) -> Element:
             f"{name}: expected an operation with one parameter, got {operation.name} with "
             f"{[np.shape(d) for d in operation.data]}; take it apart, or use qml.PauliRot"
         )
-    zero, offsets = _read(rebind(operation, [0.0]))
-    one, there = _read(rebind(operation, [1.0]))
-    between, middle = _read(rebind(operation, [0.7]))
+    try:
+        zero, offsets = _read(rebind(operation, [0.0]))
+        one, there = _read(rebind(operation, [1.0]))
+        between, middle = _read(rebind(operation, [0.7]))
+    except UnsupportedCircuitError as error:
+        raise UnsupportedCircuitError(
+            f"{name}: {operation.name} at a real parameter has no gates that the engine knows; use qml.PauliRot, or for an "
+            "exponential qml.evolve(generator, 0.0)"
+        ) from error
     alike = zero.gates == one.gates == between.gates
     if not alike or not np.allclose(middle, offsets + 0.7 * (there - offsets), atol=1e-12):
         raise UnsupportedCircuitError(
@@ -93,6 +99,10 @@ def element(operation: Any, name: str) -> Element:
         )
     slopes = there - offsets
     slopes[np.abs(slopes) < 1e-14] = 0.0
+    if not slopes.any():
+        raise ValueError(
+            f"{name}: expected an operation that depends on its parameter, got {operation.name}, which does not"
+        )
     found = Element(rebind(operation, [0.0]), tuple(zero.gates), offsets, slopes)
     if not _is_identity(found, 0.0):
         raise ValueError(

@@ -16,7 +16,7 @@ from torch.testing import assert_close
 
 import fubini
 from fubini.fisher.blocks import fisher_blocks
-from fubini.optim.length import DECAY, LIMIT, RunningLength
+from fubini.optim.length import DECAY, LOWEST, RADIUS, RunningLength
 from models import hybrid
 
 Tensor = torch.Tensor
@@ -81,8 +81,9 @@ def test_every_loss_needs_no_number(name: str) -> None:
     loss, outputs, targets = LOSSES[WORDS.get(name, name)]
     model = classifier(outputs)
     opt = fubini.QNGOptimizer(model, loss=name if name in WORDS else loss)
-    assert choices(opt) == ("fisher", "block-diag", 0.9, None, 0.1, 0.01)
-    before = train(model, opt, loss, targets, steps=10)
+    assert choices(opt) == ("fisher", "block-diag", 0.8, None, 0.5, 0.01)
+    before = train(model, opt, loss, targets)
+    train(model, opt, loss, targets, steps=11)
     with torch.no_grad():
         assert float(loss(model(X), targets)) < before
 
@@ -122,13 +123,13 @@ def test_a_loss_needs_the_model() -> None:
 
 
 GIVEN: list[tuple[dict[str, Any], tuple[Any, ...], bool]] = [
-    ({"lr": 0.03}, ("fisher", "block-diag", 0.9, None, 0.03, 0.01), True),
-    ({"lam": 0.5}, ("fisher", "block-diag", 0.9, None, 0.1, 0.5), True),
-    ({"averaging": 0.0}, ("fisher", "block-diag", 0.0, None, 0.1, 0.01), True),
-    ({"metric": "hybrid", "approx": "diag"}, ("hybrid", "diag", 0.9, None, 0.1, 0.01), True),
-    ({"step_rule": None}, ("fisher", "block-diag", 0.9, None, 0.1, 0.01), False),
-    ({"momentum": 0.5}, ("fisher", "block-diag", 0.9, None, 0.1, 0.01), True),
-    ({"momentum": fubini.Spring(0.5)}, ("fisher", "block-diag", 0.9, None, 0.1, 0.01), False),
+    ({"lr": 0.03}, ("fisher", "block-diag", 0.8, None, 0.03, 0.01), True),
+    ({"lam": 0.5}, ("fisher", "block-diag", 0.8, None, 0.5, 0.5), True),
+    ({"averaging": 0.0}, ("fisher", "block-diag", 0.0, None, 0.5, 0.01), True),
+    ({"metric": "hybrid", "approx": "diag"}, ("hybrid", "diag", 0.8, None, 0.5, 0.01), True),
+    ({"step_rule": None}, ("fisher", "block-diag", 0.8, None, 0.1, 0.01), False),
+    ({"momentum": 0.5}, ("fisher", "block-diag", 0.8, None, 0.5, 0.01), True),
+    ({"momentum": fubini.Spring(0.5)}, ("fisher", "block-diag", 0.8, None, 0.1, 0.01), False),
     (
         {"lam": fubini.LevenbergMarquardt(0.1)},
         ("fisher", "block-diag", 0.0, None, 1.0, 0.1),
@@ -153,7 +154,7 @@ def test_without_the_rule_steps_are_those_of_the_numbers() -> None:
     ends = []
     for options in (
         {"loss": loss, "step_rule": None},
-        {"metric": "fisher", "likelihood": loss, "lr": 0.1, "lam": 0.01, "averaging": 0.9},
+        {"metric": "fisher", "likelihood": loss, "lr": 0.1, "lam": 0.01, "averaging": 0.8},
     ):
         model = classifier()
         train(model, fubini.QNGOptimizer(model, **options), loss, targets, steps=5)
@@ -164,10 +165,10 @@ def test_without_the_rule_steps_are_those_of_the_numbers() -> None:
 def test_explain_says_what_was_chosen_and_how_it_was_solved() -> None:
     loss, _, targets = LOSSES["cross entropy"]
     model = classifier()
-    opt = fubini.QNGOptimizer(model, loss=loss, averaging=0.8)
+    opt = fubini.QNGOptimizer(model, loss=loss, averaging=0.7)
     lines = opt.explain().splitlines()
     assert lines[0] == "Chosen for loss=CrossEntropyLoss():"
-    for k, start in enumerate(("metric='fisher': ", "lr=0.1: ", "lam=0.01: ", "averaging=0.8: ")):
+    for k, start in enumerate(("metric='fisher': ", "lr=0.5: ", "lam=0.01: ", "averaging=0.7: ")):
         assert lines[1 + k].strip().startswith(start)
     assert lines[-1] == "No step has been taken yet."
     train(model, opt, loss, targets)
@@ -175,7 +176,7 @@ def test_explain_says_what_was_chosen_and_how_it_was_solved() -> None:
     assert after[:5] == lines[:5]
     assert any(line.startswith("1: 12 x 12, ") for line in after[5:])
     assert "loss=CrossEntropyLoss()" in repr(opt)
-    assert "averaging=0.8" in repr(opt)
+    assert "averaging=0.7" in repr(opt)
 
 
 # -- the length of a step ---------------------------------------------------------------------------------------------
@@ -185,8 +186,9 @@ def reference_steps(loss: Any, outputs: int, targets: Tensor, lr: float, steps: 
     """The rule by itself: averaged metrics from explicit matrices, lengths and their average written out."""
     model = classifier(outputs)
     blocks: dict[int, Tensor] = {}
-    mean = weight = 0.0
-    for step in range(1, steps + 1):
+    unit = None if isinstance(loss, nn.MSELoss) else 1.0
+    squares: list[float] = []
+    for step in range(steps):
         model.zero_grad()
         loss(model(X), targets).backward()
         found = fisher_blocks(
@@ -197,17 +199,25 @@ def reference_steps(loss: Any, outputs: int, targets: Tensor, lr: float, steps: 
             approx="block-diag",
             likelihood=loss,
         )
-        share = 0.1 / (1 - 0.9**step)
+        lam = 0.01
+        if squares:
+            weights = [0.9 ** (step - 1 - k) for k in range(step)]
+            mean = sum(w * q for w, q in zip(weights, squares, strict=True)) / sum(weights)
+            assert unit is not None
+            lam *= min(1.0, max(1e-3, mean / (4 * unit**2)))
+        share = 0.2 / (1 - 0.8 ** (step + 1))
         square, directions = 0.0, []
         for k, block in enumerate(found):
             old = blocks.get(k, torch.zeros_like(block.dense()))
             blocks[k] = (1 - share) * old + share * block.dense()
             g = torch.cat([p.grad.reshape(-1) for p in block.parameters])
-            d = torch.linalg.solve(blocks[k] + 0.01 * torch.eye(len(g), dtype=D), g)
-            square += float(d @ (blocks[k] @ d + 0.01 * d))
+            d = torch.linalg.solve(blocks[k] + lam * torch.eye(len(g), dtype=D), g)
+            square += float(d @ (blocks[k] @ d + lam * d))
             directions.append((block.parameters, d))
-        mean, weight = 0.95 * mean + 0.05 * square, 0.95 * weight + 0.05
-        rate = lr * min(math.sqrt(weight / mean), 10.0)
+        squares.append(square)
+        unit = unit or math.sqrt(square) / 2
+        radius = 0.5 * unit / math.sqrt(1 + step / 10)
+        rate = lr * min(1 / math.sqrt(1 + step / 100), radius / math.sqrt(square))
         for parameters, d in directions:
             pieces = d.split([p.numel() for p in parameters])
             with torch.no_grad():
@@ -220,21 +230,24 @@ def reference_steps(loss: Any, outputs: int, targets: Tensor, lr: float, steps: 
 def test_steps_are_those_of_the_rule(name: str) -> None:
     loss, outputs, targets = LOSSES[name]
     model = classifier(outputs)
-    train(model, fubini.QNGOptimizer(model, loss=loss), loss, targets, steps=6)
-    # Two ways to solve systems of condition up to 100.
+    train(model, fubini.QNGOptimizer(model, loss=loss), loss, targets, steps=12)
+    # Two ways to solve systems of condition up to 1e4, over 12 steps.
     assert_close(
-        flat(model), reference_steps(loss, outputs, targets, 0.1, 6), rtol=1e-9, atol=1e-10
+        flat(model), reference_steps(loss, outputs, targets, 0.5, 12), rtol=1e-8, atol=1e-9
     )
 
 
-def test_the_first_step_has_the_length_lr() -> None:
+def test_the_first_step_is_no_longer_than_half_of_lr() -> None:
     loss, _, targets = LOSSES["cross entropy"]
     model = classifier()
     opt = fubini.QNGOptimizer(model, loss=loss, lr=0.2)
     train(model, opt, loss, targets)
     proposal = opt._last.proposal
     added = sum(float(0.01 * c @ c) for c in proposal.changes)
-    assert math.sqrt(proposal.curvature + added) == pytest.approx(0.2, rel=1e-10)
+    length = math.sqrt(proposal.curvature + added)
+    first = math.sqrt(opt.param_groups[0]["length_mean"] / (1 - DECAY))
+    assert first > RADIUS  # else the full step would be short enough
+    assert length == pytest.approx(0.2 * RADIUS, rel=1e-10)
 
 
 @pytest.mark.parametrize("name", ["cross entropy", "squares"])
@@ -259,17 +272,47 @@ def test_steps_do_not_depend_on_the_scale_of_the_loss() -> None:
     assert_close(*ends, rtol=1e-9, atol=1e-10)
 
 
+def test_the_scale_of_the_targets_does_not_matter() -> None:
+    """Targets in other units, and the last layer with them; damping in proportion to the metric, which changes too."""
+    loss, outputs, targets = LOSSES["squares"]
+    ends = []
+    for scale in (1.0, 100.0):
+        model = classifier(outputs)
+        with torch.no_grad():
+            for p in model[2].parameters():
+                p *= scale
+        opt = fubini.QNGOptimizer(model, loss=loss, lam=fubini.Relative(0.1))
+        train(model, opt, loss, scale * targets, steps=8)
+        with torch.no_grad():
+            ends.append(model(X) / scale)
+    assert_close(*ends, rtol=1e-9, atol=1e-10)
+
+
 def test_the_running_length() -> None:
     length = RunningLength()
-    assert length.factor == 1.0
-    assert length.after(4.0).factor == pytest.approx(0.5)
+    assert (length.factor, length.damping) == (1.0, 1.0)
+    assert length.after(4.0).factor == pytest.approx(RADIUS / 2)
+    assert length.after(1e-8).factor == 1.0
     both = length.after(4.0).after(1.0)
-    assert both.factor == pytest.approx(((1 + DECAY) / (4 * DECAY + 1)) ** 0.5)
-    assert both.after(0.0) is both  # no gradient says nothing
-    assert length.after(1e-30).factor == LIMIT
+    assert both.factor == pytest.approx(RADIUS / math.sqrt(1.1))
+    assert both.damping == pytest.approx((4 * DECAY + 1) / (1 + DECAY) / 4)
+    assert length.after(8.0).damping == 1.0
+    assert length.after(1e-8).damping == LOWEST
+    idle = both.after(0.0)  # no gradient says nothing
+    assert (idle.steps, idle.mean, idle.weight) == (both.steps, both.mean, both.weight)
+    relative = RunningLength(unit=0.0).after(16.0)
+    assert relative.unit == 2.0
+    assert relative.factor == pytest.approx(RADIUS / 2)
+    assert relative.after(4.0).unit == 2.0
     for value in (math.nan, math.inf):
         with pytest.raises(fubini.NumericalError, match="finite length"):
             both.after(value)
+
+
+def test_lengths_of_thousands_of_steps_decay_as_the_root() -> None:
+    early, late = RunningLength(steps=99, mean=1.0, weight=1.0), RunningLength(steps=9999)
+    assert early.after(100.0).factor / late.after(100.0).factor == pytest.approx(9.5, rel=0.01)
+    assert early.after(1e-9).factor / late.after(1e-9).factor == pytest.approx(7.1, rel=0.01)
 
 
 def test_zero_gradients_do_not_move() -> None:

@@ -10,6 +10,7 @@ import pennylane as qml
 import torch
 
 from fubini.devices.snr import SignalToNoise
+from fubini.fisher.likelihoods import Gaussian
 from fubini.fisher.losses import as_likelihood
 from fubini.nn.layer import QuantumLayer
 from fubini.optim.momentum import Spring
@@ -30,7 +31,8 @@ class Choices:
         averaging: Likewise.
         step_rule: Likewise, never ``"auto"``.
         likelihood: Likewise; the loss if that is what was given.
-        by_length: Whether steps are divided by their running length.
+        by_length: Whether steps are limited by their running length.
+        unit: Of that length, see ``RunningLength``.
         per_term: Whether lam counts per term of the loss.
         reasons: What was chosen and why, one line each; empty without a loss.
     """
@@ -42,6 +44,7 @@ class Choices:
     step_rule: Any
     likelihood: Any
     by_length: bool = False
+    unit: float = 1.0
     per_term: bool = False
     reasons: tuple[str, ...] = ()
 
@@ -89,7 +92,7 @@ def choose(
             None if step_rule == "auto" else step_rule,
             likelihood,
         )
-    as_likelihood(loss, "loss")
+    meaning = as_likelihood(loss, "loss")
     _check_company(metric, lam, likelihood)
     judged = getattr(lam, "needs_closure", False) or isinstance(step_rule, Armijo)
     by_length = step_rule == "auto" and not judged and not isinstance(momentum, Spring)
@@ -106,26 +109,34 @@ def choose(
         "metric", metric, "fisher", "the curvature of the loss, for quantum and classical layers"
     )
     if by_length:
-        why = "the length of a step in the damped metric, against the running mean of the lengths"
+        default, why = (
+            0.5,
+            "half of the full step, in the damped metric no longer than half of that",
+        )
     elif judged:
-        why = "the full step, which is judged by the loss after it"
+        default, why = 1.0, "the full step, which is judged by the loss after it"
     else:
-        why = "a tenth of the full step, as batches are noisy"
-    lr = pick("lr", lr, 1.0 if judged else 0.1, why)
+        default, why = 0.1, "a tenth of the full step, as batches are noisy"
+    lr = pick("lr", lr, default, why)
     per_term = lam is None
-    lam = pick("lam", lam, 1e-2, "for each term of the loss, enough against the noise of batches")
+    why = "for each term of the loss, enough against the noise of batches"
+    lam = pick("lam", lam, 1e-2, why + (", and less as steps get short" if by_length else ""))
     averaging = pick(
         "averaging",
         averaging,
-        0.0 if judged else 0.9,
+        0.0 if judged else 0.8,
         "steps are judged by the present curvature"
         if judged
-        else "the metric of some ten batches is less noisy than that of one",
+        else "the metric of some five batches is less noisy than that of one",
     )
     if step_rule != "auto":
         reasons.append(f"step_rule={step_rule!r}: as given")
     rule = None if step_rule == "auto" else step_rule
-    return Choices(lr, metric, lam, averaging, rule, loss, by_length, per_term, tuple(reasons))
+    # Errors have the scale of the targets; the logarithm of a probability has its own.
+    unit = 0.0 if isinstance(meaning, Gaussian) else 1.0
+    return Choices(
+        lr, metric, lam, averaging, rule, loss, by_length, unit, per_term, tuple(reasons)
+    )
 
 
 def _check_company(metric: Any, lam: Any, likelihood: Any) -> None:

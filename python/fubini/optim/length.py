@@ -1,43 +1,63 @@
-"""Steps whose length needs no tuning: lr over the running length of the direction in the damped metric."""
+"""Steps whose length needs no tuning: a share of the full step, within a radius in the damped metric; both decay."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fubini.errors import NumericalError
 
-DECAY = 0.95
-#: The direction is never multiplied by more than this: at lr=0.1, no step is longer than the full natural-gradient step, so
-#: that a loss without noise is solved to the end instead of being circled.
-LIMIT = 10.0
+#: Longest step in the damped metric, in units of lr: at lr = 0.5 a quarter of the unit.
+RADIUS = 0.5
+#: Steps after which the radius, and the share of the full step, have begun to fall as the root of the steps: the radius
+#: early, as it is what gradient noise meets; the share late, so that losses without noise are solved to the end.
+RADIUS_STEPS, SHARE_STEPS = 10.0, 100.0
+#: Decay of the mean of the squared lengths, the level in squared units below which damping falls with it, and the lowest
+#: factor. The mean keeps the damping from falling on one easy batch: the next one would take a wild step.
+DECAY, LEVEL, LOWEST = 0.9, 4.0, 1e-3
 # Entries of the parameter groups: plain numbers, to be saved with them.
-_MEAN, _WEIGHT = "length_mean", "length_weight"
+_KEYS = {
+    "unit": "length_unit",
+    "steps": "length_steps",
+    "mean": "length_mean",
+    "weight": "length_weight",
+}
 
 
 @dataclass(frozen=True)
 class RunningLength:
-    """Exponential average of the squared length ``d . (G + D) d`` of the directions d, with bias correction.
+    """How long the next step may be, and how much damping it needs, by the lengths of the directions so far.
 
-    Divided by its root, directions have a length of about 1 at every scale of the loss, while those of a step with an
-    unusually small gradient stay short; the first step has the length lr exactly. The square is the loss's own unit,
-    nats for a mean negative log-likelihood.
+    A direction d, the damped solution of the gradient, has the squared length ``d . (G + D) d = g . d``: twice the decrease
+    that the quadratic model promises for the full step, in units of the loss. The step is lr times d, or shorter: never
+    longer than lr times ``RADIUS`` units. The radius falls as 1 / sqrt(1 + t / 10) with the steps t that were taken, the
+    share of the full step as 1 / sqrt(1 + t / 100). Where noise dominates, lengths stay and the radius gives the decay that
+    stochastic approximation asks for (Robbins and Monro 1951); near a minimum without noise lengths vanish, and what is left
+    is a damped Newton step. The damping falls with the mean of the squared lengths, as Levenberg and Marquardt's may fall
+    with the squared error (Yamashita and Fukushima 2001).
 
     Attributes:
-        mean: The average, not yet corrected.
+        unit: Length that counts as one: 1 for losses in nats, which have a natural scale. 0: half of the first length,
+            for squared errors, whose scale is that of the targets.
+        steps: Directions so far, without those of no gradient.
+        mean: Exponential average of the squared lengths, not yet corrected.
         weight: The sum of its weights, below 1.
+        last: The present direction's length.
     """
 
+    unit: float = 1.0
+    steps: int = 0
     mean: float = 0.0
     weight: float = 0.0
+    last: float = 0.0
 
     def after(self, square: float) -> RunningLength:
-        """Return the average with one more squared length.
+        """Return this with one more direction.
 
         Args:
-            square: ``gradient . d``, which is the squared length; zero, of no gradient at all, does not count.
+            square: ``gradient . d``, its squared length; zero, of no gradient at all, does not count.
 
         Raises:
             NumericalError: If it is not finite.
@@ -47,17 +67,32 @@ class RunningLength:
                 "gradient: expected a step of finite length in the metric, got one that overflows; scale the loss down"
             )
         if square <= 0.0:
-            return self
-        share = 1.0 - DECAY
-        return RunningLength(DECAY * self.mean + share * square, DECAY * self.weight + share)
+            return replace(self, last=0.0)
+        length, share = math.sqrt(square), 1.0 - DECAY
+        return RunningLength(
+            self.unit or length / 2.0,
+            self.steps + 1,
+            DECAY * self.mean + share * square,
+            DECAY * self.weight + share,
+            length,
+        )
 
     @property
     def factor(self) -> float:
-        """What the direction is multiplied with besides lr."""
-        if self.weight == 0.0:
-            return 1.0  # there was no gradient yet
-        length = math.sqrt(self.mean / self.weight)
-        return LIMIT if LIMIT * length <= 1.0 else 1.0 / length
+        """What the direction is multiplied with besides lr, at most 1."""
+        if self.last == 0.0:
+            return 1.0
+        before = self.steps - 1
+        radius = RADIUS * self.unit / math.sqrt(1.0 + before / RADIUS_STEPS)
+        return min(1.0 / math.sqrt(1.0 + before / SHARE_STEPS), radius / self.last)
+
+    @property
+    def damping(self) -> float:
+        """What the damping of the next direction is multiplied with, in [LOWEST, 1]."""
+        if self.steps == 0:
+            return 1.0
+        level = LEVEL * self.unit**2
+        return max(LOWEST, min(1.0, self.mean / self.weight / level))
 
     @classmethod
     def of(cls, group: Mapping[str, Any]) -> RunningLength:
@@ -66,7 +101,7 @@ class RunningLength:
         Args:
             group: The group; of a checkpoint without these numbers, nothing is known.
         """
-        return cls(float(group.get(_MEAN, 0.0)), float(group.get(_WEIGHT, 0.0)))
+        return cls(**{name: group[key] for name, key in _KEYS.items() if key in group})
 
     def keep(self, group: MutableMapping[str, Any]) -> None:
         """Write it into a parameter group.
@@ -74,4 +109,4 @@ class RunningLength:
         Args:
             group: Changed.
         """
-        group.update({_MEAN: self.mean, _WEIGHT: self.weight})
+        group.update({key: getattr(self, name) for name, key in _KEYS.items()})

@@ -66,13 +66,16 @@ class QNGOptimizer(torch.optim.Optimizer):
                                           expectation value ``ShotQNGOptimizer``
     ====================================  ==========================================================================
 
-    With ``loss=`` no number is needed: the metric is the Fisher information of the loss by blocks, averaged over steps
-    (.9), with damping 0.01 for each term of the loss; and the length of a step in the damped metric,
-    ``sqrt(d . (G + D) d)``, is lr = 0.1 divided by its running mean (decay .95), at most ten times lr times d. The steps
-    then do not depend on the scale or the reduction of the loss, and lr scales them, under schedules too. Whatever is
-    given is kept, and ``explain()`` says what was chosen and why. A policy or rule that judges the loss after the step,
+    With ``loss=`` no number is needed. The metric is the Fisher information of the loss by blocks, averaged over steps
+    (.8), with damping 0.01 for each term of the loss. A step is lr = 0.5 times the direction d, but no longer than 0.25
+    in the damped metric, ``sqrt(d . (G + D) d)``; the share falls as the root of the steps after some hundred, the radius
+    after some ten. The unit is that of the loss, nats; for ``MSELoss`` it is half the length of the first direction, so
+    that the scale of the targets does not matter. The damping falls, down to a thousandth, with the mean of the squared
+    lengths, so that losses without noise are solved to the end. See ``fubini.optim.length``. Steps do not depend on the
+    scale or the reduction of the loss, and lr scales them, under schedules too: no schedule is needed. Whatever is given is
+    kept, and ``explain()`` says what was chosen and why. A policy or rule that judges the loss after the step,
     ``LevenbergMarquardt`` or ``Armijo``, begins from the full step, lr = 1, without averaging; with another
-    ``step_rule``, None included, or ``Spring``, steps are lr times d.
+    ``step_rule``, None included, or ``Spring``, steps are lr times d, with lr = 0.1.
 
     What G is:
 
@@ -263,7 +266,7 @@ class QNGOptimizer(torch.optim.Optimizer):
             group.setdefault("steps", 0)
             group.setdefault("policy", self._policy.state_dict() if self._policy else {})
             if chosen.by_length:
-                RunningLength.of(group).keep(group)
+                RunningLength.of({"length_unit": chosen.unit, **group}).keep(group)
         self._prepare()
         # With SignalToNoise, only the quantum metric will do.
         by_default = chosen.metric != metric and loss is None and not isinstance(lam, SignalToNoise)
@@ -582,7 +585,8 @@ class QNGOptimizer(torch.optim.Optimizer):
         if self._policy is not None:
             return self._policy.damping_at(int(group["steps"]))
         if group["damping"] == PER_TERM:
-            return Absolute(float(group["lam"]) * self._units)
+            per_term = float(group["lam"]) * RunningLength.of(group).damping
+            return Absolute(per_term * self._units)
         return KINDS[group["damping"]](float(group["lam"]))
 
     def _publish(self) -> None:

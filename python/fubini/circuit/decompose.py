@@ -7,7 +7,7 @@ import pennylane as qml
 import torch
 
 from fubini.arrays import to_numpy
-from fubini.circuit.pauli import pauli_sum
+from fubini.circuit.pauli import known_pauli_sum
 from fubini.circuit.unfold import Undecomposed, dimensions, unfold
 from fubini.errors import UnsupportedCircuitError
 
@@ -125,7 +125,7 @@ def _as_evolution(op: Any) -> Any:
     """exp(i t H) as PennyLane's evolution exp(-i (-t) H), whose parameter is real."""
     real = np.abs(np.real(to_numpy(op.scalar, None))).max(initial=0.0)
     positions = {wire: k for k, wire in enumerate(op.wires)}
-    if real > 1e-12 or pauli_sum(op.base, positions, len(op.wires)) is None:
+    if real > 1e-12 or known_pauli_sum(op.base, positions, len(op.wires)) is None:
         raise UnsupportedCircuitError(
             f"qnode: {op.name} is not unitary or its operator not Hermitian; use qml.evolve(H, t)"
         )
@@ -205,7 +205,7 @@ def generator_of(op: Any) -> Any:
     if generator is None:
         return None
     positions = {wire: k for k, wire in enumerate(op.wires)}
-    return generator if pauli_sum(generator, positions, len(op.wires)) is not None else None
+    return generator if known_pauli_sum(generator, positions, len(op.wires)) is not None else None
 
 
 def _generator(op: Any) -> Any:

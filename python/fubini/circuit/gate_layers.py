@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from fubini.circuit.pauli import PauliSum, dense, sums_commute
+from fubini.circuit.pauli import PauliSum, bits_of, dense, on_bits, sums_commute
 
 LayerRule = Literal["wires", "maximal", "queue"]
 
@@ -141,7 +141,7 @@ def _generators_commute(a: PauliSum, b: PauliSum) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _commute_dense(a: GateShape, b: GateShape) -> bool:
-    wires = _bits(a.support | b.support)
+    wires = bits_of(a.support | b.support)
     if len(wires) > _MAX_DENSE_WIRES:
         return False
     left, right = _matrix(a, wires), _matrix(b, wires)
@@ -150,23 +150,14 @@ def _commute_dense(a: GateShape, b: GateShape) -> bool:
     return bool(np.allclose(left @ right, right @ left, rtol=0, atol=1e-12))
 
 
-def _bits(mask: int) -> list[int]:
-    """Single-bit masks, most significant first: the wires in circuit order."""
-    return [1 << k for k in range(mask.bit_length() - 1, -1, -1) if mask >> k & 1]
-
-
 def _matrix(gate: GateShape, wires: list[int]) -> npt.NDArray[np.complex128] | None:
     """Return the generator or the matrix on the given wires (generator and gate commute with the same operators)."""
     size = len(wires)
     if gate.generator is not None:
-
-        def local(mask: int) -> int:
-            return sum(1 << (size - 1 - k) for k, bit in enumerate(wires) if mask & bit)
-
-        return dense(tuple((local(x), local(z), c) for x, z, c in gate.generator), size)
+        return dense(on_bits(gate.generator, wires), size)
     if gate.matrix is None:
         return None
-    own = _bits(gate.support)
+    own = bits_of(gate.support)
     matrix = np.frombuffer(gate.matrix[1], dtype=complex).reshape((2,) * (2 * len(own)))
     result = np.eye(1 << size, dtype=complex).reshape((2,) * (2 * size))
     axes = [wires.index(bit) for bit in own]

@@ -4,7 +4,7 @@ A word over n wires is a pair of integers ``(x, z)``: wire w owns bit ``n - 1 - 
 significant bit, as in PennyLane); x has the bits of the wires with X or Y, z those with Z or Y.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,66 +16,181 @@ from fubini.circuit.words import words_of
 PauliTerm = tuple[int, int, float]
 PauliSum = tuple[PauliTerm, ...]
 
-# 4^6 words with 2^6 entries each take some milliseconds; nothing in PennyLane's gate set comes close.
-_MAX_DENSE_WIRES = 6
-_TINY = 1e-14  # relative to the largest coefficient: rounding of the dense decomposition
+#: 4^8 words with 2^8 entries each take some milliseconds.
+MAX_MATRIX_WIRES = 8
+# Relative to the largest coefficient: rounding of a matrix's decomposition.
+_TINY = 1e-15
+_PHASES = np.array([1, 1j, -1, -1j])
 
 
-def pauli_sum(observable: Any, positions: dict[Any, int], num_wires: int) -> PauliSum | None:
+class NoPauliSum(Exception):
+    """An operator that is no real sum of Pauli words, or none that is known.
+
+    Attributes:
+        reason: Why, in words.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def pauli_sum(observable: Any, positions: dict[Any, int], num_wires: int) -> PauliSum:
     """Return a Hermitian PennyLane operator as a Pauli sum over all wires of a circuit.
 
     Args:
-        observable: Operator with a Pauli representation, or with a matrix on at most 6 wires.
+        observable: Operator with a Pauli representation, or with a matrix on at most 8 wires, or sums and multiples of
+            such.
         positions: Position of each wire label in the circuit.
         num_wires: Number of wires of the circuit.
 
     Returns:
-        Terms (x mask, z mask, coefficient), or None where the operator has neither form or is not Hermitian.
+        Terms (x mask, z mask, coefficient), every word once.
+
+    Raises:
+        NoPauliSum: If it has neither form or is not Hermitian.
     """
     sentence = words_of(observable)
     if sentence is not None:
         terms = []
         for word, coefficient in sentence.items():
-            value = complex(qml.math.toarray(coefficient))
-            if abs(value.imag) > _TINY * max(1.0, abs(value)):
-                return None
-            x = z = 0
-            for wire, letter in word.items():
-                bit = 1 << (num_wires - 1 - positions[wire])
-                x |= bit if letter in "XY" else 0
-                z |= bit if letter in "ZY" else 0
-            terms.append((x, z, value.real))
-        return tuple(terms)
-    if len(observable.wires) > _MAX_DENSE_WIRES:
-        return None
+            places = tuple(positions[wire] for wire in word)
+            masks = word_masks("".join(word.values()), places, num_wires)
+            terms.append((*masks, _real(complex(qml.math.toarray(coefficient)))))
+        return collected(terms)
+    if isinstance(observable, qml.ops.SProd):
+        scale = _real(complex(qml.math.toarray(observable.scalar)))
+        base = pauli_sum(observable.base, positions, num_wires)
+        return tuple((x, z, scale * c) for x, z, c in base)
+    if isinstance(observable, qml.ops.Sum):
+        parts = [pauli_sum(operand, positions, num_wires) for operand in observable.operands]
+        return collected(term for part in parts for term in part)
+    wires = observable.wires
+    if len(wires) > MAX_MATRIX_WIRES:
+        raise NoPauliSum(f"a matrix on {len(wires)} wires, more than {MAX_MATRIX_WIRES}")
     try:
-        matrix = np.asarray(qml.matrix(observable, wire_order=observable.wires), dtype=complex)
+        matrix = np.asarray(qml.math.toarray(qml.matrix(observable, wire_order=wires)), complex)
     except qml.exceptions.MatrixUndefinedError:
-        return None
-    if matrix.ndim != 2 or not np.allclose(matrix, matrix.conj().T, atol=1e-12):
-        return None
-    local = _decompose(matrix)
-    bits = [1 << (num_wires - 1 - positions[wire]) for wire in observable.wires]
-    return tuple((_spread(x, bits), _spread(z, bits), c) for x, z, c in local)
+        raise NoPauliSum("it has no matrix") from None
+    if matrix.ndim != 2 or not is_hermitian(matrix):
+        raise NoPauliSum("it is not Hermitian")
+    bits = [1 << (num_wires - 1 - positions[wire]) for wire in wires]
+    return tuple((spread(x, bits), spread(z, bits), c) for x, z, c in of_matrix(matrix))
 
 
-def _spread(mask: int, bits: Sequence[int]) -> int:
+def known_pauli_sum(observable: Any, positions: dict[Any, int], num_wires: int) -> PauliSum | None:
+    """Return the operator as a Pauli sum, see :func:`pauli_sum`, or None where it is none.
+
+    Args:
+        observable: As there.
+        positions: As there.
+        num_wires: As there.
+    """
+    try:
+        return pauli_sum(observable, positions, num_wires)
+    except NoPauliSum:
+        return None
+
+
+def _real(value: complex) -> float:
+    if abs(value.imag) > 1e-12 * max(1.0, abs(value)):
+        raise NoPauliSum(f"it is not Hermitian, it has a coefficient {value}")
+    return value.real
+
+
+def is_hermitian(matrix: npt.NDArray[np.complex128]) -> bool:
+    """Say whether a matrix is Hermitian up to rounding."""
+    scale = max(1.0, float(np.abs(matrix).max()))
+    return bool(np.allclose(matrix, matrix.conj().T, rtol=0, atol=1e-10 * scale))
+
+
+def word_masks(word: str, wires: Sequence[int], num_wires: int) -> tuple[int, int]:
+    """Return the masks (x, z) of a word.
+
+    Args:
+        word: One of I, X, Y, Z for each wire.
+        wires: Their positions.
+        num_wires: Number of wires of the circuit.
+    """
+    x = z = 0
+    for letter, wire in zip(word, wires, strict=True):
+        bit = 1 << (num_wires - 1 - wire)
+        x |= bit if letter in "XY" else 0
+        z |= bit if letter in "ZY" else 0
+    return x, z
+
+
+def word_letters(x: int, z: int, num_wires: int) -> dict[int, str]:
+    """Return the letters of a word by the position of their wire, ascending.
+
+    Args:
+        x: Mask of the wires with X or Y.
+        z: Mask of the wires with Z or Y.
+        num_wires: Number of wires of the circuit.
+    """
+    letters = {}
+    for wire in range(num_wires):
+        bit = 1 << (num_wires - 1 - wire)
+        if (x | z) & bit:
+            letters[wire] = "Y" if x & z & bit else "X" if x & bit else "Z"
+    return letters
+
+
+def bits_of(mask: int) -> list[int]:
+    """Return the single bits of a mask, most significant first: its wires in circuit order."""
+    return [1 << k for k in range(mask.bit_length() - 1, -1, -1) if mask >> k & 1]
+
+
+def spread(mask: int, bits: Sequence[int]) -> int:
+    """Return a mask over a few wires as one over all of them.
+
+    Args:
+        mask: Over the wires of ``bits``, the first one the most significant.
+        bits: The bit of each of these wires.
+    """
     return sum(bit for k, bit in enumerate(bits) if mask >> (len(bits) - 1 - k) & 1)
 
 
-def _decompose(matrix: npt.NDArray[np.complex128]) -> list[PauliTerm]:
+def on_bits(terms: PauliSum, bits: Sequence[int]) -> PauliSum:
+    """Return a sum as one over those wires alone on which it acts, the inverse of :func:`spread`.
+
+    Args:
+        terms: The sum.
+        bits: The bit of each of these wires, the first one becomes the most significant.
+    """
+
+    def local(mask: int) -> int:
+        return sum(1 << (len(bits) - 1 - k) for k, bit in enumerate(bits) if mask & bit)
+
+    return tuple((local(x), local(z), c) for x, z, c in terms)
+
+
+def parity_signs(values: Any) -> Any:
+    """Return 1 where the number of set bits is even, else -1; integers of any shape."""
+    return 1.0 - 2.0 * (np.bitwise_count(values) & 1)
+
+
+def walsh(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return ``sum_b (-1)^|z & b| values[b]`` for every z, the Walsh-Hadamard transform of 2^k values."""
+    shape = values.shape
+    values = values.reshape((2,) * (values.size.bit_length() - 1))
+    for axis in range(values.ndim):
+        low, high = np.take(values, 0, axis), np.take(values, 1, axis)
+        values = np.stack([low + high, low - high], axis)
+    return values.reshape(shape)
+
+
+def of_matrix(matrix: npt.NDArray[np.complex128]) -> PauliSum:
+    """Return a Hermitian matrix (2^k, 2^k) as a Pauli sum over k wires."""
     size = len(matrix)
     rows = np.arange(size)
-    terms = []
+    coefficients = np.empty((size, size))
     for x in range(size):
-        entries = matrix[rows ^ x, rows]  # X^x Z^z has (-1)^|row & z| at (row ^ x, row)
-        for z in range(size):
-            signs = 1 - 2 * (np.bitwise_count(rows & z) & 1).astype(int)
-            phase = 1j ** ((x & z).bit_count())  # Y = i X Z
-            coefficient = (np.conj(phase) * (signs @ entries)).real / size
-            terms.append((x, z, float(coefficient)))
-    largest = max((abs(c) for _, _, c in terms), default=0.0)
-    return [term for term in terms if abs(term[2]) > _TINY * largest]
+        # X^x Z^z has (-1)^|c & z| at (c ^ x, c), and Y = i X Z: all z at once.
+        phases = _PHASES.conj()[np.bitwise_count(x & rows) % 4]
+        coefficients[x] = (phases * walsh(matrix[rows ^ x, rows])).real / size
+    kept = np.argwhere(np.abs(coefficients) > _TINY * np.abs(coefficients).max())
+    return tuple((int(x), int(z), float(coefficients[x, z])) for x, z in kept)
 
 
 def dense(terms: PauliSum, num_wires: int) -> npt.NDArray[np.complex128]:
@@ -84,9 +199,66 @@ def dense(terms: PauliSum, num_wires: int) -> npt.NDArray[np.complex128]:
     rows = np.arange(size)
     matrix = np.zeros((size, size), dtype=complex)
     for x, z, coefficient in terms:
-        signs = 1 - 2 * (np.bitwise_count(rows & z) & 1).astype(int)
-        matrix[rows ^ x, rows] += coefficient * 1j ** ((x & z).bit_count()) * signs
+        matrix[rows ^ x, rows] += _phase(x, z) * coefficient * parity_signs(rows & z)
     return matrix
+
+
+def applied(terms: PauliSum, states: npt.NDArray[np.complex128]) -> npt.NDArray[np.complex128]:
+    """Return a sum times states (..., 2^n), without its matrix."""
+    rows = np.arange(states.shape[-1])
+    result = np.zeros_like(states)
+    for x, z, coefficient in terms:
+        result += _phase(x, z) * coefficient * (states * parity_signs(rows & z))[..., rows ^ x]
+    return result
+
+
+def _phase(x: int, z: int) -> complex:
+    """I for every Y, which is i X Z."""
+    return complex(_PHASES[(x & z).bit_count() % 4])
+
+
+def collected(terms: Iterable[PauliTerm]) -> PauliSum:
+    """Return a sum in which every word stands once, where it stood first."""
+    sums: dict[tuple[int, int], float] = {}
+    for x, z, coefficient in terms:
+        sums[x, z] = sums.get((x, z), 0.0) + coefficient
+    return tuple((x, z, c) for (x, z), c in sums.items())
+
+
+def product(a: PauliTerm, b: PauliTerm) -> tuple[int, int, complex]:
+    """Return the product of two words: real for words that commute, else imaginary."""
+    x, z = a[0] ^ b[0], a[1] ^ b[1]
+    # A word is i^|x & z| X^x Z^z, and Z^z X^u = (-1)^|z & u| X^u Z^z.
+    turns = (a[0] & a[1]).bit_count() + (b[0] & b[1]).bit_count() - (x & z).bit_count()
+    turns += 2 * (a[1] & b[0]).bit_count()
+    return x, z, complex(_PHASES[turns % 4]) * a[2] * b[2]
+
+
+def symmetric_product(left: PauliSum, right: PauliSum) -> PauliSum:
+    """Return (A B + B A) / 2 of two sums: the products of words that anticommute cancel."""
+    return collected(
+        (x, z, c.real)
+        for a in left
+        for b in right
+        if words_commute(a, b)
+        for x, z, c in [product(a, b)]
+    )
+
+
+def projector(wires: Sequence[int], outcome: int, num_wires: int) -> PauliSum:
+    """Return |outcome><outcome| on some wires, the first one being the most significant bit of the outcome.
+
+    Args:
+        wires: Positions.
+        outcome: Of a measurement of these wires.
+        num_wires: Number of wires of the circuit.
+    """
+    bits = [1 << (num_wires - 1 - w) for w in wires]
+    share = 1.0 / (1 << len(bits))
+    return tuple(
+        (0, spread(z, bits), share * (-1.0) ** (z & outcome).bit_count())
+        for z in range(1 << len(bits))
+    )
 
 
 def words_commute(a: PauliTerm, b: PauliTerm) -> bool:
@@ -96,19 +268,15 @@ def words_commute(a: PauliTerm, b: PauliTerm) -> bool:
 
 def sums_commute(left: PauliSum, right: PauliSum) -> bool:
     """Say whether two Pauli sums commute, as sums (single words may not)."""
-    products: dict[tuple[int, int], complex] = {}
+    commutator: dict[tuple[int, int], complex] = {}
     scale = 0.0
     for a in left:
         for b in right:
-            if words_commute(a, b):
-                continue
-            # (X^x Z^z)(X^u Z^v) = (-1)^|z & u| X^(x^u) Z^(z^v): only phases relative to the product word matter.
-            phase = 1j ** ((a[0] & a[1]).bit_count() + (b[0] & b[1]).bit_count())
-            sign = -1 if (a[1] & b[0]).bit_count() % 2 else 1
-            word = (a[0] ^ b[0], a[1] ^ b[1])
-            products[word] = products.get(word, 0) + phase * sign * a[2] * b[2]
-            scale = max(scale, abs(a[2] * b[2]))
-    return all(abs(value) <= 1e-12 * scale for value in products.values())
+            if not words_commute(a, b):
+                x, z, c = product(a, b)
+                commutator[x, z] = commutator.get((x, z), 0) + c
+                scale = max(scale, abs(c))
+    return all(abs(value) <= 1e-12 * scale for value in commutator.values())
 
 
 def product_basis(generators: Sequence[PauliSum], num_wires: int) -> dict[int, str] | None:
@@ -125,11 +293,7 @@ def product_basis(generators: Sequence[PauliSum], num_wires: int) -> dict[int, s
     letters: dict[int, str] = {}
     for generator in generators:
         for x, z, _ in generator:
-            for wire in range(num_wires):
-                bit = 1 << (num_wires - 1 - wire)
-                if not (x | z) & bit:
-                    continue
-                letter = "Y" if x & z & bit else "X" if x & bit else "Z"
+            for wire, letter in word_letters(x, z, num_wires).items():
                 if letters.setdefault(wire, letter) != letter:
                     return None
     return letters

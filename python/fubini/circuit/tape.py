@@ -19,7 +19,7 @@ from fubini.circuit.decompose import (
 )
 from fubini.circuit.gate_layers import GateShape
 from fubini.circuit.measured import returning_what_it_measures, with_wires
-from fubini.circuit.pauli import PauliSum, pauli_sum
+from fubini.circuit.pauli import PauliSum, known_pauli_sum
 from fubini.circuit.unfold import rebind
 from fubini.errors import UnsupportedCircuitError
 
@@ -270,7 +270,7 @@ def _gate(op: Any, positions: dict[Any, int], number: int) -> Gate:
         # Everything depends on the state preparation: no generator, no matrix, all wires.
         return Gate(op, None, False, GateShape((1 << num_wires) - 1, False, None))
     if has_angle(op):
-        terms = pauli_sum(generator_of(op), positions, num_wires)
+        terms = known_pauli_sum(generator_of(op), positions, num_wires)
         if terms is None:  # pragma: no cover - _is_gate let it pass
             raise UnsupportedCircuitError(f"qnode: {op.name} has no generator")
         flipped = tuple((x, z, -c) for x, z, c in terms)  # exp(i t G) = exp(-i t K)

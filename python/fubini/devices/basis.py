@@ -10,6 +10,8 @@ import pennylane as qml
 from fubini.circuit.pauli import (
     PauliSum,
     dense,
+    on_bits,
+    parity_signs,
     product_basis,
     restrict,
     sums_commute,
@@ -40,13 +42,8 @@ class DiagonalBasis:
         result = np.zeros((len(self.sums), len(outcomes)))
         for row, terms in zip(result, self.sums, strict=True):
             for _, z, coefficient in terms:
-                row += coefficient * parity_signs(outcomes, z)
+                row += coefficient * parity_signs(outcomes & z)
         return result
-
-
-def parity_signs(outcomes: Any, mask: int) -> Any:
-    """Return (-1)^(number of ones of an outcome under the mask)."""
-    return 1.0 - 2.0 * (np.bitwise_count(outcomes & mask) & 1)
 
 
 def to_z_basis(letter: str, wire: Any) -> list[Any]:
@@ -101,12 +98,7 @@ def diagonal_basis(sums: Sequence[PauliSum], labels: Sequence[Any]) -> DiagonalB
 
 
 def _local(terms: PauliSum, used: Sequence[int], count: int) -> PauliSum:
-    def mask(bits: int) -> int:
-        return sum(
-            1 << (len(used) - 1 - k) for k, w in enumerate(used) if bits >> (count - 1 - w) & 1
-        )
-
-    return tuple((mask(x), mask(z), c) for x, z, c in terms)
+    return on_bits(terms, [1 << (count - 1 - w) for w in used])
 
 
 class _Conjugation:
@@ -206,7 +198,7 @@ def _dense_basis(
         if np.abs(rotated - np.diag(values)).max() > 1e-9 * max(1.0, np.abs(values).max()):
             return None
         terms = [
-            (0, z, float(parity_signs(outcomes, z) @ values) / len(outcomes))
+            (0, z, float(parity_signs(outcomes & z) @ values) / len(outcomes))
             for z in outcomes.tolist()
         ]
         diagonal.append(tuple(t for t in terms if abs(t[2]) > 1e-15))

@@ -20,7 +20,7 @@ from fubini.circuit.unfold import rebind
 from fubini.devices.block_metric import MetricEstimate, metric_job, refuse_channels
 from fubini.devices.executor import Array
 from fubini.devices.hessian import PairPlan, pair_plan, squared
-from fubini.devices.insertion import controlled_word, prepared, word_letters
+from fubini.devices.insertion import controlled_word, labelled_letters, prepared
 from fubini.devices.job import Job
 from fubini.devices.shifts import batch_rows, check_shots, refuse_without_rule, setting_sweep
 from fubini.devices.sweep import Sweep
@@ -116,9 +116,9 @@ def _hadamard_job(tape: GateTape, shots: int | None, auxiliary: Any) -> Job[Metr
                         continue
                     circuit = [
                         *prepared(operations[: first + 1], qml.Hadamard(auxiliary)),
-                        controlled_word(word_letters(x, z, tape), auxiliary, 1),
+                        controlled_word(labelled_letters(x, z, tape), auxiliary, 1),
                         *operations[first + 1 : second + 1],
-                        controlled_word(word_letters(u, v, tape), auxiliary, 0),
+                        controlled_word(labelled_letters(u, v, tape), auxiliary, 0),
                         qml.Hadamard(auxiliary),
                     ]
                     moving = any(op.batch_size is not None for op in circuit)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pennylane as qml
 
-from fubini.circuit.pauli import PauliSum
+from fubini.circuit.pauli import PauliSum, word_letters
 from fubini.circuit.tape import GateTape
 from fubini.devices.readout import Readout, with_auxiliary
 from fubini.devices.sweep import Sweep
@@ -39,7 +39,7 @@ def word_blocks(
     for x, z, coefficient in generator:
         if not x | z:
             continue
-        letters = word_letters(x, z, tape)
+        letters = labelled_letters(x, z, tape)
         if auxiliary is not None:
             # Branches psi and P psi of the auxiliary qubit: <Y O> = Im <psi|O|P psi>, and d<O>/dt is twice that.
             own = with_auxiliary(readout, auxiliary)
@@ -77,7 +77,7 @@ def prepared(operations: Sequence[Any], *gates: Any) -> list[Any]:
     return [*operations[:first], *gates, *operations[first:]]
 
 
-def word_letters(x: int, z: int, tape: GateTape) -> dict[Any, str]:
+def labelled_letters(x: int, z: int, tape: GateTape) -> dict[Any, str]:
     """Return the letters of a word by wire label.
 
     Args:
@@ -85,12 +85,8 @@ def word_letters(x: int, z: int, tape: GateTape) -> dict[Any, str]:
         z: Mask of the wires with Z or Y.
         tape: Whose wires they are.
     """
-    letters = {}
-    for position, wire in enumerate(tape.wires):
-        bit = 1 << (len(tape.wires) - 1 - position)
-        if (x | z) & bit:
-            letters[wire] = "Y" if x & z & bit else "X" if x & bit else "Z"
-    return letters
+    letters = word_letters(x, z, len(tape.wires))
+    return {tape.wires[position]: letter for position, letter in letters.items()}
 
 
 def controlled_word(letters: dict[Any, str], control: Any, value: int = 1) -> Any:

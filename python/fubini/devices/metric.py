@@ -28,6 +28,7 @@ from fubini.devices import full_metric as full
 from fubini.devices.basis import to_z_basis
 from fubini.devices.branches import Branched, auxiliary_wires, branched
 from fubini.devices.executor import STATE_VECTORS, Executor, executor_of
+from fubini.devices.insertion import labelled_letters
 from fubini.devices.job import Job
 from fubini.devices.prefixes import prefix_operations
 from fubini.devices.sweep import Sweep
@@ -339,16 +340,8 @@ def _derivative_states_job(tape: GateTape, device: Any) -> Job[ComplexArray]:
 
 
 def _word(x: int, z: int, tape: GateTape) -> list[Any]:
-    letters = []
-    for position, wire in enumerate(tape.wires):
-        bit = 1 << (len(tape.wires) - 1 - position)
-        if x & z & bit:
-            letters.append(qml.PauliY(wire))
-        elif x & bit:
-            letters.append(qml.PauliX(wire))
-        elif z & bit:
-            letters.append(qml.PauliZ(wire))
-    return letters
+    paulis = {"X": qml.X, "Y": qml.Y, "Z": qml.Z}
+    return [paulis[letter](wire) for wire, letter in labelled_letters(x, z, tape).items()]
 
 
 def _state_script(operations: Sequence[Any], tape: GateTape, device: Any) -> Any:

@@ -15,9 +15,17 @@ import numpy as np
 import numpy.typing as npt
 import pennylane as qml
 
-from fubini.circuit.pauli import PauliSum, pauli_sum, words_commute
+from fubini.circuit.pauli import (
+    MAX_MATRIX_WIRES,
+    NoPauliSum,
+    PauliSum,
+    parity_signs,
+    pauli_sum,
+    symmetric_product,
+    word_letters,
+)
 from fubini.circuit.tape import GateTape
-from fubini.devices.basis import parity_signs, to_z_basis
+from fubini.devices.basis import to_z_basis
 from fubini.errors import UnsupportedCircuitError
 
 FloatArray = npt.NDArray[np.float64]
@@ -229,7 +237,7 @@ def sampled_readout(tape: GateTape) -> Readout:
         if kind == "expval":
             rows.append(({len(groups) - 1: 1.0}, None))
         else:
-            groups.append(("sum", _squared(terms)))
+            groups.append(("sum", symmetric_product(terms, terms)))
             rows.append(({len(groups) - 1: 1.0}, len(groups) - 2))
     bases = _bases(groups, len(labels))
     constant = np.zeros(len(groups))
@@ -259,12 +267,12 @@ def sampled_readout(tape: GateTape) -> Readout:
             if not x | z:
                 constant[feature] += coefficient
                 continue
-            letters = _letters(x, z, len(labels))
+            letters = word_letters(x, z, len(labels))
             wires, _, _, _, matrix = next(
                 s for s in settings if all(s[1].get(w) == letter for w, letter in letters.items())
             )
             mask = sum(1 << (len(wires) - 1 - wires.index(w)) for w in letters)
-            matrix[feature] += coefficient * parity_signs(np.arange(matrix.shape[1]), mask)
+            matrix[feature] += coefficient * parity_signs(np.arange(matrix.shape[1]) & mask)
     return _readout(
         [Setting(gates, measured, matrix) for _, _, gates, measured, matrix in settings],
         constant,
@@ -342,28 +350,13 @@ def _kind(measurement: Any) -> str:
 
 
 def _terms(obs: Any, positions: dict[Any, int], wires: int) -> PauliSum:
-    terms = pauli_sum(obs, positions, wires)
-    if terms is None:
+    try:
+        return pauli_sum(obs, positions, wires)
+    except NoPauliSum as found:
         raise UnsupportedCircuitError(
-            f"qnode: expected an observable that is a sum of Pauli words or a Hermitian matrix on at most 6 wires, got "
-            f"{obs!r}"
-        )
-    return terms
-
-
-def _squared(terms: PauliSum) -> PauliSum:
-    """(sum_k c_k P_k)^2; products of anticommuting words cancel."""
-    found: dict[tuple[int, int], float] = {}
-    for a in terms:
-        for b in terms:
-            if not words_commute(a, b):
-                continue
-            x, z = a[0] ^ b[0], a[1] ^ b[1]
-            # X^x Z^z X^u Z^v = (-1)^|z & u| X^(x^u) Z^(z^v), and Y = i X Z on either side.
-            ones = (a[0] & a[1]).bit_count() + (b[0] & b[1]).bit_count() - (x & z).bit_count()
-            phase = (1j**ones * (-1) ** (a[1] & b[0]).bit_count()).real
-            found[x, z] = found.get((x, z), 0.0) + phase * a[2] * b[2]
-    return tuple((x, z, c) for (x, z), c in found.items())
+            "qnode: expected an observable that is a sum of Pauli words or a Hermitian matrix on at most "
+            f"{MAX_MATRIX_WIRES} wires, got {obs!r}: {found.reason}"
+        ) from None
 
 
 def _square(obs: Any) -> Any:
@@ -376,15 +369,6 @@ def _square(obs: Any) -> Any:
     return qml.Hermitian(matrix @ matrix, wires=obs.wires)
 
 
-def _letters(x: int, z: int, wires: int) -> dict[int, str]:
-    letters = {}
-    for w in range(wires):
-        bit = 1 << (wires - 1 - w)
-        if (x | z) & bit:
-            letters[w] = "Y" if x & z & bit else "X" if x & bit else "Z"
-    return letters
-
-
 def _bases(groups: Sequence[tuple[str, Any]], wires: int) -> list[dict[int, str]]:
     """Product bases that serve all words: every word joins the first basis that it fits."""
     wanted: list[dict[int, str]] = []
@@ -392,7 +376,7 @@ def _bases(groups: Sequence[tuple[str, Any]], wires: int) -> list[dict[int, str]
         if kind == "outcome":
             wanted.append(dict.fromkeys(what[0], "Z"))
         else:
-            wanted += [_letters(x, z, wires) for x, z, _ in what if x | z]
+            wanted += [word_letters(x, z, wires) for x, z, _ in what if x | z]
     bases: list[dict[int, str]] = []
     for letters in sorted(wanted, key=len, reverse=True):
         home = next(

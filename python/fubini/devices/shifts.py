@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pennylane as qml
 
 from fubini import _core
-from fubini.circuit.pauli import PauliSum, dense, words_commute
+from fubini.circuit.pauli import PauliSum, bits_of, dense, on_bits, words_commute
 from fubini.circuit.tape import GateTape
 from fubini.circuit.words import refuse_computed
 from fubini.devices.executor import Array, Executor
@@ -53,13 +53,9 @@ def frequencies(generator: PauliSum) -> tuple[float, ...] | None:
     support = 0
     for x, z, _ in terms:
         support |= x | z
-    bits = [1 << k for k in range(support.bit_length() - 1, -1, -1) if support >> k & 1]
-
-    def local(mask: int) -> int:
-        return sum(1 << (len(bits) - 1 - k) for k, bit in enumerate(bits) if mask & bit)
-
+    bits = bits_of(support)
     if len(bits) <= _MAX_DENSE_WIRES:
-        words = tuple((local(x), local(z), c) for x, z, c in terms)
+        words = on_bits(tuple(terms), bits)
         values = np.unique(np.round(np.linalg.eigvalsh(dense(words, len(bits))), 12))
     elif len(terms) <= _MAX_WORDS and all(
         words_commute(a, b) for i, a in enumerate(terms) for b in terms[:i]

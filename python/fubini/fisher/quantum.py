@@ -13,11 +13,12 @@ import torch
 from fubini import _core
 from fubini.arrays import to_numpy
 from fubini.circuit.gate_layers import LayerRule
+from fubini.circuit.pauli import applied
 from fubini.errors import UnsupportedCircuitError
 from fubini.fisher.calls import Call
 from fubini.native.circuit import Circuit
 from fubini.native.metric import observable_covariances
-from fubini.native.observables import Measurement, _masks
+from fubini.native.observables import Measurement, masked
 from fubini.nn.linearise import Linearised, flat_weights, linearise, trace
 from fubini.nn.stand_in import as_native
 from fubini.options import Approx
@@ -246,25 +247,11 @@ def _fluctuations(circuit: Circuit, angles: Real, states: Complex | None) -> Ite
 
 def _applied(measurement: Measurement, psi: Complex, num_wires: int) -> Complex:
     """The measurement's observables applied to states (L, N): (L, columns, N)."""
+    if measurement.kind != "probs":
+        return applied(masked(measurement, num_wires), psi)[:, None, :]
     index = np.arange(psi.shape[1])
-    if measurement.kind == "probs" or measurement.projector is not None:
-        wires, only = measurement.projector or (measurement.wires, None)
-        bits = [index >> (num_wires - 1 - w) & 1 for w in wires]
-        value = sum((b << (len(bits) - 1 - k) for k, b in enumerate(bits)), np.zeros_like(index))
-        outcomes = np.arange(2 ** len(wires)) if only is None else np.array([only])
-        masks: Complex = (value == outcomes[:, None]).astype(complex)
-        return masks * psi[:, None, :]
-    total = np.zeros_like(psi)
-    for word, wires, coefficient in measurement.terms:
-        x, z = _masks(word, wires, num_wires)
-        # i^(number of Y) X^x Z^z takes amplitude j to j ^ x with the sign of parity(z & j).
-        moved = (psi * _parity_signs(index & z))[:, index ^ x]
-        total += coefficient * 1j ** ((x & z).bit_count() % 4) * moved
-    return total[:, None, :]
-
-
-def _parity_signs(values: npt.NDArray[np.intp]) -> Real:
-    """1 where the number of set bits is even, else -1."""
-    for shift in (16, 8, 4, 2, 1):  # at most 24 wires
-        values = values ^ (values >> shift)
-    return np.where(values & 1, -1.0, 1.0)
+    wires = measurement.wires
+    bits = [index >> (num_wires - 1 - w) & 1 for w in wires]
+    value = sum((b << (len(bits) - 1 - k) for k, b in enumerate(bits)), np.zeros_like(index))
+    masks: Complex = (value == np.arange(2 ** len(wires))[:, None]).astype(complex)
+    return masks * psi[:, None, :]

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pennylane as qml
 
-from fubini.circuit.pauli import PauliSum, dense
+from fubini.circuit.pauli import PauliSum, dense, word_masks
 from fubini.errors import UnsupportedCircuitError
 from fubini.native.circuit import Circuit
-from fubini.native.observables import Measurement, pauli_sum
+from fubini.native.observables import Measurement, observable_terms
 from fubini.options import Complex, Real
 
 #: (word, one letter per wire; the wires' positions in the circuit; coefficient), ... as in ``Measurement.terms``.
@@ -51,13 +51,13 @@ def terms_of(name: str, operator: Any, circuit: Circuit) -> Terms:
         )
     _check_hermitian(name, operator)
     try:
-        words = pauli_sum(operator, index)
+        words = observable_terms(operator, index)
     except UnsupportedCircuitError as error:
         raise UnsupportedCircuitError(f"{name}: {error}") from error
-    bad = [word for (word, _), c in words.items() if not math.isfinite(c)]
+    bad = [word for word, _, c in words if not math.isfinite(c)]
     if bad:
         raise ValueError(f"{name}: expected finite coefficients, that of {bad[0] or 'I'} is not")
-    return tuple((word, wires, float(c)) for (word, wires), c in words.items())
+    return words
 
 
 def _check_hermitian(name: str, operator: Any) -> None:
@@ -128,12 +128,7 @@ def masks(terms: Terms, num_wires: int) -> PauliSum:
         terms: The words.
         num_wires: Number of wires of the circuit.
     """
-
-    def mask(word: str, wires: tuple[int, ...], letters: str) -> int:
-        pairs = zip(word, wires, strict=True)
-        return sum(1 << (num_wires - 1 - wire) for letter, wire in pairs if letter in letters)
-
-    return tuple((mask(w, at, "XY"), mask(w, at, "YZ"), c) for w, at, c in terms)
+    return tuple((*word_masks(word, wires, num_wires), c) for word, wires, c in terms)
 
 
 def matrix(terms: Terms, num_wires: int) -> Complex:

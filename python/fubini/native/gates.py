@@ -12,6 +12,7 @@ import numpy as np
 import pennylane as qml
 
 from fubini import _core
+from fubini.circuit.pauli import walsh
 from fubini.circuit.words import words_of
 from fubini.errors import UnsupportedCircuitError
 
@@ -184,7 +185,7 @@ def _spectral(op: Any, sign: float, first_slot: int) -> list[NativeGate] | None:
     if not np.allclose(matrix, matrix.conj().T, rtol=0, atol=1e-12 * np.abs(matrix).max()):
         return None
     values, vectors = np.linalg.eigh(matrix)
-    weights = _walsh(values) / len(values)
+    weights = walsh(values) / len(values)
     gates = [_matrix_gate(op.name, wires, vectors.conj().T)]
     for mask, weight in enumerate(weights.tolist()):
         if abs(weight) > 1e-15 * np.abs(values).max():
@@ -195,14 +196,6 @@ def _spectral(op: Any, sign: float, first_slot: int) -> list[NativeGate] | None:
                 )
             )
     return [*gates, _matrix_gate(op.name, wires, vectors)]
-
-
-def _walsh(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """sum_b (-1)^(z & b) values[b] for every z."""
-    index = np.arange(len(values))
-    parity = np.bitwise_count(index[:, None] & index[None, :]) & 1
-    transformed: np.ndarray[Any, np.dtype[np.float64]] = (1.0 - 2.0 * parity) @ values
-    return transformed
 
 
 def _matrix_gate(name: str, wires: tuple[Any, ...], matrix: Any) -> NativeGate:

@@ -14,7 +14,15 @@ import numpy as np
 from fubini import _core
 from fubini.circuit.gate_layers import GateShape, LayerRule, check_rule, find_layers
 from fubini.circuit.jacobian import Directions
-from fubini.circuit.pauli import PauliSum, PauliTerm, dense, sums_commute, words_commute
+from fubini.circuit.pauli import (
+    PauliSum,
+    bits_of,
+    collected,
+    dense,
+    on_bits,
+    sums_commute,
+    symmetric_product,
+)
 from fubini.native.circuit import Circuit
 from fubini.native.observables import observable_sums
 from fubini.options import Complex, Real, Reduce
@@ -143,7 +151,7 @@ def _layer_plan(circuit: Circuit, rule: LayerRule, trainable: frozenset[int] | N
         for gate in layer.gates:
             if units[gate].slot in sums:
                 sums[units[gate].slot] += units[gate].shape.generator or ()
-        generators = tuple(_collected(sums[a]) for a in angles)
+        generators = tuple(collected(sums[a]) for a in angles)
         if split.intersection(angles) or sum(map(len, generators)) ** 2 > _MAX_WORD_PAIRS:
             blocks.append(LayerBlock(angles, None))
         else:
@@ -161,20 +169,9 @@ def _moments(generators: tuple[PauliSum, ...], diagonal: bool) -> list[tuple[int
     moment = len(generators)
     for i, left in enumerate(generators):
         for right in [left] if diagonal else generators[: i + 1]:
-            # The real part of a product of anticommuting words is 0.
-            products = tuple(_product(a, b) for a in left for b in right if words_commute(a, b))
-            terms += [(x, z, c, moment) for x, z, c in _collected(products)]
+            terms += [(x, z, c, moment) for x, z, c in symmetric_product(left, right)]
             moment += 1
     return terms
-
-
-def _product(a: PauliTerm, b: PauliTerm) -> PauliTerm:
-    """The product of two commuting words."""
-    x, z = a[0] ^ b[0], a[1] ^ b[1]
-    # A word is i^|x & z| X^x Z^z, and Z^z X^u = (-1)^|z & u| X^u Z^z.
-    quarter_turns = (a[0] & a[1]).bit_count() + (b[0] & b[1]).bit_count() - (x & z).bit_count()
-    quarter_turns += 2 * (a[1] & b[0]).bit_count()
-    return x, z, a[2] * b[2] * (1.0 if quarter_turns % 4 == 0 else -1.0)
 
 
 def _units(program: _core.Program, trainable: frozenset[int] | None) -> list[_Unit]:
@@ -208,13 +205,8 @@ def _constant(
     """The matrix of a constant rotation or flip on its wires, as GateShape wants it."""
     if kind not in ("rotation", "flip") or support.bit_count() > _MAX_CONSTANT_WIRES:
         return None
-    bits = [1 << k for k in range(support.bit_length() - 1, -1, -1) if support >> k & 1]
-
-    def local(mask: int) -> int:
-        return sum(1 << (len(bits) - 1 - k) for k, bit in enumerate(bits) if mask & bit)
-
-    terms = tuple((local(x), local(z), c) for x, z, c in program.expansion(index))
-    word = dense(terms, len(bits))
+    bits = bits_of(support)
+    word = dense(on_bits(tuple(program.expansion(index)), bits), len(bits))
     projector = word @ word  # K = word * projector, and the word squares to one
     identity = np.eye(len(word))
     if kind == "flip":
@@ -222,13 +214,6 @@ def _constant(
     else:
         matrix = identity + (np.cos(angle / 2) - 1) * projector - 1j * np.sin(angle / 2) * word
     return len(matrix), np.ascontiguousarray(matrix, dtype=complex).tobytes()
-
-
-def _collected(terms: PauliSum) -> PauliSum:
-    sums: dict[tuple[int, int], float] = {}
-    for x, z, coefficient in terms:
-        sums[x, z] = sums.get((x, z), 0.0) + coefficient
-    return tuple((x, z, c) for (x, z), c in sums.items())
 
 
 def observable_covariances(circuit: Circuit, angles: Real, states: Complex | None) -> Real | None:

@@ -5,17 +5,23 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
-import numpy as np
 import pennylane as qml
 
-from fubini.circuit.words import words_of
+from fubini.circuit.pauli import (
+    MAX_MATRIX_WIRES,
+    NoPauliSum,
+    PauliSum,
+    pauli_sum,
+    projector,
+    symmetric_product,
+    word_letters,
+    word_masks,
+)
 from fubini.errors import UnsupportedCircuitError
 
 #: A Pauli sum: word (one letter per wire, with its wires) -> real coefficient.
-PauliSum = dict[tuple[str, tuple[int, ...]], float]
 
 #: Matrices are written as Pauli words up to this many wires (4^k words).
-MAX_HERMITIAN_WIRES = 8
 
 
 @dataclass(frozen=True)
@@ -90,8 +96,34 @@ def measurement_of(process: Any, index: dict[Any, int]) -> Measurement:
         bits = [int(bit) for bit in qml.math.toarray(obs.parameters[0])]
         value = reduce(lambda total, bit: 2 * total + bit, bits, 0)
         return Measurement(kind, projector=(tuple(index[w] for w in obs.wires), value))
-    words = pauli_sum(obs, index)
-    return Measurement(kind, terms=_frozen(words))
+    return Measurement(kind, terms=observable_terms(obs, index))
+
+
+def observable_terms(
+    obs: Any, index: dict[Any, int]
+) -> tuple[tuple[str, tuple[int, ...], float], ...]:
+    """Return an observable as words: letters, the wires that they are on, coefficient.
+
+    Args:
+        obs: The observable.
+        index: Number of each wire label.
+
+    Raises:
+        UnsupportedCircuitError: When it is not Hermitian, or has no Pauli form and acts on too many wires.
+    """
+    if any(qml.math.requires_grad(data) for data in obs.data):
+        raise UnsupportedCircuitError(
+            f"{obs.name}: its coefficients require a gradient, and the native engine takes observables as constants. "
+            "Detach them, or measure the words one by one and combine the results in torch."
+        )
+    try:
+        return _worded(pauli_sum(obs, index, len(index)), len(index))
+    except NoPauliSum as found:
+        raise UnsupportedCircuitError(
+            f"{obs.name}: expected a Hermitian observable, and the native engine measures Pauli sums, projectors and "
+            f"Hermitian matrices on up to {MAX_MATRIX_WIRES} wires, got another one: {found.reason}. Write it as a sum of "
+            "Pauli words."
+        ) from None
 
 
 def square(measurement: Measurement, num_wires: int) -> Measurement:
@@ -106,22 +138,25 @@ def square(measurement: Measurement, num_wires: int) -> Measurement:
     """
     if measurement.projector is not None:
         return Measurement("expval", projector=measurement.projector)
-    masks = {_masks(word, wires, num_wires): c for word, wires, c in measurement.terms}
-    product: dict[tuple[int, int], complex] = {}
-    for (ax, az), a in masks.items():
-        for (bx, bz), b in masks.items():
-            key = (ax ^ bx, az ^ bz)
-            # i^n X^x Z^z with n the number of Y: the product's phase follows from moving Z^az past X^bx.
-            power = (ax & az).bit_count() + (bx & bz).bit_count() + 2 * (az & bx).bit_count()
-            power -= (key[0] & key[1]).bit_count()
-            product[key] = product.get(key, 0) + a * b * 1j ** (power % 4)
-    words = {_word(x, z, num_wires): c.real for (x, z), c in product.items()}
-    return Measurement("expval", terms=_frozen(words))
+    words = masked(measurement, num_wires)
+    return Measurement("expval", terms=_worded(symmetric_product(words, words), num_wires))
+
+
+def masked(measurement: Measurement, num_wires: int) -> PauliSum:
+    """Return the observable of an expectation value or variance as a Pauli sum.
+
+    Args:
+        measurement: The measurement.
+        num_wires: Number of wires of the circuit.
+    """
+    if measurement.projector is not None:
+        return projector(*measurement.projector, num_wires)
+    return tuple((*word_masks(word, wires, num_wires), c) for word, wires, c in measurement.terms)
 
 
 def observable_sums(
     measurements: Sequence[Measurement], num_wires: int, limit: int
-) -> tuple[tuple[tuple[int, int, float], ...], ...] | None:
+) -> tuple[PauliSum, ...] | None:
     """Return the observable of every result without its part along the identity, as words (x mask, z mask, coefficient).
 
     Args:
@@ -132,7 +167,7 @@ def observable_sums(
     Returns:
         The sums; None where there are more words, or where an observable is a multiple of the identity.
     """
-    sums: list[tuple[tuple[int, int, float], ...]] = []
+    sums: list[PauliSum] = []
     count = 0
     for m in measurements:
         if m.kind == "probs" or m.projector is not None:
@@ -142,130 +177,21 @@ def observable_sums(
             count += size * len(outcomes)
             if count > limit:
                 return None
-            sums += [_projector(wires, outcome, num_wires) for outcome in outcomes]
+            sums += [projector(wires, outcome, num_wires) for outcome in outcomes]
         else:
-            words = [(*_masks(word, wires, num_wires), c) for word, wires, c in m.terms]
-            sums.append(tuple((x, z, c) for x, z, c in words if x | z))
-            count += len(words)
+            sums.append(masked(m, num_wires))
+            count += len(m.terms)
+    sums = [tuple(term for term in terms if term[0] | term[1]) for terms in sums]
     return None if count > limit or not all(sums) else tuple(sums)
 
 
-def _projector(
-    wires: tuple[int, ...], outcome: int, num_wires: int
-) -> tuple[tuple[int, int, float], ...]:
-    """|outcome><outcome| on wires, the first one being the most significant: words of Z, each with the sign of its bits."""
-    places = [1 << (num_wires - 1 - w) for w in reversed(wires)]
-    return tuple(
-        (
-            0,
-            sum(place for k, place in enumerate(places) if chosen >> k & 1),
-            (-1.0 if (chosen & outcome).bit_count() % 2 else 1.0) / 2 ** len(wires),
-        )
-        for chosen in range(1, 2 ** len(wires))
-    )
-
-
-def pauli_sum(obs: Any, index: dict[Any, int]) -> PauliSum:
-    """Writes an observable as a sum of Pauli words.
-
-    Args:
-        obs: The observable.
-        index: Number of each wire label.
-
-    Returns:
-        Coefficient of each word.
-
-    Raises:
-        UnsupportedCircuitError: When it is not Hermitian, or has no Pauli form and acts on too many wires.
-    """
-    if any(qml.math.requires_grad(data) for data in obs.data):
-        raise UnsupportedCircuitError(
-            f"{obs.name}: its coefficients require a gradient, and the native engine takes observables as constants. "
-            "Detach them, or measure the words one by one and combine the results in torch."
-        )
-    words = words_of(obs)
-    if words is not None:
-        return _from_sentence(obs, words, index)
-    if isinstance(obs, qml.ops.SProd):
-        scale = _real(obs, complex(qml.math.toarray(obs.scalar)))
-        return {word: scale * c for word, c in pauli_sum(obs.base, index).items()}
-    if isinstance(obs, qml.ops.Sum):
-        total: PauliSum = {}
-        for operand in obs.operands:
-            for word, c in pauli_sum(operand, index).items():
-                total[word] = total.get(word, 0.0) + c
-        return total
-    return _from_matrix(obs, index)
-
-
-def _from_sentence(obs: Any, sentence: Any, index: dict[Any, int]) -> PauliSum:
-    total: PauliSum = {}
-    for word, coefficient in sentence.items():
-        pairs = sorted((index[wire], letter) for wire, letter in word.items())
-        key = ("".join(letter for _, letter in pairs), tuple(wire for wire, _ in pairs))
-        total[key] = total.get(key, 0.0) + _real(obs, complex(qml.math.toarray(coefficient)))
-    return total
-
-
-def _from_matrix(obs: Any, index: dict[Any, int]) -> PauliSum:
-    wires = tuple(obs.wires)
-    if len(wires) > MAX_HERMITIAN_WIRES or not obs.has_matrix:
-        raise UnsupportedCircuitError(
-            f"{obs.name} on {len(wires)} wires: the native engine measures Pauli sums, projectors and Hermitian matrices "
-            f"on up to {MAX_HERMITIAN_WIRES} wires. Write the observable as a sum of Pauli words."
-        )
-    matrix = np.asarray(qml.math.toarray(qml.matrix(obs)), dtype=np.complex128)
-    scale = max(1.0, float(np.abs(matrix).max()))
-    if not np.allclose(matrix, matrix.conj().T, atol=1e-10 * scale):
-        raise UnsupportedCircuitError(f"{obs.name}: expected a Hermitian observable")
-    k = len(wires)
-    dimension = 2**k
-    rows = np.arange(dimension)
-    total: PauliSum = {}
-    for x in range(dimension):
-        # tr(P M) = i^ny sum_c (-1)^parity(z & c) M[c, c ^ x], for all z at once by a Walsh-Hadamard transform.
-        values = matrix[rows, rows ^ x].reshape((2,) * k)
-        for axis in range(k):
-            low, high = np.take(values, 0, axis), np.take(values, 1, axis)
-            values = np.stack([low + high, low - high], axis)
-        values = values.reshape(-1) / dimension
-        for z in range(dimension):
-            c = (1j ** ((x & z).bit_count() % 4) * values[z]).real
-            if abs(c) > 1e-16 * scale:
-                word, places = _word(x, z, k)
-                total[word, tuple(index[wires[p]] for p in places)] = c
-    return total
-
-
-def _masks(word: str, wires: tuple[int, ...], num_wires: int) -> tuple[int, int]:
-    x = sum(
-        1 << (num_wires - 1 - w) for letter, w in zip(word, wires, strict=True) if letter in "XY"
-    )
-    z = sum(
-        1 << (num_wires - 1 - w) for letter, w in zip(word, wires, strict=True) if letter in "ZY"
-    )
-    return x, z
-
-
-def _word(x: int, z: int, num_wires: int) -> tuple[str, tuple[int, ...]]:
-    wires = tuple(w for w in range(num_wires) if (x | z) >> (num_wires - 1 - w) & 1)
-    letters = {(1, 0): "X", (0, 1): "Z", (1, 1): "Y"}
-    word = "".join(
-        letters[x >> (num_wires - 1 - w) & 1, z >> (num_wires - 1 - w) & 1] for w in wires
-    )
-    return word, wires
-
-
-def _frozen(words: PauliSum) -> tuple[tuple[str, tuple[int, ...], float], ...]:
-    return tuple((word, wires, float(c)) for (word, wires), c in words.items())
-
-
-def _real(obs: Any, value: complex) -> float:
-    if abs(value.imag) > 1e-12 * max(1.0, abs(value)):
-        raise UnsupportedCircuitError(
-            f"{obs.name}: expected a Hermitian observable, got a coefficient {value}"
-        )
-    return value.real
+def _worded(terms: PauliSum, num_wires: int) -> tuple[tuple[str, tuple[int, ...], float], ...]:
+    """Words with a letter for each of their wires, as the kernel takes them."""
+    found = []
+    for x, z, c in terms:
+        letters = word_letters(x, z, num_wires)
+        found.append(("".join(letters.values()), tuple(letters), c))
+    return tuple(found)
 
 
 def _unsupported(process: Any, why: str) -> str:

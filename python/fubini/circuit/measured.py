@@ -1,7 +1,7 @@
 """What a quantum function measures: whether it returns it, and over which wires."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pennylane as qml
@@ -62,22 +62,22 @@ def all_wires(tape: Any, device: Any) -> tuple[Any, ...]:
             operations = unfold(operations, _taken_whole, lambda _: None)
         except (Undecomposed, UnsupportedCircuitError):  # whoever runs it says why it cannot
             operations = tape.operations
-    return numbered(operations, tape.measurements)
+    used = qml.wires.Wires.all_wires([op.wires for op in operations])
+    return numbered(used, tape.measurements)
 
 
-def numbered(operations: Sequence[Any], measurements: Sequence[Any]) -> tuple[Any, ...]:
-    """Return the wires of operations that are taken whole, and of measurements, in PennyLane's order.
+def numbered(used: Iterable[Any], measurements: Sequence[Any]) -> tuple[Any, ...]:
+    """Return the wires of gates and of measurements in PennyLane's order.
 
     Args:
-        operations: In the order in which they act.
+        used: Wires of the gates, in the order in which they act.
         measurements: What is measured afterwards.
 
     Returns:
         Wire labels, the most significant bit first.
     """
-    used = qml.wires.Wires.all_wires([op.wires for op in operations])
-    measured = qml.wires.Wires.all_wires([m.wires for m in measurements])
-    only = set(measured) - set(used)
+    used = tuple(used)
+    only = {wire for process in measurements for wire in process.wires} - set(used)
     # As devices do it: numbers from 0 on keep their order if the gates have the first of them.
     count = len(used)
     if set(used) == set(range(count)) and only == set(range(count, count + len(only))):

@@ -8,17 +8,23 @@ import torch
 from fubini.circuit.tape import user_tape
 from fubini.compile.call import Arguments
 from fubini.compile.recorder import Recording
-from fubini.compile.shadow import MIXED_ROW, split
+from fubini.compile.shadow import MIXED_ROW, Codes
 
 
 def check_batch(
-    qnode: Any, tape: Any, recording: Recording, arguments: Arguments, again: bool
+    qnode: Any,
+    tape: Any,
+    batch: int | None,
+    recording: Recording,
+    arguments: Arguments,
+    again: bool,
 ) -> None:
     """See that every parameter of a gate belongs to one input of the batch.
 
     Args:
         qnode: The QNode.
         tape: Of the run that was recorded.
+        batch: Number of inputs that its parameters are for.
         recording: What was recorded.
         arguments: Of the run.
         again: Whether the function may run once more to find out.
@@ -27,13 +33,14 @@ def check_batch(
         ValueError: If a parameter does not.
     """
     count, inputs = arguments.batch, arguments.inputs
-    if count is None or inputs is None or (count == 1 and tape.batch_size in (None, 1)):
+    if count is None or inputs is None or (count == 1 and batch in (None, 1)):
         return
-    lost = [op.name for op in tape.operations for p in op.data if _is_lost(recording, p, count)]
-    if again and not lost and recording.problem and tape.batch_size is None:
+    parts = _parts(recording, tape)
+    lost = [name for name, value, rows in parts if _is_lost(value, rows, count)]
+    if again and not lost and recording.problem and batch is None:
         lost = _moving(qnode, tape, arguments)
-    wrong = lost or tape.batch_size not in (None, count)
-    if again and not wrong and _is_mixed(recording, tape):
+    wrong = lost or batch not in (None, count)
+    if again and not wrong and any(bool((rows == MIXED_ROW).any()) for _, _, rows in parts):
         # Three or five inputs, not as many as features: an axis that was summed away shows.
         count = 3 if arguments.width != 3 else 5
         rows = inputs[torch.arange(count, device=inputs.device) % len(inputs)]
@@ -47,29 +54,24 @@ def check_batch(
         )
 
 
-def _is_lost(recording: Recording, value: Any, count: int) -> bool:
-    """Whether a parameter is made of inputs, but has no axis for them, or repeats one of them along it."""
-    shadow = recording.shadow
-    if not (isinstance(value, torch.Tensor) and shadow.tracks(value) and shadow.has_rows(value)):
-        return False
-    if value.is_complex():
-        value = torch.view_as_real(value)
+def _parts(recording: Recording, tape: Any) -> list[tuple[str, torch.Tensor, Codes]]:
+    """Parameters that are made of inputs: the gate, the value, and the rows plus one that it is made of."""
+    rows_of = recording.shadow.rows
+    found = []
+    for op in tape.operations:
+        for value in op.data:
+            rows = rows_of(value) if isinstance(value, torch.Tensor) else None
+            if rows is not None and rows.any():
+                found.append((op.name, value, rows))
+    return found
+
+
+def _is_lost(value: torch.Tensor, rows: Codes, count: int) -> bool:
+    """Whether a parameter that is made of inputs has no axis for them, or repeats one of them along it."""
     if value.ndim == 0 or len(value) != count:
         return True
-    _, rows = split(shadow.of(value))
     first = rows.reshape(-1)[0]
     return count > 1 and first != MIXED_ROW and bool((rows == first).all())
-
-
-def _is_mixed(recording: Recording, tape: Any) -> bool:
-    """Whether a parameter is made of several inputs at once."""
-    shadow = recording.shadow
-    return any(
-        bool((split(shadow.of(p))[1] == MIXED_ROW).any())
-        for op in tape.operations
-        for p in op.data
-        if isinstance(p, torch.Tensor) and not p.is_complex() and shadow.tracks(p)
-    )
 
 
 def _moving(qnode: Any, tape: Any, arguments: Arguments) -> list[str]:

@@ -31,6 +31,7 @@ from fubini.native.circuit import circuit_of
 from fubini.native.reading import Reading, read
 from fubini.torch_private import without_transforms
 
+_MADE_OF_OTHERS = (qml.ops.op_math.SymbolicOp, qml.ops.op_math.CompositeOp)
 _PLAIN = (str, bytes, bool, int, float, complex, type(None), qml.wires.Wires, np.ndarray)
 
 
@@ -106,13 +107,14 @@ def compile_function(
                 return Run(str(error), kind)
         watch.gates([*tape.operations, *reading.parts.operations])
         # A function that is not understood may count its runs.
-        check_batch(qnode, tape, recording, arguments, again=static or watch.problem is None)
-        if arguments.inputs is not None and arguments.batch is None and tape.batch_size is not None:
+        again = static or watch.problem is None
+        check_batch(qnode, tape, reading.batch, recording, arguments, again)
+        if arguments.inputs is not None and arguments.batch is None and reading.batch is not None:
             return Run("the quantum function broadcasts over the features of one input", kind)
         reason = recording.problem or transform
         if reason is None and not static:
             reason = watch.problem or (None if watch.holds() else "it changes what it reads")
-        if reason is None and arguments.inputs is None and tape.batch_size is not None:
+        if reason is None and arguments.inputs is None and reading.batch is not None:
             reason = BATCHED
         if reason is None and arguments.made_up:
             reason = "its numbers were hidden by torch.func in the first call"
@@ -191,6 +193,8 @@ def _is_pennylanes(op: Any) -> bool:
     """Whether an operation, and what it is made of, is of a class of PennyLane's own."""
     if not type(op).__module__.startswith("pennylane."):
         return False
+    if not (op.hyperparameters or isinstance(op, _MADE_OF_OTHERS)):
+        return True
     parts = [getattr(op, "base", None), *getattr(op, "operands", ()), *op.hyperparameters.values()]
     return all(map(_is_known_part, parts))
 

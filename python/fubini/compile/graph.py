@@ -7,6 +7,7 @@ constants are folded, so that an angle that is a weight as it stands is that wei
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,8 +36,7 @@ class TooLargeError(Exception):
     """The expression has more nodes than are worth compiling."""
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     """One number.
 
     Attributes:

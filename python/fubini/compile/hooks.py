@@ -5,16 +5,40 @@ the reader of the running thread and do what they did before; modules have a cla
 object that the function does not ask for.
 """
 
+import sys
 import threading
 import types
+from collections.abc import Callable
 from typing import Any, Protocol
 
+from pennylane.capture import CaptureMeta
+
 _lock = threading.RLock()
-_running = threading.local()
+
+
+class _Running(threading.local):
+    """What is in force in the running thread.
+
+    Attributes:
+        readers: Who is told of reads, the innermost last.
+        maker: Who is asked about what is made, with ``told``, its profile function.
+        makers: Those that were before.
+    """
+
+    def __init__(self) -> None:
+        self.readers: list[Reader] = []
+        self.maker: Maker | None = None
+        self.told: Any = None
+        self.makers: list[tuple[Maker | None, Any]] = []
+
+
+running = _Running()
 _classes: dict[type, tuple[int, dict[str, Any]]] = {}
 _modules: dict[int, tuple[int, types.ModuleType, type]] = {}
 _recording: dict[type, type] = {}
 _ABSENT: Any = object()
+_making = 0
+_plain_make: Any = CaptureMeta.__dict__["__call__"]
 _CODES: set[types.CodeType] = set()
 
 
@@ -34,15 +58,28 @@ class Reader(Protocol):
         """An attribute of a module is about to be set or deleted."""
 
 
+class Maker(Protocol):
+    """Who is asked when an object of a PennyLane class is made.
+
+    Attributes:
+        problem: Not None where nothing is to be learnt any more.
+    """
+
+    problem: str | None
+
+    def unwatched(self, kind: type, args: Any, kwargs: Any, frame: types.FrameType) -> Any:
+        """Before an object is made: True where nothing is to be learnt from it, else what ``made`` is to be given."""
+
+    def made(self, token: Any) -> None:
+        """After it was made, while the profile function was told of everything."""
+
+
 MISSING_ATTRIBUTE: Any = object()
 
 
 def readers() -> list[Reader]:
     """The readers of the running thread, the innermost last."""
-    found: list[Reader] | None = getattr(_running, "readers", None)
-    if found is None:
-        found = _running.readers = []
-    return found
+    return running.readers
 
 
 def find(kind: type, name: str) -> Any:
@@ -201,6 +238,53 @@ def _recording_class(kind: type) -> type:
             kind.__name__, (kind,), {**methods, "__slots__": (), "__module__": kind.__module__}
         )
     return _recording[kind]
+
+
+def begin_making(maker: Maker, told: Callable[..., None]) -> None:
+    """Ask a maker about the objects of PennyLane's classes that the running thread makes.
+
+    Args:
+        maker: Whom to ask; ``end_making`` ends it.
+        told: The profile function that it goes with.
+    """
+    global _making, _plain_make
+    with _lock:
+        if not _making:
+            _plain_make = CaptureMeta.__dict__["__call__"]
+            CaptureMeta.__call__ = _make
+        _making += 1
+    running.makers.append((running.maker, running.told))
+    running.maker, running.told = maker, told
+
+
+def end_making() -> None:
+    """Undo one ``begin_making`` of the running thread."""
+    global _making
+    running.maker, running.told = running.makers.pop()
+    with _lock:
+        _making -= 1
+        if not _making and CaptureMeta.__dict__["__call__"] is _make:
+            CaptureMeta.__call__ = _plain_make
+
+
+def _make(cls: Any, *args: Any, **kwargs: Any) -> Any:
+    maker = running.maker
+    if maker is None or maker.problem is not None:
+        return _plain_make(cls, *args, **kwargs)
+    sys.setprofile(None)
+    try:
+        token = maker.unwatched(cls, args, kwargs, sys._getframe(1))
+        if token is True:
+            return _plain_make(cls, *args, **kwargs)
+    finally:
+        sys.setprofile(running.told)
+    result = _plain_make(cls, *args, **kwargs)
+    maker.made(token)
+    return result
+
+
+MAKE: types.CodeType = _make.__code__
+_CODES.add(MAKE)
 
 
 def without_hooks(error: BaseException) -> None:

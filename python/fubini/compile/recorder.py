@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fubini.compile import activations
 from fubini.compile.graph import Graph, TooLargeError
+from fubini.compile.hooks import running
 from fubini.compile.rules import RULES
 from fubini.compile.shadow import Codes, Shadow, UnknownError
 
@@ -132,21 +133,6 @@ class Recording:
         self._modes.close()
 
 
-class _unprofiled:
-    """Keeps a profiler, the watch among them, from being told of every call in here."""
-
-    __slots__ = ("_profiler",)
-
-    def __enter__(self) -> None:
-        self._profiler = sys.getprofile()
-        if callable(self._profiler):
-            sys.setprofile(None)
-
-    def __exit__(self, *error: object) -> None:
-        if callable(self._profiler):
-            sys.setprofile(self._profiler)
-
-
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Every ATen operation: does it, and notes what it means."""
 
@@ -170,18 +156,25 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         recording = self._recording
         if recording.problem is not None:
             return func(*args, **kwargs)
-        with _unprofiled(), torch._C.DisableTorchFunction():
-            try:
-                mutated = _mutated(func, args, kwargs)
-                found = self._before(func, args, kwargs, mutated)
-            except Exception as error:  # noqa: BLE001 - whatever cannot be followed is not understood
-                recording.fail(_failure(error))
-                return func(*args, **kwargs)
-            result = func(*args, **kwargs)
-            try:
-                self._after(func, args, result, found, mutated)
-            except Exception as error:  # noqa: BLE001
-                recording.fail(_failure(error))
+        told = running.told
+        if told is not None:
+            sys.setprofile(None)
+        try:
+            with torch._C.DisableTorchFunction():
+                try:
+                    mutated = _mutated(func, args, kwargs)
+                    found = self._before(func, args, kwargs, mutated)
+                except Exception as error:  # noqa: BLE001 - whatever cannot be followed is not understood
+                    recording.fail(_failure(error))
+                    return func(*args, **kwargs)
+                result = func(*args, **kwargs)
+                try:
+                    self._after(func, args, result, found, mutated)
+                except Exception as error:  # noqa: BLE001
+                    recording.fail(_failure(error))
+        finally:
+            if told is not None:
+                sys.setprofile(told)
         return result
 
     def _before(
@@ -334,17 +327,40 @@ class _Functions(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        told = running.told
+        if told is not None:  # the watch need not be told of what is done here
+            sys.setprofile(None)
         kwargs = kwargs or {}
         recording = self._recording
-        if recording.problem is None:
-            with _unprofiled():
+        try:
+            if recording.problem is None:
+                if function is _GETITEM and self._is_part(*args):
+                    # A view of memory whose codes are known: no operation to be understood.
+                    with torch._C._DisableTorchDispatch():
+                        return function(*args)
+                if function == _REQUIRES_GRAD and not _by_user():
+                    return function(*args)
                 try:
                     reason = self._problem(function, args, kwargs)
                 except Exception as error:  # noqa: BLE001 - whatever cannot be looked at is not understood
                     reason = _failure(error)
                 if reason is not None:
                     recording.fail(reason)
+        finally:
+            if told is not None:
+                sys.setprofile(told)
         return function(*args, **kwargs)
+
+    def _is_part(self, tensor: Any, index: Any) -> bool:
+        """Whether an index with constants takes a part of a tensor that is tracked, and nobody else is told of it."""
+        return (
+            type(tensor) in _PLAIN_TENSORS
+            and (all(map(_is_constant, index)) if type(index) is tuple else _is_constant(index))
+            and torch.is_grad_enabled()
+            and torch._C._len_torch_function_stack() == 0
+            and torch._C._len_torch_dispatch_stack() == 1
+            and self._recording.shadow.tracks(tensor)
+        )
 
     def _problem(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
         recording = self._recording
@@ -403,8 +419,24 @@ def _on_the_way_to_numpy() -> bool:
     return home == "pennylane.math.single_dispatch" and frame.f_code.co_name == "_to_numpy_torch"
 
 
+_PLAIN_TENSORS = (torch.Tensor, torch.nn.Parameter)
+_GETITEM = torch.Tensor.__getitem__
+_REQUIRES_GRAD = torch.Tensor.requires_grad.__get__  # type: ignore[attr-defined]
+
+
+def _is_constant(index: Any) -> bool:
+    """Whether an index is a constant, and what it takes of a tensor a view."""
+    kind = type(index)
+    if kind is slice:
+        return {type(index.start), type(index.stop), type(index.step)} <= _ENDS
+    return kind is int or index is Ellipsis or index is None
+
+
+_ENDS = {int, type(None)}
+
+
 def _has_memory(tensor: torch.Tensor) -> bool:
-    return type(tensor) in (torch.Tensor, torch.nn.Parameter)
+    return type(tensor) in _PLAIN_TENSORS
 
 
 _CONVERSIONS = ("__float__", "__int__", "__bool__", "__complex__", "__index__")

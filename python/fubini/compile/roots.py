@@ -75,6 +75,14 @@ def _root(shadow: Shadow, value: Any, batch: int | None) -> int:
 
 def _one_node(codes: Codes, batch: int | None) -> int:
     """The node of a number, or of one number for each input in order."""
+    if codes.ndim == 0:
+        code = int(codes)
+        if not code & 0xFFFFFFFF:
+            return code >> 32
+    elif codes.shape == (batch,):
+        first = int(codes[0]) - 1
+        if not first & 0xFFFFFFFF and (codes == np.arange(first + 1, first + 1 + len(codes))).all():
+            return first >> 32
     nodes, rows = split(codes.reshape(-1))
     if (rows == MIXED_ROW).any():
         raise UnknownError(MIXED)
@@ -152,7 +160,8 @@ def _repeats(found: Compiled, reading: Reading, arguments: Arguments) -> bool:
     angles = found.angles(weights, inputs)
     expected = np.empty_like(angles)
     for column, value in enumerate(reading.parts.values):
-        expected[:, column] = to_numpy(value).reshape(-1)
+        single = isinstance(value, torch.Tensor) and value.ndim == 0
+        expected[:, column] = value.item() if single else to_numpy(value).reshape(-1)
     low = arguments.inputs is not None and arguments.inputs.dtype is torch.float32
     low = low or any(w.dtype is torch.float32 for w in arguments.weights)
     tolerance = 1e-4 if low else 1e-10  # what the function's own rounding makes of a short formula

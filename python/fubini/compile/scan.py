@@ -13,6 +13,8 @@ _NAMES_ATTRIBUTE = {
     "STORE_ATTR", "DELETE_ATTR", "LOAD_SUPER_ATTR", "LOAD_SUPER_METHOD", "LOAD_ZERO_SUPER_ATTR",
     "LOAD_ZERO_SUPER_METHOD",
 }  # fmt: skip
+_SETS = {"STORE_ATTR", "DELETE_ATTR"}
+_SETTERS = ("setattr", "delattr", "__setattr__", "__delattr__")
 _NAMES_LOCAL = {"STORE_NAME", "DELETE_NAME"}  # in the body of a class
 # Attributes with two underscores lead behind what is watched, these excepted.
 HARMLESS = frozenset(
@@ -108,6 +110,7 @@ class Scan:
         written: Globals that are set.
         made: Code of functions that it defines.
         by_constant: Places of calls whose second argument is a constant string, as in getattr(x, "name").
+        sets: Whether it may set or delete an attribute.
         problem: What is not understood, in words.
     """
 
@@ -118,6 +121,7 @@ class Scan:
     written: frozenset[str]
     made: tuple[types.CodeType, ...]
     by_constant: frozenset[int]
+    sets: bool
     problem: str | None
 
 
@@ -177,6 +181,7 @@ def _scan(code: types.CodeType) -> Scan:
         frozenset(draft.written),
         tuple(c for c in code.co_consts if isinstance(c, types.CodeType)),
         frozenset(i.offset for k, i in enumerate(instructions) if _by_constant(instructions, k)),
+        any(i.opname in _SETS or i.argval in _SETTERS for i in instructions),
         draft.problem,
     )
 

@@ -38,6 +38,7 @@ class Shadow:
         self.graph = graph
         # The storage is kept: another one at its address would be taken for it.
         self._codes: dict[int, tuple[Any, Codes, int]] = {}
+        self._with_rows: set[int] = set()  # storages that may hold numbers of single inputs
         self._made: dict[int, Any] = {}
         self._constants: dict[float, int] = {}
 
@@ -45,10 +46,19 @@ class Shadow:
         """Return whether a tensor's memory holds anything that depends on weights or inputs."""
         return _key(tensor) in self._codes
 
+    def rows(self, tensor: torch.Tensor) -> Codes | None:
+        """Return the rows plus one (0: no row) of what a tensor holds; None where its memory has none."""
+        key = _key(tensor)
+        if key not in self._with_rows:
+            return None
+        real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+        rows: Codes = _view(self._codes[key][1], real) & _ROW
+        return rows
+
     def has_rows(self, tensor: torch.Tensor) -> bool:
         """Return whether a tensor holds numbers of single inputs of a batch."""
-        real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-        return bool((self.of(real) & _ROW).any())
+        rows = self.rows(tensor)
+        return rows is not None and bool(rows.any())
 
     def same_width(self, tensor: torch.Tensor) -> bool:
         """Return whether a tensor reads tracked memory in numbers of the size that was written."""
@@ -81,7 +91,9 @@ class Shadow:
             known = whole.numel() == tensor.numel()
             held = np.zeros(len(whole), dtype=np.int64) if known else self._constant_codes(whole)
             self._codes[key] = storage, held, tensor.element_size()
-        self._view(tensor)[...] = codes
+        _view(self._codes[key][1], tensor)[...] = codes
+        if (codes & _ROW).any():
+            self._with_rows.add(key)
 
     def of(self, tensor: torch.Tensor) -> Codes:
         """Return what a tensor holds, in its shape; constants for memory that is not tracked.
@@ -91,27 +103,24 @@ class Shadow:
         """
         if tensor.is_complex():
             raise UnknownError("it computes with complex numbers")
-        if self.tracks(tensor):
-            return self._view(tensor)
-        return self._constant_codes(tensor)
+        held = self._codes.get(_key(tensor))
+        return self._constant_codes(tensor) if held is None else _view(held[1], tensor)
 
     def constant(self, value: float) -> int:
         """Return the code of a constant."""
         return self.graph.constant(value) << 32
-
-    def _view(self, tensor: torch.Tensor) -> Codes:
-        codes = self._codes[_key(tensor)][1]
-        return np.lib.stride_tricks.as_strided(
-            codes[tensor.storage_offset() :],
-            tuple(tensor.shape),
-            tuple(8 * stride for stride in tensor.stride()),
-        )
 
     def _constant_codes(self, tensor: torch.Tensor) -> Codes:
         values = tensor.detach().to("cpu", torch.float64).numpy()
         distinct, inverse = np.unique(values.reshape(-1), return_inverse=True)
         codes = np.array([self.constant(v) for v in distinct.tolist()], dtype=np.int64)
         return codes[inverse].reshape(values.shape)
+
+
+def _view(codes: Codes, tensor: torch.Tensor) -> Codes:
+    """The codes of a storage as a tensor sees them."""
+    strides = [8 * stride for stride in tensor.stride()]
+    return np.ndarray(tensor.shape, np.int64, codes, 8 * tensor.storage_offset(), strides)
 
 
 def split(codes: Codes) -> tuple[Codes, Codes]:

@@ -16,11 +16,12 @@ import types
 from collections.abc import Iterable
 from typing import Any, Self
 
+import numpy as np
 import pennylane as qml
 import torch
 
-from fubini.compile import known
-from fubini.compile.hooks import readers, without_hooks
+from fubini.compile import hooks, known
+from fubini.compile.hooks import MAKE, begin_making, end_making, readers, running, without_hooks
 from fubini.compile.objects import Objects
 from fubini.compile.plain import ATOMS
 from fubini.compile.scan import HARMLESS, Scan, Use, scan
@@ -56,6 +57,13 @@ class Watch:
         self._escaped: dict[int, types.ModuleType] = {}
         self._names_in_strings = False  # whether an attribute is read by a string
         self._by_name = False  # whether by one that is computed
+        self._runs = 0  # of code of users
+        self._sets = False  # whether that may replace parts of a library
+        # PennyLane's that were made: whether they draw numbers, and are its own.
+        self._kinds: dict[type, tuple[bool, bool]] = {}
+        # How objects were made without code of users: whether of numbers alone.
+        self._understood: dict[Any, bool] = {}
+        self._modes = (0, 0)
         self._default = torch.get_default_dtype()
         self._before: Any = None
         self._base: types.FrameType | None = None
@@ -125,14 +133,19 @@ class Watch:
         self._active = True
         readers().append(self._objects)
         self._objects.begin()
-        sys.setprofile(self._callback())
+        self._modes = _modes()
+        told = self._callback()
+        begin_making(self, told)
+        sys.setprofile(told)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if not self._active:
             return
         self._active = False
-        if sys.getprofile() is self._told:
+        end_making()
+        now = sys.getprofile()
+        if now is self._told or (now is None and self.problem):
             sys.setprofile(None)
             if callable(self._before):
                 sys.setprofile(self._before)
@@ -186,19 +199,23 @@ class Watch:
         def told(frame: types.FrameType, event: str, arg: Any) -> None:
             if self.problem is not None:  # nothing more is to be learnt
                 objects.disarm()
+                sys.setprofile(None)
             elif event == "call":
                 scope = frame.f_globals
                 user = users.get(id(scope))
                 if user is None:
                     user = classify(scope)
                 if user:
+                    self._runs += 1
                     key = id(frame.f_code)
                     if entered.get(key, nothing)[1] is not scope or key in functions:
                         self._safely(self._enter, frame)
                 else:
                     back = frame.f_back
                     if back is not None and users.get(id(back.f_globals)) and back is not base:
-                        self._safely(self._calls_library, frame)
+                        known_one = _known_calls.get(id(frame.f_code))
+                        if known_one is None or known_one[1] is not scope:
+                            self._safely(self._calls_library, frame)
             elif event == "c_call":
                 if users.get(id(frame.f_globals)) and frame is not base:
                     self._safely(self._calls_c, frame, arg)
@@ -225,6 +242,8 @@ class Watch:
 
     def _fail(self, why: str) -> None:
         self.problem = self.problem or why
+        if running.maker is self:
+            running.told = None  # nothing more is to be learnt
 
     # -- code of users --------------------------------------------------------------------------------------------
 
@@ -248,6 +267,7 @@ class Watch:
         self._objects.ran(code)
         if first:
             names = scan(code)
+            self._sets |= names.sets
             if names.problem:
                 self._fail(names.problem)
             self._made.update(map(id, names.made))
@@ -384,11 +404,9 @@ class Watch:
     def _calls_library(self, frame: types.FrameType) -> None:
         module = str(frame.f_globals.get("__name__"))
         code = frame.f_code
-        if not (
-            known.known_code(module, code)
-            or known.known_dispatch(code, frame.f_locals.get("dispatch"))
-        ):
-            self._fail(f"it calls {module}.{code.co_qualname}")
+        if not known.known_code(module, code):
+            if not known.known_dispatch(code, frame.f_locals.get("dispatch")):
+                self._fail(f"it calls {module}.{code.co_qualname}")
         elif module == "copy":
             copied = frame.f_locals.get("x")
             if not known.copyable(copied, deep=code.co_name == "deepcopy"):
@@ -407,10 +425,59 @@ class Watch:
             asked = frame.f_locals.get("fn")
             if not known.known_by_name(asked):
                 self._fail(f"it calls {asked}, which is not on the list")
+        elif _MAKER_NAMES.isdisjoint(code.co_varnames):
+            _known_calls[id(code)] = code, frame.f_globals
         else:
             kind = _made_by(frame)
-            if kind is not None and not known.SEEDED.isdisjoint(c.__name__ for c in kind.__mro__):
-                self._seeded(kind, frame)
+            if kind is not None and _draws(kind):
+                self._seeded(kind, frame.f_locals["args"], frame.f_locals["kwargs"])
+
+    def unwatched(self, kind: type, args: Any, kwargs: Any, frame: types.FrameType) -> Any:
+        """Say whether an object of a PennyLane class need not be watched while it is made.
+
+        An object like it was made under the watch, and no code of users ran.
+
+        Args:
+            kind: The class.
+            args: What it is called with.
+            kwargs: Likewise.
+            frame: Who calls it.
+
+        Returns:
+            True, or what ``made`` wants.
+        """
+        if frame is self._base or not self._users.get(id(frame.f_globals)) or self._sets:
+            return None
+        found = self._kinds.get(kind)
+        if found is None:
+            found = self._kinds[kind] = _draws(kind), known.is_library_name(kind.__module__)
+        draws, of_library = found
+        if draws:
+            self._safely(self._seeded, kind, args, kwargs)
+        values = (*args, *kwargs.values()) if kwargs else args
+        queue = type(_active_queue())
+        key = (kind, queue, *map(type, values), *kwargs)
+        plain = self._understood.get(key)
+        if plain is not None:
+            same = plain or all(map(_is_inert, values))
+            return True if same and _modes() == self._modes else None
+        if not (
+            of_library
+            and known.is_library_name(queue.__module__)
+            and all(map(_is_inert, values))
+            and _modes() == self._modes
+        ):
+            return None
+        return key, self._runs, _INERT.issuperset(map(type, values))
+
+    def made(self, token: Any) -> None:
+        """Note that an object was made under the watch.
+
+        Args:
+            token: What ``unwatched`` gave.
+        """
+        if token is not None and token[1] == self._runs and self.problem is None:
+            self._understood[token[0]] = token[2]
 
     def _logs(self, frame: types.FrameType) -> None:
         """A logger that says nothing at this level, as long as it says nothing."""
@@ -430,13 +497,10 @@ class Watch:
             "a logger's level",
         )
 
-    def _seeded(self, kind: type, frame: types.FrameType) -> None:
+    def _seeded(self, kind: type, args: Any, kwargs: Any) -> None:
         """A template that draws its gates: the same ones only if it is given a seed."""
-        args = frame.f_locals["args"]
         args = args[1:] if args[:1] == (kind,) else args
-        bound = inspect.signature(vars(kind)["__init__"]).bind(
-            None, *args, **frame.f_locals["kwargs"]
-        )
+        bound = inspect.signature(vars(kind)["__init__"]).bind(None, *args, **kwargs)
         bound.apply_defaults()
         if not isinstance(bound.arguments.get("seed"), int):
             self._fail(f"it draws the gates of {kind.__name__} without a seed")
@@ -510,6 +574,40 @@ def _made_by(frame: types.FrameType) -> type | None:
         kind = next(iter(frame.f_locals.get("args") or (None,)), None)
     return kind if type(kind) is not type and isinstance(kind, type) else None
 
+
+def _draws(kind: type) -> bool:
+    """Whether a class of PennyLane draws numbers unless it is given a seed."""
+    return not known.SEEDED.isdisjoint(c.__name__ for c in kind.__mro__)
+
+
+def _modes() -> tuple[int, int]:
+    """How many modes of torch, which see what is done with tensors, are in force."""
+    return _function_modes(), _dispatch_modes()
+
+
+_function_modes, _dispatch_modes = (
+    torch._C._len_torch_function_stack,
+    torch._C._len_torch_dispatch_stack,
+)
+_active_queue = qml.QueuingManager.active_context
+
+
+def _is_inert(value: Any) -> bool:
+    """Whether nothing that is done with a value runs code of users."""
+    kind = type(value)
+    if kind in (list, tuple):
+        return all(map(_is_inert, value))
+    return kind in _INERT or (kind is np.ndarray and value.dtype.kind in "bifc")
+
+
+_INERT = frozenset(
+    {int, float, complex, bool, str, type(None), range, torch.Tensor, torch.nn.Parameter, np.float64, np.float32,
+     np.int64, np.bool_}
+)  # fmt: skip
+# Python functions of libraries that may be called whatever they are given, by code, with their globals: in all watches.
+_known_calls: dict[int, tuple[types.CodeType, Any]] = {id(MAKE): (MAKE, vars(hooks))}
+# Where a function has the class that it makes an object of.
+_MAKER_NAMES = frozenset({"cls", "args"})
 
 # What a class of PennyLane makes a gate of, and takes it apart into.
 _MAKING = ("__new__", "__init__", "compute_decomposition", "decomposition")

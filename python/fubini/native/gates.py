@@ -5,8 +5,8 @@ adjoints and powers of table gates, Pauli rotations, exponentials of Hermitian o
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import pennylane as qml
@@ -28,8 +28,7 @@ MAX_MATRIX_WIRES = 8
 MAX_SPECTRAL_WIRES = 6
 
 
-@dataclass(frozen=True)
-class Parameter:
+class Parameter(NamedTuple):
     """``coefficient * angles[slot] + offset``; slot -1 stands for the offset alone."""
 
     slot: int
@@ -37,8 +36,7 @@ class Parameter:
     offset: float = 0.0
 
 
-@dataclass(frozen=True)
-class NativeGate:
+class NativeGate(NamedTuple):
     """One call of the engine's program builder; wires are labels until the circuit numbers them.
 
     Args:
@@ -59,7 +57,7 @@ class NativeGate:
     control_values: tuple[int, ...] = ()
     adjoint: bool = False
     parameters: tuple[Parameter, ...] = ()
-    data: bytes = field(default=b"", repr=False)
+    data: bytes = b""
 
 
 def angle_values(op: Any) -> list[Any]:
@@ -71,6 +69,8 @@ def angle_values(op: Any) -> list[Any]:
     Returns:
         Scalars, or arrays of shape (B,) for a batch, of whatever library the operation holds.
     """
+    if op.name in TABLE:
+        return list(op.data)
     if isinstance(op, qml.ops.Adjoint) or _is_plain_controlled(op):
         return angle_values(op.base)
     if isinstance(op, qml.ops.Evolution):
@@ -79,7 +79,7 @@ def angle_values(op: Any) -> list[Any]:
         coefficient = op.data[0]
         is_complex = "complex" in qml.math.get_dtype_name(coefficient)
         return [qml.math.imag(coefficient) if is_complex else 0.0]
-    if op.name in TABLE or op.name in {"PauliRot", "MultiRZ"}:
+    if op.name in {"PauliRot", "MultiRZ"}:
         return list(op.data)
     return []
 
@@ -125,7 +125,7 @@ def _adjoint(op: Any, first_slot: int) -> list[NativeGate] | None:
     gates = native_gates(op.base, first_slot)
     if gates is None:
         return None
-    return [replace(gate, adjoint=not gate.adjoint) for gate in reversed(gates)]
+    return [gate._replace(adjoint=not gate.adjoint) for gate in reversed(gates)]
 
 
 def _controlled(op: Any, first_slot: int) -> list[NativeGate] | None:
@@ -135,8 +135,8 @@ def _controlled(op: Any, first_slot: int) -> list[NativeGate] | None:
     controls = tuple(op.control_wires)
     values = tuple(int(value) for value in op.control_values)
     return [
-        replace(
-            gate, controls=controls + gate.controls, control_values=values + gate.control_values
+        gate._replace(
+            controls=controls + gate.controls, control_values=values + gate.control_values
         )
         for gate in gates
     ]
@@ -296,13 +296,20 @@ def check_operations(operations: Sequence[Any]) -> None:
         UnsupportedCircuitError: For channels, mid-circuit measurements and operations on other systems than qubits.
     """
     for op in operations:
+        kind: Any = type(op)
+        if not _is_refused(kind):
+            continue
         if isinstance(op, qml.operation.Channel):
             raise UnsupportedCircuitError(
                 f"{op.name}: the native engine simulates pure states, and this is a noise channel. "
                 "Run the QNode on its device (engine='device')."
             )
-        if isinstance(op, (qml.ops.MidMeasure, qml.ops.Conditional)):
-            raise UnsupportedCircuitError(
-                f"{op.name}: mid-circuit measurements are not supported by the native engine. "
-                "Use qml.defer_measurements on the QNode, or run it on its device (engine='device')."
-            )
+        raise UnsupportedCircuitError(
+            f"{op.name}: mid-circuit measurements are not supported by the native engine. "
+            "Use qml.defer_measurements on the QNode, or run it on its device (engine='device')."
+        )
+
+
+@lru_cache(maxsize=1024)
+def _is_refused(kind: type) -> bool:
+    return issubclass(kind, (qml.operation.Channel, qml.ops.MidMeasure, qml.ops.Conditional))

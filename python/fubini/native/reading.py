@@ -52,12 +52,14 @@ class Gates:
         gates: The gates so far.
         values: Of their angles, in order: scalars, or (B,) for a batch, of whatever library the operations hold.
         operations: The operations that were translated.
+        wires: Labels of their wires, in the order in which they are met.
         preparation: The state preparation at the start, where each call brings the initial state.
     """
 
     gates: list[NativeGate] = field(default_factory=list)
     values: list[Any] = field(default_factory=list)
     operations: list[Any] = field(default_factory=list)
+    wires: dict[Any, None] = field(default_factory=dict)
     preparation: Any = None
 
     def prepare(self, op: Any) -> None:
@@ -67,6 +69,7 @@ class Gates:
             op: Basis states become gates; the amplitudes of all others are an argument of the circuit.
         """
         self.operations.append(op)
+        self.wires.update(dict.fromkeys(op.wires))
         if not isinstance(op, qml.BasisState):
             self.preparation = op
             return
@@ -92,6 +95,10 @@ class Gates:
         self.gates += found
         self.values += angle_values(op)
         self.operations.append(op)
+        # PennyLane puts the wires of controlled gates together whenever they are asked for.
+        whole = len(found) == 1 and found[0].kind == "table" and not found[0].controls
+        for wire in (whole and found[0].wires) or op.wires:
+            self.wires[wire] = None
         return True
 
     def decompose(self, operations: Sequence[Any]) -> None:
@@ -124,7 +131,7 @@ class Gates:
         """
         labels = tuple(wires)
         index = {wire: i for i, wire in enumerate(labels)}
-        used = (wire for part in (*self.operations, *measurements) for wire in part.wires)
+        used = [*self.wires, *(wire for process in measurements for wire in process.wires)]
         missing = list(dict.fromkeys(wire for wire in used if wire not in index))
         if missing:
             raise ValueError(
@@ -214,7 +221,7 @@ def read(tape: Any, device: Any = None, wires: Sequence[Any] | None = None) -> R
         if measures_all_wires(tape):
             wires = all_wires(tape, device)
         else:
-            wires = numbered(parts.operations, tape.measurements)
+            wires = numbered(parts.wires, tape.measurements)
     return Reading(parts.structure(wires, tape.measurements), parts)
 
 

@@ -130,10 +130,9 @@ def _is_identity(one: Element, weight: float) -> bool:
 def shifted(gates: Sequence[NativeGate], by: int) -> tuple[NativeGate, ...]:
     """Return gates whose slots count from another number."""
     return tuple(
-        replace(
-            gate,
+        gate._replace(
             parameters=tuple(
-                replace(p, slot=p.slot + by) if p.slot >= 0 else p for p in gate.parameters
+                p._replace(slot=p.slot + by) if p.slot >= 0 else p for p in gate.parameters
             ),
         )
         for gate in gates

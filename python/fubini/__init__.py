@@ -24,6 +24,7 @@ from fubini.metric.functions import (
     quantum_fisher,
 )
 from fubini.metric.plot import plot_metric
+from fubini.metric.scipy_function import SciPyFunction, scipy_function
 from fubini.metric.spectrum import MetricSpectrum, metric_spectrum
 from fubini.native.circuit import Circuit
 from fubini.native.operator import MetricOperator
@@ -82,6 +83,7 @@ __all__ = [
     "Relative",
     "Report",
     "Schedule",
+    "SciPyFunction",
     "ShotQNGOptimizer",
     "SignalToNoise",
     "SolveInfo",
@@ -107,6 +109,7 @@ __all__ = [
     "quantum_fisher",
     "replace_torch_layers",
     "report",
+    "scipy_function",
     "set_memory_limit",
     "set_num_threads",
     "solve",

@@ -114,11 +114,15 @@ class QNodeFunction:
             self._names[positional] = argument_names(self.qnode.func, positional)
         return self._names[positional]
 
+    def native_reason(self) -> str:
+        """Return why the QNode must run as it is, as far as its settings decide it; empty where it need not."""
+        if self.qnode.interface not in ("auto", "torch"):
+            return f"its interface is {self.qnode.interface!r}, not torch"
+        return device_reason(self.qnode)
+
     def _found(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Found | str:
         qnode = self.qnode
-        if qnode.interface not in ("auto", "torch"):
-            return f"its interface is {qnode.interface!r}, not torch"
-        reason = device_reason(qnode)
+        reason = self.native_reason()
         if reason:
             return reason
         tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)]

@@ -16,7 +16,7 @@ from fubini.devices.executor import Executor
 from fubini.devices.metric import metric_blocks
 from fubini.devices.readout import sampled_readout
 from fubini.devices.shifts import gradient_job, values_job
-from fubini.devices.snr import snr_direction, split_shots, variance_ratio
+from fubini.devices.signal_to_noise import snr_direction, split_shots, variance_ratio
 from fubini.devices.usage import Usage
 from reference import geometric_tensor
 

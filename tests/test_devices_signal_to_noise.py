@@ -12,7 +12,7 @@ from devices_common import Serial
 from fubini import QNGOptimizer, QuantumLayer, SignalToNoise, UnsupportedCircuitError
 from fubini.blocks import NoisyBlock
 from fubini.devices.executor import DeviceExecutionError, Executor
-from fubini.devices.snr import snr_direction
+from fubini.devices.signal_to_noise import snr_direction
 from fubini.nn.shot_noise import ShotNoise, estimated_metric, gradient_covariance, layer_tape
 
 SHAPES = {"w": (3,), "v": ()}

@@ -1,10 +1,15 @@
 """Who may import whom: folders stand in an order, arrows run down, and no import hides inside a function."""
 
 import ast
+import itertools
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
+import pennylane as qml
 import pytest
+import torch
 
 import fubini
 
@@ -108,3 +113,32 @@ def test_the_root_shows_what_is_public() -> None:
     assert set(dir(fubini)) == {*fubini.__all__, "__version__", "devices"}
     modules = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or path.is_dir()}
     assert not modules & set(fubini.__all__)  # a module would shadow the function of its name
+
+
+def test_a_call_of_the_metric_stays_in_few_files() -> None:
+    @qml.qnode(qml.device("default.qubit", wires=2))
+    def circuit(w: torch.Tensor) -> object:
+        qml.RY(w[0], 0)
+        qml.CNOT([0, 1])
+        qml.RX(w[1], 1)
+        return qml.expval(qml.Z(0))
+
+    metric = fubini.metric_tensor(circuit)
+    w = torch.tensor([0.1, 0.2], requires_grad=True)
+    metric(w)
+    visited: list[str] = []
+
+    def visit(frame: FrameType, event: str, _: object) -> None:
+        path = frame.f_code.co_filename
+        if event == "call" and path.startswith(str(ROOT)):
+            visited.append(path)
+
+    before = sys.getprofile()
+    sys.setprofile(visit)
+    try:
+        metric(w)
+    finally:
+        sys.setprofile(before)
+    assert len(set(visited)) <= 20, sorted(set(visited))
+    changes = sum(a != b for a, b in itertools.pairwise(visited))
+    assert changes <= 56, changes  # half of what two descriptions of a circuit took

@@ -4,7 +4,7 @@ Start with ``QuantumLayer`` and ``QNGOptimizer``; ``compiled`` makes a QNode a f
 solution of its systems.
 """
 
-from fubini.devices.snr import SignalToNoise
+from fubini.devices.signal_to_noise import SignalToNoise
 from fubini.errors import NumericalError, UnsupportedCircuitError
 from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian, Poisson
 from fubini.geometry.capacity import effective_dimension

@@ -9,7 +9,7 @@ import torch
 from fubini.arrays import to_numpy
 from fubini.blocks.base import BlockInfo, checked
 from fubini.blocks.matrix import DenseBlock
-from fubini.devices.snr import snr_direction
+from fubini.devices.signal_to_noise import snr_direction
 
 Tensor = torch.Tensor
 

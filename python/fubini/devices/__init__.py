@@ -23,7 +23,7 @@ from fubini.devices.job import Job, together
 from fubini.devices.mixed import mixed_metric_job
 from fubini.devices.qnspsa import QNSPSA
 from fubini.devices.shifts import gradient_job, values_job
-from fubini.devices.snr import SignalToNoise, snr_direction, split_shots
+from fubini.devices.signal_to_noise import SignalToNoise, snr_direction, split_shots
 from fubini.devices.usage import Usage
 
 __all__ = [

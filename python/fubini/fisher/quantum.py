@@ -17,8 +17,8 @@ from fubini.circuit.pauli import applied
 from fubini.errors import UnsupportedCircuitError
 from fubini.fisher.calls import Call
 from fubini.native.circuit import Circuit
+from fubini.native.measurements import Measurement, masked
 from fubini.native.metric import observable_covariances
-from fubini.native.observables import Measurement, masked
 from fubini.nn.linearise import Linearised, flat_weights, linearise, trace
 from fubini.nn.stand_in import as_native
 from fubini.options import Approx

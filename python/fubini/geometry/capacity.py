@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 
 from fubini.fisher.losses import as_likelihood
-from fubini.native.observables import Measurement
+from fubini.native.measurements import Measurement
 from fubini.options import Real
 
 #: Results (X, M) and their derivatives (X, M, P) -> factors (X, K, P).

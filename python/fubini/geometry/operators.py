@@ -11,7 +11,7 @@ import pennylane as qml
 from fubini.circuit.pauli import PauliSum, dense, word_masks
 from fubini.errors import UnsupportedCircuitError
 from fubini.native.circuit import Circuit
-from fubini.native.observables import Measurement, observable_terms
+from fubini.native.measurements import Measurement, observable_terms
 from fubini.options import Complex, Real
 
 #: (word, one letter per wire; the wires' positions in the circuit; coefficient), ... as in ``Measurement.terms``.

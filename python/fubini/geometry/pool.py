@@ -22,7 +22,7 @@ from fubini.geometry.ansatz import Ansatz
 from fubini.geometry.operators import Terms, terms_of
 from fubini.native.circuit import Circuit
 from fubini.native.gates import NativeGate
-from fubini.native.observables import Measurement
+from fubini.native.measurements import Measurement
 from fubini.native.reading import Gates, Structure, read
 from fubini.options import Complex, Real
 

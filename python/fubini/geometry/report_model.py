@@ -17,7 +17,7 @@ from fubini.circuit.tape import user_tape
 from fubini.compile.compiled import Compiled
 from fubini.errors import UnsupportedCircuitError
 from fubini.metric.functions import layer_metric
-from fubini.native.observables import Measurement
+from fubini.native.measurements import Measurement
 from fubini.native.reading import read
 from fubini.nn.layer import QuantumLayer
 from fubini.nn.layer_weights import initial_weight

@@ -26,7 +26,7 @@ from fubini.geometry.operators import Terms
 from fubini.native.circuit import Circuit
 from fubini.native.derivative import tangent_states
 from fubini.native.gates import add_gate
-from fubini.native.observables import Measurement
+from fubini.native.measurements import Measurement
 from fubini.options import Complex, Real
 from fubini.runtime import check_fits
 

@@ -16,7 +16,7 @@ from fubini import _core
 from fubini.circuit.measured import all_wires, measures_all_wires
 from fubini.errors import UnsupportedCircuitError
 from fubini.native.gates import add_gate
-from fubini.native.observables import Measurement, square
+from fubini.native.measurements import Measurement, square
 from fubini.native.reading import Reading, Structure, read
 from fubini.options import Complex, Real
 

@@ -24,7 +24,7 @@ from fubini.circuit.pauli import (
     symmetric_product,
 )
 from fubini.native.circuit import Circuit
-from fubini.native.observables import observable_sums
+from fubini.native.measurements import observable_sums
 from fubini.options import Complex, Real, Reduce
 
 Block = tuple[tuple[int, ...], Real]

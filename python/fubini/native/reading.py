@@ -22,7 +22,7 @@ from fubini.native.gates import (
     native_gates,
     unsupported,
 )
-from fubini.native.observables import Measurement, measurement_of
+from fubini.native.measurements import Measurement, measurement_of
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pennylane as qml
 import torch
 
-from fubini.devices.snr import SignalToNoise
+from fubini.devices.signal_to_noise import SignalToNoise
 from fubini.fisher.likelihoods import Gaussian
 from fubini.fisher.losses import as_likelihood
 from fubini.nn.layer import QuantumLayer

@@ -9,7 +9,7 @@ import torch
 
 from fubini.blocks import distributed
 from fubini.circuit.gate_layers import LayerRule
-from fubini.devices.snr import SignalToNoise
+from fubini.devices.signal_to_noise import SignalToNoise
 from fubini.metric.functions import Approx
 from fubini.nn.surroundings import RandomState
 from fubini.optim.checks import check_gradients, check_parameters, listed

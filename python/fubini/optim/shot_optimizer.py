@@ -17,7 +17,13 @@ from fubini.devices.block_metric import metric_job
 from fubini.devices.executor import Executor, executor_of
 from fubini.devices.job import Job, together
 from fubini.devices.shifts import gradient_job
-from fubini.devices.snr import Direction, Split, snr_direction, split_shots, variance_ratio
+from fubini.devices.signal_to_noise import (
+    Direction,
+    Split,
+    snr_direction,
+    split_shots,
+    variance_ratio,
+)
 from fubini.devices.usage import Usage
 from fubini.optim.checks import listed
 from fubini.options import check_number
@@ -49,7 +55,7 @@ class ShotQNGOptimizer(torch.optim.Optimizer):
     r"""Natural-gradient descent of :math:`\langle O\rangle(\theta)` on a device with shots or on hardware.
 
     Every step estimates gradient and block-diagonal metric with their errors in one execution, weighs eigen-directions by
-    their signal-to-noise ratio (``fubini.devices.snr``) and shares its shots between gradient and metric such that the
+    their signal-to-noise ratio (``fubini.devices.signal_to_noise``) and shares its shots between gradient and metric such that the
     direction's variance is smallest, judged by the step before. There is no ``lam``. For data, several expectation
     values and losses of them, use ``QuantumLayer`` and ``QNGOptimizer(lam=SignalToNoise())``, which weighs in the same
     way and takes the layer's own shots for every circuit.

@@ -59,7 +59,10 @@ class Flow:
     def motion(self, times: Real, weights: Real) -> Motion:
         """Return the tangents at weights (S, B, P) of times (S,), those of one time after the other."""
         coefficients = self.hamiltonian.at(times)  # first: it may find new operators
-        flat = np.ascontiguousarray(weights.reshape(-1, weights.shape[-1]))
+        # A circuit that grows may have no weight yet.
+        flat = np.ascontiguousarray(
+            weights.reshape(len(times) * weights.shape[1], weights.shape[2])
+        )
         found = tangents(self.ansatz, flat, self.hamiltonian.operators)
         shape = (*weights.shape[:2], coefficients.shape[-1])
         rows = np.broadcast_to(coefficients, shape).reshape(len(flat), 1, -1)

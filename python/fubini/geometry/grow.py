@@ -9,12 +9,13 @@ import torch
 
 from fubini.arrays import to_numpy
 from fubini.circuit.arguments import check_finite_array
+from fubini.geometry.flow import Time
 from fubini.geometry.grow_evolution import Course, follow
 from fubini.geometry.grown import Grown, Growth
 from fubini.geometry.minimise import minimise
 from fubini.geometry.operators import spectral_bound
 from fubini.geometry.pool import Chain, Element, Pool, Start, StartGates, pool_of
-from fubini.geometry.scores import Flow, PoolScores, Score, scores
+from fubini.geometry.scores import PoolScores, Score, behind, scores
 from fubini.options import Real
 
 #: (energy, weights) -> weights, with the energy a torch function of the weights.
@@ -27,12 +28,11 @@ def grow(
     start: Start | Grown | None = None,
     *,
     times: Any = None,
-    flow: Flow = "real",
+    time: Time = "real",
     score: Score | None = None,
     tolerance: float | None = None,
     max_operations: int = 100,
     optimize: Optimize | None = None,
-    max_step: float = 0.05,
 ) -> Grown:
     r"""Grow a circuit from a pool of operations.
 
@@ -40,7 +40,8 @@ def grow(
     on until the norm of the pool's gradients is below the tolerance (ADAPT-VQE, Grimsley, Economou, Barnes, Mayhall 2019,
     arXiv:1812.11173). With times, along the evolution of the start's state by McLachlan's principle: whenever the residual
     is above the tolerance, the candidate that lowers it most is added with the weight 0 (adaptive variational quantum
-    dynamics, Yao et al. 2021, arXiv:2011.00622; in imaginary time Gomes et al. 2021, arXiv:2102.01544).
+    dynamics, Yao et al. 2021, arXiv:2011.00622; in imaginary time Gomes et al. 2021, arXiv:2102.01544); steps and bound are
+    those of :func:`fubini.evolve`.
 
     Example:
         >>> import fubini, pennylane as qml
@@ -60,15 +61,13 @@ def grow(
         start: A quantum function without arguments that prepares the first state; None: |0...0>; or what ``grow`` returned
             before, to go on from there.
         times: Rising times, from the start's on, for an evolution by exp(-i H t); None for the ground state.
-        flow: In time: ``"real"`` or ``"imaginary"``.
+        time: In time: ``"real"`` or ``"imaginary"``.
         score: What decides, see :mod:`fubini.geometry.scores`; None: ``"gradient"``, in time ``"gain"``.
         tolerance: Where to stop, default 1e-3: norm of the gradients of the pool, in units of the Hamiltonian; in time the
             McLachlan residual, likewise.
         max_operations: As many are added at most.
         optimize: Instead of Newton's method for ground states: a function of the energy, itself a torch function of the weights,
             and of first weights, that returns weights.
-        max_step: In time: the longest step of the integration, by the length of the way that the exact state goes in it, in
-            radians. Steps are shorter where the error of the integration (Dormand and Prince's, fifth order) asks for it.
 
     Returns:
         The circuit and its history; ``print`` shows them.
@@ -78,7 +77,7 @@ def grow(
         ValueError: If arguments do not fit together, or are NaN or infinite.
         UnsupportedCircuitError: If the engine does not know an operation.
     """
-    _check(times, flow, score, tolerance, max_operations, max_step)
+    _check(times, time, score, tolerance, max_operations)
     first: Real = np.zeros(0)
     elements: list[Element] = []
     if isinstance(start, Grown):
@@ -109,11 +108,10 @@ def grow(
         first,
         found,
         np.asarray(to_numpy(times), dtype=float),
-        flow,
+        time,
         score or "gain",
         bound,
         max_operations,
-        max_step,
     )
     return _of_course(hamiltonian, found, gates, course)
 
@@ -123,7 +121,7 @@ def pool_scores(
     pool: Sequence[Any],
     start: Start | Grown | None = None,
     *,
-    flow: Flow = "imaginary",
+    time: Time = "imaginary",
 ) -> PoolScores:
     """Return what every candidate of a pool would gain a circuit, from one call of the engine.
 
@@ -138,7 +136,7 @@ def pool_scores(
         hamiltonian: As for :func:`grow`, like pool and start.
         pool: As there.
         start: As there.
-        flow: The residual's: ``"imaginary"``, towards lower energy, or ``"real"``, in time.
+        time: The residual's: ``"imaginary"``, towards lower energy, or ``"real"``, in time.
 
     Returns:
         Gradients, lengths and gains.
@@ -148,12 +146,12 @@ def pool_scores(
         ValueError: As there.
         UnsupportedCircuitError: As there.
     """
-    _check_word("flow", flow, ("real", "imaginary"))
+    _check_word("time", time, ("real", "imaginary"))
     if isinstance(start, Grown):
         found = _behind(start, pool, hamiltonian)
-        return scores(start._start, start._elements, start.weights, found, flow)
+        return scores(behind(start._start, start._elements, found), start.weights, found, time)
     found, gates = pool_of(pool, hamiltonian, start)
-    return scores(gates, [], np.zeros(0), found, flow)
+    return scores(behind(gates, [], found), np.zeros(0), found, time)
 
 
 def _behind(start: Grown, pool: Sequence[Any], hamiltonian: Any) -> Pool:
@@ -200,7 +198,7 @@ def _ground(
             values = np.abs(gradients)
             chosen = int(np.flatnonzero(values >= values.max() * (1.0 - 1e-9))[0])
         else:
-            every = scores(start, elements, weights, pool, "imaginary")
+            every = scores(behind(start, elements, pool), weights, pool, "imaginary")
             values, chosen = every.by(score), every.best(score)
         longer = [*elements, pool.elements[chosen]]
         following = Chain(start, longer, pool.wires, pool.terms)
@@ -281,7 +279,7 @@ def _of_course(hamiltonian: Any, pool: Pool, start: StartGates, course: Course) 
         course.times,
         trajectory,
         course.residuals,
-        course.bound,
+        course.angles,
         _start=start,
         _elements=tuple(elements),
         _wires=pool.wires,
@@ -289,15 +287,12 @@ def _of_course(hamiltonian: Any, pool: Pool, start: StartGates, course: Course) 
     )
 
 
-def _check(
-    times: Any, flow: Any, score: Any, tolerance: Any, max_operations: Any, max_step: Any
-) -> None:
-    _check_word("flow", flow, ("real", "imaginary"))
+def _check(times: Any, time: Any, score: Any, tolerance: Any, max_operations: Any) -> None:
+    _check_word("time", time, ("real", "imaginary"))
     if score is not None:
         _check_word("score", score, ("gradient", "natural", "gain"))
-    for name, value in (("tolerance", tolerance), ("max_step", max_step)):
-        if value is not None and not 0.0 < value < np.inf:
-            raise ValueError(f"{name}: expected a finite number above 0, got {value!r}")
+    if tolerance is not None and not 0.0 < tolerance < np.inf:
+        raise ValueError(f"tolerance: expected a finite number above 0, got {tolerance!r}")
     if isinstance(max_operations, bool) or not isinstance(max_operations, int | np.integer):
         raise TypeError(f"max_operations: expected an integer, got {max_operations!r}")
     if max_operations < 0:

@@ -48,7 +48,7 @@ class Grown:
         times: In time: the times, (T,); else None.
         trajectory: In time: the weights at every time, (T, P); operations that were added later have the weight 0 before.
         residuals: In time: McLachlan's residual at every time, (T,).
-        bound: In time: a bound of the norm of the difference to the exact state at every time, the integrated residual.
+        angle_bound: In time: a bound of the angle arccos|<exact|psi>| at every time, in radians, see :func:`fubini.evolve`.
     """
 
     hamiltonian: Any
@@ -60,7 +60,7 @@ class Grown:
     times: Real | None = None
     trajectory: Real | None = None
     residuals: Real | None = None
-    bound: Real | None = None
+    angle_bound: Real | None = None
     _start: StartGates = field(repr=False, kw_only=True)
     _elements: tuple[Element, ...] = field(repr=False, kw_only=True)
     _wires: tuple[Any, ...] = field(repr=False, kw_only=True)
@@ -70,6 +70,13 @@ class Grown:
     def wires(self) -> tuple[Any, ...]:
         """Wires of the circuit, the most significant bit first."""
         return self._wires
+
+    @property
+    def infidelity_bound(self) -> Real | None:
+        """In time: a bound of 1 - |<exact|psi>|^2 at every time, (T,)."""
+        if self.angle_bound is None:
+            return None
+        return np.asarray(np.sin(np.minimum(self.angle_bound, np.pi / 2)) ** 2)
 
     def circuit(self, weights: Any = None) -> None:
         """Queue the operations; an ordinary quantum function, for QNodes and layers of one's own.
@@ -152,7 +159,7 @@ class Grown:
             times=None,
             trajectory=None,
             residuals=None,
-            bound=None,
+            angle_bound=None,
             _elements=tuple(elements),
         )
 
@@ -167,9 +174,9 @@ class Grown:
                 f"  {number + 1:3d} {step.operation.name} on {_wires(step.operation.wires)}: {when}score {step.score:.3g}, "
                 f"{what} {step.after:.10g}"
             )
-        if self.bound is not None and self.times is not None:
+        if self.infidelity_bound is not None and self.times is not None:
             lines.append(
-                f"  times {self.times[0]:.4g} to {self.times[-1]:.4g}, distance from the exact state at most {self.bound[-1]:.2g}"
+                f"  times {self.times[0]:.4g} to {self.times[-1]:.4g}, infidelity at most {self.infidelity_bound[-1]:.2g}"
             )
         return "\n".join(lines)
 

@@ -17,17 +17,16 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fubini.geometry.flow import Time
 from fubini.geometry.pool import Chain, Pool, StartGates
 from fubini.geometry.tangents import tangents, times_minus_i
 from fubini.options import Real
 
 #: Which of them decides.
 Score = Literal["gradient", "natural", "gain"]
-#: Which evolution h belongs to: towards lower energy, or in time.
-Flow = Literal["imaginary", "real"]
 
 # Directions shorter than this part of the longest are no directions: their weights would have to race.
-SPANNED = 1e-4
+SPANNED = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,45 +70,31 @@ class PoolScores:
         return int(np.flatnonzero(values >= values.max() * (1.0 - 1e-9))[0])
 
 
-def scores(
-    start: StartGates, grown: Sequence[Any], weights: Real, pool: Pool, flow: Flow
-) -> PoolScores:
+def scores(chain: Chain, weights: Real, pool: Pool, time: Time, cut: float = SPANNED) -> PoolScores:
     """Return the scores of a pool behind a circuit, all from one call of the engine.
 
     Args:
-        start: Of the circuit.
-        grown: Its elements.
-        weights: (P,).
+        chain: The circuit with the candidates behind it.
+        weights: Of the circuit, (P,).
         pool: The candidates.
-        flow: Which direction the residual is about.
+        time: Which direction the residual is about.
+        cut: Directions shorter than this part of the longest tangent count as none.
+
+    Returns:
+        The scores.
     """
-    size = len(grown)
-    chain = Chain(start, [*grown, *pool.elements], pool.wires)
+    size = len(weights)
     every = np.concatenate([weights, np.zeros(len(pool.elements))])
     found = tangents(chain, every[None], (pool.terms,))
-    return scored(found.weights[0], found.operators[0, 0], size, pool, flow)
-
-
-def scored(vectors: Real, wanted: Real, size: int, pool: Pool, flow: Flow) -> PoolScores:
-    """Return the scores from tangents.
-
-    Args:
-        vectors: Of the circuit's weights and of the candidates, (P + K, 2 N).
-        wanted: -i P H|psi>, (2 N,).
-        size: P.
-        pool: The candidates.
-        flow: As for :func:`scores`.
-    """
-    own, new = vectors[:size], vectors[size:]
+    own, new = found.weights[0, :size], found.weights[0, size:]
+    wanted = found.operators[0, 0]
     downhill = times_minus_i(wanted)  # -P H|psi>
-    target = wanted if flow == "real" else downhill
-    basis = span(own)
-    rest = target - basis.T @ (basis @ target)
+    basis, rest = missed(own, wanted if time == "real" else downhill, cut)
     free = new - (new @ basis.T) @ basis
     free -= (free @ basis.T) @ basis  # once more, for what the first time left by rounding
     lengths = (new**2).sum(axis=1)
     left = (free**2).sum(axis=1)
-    moves = left > SPANNED**2 * lengths.max(initial=0.0)
+    moves = left > cut**2 * lengths.max(initial=0.0)
     along = free @ rest
     gains = np.where(moves, along**2 / np.where(moves, left, 1.0), 0.0)
     return PoolScores(
@@ -121,10 +106,30 @@ def scored(vectors: Real, wanted: Real, size: int, pool: Pool, flow: Flow) -> Po
     )
 
 
-def span(vectors: Real) -> Real:
-    """Return an orthonormal basis of what vectors (P, 2 N) span, (r, 2 N)."""
+def missed(vectors: Real, target: Real, cut: float) -> tuple[Real, Real]:
+    """Return an orthonormal basis (r, 2 N) of what vectors (P, 2 N) span, and the rest of the target (2 N,) outside.
+
+    Args:
+        vectors: Tangents.
+        target: A direction.
+        cut: As for :func:`scores`.
+
+    Returns:
+        Both.
+    """
     if not len(vectors):
-        return vectors
+        return vectors, target
     _, values, rows = np.linalg.svd(vectors, full_matrices=False)
-    found: Real = rows[values > SPANNED * values.max(initial=0.0)]
-    return found
+    basis: Real = rows[values > cut * values.max(initial=0.0)]
+    return basis, target - basis.T @ (basis @ target)
+
+
+def behind(start: StartGates, grown: Sequence[Any], pool: Pool) -> Chain:
+    """Return a circuit with all candidates behind it, for :func:`scores`.
+
+    Args:
+        start: Of the circuit.
+        grown: Its elements.
+        pool: The candidates.
+    """
+    return Chain(start, [*grown, *pool.elements], pool.wires)

@@ -460,42 +460,87 @@ def moons() -> tuple[Tensor, Tensor]:
     return (points - points.mean(0)) / points.std(0), upper.to(D)[:, None]
 
 
-def reuploading_classifier(seed: int) -> nn.Module:
-    def circuit(inputs: Any, weights: Any) -> Any:
-        for layer in range(3):
-            for wire in range(4):
-                qml.RY(inputs[..., wire % 2], wire)
-                qml.Rot(*(weights[layer, wire, k] for k in range(3)), wire)
-            for wire in range(4):
-                qml.CNOT([wire, (wire + 1) % 4])
-        for wire in range(4):
-            qml.RY(weights[3, wire, 0], wire)
-        return qml.expval(qml.Z(0))
+def reuploading_layer(wires: int, layers: int, features: int, outputs: int = 0) -> Any:
+    """Inputs and weights by turns; no number of outputs: the first alone, which is no vector."""
 
+    def circuit(inputs: Any, weights: Any) -> Any:
+        for layer in range(layers):
+            for wire in range(wires):
+                qml.RY(inputs[..., wire % features], wire)
+                qml.Rot(*(weights[layer, wire, k] for k in range(3)), wire)
+            for wire in range(wires):
+                qml.CNOT([wire, (wire + 1) % wires])
+        for wire in range(wires):
+            qml.RY(weights[layers, wire, 0], wire)
+        found = [qml.expval(qml.Z(wire)) for wire in range(max(1, outputs))]
+        return found if outputs else found[0]
+
+    node = qml.QNode(circuit, qml.device("default.qubit", wires=wires))
+    return fubini.QuantumLayer(node, {"weights": (layers + 1, wires, 3)})
+
+
+def reuploading_classifier(seed: int) -> nn.Module:
     torch.manual_seed(seed)
-    node = qml.QNode(circuit, qml.device("default.qubit", wires=4))
-    layer = fubini.QuantumLayer(node, {"weights": (4, 4, 3)})
+    layer = reuploading_layer(4, 3, 2)
     return nn.Sequential(layer, nn.Unflatten(0, (-1, 1)), nn.Linear(1, 1)).double()
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_default_call_trains_further_than_adam(seed: int) -> None:
-    """In 40 steps on batches of 30: Adam(0.01) is left at 0.57 to 0.61, the default call at 0.05 to 0.07."""
-    points, labels = moons()
-    loss = nn.BCEWithLogitsLoss()
-    ends = []
-    for make in (
-        lambda m: fubini.QNGOptimizer(m, loss=loss),
-        lambda m: torch.optim.Adam(m.parameters(), lr=0.01),
-    ):
-        model = reuploading_classifier(seed)
-        opt: Any = make(model)
+def waves() -> tuple[Tensor, Tensor]:
+    """A smooth function of two variables, with noise."""
+    generator = torch.Generator().manual_seed(6)
+    points = 4 * torch.rand(120, 2, generator=generator, dtype=D) - 2
+    noise = 0.05 * torch.randn(120, 1, generator=generator, dtype=D)
+    return points, (points[:, :1] + 0.5 * points[:, 1:] ** 2).sin() + noise
+
+
+def regression(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(2, 3), reuploading_layer(3, 3, 3, 3), nn.Linear(3, 1)).double()
+
+
+TASKS: dict[str, tuple[Any, Any, Any]] = {
+    "moons": (moons, reuploading_classifier, nn.BCEWithLogitsLoss()),
+    "waves": (waves, regression, nn.MSELoss()),
+}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("name", TASKS)
+def test_the_default_call_trains_further_than_tuned_adam(name: str, seed: int) -> None:
+    """40 batches of 30; Adam has the best of its rates for the very seed, and ends at about 2 to 5 times the loss."""
+    data, make_model, loss = TASKS[name]
+    points, targets = data()
+
+    def end(make: Callable[[Any], Any]) -> float:
+        model = make_model(seed)
+        opt = make(model)
         order = torch.Generator().manual_seed(seed)
         for _ in range(40):
             chosen = torch.randperm(120, generator=order)[:30]
             opt.zero_grad()
-            loss(model(points[chosen]), labels[chosen]).backward()
+            loss(model(points[chosen]), targets[chosen]).backward()
             opt.step()
         with torch.no_grad():
-            ends.append(float(loss(model(points), labels)))
-    assert ends[0] < 0.3 * ends[1]
+            return float(loss(model(points), targets))
+
+    ours = end(lambda m: fubini.QNGOptimizer(m, loss=loss))
+    theirs = [
+        end(lambda m, lr=lr: torch.optim.Adam(m.parameters(), lr=lr)) for lr in (0.03, 0.1, 0.3)
+    ]
+    assert ours < 0.7 * min(theirs)
+
+
+@pytest.mark.parametrize("loss", [nn.L1Loss(), nn.HuberLoss(), nn.SmoothL1Loss()], ids=repr)
+def test_the_remedy_for_robust_losses_trains(loss: Any) -> None:
+    """What is said when they are refused: the metric of the squared error."""
+    points, targets = waves()
+    model = regression(0)
+    opt = fubini.QNGOptimizer(model, loss="gaussian")
+    losses = []
+    for _ in range(30):
+        opt.zero_grad()
+        found = loss(model(points), targets)
+        found.backward()
+        opt.step()
+        losses.append(float(found.detach()))
+    assert losses[-1] < 0.5 * losses[0]

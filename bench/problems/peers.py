@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import fubini
-from problems.soap import SOAP
+from fubini.demo.soap import SOAP
 from problems.supervised import Problem
 
 Made = Callable[[], Any]

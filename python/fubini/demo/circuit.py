@@ -36,7 +36,7 @@ def train(optimizer: str, rates: Rates, steps: int, seed: int, tick: Tick) -> Ru
     """Train the circuit.
 
     Args:
-        optimizer: A name of OPTIMIZERS.
+        optimizer: A name of the case's rates.
         rates: The learning rate.
         steps: Number of steps.
         seed: 0 for the fixed start, otherwise a random start near it.

@@ -53,7 +53,7 @@ def train(optimizer: str, rates: Rates, steps: int, seed: int, tick: Tick) -> Ru
     """Search the ground state.
 
     Args:
-        optimizer: A name of OPTIMIZERS.
+        optimizer: A name of the case's rates.
         rates: The learning rate.
         steps: Number of steps.
         seed: Seed of the start, which is uniform in [0, 2 pi).

@@ -7,7 +7,7 @@ from fubini.demo.training import Case, Rates, Run
 
 Results = Mapping[Case, Sequence[Run]]
 
-_COLUMNS = "{:<16}{:>14}{:>12}{:>12}{:>7}{:>10}{:>9}"
+_COLUMNS = "{:<18}{:>14}{:>12}{:>12}{:>7}{:>10}{:>11}{:>9}"
 
 
 def table(results: Results) -> str:
@@ -20,9 +20,16 @@ def table(results: Results) -> str:
     for case, runs in results.items():
         measure = "accuracy" if case.name == "digits" else "error"
         lines += [
-            f"{case.title}: {case.measure}" + (f"; target: {case.target}" if case.target else ""),
+            f"{case.title}: {case.measure}; target: {case.target}",
             _COLUMNS.format(
-                "optimizer", "lr", "final loss", measure, "steps", "to target", "seconds"
+                "optimizer",
+                "lr",
+                "final loss",
+                measure,
+                "steps",
+                "to target",
+                "seconds to",
+                "of all",
             ),
         ]
         for run in runs:
@@ -34,16 +41,16 @@ def table(results: Results) -> str:
                     f"{final_loss(case, run):.6f}",
                     f"{value:.1%}" if case.name == "digits" else f"{max(value, 0.0):.1e}",
                     run.measures[-1][0],
-                    _reached(case, run),
-                    f"{run.seconds:.1f}",
+                    "never" if run.reached is None else str(run.reached),
+                    "" if run.seconds_reached is None else f"{run.seconds_reached:.3f}",
+                    f"{run.seconds:.2f}",
                 )
             )
         lines.append("")
     if any(case.name == "digits" for case in results):
         lines.append(
-            "digits: lr of the classical layers / of the circuit, loss of the last pass through the data;"
+            "digits: lr of the classical layers / of the circuit, loss of the last pass through the data."
         )
-        lines.append("QNG moves the circuit's weights, and Adam the classical layers around it.")
     return "\n".join(lines).rstrip()
 
 
@@ -62,15 +69,9 @@ def rates_text(rates: Rates) -> str:
     """Return learning rates as the table shows them.
 
     Args:
-        rates: The rates.
+        rates: The rates; none where the optimizer chooses them.
     """
-    return " / ".join(f"{rate:g}" for rate in rates)
-
-
-def _reached(case: Case, run: Run) -> str:
-    if not case.target:
-        return ""
-    return "never" if run.reached is None else str(run.reached)
+    return "none given" if not rates else " / ".join(f"{rate:g}" for rate in rates)
 
 
 def picture(results: Results, path: Path) -> None:

@@ -14,7 +14,6 @@ APPROX: Mapping[str, Literal["diag", "block-diag"]] = {
     "QNG diag": "diag",
     "QNG block-diag": "block-diag",
 }
-OPTIMIZERS = ("SGD", "Adam", *APPROX)
 
 Rates = tuple[float, ...]
 Tick = Callable[[], None]
@@ -25,12 +24,13 @@ class Run:
     """One training run.
 
     Attributes:
-        optimizer: A name of OPTIMIZERS.
-        rates: Its learning rates.
+        optimizer: A name of the case's rates.
+        rates: Its learning rates; none for one that chooses them.
         losses: The loss before every step; where the loss is exact, also after the last one.
         measures: (step, value) of what the case is judged by: an error or an accuracy.
-        reached: The first step at which the target of the case was met; None if never, or without a target.
+        reached: The first step at which the target of the case was met; None if never.
         seconds: Time of the steps; measuring the accuracy is not counted.
+        seconds_reached: Time until the target was met; None if never.
     """
 
     optimizer: str
@@ -39,6 +39,7 @@ class Run:
     measures: list[tuple[int, float]]
     reached: int | None
     seconds: float
+    seconds_reached: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +50,12 @@ class Case:
         name: As the command line spells it.
         title: Heading of the picture.
         measure: What the case is judged by, with its unit.
-        target: What counts as solved, in words; empty if nothing does.
+        target: What counts as solved, in words.
         steps: Number of steps.
         quick_steps: Number of steps with ``--quick``.
         rate_names: What each learning rate is for.
         grid: Learning rates that every optimizer was tried with; ``--tune`` does it again.
-        rates: The best of them for each optimizer.
+        rates: The best of them for each optimizer, in the order of the table; none for one that chooses them.
         log_scale: Draw the measure on a logarithmic axis.
         train: (optimizer, rates, steps, seed, tick) -> run; calls tick after every step.
     """
@@ -89,7 +90,7 @@ def minimise(
     Args:
         qnode: Takes one tensor, returns one number.
         start: Where to begin.
-        optimizer: A name of OPTIMIZERS.
+        optimizer: A name of the case's rates.
         lr: Learning rate.
         lam: Damping of the metric.
         minimum: The exact minimum.
@@ -112,6 +113,7 @@ def minimise(
         metric_fn = fubini.metric_tensor(qnode, approx=APPROX[optimizer])
 
     losses: list[float] = []
+    moments: list[float] = []
 
     def closure() -> Any:
         opt.zero_grad()
@@ -122,13 +124,15 @@ def minimise(
 
     begin = time.perf_counter()
     for _ in range(steps):
+        moments.append(time.perf_counter() - begin)
         opt.step(closure)
         tick()
-    seconds = time.perf_counter() - begin
+    moments.append(time.perf_counter() - begin)
     losses.append(qnode(params.detach()).item())
     errors = [loss - minimum for loss in losses]
     reached = next((k for k, error in enumerate(errors) if error <= tolerance), None)
-    return Run(optimizer, (lr,), losses, list(enumerate(errors)), reached, seconds)
+    until = None if reached is None else moments[reached]
+    return Run(optimizer, (lr,), losses, list(enumerate(errors)), reached, moments[-1], until)
 
 
 def score(run: Run, steps: int) -> tuple[float, float]:

@@ -140,18 +140,22 @@ class QNGOptimizer(torch.optim.Optimizer):
             likelihood takes. Everything that is not given is then chosen for it, see above.
         model: The module whose layers give the metric; needed for a Fisher matrix when params is no module. Else the
             living quantum layers that have any of the parameters are found. Calls of compiled QNodes are found in any case.
-        metric: ``"fisher"``, the default with a loss, for models with classical layers; ``"quantum"``, the default
-            without, for circuits alone; or ``"hybrid"``.
+        metric: ``"fisher"``, the default with a loss: for every model whose outputs go into such a loss. ``"quantum"``, the
+            default without: for circuits alone, energies, losses that have no likelihood, and layers with shots.
+            ``"hybrid"`` where a circuit's outputs say little of its state, so that its Fisher matrix would be of low rank:
+            few outputs, many weights.
         approx: ``"block-diag"``, ``"diag"`` or None (full), see ``fubini.metric_tensor``; for a Fisher matrix, blocks are
-            layers of the model, and None is the joint matrix of all parameters. ``"auto"`` is the full quantum metric of
-            each layer as a matrix, a factor of it or products alone, whichever is predicted to be cheapest;
-            ``explain()`` says which.
+            layers of the model, and None is the joint matrix of all parameters: take it up to some hundred parameters
+            where steps may cost twice, above all for regressions and for models of several circuits and layers in a row,
+            whose blocks know nothing of each other. ``"diag"`` where even the blocks are large. ``"auto"``, for circuits
+            with hundreds of weights, is the full quantum metric of each layer as a matrix, a factor of it or products
+            alone, whichever is predicted to be cheapest; ``explain()`` says which.
         lam: What is added to the metric's diagonal: a number in the metric's units, ``Relative`` or ``Diagonal`` of
             one, both also per group; or a policy for all groups: ``Schedule``, ``LevenbergMarquardt``, ``Tikhonov``; for
             layers with shots, ``SignalToNoise``. None chooses it: 1e-3 without a loss.
-        likelihood: What the outputs mean to the loss, for a Fisher matrix without ``loss=``, whose other settings are then
-            chosen by hand: the loss itself, such as
-            ``torch.nn.CrossEntropyLoss(reduction="sum")``; ``"categorical"``, ``"bernoulli"`` or ``"gaussian"``, which
+        likelihood: What the outputs mean to the loss, for a Fisher matrix without ``loss=``: to be taken where all numbers
+            shall be yours (lr, lam and averaging then have the defaults of a call without a loss). The loss itself, such
+            as ``torch.nn.CrossEntropyLoss(reduction="sum")``; ``"categorical"``, ``"bernoulli"`` or ``"gaussian"``, which
             stand for the mean over all data; or an object, for another scale.
         fisher: ``"true"`` or ``"empirical"``.
         samples: Draw so many labels for each input instead of the closed form of the true Fisher matrix.

@@ -1,4 +1,4 @@
-"""SOAP: Adam in the eigenbasis of Shampoo's preconditioner, a peer of ``bench/training.py``."""
+"""SOAP: Adam in the eigenbasis of Shampoo's preconditioner, a peer of the natural gradient."""
 
 from __future__ import annotations
 
@@ -49,7 +49,14 @@ class SOAP(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step."""
+        """Take one step.
+
+        Args:
+            closure: Computes the loss and its gradient.
+
+        Returns:
+            The loss.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -57,12 +64,12 @@ class SOAP(torch.optim.Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    _one_step(p, self.state[p], group)
+                    _one_step(p, p.grad, self.state[p], group)
         return loss
 
 
-def _one_step(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-    flat = p.grad.reshape(1, -1) if p.ndim < 2 else p.grad.reshape(len(p), -1)
+def _one_step(p: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    flat = gradient.reshape(1, -1) if p.ndim < 2 else gradient.reshape(len(p), -1)
     sides = [side for side in (0, 1) if p.ndim >= 2 and 1 < flat.shape[side] <= group["largest"]]
     if not state:
         state.update(step=0, first=torch.zeros_like(flat), second=torch.zeros_like(flat))

@@ -142,8 +142,8 @@ class QNGOptimizer(torch.optim.Optimizer):
             living quantum layers that have any of the parameters are found. Calls of compiled QNodes are found in any case.
         metric: ``"fisher"``, the default with a loss: for every model whose outputs go into such a loss. ``"quantum"``, the
             default without: for circuits alone, energies, losses that have no likelihood, and layers with shots.
-            ``"hybrid"`` where a circuit's outputs say little of its state, so that its Fisher matrix would be of low rank:
-            few outputs, many weights.
+            ``"hybrid"``, each circuit's own metric between the Fisher blocks of the others, where circuits are small beside
+            the classical layers: on the digits it is as good, on re-uploading circuits with few outputs far worse.
         approx: ``"block-diag"``, ``"diag"`` or None (full), see ``fubini.metric_tensor``; for a Fisher matrix, blocks are
             layers of the model, and None is the joint matrix of all parameters: take it up to some hundred parameters
             where steps may cost twice, above all for regressions and for models of several circuits and layers in a row,

@@ -213,11 +213,11 @@ def test_conjugate_gradients_reach_the_dense_solution(
 
 
 def test_the_form_is_chosen_by_predicted_cost_and_memory() -> None:
-    small, large = ansatz(4, 2), ansatz(10, 150)
+    small, large = ansatz(4, 2), ansatz(12, 150)
     few = choose(small, 16)
     assert few.form == "dense"
-    assert choose(large, 3000).form == "matrix-free"
-    assert "3000 weights, 10 qubits" in choose(large, 3000).explain()
+    assert choose(large, 3600).form == "matrix-free"
+    assert "3600 weights, 12 qubits" in choose(large, 3600).explain()
     # Rows fewer than weights, and no products to be had cheaply.
     many = choose(ansatz(3, 400), 2400, iterations=100_000)
     assert many.form == "dual"

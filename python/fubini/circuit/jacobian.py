@@ -122,7 +122,13 @@ class Jacobian:
 
         Their metric is then cheaper than that of the angles. None where they are not, or differ between inputs.
         """
-        if self.inputs > 1 or not self.shared or self.size >= len(self.rows):
+        fewer = self.shared and self.size < len(self.rows)
+        return self.sparse if fewer else None
+
+    @cached_property
+    def sparse(self) -> Directions | None:
+        """The columns as sparse directions in the space of the angles; None where they differ between inputs."""
+        if self.inputs > 1:
             return None
         weights, angles = np.nonzero(self.values[0].T)
         starts = np.searchsorted(weights, np.arange(self.size + 1))

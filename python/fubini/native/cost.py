@@ -1,8 +1,8 @@
 """Which form of the full metric solves a system fastest: the matrix, a factor of it, or products alone.
 
-The predictions are operation counts times rates measured on one core with 256-bit vectors or wider; they are right to a
-factor of two or so, which is enough to tell forms apart that differ by tens. What counts is the memory bound, and who
-wins at a thousand weights.
+The predictions are operation counts times rates measured on one core with 512-bit vectors, at 4 to 12 qubits, 36 to 3,000
+weights and 1 to 32 inputs. There the matrix and the products are predicted to a factor of 1.5, the factor, whose memory
+is the larger part of its time, to one of 3.
 """
 
 from dataclasses import dataclass, field
@@ -13,11 +13,16 @@ from fubini.native.circuit import Circuit
 
 Form = Literal["dense", "dual", "matrix-free"]
 
-# Seconds per amplitude and step of a sweep, per multiply-add of a product of large matrices, and per iteration of
-# conjugate gradients besides the product.
-_SWEEP = 1.0e-9
-_FLOP = 1.0e-10
-_ITERATION = 1.0e-4
+# Seconds per step and amplitude: of a tangent on its way to the others, and of a product, which sweeps forward and back;
+# besides, whatever the number of amplitudes, per step.
+_TANGENT, _TANGENT_STEP = 5.0e-11, 7.0e-9
+_PRODUCT, _PRODUCT_STEP = 8.5e-10, 4.0e-8
+# Seconds per multiply-add of a product of large matrices, per number that is written to memory, per iteration of
+# conjugate gradients besides the product, also for each weight, and per call.
+_FLOP = 2.5e-11
+_WRITE = 3.0e-9
+_ITERATION, _ITERATION_WEIGHT = 5.0e-5, 1.5e-7
+_CALL = 2.5e-4
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ def choose(
     weights: int,
     *,
     inputs: int = 1,
-    iterations: int = 80,
+    iterations: int | None = None,
     bound: float | None = None,
 ) -> Choice:
     """Choose the form of a full metric, averaged over inputs, for one regularised solution.
@@ -57,7 +62,8 @@ def choose(
         circuit: The circuit.
         weights: Number of weights P.
         inputs: Number of inputs in the mean.
-        iterations: Products that conjugate gradients are expected to take.
+        iterations: Products that conjugate gradients are expected to take; None: as many as layered circuits took with
+            damping 1e-3 to a relative residual of 1e-8, 14 times the root of P, at most 1.4 P and 300.
         bound: Bytes that may be used; None: the kernel's bound, see ``fubini.set_memory_limit``.
 
     Returns:
@@ -66,15 +72,22 @@ def choose(
     limit = _core.memory_limit() if bound is None else float(bound)
     amplitudes = 2.0**circuit.num_wires
     angles = circuit.num_angles
-    sweep = inputs * amplitudes * circuit.program.num_steps * _SWEEP
+    steps = float(inputs * circuit.program.num_steps)
     rows = 2.0 * amplitudes * inputs  # real rows of the stacked derivative states
-    tangents = (
-        0.5 * angles * sweep
-    )  # every tangent passes a quarter of the gates, and costs two states' work
+    count = min(angles, weights)  # where gates share weights, a tangent is a weight's
+    tangents = count * steps * (_TANGENT_STEP + amplitudes * _TANGENT)
+    product = steps * (_PRODUCT_STEP + amplitudes * _PRODUCT)
+    if iterations is None:
+        iterations = round(min(14.0 * weights**0.5, 1.4 * weights, 300.0))
+    iteration = product + _ITERATION + _ITERATION_WEIGHT * weights
+    few, many = min(rows, weights), max(rows, weights)
     seconds: dict[Form, float] = {
-        "dense": tangents + (rows * angles**2 / 2 + weights**3 / 6) * _FLOP,
-        "dual": 2 * tangents + (rows**2 * weights / 2 + rows**3 / 6) * _FLOP,
-        "matrix-free": iterations * (3 * sweep + _ITERATION),
+        "dense": tangents + (rows * count**2 / 2 + weights**3 / 6) * _FLOP + _CALL,
+        "dual": tangents
+        + rows * weights * _WRITE
+        + (few**2 * many / 2 + few**3 / 6) * _FLOP
+        + _CALL,
+        "matrix-free": iterations * iteration + 2 * _CALL,
     }
     states = 16.0 * amplitudes
     held: dict[Form, float] = {

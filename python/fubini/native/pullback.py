@@ -205,7 +205,7 @@ class Pullback:
         native_metric.check_finite("angles", self.angles, self.batch is None)
         inputs, width = len(self.angles), 2 * 2**self.circuit.num_wires
         shape = (self.size, inputs * width)
-        directions = self.jacobian.directions
+        directions = self.jacobian.sparse
         if directions is not None:
             check_fits(f"{shape}: the factor of the metric", float(np.prod(shape)), MATRIX_FREE)
             return native_metric.metric_factor(

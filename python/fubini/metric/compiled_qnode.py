@@ -1,5 +1,7 @@
 """QNodes as torch functions with a metric: circuits whose weights belong to nobody's module."""
 
+import functools
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -9,6 +11,11 @@ from fubini.metric.engines import Engine
 from fubini.metric.functions import metric_tensor
 from fubini.nn.qnode_function import QNodeFunction
 from fubini.options import Approx, Reduce
+
+# Metric functions of compiled QNodes, while these live; they do not hold them.
+_METRICS: weakref.WeakKeyDictionary[Any, dict[Any, Callable[..., Any]]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 class CompiledQNode(QNodeFunction):
@@ -44,7 +51,8 @@ class CompiledQNode(QNodeFunction):
         Returns:
             A function with the QNode's arguments.
         """
-        return metric_tensor(
+        made = functools.partial(
+            metric_tensor,
             self.qnode,
             approx,
             argnum=argnum,
@@ -54,6 +62,19 @@ class CompiledQNode(QNodeFunction):
             joint=joint,
             engine=engine,
         )
+        # Closures ask for it in every step.
+        words = (approx, layers, reduce, engine)
+        if (
+            argnum is not None
+            or argnums is not None
+            or not all(isinstance(w, str | None) for w in words)
+        ):
+            return made()
+        known = _METRICS.setdefault(self, {})
+        key = (*words, bool(joint))
+        if key not in known:
+            known[key] = made()
+        return known[key]
 
 
 def compiled(qnode: Any, weights: str | Sequence[str] | None = None) -> CompiledQNode:

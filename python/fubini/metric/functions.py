@@ -44,6 +44,8 @@ __all__ = [
 ]
 
 Argnum = int | Sequence[int] | None
+#: Attribute of metric functions: the same as a NumPy array over all weights, without a graph; None off the native engine.
+MATRIX = "_fubini_matrix"
 
 
 def check_approx(approx: str | None, *, auto: bool = False) -> None:
@@ -499,7 +501,14 @@ def _over_calls(
             value = wanted.scale * point.metric(wanted.approx, wanted.layers, wanted.reduce)
         return with_gradient(returned(value, point.weights, wanted.joint), point, wanted)
 
-    return _named(qnode, call)
+    def matrix(*args: Any) -> Real | None:
+        point = at(args, {})
+        native = point.pullback is not None and not wanted.tensor and wanted.scale == 1.0
+        return point.metric(wanted.approx, wanted.layers, wanted.reduce) if native else None
+
+    named = _named(qnode, call)
+    setattr(named, MATRIX, matrix)
+    return named
 
 
 def _check_plain(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:

@@ -86,6 +86,7 @@ class Pullback:
         if directions is not None:
             check_fits(f"{shape}: the metric", float(rows) * self.size**2, MATRIX_FREE)
             return self._along(directions, reduce).reshape(shape)
+        mean = mean or rows == 1
         once = mean and self.jacobian.inputs == 1  # averaged before it is pulled back
         parts = [(0, len(self.angles), self)] if once else list(self._parts(mean))
         # Besides the result, the largest piece's metric over the angles, and once more while it is scaled.

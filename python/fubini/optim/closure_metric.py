@@ -10,6 +10,7 @@ import torch
 
 from fubini.arrays import to_numpy
 from fubini.blocks import Block, DenseBlock
+from fubini.metric.functions import MATRIX
 
 Tensor = torch.Tensor
 
@@ -32,6 +33,11 @@ def closure_blocks(
         TypeError: If a metric is complex.
         ValueError: If a metric has another shape, or is not symmetric.
     """
+    own = getattr(metric_fn, "__dict__", {}).get(MATRIX)
+    if own is not None and len(free) == 1 and type(free[0]) in (Tensor, torch.nn.Parameter):
+        found = own(*free)
+        if found is not None and found.shape == (free[0].numel(),) * 2:
+            return [DenseBlock(free, torch.from_numpy(found).to(free[0].device), name)]
     free = list(free)[: _positional_count(metric_fn)]
     with torch.enable_grad():
         metric = metric_fn(*free)

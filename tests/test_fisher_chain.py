@@ -82,7 +82,7 @@ def same_blocks(found: Sequence[Block], expected: Sequence[Block], chain: bool) 
             # Sums of a few hundred products, in another order.
             scale = float(theirs[name].abs().max())
             torch.testing.assert_close(values, theirs[name], rtol=0, atol=1e-12 * scale + 1e-300)
-            if chain:
+            if chain and values.ndim > 1:
                 assert torch.equal(values, values.mT)
 
 
@@ -136,6 +136,7 @@ def stacks(draw: Any) -> tuple[nn.Sequential, int]:
     reduction=st.sampled_from(["mean", "sum"]),
     fisher=st.sampled_from(["true", "empirical", "sampled"]),
     metric=st.sampled_from(["gauss-newton", "fubini-study"]),
+    approx=st.sampled_from(["block-diag", "diag"]),
     limit=st.sampled_from([0, 16, 128]),
     frozen=st.integers(0, 3),
     seed=st.integers(0, 99),
@@ -147,6 +148,7 @@ def test_chains_have_the_blocks_of_the_general_pass(
     reduction: Any,
     fisher: str,
     metric: Any,
+    approx: str,
     limit: int,
     frozen: int,
     seed: int,
@@ -155,7 +157,7 @@ def test_chains_have_the_blocks_of_the_general_pass(
     model, width = stack
     x = torch.randn(data, width)
     f = model(x).detach()
-    options: dict[str, Any] = {"quantum": metric}
+    options: dict[str, Any] = {"quantum": metric, "approx": approx}
     if fisher == "empirical":
         targets = f.argmax(1) if kind is Categorical else (f > 0).double()
         options.update(fisher=fisher, targets=targets)
@@ -304,8 +306,7 @@ def test_dropout_in_training_takes_the_general_pass() -> None:
 def test_other_requests_take_the_general_pass() -> None:
     model = _base()
     x = torch.randn(5, 4)
-    for approx in (None, "diag"):
-        compare(model, x, Gaussian(), chain=False, approx=approx)
+    compare(model, x, Gaussian(), chain=False, approx=None)
     part = [model[0].weight, model[3].bias]
     compare(model, x, Gaussian(), chain=False, parameters=part)
     linear = nn.Sequential(nn.Linear(4, 3))

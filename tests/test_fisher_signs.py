@@ -64,9 +64,9 @@ X = torch.linspace(-1, 1, 20, dtype=D).reshape(5, 4).sin()
 Y = torch.tensor([0, 1, 2, 3, 0])
 
 
-def metric(model: nn.Module, seed: int | None) -> list[torch.Tensor]:
+def metric(model: nn.Module, seed: int | None, **options: Any) -> list[torch.Tensor]:
     """Blocks of one step, with signs of a seed or exact."""
-    opt = fubini.QNGOptimizer(model, loss=nn.CrossEntropyLoss())
+    opt = fubini.QNGOptimizer(model, loss=nn.CrossEntropyLoss(), **options)
     source = opt._source
     assert isinstance(source, FisherSource)
     source._combines = seed is not None
@@ -79,6 +79,15 @@ def metric(model: nn.Module, seed: int | None) -> list[torch.Tensor]:
         for p, q in zip(b.parameters, model[m].parameters(), strict=True)
     )
     return [block.dense() for block, _ in found]
+
+
+def test_diagonals_are_those_of_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    large(monkeypatch)
+    model = model_of("angles")
+    wanted = [m.diagonal() for m in metric(model, 5)]
+    found = [m.diagonal() for m in metric(model, 5, approx="diag")]
+    for one, other in zip(found, wanted, strict=True):
+        assert_close(one, other, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("form", ["angles", "prepared", "products"])

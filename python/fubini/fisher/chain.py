@@ -20,7 +20,7 @@ from torch import nn
 
 from fubini import _core
 from fubini.arrays import all_finite, to_numpy
-from fubini.blocks import Block, DenseBlock, KroneckerBlock
+from fubini.blocks import Block, DenseBlock, DiagonalBlock, KroneckerBlock
 from fubini.compile.compiled import Compiled, Traced
 from fubini.errors import NumericalError
 from fubini.fisher.accumulators import symmetric, weighted_metric
@@ -112,6 +112,11 @@ class _Linear(_Parametrised):
 
     def block(self, factor: Real, request: Request, exact_limit: int) -> Block:
         rows, width = self._weight.shape
+        if request.approx == "diag":
+            squares = np.square(factor).sum(1)
+            weight = (squares.T @ np.square(self._inputs)).reshape(-1)
+            values = np.concatenate([weight, squares.sum(0)]) if self._bias else weight
+            return DiagonalBlock(self.parameters, torch.from_numpy(values), self.name)
         if rows * (width + self._bias) <= exact_limit:
             matrix = _core.linear_block(factor, self._inputs, self._bias)
             return DenseBlock(self.parameters, torch.from_numpy(matrix), self.name)
@@ -160,6 +165,8 @@ class _Quantum(_Parametrised):
         return _core.pull_factor(factor, jacobian)
 
     def block(self, factor: Real, request: Request, exact_limit: int) -> Block:
+        if request.quantum == "gauss-newton" and request.approx == "diag":
+            return _diagonal(self, _core.pull_factor(factor, self._linear.by_weights))
         if request.quantum == "gauss-newton":
             matrix = _core.jacobian_block(factor, self._linear.by_weights)
             return DenseBlock(self.parameters, torch.from_numpy(matrix), self.name)
@@ -196,9 +203,17 @@ class _Combined(_Parametrised):
 
     def block(self, factor: Real, request: Request, exact_limit: int) -> Block:
         by_weights = self._along(factor)[1]
+        if request.approx == "diag":
+            return _diagonal(self, by_weights)
         ones = np.ones((len(by_weights), 1, 1))
         matrix = _core.jacobian_block(ones, by_weights[:, None])
         return DenseBlock(self.parameters, torch.from_numpy(matrix), self.name)
+
+
+def _diagonal(stage: _Parametrised, rows: Real) -> Block:
+    """The diagonal of the sum of r r^T over rows r, (..., P)."""
+    values = np.square(rows.reshape(-1, rows.shape[-1])).sum(0)
+    return DiagonalBlock(stage.parameters, torch.from_numpy(values), stage.name)
 
 
 def chain_blocks(
@@ -224,7 +239,7 @@ def chain_blocks(
         NumericalError: If an output of the model is not finite.
         ValueError: If outputs or targets do not fit the likelihood.
     """
-    if request.approx != "block-diag":
+    if request.approx is None:
         return None
     dtype = parameters[0].dtype
     joined = _joined(seen, dtype)

@@ -49,6 +49,8 @@ def test_the_kernels_factors_solve_every_block(seed: int) -> None:
         assert factors.add_dense(blocks[-1], lam)
     blocks.append(with_parts(rng, [1, 5, 3, 20, 1, 2]))
     assert factors.add_dense(blocks[-1], lam)
+    blocks.append(np.zeros((1, 1)))
+    assert factors.add_dense(blocks[-1], lam)
     blocks.append(np.diag(rng.uniform(size=6) * (rng.uniform(size=6) > 0.3)))
     assert factors.add_diagonal(blocks[-1].diagonal().copy(), lam)
     groups, rows, widths = 2, int(rng.integers(1, 6)), [int(rng.integers(1, 70)), 1]

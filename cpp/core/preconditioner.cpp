@@ -69,9 +69,18 @@ struct Kronecker {
     }
 };
 
+/// Unknowns by themselves: those of `index`, or all from `first` where it is empty.
 struct Diagonal {
     Index first = 0;
     std::vector<double> inverse;
+    std::vector<Index> index;
+
+    /// Appends the inverse of a damped entry; that of an entry of zero is 1.
+    bool add(double entry, double damping) {
+        const double damped = entry == 0.0 ? 1.0 : entry + damping;
+        inverse.push_back(1.0 / damped);
+        return std::isfinite(damped) && damped > 0.0;
+    }
 };
 
 /// Unknowns that nothing couples with others, part by part; no part at all where the first row has no zero.
@@ -114,10 +123,16 @@ void Preconditioner::add_identity(Index n) { blocks_->size += n; }
 
 bool Preconditioner::add_dense(const double* matrix, Index n, double damping) {
     std::vector<std::vector<Index>> parts = independent(matrix, n);
-    std::vector<Part> made(std::max<std::size_t>(parts.size(), 1));
+    std::vector<Part> made;
+    Diagonal alone{blocks_->size, {}, {}};
     std::vector<double> piece;
-    for (std::size_t k = 0; k < made.size(); ++k) {
-        Part& part = made[k];
+    for (std::size_t k = 0; k < std::max<std::size_t>(parts.size(), 1); ++k) {
+        if (!parts.empty() && parts[k].size() == 1) {
+            alone.index.push_back(parts[k][0]);
+            if (!alone.add(matrix[parts[k][0] * (n + 1)], damping)) return false;
+            continue;
+        }
+        Part& part = made.emplace_back();
         part.first = blocks_->size;
         if (parts.size() <= 1) {
             if (!part.factor.make(matrix, n, damping)) return false;
@@ -125,10 +140,6 @@ bool Preconditioner::add_dense(const double* matrix, Index n, double damping) {
         }
         part.index = std::move(parts[k]);
         const auto count = static_cast<Index>(part.index.size());
-        if (count == 1 && matrix[part.index[0] * (n + 1)] == 0.0) {
-            part.index.clear();  // an unknown that moves nothing is left as it is
-            continue;
-        }
         piece.resize(entries(count * count));
         for (Index i = 0; i < count; ++i) {
             const double* row = matrix + part.index[entries(i)] * n;
@@ -136,9 +147,8 @@ bool Preconditioner::add_dense(const double* matrix, Index n, double damping) {
         }
         if (!part.factor.make(piece.data(), count, damping)) return false;
     }
-    for (Part& part : made) {
-        if (part.factor.n > 0) blocks_->parts.push_back(std::move(part));
-    }
+    for (Part& part : made) blocks_->parts.push_back(std::move(part));
+    if (!alone.index.empty()) blocks_->diagonals.push_back(std::move(alone));
     blocks_->size += n;
     return true;
 }
@@ -180,11 +190,9 @@ bool Preconditioner::add_kronecker(const KroneckerSystem& system, const std::vec
 }
 
 bool Preconditioner::add_diagonal(const double* values, Index n, double damping) {
-    Diagonal made{blocks_->size, std::vector<double>(entries(n))};
+    Diagonal made{blocks_->size, {}, {}};
     for (Index i = 0; i < n; ++i) {
-        const double damped = values[i] == 0.0 ? 1.0 : values[i] + damping;
-        if (!(std::isfinite(damped) && damped > 0.0)) return false;
-        made.inverse[entries(i)] = 1.0 / damped;
+        if (!made.add(values[i], damping)) return false;
     }
     blocks_->diagonals.push_back(std::move(made));
     blocks_->size += n;
@@ -222,7 +230,7 @@ double Preconditioner::apply(const double* g, double* x) const {
     }
     for (const Diagonal& one : blocks_->diagonals) {
         for (std::size_t i = 0; i < one.inverse.size(); ++i)
-            x[one.first + static_cast<Index>(i)] *= one.inverse[i];
+            x[one.first + (one.index.empty() ? static_cast<Index>(i) : one.index[i])] *= one.inverse[i];
     }
     double sum = 0.0, bad = 0.0;
     for (Index i = 0; i < size; ++i) {

@@ -644,3 +644,88 @@ def test_pennylane_s_optimizers_with_our_metric(momentum: float | None) -> None:
         b = reference.step(cost, b, metric_tensor_fn=theirs)
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-8)
     assert cost(a) < cost(w)
+
+
+def full(w: Any) -> Any:
+    """The full metric over angles, by PennyLane's adjoint method."""
+    return qml.adjoint_metric_tensor(node(one))(w)
+
+
+@pytest.mark.parametrize("made", ["metric_tensor", "compiled"])
+def test_pennylane_s_optimizer_with_the_full_metric_and_step_and_cost(made: str) -> None:
+    """``metric_tensor_fn=fubini.metric_tensor(cost)`` as it stands, and what ``fubini.compiled`` has."""
+    cost = node(one)
+    ours = fubini.metric_tensor(cost) if made == "metric_tensor" else fubini.compiled(cost).metric()
+    opt, reference = (qml.QNGOptimizer(0.1, lam=0.01) for _ in range(2))
+    a = b = pnp.array(start().detach().numpy(), requires_grad=True)
+    for _ in range(2):
+        a, value = opt.step_and_cost(cost, a, metric_tensor_fn=ours)
+        b, expected = reference.step_and_cost(cost, b, metric_tensor_fn=full)
+        np.testing.assert_allclose(value, expected, **EXACT)
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-8)
+
+
+def test_pennylane_s_optimizer_with_several_weights_and_a_classical_function_of_the_cost() -> None:
+    def two(v: Any, w: Any) -> Any:
+        ansatz(v)
+        ansatz(w)
+        return qml.expval(ISING)
+
+    cost, w = node(two), start().detach().numpy()
+    ours = fubini.metric_tensor(cost, "block-diag", layers="queue")
+    theirs = qml.metric_tensor(cost, approx="block-diag")
+
+    def loss(v: Any, w: Any) -> Any:
+        return cost(v, w) ** 2
+
+    for function in (cost, loss):
+        weights = [[pnp.array(k * w, requires_grad=True) for k in (1.0, 0.5)] for _ in range(2)]
+        for parts, metric in zip(weights, (ours, theirs), strict=True):
+            # A function that is no QNode takes its gradient from autograd, and its metric from the QNode.
+            parts[:] = qml.QNGOptimizer(0.1, lam=0.01).step(
+                function, *parts, metric_tensor_fn=metric
+            )
+        np.testing.assert_allclose(weights[0], weights[1], rtol=0, atol=1e-8)
+
+
+def test_siblings_that_take_no_metric_function_say_so() -> None:
+    """QNSPSA estimates its own metric: PennyLane hands what it is given to the circuit, which refuses it."""
+    cost = node(one)
+    w = pnp.array(start().detach().numpy(), requires_grad=True)
+    opt = qml.QNSPSAOptimizer(stepsize=0.1, blocking=False, seed=1)
+    assert cost(opt.step(cost, w)).shape == ()
+    with pytest.raises(TypeError, match="metric_tensor_fn"):
+        opt.step(cost, w, metric_tensor_fn=fubini.metric_tensor(cost))
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_compiled_qnodes_in_a_model_are_compiled_in_the_first_step(
+    monkeypatch: pytest.MonkeyPatch, rows: bool
+) -> None:
+    runs = []
+    compiling = fubini.compile.calls.compile_function
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        runs.append(1)
+        return compiling(*args, **kwargs)
+
+    monkeypatch.setattr(fubini.compile.calls, "compile_function", counted)
+    qnode = node(embedded)
+    circuit, w = fubini.compiled(qnode), torch.nn.Parameter(start().detach())
+    opt = fubini.QNGOptimizer([w], 0.1)
+    x = torch.rand(4, 3, dtype=torch.float64)
+
+    def closure() -> Any:
+        opt.zero_grad()
+        results = [circuit(row, w) for row in x] if rows else [circuit(x, w)]
+        loss = sum(one.sum() for result in results for one in result)
+        loss.backward()
+        return loss
+
+    opt.step(closure)
+    # For the call, where all tensors count as weights, which finds a batch, and for the metric.
+    assert len(runs) <= 3
+    before = len(runs)
+    for _ in range(3):
+        opt.step(closure)
+    assert len(runs) == before

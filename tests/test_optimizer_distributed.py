@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import pennylane as qml
 import pytest
 import torch
 import torch.distributed as dist
@@ -30,13 +31,35 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
     return x, torch.randint(0, 2, (STEPS, DATA, 1), generator=generator).double()
 
 
-def model_of(seed: int) -> torch.nn.Module:
+class Calling(torch.nn.Module):
+    """A model that calls a compiled QNode with weights of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pre, self.post = torch.nn.Linear(3, 2), torch.nn.Linear(2, 1)
+        self.w = torch.nn.Parameter(torch.rand(2, 2, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.post(torch.stack(calls(torch.tanh(self.pre(x)), self.w), -1))
+
+
+@fubini.compiled
+@qml.qnode(qml.device("default.qubit", wires=2))
+def calls(inputs: torch.Tensor, w: torch.Tensor) -> Any:
+    qml.AngleEmbedding(inputs, wires=range(2))
+    qml.StronglyEntanglingLayers(w, wires=range(2))
+    return [qml.expval(qml.Z(0)), qml.expval(qml.Z(1))]
+
+
+def model_of(seed: int, compiled: bool = False) -> torch.nn.Module:
     torch.manual_seed(seed)
-    return hybrid(second=True)
+    return Calling().double() if compiled else hybrid(second=True)
 
 
 CASES: dict[str, dict[str, Any]] = {
     "quantum": {"metric": "quantum", "approx": None},
+    "compiled": {"metric": "quantum", "approx": None},
+    "compiled, loss": {"loss": torch.nn.BCEWithLogitsLoss()},
     "average and momentum": {
         "metric": "quantum",
         "averaging": 0.9,
@@ -54,9 +77,8 @@ CASES: dict[str, dict[str, Any]] = {
 
 def train(rank: int, size: int, name: str, wrapped: bool, share: float) -> torch.nn.Module:
     """The first `share` of each batch belongs to rank 0 of two."""
-    model = model_of(
-        0 if size == 1 else rank * int(wrapped)
-    )  # DDP broadcasts the weights of rank 0
+    # DDP broadcasts the weights of rank 0
+    model = model_of(0 if size == 1 else rank * int(wrapped), name.startswith("compiled"))
     called: Any = torch.nn.parallel.DistributedDataParallel(model) if wrapped else model
     options = dict(CASES[name])
     if name == "levenberg-marquardt":
@@ -83,6 +105,9 @@ RUNS = [
     ("quantum", False, 0.5),
     ("quantum", True, 0.5),
     ("quantum", False, 0.25),
+    ("compiled", True, 0.5),
+    ("compiled", False, 0.25),
+    ("compiled, loss", True, 0.5),
     ("average and momentum", False, 0.5),
     ("levenberg-marquardt", True, 0.5),
     ("levenberg-marquardt", False, 0.75),

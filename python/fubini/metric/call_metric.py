@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fubini.circuit.arguments import argument_names
+from fubini.arrays import all_finite
 from fubini.circuit.gate_layers import LayerRule
 from fubini.compile.calls import find
 from fubini.devices.executor import device_reason
@@ -62,7 +62,7 @@ class CallLayer:
             dict.fromkeys(p for w in first.of_weights.values() for p in w.leaves)
         )
         #: Names of the arguments by their slots.
-        self.names = argument_names(first.qnode.func, max(len(c.args) for c in calls))
+        self.names = max((c.names for c in calls), key=len) if len(calls) > 1 else first.names
         self.title = getattr(first.qnode.func, "__name__", "circuit")
         self._known: list[_Batch] | None = None
 
@@ -123,8 +123,13 @@ class CallLayer:
     def _jacobian(self, batch: _Batch, starts: Mapping[Tensor, int], size: int) -> Real | None:
         """The derivative of the weights by the parameters; None where the weights are the parameters, in order."""
         weights = [batch.call.of_weights[slot] for slot in batch.slots]
+        ends = np.cumsum([0, *(w.shape.numel() for w in weights)]).tolist()
+        if ends[-1] == size and all(
+            w.plain and starts[w.leaves[0]] == end for w, end in zip(weights, ends, strict=False)
+        ):
+            return None
         found = np.concatenate([w.jacobian(starts, size) for w in weights])
-        return None if np.array_equal(found, np.eye(size)) else found
+        return found
 
     def _batches(self) -> list[_Batch]:
         if self._known is None:
@@ -174,7 +179,8 @@ def _batches(layer: CallLayer) -> list[_Batch]:
             continue
         # Weights that are computed have derivatives of their own in every call.
         own = id(call) if any(w.entries is None for w in call.of_weights.values()) else None
-        groups.setdefault((own, *form.key()), (form, call, []))[2].append(form.rows)
+        key = (own, *form.key()) if len(layer.passes) > 1 else ()
+        groups.setdefault(key, (form, call, []))[2].append(form.rows)
     batches = []
     for form, call, parts in groups.values():
         rows = np.concatenate(parts) if len(parts) > 1 else parts[0]
@@ -232,7 +238,7 @@ def _check_finite(layer: CallLayer, call: SeenCall) -> None:
         *slotted(call.args, call.kwargs),
     ]
     for slot, value in values:
-        if isinstance(value, Tensor) and not bool(torch.isfinite(value).all()):
+        if isinstance(value, Tensor) and not all_finite(value):
             raise NumericalError(
                 f"{layer.title}.{layer.names[slot]}: expected finite numbers, got NaN or infinity"
             )

@@ -125,6 +125,13 @@ def metric_tensor(
     On the native engine the result can be differentiated by torch, by the weights and by every other tensor of the
     call that requires grad; ``torch.no_grad()`` spares the graph. See :mod:`fubini.metric.gradient` for what it costs.
 
+    PennyLane's own optimizers take what is returned: ``qml.QNGOptimizer(0.1).step(cost, w,
+    metric_tensor_fn=fubini.metric_tensor(cost))``, also ``step_and_cost``, ``qml.MomentumQNGOptimizer``, and with
+    several weights, for which there it is one metric each; their own approximation is ``("block-diag",
+    layers="queue")``. The cost may then be a function of the QNode's result. ``qml.QNSPSAOptimizer`` estimates a
+    metric of its own and takes none; for circuits with shots see ``fubini.ShotQNGOptimizer`` and
+    ``fubini.SignalToNoise``. A QNode that is handed over anew in every step is compiled once.
+
     Args:
         qnode: A QNode (any interface, any ``diff_method``; also as ``fubini.compiled`` returns it), a ``QuantumLayer`` or a
             ``qml.qnn.TorchLayer``. The QNode's measurements do not matter; with shots the metric is an estimate without

@@ -38,6 +38,7 @@ class WeightSeen:
             computed otherwise; known after the backward pass.
         shape: Its shape.
         dtype: Its type.
+        plain: Whether it is all of the one parameter, in order.
     """
 
     leaves: tuple[Tensor, ...]
@@ -45,22 +46,25 @@ class WeightSeen:
     entries: Index | None
     shape: torch.Size
     dtype: torch.dtype
+    plain: bool
     jacobians: dict[Tensor, Tensor] = field(default_factory=dict)
 
     def now(self) -> Tensor:
         """Return its value: of what are parameters, as they are now."""
         if self.value is not None:
             return self.value
-        (leaf,), entries = self.leaves, self.entries
+        (leaf,) = self.leaves
         flat = leaf.detach().reshape(-1)
-        if entries is not None and not np.array_equal(entries, np.arange(leaf.numel())):
-            flat = flat[torch.from_numpy(entries).to(flat.device)]
+        if not self.plain:
+            flat = flat[torch.from_numpy(self.entries).to(flat.device)]
         return flat.reshape(self.shape).to(self.dtype)
 
     def key(self) -> tuple[Any, ...]:
         """Return what weights of several calls have in common that are the same function of the same parameters."""
         ids = tuple([id(p) for p in self.leaves])
-        return ids if self.entries is None else (*ids, self.entries.tobytes())
+        if self.entries is None:
+            return ids
+        return (*ids, None if self.plain else self.entries.tobytes())
 
     def jacobian(self, starts: Mapping[Tensor, int], size: int) -> Real:
         """Return its derivative, (entries of the weight, size).
@@ -87,6 +91,7 @@ class SeenCall(Pass):
         qnode: The QNode.
         of_weights: The weights by their slot.
         unclear: Names of arguments that may be weights or not, with the reason.
+        names: Of the arguments by slot.
         fixed: Slots of parameters that require no gradient.
         mapped: Whether the one other tensor is many inputs, (inputs, features), of calls under ``vmap``.
     """
@@ -94,6 +99,7 @@ class SeenCall(Pass):
     qnode: Any = None
     of_weights: dict[Slot, WeightSeen] = field(default_factory=dict)
     unclear: dict[str, str] = field(default_factory=dict)
+    names: Mapping[Slot, str] = field(default_factory=dict)
     fixed: frozenset[Slot] = frozenset()
     mapped: bool = False
 
@@ -194,7 +200,7 @@ class CallWatch(PassRecorder):
             recorder.watch(self._watched.values())
         versions = tuple([(id(p), p._version, p.requires_grad) for p in parameters])
         seen = SeenCall((), {}, versions, parameters, 1, qnode=compiled.qnode)
-        names = compiled.names_of(len(call[0]))
+        seen.names = names = compiled.names_of(len(call[0]))
         for slot, origin in origins.items():
             if origin.role == "weight" and origin.leaves:
                 seen.of_weights[slot] = weight_seen(_value(call, slot), origin)
@@ -209,7 +215,9 @@ class CallWatch(PassRecorder):
                 )
                 return recorder.mark(value, seen, slot) if tracked else value
 
-            _put(to, slot, pytree.tree_map(marked, _value(to, slot)))
+            value = _value(to, slot)
+            new = marked(value) if isinstance(value, Tensor) else pytree.tree_map(marked, value)
+            _put(to, slot, new)
         self.weights.update(dict.fromkeys(p for w in seen.of_weights.values() for p in w.leaves))
 
 
@@ -300,9 +308,13 @@ def weight_seen(value: Tensor, origin: Origin) -> WeightSeen:
         value: The argument.
         origin: Where it comes from.
     """
-    entries = selection(value, origin.leaves[0]) if len(origin.leaves) == 1 else None
+    leaves = origin.leaves
+    entries = selection(value, leaves[0]) if len(leaves) == 1 else None
     kept = without_graph(value) if entries is None else None
-    return WeightSeen(origin.leaves, kept, entries, value.shape, value.dtype)
+    plain = value is leaves[0] or (
+        entries is not None and np.array_equal(entries, np.arange(leaves[0].numel()))
+    )
+    return WeightSeen(leaves, kept, entries, value.shape, value.dtype, plain)
 
 
 def _reason(value: Any) -> str:

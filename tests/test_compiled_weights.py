@@ -113,7 +113,7 @@ class Bare(torch.nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = torch.tanh(self.pre(x)) * torch.pi / 2
         q = getattr(self, "q", circuit)
-        return self.post(self.call(q, x, self.weight()))
+        return self.post(self.call(q, x, self.weight()).to(x))
 
 
 class Layered(Bare):
@@ -713,3 +713,55 @@ def test_a_computed_weight_in_a_fisher_pass() -> None:
     _, expected = trained(Layered(qnode), loss=torch.nn.MSELoss())
     _, got = trained(Bare(batch, fubini.compiled(qnode)), loss=torch.nn.MSELoss())
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-11)
+
+
+def test_a_batch_of_weights() -> None:
+    """An argument that is a batch to the circuit, and named a weight: every row has its own."""
+
+    class Scaled(Bare):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.scale = torch.nn.Parameter(torch.tensor([1.0, 2.0, 0.5]).double())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.post(self.call(self.q, x[:, :3] * self.scale, self.w))
+
+    both = fubini.compiled(node, ("inputs", "w"))
+    results = [trained(Scaled(call, both), approx=None)[1] for call in (batch, rows)]
+    torch.testing.assert_close(*results, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("call", [batch, rows])
+def test_models_in_single_precision(call: Any) -> None:
+    _, expected = trained(Layered(), steps=1)
+    layers, model = Layered().float(), Bare(call).float()
+    x, y = X.float(), Y.float()
+    for one in (layers, model):
+        opt = fubini.QNGOptimizer(one, 0.1, metric="quantum")
+        torch.nn.functional.mse_loss(one(x).float(), y).backward()
+        opt.step()
+    assert model.w.dtype == torch.float32
+    # Rounding of float32, and damping of 1e-3.
+    torch.testing.assert_close(model.w, layers.q.w, rtol=0, atol=2e-5)
+    torch.testing.assert_close(
+        model.w.detach().double().reshape(-1), expected[-6:], rtol=0, atol=2e-5
+    )
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_products_with_a_constant_matrix_are_not_told_from_data(left: bool) -> None:
+    basis = torch.rand(3, 3, dtype=torch.float64)
+
+    class Mixed(Bare):
+        def weight(self) -> Tensor:
+            return torch.stack(
+                [basis @ row if left else self.w @ basis for row in self.w][:1]
+            ).reshape(-1, 3)
+
+    for q in (circuit, fubini.compiled(node, "w")):
+        if q is circuit:
+            with pytest.raises(TypeError, match=r"node: expected its argument w"):
+                trained(Mixed(rows, q))
+        else:
+            opt, _ = trained(Mixed(rows, q))
+            assert "node(w): 6 x 6" in opt.explain()

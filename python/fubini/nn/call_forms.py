@@ -109,6 +109,8 @@ def call_form(
         if found.known.data is None or not form.decides(found.arrays(), rows):
             return None
     of_name = {names[s]: s for s in tensors}
+    if found.known.data is not None and of_name[found.known.data] in weights:
+        return None  # a batch of weights
     order = [n for n in found.tensors if n != found.known.data]
     sizes = [found.tensors[n].numel() for n in order]
     first = dict(zip(order, np.cumsum([0, *sizes]).tolist(), strict=False))

@@ -159,7 +159,7 @@ def _kind(node: Any) -> Role:
     if complete and (name in _FUNCTIONS or name in _SEVERAL):
         return "weight"
     if name in _NETWORKS:
-        return "data"
+        return _of_products(name, [following is not None for following, _ in node.next_functions])
     if name in ("Mul", "Div") and not packs_saved_tensors():
         # A plain number is kept as a tensor without dimensions.
         factor = (
@@ -172,6 +172,15 @@ def _kind(node: Any) -> Role:
     if name == "Pow" and isinstance(getattr(node, "_saved_exponent", None), int | float):
         return "weight"
     return "unclear"
+
+
+def _of_products(name: str, present: list[bool]) -> Role:
+    """What a product with something that is not in the graph is: layers multiply data by weights from the right."""
+    if name == "Mv":
+        return "data" if present[0] else "unclear"  # a vector of weights times a constant, or data
+    if name == "Dot" or (name == "Mm" and present[0]):
+        return "unclear"
+    return "data"
 
 
 def _name(node: Any) -> str:

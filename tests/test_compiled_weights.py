@@ -306,6 +306,31 @@ def test_names_of_weights_are_checked() -> None:
         assert other.weights == ("w",)
 
 
+@pytest.mark.parametrize("weights", [None, "ws"])
+def test_weights_without_names_of_their_own(weights: Any) -> None:
+    def star(*ws: Tensor) -> Any:
+        for k, w in enumerate(ws):
+            qml.RY((k + 1) * w, 0)
+            qml.RX(0.3, 0)
+        return qml.expval(qml.Z(0))
+
+    def named(a: Tensor, b: Tensor) -> Any:
+        return star(a, b)
+
+    q = fubini.compiled(qml.QNode(star, device()), weights)
+    ws = [torch.nn.Parameter(torch.tensor(v).double()) for v in (0.4, 0.7)]
+    layer = fubini.QuantumLayer(
+        qml.QNode(named, device()), {"a": 1, "b": 1}, {"a": ws[0], "b": ws[1]}
+    )
+    opt, other = fubini.QNGOptimizer(ws, 0.1), fubini.QNGOptimizer(layer, 0.1)
+    q(*ws).backward()
+    layer().backward()
+    opt.step()
+    other.step()
+    assert "star(ws[0], ws[1]), which is not compiled: 2 x 2" in opt.explain()
+    torch.testing.assert_close(ws, [layer.a, layer.b], **EXACT)
+
+
 def test_tensors_in_lists_are_refused_by_name() -> None:
     def listed(inputs: Tensor, w: Any) -> Any:
         body(inputs, torch.stack(list(w)))

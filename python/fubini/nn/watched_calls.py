@@ -238,7 +238,7 @@ def origins_of(
                 continue
             if compiled.weights is None:
                 origin = origin_of(value, watched)
-            elif compiled.names_of(len(call[0])).get(slot) in compiled.weights:
+            elif compiled.names_of(len(call[0]))[slot].split("[")[0] in compiled.weights:
                 origin = Origin("weight", leaves_of(value, watched))
             else:
                 continue

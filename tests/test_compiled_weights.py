@@ -327,8 +327,25 @@ def test_weights_without_names_of_their_own(weights: Any) -> None:
     layer().backward()
     opt.step()
     other.step()
+    with pytest.raises(TypeError, match="positional argument"):
+        energy(ws[0], ws[1])
     assert "star(ws[0], ws[1]), which is not compiled: 2 x 2" in opt.explain()
     torch.testing.assert_close(ws, [layer.a, layer.b], **EXACT)
+
+
+def test_weights_in_keyword_arguments_of_any_name() -> None:
+    def free(**ws: Tensor) -> Any:
+        qml.RY(ws["a"], 0)
+        qml.RX(ws["b"], 0)
+        return qml.expval(qml.Z(0))
+
+    ws = [torch.nn.Parameter(torch.tensor(v).double()) for v in (0.4, 0.7)]
+    opt = fubini.QNGOptimizer(ws, 0.1, lam=0.0)
+    fubini.compiled(qml.QNode(free, device()))(a=ws[0], b=ws[1]).backward()
+    g = torch.tensor([0.25, 0.25 * torch.cos(ws[0].detach()) ** 2])
+    expected = torch.stack(ws).detach() - 0.1 * torch.stack([w.grad for w in ws]) / g
+    opt.step()
+    torch.testing.assert_close(torch.stack(ws).detach(), expected, **EXACT)
 
 
 def test_tensors_in_lists_are_refused_by_name() -> None:

@@ -116,7 +116,7 @@ def compiled_call(
     weights = {s: o for s, o in origins.items() if o.role == "weight"}
     if not weights:
         return None, None
-    names = function.names_of(len(args))
+    names = function.names_of(*call)
     title = f"{getattr(function.qnode.func, '__name__', 'circuit')}({', '.join(names[s] for s in weights)})"
 
     def without(reason: str) -> tuple[None, None]:

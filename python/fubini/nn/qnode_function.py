@@ -6,7 +6,7 @@ import functools
 import inspect
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pennylane as qml
@@ -104,15 +104,22 @@ class QNodeFunction:
         )
         return _arranged(values.to(_device(found)), form.circuit, found.known.run.kind)
 
-    def names_of(self, positional: int) -> dict[int | str, str]:
+    def names_of(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[int | str, str]:
         """Return the names of the arguments of a call by position and by name.
 
         Args:
-            positional: Number of positional arguments.
+            args: Positional arguments.
+            kwargs: Keyword arguments.
         """
-        if positional not in self._names:
-            self._names[positional] = argument_names(self.qnode.func, positional)
-        return self._names[positional]
+        count = len(args)
+        if count not in self._names:
+            positions: dict[int | str, str] = {
+                k: str(k) for k in range(count)
+            }  # of calls that the QNode will refuse
+            self._names[count] = {**positions, **argument_names(self.qnode.func, count)}
+        names = self._names[count]
+        others: dict[int | str, str] = {n: n for n in kwargs if n not in names}  # of **kwargs
+        return {**names, **others} if others else names
 
     def native_reason(self) -> str:
         """Return why the QNode must run as it is, as far as its settings decide it; empty where it need not."""

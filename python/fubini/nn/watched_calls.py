@@ -200,7 +200,7 @@ class CallWatch(PassRecorder):
             recorder.watch(self._watched.values())
         versions = tuple([(id(p), p._version, p.requires_grad) for p in parameters])
         seen = SeenCall((), {}, versions, parameters, 1, qnode=compiled.qnode)
-        seen.names = names = compiled.names_of(len(call[0]))
+        seen.names = names = compiled.names_of(*call)
         for slot, origin in origins.items():
             if origin.role == "weight" and origin.leaves:
                 seen.of_weights[slot] = weight_seen(_value(call, slot), origin)
@@ -238,7 +238,7 @@ def origins_of(
                 continue
             if compiled.weights is None:
                 origin = origin_of(value, watched)
-            elif compiled.names_of(len(call[0]))[slot].split("[")[0] in compiled.weights:
+            elif compiled.names_of(*call)[slot].split("[")[0] in compiled.weights:
                 origin = Origin("weight", leaves_of(value, watched))
             else:
                 continue

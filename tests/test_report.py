@@ -362,6 +362,29 @@ def test_layers_are_reported_on_as_they_are_and_left_alone() -> None:
     assert narrow.gradients.mean < 1e-3 < first.gradients.mean
 
 
+def test_families_with_data_and_arguments_with_defaults() -> None:
+    def family(n: int) -> Any:
+        def circuit(x: Any, w: Any, scale: float = 0.5) -> Any:
+            qml.AngleEmbedding(scale * x, wires=range(n))
+            for k in range(n):
+                qml.RY(w[k], k)
+            return qml.expval(all_z(n))
+
+        return qnode(circuit, n), {"w": (n,)}
+
+    def data(n: int) -> Any:
+        return np.random.default_rng(n).normal(size=(3, n))
+
+    found = fubini.report(family, data, sizes=(3, 2), draws=20)
+    assert found.trend is not None
+    assert (found.wires, found.inputs, found.trend.sizes) == (3, 3, (2, 3))
+    assert found.trend.verdict == "undecided"
+    assert found.trend.variances[-1] == found.gradients.mean
+    single, shapes = family(2)
+    alone = fubini.report(single, data(2), weights=shapes, draws=20)
+    assert found.trend.variances[0] == pytest.approx(alone.gradients.mean, rel=1e-12)
+
+
 def test_local_effective_dimension_is_that_of_the_ball() -> None:
     layer = fubini.QuantumLayer(qnode(parity, 2), {"w": (1, 2, 3)})
     x = torch.rand(4, 2, dtype=torch.float64)

@@ -256,9 +256,14 @@ def _layer(model: Any, weights: Weights | None) -> QuantumLayer:
         raise TypeError(
             "weights: expected the shape or the values of every weight of the QNode, such as weights={'w': (2, 3)}, got none"
         )
-    names = list(inspect.signature(model.func).parameters)
+    parameters = inspect.signature(model.func).parameters
+    names = list(parameters)
     unknown = [n for n in weights if n not in names]
-    others = [n for n in names if n not in weights]
+    others = [
+        n
+        for n, p in parameters.items()
+        if n not in weights and p.default is inspect.Parameter.empty
+    ]
     if unknown or len(others) > 1:
         raise ValueError(
             f"weights: expected one entry for every argument of the QNode but the data, {names}, got {list(weights)}"

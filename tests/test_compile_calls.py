@@ -140,7 +140,7 @@ def test_arguments_constants_and_data(compiled: list[bool]) -> None:
         metric(circuit, a, x * torch.nan, 2, b=b)
 
 
-def test_batches_are_not_compiled_and_products_are(compiled: list[bool]) -> None:
+def test_batches_and_products_are_compiled(compiled: list[bool]) -> None:
     @qml.qnode(DEVICE)
     def circuit(x: Any, w: Any) -> Any:
         qml.RX(x[..., 0], 0)
@@ -154,7 +154,81 @@ def test_batches_are_not_compiled_and_products_are(compiled: list[bool]) -> None
             assert got.shape == ((3, 2, 2) if x.ndim > 1 else (2, 2))
             expected = metric(circuit, x.double(), w, engine="device")
             torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
-    assert compiled == [False] * 3 + [True] * 3
+    assert compiled == [True] * 6
+
+
+def number_by_number(x: Any, w: Any) -> Any:
+    for k in range(2):
+        qml.RX(x * w[k], 0)
+        qml.RY(torch.sin(x) + w[k + 1], 1)
+        qml.CNOT([0, 1])
+    return qml.expval(qml.Z(0)), qml.probs(wires=[1])
+
+
+@pytest.mark.parametrize("approx", [None, "block-diag", "diag"])
+def test_numbers_are_a_batch_of_inputs(approx: Any, compiled: list[bool]) -> None:
+    qnode = qml.QNode(number_by_number, qml.device("default.qubit", wires=2))
+    call = fubini.compiled(qnode)
+    w = torch.rand(3, dtype=torch.float64, requires_grad=True)
+    for count in (5, 4, 5, 5):
+        x = torch.rand(count, dtype=torch.float64, requires_grad=True)
+        values, want = call(x, w), qnode(x, w)
+        for got, expected in zip(values, want, strict=True):
+            torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+        loss = [sum((part**2).sum() for part in parts) for parts in (values, want)]
+        for got, expected in zip(*(torch.autograd.grad(one, (x, w)) for one in loss), strict=True):
+            torch.testing.assert_close(got, expected, rtol=0, atol=1e-11)
+        x = x.detach()
+        found = fubini.metric_tensor(qnode, approx, joint=True)(x, w)
+        one_by_one = [fubini.metric_tensor(qnode, approx, joint=True)(v, w) for v in x]
+        torch.testing.assert_close(found, torch.stack(one_by_one), rtol=0, atol=1e-12)
+    assert "compiled circuit" in call.explain()
+    assert all(compiled)
+
+
+def test_numbers_that_weights_are_taken_of_are_no_batch() -> None:
+    """The one tensor of the batch's length is read element by element, too."""
+
+    def function(x: Any, w: Any) -> Any:
+        qml.RX(x, 0)
+        qml.RY(x[0] * w, 0)
+        return qml.expval(qml.Z(0))
+
+    qnode = qml.QNode(function, qml.device("default.qubit", wires=1))
+    call = fubini.compiled(qnode)
+    w = torch.rand((), dtype=torch.float64, requires_grad=True)
+    for _ in range(3):
+        x = torch.rand(3, dtype=torch.float64)
+        torch.testing.assert_close(call(x, w), qnode(x, w), rtol=0, atol=1e-12)
+
+
+def test_derivatives_of_batches(compiled: list[bool]) -> None:
+    """The metric of a batch, differentiated by the weights, against the tape's."""
+
+    def function(x: Any, w: Any) -> Any:
+        qml.RX(x[:, 0] * w[0], 0)
+        qml.RY(w[1] * w[2], 0)
+        qml.RX(w[2] + x[:, 1], 0)
+        return qml.expval(qml.Z(0))
+
+    qnode = qml.QNode(function, qml.device("default.qubit", wires=1))
+    x = torch.rand(3, 2, dtype=torch.float64)
+    w = torch.rand(3, dtype=torch.float64, requires_grad=True)
+    weight = torch.rand(3, 3, dtype=torch.float64)
+    for reduce in (None, "mean"):
+        got = fubini.metric_tensor(qnode, joint=True, reduce=reduce)(x, w)
+        slope = torch.autograd.grad((got * weight).sum(), w)[0]
+        numbers = torch.zeros(3, dtype=torch.float64)
+        for k in range(3):
+            step = 1e-5 * torch.eye(3, dtype=torch.float64)[k]
+            ends = [
+                fubini.metric_tensor(qnode, joint=True, reduce=reduce, engine="device")(x, w + s)
+                for s in (step, -step)
+            ]
+            numbers[k] = ((ends[0] - ends[1]) / 2e-5 * weight).sum().detach()
+        # Differences of this width lose half of the digits.
+        torch.testing.assert_close(slope, numbers, rtol=0, atol=1e-8)
+    assert compiled[0]
 
 
 def qnode_of(angle: Any) -> Any:

@@ -233,7 +233,7 @@ def test_inputs_that_are_initial_states_alone_are_compressed(rank, monkeypatch):
 
 
 def test_berry_connection_is_the_overlap_with_the_derivative():
-    _, circuit, angles = drawn(8, batch=3, wires=3)
+    _, circuit, angles = drawn(15, batch=3, wires=3)
     got = _core.berry_connection(circuit.program, angles)
     step = 1e-4
     for b in range(3):

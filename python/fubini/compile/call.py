@@ -24,12 +24,14 @@ class Arguments:
         values: All of them.
         weights: Those that are weights, in order.
         inputs: The data argument, (features,) or (batch, features); None without one.
+        numbers_alone: Whether the inputs are (batch,), one number each.
         made_up: Whether a transform of torch.func hides the caller's numbers, and others take their place.
     """
 
     values: dict[str, Any]
     weights: list[torch.Tensor] = field(default_factory=list)
     inputs: torch.Tensor | None = None
+    numbers_alone: bool = False
     made_up: bool = False
 
     @property
@@ -40,13 +42,16 @@ class Arguments:
     @property
     def width(self) -> int:
         """Number of features."""
-        return 0 if self.inputs is None else self.inputs.shape[-1]
+        if self.inputs is None or self.numbers_alone:
+            return int(self.numbers_alone)
+        return self.inputs.shape[-1]
 
     @property
     def batch(self) -> int | None:
         """Number of inputs; None without a batch."""
         inputs = self.inputs
-        return None if inputs is None or inputs.ndim < 2 else len(inputs)
+        alone = inputs is None or (inputs.ndim < 2 and not self.numbers_alone)
+        return None if inputs is None or alone else len(inputs)
 
     def numbers(self) -> tuple[list[FloatArray], FloatArray]:
         """Return weights and inputs (B, d) as arrays."""
@@ -68,7 +73,7 @@ class Arguments:
             recording.leaves("weight", weight, first)
             first += weight.numel()
         if self.inputs is not None:
-            recording.leaves("input", self.inputs, 0, batch=self.inputs.ndim > 1)
+            recording.leaves("input", self.inputs, 0, batch=self.batch is not None)
         return recording
 
 
@@ -77,6 +82,7 @@ def arguments_of(
     weights: Mapping[str, torch.Tensor],
     inputs: torch.Tensor | None,
     constants: Mapping[str, Any],
+    numbers_alone: bool = False,
 ) -> Arguments:
     """Return the caller's numbers, weights in memory of their own.
 
@@ -85,11 +91,12 @@ def arguments_of(
         weights: The weights by name.
         inputs: The data argument, or None.
         constants: Further arguments by name.
+        numbers_alone: Whether the data argument is (batch,), one number for each input.
     """
     # Arguments may share memory; and memory that a function makes NumPy arrays of cannot be resized any more, as the
     # storages of sharded parameters are.
     hidden = any(is_wrapped(t) for t in (*weights.values(), *([] if inputs is None else [inputs])))
-    result = Arguments({}, made_up=hidden)
+    result = Arguments({}, numbers_alone=numbers_alone, made_up=hidden)
     dtype = torch.float64
     if inputs is not None and input_arg is not None:
         result.inputs = _numbers(inputs)

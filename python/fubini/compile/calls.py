@@ -8,7 +8,7 @@ a QNode and the callable of ``fubini.compiled`` share what was compiled.
 import inspect
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,7 @@ class Known:
         device: For which this holds.
         rest: What else of the QNode this holds for, see ``rest_of``.
         data: Name of the tensor whose rows are a batch of inputs, (batch, features); None where all are weights.
+        numbers_alone: Whether that tensor is (batch,), one number for each input.
         columns: Of the chosen weights among all tensors, by their names.
     """
 
@@ -46,6 +47,7 @@ class Known:
     device: Any
     rest: tuple[Any, ...]
     data: str | None = None
+    numbers_alone: bool = False
     columns: dict[tuple[str, ...], Index] = field(default_factory=dict)
 
     def holds(self, qnode: Any) -> bool:
@@ -92,6 +94,8 @@ class Found:
         if data is None:
             return torch.empty(1, 0, dtype=torch.float64)
         found = self.tensors[data]
+        if self.known.numbers_alone:
+            return found[:, None]
         return found if found.ndim > 1 else found[None]
 
     @property
@@ -163,6 +167,7 @@ def find(
         return Found(known, tensors, arguments, new=False)
     if any(is_wrapped(v) for v in tensors.values()):
         return "torch.func hides its numbers before its first call with plain tensors"
+    alone = False
     try:
         given = data
         run = compile_function(
@@ -176,18 +181,24 @@ def find(
             data = _data(run, tensors)
         if data is not None and given is None:
             others = {n: v for n, v in tensors.items() if n != data}
+            alone = tensors[data].ndim == 1
             try:
-                by_inputs = compile_function(qnode, data, others, tensors[data], constants)
+                by_inputs = compile_function(
+                    qnode, data, others, tensors[data], constants, numbers_alone=alone
+                )
             except ValueError:  # it mixes up its rows, which are then no inputs
                 by_inputs = run
             run, data = (by_inputs, data) if isinstance(by_inputs.how, Compiled) else (run, None)
+            alone = alone and data is not None
     except Exception as error:  # noqa: BLE001 - whoever runs the QNode raises it again
         return f"compiling raised {type(error).__name__}: {error}"
     if len(calls.known) >= _REMEMBERED:
         calls.known.clear()
     # Tensors with graphs of this call are not for the next.
-    known = calls.known[key] = Known(Run(run.how, run.kind), qnode.device, rest_of(qnode), data)
-    now = Known(run, known.device, known.rest, data, known.columns)
+    known = calls.known[key] = Known(
+        Run(run.how, run.kind), qnode.device, rest_of(qnode), data, alone
+    )
+    now = replace(known, run=run)
     return Found(now, tensors, arguments, new=True)
 
 
@@ -207,26 +218,27 @@ def compiled_call(
     """
     found = find(qnode, args, kwargs)
     form = None if isinstance(found, str) else found.compiled
-    if (
-        form is None
-        or isinstance(found, str)
-        or form.state_weighted
-        or found.known.data is not None
-    ):
+    if form is None or isinstance(found, str) or form.state_weighted:
         return None
+    data = found.known.data
     names = list(found.arguments)
     chosen = tuple(names[w] if isinstance(w, int) else w for w in weights)
+    if data in chosen:
+        return None
     columns = found.known.columns
     if chosen not in columns:
-        columns[chosen] = _columns(found.tensors, chosen)
-    arrays, none = found.arrays(), np.zeros((1, 0))
-    jacobian = form.jacobian(arrays, none).by(columns[chosen])
+        own = {n: v for n, v in found.tensors.items() if n != data}
+        columns[chosen] = _columns(own, chosen)
+    arrays, inputs = found.arrays(), to_numpy(found.inputs)
+    jacobian = form.jacobian(arrays, inputs).by(columns[chosen])
     if not len(jacobian.rows):
         return None  # the way through the tape says which weights are missing
     every = frozenset(jacobian.rows.tolist())
-    return Pullback(
-        form.circuit, form.angles(arrays, none), jacobian, form.states(arrays, none), None, every
-    )
+    angles, states = form.angles(arrays, inputs), form.states(arrays, inputs)
+    batch = None if data is None else len(angles)
+    if batch is not None and not np.isfinite(angles).all():
+        return None  # the way through the tape names the gate
+    return Pullback(form.circuit, angles, jacobian, states, batch, every)
 
 
 def _data(run: Run, tensors: Mapping[str, torch.Tensor]) -> str | None:
@@ -234,7 +246,10 @@ def _data(run: Run, tensors: Mapping[str, torch.Tensor]) -> str | None:
     if not isinstance(run.how, Traced) or run.how.reason != BATCHED or run.reading is None:
         return None
     count = run.reading.batch
-    found = [n for n, v in tensors.items() if v.ndim == 2 and len(v) == count != 1]
+    for ndim in (2, 1):  # (batch, features), or (batch,)
+        found = [n for n, v in tensors.items() if v.ndim == ndim and len(v) == count != 1]
+        if found:
+            break
     # In one dtype: a function that is called with several may compute with either.
     return found[0] if len(found) == 1 and len({v.dtype for v in tensors.values()}) == 1 else None
 

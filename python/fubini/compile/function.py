@@ -65,6 +65,7 @@ def compile_function(
     inputs: torch.Tensor | None,
     constants: Mapping[str, Any] | None = None,
     static: bool = False,
+    numbers_alone: bool = False,
 ) -> Run:
     """Run a QNode's quantum function once and compile what it did.
 
@@ -75,6 +76,7 @@ def compile_function(
         inputs: (features,) or (batch, features); None without a data argument.
         constants: Further arguments, which are no tensors.
         static: Whether the caller promises that the function reads nothing that changes.
+        numbers_alone: Whether the inputs are (batch,), one number each.
 
     Returns:
         The compiled form, or the reason why there is none.
@@ -87,7 +89,7 @@ def compile_function(
         return Run(f"the QNode is a {type(qnode).__name__}, whose calls may do more", "other")
     transform = _foreign_transform(qnode)
     with outside_transforms():
-        arguments = arguments_of(input_arg, weights, inputs, constants or {})
+        arguments = arguments_of(input_arg, weights, inputs, constants or {}, numbers_alone)
         recording = arguments.recording()
         watch = Watch(qnode.func)
         returned: list[Any] = []

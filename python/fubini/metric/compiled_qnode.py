@@ -81,8 +81,8 @@ def compiled(qnode: Any, weights: str | Sequence[str] | None = None) -> Compiled
     """Return a QNode as a torch function that runs in the native engine where that can be promised to be right.
 
     It has the QNode's own signature; torch differentiates it, also twice, by every tensor. All ways of calling it are
-    compiled in their first call, by the rules of ``QuantumLayer``, also with one argument of shape (batch, features) for
-    data; calls with other batches run the quantum function, and its gates natively. Everything else (shots, noise, NumPy
+    compiled in their first call, by the rules of ``QuantumLayer``, also with one argument of shape (batch, features) or
+    (batch,) for data; calls with other batches run the quantum function, and its gates natively. Everything else (shots, noise, NumPy
     arrays, operations that the engine does not know) is the QNode's own matter, called as it is. ``explain()`` says which
     it was.
 

@@ -16,9 +16,10 @@ from fubini.circuit.pauli import walsh
 from fubini.circuit.words import words_of
 from fubini.errors import UnsupportedCircuitError
 
-#: Name -> (wires, parameters) of every gate that the engine knows by name.
+#: Name -> (wires, parameters) of every gate that the engine knows by name. PSWAP is left out: it is a swap and a rotation,
+#: and layers of gates are to be found among these parts, as they are on devices.
 TABLE: dict[str, tuple[int, int]] = {
-    name: (wires, parameters) for name, wires, parameters in _core.gate_table()
+    name: (wires, parameters) for name, wires, parameters in _core.gate_table() if name != "PSWAP"
 }
 
 #: Constants on more wires than this are left to PennyLane's decomposition.

@@ -101,7 +101,7 @@ def call_form(
     if form is None:
         found = find(qnode, args, kwargs)
         form = None if isinstance(found, str) else found.compiled
-    if isinstance(found, str) or form is None or form.state_weighted:
+    if isinstance(found, str) or form is None or form.state_weighted or found.known.numbers_alone:
         return None
     rows = to_numpy(found.inputs)
     if every is not None:

@@ -13,6 +13,7 @@ import fubini
 from fubini.geometry.ansatz import ansatz
 from fubini.geometry.flow import Flow
 from fubini.geometry.hamiltonians import hamiltonian_of
+from fubini.geometry.principle import velocity
 from geometry_cases import (
     alternating,
     dense_tangents,
@@ -223,6 +224,47 @@ def test_right_hand_sides_are_those_of_dense_mathematics(seed):
             np.testing.assert_allclose(added, 1e-14 + 1e-4 * total, rtol=1e-3)
         else:
             assert added < 1e-14 + 1e-4 * total
+
+
+def velocity_by_eigenvectors(tangents, state, allowed):
+    """The velocity, its residual and damping, slowly: lambda by bisection on the definition of the principle's module."""
+    squares, vectors = np.linalg.eigh(tangents @ tangents.T)
+    squares, trace = np.maximum(squares, 0), (tangents**2).sum()
+    side = vectors.T @ (tangents @ state)
+
+    def rest(damping):
+        return np.linalg.norm(state - (vectors @ (side / (squares + damping))) @ tangents)
+
+    def too_large(damping):
+        added = (damping * side / (squares + damping)) ** 2 / (squares + 1e-10 * trace)
+        return added.sum() > allowed**2 + (0.01 * rest(damping)) ** 2
+
+    low, high = 1e-16 * trace, trace
+    for _ in range(80):
+        middle = np.sqrt(low * high)
+        low, high = (low, middle) if too_large(middle) else (middle, high)
+    most = 1e-4 * trace
+    damping = low * most / (low + most) + 1e-10 * trace
+    return vectors @ (side / (squares + damping)), rest(damping), damping
+
+
+@pytest.mark.parametrize(("weights", "width"), [(3, 8), (8, 8), (20, 8), (8, 32)])
+def test_velocities_are_those_of_the_definition(weights, width):
+    rng = np.random.default_rng(weights + width)
+    for allowed in (1e-6, 1e-3):
+        tangents = rng.normal(size=(3, weights, width)) * 10.0 ** -rng.integers(
+            0, 4, (3, weights, 1)
+        )
+        states = rng.normal(size=(3, width))
+        found = velocity(tangents, states, allowed)
+        for b in range(3):
+            expected, residual, damping = velocity_by_eigenvectors(tangents[b], states[b], allowed)
+            # Directions of 1e-3 of the largest: rounding of 1e-16 over their squares and lambda.
+            np.testing.assert_allclose(found.dampings[b], damping, rtol=1e-5)
+            np.testing.assert_allclose(found.residuals[b], residual, rtol=1e-5)
+            scale = abs(expected).max()
+            np.testing.assert_allclose(found.weights[b], expected, atol=1e-5 * scale)
+    assert np.isnan(velocity(tangents * np.nan, states, 1e-6).weights).all()
 
 
 def test_trajectories_are_those_of_single_runs():

@@ -31,4 +31,5 @@ PYBIND11_MODULE(_core, m) {
     fubini::bind::register_kronecker(m);
     fubini::bind::register_preconditioner(m);
     fubini::bind::register_finite(m);
+    fubini::bind::register_variational(m);
 }

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AffineMap', 'AngleMap', 'Expression', 'Pass', 'Preconditioner', 'Program', 'ProgramBuilder', 'ShiftPlan', 'backward', 'backward_rows', 'berry_connection', 'blocks_from_probabilities', 'blocks_from_states', 'combine_rows', 'compiler', 'derivative_states', 'expression_kinds', 'expval', 'first_not_finite', 'forward', 'gate_table', 'hessian_product', 'isa', 'jacobian', 'jacobian_block', 'jvp', 'kronecker_factors', 'largest_eigenvalues', 'linear_block', 'linear_layer', 'linearise', 'mean_over_batch', 'memory_limit', 'metric', 'metric_factor', 'metric_vector_product', 'num_threads', 'output_factor', 'overlap_gradient', 'pull_factor', 'set_memory_limit', 'set_num_threads', 'shift_rule', 'shift_sum', 'solve_batch', 'solve_fast', 'solve_kronecker', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'stage_covariances', 'state', 'version', 'vjp']
+__all__: list[str] = ['AffineMap', 'AngleMap', 'Expression', 'Pass', 'Preconditioner', 'Program', 'ProgramBuilder', 'ShiftPlan', 'backward', 'backward_rows', 'berry_connection', 'blocks_from_probabilities', 'blocks_from_states', 'combine_rows', 'compiler', 'derivative_states', 'expression_kinds', 'expval', 'first_not_finite', 'forward', 'gate_table', 'hessian_product', 'isa', 'jacobian', 'jacobian_block', 'jvp', 'kronecker_factors', 'largest_eigenvalues', 'linear_block', 'linear_layer', 'linearise', 'mean_over_batch', 'memory_limit', 'metric', 'metric_factor', 'metric_vector_product', 'num_threads', 'output_factor', 'overlap_gradient', 'pull_factor', 'set_memory_limit', 'set_num_threads', 'shift_rule', 'shift_sum', 'solve_batch', 'solve_fast', 'solve_kronecker', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'stage_covariances', 'state', 'variational_velocities', 'version', 'vjp']
 class ShiftPlan:
     """
     Parameter-shift terms of a circuit: angle index, coefficient and shift of each.
@@ -370,6 +370,10 @@ def stage_covariances(program: Program, angles: numpy.typing.NDArray[numpy.float
 def state(program: Program, angles: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None) -> numpy.typing.NDArray[numpy.complex128]:
     """
     Final states, shape (batch, 2^wires).
+    """
+def variational_velocities(tangents: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.float64], allowed: typing.SupportsFloat | typing.SupportsIndex, share: typing.SupportsFloat | typing.SupportsIndex, least: typing.SupportsFloat | typing.SupportsIndex, largest: typing.SupportsFloat | typing.SupportsIndex) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64]]:
+    """
+    McLachlan's principle: (velocities (batch, weights), residuals (batch,), dampings (batch,)) for tangents (batch, weights, width) and states' velocities (batch, width).
     """
 def version() -> str:
     """

@@ -338,7 +338,9 @@ def _of_layer(layer: Any, weights: Any, inputs: Any, batched: bool) -> Ansatz:
     if getattr(layer, "engine", "native") == "device" or device_reason(layer.qnode):
         why = layer.explain() if hasattr(layer, "explain") else device_reason(layer.qnode)
         raise UnsupportedCircuitError(
-            f"circuit: expected a layer on the native engine, whose states are known. {why}"
+            f"circuit: expected a layer on the native engine, whose states are known. {why.rstrip('.')}. "
+            "fubini.QuantumLayer(qml.QNode(layer.qnode.func, qml.device('default.qubit')), layer.weight_shapes, "
+            "dict(layer.qnode_weights)) is one without noise"
         )
     own = dict(layer.qnode_weights)
     given = list(own.values()) if weights is None else weights

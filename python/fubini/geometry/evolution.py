@@ -17,8 +17,8 @@ from fubini.geometry.hamiltonians import hamiltonian_of
 from fubini.geometry.operators import Terms, terms_of
 from fubini.options import Real
 
-# So many weight vectors are evaluated in one call of the kernel.
-_CHUNK = 64
+# At most so many weight vectors are evaluated in one call of the kernel, and tangents of so many numbers.
+_CHUNK, _NUMBERS = 64, 1 << 24
 
 
 def evolve(
@@ -248,7 +248,8 @@ class _Run:
     ) -> Evolution:
         flow, terms = self._flow, list(self._observables.values())
         energies, values, variances, residuals = [], [], [], []
-        size = max(1, _CHUNK // points.shape[1])
+        numbers = (2 << flow.ansatz.circuit.num_wires) * flow.ansatz.size
+        size = max(1, min(_CHUNK, _NUMBERS // numbers) // points.shape[1])
         for first in range(0, len(times), size):
             some, at = points[first : first + size], times[first : first + size]
             energies.append(flow.energies(at, some))

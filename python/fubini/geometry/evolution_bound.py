@@ -52,14 +52,20 @@ class Bound:
         energies = self._flow.energies(times, points)
         above = half * (_WEIGHTS @ np.maximum(energies - self._bounds(times), 0.0))
         spread = half * (_WEIGHTS @ norms(motion.states).reshape(shape))
-        # With y = tan d of the angle, or d itself while it is small: sin d <= d, cos d <= 1. The angle that the
-        # step ends with is on the right-hand side, which is monotone: two rounds, then the larger one.
-        angles = self.angles
+        # With sin d <= d and cos d <= 1, and d at most L: what follows is at most L where L was large enough. At pi / 2
+        # it is.
+        before = self.angles + missed
+
+        def after(largest: Real) -> Real:
+            found: Real = before * np.exp(above + 2.0 * spread * largest)
+            return np.minimum(found, np.pi / 2)
+
+        largest = before
         for _ in range(3):
-            largest = np.maximum(self.angles, angles)
-            angles = (self.angles + missed) * np.exp(above + 2.0 * spread * largest)
-            angles = np.minimum(angles, np.pi / 2)
-        self.angles = angles
+            largest = after(largest)
+        largest = 1.01 * largest
+        found = after(largest)
+        self.angles = np.where(found <= largest, found, after(np.full_like(found, np.pi / 2)))
 
     def _bounds(self, times: Real) -> Real:
         if self._flow.hamiltonian.constant:

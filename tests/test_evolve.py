@@ -382,7 +382,7 @@ def test_weights_that_no_gate_has_stay():
 
     node = qml.QNode(function, qml.device("default.qubit", wires=1))
     result = fubini.evolve(node, np.array([0.3]), 0.1)
-    np.testing.assert_array_equal(result.final, [0.3])
+    np.testing.assert_allclose(result.final, [0.3], atol=1e-15)
     np.testing.assert_allclose(result.residuals, 1.0)  # the standard deviation of Z
     assert result.angle_bound[-1] == pytest.approx(0.1)
 

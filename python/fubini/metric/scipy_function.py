@@ -19,6 +19,7 @@ from fubini.options import Approx, Real
 
 _NONE = np.zeros((1, 0))
 _ONE = np.ones((1, 1))
+_DOUBLE = np.dtype(np.float64)
 
 
 class SciPyFunction:
@@ -41,6 +42,7 @@ class SciPyFunction:
         arrays = [_weight(n, w) for n, w in zip(names, weights, strict=True)]
         self._shapes = [a.shape for a in arrays]
         self.x0: Real = np.concatenate([a.reshape(-1) for a in arrays])
+        self._shape = self.x0.shape
         self._known: Known | None = None
         self._engine: tuple[Any, Any] | None = None
         self._rest: list[Real] = []
@@ -60,7 +62,8 @@ class SciPyFunction:
         Raises:
             ValueError: If x has another shape.
         """
-        x = self._checked(x)
+        if type(x) is not np.ndarray or x.dtype is not _DOUBLE or x.shape != self._shape:
+            x = self._checked(x)
         engine = self._at(x)
         if engine is None:
             tensors = [w.requires_grad_() for w in self._tensors(x)]
@@ -73,9 +76,10 @@ class SciPyFunction:
                 for w, g in zip(tensors, found, strict=True)
             ]
             return float(value.detach()), np.concatenate(parts)
-        values, passed = _core.forward(*engine, [x, *self._rest], _NONE, True)
+        program, angles = engine
+        values, passed = _core.forward(program, angles, [x, *self._rest], _NONE, True)
         assert passed is not None
-        return values.item(), _core.backward(*engine, passed, _ONE)[1][0]
+        return values.item(), _core.backward(program, angles, passed, _ONE)[1][0]
 
     def value(self, x: Any) -> float:
         """Return the value alone.
@@ -175,8 +179,6 @@ class SciPyFunction:
         self._engine = form.circuit.program, form.map
 
     def _checked(self, x: Any) -> Real:
-        if type(x) is np.ndarray and x.dtype == np.float64 and x.shape == self.x0.shape:
-            return x  # nearly always: nothing to copy
         given: Real = to_numpy(x)
         if given.shape != self.x0.shape:
             raise ValueError(

@@ -28,6 +28,7 @@ ORDER = (
     "metric",  # the metric functions
     "fisher",  # Fisher information of models
     "geometry",  # evolution, growth, reports
+    "energies",  # ground states of flat numbers
     "optim",  # optimizers
     "demo",
 )

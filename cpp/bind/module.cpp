@@ -27,6 +27,7 @@ PYBIND11_MODULE(_core, m) {
     fubini::bind::register_affine(m);
     fubini::bind::register_expression(m);
     fubini::bind::register_derivatives(m);
+    fubini::bind::register_energy(m);
     fubini::bind::register_gauss_newton(m);
     fubini::bind::register_kronecker(m);
     fubini::bind::register_preconditioner(m);

@@ -51,6 +51,7 @@ void register_metric(pybind11::module_& m);
 void register_affine(pybind11::module_& m);
 void register_expression(pybind11::module_& m);
 void register_derivatives(pybind11::module_& m);
+void register_energy(pybind11::module_& m);
 void register_gauss_newton(pybind11::module_& m);
 void register_kronecker(pybind11::module_& m);
 void register_preconditioner(pybind11::module_& m);

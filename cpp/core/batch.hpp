@@ -28,6 +28,7 @@ struct Batch {
     std::ptrdiff_t repeat = 1;                     ///< element b uses row b / repeat of angles and states
     const std::complex<double>* states = nullptr;  ///< (size / repeat, 2^qubits), or one state for all
     bool shared_state = false;
+    int lane_bits = 0;  ///< at least so many qubits lie in the lanes
     /// Called now and then on the calling thread; the sweep throws Interrupted when it returns true.
     std::function<bool()> poll = {};
 };

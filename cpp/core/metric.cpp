@@ -29,23 +29,6 @@ thread_local Workspace panels, sums_of_row, cut_sums;
 
 std::size_t triangle(std::size_t rows) { return rows * (rows + 1) / 2; }
 
-/// Adds one row of 8 x 8 tiles to a (k, k) matrix: tangents of group `row` and of `columns` groups from
-/// `first` on.
-void scatter(const Schedule& schedule, std::size_t row, std::size_t first, std::size_t columns,
-             const double* sums, std::size_t k, double* matrix) {
-    for (std::size_t c = 0; c < columns; ++c) {
-        for (std::size_t i = 0; i < gram_doubles; ++i) {
-            const std::size_t p = row * lanes + i / lanes;
-            const std::size_t q = (first + c) * lanes + i % lanes;
-            if (p >= schedule.position.size() || q > p) continue;
-            const auto a = static_cast<std::size_t>(schedule.position[p]);
-            const auto b = static_cast<std::size_t>(schedule.position[q]);
-            matrix[a * k + b] += sums[c * gram_doubles + i];
-            if (a != b) matrix[b * k + a] = matrix[a * k + b];
-        }
-    }
-}
-
 /// The products of two blocks of groups, over some of the amplitudes.
 struct Product {
     std::size_t row, rows;        // groups of the left panel

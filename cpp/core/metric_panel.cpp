@@ -2,14 +2,16 @@
 #include "core/metric_panel.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
+#include "core/gram.hpp"
 #include "core/parallel.hpp"
 #include "core/tangent_tile.hpp"
 
 namespace fubini {
 
-Schedule::Schedule(const Program& program, const Directions& wanted) : directions(wanted) {
+Schedule::Schedule(const Program& program, const Directions& wanted, Frame frame) : directions(wanted) {
     const Plan& plan = program.plan();
     std::vector<std::vector<int>> angle_steps(static_cast<std::size_t>(program.angles()));
     for (std::size_t s = 0; s < plan.steps.size(); ++s) {
@@ -51,6 +53,7 @@ Schedule::Schedule(const Program& program, const Directions& wanted) : direction
     middle = all[all.size() / 2];
     const Mask idle = plan.steps.back().idle;
     while (plan.steps[static_cast<std::size_t>(middle)].idle != idle) ++middle;
+    if (frame == Frame::end) middle = static_cast<int>(plan.steps.size());
     for (std::size_t first = 0; first < position.size(); first += lanes) {
         Group group;
         for (std::size_t i = first; i < std::min(position.size(), first + lanes); ++i) {
@@ -62,8 +65,57 @@ Schedule::Schedule(const Program& program, const Directions& wanted) : direction
         }
         groups.push_back(std::move(group));
     }
+    split(program, of);
     narrow = {program.qubits(), std::min(max_lane_bits, program.qubits())};
     for (const Step& step : plan.steps) narrow_geometries.push_back(geometry(step, narrow));
+}
+
+template <typename Steps>
+void Schedule::split(const Program& program, const Steps& steps_of) {
+    if (program.qubits() <= max_lane_bits) return;
+    // Nanoseconds, as measured. Eight tangents in the lanes walk from the first step of any of them, and each
+    // of their steps adds to all of them.
+    const auto rows = std::ldexp(1.0, program.qubits());
+    const double wide = 1.6 * rows + 20, single = 1.6 * rows / lanes + 20;
+    const auto way = [&](int first, int last) {
+        const int early = first < middle ? middle - first : 0;
+        const int late = last >= middle ? last + 1 - middle : 0;
+        return static_cast<double>(early + late);
+    };
+    double together = 0, apart = 0;
+    for (const Group& group : groups) {
+        const std::size_t steps = group.early.size() + group.late.size();
+        const int first = group.early.empty() ? middle : group.early.front();
+        const int last = group.late.empty() ? middle - 1 : group.late.back();
+        together += wide * (way(first, last) + static_cast<double>(steps));
+    }
+    for (const int p : position) {
+        const std::vector<int>& steps = steps_of(p);
+        const double own = way(steps.front(), steps.back()) + static_cast<double>(steps.size());
+        apart += single * own + 3 * rows;  // and the way into the panel
+    }
+    if (together <= apart) return;
+    singles.resize(groups.size() * lanes);
+    for (std::size_t i = 0; i < position.size(); ++i) {
+        for (const int s : steps_of(position[i])) {
+            (s < middle ? singles[i].early : singles[i].late).push_back(s);
+        }
+    }
+}
+
+void scatter(const Schedule& schedule, std::size_t row, std::size_t first, std::size_t columns,
+             const double* sums, std::size_t k, double* matrix) {
+    for (std::size_t c = 0; c < columns; ++c) {
+        for (std::size_t i = 0; i < gram_doubles; ++i) {
+            const std::size_t p = row * lanes + i / lanes;
+            const std::size_t q = (first + c) * lanes + i % lanes;
+            if (p >= schedule.position.size() || q > p) continue;
+            const auto a = static_cast<std::size_t>(schedule.position[p]);
+            const auto b = static_cast<std::size_t>(schedule.position[q]);
+            matrix[a * k + b] += sums[c * gram_doubles + i];
+            if (a != b) matrix[b * k + a] = matrix[a * k + b];
+        }
+    }
 }
 
 namespace {
@@ -264,7 +316,10 @@ class Filler {
     void run(std::size_t begin, std::size_t end, std::complex<double>* psi) {
         for (std::size_t unit = begin; unit < end; ++unit) {
             const std::vector<int>& steps = group(unit).early;
-            if (steps.empty()) continue;
+            if (steps.empty()) {
+                if (group(unit).late.empty()) clear(unit);
+                continue;
+            }
             if (ket_.at() > steps.front() + 1) ket_.restart();
             start(unit, false);
             int at = 0;
@@ -304,7 +359,8 @@ class Filler {
 
   private:
     [[nodiscard]] const Group& group(std::size_t unit) const {
-        return schedule_.groups[unit >> tile_.layout.lane_bits];
+        return schedule_.singles.empty() ? schedule_.groups[unit >> tile_.layout.lane_bits]
+                                         : schedule_.singles[unit];
     }
     [[nodiscard]] std::size_t first_tangent(std::size_t unit) const {
         return unit * static_cast<std::size_t>(tile_.layout.samples());
@@ -326,10 +382,15 @@ class Filler {
     }
     /// Tangents that fill a panel's tile alone are made in place.
     void start(std::size_t unit, bool add) {
-        in_place_ = tile_.layout.lane_bits == 0 && !add;
+        in_place_ = panel_.apart || (tile_.layout.lane_bits == 0 && !add);
         tangent_ = in_place_ ? panel_tile(unit) : tile_.state(1);
         std::fill_n(tangent_, tile_.layout.rows() * row_doubles, 0.0);
         set(unit, 1);
+    }
+    /// A place of a panel's tile that no tangent takes.
+    void clear(std::size_t unit) {
+        start(unit, false);
+        finish(unit, false);
     }
     void finish(std::size_t unit, bool add) const {
         set(unit, 0);
@@ -337,7 +398,8 @@ class Filler {
         store(tile_.layout, tangent_, add, static_cast<int>(first_tangent(unit) % lanes), panel_tile(unit));
     }
     [[nodiscard]] double* panel_tile(std::size_t unit) const {
-        return panel_.of(element_, unit >> tile_.layout.lane_bits);
+        double* tile = panel_.of(element_, unit >> tile_.layout.lane_bits);
+        return panel_.apart ? tile + unit % lanes * (panel_.tile / lanes) : tile;
     }
     void advance(int from, int to) const {
         for (int s = from; s < to; ++s) {
@@ -411,7 +473,8 @@ void fill_panel(const Program& program, const Batch& batch, const Schedule& sche
     const std::ptrdiff_t parts = work < serial_work ? 1 : (threads + batch.size - 1) / batch.size;
     // All lanes of a tile have one element's angles: they hold different tangents.
     Batch wide = batch;
-    wide.repeat = lanes * parts;
+    wide.repeat = (schedule.singles.empty() ? lanes : 1) * parts;
+    if (!schedule.singles.empty()) wide.lane_bits = max_lane_bits;
     wide.size = batch.size * wide.repeat;
     for_tiles(program, wide, 2, [&](Tile& tile) {
         const auto samples = static_cast<std::size_t>(tile.layout.samples());

@@ -7,6 +7,27 @@
 
 namespace fubini {
 
+void project_out(const Layout& layout, const double* ket, double* bra) {
+    Vec real{}, imaginary{};
+    for (std::size_t at = 0; at < layout.rows() * row_doubles; at += row_doubles) {
+        const Vec &kr = vec(ket + at), &ki = vec(ket + at + lanes);
+        const Vec &br = vec(bra + at), &bi = vec(bra + at + lanes);
+        real += kr * br + ki * bi;
+        imaginary += kr * bi - ki * br;
+    }
+    Vec re{}, im{};
+    for (int l = 0; l < lanes; ++l) {
+        const int sample = l >> layout.lane_bits;
+        re[l] = over_sample(real, layout, sample);
+        im[l] = over_sample(imaginary, layout, sample);
+    }
+    for (std::size_t at = 0; at < layout.rows() * row_doubles; at += row_doubles) {
+        const Vec &kr = vec(ket + at), &ki = vec(ket + at + lanes);
+        vec(bra + at) -= kr * re - ki * im;
+        vec(bra + at + lanes) -= kr * im + ki * re;
+    }
+}
+
 void metric_vector_product(const Program& program, const Batch& batch, const double* vectors, double* out) {
     for_tiles(program, batch, 2, [&](Tile& tile) {
         double* ket = tile.state(0);
@@ -17,24 +38,7 @@ void metric_vector_product(const Program& program, const Batch& batch, const dou
         load_slots(tile, vectors);
         run_forward(tile, ket, bra);
         // Without the part along psi, the overlaps with the derivatives are those of the metric.
-        Vec real{}, imaginary{};
-        for (std::size_t at = 0; at < layout.rows() * row_doubles; at += row_doubles) {
-            const Vec &kr = vec(ket + at), &ki = vec(ket + at + lanes);
-            const Vec &br = vec(bra + at), &bi = vec(bra + at + lanes);
-            real += kr * br + ki * bi;
-            imaginary += kr * bi - ki * br;
-        }
-        Vec re{}, im{};
-        for (int l = 0; l < lanes; ++l) {
-            const int sample = l >> layout.lane_bits;
-            re[l] = over_sample(real, layout, sample);
-            im[l] = over_sample(imaginary, layout, sample);
-        }
-        for (std::size_t at = 0; at < layout.rows() * row_doubles; at += row_doubles) {
-            const Vec &kr = vec(ket + at), &ki = vec(ket + at + lanes);
-            vec(bra + at) -= kr * re - ki * im;
-            vec(bra + at + lanes) -= kr * im + ki * re;
-        }
+        project_out(layout, ket, bra);
         std::fill_n(tile.slots(), program.angles(), Vec{});
         run_back(tile, ket, bra);
         store_halved_slots(tile, out);

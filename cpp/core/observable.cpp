@@ -54,12 +54,15 @@ struct Plane {
         const std::size_t low = (std::size_t{1} << removed) - 1;
         return (index & low) | (index & ~low) << 1;
     }
+    /// The inverse of row, which does not look at the bit that the plane leaves out.
+    [[nodiscard]] std::size_t index(std::size_t r) const {
+        if (removed < 0) return r;
+        const std::size_t low = (std::size_t{1} << removed) - 1;
+        return (r & low) | (r >> (removed + 1) << removed);
+    }
     /// The word's Z part as a mask over plane rows.
     [[nodiscard]] std::size_t mask(const PauliTerm& term, const Layout& layout) const {
-        const std::size_t z = term.z >> layout.lane_bits;
-        if (removed < 0) return z;
-        const std::size_t low = (std::size_t{1} << removed) - 1;
-        return (z & low) | (z >> (removed + 1) << removed);
+        return index(term.z >> layout.lane_bits);
     }
 };
 
@@ -121,11 +124,11 @@ void fold(Vec* plane, std::size_t rows, const std::size_t* masks, std::size_t be
 }
 
 /// The transpose: fills the plane with sum over words of leaf(term) * (-1)^parity(mask & r).
-template <typename Leaf>
-void unfold(Vec* plane, std::size_t rows, const std::size_t* masks, std::size_t begin, std::size_t end,
+template <typename Value, typename Leaf>
+void unfold(Value* plane, std::size_t rows, const std::size_t* masks, std::size_t begin, std::size_t end,
             const Leaf& leaf) {
     if (rows == 1) {
-        Vec sum{};
+        Value sum{};
         for (std::size_t t = begin; t < end; ++t) sum += leaf(t);
         plane[0] = sum;
         return;
@@ -145,8 +148,8 @@ void unfold(Vec* plane, std::size_t rows, const std::size_t* masks, std::size_t 
         }
     } else {
         for (std::size_t r = 0; r < half; ++r) {
-            const Vec a = plane[r];
-            const Vec b = plane[r + half];
+            const Value a = plane[r];
+            const Value b = plane[r + half];
             plane[r] = a + b;
             plane[r + half] = a - b;
         }
@@ -204,6 +207,19 @@ class OutcomeMap {
     std::array<std::size_t, max_qubits> columns_{};
     std::array<std::size_t, lanes> lane_part_{};
 };
+
+/// Lists the rows that are not zero in all lanes.
+std::size_t occupied_rows(const double* ket, std::size_t rows, std::uint32_t* found) {
+    std::size_t count = 0;
+    for (std::size_t r = 0; r < rows; ++r) {
+        const IntVec any = (vec(ket + r * row_doubles) != 0.0) | (vec(ket + r * row_doubles + lanes) != 0.0);
+        std::int64_t seen = 0;
+        for (int l = 0; l < lanes; ++l) seen |= any[l];
+        found[count] = static_cast<std::uint32_t>(r);
+        count += seen != 0 ? 1 : 0;
+    }
+    return count;
+}
 
 std::size_t largest_group(Terms terms) {
     std::size_t largest = 0;
@@ -323,6 +339,60 @@ void apply_observables(const Program& program, const Layout& layout, const Vec* 
         map.for_rows([&](std::size_t r, std::size_t outcome) {
             vec(bra + r * row_doubles) += plane[outcome] * vec(ket + r * row_doubles);
             vec(bra + r * row_doubles + lanes) += plane[outcome] * vec(ket + r * row_doubles + lanes);
+        });
+    }
+}
+
+void apply_uniform(const Program& program, const double* weights, const double* ket, double* bra,
+                   double* scratch) {
+    const Layout layout{program.qubits(), 0};
+    const std::size_t rows = layout.rows();
+    const Terms terms = program.plan().terms;
+    std::fill_n(bra, rows * row_doubles, 0.0);
+    auto* masks = reinterpret_cast<std::size_t*>(scratch + rows);
+    // States with a fixed number of particles have few amplitudes.
+    auto* occupied = reinterpret_cast<std::uint32_t*>(scratch + rows + largest_group(terms));
+    const std::size_t count = occupied_rows(ket, rows, occupied);
+    for_groups(terms, [&](const Group& group) {
+        const Plane shape(group, layout);
+        for (std::size_t t = 0; t < group.terms.size(); ++t) masks[t] = shape.mask(group.terms[t], layout);
+        unfold(scratch, shape.rows, masks, 0, group.terms.size(), [&](std::size_t t) {
+            const PauliTerm& term = group.terms[t];
+            return term.coefficient * word_factor(term) * weights[term.moment];
+        });
+        // With an odd number of Y the factor is -i, and the sign at r ^ x is the opposite of that at r.
+        const auto add = [&](double d, std::size_t to, std::size_t from) {
+            const Vec &re = vec(ket + from * row_doubles), &im = vec(ket + from * row_doubles + lanes);
+            vec(bra + to * row_doubles) += d * (group.odd ? im : re);
+            vec(bra + to * row_doubles + lanes) += d * (group.odd ? -re : im);
+        };
+        if (2 * count > rows) {
+            for (std::size_t index = 0; index < shape.rows; ++index) {
+                const std::size_t r = shape.row(index);
+                const double d = scratch[index];
+                add(d, r, r ^ shape.x);
+                if (shape.removed >= 0) add(group.odd ? -d : d, r ^ shape.x, r);
+            }
+            return;
+        }
+        for (std::size_t i = 0; i < count; ++i) {
+            const std::size_t from = occupied[i], to = from ^ shape.x;
+            const bool first = shape.removed < 0 || (to >> shape.removed & 1) == 0;
+            const double d = scratch[shape.index(first ? to : from)];
+            if (d != 0) add(group.odd && !first ? -d : d, to, from);
+        }
+    });
+    for (const Marginal& marginal : program.marginals()) {
+        const OutcomeMap map(program.plan(), marginal, layout);
+        std::fill_n(scratch, map.outcomes(), 0.0);
+        for (const Marginal::Entry& entry : marginal.entries) {
+            scratch[entry.index ^ map.lane_part(0)] += entry.weight * weights[entry.moment];
+        }
+        map.for_rows([&](std::size_t r, std::size_t outcome) {
+            const double d = scratch[outcome];
+            if (d == 0) return;
+            vec(bra + r * row_doubles) += d * vec(ket + r * row_doubles);
+            vec(bra + r * row_doubles + lanes) += d * vec(ket + r * row_doubles + lanes);
         });
     }
 }

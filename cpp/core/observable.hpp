@@ -23,4 +23,8 @@ void measure_terms(std::span<const PauliTerm> terms, const Layout& layout, const
 void apply_observables(const Program& program, const Layout& layout, const Vec* weights, const double* ket,
                        double* bra, double* scratch);
 
+/// The same for states that lie one in each lane, with weights that are equal in all lanes.
+void apply_uniform(const Program& program, const double* weights, const double* ket, double* bra,
+                   double* scratch);
+
 }  // namespace fubini

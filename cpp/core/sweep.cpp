@@ -75,8 +75,8 @@ std::size_t geometry_doubles(std::size_t steps) {
 
 /// Few lanes of amplitudes for a small batch, so that lanes are not wasted; all lanes for a state that would
 /// not stay in the cache eightfold.
-Layout choose_layout(const Program& program, std::ptrdiff_t size) {
-    int lane_bits = size >= 5 ? 0 : size >= 3 ? 1 : size == 2 ? 2 : 3;
+Layout choose_layout(const Program& program, std::ptrdiff_t size, int least_lane_bits) {
+    int lane_bits = std::max(size >= 5 ? 0 : size >= 3 ? 1 : size == 2 ? 2 : 3, least_lane_bits);
     const double pair = std::ldexp(2.0 * sizeof(double) * 2, program.qubits());
     while (lane_bits < max_lane_bits && pair * (lanes >> lane_bits) > cache_bytes * 2) ++lane_bits;
     return {program.qubits(), std::min(lane_bits, program.qubits())};
@@ -325,7 +325,7 @@ void for_tiles(const Program& program, const Batch& batch, int copies,
                           std::to_string(program.qubits()) + " qubits, and may take " +
                           std::to_string(memory_limit() / 1e9) + " GB; use fewer qubits or fewer threads");
     }
-    const Layout layout = choose_layout(program, batch.size);
+    const Layout layout = choose_layout(program, batch.size, batch.lane_bits);
     const Plan& plan = program.plan();
     const auto angles = static_cast<std::size_t>(program.angles());
     double* call = call_workspace.reserve(geometry_doubles(plan.steps.size()) + rounded(angles / 8 + 1));

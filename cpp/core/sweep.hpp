@@ -16,7 +16,7 @@
 namespace fubini {
 
 /// How a sweep over a batch of this size arranges amplitudes.
-[[nodiscard]] Layout choose_layout(const Program& program, std::ptrdiff_t size);
+[[nodiscard]] Layout choose_layout(const Program& program, std::ptrdiff_t size, int least_lane_bits = 0);
 
 /// Rows per part where rows are shared among threads. Sums over rows are made chunk by chunk of this size, so
 /// that they do not depend on the number of threads.

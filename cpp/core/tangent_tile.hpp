@@ -23,4 +23,7 @@ void run_back_twice(const Tile& tile, double* const states[4]);
 /// The sum over the lanes of one sample.
 [[nodiscard]] double over_sample(const Vec& v, const Layout& layout, int sample);
 
+/// bra <- bra - ket <ket|bra> for every sample.
+void project_out(const Layout& layout, const double* ket, double* bra);
+
 }  // namespace fubini

@@ -5,6 +5,8 @@ solution of its systems.
 """
 
 from fubini.devices.signal_to_noise import SignalToNoise
+from fubini.energies.minimize import Minimum, minimize
+from fubini.energies.problem import EnergyModel, EnergyProblem, energy_problem
 from fubini.errors import NumericalError, UnsupportedCircuitError
 from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian, Poisson
 from fubini.geometry.capacity import effective_dimension
@@ -66,6 +68,8 @@ __all__ = [
     "Damping",
     "Diagonal",
     "Dual",
+    "EnergyModel",
+    "EnergyProblem",
     "Evolution",
     "Gaussian",
     "Grown",
@@ -73,6 +77,7 @@ __all__ = [
     "LevenbergMarquardt",
     "MetricOperator",
     "MetricSpectrum",
+    "Minimum",
     "NumericalError",
     "Pinv",
     "Poisson",
@@ -95,6 +100,7 @@ __all__ = [
     "build_info",
     "compiled",
     "effective_dimension",
+    "energy_problem",
     "evolve",
     "geometric_tensor",
     "get_memory_limit",
@@ -104,6 +110,7 @@ __all__ = [
     "metric_operator",
     "metric_spectrum",
     "metric_tensor",
+    "minimize",
     "plot_metric",
     "pool_scores",
     "quantum_fisher",

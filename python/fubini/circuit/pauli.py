@@ -18,6 +18,8 @@ PauliSum = tuple[PauliTerm, ...]
 
 #: 4^8 words with 2^8 entries each take some milliseconds.
 MAX_MATRIX_WIRES = 8
+#: Of sparse matrices: 2^k wires' amplitudes times the combinations of wires that entries flip, at most 2^24 words.
+MAX_SPARSE_WORDS = 1 << 24
 # Relative to the largest coefficient: rounding of a matrix's decomposition.
 _TINY = 1e-15
 _PHASES = np.array([1, 1j, -1, -1j])
@@ -66,6 +68,9 @@ def pauli_sum(observable: Any, positions: dict[Any, int], num_wires: int) -> Pau
         parts = [pauli_sum(operand, positions, num_wires) for operand in observable.operands]
         return collected(term for part in parts for term in part)
     wires = observable.wires
+    bits = [1 << (num_wires - 1 - positions[wire]) for wire in wires]
+    if isinstance(observable, qml.SparseHamiltonian):
+        return on_wires(of_sparse(observable.sparse_matrix()), bits)
     if len(wires) > MAX_MATRIX_WIRES:
         raise NoPauliSum(f"a matrix on {len(wires)} wires, more than {MAX_MATRIX_WIRES}")
     try:
@@ -74,8 +79,17 @@ def pauli_sum(observable: Any, positions: dict[Any, int], num_wires: int) -> Pau
         raise NoPauliSum("it has no matrix") from None
     if matrix.ndim != 2 or not is_hermitian(matrix):
         raise NoPauliSum("it is not Hermitian")
-    bits = [1 << (num_wires - 1 - positions[wire]) for wire in wires]
-    return tuple((spread(x, bits), spread(z, bits), c) for x, z, c in of_matrix(matrix))
+    return on_wires(of_matrix(matrix), bits)
+
+
+def on_wires(terms: PauliSum, bits: Sequence[int]) -> PauliSum:
+    """Return a sum over k wires as one over all wires of a circuit.
+
+    Args:
+        terms: The sum.
+        bits: The bit of each of the k wires in the circuit's masks, the first wire being the most significant.
+    """
+    return tuple((spread(x, bits), spread(z, bits), c) for x, z, c in terms)
 
 
 def known_pauli_sum(observable: Any, positions: dict[Any, int], num_wires: int) -> PauliSum | None:
@@ -191,6 +205,46 @@ def of_matrix(matrix: npt.NDArray[np.complex128]) -> PauliSum:
         coefficients[x] = (phases * walsh(matrix[rows ^ x, rows])).real / size
     kept = np.argwhere(np.abs(coefficients) > _TINY * np.abs(coefficients).max())
     return tuple((int(x), int(z), float(coefficients[x, z])) for x, z in kept)
+
+
+def of_sparse(matrix: Any) -> PauliSum:
+    """Return a Hermitian sparse matrix (2^k, 2^k) as a Pauli sum over k wires.
+
+    The entries of a Hamiltonian flip few combinations of wires, and each combination has a transform of its own.
+
+    Args:
+        matrix: A SciPy matrix.
+
+    Returns:
+        The sum.
+
+    Raises:
+        NoPauliSum: If it is not Hermitian, or might have more than MAX_SPARSE_WORDS words.
+    """
+    entries = matrix.tocoo()
+    entries.sum_duplicates()
+    size = entries.shape[0]
+    columns = entries.col.astype(np.int64)
+    flips = entries.row ^ columns
+    kinds = np.unique(flips)
+    if len(kinds) * size > MAX_SPARSE_WORDS:
+        raise NoPauliSum(
+            f"a sparse matrix that flips {len(kinds)} combinations of wires, more than {MAX_SPARSE_WORDS // size}"
+        )
+    if abs(entries - entries.conj().T).max() > 1e-10 * max(1.0, abs(entries).max()):
+        raise NoPauliSum("it is not Hermitian")
+    rows = np.arange(size)
+    found: list[PauliTerm] = []
+    order = np.argsort(flips, kind="stable")
+    parts = np.split(order, np.searchsorted(flips[order], kinds[1:]))
+    for x, part in zip(kinds.tolist(), parts, strict=True):
+        values = np.zeros(size, dtype=complex)
+        values[columns[part]] = entries.data[part]
+        phases = _PHASES.conj()[np.bitwise_count(x & rows) % 4]
+        coefficients = (phases * walsh(values)).real / size
+        found += [(x, z, float(coefficients[z])) for z in np.flatnonzero(coefficients).tolist()]
+    least = _TINY * max((abs(c) for _, _, c in found), default=0.0)
+    return tuple(term for term in found if abs(term[2]) > least)
 
 
 def dense(terms: PauliSum, num_wires: int) -> npt.NDArray[np.complex128]:

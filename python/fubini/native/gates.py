@@ -22,6 +22,12 @@ TABLE: dict[str, tuple[int, int]] = {
     name: (wires, parameters) for name, wires, parameters in _core.gate_table() if name != "PSWAP"
 }
 
+#: Excitations of fermions under the Jordan-Wigner map: the same gate of qubits, and the sign of its angle.
+_FERMIONIC = {
+    "FermionicSingleExcitation": ("SingleExcitation", -1.0),
+    "FermionicDoubleExcitation": ("DoubleExcitation", 1.0),
+}
+
 #: Constants on more wires than this are left to PennyLane's decomposition.
 MAX_MATRIX_WIRES = 8
 
@@ -80,7 +86,7 @@ def angle_values(op: Any) -> list[Any]:
         coefficient = op.data[0]
         is_complex = "complex" in qml.math.get_dtype_name(coefficient)
         return [qml.math.imag(coefficient) if is_complex else 0.0]
-    if op.name in {"PauliRot", "MultiRZ"}:
+    if op.name in {"PauliRot", "MultiRZ"} or op.name in _FERMIONIC:
         return list(op.data)
     return []
 
@@ -102,6 +108,8 @@ def native_gates(op: Any, first_slot: int = 0) -> list[NativeGate] | None:
     if name in TABLE:
         slots = tuple(Parameter(first_slot + i) for i in range(len(op.data)))
         return [NativeGate("table", name, () if name == "GlobalPhase" else wires, parameters=slots)]
+    if name in _FERMIONIC:
+        return _fermionic(op, first_slot)
     if name == "PauliRot":
         word = op.hyperparameters["pauli_word"]
         return [NativeGate("pauli", word, wires, parameters=(Parameter(first_slot),))]
@@ -116,6 +124,21 @@ def native_gates(op: Any, first_slot: int = 0) -> list[NativeGate] | None:
     if isinstance(op, qml.ops.Pow):
         return _power(op)
     return _constant(op)
+
+
+def _fermionic(op: Any, first_slot: int) -> list[NativeGate]:
+    """exp(angle (T - T^+)) as one rotation, where PennyLane makes two or eight: that of qubits, with the sign of those between."""
+    name, sign = _FERMIONIC[op.name]
+    runs = (
+        (op.hyperparameters["wires1"], op.hyperparameters["wires2"])
+        if len(op.hyperparameters)
+        else (op.wires,)
+    )
+    ends = tuple(end for run in runs for end in (run[0], run[-1]))
+    between = [wire for run in runs for wire in run[1:-1]]
+    signs = [NativeGate("table", "CZ", (wire, ends[0])) for wire in between]
+    excitation = NativeGate("table", name, ends, parameters=(Parameter(first_slot, sign),))
+    return [*signs, excitation, *signs]
 
 
 def _is_plain_controlled(op: Any) -> bool:

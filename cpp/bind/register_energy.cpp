@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <pybind11/complex.h>
+#include <pybind11/stl.h>
+
+#include <tuple>
+
+#include "bind/sweep_arrays.hpp"
+#include "core/energy.hpp"
+
+namespace py = pybind11;
+using namespace py::literals;
+
+namespace fubini::bind {
+namespace {
+
+void expect_energy(const Program& program, const RealArray& weights) {
+    const auto outputs = program.outputs();
+    if (weights.ndim() != 1 || weights.shape(0) != static_cast<py::ssize_t>(outputs.size())) {
+        throw py::value_error("weights: expected shape (outputs,) = (" + std::to_string(outputs.size()) +
+                              ",), got " + shape_of(weights));
+    }
+    for (const Output& output : outputs) {
+        if (output.square >= 0)
+            throw py::value_error("program: expected expectation values alone, got a variance");
+    }
+}
+
+std::tuple<RealArray, RealArray, RealArray, RealArray> energy_arrays(const Program& program,
+                                                                     const RealArray& angles,
+                                                                     const RealArray& weights,
+                                                                     const State& states) {
+    const Batch batch = batch_of(program, angles, states);
+    expect_energy(program, weights);
+    const auto size = static_cast<py::ssize_t>(batch.size);
+    const auto k = static_cast<py::ssize_t>(program.angles());
+    expect_fits(2.0 * static_cast<double>(size) * static_cast<double>(k) * static_cast<double>(k),
+                "the curvature of the energy");
+    RealArray value({size}), gradient({size, k}), curvature({size, k, k}), metric({size, k, k});
+    const EnergyModel to{value.mutable_data(), gradient.mutable_data(), curvature.mutable_data(),
+                         metric.mutable_data()};
+    run([&] { energy_curvature(program, batch, weights.data(), to); });
+    return {value, gradient, curvature, metric};
+}
+
+RealArray energy_products(const Program& program, const RealArray& angles, const RealArray& weights,
+                          const RealArray& vectors, const State& states) {
+    Batch batch = batch_of(program, angles, states);
+    expect_energy(program, weights);
+    const auto size = static_cast<py::ssize_t>(batch.size);
+    const auto count = static_cast<py::ssize_t>(program.angles());
+    if (vectors.ndim() != 3 || vectors.shape(0) != size || vectors.shape(2) != count) {
+        throw py::value_error("vectors: expected shape (batch, vectors, angles) = (" + std::to_string(size) +
+                              ", any, " + std::to_string(count) + "), got " + shape_of(vectors));
+    }
+    const py::ssize_t each = vectors.shape(1);
+    RealArray result({size, each, count});
+    if (each == 0) return result;
+    batch.repeat = each;
+    batch.size *= each;
+    double* to = result.mutable_data();
+    run([&] { energy_curvature_product(program, batch, weights.data(), vectors.data(), to); });
+    return result;
+}
+
+}  // namespace
+
+void register_energy(py::module_& m) {
+    m.def(
+        "energy_curvature", &energy_arrays, "program"_a, "angles"_a.noconvert(), "weights"_a.noconvert(),
+        "states"_a.noconvert() = py::none(),
+        "The energy of the weighted results, (batch,), its gradient, (batch, angles), the Gauss-Newton part "
+        "of "
+        "its Hessian and the metric, (batch, angles, angles).");
+    m.def("energy_curvature_product", &energy_products, "program"_a, "angles"_a.noconvert(),
+          "weights"_a.noconvert(), "vectors"_a.noconvert(), "states"_a.noconvert() = py::none(),
+          "Products of that part of the Hessian with vectors, (batch, vectors, angles).");
+}
+
+}  // namespace fubini::bind

@@ -1,0 +1,1 @@
+"""Circuits without data whose one expectation value is to be minimised: ground states, QAOA, state preparation."""

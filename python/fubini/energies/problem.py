@@ -1,0 +1,353 @@
+"""An energy as a function of one flat array, for optimizers that know nothing of torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from fubini import _core
+from fubini.arrays import to_numpy
+from fubini.compile.calls import find
+from fubini.compile.compiled import Affine, Compiled
+from fubini.devices.executor import device_reason
+from fubini.errors import UnsupportedCircuitError
+from fubini.metric.compiled_qnode import CompiledQNode, compiled
+from fubini.native.circuit import Circuit
+from fubini.options import Real
+
+_ONE = np.ones(1)
+_REMEDY = (
+    "; minimise it with a torch optimizer, fubini.QNGOptimizer or torch.optim, which take any loss"
+)
+
+
+@dataclass(frozen=True)
+class EnergyModel:
+    """An energy and its quadratic models at a point.
+
+    Attributes:
+        energy: E.
+        gradient: (P,).
+        curvature: (P, P), the Gauss-Newton part of the Hessian of E, see :meth:`EnergyProblem.curvature`.
+        metric: (P, P), the Fubini-Study metric.
+    """
+
+    energy: float
+    gradient: Real
+    curvature: Real
+    metric: Real
+
+
+class EnergyProblem:
+    """The expectation value of a compiled QNode over its P trainable numbers, as :func:`energy_problem` returns it.
+
+    Arrays are float64. Numbers are in the order of the arguments, each flattened in C order.
+
+    Attributes:
+        start: Where the arguments were, (P,).
+        evaluations: How often an energy was computed, with or without derivatives.
+    """
+
+    def __init__(
+        self, circuit: Circuit, angles: _Angles, start: Real, arguments: _Arguments
+    ) -> None:
+        self.start = start
+        self.evaluations = 0
+        self._program, self._angles, self._arguments = circuit.program, angles, arguments
+
+    @property
+    def size(self) -> int:
+        """P."""
+        return len(self.start)
+
+    def energy(self, x: Real) -> float:
+        """Return the energy.
+
+        Args:
+            x: (P,).
+        """
+        return float(self.energies(np.asarray(x, dtype=np.float64)[None])[0])
+
+    def energies(self, points: Real) -> Real:
+        """Return the energies at several points, (k,), which cost less together than one by one.
+
+        Args:
+            points: (k, P).
+        """
+        self.evaluations += len(points)
+        found: Real = _core.expval(self._program, self._angles.at(points))
+        return found[:, 0]
+
+    def value_and_gradient(self, x: Real) -> tuple[float, Real]:
+        """Return the energy and its gradient, (P,): what ``scipy.optimize.minimize(..., jac=True)`` takes.
+
+        Args:
+            x: (P,).
+        """
+        self.evaluations += 1
+        x = np.asarray(x, dtype=np.float64)
+        values, gradient, _ = _core.vjp(self._program, self._angles.at(x[None]), np.ones((1, 1)))
+        return float(values[0, 0]), self._angles.pull(x, gradient[0])
+
+    def model(self, x: Real) -> EnergyModel:
+        """Return the energy, its gradient, its curvature and the metric, which are cheap together.
+
+        Args:
+            x: (P,).
+        """
+        self.evaluations += 1
+        x = np.asarray(x, dtype=np.float64)
+        value, gradient, curvature, metric = _core.energy_curvature(
+            self._program, self._angles.at(x[None]), _ONE
+        )
+        pull = self._angles
+        return EnergyModel(
+            float(value[0]),
+            pull.pull(x, gradient[0]),
+            pull.pull_both(x, curvature[0]),
+            pull.pull_both(x, metric[0]),
+        )
+
+    def metric(self, x: Real) -> Real:
+        """Return the Fubini-Study metric, (P, P).
+
+        Args:
+            x: (P,).
+        """
+        x = np.asarray(x, dtype=np.float64)
+        found: Real = _core.metric(self._program, self._angles.at(x[None]))
+        return self._angles.pull_both(x, found[0])
+
+    def curvature(self, x: Real) -> Real:
+        r"""Return the Gauss-Newton part of the Hessian of the energy, (P, P).
+
+        It is :math:`B_{ij} = 2 Re <d_i psi| P (H - E) P |d_j psi>` with :math:`P = 1 - |psi><psi|`, the metric of
+        Rayleigh-Gauss-Newton; the rest of the Hessian has second derivatives of psi and vanishes with
+        ``(H - E) |psi>``. At a ground state B is the Hessian. Away from one it can have negative eigenvalues.
+
+        Args:
+            x: (P,).
+        """
+        return self.model(x).curvature
+
+    def curvature_product(self, x: Real, vectors: Real) -> Real:
+        """Return the curvature times vectors, without the matrix.
+
+        Args:
+            x: (P,).
+            vectors: (P,), or (k, P) for several.
+
+        Returns:
+            The products, of the vectors' shape.
+        """
+        x, vectors = np.asarray(x, dtype=np.float64), np.asarray(vectors, dtype=np.float64)
+        rows = np.atleast_2d(vectors)
+        pushed = np.ascontiguousarray(self._angles.push(x, rows))[None]
+        found = _core.energy_curvature_product(
+            self._program, self._angles.at(x[None]), _ONE, pushed
+        )[0]
+        return np.array([self._angles.pull(x, f) for f in found]).reshape(vectors.shape)
+
+    def arguments(self, x: Real) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the QNode's positional and keyword arguments with the numbers in their places.
+
+        Args:
+            x: (P,).
+        """
+        return self._arguments.at(np.asarray(x, dtype=np.float64))
+
+    def write(self, x: Real) -> None:
+        """Write the numbers into the tensors that the problem was made with.
+
+        Args:
+            x: (P,).
+        """
+        self._arguments.write(np.asarray(x, dtype=np.float64))
+
+
+class _Arguments:
+    """The arguments of a call, and which of their numbers move."""
+
+    def __init__(
+        self, args: Sequence[Any], kwargs: dict[str, Any], moving: list[torch.Tensor]
+    ) -> None:
+        self._args, self._kwargs, self._moving = tuple(args), dict(kwargs), moving
+
+    def at(self, x: Real) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        parts = dict(zip(map(id, self._moving), self._split(x), strict=True))
+
+        def new(value: Any) -> Any:
+            return parts.get(id(value), value)
+
+        return tuple(map(new, self._args)), {n: new(v) for n, v in self._kwargs.items()}
+
+    def write(self, x: Real) -> None:
+        with torch.no_grad():
+            for tensor, part in zip(self._moving, self._split(x), strict=True):
+                tensor.copy_(part)
+
+    def _split(self, x: Real) -> list[torch.Tensor]:
+        ends = np.cumsum([t.numel() for t in self._moving])[:-1]
+        parts = np.split(x.copy(), ends)
+        return [
+            torch.from_numpy(p).reshape(t.shape).to(t)
+            for p, t in zip(parts, self._moving, strict=True)
+        ]
+
+
+class _Angles:
+    """The numbers are the circuit's angles: gates share them where they share a weight."""
+
+    def at(self, points: Real) -> Real:
+        return points
+
+    def push(self, x: Real, rows: Real) -> Real:
+        return rows
+
+    def pull(self, x: Real, gradient: Real) -> Real:
+        return gradient
+
+    def pull_both(self, x: Real, matrix: Real) -> Real:
+        return matrix
+
+
+class _Mapped(_Angles):
+    """The circuit's angles are other functions of the numbers."""
+
+    def __init__(self, form: Compiled, whole: Real, columns: Any) -> None:
+        self._form, self._whole, self._columns = form, whole, columns
+        self._known: tuple[bytes, Real] = (b"", whole)
+
+    def _weights(self, x: Real) -> Real:
+        weights = self._whole.copy()
+        weights[self._columns] = x
+        return weights
+
+    def at(self, points: Real) -> Real:
+        none = np.zeros((1, 0))
+        return np.concatenate([self._form.map.angles([self._weights(x)], none) for x in points])
+
+    def _jacobian(self, x: Real) -> Real:
+        key = x.tobytes()
+        if key != self._known[0]:
+            weights = self._weights(x)
+            found = self._form.jacobian([weights], np.zeros((1, 0)))
+            dense = np.zeros((self._form.circuit.num_angles, len(weights)))
+            dense[found.rows] = found.values[0]
+            self._known = key, dense[:, self._columns]
+        return self._known[1]
+
+    def push(self, x: Real, rows: Real) -> Real:
+        return rows @ self._jacobian(x).T
+
+    def pull(self, x: Real, gradient: Real) -> Real:
+        return gradient @ self._jacobian(x)
+
+    def pull_both(self, x: Real, matrix: Real) -> Real:
+        jacobian = self._jacobian(x)
+        found: Real = jacobian.T @ matrix @ jacobian
+        return (found + found.T) / 2
+
+
+def energy_problem(energy: Any, *args: Any, **kwargs: Any) -> EnergyProblem:
+    """Return the expectation value that a QNode computes as a function of one flat NumPy array.
+
+    Where angles are multiples of one number each (plus constants), the gates are tied to the numbers themselves: a
+    metric of QAOA with p layers then has 2 p rows, whatever the number of gates.
+
+    Example::
+
+        >>> import fubini, pennylane as qml, scipy.optimize, torch
+        >>> @qml.qnode(qml.device("default.qubit", wires=2))
+        ... def energy(w):
+        ...     qml.RY(w[0], 0)
+        ...     qml.CNOT([0, 1])
+        ...     qml.RY(w[1], 1)
+        ...     return qml.expval(qml.Z(0) @ qml.Z(1) + 0.5 * qml.X(1))
+        >>> problem = fubini.energy_problem(energy, torch.tensor([0.1, 0.2]))
+        >>> found = scipy.optimize.minimize(problem.value_and_gradient, problem.start, jac=True)
+        >>> round(found.fun, 6)
+        -1.118034
+
+    Args:
+        energy: A QNode or what :func:`fubini.compiled` made of it. It returns one expectation value.
+        *args: Its arguments. Tensors that require a gradient are what moves; where none does, all tensors are.
+        **kwargs: Likewise.
+
+    Returns:
+        The problem; it holds for what the QNode's function reads at this moment.
+
+    Raises:
+        TypeError: If energy is no QNode.
+        UnsupportedCircuitError: If the circuit does not run natively, or returns something else than one expectation
+            value.
+        ValueError: If nothing moves.
+    """
+    qnode = energy.qnode if isinstance(energy, CompiledQNode) else compiled(energy).qnode
+    reason = device_reason(qnode)
+    found = reason or find(qnode, args, kwargs)
+    form = None if isinstance(found, str) else found.compiled
+    if form is None or isinstance(found, str):
+        if not isinstance(found, str):
+            how = found.known.run.how
+            found = how if isinstance(how, str) else getattr(how, "reason", "a decision by value")
+        raise UnsupportedCircuitError(
+            f"energy: expected a circuit that is compiled: {found}{_REMEDY}"
+        )
+    measured = form.circuit.structure.measurements
+    if len(measured) != 1 or measured[0].kind != "expval":
+        kinds = [m.kind for m in measured]
+        raise UnsupportedCircuitError(
+            f"energy: expected a QNode that returns one expectation value, got {kinds}{_REMEDY}"
+        )
+    if found.known.data is not None or form.circuit.takes_state:
+        raise UnsupportedCircuitError(
+            f"energy: expected a circuit without inputs that starts from |0...0>, got a batch or a prepared state{_REMEDY}"
+        )
+    moving = [v for v in found.tensors.values() if v.requires_grad] or list(found.tensors.values())
+    ids = {id(v) for v in moving}
+    whole = np.concatenate([to_numpy(v).reshape(-1) for v in found.tensors.values()]).astype(float)
+    mask = np.concatenate([np.full(v.numel(), id(v) in ids) for v in found.tensors.values()])
+    columns = np.flatnonzero(mask)
+    if not len(columns):
+        raise ValueError("args: expected tensors with at least one number, got none")
+    arguments = _Arguments(args, kwargs, [v for v in found.tensors.values() if id(v) in ids])
+    start = whole[columns]
+    tied = _tied(form.circuit, form.affine, whole, columns)
+    if tied is not None:
+        return EnergyProblem(tied, _Angles(), start, arguments)
+    return EnergyProblem(form.circuit, _Mapped(form, whole, columns), start, arguments)
+
+
+def _tied(circuit: Circuit, affine: Affine | None, whole: Real, columns: Any) -> Circuit | None:
+    """The circuit over the weights themselves, if no angle depends on several of those that move."""
+    if affine is None:
+        return None
+    moving = affine.weights[:, columns]
+    if (np.count_nonzero(moving, axis=1) > 1).any():
+        return None
+    fixed = whole.copy()
+    fixed[columns] = 0.0
+    constant = affine.constant + affine.weights @ fixed
+    column = np.abs(moving).argmax(axis=1)
+    factor = moving[np.arange(len(moving)), column]
+
+    def retied(parameter: Any) -> Any:
+        slot, c = parameter.slot, parameter.coefficient
+        if slot < 0:
+            return parameter
+        offset = parameter.offset + c * float(constant[slot])
+        if factor[slot] == 0.0:
+            return parameter._replace(slot=-1, offset=offset)
+        return parameter._replace(
+            slot=int(column[slot]), coefficient=c * float(factor[slot]), offset=offset
+        )
+
+    structure = circuit.structure
+    gates = tuple(g._replace(parameters=tuple(map(retied, g.parameters))) for g in structure.gates)
+    return Circuit(dataclasses.replace(structure, num_angles=len(columns), gates=gates))

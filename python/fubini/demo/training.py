@@ -102,6 +102,7 @@ def minimise(
         The run; its measure is the distance from the minimum.
     """
     params = torch.nn.Parameter(start.clone())
+    energy = fubini.compiled(qnode)
     metric_fn = None
     opt: torch.optim.Optimizer
     if optimizer == "SGD":
@@ -110,14 +111,14 @@ def minimise(
         opt = torch.optim.Adam([params], lr=lr)
     else:
         opt = fubini.QNGOptimizer([params], lr=lr, lam=lam)
-        metric_fn = fubini.metric_tensor(qnode, approx=APPROX[optimizer])
+        metric_fn = energy.metric(APPROX[optimizer])
 
     losses: list[float] = []
     moments: list[float] = []
 
     def closure() -> Any:
         opt.zero_grad()
-        loss = qnode(params)
+        loss = energy(params)
         loss.backward()
         losses.append(loss.item())
         return (loss, metric_fn) if metric_fn else loss
@@ -128,7 +129,7 @@ def minimise(
         opt.step(closure)
         tick()
     moments.append(time.perf_counter() - begin)
-    losses.append(qnode(params.detach()).item())
+    losses.append(energy(params.detach()).item())
     errors = [loss - minimum for loss in losses]
     reached = next((k for k, error in enumerate(errors) if error <= tolerance), None)
     until = None if reached is None else moments[reached]

@@ -204,7 +204,7 @@ def reference_steps(loss: Any, outputs: int, targets: Tensor, lr: float, steps: 
             weights = [0.9 ** (step - 1 - k) for k in range(step)]
             mean = sum(w * q for w, q in zip(weights, squares, strict=True)) / sum(weights)
             assert unit is not None
-            lam *= min(1.0, max(1e-3, mean / (4 * unit**2)))
+            lam *= min(1.0, max(1e-3, math.sqrt(mean) / (2 * unit)))
         share = 0.2 / (1 - 0.8 ** (step + 1))
         square, directions = 0.0, []
         for k, block in enumerate(found):
@@ -295,8 +295,10 @@ def test_the_running_length() -> None:
     assert length.after(1e-8).factor == 1.0
     both = length.after(4.0).after(1.0)
     assert both.factor == pytest.approx(RADIUS / math.sqrt(1.1))
-    assert both.damping == pytest.approx((4 * DECAY + 1) / (1 + DECAY) / 4)
+    assert both.damping == pytest.approx(math.sqrt((4 * DECAY + 1) / (1 + DECAY)) / 2)
     assert length.after(8.0).damping == 1.0
+    # In proportion: the change of weights that a step may make where the metric vanishes goes to zero.
+    assert RunningLength().after(1e-4).damping == pytest.approx(0.005)
     assert length.after(1e-8).damping == LOWEST
     idle = both.after(0.0)  # no gradient says nothing
     assert (idle.steps, idle.mean, idle.weight) == (both.steps, both.mean, both.weight)

@@ -14,9 +14,9 @@ RADIUS = 0.5
 #: Steps after which the radius, and the share of the full step, have begun to fall as the root of the steps: the radius
 #: early, as it is what gradient noise meets; the share late, so that losses without noise are solved to the end.
 RADIUS_STEPS, SHARE_STEPS = 10.0, 100.0
-#: Decay of the mean of the squared lengths, the level in squared units below which damping falls with it, and the lowest
-#: factor. The mean keeps the damping from falling on one easy batch: the next one would take a wild step.
-DECAY, LEVEL, LOWEST = 0.9, 4.0, 1e-3
+#: Decay of the mean of the squared lengths, the root mean square in units below which damping falls in proportion, and the
+#: lowest factor. The mean keeps the damping from falling on one easy batch: the next one would take a wild step.
+DECAY, LEVEL, LOWEST = 0.9, 2.0, 1e-3
 # Entries of the parameter groups: plain numbers, to be saved with them.
 _KEYS = {
     "unit": "length_unit",
@@ -35,8 +35,10 @@ class RunningLength:
     longer than lr times ``RADIUS`` units. The radius falls as 1 / sqrt(1 + t / 10) with the steps t that were taken, the
     share of the full step as 1 / sqrt(1 + t / 100). Where noise dominates, lengths stay and the radius gives the decay that
     stochastic approximation asks for (Robbins and Monro 1951); near a minimum without noise lengths vanish, and what is left
-    is a damped Newton step. The damping falls with the mean of the squared lengths, as Levenberg and Marquardt's may fall
-    with the squared error (Yamashita and Fukushima 2001).
+    is a damped Newton step. The damping falls with the root mean square of the lengths, as Levenberg and Marquardt's may
+    fall with the error (Fan and Yuan 2005, Computing 74:23). It must not fall with its square: where a model is sure of all
+    its data its metric vanishes, and a change of length l may move weights by l over the root of the damping, which so goes
+    to zero with l.
 
     Attributes:
         unit: Length that counts as one: 1 for losses in nats, which have a natural scale. 0: half of the first length,
@@ -91,8 +93,8 @@ class RunningLength:
         """What the damping of the next direction is multiplied with, in [LOWEST, 1]."""
         if self.steps == 0:
             return 1.0
-        level = LEVEL * self.unit**2
-        return max(LOWEST, min(1.0, self.mean / self.weight / level))
+        mean = math.sqrt(self.mean / self.weight)
+        return max(LOWEST, min(1.0, mean / (LEVEL * self.unit)))
 
     @classmethod
     def of(cls, group: Mapping[str, Any]) -> RunningLength:

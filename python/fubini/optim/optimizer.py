@@ -70,8 +70,8 @@ class QNGOptimizer(torch.optim.Optimizer):
     (.8), with damping 0.01 for each term of the loss. A step is lr = 0.5 times the direction d, but no longer than 0.25
     in the damped metric, ``sqrt(d . (G + D) d)``; the share falls as the root of the steps after some hundred, the radius
     after some ten. The unit is that of the loss, nats; for ``MSELoss`` it is half the length of the first direction, so
-    that the scale of the targets does not matter. The damping falls, down to a thousandth, with the mean of the squared
-    lengths, so that losses without noise are solved to the end. See ``fubini.optim.length``. Steps do not depend on the
+    that the scale of the targets does not matter. The damping falls, down to a thousandth, with the lengths (their root
+    mean square), so that losses without noise are solved to the end. See ``fubini.optim.length``. Steps do not depend on the
     scale or the reduction of the loss, and lr scales them, under schedules too: no schedule is needed. Whatever is given is
     kept, and ``explain()`` says what was chosen and why. A policy or rule that judges the loss after the step,
     ``LevenbergMarquardt`` or ``Armijo``, begins from the full step, lr = 1, without averaging; with another

@@ -429,6 +429,7 @@ def test_bad_arguments_are_named() -> None:
         ({"times": [0, 1], "optimize": min}, ValueError, "optimize: expected None in time"),
         ({"time": "both"}, ValueError, "time: expected one of 'real', 'imaginary', got 'both'"),
         ({"score": "size"}, ValueError, "score: expected one of 'gradient', 'natural', 'gain'"),
+        ({"times": [0, 1], "score": "natural"}, ValueError, "score: expected 'gain' in real time"),
         ({"tolerance": 0.0}, ValueError, "tolerance: expected a finite number above 0"),
         ({"max_operations": -1}, ValueError, "max_operations: expected 0 or more"),
         ({"max_operations": 1.5}, TypeError, "max_operations: expected an integer"),

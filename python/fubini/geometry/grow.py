@@ -62,7 +62,8 @@ def grow(
             before, to go on from there.
         times: Rising times, from the start's on, for an evolution by exp(-i H t); None for the ground state.
         time: In time: ``"real"`` or ``"imaginary"``.
-        score: What decides, see :mod:`fubini.geometry.scores`; None: ``"gradient"``, in time ``"gain"``.
+        score: What decides, see :mod:`fubini.geometry.scores`; None: ``"gradient"``, in time ``"gain"``, in real time
+            nothing else.
         tolerance: Where to stop, default 1e-3: norm of the gradients of the pool, in units of the Hamiltonian; in time the
             McLachlan residual, likewise.
         max_operations: As many are added at most.
@@ -299,6 +300,10 @@ def _check(times: Any, time: Any, score: Any, tolerance: Any, max_operations: An
         raise ValueError(f"max_operations: expected 0 or more, got {max_operations}")
     if times is None:
         return
+    if time == "real" and score not in (None, "gain"):
+        raise ValueError(
+            f"score: expected 'gain' in real time, which goes along no gradient of the energy, got {score!r}"
+        )
     values = np.asarray(to_numpy(times), dtype=float)
     check_finite_array("times", values)
     if values.ndim != 1 or len(values) < 2 or not (np.diff(values) > 0.0).all():

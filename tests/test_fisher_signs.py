@@ -69,7 +69,7 @@ def metric(model: nn.Module, seed: int | None, **options: Any) -> list[torch.Ten
     opt = fubini.QNGOptimizer(model, loss=nn.CrossEntropyLoss(), **options)
     source = opt._source
     assert isinstance(source, FisherSource)
-    source._combines = seed is not None
+    source.rough = seed is not None
     model.zero_grad()
     nn.functional.cross_entropy(model(X), Y).backward()
     found = source.blocks(list(model.parameters()), None, seed or 0)
@@ -152,4 +152,22 @@ def test_small_circuits_and_short_averages_are_exact(monkeypatch: pytest.MonkeyP
     assert step(metric="hybrid") == 0
     assert step(fisher="empirical") == 0  # it has one row
     assert step(samples=1) == 0
+    assert step(step_rule=None) == 0
     assert step() == 1
+
+
+def test_short_steps_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Near a minimum without noise, signs would be the only noise."""
+    used: list[Any] = []
+    inner = _core.combine_rows
+    monkeypatch.setattr(_core, "combine_rows", lambda *a: used.append(a) or inner(*a))
+    large(monkeypatch)
+    model = model_of("angles")
+    opt = fubini.QNGOptimizer(model, loss=nn.CrossEntropyLoss())
+    for expected, mean in ((1, None), (2, 10.0), (2, 0.1), (3, 10.0)):
+        if mean is not None:
+            opt.param_groups[0].update(length_mean=mean, length_weight=1.0)
+        opt.zero_grad()
+        nn.functional.cross_entropy(model(X), Y).backward()
+        opt.step()
+        assert len(used) == expected

@@ -97,7 +97,10 @@ class Surroundings:
         """
         buffers = {}
         known: Mapping[str, Tensor] = {} if before is None else before.buffers
-        for name, buffer in model.named_buffers():
+        modules = list(model.modules())
+        # Most models have none, and looking for their names takes longer than for them.
+        named = model.named_buffers() if any(m._buffers for m in modules) else ()
+        for name, buffer in named:
             last = known.get(name)
             same = (
                 last is not None
@@ -108,7 +111,7 @@ class Surroundings:
             )
             buffers[name] = last if same and last is not None else buffer.detach().clone()
         autocast = any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda"))
-        training = tuple([m.training for m in model.modules()])
+        training = tuple([m.training for m in modules])
         return cls(AllRandom.now(), training, buffers, autocast)
 
     @contextlib.contextmanager

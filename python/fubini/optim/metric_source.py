@@ -31,6 +31,9 @@ Tensor = torch.Tensor
 Metric = Literal["quantum", "fisher", "hybrid"]
 _STRIDE = 0x9E3779B97F4A7C15  # odd and large, so that the seeds of neighbouring steps have nothing in common
 
+#: Signs are for steps whose damping is still at least this share of what it was: near a minimum without noise they would
+#: be the only noise.
+ROUGH = 0.3
 # From this decay on, an average has so many steps in it that random signs are averaged out as well.
 _MANY = 0.8
 
@@ -39,6 +42,7 @@ class Source(Protocol):
     """What the optimizer asks of a metric."""
 
     found: bool  # whether the model has layers with a metric
+    rough: bool  # whether steps are so long that more noise in the metric does not matter
     closure_metric: (
         bool  # whether the closure brings a metric, which goes before that of compiled QNodes
     )
@@ -83,7 +87,7 @@ class FisherSource:
     """
 
     found = True
-    closure_metric = False
+    rough = closure_metric = False
 
     def __init__(
         self,
@@ -154,7 +158,7 @@ class FisherSource:
         seen = self._seen(passes, targets)
         count = sum(p.count for p in passes)
         request = self._request  # of checked options
-        if self._combines:
+        if self._combines and self.rough:
             request = replace(request, signs=_seed(step))
         # Without drawn labels the passes leave the random numbers alone by themselves.
         drawn = request.samples is not None

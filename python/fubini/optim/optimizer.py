@@ -31,7 +31,7 @@ from fubini.optim.groups import (
 )
 from fubini.optim.history import MetricHistory
 from fubini.optim.length import RunningLength
-from fubini.optim.metric_source import Metric, make_source
+from fubini.optim.metric_source import ROUGH, Metric, make_source
 from fubini.optim.momentum import as_momentum, with_velocities
 from fubini.optim.policies import Armijo, DampingPolicy, Tikhonov, TrustRegion, own_policy
 from fubini.optim.proposal import Proposal
@@ -89,10 +89,10 @@ class QNGOptimizer(torch.optim.Optimizer):
       without disturbing random numbers or batch-norm statistics.
     - ``metric="hybrid"``: as ``"fisher"``, with the Fubini-Study metric of each quantum layer in units of the loss instead.
 
-    Where a Fisher matrix enters an average over steps (averaging of at least .8) and a circuit with several results is so
-    large that its Jacobian would cost more than the gradient, the curvature of each datum by these results enters by its
-    rows with random signs, one reverse sweep instead of one for each result: the mean over the signs is exact, they differ
-    from step to step, and the random numbers of torch stay as they are.
+    Where with ``loss=`` the metric is averaged (by at least .8), a circuit with several results is so large that its Jacobian
+    would cost more than the gradient, and steps are still long (the damping has not fallen below .3 of lam), the curvature of
+    each datum by these results enters by its rows with random signs, one reverse sweep instead of one for each result: the
+    mean over the signs is exact, they differ from step to step, and the random numbers of torch stay as they are.
 
     The metric is taken at the weights that ``step`` finds. What passed through is recorded where each quantum layer
     evaluates its circuit, for ``metric="quantum"``, whose layers then do not have to run again, or by one forward hook on
@@ -437,6 +437,8 @@ class QNGOptimizer(torch.optim.Optimizer):
         )
         start = time.perf_counter()
         first = self.param_groups[0]
+        length = RunningLength.of(first) if self._options.get("by_length") else None
+        self._source.rough = length is not None and length.damping >= ROUGH
         found = self._gatherer.metric(
             self.param_groups,
             metric_fn,
@@ -444,7 +446,6 @@ class QNGOptimizer(torch.optim.Optimizer):
             targets=targets,
             state=self.state,
         )
-        length = RunningLength.of(first) if self._options.get("by_length") else None
         if found.blocks and self._options.get("reasons"):
             self._units = self._gatherer.units(first["params"][0].device)
         ready = time.perf_counter()

@@ -99,7 +99,7 @@ class QuantumSource:
         self._units: list[list[AnyLayer]] = []  # layers that share parameters are one unit
         self._covered: set[Tensor] = set()
         self._watch: CallWatch | None = None
-        self.found = self.sums = self.closure_metric = False
+        self.found = self.sums = self.closure_metric = self.rough = False
 
     def attach(self, owner: Any, owned: AbstractSet[Tensor]) -> None:
         """See Source."""

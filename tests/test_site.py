@@ -1,0 +1,100 @@
+"""The documentation: it lists every public name, its code compiles, and a browser opens every page."""
+
+import ast
+import functools
+import http.server
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+BUILT = ROOT / "build/site"
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+PAGES = sorted(DOCS.rglob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
+def test_code_of_the_pages_is_code(page):
+    for language, block in re.findall(
+        r"^```(\w+)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL
+    ):
+        if language in ("python", "py"):
+            ast.parse(block)
+
+
+def test_every_page_is_in_the_menu():
+    menu = re.findall(r"^\s+- (?:.*: )?(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(menu) == [page.relative_to(DOCS).as_posix() for page in PAGES]
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#:]+\.md)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page}: {link}"
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[str]:
+    """The address of the site on this machine; built without running its code, unless it is there."""
+    if not (BUILT / "index.html").exists():
+        if importlib.util.find_spec("mkdocs") is None:
+            pytest.skip("no mkdocs: pip install '.[docs]'")
+        command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q"]
+        subprocess.run(command, cwd=ROOT, check=True, env={**os.environ, "FUBINI_DOCS": "quick"})
+    handler = functools.partial(Quiet, directory=str(BUILT))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
+def test_a_browser_opens_every_page(site):
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="no playwright: pip install '.[docs]'"
+    )
+    with playwright.sync_playwright() as library:
+        browser = library.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        tab = browser.new_page()
+        troubles: list[str] = []
+        tab.on(
+            "console",
+            lambda m: troubles.append(f"{tab.url}: {m.text}") if m.type == "error" else None,
+        )
+        tab.on("pageerror", lambda e: troubles.append(f"{tab.url}: {e}"))
+        tab.on("requestfailed", lambda r: troubles.append(f"{tab.url}: {r.url} {r.failure}"))
+        tab.on(
+            "request",
+            lambda r: (
+                troubles.append(r.url) if not r.url.startswith((site, "data:", "blob:")) else None
+            ),
+        )
+        for page in sorted(BUILT.rglob("index.html")):
+            tab.goto(site + page.relative_to(BUILT).parent.as_posix() + "/")
+            assert tab.title(), page
+            assert len(tab.inner_text("article")) > 50, page
+            broken = "images => images.filter(i => !i.complete || !i.naturalWidth).map(i => i.src.slice(0, 80))"
+            assert tab.eval_on_selector_all("article img", broken) == [], page
+        tab.goto(site)
+        tab.fill("input.md-search__input", "LevenbergMarquardt")
+        tab.wait_for_selector(".md-search-result__item a")
+        assert "/" in (tab.get_attribute(".md-search-result__item a", "href") or "")
+        browser.close()
+    assert troubles == []

@@ -15,7 +15,6 @@ sys.path.insert(0, str(HERE))
 import architecture
 import gates
 import pages
-
 import reference
 
 QUICK = os.environ.get("FUBINI_DOCS") == "quick"

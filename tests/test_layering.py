@@ -33,7 +33,7 @@ ORDER = (
     "demo",
 )
 #: The command line loads what it is asked for.
-LAZY = {("fubini.__main__", "fubini.demo"), ("fubini.__main__", "fubini.check")}
+LAZY = {("fubini.__main__", "fubini.demo"), ("fubini.__main__", "fubini.demo.check")}
 
 FILES = {
     ".".join(("fubini", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(

@@ -1,4 +1,4 @@
-"""Command line: ``python -m fubini`` describes the build, ``python -m fubini demo`` runs the demo."""
+"""Command line: ``python -m fubini`` describes the build, ``demo`` runs the demo, ``check`` looks at a model."""
 
 import argparse
 import sys
@@ -47,7 +47,28 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="instead of the demo, search the learning rates that it uses on their grids (minutes)",
     )
+    check = commands.add_parser(
+        "check",
+        help="what of a model of yours would run natively, what not, and why",
+        description="Call a model once and say of each layer how it runs: compiled, in every call, or on its "
+        "PennyLane device, and why; and which layers have no rule for a Fisher matrix.",
+    )
+    check.add_argument(
+        "model",
+        metavar="FILE.py:NAME",
+        help="a function without arguments that returns the model, or it and an example of its inputs; or the model",
+    )
+    check.add_argument(
+        "--inputs", metavar="N,M", type=_shape, help="shape of random inputs, such as 8,4"
+    )
     return result
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    shape = tuple(int(part) for part in text.split(","))
+    if min(shape) < 1:
+        raise ValueError(text)
+    return shape
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,6 +83,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     if options.command is None:
         print(describe())
+        return 0
+    if options.command == "check":
+        from fubini.demo.check import check
+
+        try:
+            print(check(options.model, options.inputs))
+        except (ImportError, TypeError, ValueError) as error:
+            print(f"python -m fubini check: {error}", file=sys.stderr)
+            return 2
         return 0
     from fubini import demo  # PennyLane's chemistry takes a second to import
 

@@ -18,7 +18,13 @@ class BuildInfo(TypedDict):
 
 
 def build_info() -> BuildInfo:
-    """Return version, instruction set, compiler and number of threads of the kernel that is loaded."""
+    """Return version, instruction set, compiler and number of threads of the kernel that is loaded.
+
+    Example:
+        >>> import fubini
+        >>> sorted(fubini.build_info())
+        ['compiler', 'isa', 'python', 'supported_isas', 'threads', 'version']
+    """
     return {
         "version": _core.version(),
         "isa": _core.isa(),
@@ -33,6 +39,11 @@ def get_num_threads() -> int:
     """Return the number of threads that the kernel may use; a system that grants fewer gives fewer.
 
     The first value is ``FUBINI_NUM_THREADS``, else ``OMP_NUM_THREADS``, else the number of processors.
+
+    Example:
+        >>> import fubini
+        >>> fubini.get_num_threads() >= 1
+        True
     """
     return _core.num_threads()
 
@@ -46,6 +57,14 @@ def set_num_threads(threads: int) -> None:
     Raises:
         TypeError: If threads is no integer.
         ValueError: If it is out of range.
+
+    Example:
+        >>> import fubini
+        >>> before = fubini.get_num_threads()
+        >>> fubini.set_num_threads(2)
+        >>> fubini.get_num_threads()
+        2
+        >>> fubini.set_num_threads(before)
     """
     if not isinstance(threads, int) or isinstance(threads, bool):
         raise TypeError(f"threads: expected an integer, got {type(threads).__name__}")
@@ -55,7 +74,13 @@ def set_num_threads(threads: int) -> None:
 
 
 def get_memory_limit() -> float:
-    """Return how many bytes one computation of the kernel may allocate."""
+    """Return how many bytes one computation of the kernel may allocate.
+
+    Example:
+        >>> import fubini
+        >>> fubini.get_memory_limit() > 0
+        True
+    """
     return _core.memory_limit()
 
 
@@ -67,6 +92,14 @@ def set_memory_limit(limit: float) -> None:
 
     Raises:
         ValueError: If limit is negative or no finite number.
+
+    Example:
+        >>> import fubini
+        >>> before = fubini.get_memory_limit()
+        >>> fubini.set_memory_limit(2e9)
+        >>> fubini.get_memory_limit()
+        2000000000.0
+        >>> fubini.set_memory_limit(before)
     """
     if not 0 <= limit < float("inf"):
         raise ValueError(f"limit: expected a finite number of bytes >= 0, got {limit!r}")

@@ -110,6 +110,22 @@ class SignalToNoise:
 
     Raises:
         ValueError: For a tolerance that is not positive.
+
+    Example:
+        >>> import fubini, torch, pennylane as qml
+        >>> @qml.set_shots(1000)
+        ... @qml.qnode(qml.device("default.qubit", wires=1, seed=0), diff_method="parameter-shift")
+        ... def circuit(w):
+        ...     qml.RY(w[0], wires=0)
+        ...     return qml.expval(qml.Z(0))
+        >>> layer = fubini.QuantumLayer(circuit, {"w": (1,)}, torch.nn.init.ones_)
+        >>> opt = fubini.QNGOptimizer(layer, lr=0.2, metric="quantum", lam=fubini.SignalToNoise())
+        >>> for _ in range(10):
+        ...     opt.zero_grad()
+        ...     layer().backward()
+        ...     opt.step()
+        >>> bool(layer.w > 2)
+        True
     """
 
     tolerance: float = 2.0

@@ -59,6 +59,14 @@ class Categorical(Likelihood):
         label_smoothing: As in ``CrossEntropyLoss``.
         ignore_index: Label of what is left out; None for none.
         normalised: Whether the outputs are logarithms of probabilities, as ``NLLLoss`` takes them.
+
+    Example:
+        >>> import fubini, torch
+        >>> model = torch.nn.Linear(2, 3)
+        >>> opt = fubini.QNGOptimizer(model, lr=0.1, metric="fisher", likelihood=fubini.Categorical(label_smoothing=0.1))
+        >>> labels = torch.tensor([0, 1, 2, 0])
+        >>> torch.nn.functional.cross_entropy(model(torch.ones(4, 2)), labels, label_smoothing=0.1).backward()
+        >>> opt.step()
     """
 
     dim: int = 1
@@ -291,6 +299,13 @@ class Bernoulli(_Elementwise):
         scale: As for Likelihood.
         weight: Of the elements, as in ``BCEWithLogitsLoss``; None for all alike.
         pos_weight: Of events that occur, likewise.
+
+    Example:
+        >>> import fubini, torch
+        >>> model = torch.nn.Linear(2, 1)
+        >>> opt = fubini.QNGOptimizer(model, lr=0.1, metric="fisher", likelihood=fubini.Bernoulli())
+        >>> torch.nn.functional.binary_cross_entropy_with_logits(model(torch.ones(4, 2)), torch.ones(4, 1)).backward()
+        >>> opt.step()
     """
 
     name = "bernoulli"
@@ -362,6 +377,16 @@ class Gaussian(_Elementwise):
     Args:
         reduction: As for Likelihood; the mean is over all elements.
         scale: As for Likelihood.
+
+    Example:
+        >>> import fubini, torch
+        >>> model = torch.nn.Linear(2, 1, bias=False)
+        >>> opt = fubini.QNGOptimizer(model, lr=1.0, metric="fisher", likelihood=fubini.Gaussian(), lam=1e-9, step_rule=None)
+        >>> x, y = torch.tensor([[1.0, 0.0], [1.0, 2.0]]), torch.tensor([[3.0], [1.0]])
+        >>> torch.nn.functional.mse_loss(model(x), y).backward()
+        >>> opt.step()  # least squares: Newton's step
+        >>> model.weight.data.round(decimals=3)
+        tensor([[ 3., -1.]])
     """
 
     name = "gaussian"
@@ -385,6 +410,13 @@ class Poisson(_Elementwise):
         scale: As for Likelihood.
         log_input: Whether the outputs are logarithms of the means.
         eps: Added to means that are outputs themselves, as in ``PoissonNLLLoss``.
+
+    Example:
+        >>> import fubini, torch
+        >>> model = torch.nn.Linear(2, 1)
+        >>> opt = fubini.QNGOptimizer(model, lr=0.1, metric="fisher", likelihood=fubini.Poisson())
+        >>> torch.nn.functional.poisson_nll_loss(model(torch.ones(4, 2)), torch.ones(4, 1)).backward()
+        >>> opt.step()
     """
 
     name = "poisson"

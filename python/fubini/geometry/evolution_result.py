@@ -33,6 +33,17 @@ class Evolution:
         method: The method of integration.
         evaluations: How many velocities were computed (of all trajectories at once).
         steps: How many steps were taken.
+
+    Example:
+        >>> import fubini, torch, pennylane as qml
+        >>> @qml.qnode(qml.device("default.qubit", wires=1))
+        ... def circuit(w):
+        ...     qml.RY(w[0], wires=0)
+        ...     return qml.expval(qml.Z(0))
+        >>> w = torch.tensor([0.5], dtype=torch.float64)
+        >>> found = fubini.evolve(circuit, w, 3.0, time="imaginary")
+        >>> found.times.shape == found.energies.shape, bool(found.energies[-1] < -0.98)
+        (True, True)
     """
 
     times: Real

@@ -35,6 +35,16 @@ class Report:
         data: Number of data n of the page.
         gamma: Of the effective dimension.
         radius: Of the ball, in radians.
+
+    Example:
+        >>> import fubini, pennylane as qml
+        >>> @qml.qnode(qml.device("default.qubit", wires=2))
+        ... def circuit(w):
+        ...     qml.StronglyEntanglingLayers(w, wires=range(2))
+        ...     return qml.expval(qml.Z(0))
+        >>> found = fubini.report(circuit, weights={"w": (1, 2, 3)}, draws=10)
+        >>> found.rank, found.size
+        (4, 6)
     """
 
     name: str

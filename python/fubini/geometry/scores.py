@@ -39,6 +39,13 @@ class PoolScores:
         lengths: Squared lengths of their tangents, the diagonal of the metric, (K,).
         gains: Decrease of McLachlan's squared residual, (K,).
         residual: McLachlan's residual of the circuit without them.
+
+    Example:
+        >>> import fubini, pennylane as qml
+        >>> pool = [qml.RY(0.0, wires=0), qml.RZ(0.0, wires=0)]
+        >>> scores = fubini.pool_scores(qml.X(0), pool)
+        >>> abs(scores.gradients).round(6)
+        array([1., 0.])
     """
 
     operations: tuple[Any, ...] = field(repr=False)

@@ -24,6 +24,22 @@ class CompiledQNode(QNodeFunction):
     Attributes:
         qnode: The QNode.
         weights: Names of the arguments that are weights to optimizers; None: they are told by how they are made.
+
+    Example:
+        >>> import fubini, torch, pennylane as qml
+        >>> @qml.qnode(qml.device("default.qubit", wires=2))
+        ... def circuit(w):
+        ...     qml.RY(w[0], wires=0)
+        ...     qml.CNOT([0, 1])
+        ...     qml.RY(w[0] + w[1], wires=1)
+        ...     return qml.expval(qml.Z(0) @ qml.Z(1))
+        >>> energy = fubini.compiled(circuit)
+        >>> w = torch.tensor([0.4, 0.3], requires_grad=True)
+        >>> energy(w).backward()
+        >>> w.grad
+        tensor([-0.6442, -0.6442])
+        >>> print(energy.explain())
+        The native engine runs the compiled circuit: its angles are affine in its tensors.
     """
 
     def metric(

@@ -169,6 +169,19 @@ def metric_tensor(
     Raises:
         TypeError: If qnode is no QNode or quantum layer.
         ValueError: For an unknown approx, layers, reduce or engine, or hybrid=False.
+
+    Example:
+        >>> import fubini, torch, pennylane as qml
+        >>> @qml.qnode(qml.device("default.qubit", wires=2))
+        ... def circuit(w):
+        ...     qml.RY(w[0], wires=0)
+        ...     qml.CNOT([0, 1])
+        ...     qml.RY(w[0] + w[1], wires=1)
+        ...     return qml.expval(qml.Z(0) @ qml.Z(1))
+        >>> w = torch.tensor([0.4, 0.3], dtype=torch.float64, requires_grad=True)
+        >>> fubini.metric_tensor(circuit)(w).detach().round(decimals=3)  # shape (*w.shape, *w.shape)
+        tensor([[0.5000, 0.2500],
+                [0.2500, 0.2500]], dtype=torch.float64)
     """
     _check_word("approx", approx)
     _check_pennylane(allow_nonunitary, hybrid)
@@ -227,6 +240,19 @@ def quantum_fisher(
         TypeError: If qnode is no QNode or quantum layer.
         UnsupportedCircuitError: From the function, for a block or diagonal of a mixed state, and from shots.
         ValueError: For an unknown approx, layers, reduce or engine, or hybrid=False.
+
+    Example:
+        >>> import fubini, torch, pennylane as qml
+        >>> @qml.qnode(qml.device("default.qubit", wires=2))
+        ... def circuit(w):
+        ...     qml.RY(w[0], wires=0)
+        ...     qml.CNOT([0, 1])
+        ...     qml.RY(w[0] + w[1], wires=1)
+        ...     return qml.expval(qml.Z(0) @ qml.Z(1))
+        >>> w = torch.tensor([0.4, 0.3], dtype=torch.float64, requires_grad=True)
+        >>> fubini.quantum_fisher(circuit)(w).detach().round(decimals=3)
+        tensor([[2., 1.],
+                [1., 1.]], dtype=torch.float64)
     """
     check_approx(approx)
     check_rule(layers)
@@ -277,6 +303,18 @@ def geometric_tensor(
     Raises:
         TypeError: If qnode is no QNode or quantum layer.
         ValueError: For an unknown reduce or engine.
+
+    Example:
+        >>> import fubini, torch, pennylane as qml
+        >>> @qml.qnode(qml.device("default.qubit", wires=1))
+        ... def circuit(w):
+        ...     qml.RX(w[0], wires=0)
+        ...     qml.RY(w[1], wires=0)
+        ...     return qml.expval(qml.Z(0))
+        >>> w = torch.tensor([0.4, 0.3], dtype=torch.float64, requires_grad=True)
+        >>> tensor = fubini.geometric_tensor(circuit)(w).detach()  # complex, (*w.shape, *w.shape)
+        >>> round(abs(tensor[0, 1].imag.item()), 6)
+        0.230265
     """
     if isinstance(qnode, Circuit):
         _check_of_circuit(argnum=argnum, argnums=argnums, engine=engine)
@@ -312,6 +350,19 @@ def metric_operator(
     Raises:
         TypeError: If qnode is no QNode or quantum layer.
         ValueError: For an unknown form, layers or engine.
+
+    Example:
+        >>> import fubini, torch, pennylane as qml
+        >>> @qml.qnode(qml.device("default.qubit", wires=2))
+        ... def circuit(w):
+        ...     qml.RY(w[0], wires=0)
+        ...     qml.CNOT([0, 1])
+        ...     qml.RY(w[0] + w[1], wires=1)
+        ...     return qml.expval(qml.Z(0) @ qml.Z(1))
+        >>> w = torch.tensor([0.4, 0.3], dtype=torch.float64, requires_grad=True)
+        >>> g = fubini.metric_operator(circuit)(w)
+        >>> g.solve(torch.tensor([0.1, 0.2], dtype=torch.float64), damping=1e-3).round(decimals=3)
+        tensor([-0.3940,  1.1890], dtype=torch.float64)
     """
     check_form(form)
     check_rule(layers)
@@ -359,6 +410,19 @@ def metric_derivative(
     Raises:
         TypeError: If qnode is no QNode or quantum layer.
         ValueError: For an unknown approx, layers or reduce.
+
+    Example:
+        >>> import fubini, torch, pennylane as qml
+        >>> @qml.qnode(qml.device("default.qubit", wires=1))
+        ... def circuit(w):
+        ...     qml.RX(w[0], wires=0)
+        ...     qml.RY(w[1], wires=0)
+        ...     return qml.expval(qml.Z(0))
+        >>> w = torch.tensor([0.4, 0.3], dtype=torch.float64, requires_grad=True)
+        >>> along = torch.tensor([1.0, 0.0], dtype=torch.float64)
+        >>> change = fubini.metric_derivative(circuit, along)(w)
+        >>> tuple(change.shape), round(change[1, 1].item(), 6)
+        ((2, 2), -0.179339)
     """
     check_approx(approx)
     check_rule(layers)

@@ -35,6 +35,19 @@ def plot_metric(
         ImportError: If matplotlib is missing.
         TypeError: If the metric is none of these, as a QNode.
         ValueError: If it is not square, symmetric and finite, or labels do not fit.
+
+    Example:
+        >>> import fubini, torch, pennylane as qml
+        >>> @qml.qnode(qml.device("default.qubit", wires=2))
+        ... def circuit(w):
+        ...     qml.RY(w[0], wires=0)
+        ...     qml.CNOT([0, 1])
+        ...     qml.RY(w[0] + w[1], wires=1)
+        ...     return qml.expval(qml.Z(0) @ qml.Z(1))
+        >>> w = torch.tensor([0.4, 0.3], dtype=torch.float64, requires_grad=True)
+        >>> figure = fubini.plot_metric(fubini.metric_spectrum(circuit)(w), title="two weights")
+        >>> len(figure.axes) >= 2
+        True
     """
     try:
         from matplotlib import colors

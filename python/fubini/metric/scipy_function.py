@@ -27,6 +27,20 @@ class SciPyFunction:
 
     Attributes:
         x0: The starting point, (P,).
+
+    Example:
+        >>> import fubini, torch, pennylane as qml
+        >>> @qml.qnode(qml.device("default.qubit", wires=2))
+        ... def circuit(w):
+        ...     qml.RY(w[0], wires=0)
+        ...     qml.CNOT([0, 1])
+        ...     qml.RY(w[0] + w[1], wires=1)
+        ...     return qml.expval(qml.Z(0) @ qml.Z(1))
+        >>> energy = fubini.scipy_function(circuit, torch.tensor([0.4, 0.3], dtype=torch.float64))
+        >>> value, gradient = energy(energy.x0)
+        >>> round(value, 6), gradient.round(6), energy.metric(energy.x0).round(6)
+        (0.764842, array([-0.644218, -0.644218]), array([[0.5 , 0.25],
+               [0.25, 0.25]]))
     """
 
     def __init__(

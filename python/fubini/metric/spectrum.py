@@ -28,6 +28,19 @@ class MetricSpectrum:
         eigenvalues: In falling order, (P,).
         eigenvectors: Columns in the same order, (P, P).
         cutoff: Eigenvalues up to here count as zero.
+
+    Example:
+        >>> import fubini, torch, pennylane as qml
+        >>> @qml.qnode(qml.device("default.qubit", wires=2))
+        ... def circuit(w):
+        ...     qml.RY(w[0], wires=0)
+        ...     qml.CNOT([0, 1])
+        ...     qml.RY(w[0] + w[1], wires=1)
+        ...     return qml.expval(qml.Z(0) @ qml.Z(1))
+        >>> w = torch.tensor([0.0, 0.3], dtype=torch.float64, requires_grad=True)
+        >>> found = fubini.metric_spectrum(circuit)(w)
+        >>> found.rank, found.eigenvalues.round(4)
+        (2, array([0.6545, 0.0955]))
     """
 
     matrix: Real = field(repr=False)
@@ -187,6 +200,19 @@ def metric_spectrum(
     Raises:
         TypeError: If qnode is no QNode or quantum layer.
         ValueError: For an unknown approx, layers or engine.
+
+    Example:
+        >>> import fubini, torch, pennylane as qml
+        >>> @qml.qnode(qml.device("default.qubit", wires=2))
+        ... def circuit(w):
+        ...     qml.RY(w[0], wires=0)
+        ...     qml.CNOT([0, 1])
+        ...     qml.RY(w[0] + w[1], wires=1)
+        ...     return qml.expval(qml.Z(0) @ qml.Z(1))
+        >>> w = torch.tensor([0.4, 0.3], dtype=torch.float64, requires_grad=True)
+        >>> found = fubini.metric_spectrum(circuit)(w)
+        >>> print(f"rank {found.rank}, condition number {found.condition:.3f}")
+        rank 2, condition number 6.854
     """
     check_approx(approx)
     check_rule(layers)

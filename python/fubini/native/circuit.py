@@ -67,6 +67,19 @@ class Circuit:
 
     Raises:
         UnsupportedCircuitError: For more than 24 wires.
+
+    Example:
+        >>> import fubini, torch, pennylane as qml
+        >>> @qml.qnode(qml.device("default.qubit", wires=2))
+        ... def circuit(w):
+        ...     qml.RY(w[0], wires=0)
+        ...     qml.CNOT([0, 1])
+        ...     qml.RY(w[0] + w[1], wires=1)
+        ...     return qml.expval(qml.Z(0) @ qml.Z(1))
+        >>> native = fubini.Circuit.from_qnode(circuit, torch.tensor([0.4, 0.3]))
+        >>> native.expval(torch.tensor([[0.0, 0.0], [0.0, torch.pi]])).round(decimals=6)  # angles (batch, A)
+        array([[ 1.],
+               [-1.]])
     """
 
     def __init__(self, structure: Structure) -> None:

@@ -59,6 +59,21 @@ class MetricOperator:
     Raises:
         TypeError: If pullback is something else.
         ValueError: For an unknown form or layers, or an angle that is NaN or infinite (names its position).
+
+    Example:
+        >>> import fubini, torch, pennylane as qml
+        >>> @qml.qnode(qml.device("default.qubit", wires=2))
+        ... def circuit(w):
+        ...     qml.RY(w[0], wires=0)
+        ...     qml.CNOT([0, 1])
+        ...     qml.RY(w[0] + w[1], wires=1)
+        ...     return qml.expval(qml.Z(0) @ qml.Z(1))
+        >>> w = torch.tensor([0.4, 0.3], dtype=torch.float64, requires_grad=True)
+        >>> g = fubini.metric_operator(circuit)(w)
+        >>> g.shape
+        (2, 2)
+        >>> (g @ torch.tensor([1.0, 0.0], dtype=torch.float64)).round(decimals=4)
+        tensor([0.5000, 0.2500], dtype=torch.float64)
     """
 
     def __init__(

@@ -79,6 +79,19 @@ class QuantumLayer(torch.nn.Module):
         TypeError: If the QNode takes ``*args``, or has neither an argument ``inputs`` nor a weight shape for every
             argument.
         ValueError: If names or shapes of the weights do not fit the QNode, or its interface is not torch.
+
+    Example:
+        >>> import fubini, torch, pennylane as qml
+        >>> @qml.qnode(qml.device("default.qubit", wires=2))
+        ... def circuit(inputs, w):
+        ...     qml.AngleEmbedding(inputs, wires=range(2))
+        ...     qml.BasicEntanglerLayers(w, wires=range(2))
+        ...     return [qml.expval(qml.Z(wire)) for wire in range(2)]
+        >>> layer = fubini.QuantumLayer(circuit, {"w": (3, 2)}, torch.nn.init.zeros_)
+        >>> layer(torch.zeros(5, 2)).shape
+        torch.Size([5, 2])
+        >>> layer.engine
+        'native'
     """
 
     input_arg: str | None = "inputs"

@@ -37,6 +37,17 @@ def replace_torch_layers(model: torch.nn.Module, *, engine: Engine = "auto") -> 
         TypeError: If model is no module, or a layer cannot be replaced; the model is then as it was.
         ValueError: For an unknown engine, or a layer that a QuantumLayer refuses; likewise.
         UnsupportedCircuitError: Likewise.
+
+    Example:
+        >>> import fubini, torch, pennylane as qml
+        >>> @qml.qnode(qml.device("default.qubit", wires=1))
+        ... def circuit(inputs, w):
+        ...     qml.RX(inputs[..., 0], wires=0)
+        ...     qml.RY(w, wires=0)
+        ...     return qml.expval(qml.Z(0))
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 1), qml.qnn.TorchLayer(circuit, {"w": ()}))
+        >>> type(fubini.replace_torch_layers(model)[1]).__name__
+        'QuantumLayer'
     """
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")

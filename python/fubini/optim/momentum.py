@@ -26,6 +26,12 @@ class HeavyBall:
 
     Raises:
         ValueError: If rho is out of range.
+
+    Example:
+        >>> import fubini, torch
+        >>> opt = fubini.QNGOptimizer([torch.nn.Parameter(torch.zeros(2))], lr=0.1, momentum=fubini.HeavyBall(0.9))
+        >>> opt.param_groups[0]["momentum"]
+        0.9
     """
 
     rho: float = 0.9
@@ -47,6 +53,13 @@ class Spring:
 
     Raises:
         ValueError: If mu is out of range.
+
+    Example:
+        >>> import fubini, torch
+        >>> model = torch.nn.Linear(2, 1)
+        >>> opt = fubini.QNGOptimizer(model, lr=0.1, metric="fisher", likelihood=torch.nn.MSELoss(), momentum=fubini.Spring(0.9))
+        >>> torch.nn.functional.mse_loss(model(torch.ones(4, 2)), torch.zeros(4, 1)).backward()
+        >>> opt.step()
     """
 
     mu: float = 0.9

@@ -176,6 +176,24 @@ class QNGOptimizer(torch.optim.Optimizer):
     Raises:
         TypeError: If params is not iterable, model is no module, parameters are complex, the loss has no likelihood.
         ValueError: For a number out of range, an unknown word, options that do not fit the metric, or duplicates.
+
+    Example:
+        >>> import fubini, torch, pennylane as qml
+        >>> @qml.qnode(qml.device("default.qubit", wires=1))
+        ... def circuit(inputs, w):
+        ...     qml.RX(inputs[..., 0], wires=0)
+        ...     qml.Rot(*w, wires=0)
+        ...     return qml.expval(qml.Z(0))
+        >>> layer = fubini.QuantumLayer(circuit, {"w": 3}, torch.nn.init.ones_)
+        >>> x = torch.linspace(-1, 1, 16).unsqueeze(1)
+        >>> opt = fubini.QNGOptimizer(layer, loss=torch.nn.MSELoss())
+        >>> for _ in range(30):
+        ...     opt.zero_grad()
+        ...     loss = torch.nn.functional.mse_loss(layer(x), torch.sin(x[:, 0]))
+        ...     loss.backward()
+        ...     opt.step()
+        >>> loss.item() < 1e-2
+        True
     """
 
     # GradScaler then leaves the gradients as they are and says how they are scaled.

@@ -77,6 +77,11 @@ class Tikhonov:
 
     Args:
         lam: A number (absolute), or :class:`~fubini.Relative` or :class:`~fubini.Diagonal` of one.
+
+    Example:
+        >>> import fubini
+        >>> fubini.Tikhonov(0.01).damping_at(7)
+        Absolute(lam=0.01)
     """
 
     lam: Any = 1e-3
@@ -109,6 +114,12 @@ class Schedule:
 
     Args:
         function: Maps the step, counted from 0, to a number, :class:`~fubini.Relative` or :class:`~fubini.Diagonal`.
+
+    Example:
+        >>> import fubini
+        >>> lam = fubini.Schedule(lambda step: 0.1 * 0.9**step)
+        >>> lam.damping_at(0), lam.damping_at(2)
+        (Absolute(lam=0.1), Absolute(lam=0.08100000000000002))
     """
 
     function: Callable[[int], Any]
@@ -170,6 +181,27 @@ class LevenbergMarquardt:
 
     Raises:
         ValueError: If a number is out of its range.
+
+    Example:
+        >>> import fubini, torch, pennylane as qml
+        >>> @qml.qnode(qml.device("default.qubit", wires=2))
+        ... def circuit(w):
+        ...     qml.RY(w[0], wires=0)
+        ...     qml.CNOT([0, 1])
+        ...     qml.RY(w[0] + w[1], wires=1)
+        ...     return qml.expval(qml.Z(0) @ qml.Z(1))
+        >>> energy = fubini.compiled(circuit)
+        >>> w = torch.nn.Parameter(torch.tensor([0.4, 0.3], dtype=torch.float64))
+        >>> opt = fubini.QNGOptimizer([w], 1.0, approx=None, lam=fubini.LevenbergMarquardt())
+        >>> def closure():
+        ...     opt.zero_grad()
+        ...     loss = energy(w)
+        ...     loss.backward()
+        ...     return loss
+        >>> for _ in range(40):
+        ...     loss = opt.step(closure)
+        >>> print(f"{loss.item():.6f}")
+        -1.000000
     """
 
     lam: Any = 3e-3
@@ -286,6 +318,22 @@ class TrustRegion:
 
     Raises:
         ValueError: If the radius is not a positive number.
+
+    Example:
+        >>> import fubini, torch, pennylane as qml
+        >>> @qml.qnode(qml.device("default.qubit", wires=2))
+        ... def circuit(w):
+        ...     qml.RY(w[0], wires=0)
+        ...     qml.CNOT([0, 1])
+        ...     qml.RY(w[0] + w[1], wires=1)
+        ...     return qml.expval(qml.Z(0) @ qml.Z(1))
+        >>> energy = fubini.compiled(circuit)
+        >>> w = torch.nn.Parameter(torch.tensor([0.4, 0.3], dtype=torch.float64))
+        >>> opt = fubini.QNGOptimizer([w], 1.0, lam=1e-6, step_rule=fubini.TrustRegion(0.1))
+        >>> energy(w).backward()
+        >>> opt.step()
+        >>> print(f"{opt.diagnostics()['step_length']:.3f}")
+        0.100
     """
 
     radius: float
@@ -346,6 +394,27 @@ class Armijo:
 
     Raises:
         ValueError: If a number is out of its range.
+
+    Example:
+        >>> import fubini, torch, pennylane as qml
+        >>> @qml.qnode(qml.device("default.qubit", wires=2))
+        ... def circuit(w):
+        ...     qml.RY(w[0], wires=0)
+        ...     qml.CNOT([0, 1])
+        ...     qml.RY(w[0] + w[1], wires=1)
+        ...     return qml.expval(qml.Z(0) @ qml.Z(1))
+        >>> energy = fubini.compiled(circuit)
+        >>> w = torch.nn.Parameter(torch.tensor([0.4, 0.3], dtype=torch.float64))
+        >>> opt = fubini.QNGOptimizer([w], 1.0, lam=1e-2, step_rule=fubini.Armijo())
+        >>> def closure():
+        ...     opt.zero_grad()
+        ...     loss = energy(w)
+        ...     loss.backward()
+        ...     return loss
+        >>> for _ in range(40):
+        ...     loss = opt.step(closure)
+        >>> print(f"{loss.item():.4f}")
+        -1.0000
     """
 
     share: float = 1e-4

@@ -78,6 +78,20 @@ class ShotQNGOptimizer(torch.optim.Optimizer):
     Raises:
         TypeError: If qnode is no QNode, params are no parameters, or a number is none.
         ValueError: For numbers out of range or unknown words.
+
+    Example:
+        >>> import fubini, torch, pennylane as qml
+        >>> @qml.set_shots(500)
+        ... @qml.qnode(qml.device("default.qubit", wires=1, seed=0))
+        ... def circuit(w):
+        ...     qml.RY(w[0], wires=0)
+        ...     return qml.expval(qml.Z(0))
+        >>> w = torch.nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
+        >>> opt = fubini.ShotQNGOptimizer([w], circuit, lr=0.2, shots=1000, seed=0)
+        >>> for _ in range(20):
+        ...     report = opt.step()
+        >>> bool(circuit(w) < -0.9)
+        True
     """
 
     def __init__(

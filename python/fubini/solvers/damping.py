@@ -20,6 +20,13 @@ class Damping:
 
     Args:
         lam: Strength, at least 0: one number, or an array with one for each system (block) of the batch.
+
+    Example:
+        >>> import fubini, numpy as np
+        >>> per_block = fubini.Absolute(np.array([0.0, 1.0]))  # one number for each of two systems
+        >>> fubini.solve(np.ones((2, 1, 1)), np.ones((2, 1)), damping=per_block)
+        array([[1. ],
+               [0.5]])
     """
 
     lam: Any
@@ -69,14 +76,26 @@ class Damping:
 
 @dataclass(frozen=True)
 class Absolute(Damping):
-    """Adds ``lam * I``: in the units of the matrix."""
+    """Adds ``lam * I``: in the units of the matrix.
+
+    Example:
+        >>> import fubini, numpy as np
+        >>> fubini.solve(np.diag([1.0, 3.0]), np.array([2.0, 4.0]), damping=fubini.Absolute(1.0))
+        array([1., 1.])
+    """
 
     kind: ClassVar[str] = "absolute"
 
 
 @dataclass(frozen=True)
 class Relative(Damping):
-    """Adds ``lam * mean(diag(G)) * I``: does not change when the matrix is rescaled as a whole."""
+    """Adds ``lam * mean(diag(G)) * I``: does not change when the matrix is rescaled as a whole.
+
+    Example:
+        >>> import fubini, numpy as np
+        >>> fubini.solve(np.diag([1.0, 3.0]), np.array([2.0, 4.0]), damping=fubini.Relative(0.5))  # 0.5 times the mean, 2
+        array([1., 1.])
+    """
 
     kind: ClassVar[str] = "relative"
 
@@ -86,6 +105,11 @@ class Diagonal(Damping):
     """Adds ``lam * diag(G)`` (Marquardt): does not change when the parameters are rescaled one by one.
 
     A zero on the diagonal stays zero, so that a parameter without any effect is left to the pseudo-inverse.
+
+    Example:
+        >>> import fubini, numpy as np
+        >>> fubini.solve(np.diag([1.0, 3.0]), np.array([2.0, 6.0]), damping=fubini.Diagonal(1.0))
+        array([1., 1.])
     """
 
     kind: ClassVar[str] = "diagonal"

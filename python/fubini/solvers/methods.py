@@ -20,7 +20,14 @@ Operator: TypeAlias = Callable[[Any], Any]
 
 
 class SolveStatus(enum.IntEnum):
-    """What became of a system; ``text`` is a sentence that says what to do."""
+    """What became of a system; ``text`` is a sentence that says what to do.
+
+    Example:
+        >>> import fubini, numpy as np
+        >>> x, info = fubini.solve(np.diag([1.0, 4.0]), np.ones(2), return_info=True)
+        >>> fubini.SolveStatus(int(info.status)).name
+        'OK'
+    """
 
     OK = 0
     USED_PINV = 1
@@ -57,6 +64,12 @@ class SolveInfo:
         residual: ``max |A x - b| / (|A| |x| + |b|)`` with the damped matrix A; for ``power`` and singular systems it
             is not small.
         iterations: Of ``cg``; 0 otherwise.
+
+    Example:
+        >>> import fubini, numpy as np
+        >>> x, info = fubini.solve(np.diag([1.0, 4.0]), np.ones(2), return_info=True)
+        >>> str(info.method), int(info.rank), float(info.condition)
+        ('cholesky', 2, 4.0)
     """
 
     status: NDArray[np.int8]
@@ -77,6 +90,11 @@ class Pinv:
         rcond: Eigenvalues up to ``rcond`` times the largest magnitude count as zero; None: ``n * 2.2e-16``.
         smooth: Weigh an eigenvalue v by ``1 / (v (1 + (cut-off / v)^6))`` instead of cutting it off, so that x is a
             smooth function of the matrix.
+
+    Example:
+        >>> import fubini, numpy as np
+        >>> fubini.solve(np.diag([2.0, 0.0]), np.array([4.0, 1.0]), method=fubini.Pinv())
+        array([2., 0.])
     """
 
     rcond: float | None = None
@@ -90,6 +108,11 @@ class Power:
     Args:
         exponent: Any finite number.
         rcond: Cut-off below which eigenvalues count as zero, as for :class:`Pinv`.
+
+    Example:
+        >>> import fubini, numpy as np
+        >>> fubini.solve(np.diag([4.0, 9.0]), np.array([1.0, 1.0]), method=fubini.Power(0.5)).round(6)
+        array([0.5     , 0.333333])
     """
 
     exponent: float = 0.5
@@ -106,6 +129,12 @@ class CG:
         preconditioner: Function that maps residuals to directions, of the shape of ``rhs``; None: the inverse
             diagonal for a matrix, nothing for an operator.
         start: First guess, of the shape of ``rhs``; None: zero.
+
+    Example:
+        >>> import fubini, numpy as np
+        >>> g = np.diag([1.0, 2.0, 3.0])
+        >>> fubini.solve(lambda v: g @ v, np.array([1.0, 4.0, 9.0]), method=fubini.CG()).round(6)
+        array([1., 2., 3.])
     """
 
     tolerance: float = 1e-12
@@ -120,6 +149,12 @@ class Dual:
 
     Args:
         rcond: Cut-off below which eigenvalues of X^T X count as zero when there is no damping, as for :class:`Pinv`.
+
+    Example:
+        >>> import fubini, numpy as np
+        >>> x = np.array([[1.0], [2.0]])  # g = x x^T, of rank one
+        >>> fubini.solve(x, np.array([1.0, 2.0]), damping=1.0, method=fubini.Dual()).round(6)
+        array([0.166667, 0.333333])
     """
 
     rcond: float | None = None

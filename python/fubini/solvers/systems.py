@@ -84,6 +84,14 @@ def solve(
         NumericalError: If a system cannot be solved and ``throw`` is true.
         TypeError: If an argument is not made of real numbers, or NumPy and torch are mixed.
         ValueError: If shapes do not fit, or a number is out of its range.
+
+    Example:
+        >>> import fubini, numpy as np
+        >>> g = np.array([[2.0, 0.0], [0.0, 0.0]])  # singular: damping, or the pseudo-inverse, decides
+        >>> fubini.solve(g, np.array([2.0, 1.0]), damping=0.5)
+        array([0.8, 2. ])
+        >>> fubini.solve(g, np.array([2.0, 1.0]))
+        array([1., 0.])
     """
     _refuse_tangents(matrix, rhs, getattr(damping, "lam", damping))
     # The common case crosses into the kernel at once: anything else would cost more than a 4x4 system itself.
@@ -139,6 +147,11 @@ def solve_blocks(
         NumericalError: If a block cannot be solved and ``throw`` is true.
         TypeError: If an argument is not made of real numbers, or NumPy and torch are mixed.
         ValueError: If lengths or shapes do not fit, or damping is out of its range.
+
+    Example:
+        >>> import fubini, numpy as np
+        >>> fubini.solve_blocks([np.eye(1), 2 * np.eye(2)], [np.ones(1), np.ones(2)])
+        [array([1.]), array([0.5, 0.5])]
     """
     if len(matrices) != len(rhs):
         raise ValueError(

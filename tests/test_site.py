@@ -4,6 +4,7 @@ import ast
 import functools
 import http.server
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -21,7 +22,8 @@ BUILT = ROOT / "build/site"
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-PAGES = sorted(DOCS.rglob("*.md"))
+DEMONSTRATION = DOCS / "pennylane_demo"
+PAGES = sorted(set(DOCS.rglob("*.md")) - set(DEMONSTRATION.glob("*.md")))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
@@ -42,6 +44,32 @@ def test_links_between_pages_lead_somewhere():
     for page in PAGES:
         for link in re.findall(r"\]\(([^)#:]+\.md)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / link).exists(), f"{page}: {link}"
+
+
+def test_the_demonstration_for_pennylane_has_what_its_collection_asks_for():
+    metadata = json.loads((DEMONSTRATION / "metadata.json").read_text())
+    text = ast.get_docstring(ast.parse((DEMONSTRATION / "demo.py").read_text())) or ""
+    assert text.splitlines()[0] == metadata["title"]
+    assert text.splitlines()[1] == "=" * len(metadata["title"])
+    assert metadata["previewImages"][0]["uri"].removeprefix("/_static/") in text
+    for reference in metadata["references"]:
+        assert f"[#{reference['id']}]_" in (DEMONSTRATION / "demo.py").read_text()
+    for needed in ("fubini", "torch", "pennylane"):
+        assert needed in (DEMONSTRATION / "requirements.in").read_text().split()
+
+
+@pytest.mark.slow
+def test_the_demonstration_for_pennylane_runs(tmp_path):
+    for script, arguments in (("demo.py", []), ("thumbnail.py", [str(tmp_path / "x.png")])):
+        result = subprocess.run(
+            [sys.executable, str(DEMONSTRATION / script), *arguments],
+            env={**os.environ, "MPLBACKEND": "agg"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+    assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
 
 
 @pytest.fixture(scope="module")

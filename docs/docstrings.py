@@ -11,6 +11,9 @@ def markdown(text: str) -> str:
     text = re.sub(r":(?:class|func|meth|mod|attr):`~?([^`]+)`", r"`\1`", text)
     text = re.sub(r":math:`([^`]+)`", r"`\1`", text)
     text = re.sub(r"``([^`]+)``", r"`\1`", text)
+    text = re.sub(
+        r"^Example::?$", "Examples:", text, flags=re.MULTILINE
+    )  # these are fenced by griffe
     text = re.sub(r"^=+( +=+)+\n(?:.+\n)*=+( +=+)+$", table, text, flags=re.MULTILINE)
     result: list[str] = []
     literal = False

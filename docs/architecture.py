@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "python/fubini"
-HEIGHT, GAP, LEFT, WIDTH = 34, 12, 150, 470
+HEIGHT, GAP, LEFT, WIDTH = 34, 12, 150, 520
 
 
 def order() -> list[str]:
@@ -50,7 +50,7 @@ def sentence(folder: str) -> str:
     """Return what a folder says that it is, without the dot."""
     text = ast.get_docstring(ast.parse((PACKAGE / folder / "__init__.py").read_text())) or folder
     text = text.split("\n\n")[0].replace("\n", " ").replace("`", "").rstrip(".")
-    return text if len(text) < 74 else text[:71] + "..."
+    return text if len(text) < 96 else text[:93] + "..."
 
 
 def svg() -> str:

@@ -9,7 +9,7 @@ from griffe import Extension
 def markdown(text: str) -> str:
     """Return a docstring with its roles, literal blocks and simple tables as Markdown."""
     text = re.sub(r":(?:class|func|meth|mod|attr):`~?([^`]+)`", r"`\1`", text)
-    text = re.sub(r":math:`([^`]+)`", r"`\1`", text)
+    text = re.sub(r":math:`([^`]+)`", lambda found: f"`{plain(found[1])}`", text)
     text = re.sub(r"``([^`]+)``", r"`\1`", text)
     text = re.sub(
         r"^Example::?$", "Examples:", text, flags=re.MULTILINE
@@ -27,6 +27,46 @@ def markdown(text: str) -> str:
         else:
             result.append(line[4:] if literal else line)
     return "\n".join([*result, "```"] if literal else result)
+
+
+#: What the docstrings' formulas are made of.
+SIGNS = {
+    **{
+        name: chr(code)
+        for code, name in enumerate(
+            ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"], 945
+        )
+    },
+    "lambda": "λ",
+    "mu": "μ",
+    "psi": "ψ",
+    "Gamma": "Γ",
+    "Delta": "Δ",
+    "leftarrow": "←",
+    "nabla": "∇",
+    "partial": "∂",
+    "sum": "Σ",
+    "langle": "⟨",
+    "rangle": "⟩",
+    "min": "min",
+    "perp": "⊥",
+    "top": "ᵀ",
+    "cdot": "·",
+    "dot": "d/dt ",
+    "le": "≤",
+    "ge": "≥",
+    "|": "‖",
+}
+
+
+def plain(formula: str) -> str:
+    """Return a formula of LaTeX as text; what it does not know stays as it is."""
+    formula = re.sub(r"\\frac\{([^}]*)\}\{([^}]*)\}", r"(\1)/(\2)", formula)
+    formula = re.sub(r"\\frac\s*(\w)\s*(\w)", r"\1/\2 ", formula)
+    formula = re.sub(r"\\mathrm\{(\w+)\}", r"\1", formula).replace("\\,", " ")
+    signs = "|".join(sorted(map(re.escape, SIGNS), key=len, reverse=True))
+    formula = re.sub(rf"\\({signs})(?![a-zA-Z])", lambda found: SIGNS[found[1]], formula)
+    return re.sub(r"([∂∇⟨]) ", r"\1", formula)
 
 
 def table(found: re.Match[str]) -> str:

@@ -120,9 +120,13 @@ def test_a_browser_opens_every_page(site):
             assert len(tab.inner_text("article")) > 50, page
             broken = "images => images.filter(i => !i.complete || !i.naturalWidth).map(i => i.src.slice(0, 80))"
             assert tab.eval_on_selector_all("article img", broken) == [], page
-        tab.goto(site)
-        tab.fill("input.md-search__input", "LevenbergMarquardt")
-        tab.wait_for_selector(".md-search-result__item a")
+        tab.goto(site, wait_until="networkidle")
+        tab.click("input.md-search__input")
+        tab.wait_for_function(
+            "document.querySelector('.md-search-result__meta').innerText.includes('start')"
+        )
+        tab.keyboard.type("LevenbergMarquardt", delay=20)
+        tab.wait_for_selector(".md-search-result__item a", state="attached", timeout=60_000)
         assert "/" in (tab.get_attribute(".md-search-result__item a", "href") or "")
         browser.close()
     assert troubles == []

@@ -33,10 +33,8 @@ def train(steps: int = STEPS) -> torch.nn.Module:
     images, digits = load()
     model, _ = make_model()
     parallel = torch.nn.parallel.DistributedDataParallel(model) if several else model
-    opt = fubini.QNGOptimizer(
-        parallel, lr=0.5, metric="fisher", likelihood="categorical", lam=0.03, averaging=0.9
-    )
     criterion = torch.nn.CrossEntropyLoss()
+    opt = fubini.QNGOptimizer(parallel, loss=criterion)
     batches: list[torch.Tensor] = []
     for step in range(steps):
         if not batches:

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -28,6 +29,7 @@ from fubini.fisher import likelihoods
 from fubini.fisher import passes as fisher_pass
 from fubini.fisher.blocks import fisher_blocks
 from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
+from fubini.fisher.passes import _subsets
 
 Tensor = torch.Tensor
 _double = double_precision
@@ -482,3 +484,20 @@ def test_wrapped_models_stand_for_the_module_in_them() -> None:
     )
     for block, other in zip(wrapped, plain, strict=True):
         assert torch.equal(block.dense(), other.dense())
+
+
+@pytest.mark.parametrize("data", [2, 3, 6, 16])
+def test_subsets_separate_any_two_of_few_data(data: int) -> None:
+    # a model that mixed two of few data went unseen in every second pass
+    for _ in range(5):
+        subsets = _subsets(data).numpy()
+        for one in range(data):
+            for other in set(range(data)) - {one}:
+                assert (subsets[:, one] & ~subsets[:, other]).any()
+
+
+@pytest.mark.parametrize("data", [17, 64, 65, 1000])
+def test_subsets_of_many_data(data: int) -> None:
+    subsets = _subsets(data).numpy()
+    assert len(subsets) == (4 if data <= 64 else 2)
+    assert (np.abs(subsets.sum(axis=1) - data / 2) <= 2).all()

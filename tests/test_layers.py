@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from fubini.circuit.angles import gate_tape
-from fubini.circuit.gate_layers import LayerRule, find_layers
+from fubini.circuit.gate_layers import find_layers
 from fubini.circuit.pauli import dense, known_pauli_sum, product_basis, restrict, sums_commute
+from fubini.options import LayerRule
 
 
 def layers_of(
@@ -182,5 +183,5 @@ def test_product_basis() -> None:
 
 
 def test_unknown_rule() -> None:
-    with pytest.raises(ValueError, match="layers: expected one of"):
+    with pytest.raises(ValueError, match="layers: expected 'wires'"):
         find_layers((), "best")  # type: ignore[arg-type]

@@ -232,7 +232,7 @@ def test_dtype_and_layers_of_models() -> None:
     ("options", "message"),
     [
         ({"approx": "blocks"}, "approx: expected None"),
-        ({"layers": "all"}, "layers: expected one of"),
+        ({"layers": "all"}, "layers: expected 'wires'"),
         ({"reduce": "sum"}, "reduce: expected None or 'mean'"),
     ],
 )

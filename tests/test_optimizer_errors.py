@@ -97,7 +97,7 @@ CONSTRUCTION: list[tuple[Any, dict[str, Any], Any, str]] = [
         ValueError,
         "metric: expected 'quantum', 'fisher' or 'hybrid', got 'euclid'",
     ),
-    (lambda m: m, {"layers": "none"}, ValueError, "layers: expected one of"),
+    (lambda m: m, {"layers": "none"}, ValueError, "layers: expected 'wires'"),
     (lambda m: [m[0].weight, m[0].weight], {}, ValueError, "params: expected every parameter once"),
     (lambda m: [{"params": [m[0].weight], "lam": -2}], {}, ValueError, "lam: expected"),
     (

@@ -15,14 +15,13 @@ sub-matrix of the Fubini-Study metric. Three rules say when two gates that share
 
 import functools
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fubini.circuit.pauli import PauliSum, bits_of, dense, on_bits, sums_commute
-
-LayerRule = Literal["wires", "maximal", "queue"]
+from fubini.options import LayerRule, check_rule
 
 # A dense commutator on more wires would cost more than the circuit that a finer partition adds.
 _MAX_DENSE_WIRES = 7
@@ -57,19 +56,6 @@ class Layer:
 
     gates: tuple[int, ...]
     before: tuple[int, ...]
-
-
-def check_rule(rule: str) -> None:
-    """Raise a ValueError unless rule names a layer rule.
-
-    Args:
-        rule: The name to check.
-
-    Raises:
-        ValueError: If there is no such rule.
-    """
-    if rule not in get_args(LayerRule):
-        raise ValueError(f"layers: expected one of {list(get_args(LayerRule))}, got {rule!r}")
 
 
 @functools.lru_cache(maxsize=256)

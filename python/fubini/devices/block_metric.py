@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pennylane as qml
 
 from fubini.arrays import hermitian
-from fubini.circuit.gate_layers import Layer, LayerRule, find_layers
+from fubini.circuit.gate_layers import Layer, find_layers
 from fubini.circuit.tape import GateTape
 from fubini.devices.basis import DiagonalBasis, diagonal_basis
 from fubini.devices.executor import Array
@@ -22,6 +22,7 @@ from fubini.devices.job import Job
 from fubini.devices.shifts import check_shots
 from fubini.devices.sweep import Sweep
 from fubini.errors import UnsupportedCircuitError
+from fubini.options import LayerRule
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -20,7 +20,7 @@ import pennylane as qml
 
 from fubini import _core
 from fubini.arrays import to_numpy
-from fubini.circuit.gate_layers import Layer, LayerRule, find_layers
+from fubini.circuit.gate_layers import Layer, find_layers
 from fubini.circuit.pauli import PauliSum, product_basis, restrict
 from fubini.circuit.tape import GateTape
 from fubini.devices import block_metric as sampled
@@ -33,7 +33,7 @@ from fubini.devices.job import Job
 from fubini.devices.prefixes import prefix_operations
 from fubini.devices.sweep import Sweep
 from fubini.errors import UnsupportedCircuitError
-from fubini.options import Approx
+from fubini.options import Approx, LayerRule
 
 FloatArray = npt.NDArray[np.float64]
 ComplexArray = npt.NDArray[np.complex128]

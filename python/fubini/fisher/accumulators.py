@@ -11,13 +11,13 @@ import numpy.typing as npt
 import torch
 
 from fubini.blocks import Block, DenseBlock, DiagonalBlock, FactorBlock, KroneckerBlock
-from fubini.circuit.gate_layers import LayerRule
 from fubini.fisher.calls import Call, KroneckerCall
 from fubini.fisher.quantum import QuantumCall
 from fubini.metric.engines import at_inputs
-from fubini.metric.functions import Approx, layer_metric
+from fubini.metric.functions import layer_metric
 from fubini.nn.layer import QuantumLayer
 from fubini.nn.stand_in import as_native
+from fubini.options import Approx, LayerRule
 
 Tensor = torch.Tensor
 Real = npt.NDArray[np.float64]

@@ -29,7 +29,6 @@ import torch
 
 from fubini.arrays import all_finite
 from fubini.blocks import Block, DiagonalBlock
-from fubini.circuit.gate_layers import LayerRule
 from fubini.errors import NumericalError
 from fubini.fisher.accumulators import (
     DiagonalUnit,
@@ -49,8 +48,8 @@ from fubini.fisher.passes import Layout, is_open, survey
 from fubini.fisher.quantum import QuantumCall
 from fubini.fisher.repeat import repeated
 from fubini.fisher.rules import BatchNormCall, NormCall, rule_for
-from fubini.metric.functions import Approx
 from fubini.nn.surroundings import Seen, Surroundings, without_autocast
+from fubini.options import Approx, LayerRule
 
 Tensor = torch.Tensor
 

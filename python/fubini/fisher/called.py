@@ -11,12 +11,11 @@ import numpy.typing as npt
 import torch
 
 from fubini import _core
-from fubini.circuit.gate_layers import LayerRule
 from fubini.fisher.quantum import QuantumCall, covariances
 from fubini.nn.call_forms import CallForm, call_form
 from fubini.nn.linearise import Linearised
 from fubini.nn.watched_calls import WeightSeen, origins_of, slotted, weight_seen
-from fubini.options import Approx
+from fubini.options import Approx, LayerRule
 from fubini.torch_private import is_wrapped
 
 Tensor = torch.Tensor

@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 
-from fubini.circuit.gate_layers import LayerRule, check_rule
 from fubini.fisher.accumulators import Cotangents, Unit
 from fubini.fisher.calls import Call
 from fubini.fisher.likelihoods import Likelihood, OutputGradient
 from fubini.fisher.passes import Pass
-from fubini.metric.functions import Approx, check_approx
+from fubini.options import Approx, LayerRule, check_approx, check_rule, check_word
 
 Tensor = torch.Tensor
 
@@ -64,8 +63,7 @@ def check_request(request: Request) -> None:
         "fallback": (request.fallback, (None, "diagonal", "identity")),
     }
     for name, (value, known) in words.items():
-        if value not in known:
-            raise ValueError(f"{name}: expected one of {known}, got {value!r}")
+        check_word(name, value, known)
     if request.fisher == "empirical":
         if request.targets is None:
             raise ValueError(

@@ -30,8 +30,10 @@ Tensor = torch.Tensor
 # Entries of all cotangents that are carried at once.
 _CHUNK = 1 << 24
 
-# Seeds of the halves of the data.
-_HALVES = itertools.count()
+# Seeds of the orders of the data, another one for every pass.
+_ORDERS = itertools.count()
+# Up to so many data any two are told apart, and up to so many three pairs of four.
+_FEW, _SOME = 16, 64
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,7 @@ class Pass:
         """Whether the outputs of some data depend on these data's parts of every call alone.
 
         Which data a model mixes may depend on their values, on random numbers and on its training flags, so this is looked
-        for in every pass, for another half of the data: whatever mixes two of many pairs is seen.
+        for in every pass, by subsets of the data that separate any two of few data, and most pairs of many.
 
         Args:
             data: Number of data.
@@ -238,21 +240,29 @@ class Pass:
             return True
         if not all(call.fits(data) for call in self.calls):
             return False
-        chosen = np.random.default_rng(next(_HALVES)).permutation(data)[: data // 2]
-        mine = torch.zeros(data, dtype=torch.bool)
-        mine[torch.from_numpy(chosen)] = True
-        mine[0], mine[-1] = True, False
-        column = torch.zeros_like(self.output)
+        subsets = _subsets(data)
         # Any numbers without a pattern that a layer might cancel.
-        numbers = torch.arange(1.0, 1.0 + column.numel(), dtype=torch.float64).cos()
-        column += numbers.reshape(column.shape).to(column)
-        column[~mine.to(column.device)] = 0.0
-        for call, g in zip(self.calls, self.backward(column[None]), strict=True):
-            if g is not None:
-                rows = call_rows(call, g[0], data)
+        numbers = torch.arange(1.0, 1.0 + self.output.numel(), dtype=torch.float64).cos()
+        column = numbers.reshape(self.output.shape).to(self.output)
+        columns = torch.stack([column] * len(subsets))
+        columns[~subsets.to(column.device)] = 0.0
+        for call, g in zip(self.calls, self.backward(columns), strict=True):
+            if g is None:
+                continue
+            for mine, one in zip(subsets, g, strict=True):
+                rows = call_rows(call, one, data)
                 if bool((rows[~mine.to(rows.device)] != 0).any()):
                     return False
         return True
+
+
+def _subsets(data: int) -> Tensor:
+    """Subsets of the data, (subsets, data): with them, one that has a datum and not another shows that these two are mixed."""
+    order = np.random.default_rng(next(_ORDERS)).permutation(data)
+    # The bits of numbers tell any two numbers apart; of many data, most pairs differ in one or two.
+    bits = (data - 1).bit_length() if data <= _FEW else 2 if data <= _SOME else 1
+    halves = np.array([order >> bit & 1 for bit in range(bits)], dtype=bool)
+    return torch.from_numpy(np.concatenate([halves, ~halves]))
 
 
 def call_rows(call: Call, g: Tensor, data: int) -> Tensor:

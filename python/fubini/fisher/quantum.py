@@ -12,7 +12,6 @@ import torch
 
 from fubini import _core
 from fubini.arrays import to_numpy
-from fubini.circuit.gate_layers import LayerRule
 from fubini.circuit.pauli import applied
 from fubini.errors import UnsupportedCircuitError
 from fubini.fisher.calls import Call
@@ -21,7 +20,7 @@ from fubini.native.measurements import Measurement, masked
 from fubini.native.metric import observable_covariances
 from fubini.nn.linearise import Linearised, flat_weights, linearise, trace
 from fubini.nn.stand_in import as_native
-from fubini.options import Approx
+from fubini.options import Approx, LayerRule
 
 Tensor = torch.Tensor
 Real = npt.NDArray[np.float64]

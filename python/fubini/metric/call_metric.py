@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from fubini.arrays import all_finite
-from fubini.circuit.gate_layers import LayerRule
 from fubini.compile.calls import find
 from fubini.devices.executor import device_reason
 from fubini.errors import NumericalError, UnsupportedCircuitError
@@ -22,7 +21,7 @@ from fubini.native.pullback import Pullback
 from fubini.nn.call_forms import CallForm, call_form, place
 from fubini.nn.recorder import check_same_weights
 from fubini.nn.watched_calls import SeenCall, Slot, slotted
-from fubini.options import Approx, Real
+from fubini.options import Approx, LayerRule, Real
 
 Tensor = torch.Tensor
 

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 
 from fubini import _core
-from fubini.circuit.gate_layers import LayerRule
 from fubini.circuit.jacobian import Jacobian
 from fubini.native import metric as native_metric
 from fubini.native.circuit import Circuit, matrix_argument
 from fubini.native.derivative import along
-from fubini.native.operator import Form, MetricOperator
+from fubini.native.operator import MetricOperator
 from fubini.native.pullback import Pullback
-from fubini.options import Approx, Complex, Real, Reduce
+from fubini.options import Approx, Complex, Form, LayerRule, Real, Reduce
 from fubini.runtime import FEWER_WEIGHTS, check_fits
 
 _MATRIX_FREE = "use fubini.metric_operator(circuit, 'matrix-free')(angles)"

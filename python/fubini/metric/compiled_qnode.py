@@ -6,11 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from fubini.circuit.arguments import Argnums
-from fubini.circuit.gate_layers import LayerRule
-from fubini.metric.engines import Engine
 from fubini.metric.functions import metric_tensor
 from fubini.nn.qnode_function import QNodeFunction
-from fubini.options import Approx, Reduce
+from fubini.options import Approx, Engine, LayerRule, Reduce
 
 # Metric functions of compiled QNodes, while these live; they do not hold them.
 _METRICS: weakref.WeakKeyDictionary[Any, dict[Any, Callable[..., Any]]] = (

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pennylane as qml
@@ -12,7 +12,6 @@ from fubini import _core
 from fubini.arrays import to_numpy
 from fubini.circuit.angles import gate_tape
 from fubini.circuit.arguments import Argnums, check_finite_array, check_finite_weights, weights_of
-from fubini.circuit.gate_layers import LayerRule
 from fubini.circuit.jacobian import Jacobian
 from fubini.circuit.tape import GateTape
 from fubini.compile.calls import compiled_call, of_compiled
@@ -24,10 +23,8 @@ from fubini.native.pullback import Pullback, assembled, of_tape
 from fubini.nn.layer_tape import layer_arguments, layer_tape
 from fubini.nn.qnode_function import plain_qnode
 from fubini.nn.stand_in import quantum_layer
-from fubini.options import Approx, Complex, Real, Reduce
+from fubini.options import Approx, Complex, Engine, LayerRule, Real, Reduce, check_engine
 from fubini.runtime import MATRIX_FREE, check_fits
-
-Engine = Literal["auto", "native", "device"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -374,8 +371,7 @@ def points(
         TypeError: If qnode is no QNode or quantum layer.
         ValueError: For an unknown engine, or argnums for a layer.
     """
-    if engine not in ("auto", "native", "device"):
-        raise ValueError(f"engine: expected 'auto', 'native' or 'device', got {engine!r}")
+    check_engine(engine)
     chosen = None if argnum is None else (argnum,) if isinstance(argnum, int) else tuple(argnum)
     if isinstance(qnode, torch.nn.Module):
         _check_layer(qnode)

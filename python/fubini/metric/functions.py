@@ -14,27 +14,29 @@ import pennylane as qml
 import torch
 
 from fubini.circuit.arguments import Argnums, check_finite_array, returned
-from fubini.circuit.gate_layers import LayerRule, check_rule
 from fubini.errors import UnsupportedCircuitError
 from fubini.metric import circuits
-from fubini.metric.engines import (
-    Engine,
-    Point,
-    at_inputs,
-    at_single_inputs,
-    compiled_pullback,
-    points,
-)
+from fubini.metric.engines import Point, at_inputs, at_single_inputs, compiled_pullback, points
 from fubini.metric.gradient import Wanted, derivative_along, with_gradient
 from fubini.native.circuit import Circuit
-from fubini.native.operator import Form, MetricOperator, check_form
+from fubini.native.operator import MetricOperator
 from fubini.nn.qnode_function import plain_qnode
-from fubini.options import Approx, Real, Reduce
+from fubini.options import (
+    Approx,
+    Engine,
+    Form,
+    LayerRule,
+    Real,
+    Reduce,
+    check_approx,
+    check_form,
+    check_reduce,
+    check_rule,
+)
 from fubini.torch_private import is_wrapped
 
 __all__ = [
     "Approx",
-    "check_approx",
     "geometric_tensor",
     "layer_metric",
     "metric_derivative",
@@ -46,35 +48,6 @@ __all__ = [
 Argnum = int | Sequence[int] | None
 #: Attribute of metric functions: the same as a NumPy array over all weights, without a graph; None off the native engine.
 MATRIX = "_fubini_matrix"
-
-
-def check_approx(approx: str | None, *, auto: bool = False) -> None:
-    """Raise a ValueError unless approx names an approximation.
-
-    Args:
-        approx: The name to check.
-        auto: Whether ``"auto"`` is allowed.
-
-    Raises:
-        TypeError: If it is an array.
-        ValueError: If there is no such approximation.
-    """
-    _check_word("approx", approx)
-    if approx not in (None, "block-diag", "diag") and not (auto and approx == "auto"):
-        names = (
-            "None (full), 'block-diag', 'diag' or 'auto'"
-            if auto
-            else "None (full), 'block-diag' or 'diag'"
-        )
-        raise ValueError(f"approx: expected {names}, got {approx!r}")
-
-
-def _check_word(name: str, value: Any) -> None:
-    if hasattr(value, "shape") or isinstance(value, list | tuple | dict):
-        raise TypeError(
-            f"{name}: expected a word or None, got {type(value).__name__}; weights and inputs go to the function that is "
-            "returned, as in metric_tensor(qnode)(weights)"
-        )
 
 
 def _check_pennylane(allow_nonunitary: Any, hybrid: Any) -> None:
@@ -183,12 +156,11 @@ def metric_tensor(
         tensor([[0.5000, 0.2500],
                 [0.2500, 0.2500]], dtype=torch.float64)
     """
-    _check_word("approx", approx)
     _check_pennylane(allow_nonunitary, hybrid)
+    check_approx(approx, auto=True)
     if approx == "auto":
-        _check_reduce(reduce)
+        check_reduce(reduce)
         return metric_operator(qnode, argnum=argnum, argnums=argnums, layers=layers, engine=engine)
-    check_approx(approx)
     check_rule(layers)
     wanted = Wanted(approx, layers, reduce, joint)
     if isinstance(qnode, Circuit):
@@ -426,7 +398,7 @@ def metric_derivative(
     """
     check_approx(approx)
     check_rule(layers)
-    _check_reduce(reduce)
+    check_reduce(reduce)
     if isinstance(qnode, Circuit):
         _check_of_circuit(argnums=argnums, approx=approx)
         return lambda angles, state=None: circuits.metric_derivative(
@@ -537,11 +509,6 @@ def _operator(point: Point, form: Form, layers: LayerRule) -> MetricOperator:
     return MetricOperator(point.pullback, form, layers=layers, like=point.weights[0])
 
 
-def _check_reduce(reduce: str | None) -> None:
-    if reduce not in (None, "mean"):
-        raise ValueError(f"reduce: expected None or 'mean', got {reduce!r}")
-
-
 # -- calls ------------------------------------------------------------------------------------------------------
 
 
@@ -554,7 +521,7 @@ def _over_calls(
     mixed: bool = False,
 ) -> Callable[..., Any]:
     """A function of the QNode's arguments that returns the metric wanted; ``mixed``: also of mixed states."""
-    _check_reduce(wanted.reduce)
+    check_reduce(wanted.reduce)
     at = points(qnode, argnum, argnums, engine)
 
     def call(*args: Any, **kwargs: Any) -> Any:

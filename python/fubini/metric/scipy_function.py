@@ -11,11 +11,10 @@ import torch
 from fubini import _core
 from fubini.arrays import to_numpy
 from fubini.circuit.arguments import argument_name, check_finite_array
-from fubini.circuit.gate_layers import LayerRule
 from fubini.compile.calls import Known, find
 from fubini.metric.functions import metric_tensor
 from fubini.nn.qnode_function import QNodeFunction
-from fubini.options import Approx, Real
+from fubini.options import Approx, LayerRule, Real
 
 _NONE = np.zeros((1, 0))
 _ONE = np.ones((1, 1))

@@ -8,11 +8,9 @@ import numpy as np
 
 from fubini.arrays import real_array
 from fubini.circuit.arguments import Argnums, argument_name, check_finite_array
-from fubini.circuit.gate_layers import LayerRule, check_rule
-from fubini.metric.engines import Engine, Point, points
-from fubini.metric.functions import check_approx
+from fubini.metric.engines import Point, points
 from fubini.native.operator import MetricOperator
-from fubini.options import Approx, Index, Real
+from fubini.options import Approx, Engine, Index, LayerRule, Real, check_approx, check_rule
 
 #: Weights that a repr names before it counts.
 _NAMED = 8

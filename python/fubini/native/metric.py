@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fubini import _core
-from fubini.circuit.gate_layers import GateShape, LayerRule, check_rule, find_layers
+from fubini.circuit.gate_layers import GateShape, find_layers
 from fubini.circuit.jacobian import Directions
 from fubini.circuit.pauli import (
     PauliSum,
@@ -25,7 +25,7 @@ from fubini.circuit.pauli import (
 )
 from fubini.native.circuit import Circuit
 from fubini.native.measurements import observable_sums
-from fubini.options import Complex, Real, Reduce
+from fubini.options import Complex, LayerRule, Real, Reduce, check_approx, check_reduce, check_rule
 
 Block = tuple[tuple[int, ...], Real]
 
@@ -458,10 +458,8 @@ def check_request(angles: Real, approx: str | None, reduce: str | None, single: 
     Raises:
         ValueError: For an unknown name, angles that are not finite, or the mean of nothing.
     """
-    if approx not in (None, "block-diag", "diag"):
-        raise ValueError(f"approx: expected None (full), 'block-diag' or 'diag', got {approx!r}")
-    if reduce not in (None, "mean"):
-        raise ValueError(f"reduce: expected None or 'mean', got {reduce!r}")
+    check_approx(approx)
+    check_reduce(reduce)
     if reduce == "mean" and not len(angles):
         raise ValueError("angles: expected at least one row for the mean, got an empty batch")
     check_finite("angles", angles, single)

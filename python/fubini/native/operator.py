@@ -2,39 +2,17 @@
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from fubini.arrays import is_tensor, like, real_array
-from fubini.circuit.gate_layers import LayerRule, check_rule
 from fubini.native.cost import Choice, choose
 from fubini.native.metric import check_finite
 from fubini.native.pullback import Pullback
-from fubini.options import Index, Real
+from fubini.options import Form, Index, LayerRule, Real, check_form, check_rule
 from fubini.solvers.damping import Damping, as_damping
 from fubini.solvers.systems import CG, Dual, SolveInfo, solve
-
-Form = Literal["auto", "dense", "dual", "matrix-free"]
-
-
-def check_form(form: str) -> None:
-    """Raise a ValueError unless form names a form of the metric.
-
-    Args:
-        form: The name to check.
-
-    Raises:
-        TypeError: If it is an array.
-        ValueError: If there is no such form.
-    """
-    if hasattr(form, "shape"):
-        raise TypeError(
-            f"form: expected a word, got {type(form).__name__}; weights and inputs go to the function that is returned, as in "
-            "metric_operator(qnode)(weights)"
-        )
-    if form not in ("auto", "dense", "dual", "matrix-free"):
-        raise ValueError(f"form: expected 'auto', 'dense', 'dual' or 'matrix-free', got {form!r}")
 
 
 class MetricOperator:

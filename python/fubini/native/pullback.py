@@ -17,7 +17,6 @@ import torch
 from fubini import _core
 from fubini.arrays import hermitian, to_numpy
 from fubini.circuit.decompose import PREPARATIONS
-from fubini.circuit.gate_layers import LayerRule
 from fubini.circuit.jacobian import AngleBlock, Directions, Jacobian, WeightBlock, merged
 from fubini.circuit.tape import Gate, GateTape
 from fubini.circuit.unfold import rebind
@@ -26,7 +25,7 @@ from fubini.native import metric as native_metric
 from fubini.native.circuit import Circuit, circuit_of
 from fubini.native.derivative import tangent_states, without_state
 from fubini.native.reading import Gates
-from fubini.options import Approx, Complex, Index, Real, Reduce
+from fubini.options import Approx, Complex, Index, LayerRule, Real, Reduce
 from fubini.runtime import MATRIX_FREE, check_fits
 
 _REAL_PART = (

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from fubini.circuit.gate_layers import LayerRule
 from fubini.devices.metric import metric_job
 from fubini.devices.readout import Estimates, readout_of
 from fubini.devices.shifts import gradient_job
@@ -14,7 +13,7 @@ from fubini.devices.usage import Usage
 from fubini.errors import UnsupportedCircuitError
 from fubini.nn.device_pass import ShiftedCircuit, own_derivatives
 from fubini.nn.layer_tape import layer_tape
-from fubini.options import Approx
+from fubini.options import Approx, LayerRule
 
 _NOTHING = Usage()
 

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import pennylane as qml
 import torch
 
-from fubini.circuit.gate_layers import LayerRule
 from fubini.circuit.words import by_words
 from fubini.compile.compiled import Compiled, Traced
 from fubini.compile.function import Run, compile_function, rest_of
@@ -33,9 +32,8 @@ from fubini.nn.layouts import tuples_are_stacked
 from fubini.nn.native_pass import run_compiled, run_reading, run_traced
 from fubini.nn.operation import as_operation
 from fubini.nn.shot_noise import ShotNoise
+from fubini.options import Engine, LayerRule, check_engine
 from fubini.torch_private import is_traced, uncompiled
-
-Engine = Literal["auto", "native", "device"]
 
 
 class QuantumLayer(torch.nn.Module):
@@ -108,8 +106,7 @@ class QuantumLayer(torch.nn.Module):
         static: bool = False,
     ) -> None:
         super().__init__()
-        if engine not in ("auto", "native", "device"):
-            raise ValueError(f"engine: expected 'auto', 'native' or 'device', got {engine!r}")
+        check_engine(engine)
         if qnode.interface not in ("auto", "torch"):
             raise ValueError(
                 f"qnode: expected the interface 'auto' or 'torch', got {qnode.interface!r}; "

@@ -8,7 +8,8 @@ import pennylane as qml
 import torch
 
 from fubini.nn.evaluations import STAND_IN, TorchLayerHook, hide
-from fubini.nn.layer import Engine, QuantumLayer
+from fubini.nn.layer import QuantumLayer
+from fubini.options import Engine, check_engine
 
 _OF_MODULES = frozenset(torch.nn.Module().__dict__)
 _CONTENTS = ("_parameters", "_buffers", "_modules")
@@ -51,8 +52,7 @@ def replace_torch_layers(model: torch.nn.Module, *, engine: Engine = "auto") -> 
     """
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    if engine not in ("auto", "native", "device"):
-        raise ValueError(f"engine: expected 'auto', 'native' or 'device', got {engine!r}")
+    check_engine(engine)
     made: dict[int, _Replacement] = {}
     for path, layer in _torch_layers(model):
         if id(layer) not in made:

@@ -14,12 +14,12 @@ import numpy.typing as npt
 import torch
 
 from fubini.circuit.angles import gate_tape
-from fubini.circuit.gate_layers import LayerRule
 from fubini.circuit.tape import GateTape
 from fubini.devices.block_metric import MetricEstimate, metric_job
 from fubini.devices.full_metric import full_metric_job
 from fubini.devices.gradient import Gradient
 from fubini.devices.job import Job
+from fubini.options import LayerRule
 
 FloatArray = npt.NDArray[np.float64]
 

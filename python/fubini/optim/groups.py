@@ -7,11 +7,9 @@ from typing import Any
 import torch
 
 from fubini.blocks import distributed
-from fubini.circuit.gate_layers import check_rule
-from fubini.metric.functions import check_approx
 from fubini.optim.checks import check_group, listed
 from fubini.optim.policies import Armijo, DampingPolicy, TrustRegion, as_policy
-from fubini.options import check_number
+from fubini.options import check_approx, check_number, check_rule, check_word
 from fubini.solvers.damping import Absolute, Damping, Diagonal, Relative
 
 KINDS: dict[str, type[Damping]] = {kind.kind: kind for kind in (Absolute, Relative, Diagonal)}
@@ -166,9 +164,7 @@ def check_options(options: Mapping[str, Any], policy: DampingPolicy | None) -> N
         "fallback": (None, "diagonal", "identity"),
     }
     for name, known in words.items():
-        if options[name] not in known:
-            wanted = ", ".join(repr(word) for word in known[:-1]) + f" or {known[-1]!r}"
-            raise ValueError(f"{name}: expected {wanted}, got {options[name]!r}")
+        check_word(name, options[name], known)
     check_approx(options["approx"], auto=metric == "quantum")
     check_rule(options["layers"])
     check_number("averaging", options["averaging"], 1.0)

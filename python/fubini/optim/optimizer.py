@@ -8,9 +8,7 @@ from typing import Any, Literal
 import torch
 
 from fubini.blocks import distributed
-from fubini.circuit.gate_layers import LayerRule
 from fubini.devices.signal_to_noise import SignalToNoise
-from fubini.metric.functions import Approx
 from fubini.nn.surroundings import RandomState
 from fubini.optim.checks import check_gradients, check_parameters, listed
 from fubini.optim.choices import PER_TERM, better_call, choose, described, without_metric
@@ -36,6 +34,7 @@ from fubini.optim.momentum import as_momentum, with_velocities
 from fubini.optim.policies import Armijo, DampingPolicy, Tikhonov, TrustRegion, own_policy
 from fubini.optim.proposal import Proposal
 from fubini.optim.step import take_step
+from fubini.options import Approx, LayerRule
 from fubini.solvers.damping import Absolute, Damping
 from fubini.torch_private import TAKES_NAMES, load_compiler, uncompiled
 

@@ -12,10 +12,9 @@ import torch
 
 from fubini.arrays import all_finite, to_numpy
 from fubini.blocks import Block, DenseBlock, FactorBlock, NoisyBlock, OperatorBlock, distributed
-from fubini.circuit.gate_layers import LayerRule
 from fubini.errors import NumericalError, UnsupportedCircuitError
 from fubini.metric.call_metric import CallLayer
-from fubini.metric.functions import Approx, layer_metric, layer_operator, single_inputs_metric
+from fubini.metric.functions import layer_metric, layer_operator, single_inputs_metric
 from fubini.native.operator import MetricOperator
 from fubini.nn.evaluations import (
     Evaluation,
@@ -29,6 +28,7 @@ from fubini.nn.layer import QuantumLayer
 from fubini.nn.recorder import PassRecorder, check_same_weights, missing
 from fubini.nn.shot_noise import estimated_metric, gradient_covariance, layer_tape
 from fubini.nn.watched_calls import CallWatch, SeenCall, watch_calls
+from fubini.options import Approx, LayerRule
 
 Tensor = torch.Tensor
 Real = npt.NDArray[np.float64]

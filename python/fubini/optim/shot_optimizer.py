@@ -11,7 +11,6 @@ import pennylane as qml
 import torch
 
 from fubini.circuit.angles import gate_tape
-from fubini.circuit.gate_layers import LayerRule, check_rule
 from fubini.circuit.tape import GateTape
 from fubini.devices.block_metric import metric_job
 from fubini.devices.executor import Executor, executor_of
@@ -26,7 +25,7 @@ from fubini.devices.signal_to_noise import (
 )
 from fubini.devices.usage import Usage
 from fubini.optim.checks import listed
-from fubini.options import check_number
+from fubini.options import LayerRule, check_number, check_rule
 from fubini.torch_private import uncompiled
 
 FloatArray = npt.NDArray[np.float64]

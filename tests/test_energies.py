@@ -339,6 +339,21 @@ def test_sparse_hamiltonians_are_sums_of_words(wires):
     assert values[0] == pytest.approx(float(energy(w, hamiltonian)), abs=1e-12)
 
 
+def test_multiples_of_projectors_on_many_wires():
+    wires = list(range(9))
+    bits = [1, 0, 0, 1, 1, 0, 0, 0, 1]
+    found = pauli_sum(-2.0 * qml.Projector(bits, wires), {w: w for w in wires}, 10)
+    outcome = 2 * int("".join(map(str, bits)), 2)
+    diagonal = np.zeros(2**10)
+    index = np.arange(2**10)
+    for x, z, c in found:
+        assert x == 0
+        diagonal += c * (1.0 - 2.0 * (np.bitwise_count(index & z) & 1))
+    expected = np.zeros(2**10)
+    expected[outcome : outcome + 2] = -2.0
+    np.testing.assert_allclose(diagonal, expected, atol=1e-13)
+
+
 def test_sparse_hamiltonians_that_are_not_are_refused():
     matrix = scipy.sparse.csr_matrix(np.diag([1.0, 2.0], 1)[:2, :2] + 0.0)
     with pytest.raises(NoPauliSum, match="Hermitian"):

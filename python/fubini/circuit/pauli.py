@@ -18,6 +18,8 @@ PauliSum = tuple[PauliTerm, ...]
 
 #: 4^8 words with 2^8 entries each take some milliseconds.
 MAX_MATRIX_WIRES = 8
+#: Of projectors on basis states, which have 2^k words of Z.
+MAX_PROJECTOR_WIRES = 12
 #: Of sparse matrices: 2^k wires' amplitudes times the combinations of wires that entries flip, at most 2^24 words.
 MAX_SPARSE_WORDS = 1 << 24
 # Relative to the largest coefficient: rounding of a matrix's decomposition.
@@ -71,6 +73,14 @@ def pauli_sum(observable: Any, positions: dict[Any, int], num_wires: int) -> Pau
     bits = [1 << (num_wires - 1 - positions[wire]) for wire in wires]
     if isinstance(observable, qml.SparseHamiltonian):
         return on_wires(of_sparse(observable.sparse_matrix()), bits)
+    if (
+        isinstance(observable, qml.Projector)
+        and MAX_MATRIX_WIRES < len(wires) <= MAX_PROJECTOR_WIRES
+    ):
+        state = qml.math.toarray(observable.parameters[0])
+        if state.shape == (len(wires),):  # of a basis state
+            outcome = int("".join(str(int(bit)) for bit in state), 2)
+            return projector([positions[wire] for wire in wires], outcome, num_wires)
     if len(wires) > MAX_MATRIX_WIRES:
         raise NoPauliSum(f"a matrix on {len(wires)} wires, more than {MAX_MATRIX_WIRES}")
     try:

@@ -35,6 +35,19 @@ class EnergyModel:
         gradient: (P,).
         curvature: (P, P), the Gauss-Newton part of the Hessian of E, see :meth:`EnergyProblem.curvature`.
         metric: (P, P), the Fubini-Study metric.
+
+    Example:
+        >>> import fubini, torch, pennylane as qml
+        >>> @qml.qnode(qml.device("default.qubit", wires=2))
+        ... def circuit(w):
+        ...     qml.RY(w[0], wires=0)
+        ...     qml.CNOT([0, 1])
+        ...     qml.RY(w[0] + w[1], wires=1)
+        ...     return qml.expval(qml.Z(0) @ qml.Z(1))
+        >>> problem = fubini.energy_problem(circuit, torch.tensor([0.4, 0.3], dtype=torch.float64))
+        >>> model = problem.model(problem.start)
+        >>> model.gradient.shape, model.curvature.shape, model.metric.shape
+        ((2,), (2, 2), (2, 2))
     """
 
     energy: float
@@ -51,6 +64,18 @@ class EnergyProblem:
     Attributes:
         start: Where the arguments were, (P,).
         evaluations: How often an energy was computed, with or without derivatives.
+
+    Example:
+        >>> import fubini, torch, pennylane as qml
+        >>> @qml.qnode(qml.device("default.qubit", wires=2))
+        ... def circuit(w):
+        ...     qml.RY(w[0], wires=0)
+        ...     qml.CNOT([0, 1])
+        ...     qml.RY(w[0] + w[1], wires=1)
+        ...     return qml.expval(qml.Z(0) @ qml.Z(1))
+        >>> problem = fubini.energy_problem(circuit, torch.tensor([0.4, 0.3], dtype=torch.float64))
+        >>> round(float(problem.energy(problem.start)), 6)
+        0.764842
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from circuits import ANGLE_GATES, random_circuit
 from devices_common import Serial, check_statistics, tape_of
 from fubini import UnsupportedCircuitError
 from fubini.devices.executor import Executor
-from fubini.devices.full_metric import free_wire, full_metric_job
+from fubini.devices.full_metric import fidelity_job, free_wire, full_metric_job
 from fubini.devices.hessian import hessian_job, pair_plan
 from fubini.devices.usage import Usage
 from reference import geometric_tensor
@@ -137,6 +137,20 @@ def test_errors_over_weights_and_inputs(method: Any) -> None:
     )
     assert not none.any()
     check_statistics(values, errors, exact)
+
+
+def test_some_entries_alone() -> None:
+    dev = qml.device("default.qubit")
+    tape = tape_of(layered, dev, [[0.3, 0.8], [-0.4, 1.1]])
+    pairs = [(0, 3), (2, 2)]
+    job = fidelity_job(tape, None, pairs)
+    assert sum(s.circuits for s in job.sweeps) == 4 + 1
+    expected = geometric_tensor(tape).real
+    mask = np.zeros((4, 4), dtype=bool)
+    for i, j in pairs:
+        mask[i, j] = mask[j, i] = True
+    found = job.run(Executor(dev)).values[0]
+    np.testing.assert_allclose(found, np.where(mask, expected, 0.0), rtol=0, atol=TOLERANCE)
 
 
 def test_a_state_preparation_is_inverted() -> None:

@@ -288,3 +288,21 @@ def test_copies_and_saved_states() -> None:
     pair["optimizer"].step()
     assert "signal-to-noise" in pair["optimizer"].explain()
     assert pickle.loads(pickle.dumps(SignalToNoise(3.0))) == SignalToNoise(3.0)
+
+
+def test_gains_are_the_derivative_of_the_direction() -> None:
+    """Against differences of order 2: an error of about step^2 times the filter's third derivative."""
+    rng = np.random.default_rng(1)
+    root = rng.normal(size=(4, 4))
+    metric, errors = root @ root.T, 0.1 * np.ones((4, 4))
+    covariance = 0.04 * np.eye(4)
+    gradient = 0.5 * rng.normal(size=4)
+    found = snr_direction(gradient, covariance, metric, errors)
+    assert found.weights.min() < 0.9
+    for k, gain in enumerate(found.gains):
+        step = 1e-4 * found.vectors[:, k]
+        ends = [
+            snr_direction(gradient + s * step, covariance, metric, errors).values for s in (1, -1)
+        ]
+        slope = (ends[0] - ends[1]) / 2e-4
+        np.testing.assert_allclose(slope, gain * found.vectors[:, k], rtol=0, atol=1e-4)

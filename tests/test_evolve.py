@@ -459,12 +459,17 @@ def test_circuits_that_cannot_evolve_are_refused_with_a_remedy():
     fubini.evolve(node, 0.1, 0.1, inputs={"x": 0.3})
     assert len(fubini.evolve(node, (0.1, 0.2), 0.1).final) == 2
     with pytest.raises(fubini.UnsupportedCircuitError, match="it has 10 shots"):
+        ansatz(qml.set_shots(node, 10), 0.1, {"x": 0.3})
+    with pytest.raises(ValueError, match=r"it has 10 shots.*method='RK4', step="):
         fubini.evolve(qml.set_shots(node, 10), 0.1, inputs={"x": 0.3})
+    steps = {"method": "RK4", "step": 0.1}
+    fubini.evolve(qml.set_shots(node, 10), 0.1, 0.1, inputs={"x": 0.3}, **steps)
     exact = qml.QNode(qml.set_shots(node, 10).func, qml.device("default.qubit"))
     fubini.evolve(exact, 0.1, 0.1, inputs={"x": 0.3})
     shots = fubini.QuantumLayer(qml.set_shots(alternating(2, ising(2)), 10), {"w": (1, 3)})
     with pytest.raises(fubini.UnsupportedCircuitError, match=r"native engine.*QuantumLayer\(qml"):
-        fubini.evolve(shots)
+        ansatz(shots)
+    fubini.evolve(shots, times=0.1, **steps)
     layer = fubini.QuantumLayer(
         qml.QNode(shots.qnode.func, qml.device("default.qubit")),
         shots.weight_shapes,
@@ -473,7 +478,8 @@ def test_circuits_that_cannot_evolve_are_refused_with_a_remedy():
     fubini.evolve(layer, times=0.1)
     mixed = qml.QNode(_with_data, qml.device("default.mixed", wires=1))
     with pytest.raises(fubini.UnsupportedCircuitError, match=r"qml.QNode\(qnode.func"):
-        fubini.evolve(mixed, 0.1, inputs={"x": 0.3})
+        ansatz(mixed, 0.1, {"x": 0.3})
+    fubini.evolve(mixed, 0.1, 0.1, inputs={"x": 0.3}, **steps)
     several = qml.QNode(lambda w: [qml.RX(w, 0), qml.probs()][1], device)
     with pytest.raises(ValueError, match=r"one expectation value, got .'probs'.; pass hamiltonian"):
         fubini.evolve(several, 0.1)

@@ -54,7 +54,7 @@ def full_metric_job(
     check_shots(shots)
     refuse_channels(tape)
     if method == "fidelity":
-        return _fidelity_job(tape, shots)
+        return fidelity_job(tape, shots)
     if method != "hadamard":
         raise ValueError(f"method: expected 'hadamard' or 'fidelity', got {method!r}")
     if auxiliary is None or auxiliary in tape.wires:
@@ -217,8 +217,24 @@ def _without_preparation(tape: GateTape) -> GateTape:
     )
 
 
-def _fidelity_job(tape: GateTape, shots: int | None) -> Job[MetricEstimate]:
-    plan: PairPlan = pair_plan(refuse_without_rule(tape, "a fidelity's second derivative"))
+def fidelity_job(
+    tape: GateTape, shots: int | None, pairs: Sequence[tuple[int, int]] | None = None
+) -> Job[MetricEstimate]:
+    """Return the job that finds the full metric, or some entries of it, from fidelities.
+
+    Args:
+        tape: The circuit, without channels.
+        shots: Of every circuit; None for exact results.
+        pairs: Trainable angles (i, j), i <= j, whose entries are wanted, the others being zero; None: all. Different entries
+            have circuits of their own, where i != j.
+
+    Returns:
+        The job.
+
+    Raises:
+        UnsupportedCircuitError: For gates without a shift rule or an inverse.
+    """
+    plan: PairPlan = pair_plan(refuse_without_rule(tape, "a fidelity's second derivative"), pairs)
     rows, count = batch_rows(tape), len(tape.trainable)
     at = np.broadcast_to(tape.angles, (rows, count))
     # The circuit with itself has fidelity 1 and is not run.

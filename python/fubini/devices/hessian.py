@@ -56,17 +56,20 @@ class PairPlan:
         return result
 
 
-def pair_plan(frequencies: Sequence[Sequence[float]]) -> PairPlan:
-    """Return the plan of all second derivatives.
+def pair_plan(
+    frequencies: Sequence[Sequence[float]], wanted: Sequence[tuple[int, int]] | None = None
+) -> PairPlan:
+    """Return the plan of second derivatives.
 
     Two two-term rules need four settings for two angles, and one besides the circuit itself for one angle: an
     expectation value is periodic in the angle, so that +pi and -pi are the same setting.
 
     Args:
         frequencies: Of every angle, positive and distinct.
+        wanted: Pairs of angles (i, j), i <= j; None: all.
 
     Returns:
-        The plan.
+        The plan; ``matrices`` of it have zeros at other pairs.
     """
     rules = [_core.shift_rule(list(f)) for f in frequencies]
     periods = [_period(f) for f in frequencies]
@@ -74,19 +77,20 @@ def pair_plan(frequencies: Sequence[Sequence[float]]) -> PairPlan:
     shifts: list[Setting] = []
     pairs: list[tuple[int, int]] = []
     total: dict[tuple[int, int], float] = {}
-    for i in range(len(rules)):
-        for j in range(i, len(rules)):
-            entry = len(pairs)
-            pairs.append((i, j))
-            for a, s in rules[i]:
-                for b, t in rules[j]:
-                    moved = ((i, s), (j, t)) if i != j else _single(i, s + t, periods[i])
-                    key = tuple((k, round(shift, 10)) for k, shift in moved)
-                    if key not in numbers:
-                        numbers[key] = len(shifts)
-                        shifts.append(moved)
-                    term = (entry, numbers[key])
-                    total[term] = total.get(term, 0.0) + a * b
+    if wanted is None:
+        wanted = [(i, j) for i in range(len(rules)) for j in range(i, len(rules))]
+    for i, j in wanted:
+        entry = len(pairs)
+        pairs.append((i, j))
+        for a, s in rules[i]:
+            for b, t in rules[j]:
+                moved = ((i, s), (j, t)) if i != j else _single(i, s + t, periods[i])
+                key = tuple((k, round(shift, 10)) for k, shift in moved)
+                if key not in numbers:
+                    numbers[key] = len(shifts)
+                    shifts.append(moved)
+                term = (entry, numbers[key])
+                total[term] = total.get(term, 0.0) + a * b
     terms = list(total)
     return PairPlan(
         tuple(shifts),

@@ -19,6 +19,8 @@ FloatArray = npt.NDArray[np.float64]
 
 # Eigenvalues below this part of the largest are rounding: the direction has no length.
 _RELATIVE_CUTOFF = 1e-10
+# Of the filter.
+_POWER = 6
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,15 @@ class Direction:
         values: (weights,), to be multiplied by the learning rate and subtracted.
         weights: Filter weight of every eigen-direction, 0 to 1.
         eigenvalues: Of the metric, ascending.
+        vectors: Its eigenvectors, in columns, (weights, weights).
+        gains: How fast the direction's component along every eigenvector grows with the gradient's.
     """
 
     values: FloatArray
     weights: FloatArray
     eigenvalues: FloatArray
+    vectors: FloatArray
+    gains: FloatArray
 
 
 def snr_direction(
@@ -84,11 +90,13 @@ def snr_direction(
     with np.errstate(divide="ignore", over="ignore"):
         ratio = np.where(noise > 0, np.abs(along) / np.where(noise > 0, noise, 1.0), np.inf)
         weights = np.where(
-            ratio > 0, 1.0 / (1.0 + (tolerance / np.maximum(ratio, 1e-50)) ** 6), 0.0
+            ratio > 0, 1.0 / (1.0 + (tolerance / np.maximum(ratio, 1e-50)) ** _POWER), 0.0
         )
     weights = np.where(real, weights, 0.0)
     step = np.where(real, weights * along / np.where(real, length, 1.0), 0.0)
-    return Direction(vectors @ step, weights, eigenvalues)
+    # d(weight * along) / d along
+    gains = weights * (1.0 + _POWER * (1.0 - weights)) / np.where(real, length, 1.0)
+    return Direction(vectors @ step, weights, eigenvalues, vectors, gains)
 
 
 def _check_tolerance(tolerance: float) -> None:

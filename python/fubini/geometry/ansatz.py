@@ -1,7 +1,6 @@
 """Circuits as functions of one flat vector of weights, evaluated for many such vectors at once."""
 
 import functools
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +16,12 @@ from fubini.compile.calls import find
 from fubini.compile.compiled import Compiled
 from fubini.devices.executor import device_reason
 from fubini.errors import UnsupportedCircuitError
+from fubini.geometry.ansatz_arguments import (
+    ONE_INPUT,
+    argument_names,
+    layer_arguments,
+    plain,
+)
 from fubini.geometry.operators import Terms, one_value, own_terms, terms_of
 from fubini.metric.engines import at_inputs, points
 from fubini.native.circuit import Circuit
@@ -199,7 +204,7 @@ class _Called(Ansatz):
     def _pullback(self, weights: Real) -> Any:
         found = self._at(self._leaves(weights)).pullback
         if found.batch is not None:
-            raise ValueError(_ONE_INPUT.format(f"a batch of {found.batch}"))
+            raise ValueError(ONE_INPUT.format(f"a batch of {found.batch}"))
         if hasattr(self, "circuit") and found.circuit != self.circuit:
             raise UnsupportedCircuitError(
                 "circuit: expected the same gates for all weights, and its gates change with the weights' values"
@@ -217,9 +222,6 @@ class _Called(Ansatz):
                 "circuit: expected the same angles to depend on weights for all weights"
             )
         return Jacobian(rows, np.concatenate([j.values for j in found]))
-
-
-_ONE_INPUT = "inputs: expected one input, a state that evolves, got {}; evolve each by itself"
 
 
 def ansatz(source: Any, weights: Any = None, inputs: Any = None, batched: bool = False) -> Ansatz:
@@ -270,7 +272,7 @@ def _of_qnode(qnode: Any, weights: Any, inputs: Any, batched: bool) -> Ansatz:
             f"inputs: expected a dictionary of the QNode's other arguments, got {type(inputs).__name__}; "
             "inputs={'x': x}"
         )
-    names = _argument_names(qnode, given, others)
+    names = argument_names(qnode, given, others)
     leaves = [
         torch.tensor(np.asarray(to_numpy(v)[0] if batched and np.ndim(v) else to_numpy(v)))
         .to(torch.float64)
@@ -279,7 +281,7 @@ def _of_qnode(qnode: Any, weights: Any, inputs: Any, batched: bool) -> Ansatz:
     ]
     for name, value in zip(names, given, strict=True):
         check_finite_array(name, value)
-    fixed = {n: _plain(n, v) for n, v in others.items()}
+    fixed = {n: plain(n, v) for n, v in others.items()}
     named = dict(zip(names, leaves, strict=True))
     found = find(qnode, (), {**named, **fixed})
     form = None if isinstance(found, str) else found.compiled
@@ -294,39 +296,9 @@ def _of_qnode(qnode: Any, weights: Any, inputs: Any, batched: bool) -> Ansatz:
         )
     rows = to_numpy(found.inputs)
     if len(rows) != 1:
-        raise ValueError(_ONE_INPUT.format(f"a batch of {len(rows)}"))
+        raise ValueError(ONE_INPUT.format(f"a batch of {len(rows)}"))
     tensors = {n: t for n, t in found.tensors.items() if n != found.known.data}
     return _Form(form, tensors, rows, names, list(given), batched)
-
-
-def _plain(name: str, value: Any) -> Any:
-    """An argument that is no weight, without a graph."""
-    if isinstance(value, torch.Tensor | np.ndarray):
-        check_finite_array(name, value)
-        return torch.as_tensor(to_numpy(value))
-    return value
-
-
-def _argument_names(qnode: Any, given: Sequence[Any], others: Mapping[str, Any]) -> list[str]:
-    parameters = inspect.signature(qnode.func).parameters
-    positional = [
-        n for n, p in parameters.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-    names = [n for n in positional if n not in others]
-    unknown = [n for n in others if n not in parameters]
-    if unknown:
-        raise ValueError(f"inputs: expected arguments of the QNode, {positional}, got {unknown}")
-    if len(given) > len(names):
-        raise ValueError(
-            f"weights: expected at most {len(names)} arguments, {names}, got a tuple of {len(given)}"
-        )
-    needed = [n for n in names[len(given) :] if parameters[n].default is inspect.Parameter.empty]
-    if needed:
-        raise ValueError(
-            f"inputs: the circuit's argument {needed[0]!r} has no value; pass inputs={{{needed[0]!r}: ...}} if it is data, or "
-            f"a tuple of weights ({', '.join(names)}) if it is trained"
-        )
-    return names[: len(given)]
 
 
 def _of_layer(layer: Any, weights: Any, inputs: Any, batched: bool) -> Ansatz:
@@ -342,26 +314,8 @@ def _of_layer(layer: Any, weights: Any, inputs: Any, batched: bool) -> Ansatz:
             "fubini.QuantumLayer(qml.QNode(layer.qnode.func, qml.device('default.qubit')), layer.weight_shapes, "
             "dict(layer.qnode_weights)) is one without noise"
         )
-    own = dict(layer.qnode_weights)
-    given = list(own.values()) if weights is None else weights
-    given = list(given) if isinstance(given, list | tuple) else [given]
-    if len(given) != len(own):
-        raise ValueError(f"weights: expected one array for each of {list(own)}, got {len(given)}")
-    if layer.input_arg is None:
-        if inputs is not None:
-            raise ValueError("inputs: expected None for a layer without data")
-        x = torch.empty(0, dtype=torch.float64)
-    elif inputs is None:
-        raise ValueError(
-            f"inputs: the layer has data, its argument {layer.input_arg!r}, and none was given; pass one input, inputs=x of "
-            "shape (features,)"
-        )
-    else:
-        x = torch.as_tensor(inputs).detach()
-        check_finite_array("inputs", x)
-        if x.ndim != 1:
-            raise ValueError(_ONE_INPUT.format(f"the shape {tuple(x.shape)}"))
-    names = list(own)
+    names, given, row = layer_arguments(layer, weights, inputs)
+    x = torch.empty(0, dtype=torch.float64) if row is None else row
 
     def at(named: dict[str, torch.Tensor]) -> Any:
         given = layer.no_inputs() if layer.input_arg is None else x

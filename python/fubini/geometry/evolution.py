@@ -1,24 +1,25 @@
 """Variational time evolution: the weights of a circuit move so that its state follows a Hamiltonian."""
 
-import math
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 
-from fubini.arrays import to_numpy
-from fubini.circuit.arguments import check_finite_array
-from fubini.geometry.ansatz import Ansatz, ansatz
+from fubini.geometry.ansatz import ansatz
+from fubini.geometry.device_ansatz import device_ansatz, device_of
 from fubini.geometry.evolution_bound import Bound
+from fubini.geometry.evolution_options import check_positive, observables_of, times_of
 from fubini.geometry.evolution_result import Evolution
+from fubini.geometry.evolution_shots import evolve_sampled
 from fubini.geometry.evolution_steps import METHODS, Path, steps
 from fubini.geometry.flow import Flow
+from fubini.geometry.flow_shots import SampledFlow
 from fubini.geometry.hamiltonians import hamiltonian_of
-from fubini.geometry.operators import Terms, terms_of
+from fubini.geometry.operators import Terms
 from fubini.options import Real
 
 # At most so many weight vectors are evaluated in one call of the kernel, and tangents of so many numbers.
 _CHUNK, _NUMBERS = 64, 1 << 24
+_TOLERANCE = 1e-6
 
 
 def evolve(
@@ -33,7 +34,7 @@ def evolve(
     batched: bool = False,
     observables: Any = None,
     method: str = "metric",
-    tolerance: float = 1e-6,
+    tolerance: float = _TOLERANCE,
     step: float | None = None,
 ) -> Evolution:
     r"""Evolve the state of a circuit in real or imaginary time, by moving its weights.
@@ -59,6 +60,13 @@ def evolve(
     exact evolution itself stretches distances, by at most :math:`\exp\int(E - E_\mathrm{min} + \ldots)dt`, which is in the
     bound.
 
+    A circuit with shots, or on a device that returns no states, takes ``method="RK4"`` and a step. Metric and velocity are then
+    estimated from fidelities, in imaginary time with shift rules, every circuit with the QNode's shots, and directions without a
+    signal are left out, as :class:`fubini.SignalToNoise` does. The result has standard errors of its energies, observables and
+    squared residuals, in ``energy_errors`` and so on, and ``usage``; it has no bound, for noise moves the weights as well. Each
+    step is four velocities of, for P two-term angles and S words of H, 2 P (P - 1) + P + 4 P S circuits in real time; a device that
+    fails loses the run, so that long ones are made of pieces, by ``extend``.
+
     Example::
 
         >>> import fubini, pennylane as qml, numpy as np
@@ -73,9 +81,13 @@ def evolve(
         >>> ground = fubini.evolve(energy, w, 10.0, time="imaginary")
         >>> round(float(ground.energies[-1]), 6), round(-float(np.sqrt(1 + 4 * 0.9**2)), 6)
         (-2.059126, -2.059126)
+        >>> noisy = qml.QNode(energy.func, qml.device("default.qubit", seed=0), shots=100)
+        >>> cooled = fubini.evolve(noisy, w[:1], 0.5, time="imaginary", method="RK4", step=0.25)
+        >>> bool(cooled.energies[-1] < cooled.energies[0]), cooled.shots, bool(np.isnan(cooled.angle_bound).all())
+        (True, 100, True)
 
     Args:
-        circuit: A QNode, ``fubini.compiled(qnode)``, a ``QuantumLayer`` or a ``fubini.Circuit``, on a noiseless simulator.
+        circuit: A QNode, ``fubini.compiled(qnode)``, a ``QuantumLayer`` or a ``fubini.Circuit``, without noise channels.
         weights: Where the evolution starts. Of a QNode its positional arguments: one array, or a tuple of several; of a layer
             None for its own; of a circuit its angles.
         times: When to stop; then the result has the time 0 and all steps. Or increasing times, the first of which the
@@ -96,31 +108,51 @@ def evolve(
         tolerance: What the integration by ``"metric"`` may add to the state's error, as an angle in radians, and, once more,
             the cut-off of singular metrics, over the whole time. SciPy's methods take it for ``rtol`` and ``atol`` of
             the weights.
-        step: Length of the steps of ``"RK4"``, which needs one; rounded so that they divide the time.
+        step: Length of the steps of ``"RK4"``, which needs one; rounded so that they divide the time, with shots every
+            interval between two times.
 
     Returns:
-        The trajectory, with its bound of the error; ``extend`` goes on from there.
+        The trajectory, with its bound of the error; ``extend`` goes on from there. With shots a
+        :class:`fubini.geometry.evolution_sampled.SampledEvolution`, which has errors of its estimates instead.
 
     Raises:
         TypeError: For a circuit, operator or option of another kind.
         ValueError: For times that do not increase, weights that are NaN or infinite, data that are missing, an unknown name;
-            for a Hamiltonian that is not Hermitian, or acts on other wires.
-        UnsupportedCircuitError: If the circuit cannot run natively: shots, noise, hardware.
+            for a Hamiltonian that is not Hermitian, or acts on other wires; with shots, for several trajectories, a
+            ``tolerance``, or a method with adaptive steps.
+        UnsupportedCircuitError: If the circuit can run neither natively nor by shifted gates: noise channels, mid-circuit
+            measurements, gates without a generator.
         NumericalError: If no step is short enough.
     """
     if time not in ("real", "imaginary"):
         raise ValueError(f"time: expected 'real' or 'imaginary', got {time!r}")
     if method not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(map(repr, METHODS))}, got {method!r}")
-    _check_positive("tolerance", tolerance)
+    check_positive("tolerance", tolerance)
     if (method == "RK4") != (step is not None):
         needs = (
             "a length of the steps for" if method == "RK4" else "None, as only 'RK4' has one, for"
         )
         raise ValueError(f"step: expected {needs} method={method!r}, got {step!r}")
     if step is not None:
-        _check_positive("step", step)
-    moments, every = _times(times)
+        check_positive("step", step)
+    moments, every = times_of(times)
+    reason = device_of(circuit)
+    if reason:
+        _check_sampled(reason, batched, method)
+        there = device_ansatz(circuit, weights, inputs)
+        if there.shots is not None and tolerance != _TOLERANCE:
+            raise ValueError(
+                f"tolerance: expected none, as {reason}, and noise adds to the error what no tolerance bounds; got "
+                f"{tolerance!r}; choose the shots and the step"
+            )
+        energy = hamiltonian_of(there, hamiltonian, coefficients, float(moments[0]))
+        if energy.batch is not None:
+            raise ValueError(f"coefficients: expected a row of numbers, {_ONE_BY_ONE}, as {reason}")
+        assert step is not None
+        sampled = SampledFlow(there, energy, time, tolerance)
+        named = observables_of(there, observables)
+        return evolve_sampled(sampled, named, step, tolerance, there.weights[0], moments, every)
     start = ansatz(circuit, weights, inputs, batched)
     whole = moments[-1] - moments[0]
     given = hamiltonian_of(start, hamiltonian, coefficients, float(moments[0]))
@@ -132,57 +164,24 @@ def evolve(
             )
         first = np.repeat(first, given.batch, axis=0) if len(first) == 1 else first
     flow = Flow(start, given, time, tolerance / whole)
-    watched = _observables(start, observables)
+    watched = observables_of(start, observables)
     single = not batched and given.batch is None
     run = _Run(flow, watched, method, tolerance, step, single)
     return run.go(first, moments, every, np.zeros(len(first)))
 
 
-def _check_positive(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"{name}: expected a positive number, got {type(value).__name__}")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name}: expected a positive number, got {value}")
+_ONE_BY_ONE = "for one trajectory; call evolve for each of them"
 
 
-def _times(times: Any, after: float | None = None) -> tuple[Real, bool]:
-    """The times of the result, and whether those of all steps are wanted as well."""
-    values = to_numpy(times)
-    check_finite_array("times", values)
-    if values.ndim > 1:
-        raise ValueError(f"times: expected a number or a sequence, got the shape {values.shape}")
-    if not values.ndim:
-        first = 0.0 if after is None else after
-        if not values > first:
-            raise ValueError(f"times: expected a time after {first:g}, got {float(values):g}")
-        return np.array([first, float(values)]), True
-    if after is not None:
-        values = np.concatenate([[after], values])
-    if len(values) < 2:
-        raise ValueError(f"times: expected at least two, the start and the end, got {len(values)}")
-    wrong = np.flatnonzero(np.diff(values) <= 0)
-    if len(wrong):
-        at = int(wrong[0]) - (after is not None)
-        before = "the last time" if at < 0 else f"times[{at}]"
+def _check_sampled(reason: str, batched: bool, method: str) -> None:
+    """Raise a ValueError for options that make no sense where results are estimates."""
+    if method != "RK4":
         raise ValueError(
-            f"times: expected increasing times, got {values[wrong[0] + 1]:g} after {values[wrong[0]]:g}, {before}"
+            f"method: expected 'RK4' for a circuit on its device, as {reason}: adaptive steps need states, and would take noise for "
+            f"their own error; got {method!r}; pass method='RK4', step=... in units of 1 / energy, such as 0.1"
         )
-    return values.copy(), False
-
-
-def _observables(start: Ansatz, given: Any) -> dict[str, Terms]:
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        if not isinstance(given, list | tuple):
-            raise TypeError(
-                f"observables: expected a dictionary or a list of operators, got {type(given).__name__}"
-            )
-        given = {str(k): one for k, one in enumerate(given)}
-    return {
-        str(name): terms_of(f"observables[{name!r}]", one, start.circuit)
-        for name, one in given.items()
-    }
+    if batched:
+        raise ValueError(f"batched: expected False, {_ONE_BY_ONE}, as {reason}")
 
 
 class _Run:
@@ -283,7 +282,7 @@ class _Run:
 
     def _extended(self, result: Evolution, times: Any) -> Evolution:
         """The whole of a result and what follows."""
-        moments, every = _times(times, after=float(result.times[-1]))
+        moments, every = times_of(times, after=float(result.times[-1]))
         flat = result._flat[:, None] if self._single else result._flat
         last = np.atleast_1d(result.angle_bound[-1])
         more = self.go(flat[-1], moments, every, last)

@@ -37,7 +37,8 @@ def draw(result: Any, figure: Any = None) -> Any:
     tiny = np.finfo(float).tiny
     bottom.semilogy(result.times, np.maximum(result.residuals, tiny), color="C1", label="residual")
     bound = np.where(result.infidelity_bound > 0, result.infidelity_bound, np.nan)
-    bottom.semilogy(result.times, bound, color="C3", label="bound of the infidelity")
+    if np.isfinite(bound).any():
+        bottom.semilogy(result.times, bound, color="C3", label="bound of the infidelity")
     bottom.legend(*_once(bottom), fontsize="small")
     bottom.set_xlabel("time" if result.time == "real" else "imaginary time")
     return figure

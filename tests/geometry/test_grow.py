@@ -20,7 +20,7 @@ from fubini.geometry.minimise import hessian, minimise
 from fubini.geometry.pool import Chain, pool_of
 from geometry_cases import ising, random_hamiltonian
 
-MOLECULES = Path(__file__).parent / "molecules"
+MOLECULES = Path(__file__).parents[1] / "molecules"
 CHEMICAL_ACCURACY = 1.6e-3  # hartree
 
 

@@ -9,29 +9,16 @@ import scipy.linalg
 import torch
 
 import fubini
+from angle_circuits import ansatz, drawn, shared_and_bent
 from circuits import random_circuit
 from fubini.circuit.jacobian import Jacobian
 from fubini.metric import circuits
 from fubini.native.cost import choose
 from fubini.native.operator import MetricOperator
 from fubini.native.pullback import Pullback
-from test_native_metric import ansatz, drawn
 
 FORMS = ["dense", "dual", "matrix-free"]
 TOLERANCE = 1e-11
-
-
-def shared_and_bent(x: Any, w: Any) -> Any:
-    """Weights in several gates, products of weights and inputs, angles of several weights."""
-    qml.AngleEmbedding(x, wires=range(3))
-    qml.RX(w[0] * x[..., 0], 0)
-    qml.RY(torch.sin(w[1]) + w[2], 1)
-    qml.CNOT([0, 1])
-    qml.CRZ(w[0], [1, 2])
-    qml.RY(w[3], 2)
-    qml.IsingXX(w[3] * w[1], [0, 2])
-    qml.RX(w[4], 1)
-    return qml.expval(qml.Z(0))
 
 
 def cases() -> list[Any]:

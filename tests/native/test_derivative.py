@@ -9,11 +9,10 @@ import pytest
 import torch
 
 import fubini
+from angle_circuits import drawn, shared_and_bent
 from circuits import random_circuit
 from fubini.metric import circuits
 from fubini.native.derivative import along, gradient, tangent_states, without_state
-from test_metric_operator import shared_and_bent
-from test_native_metric import drawn
 
 #: Differences of fourth order with step 1e-3 of functions of order one, whose fifth derivatives are of order 1e2.
 DIFFERENCES = 1e-9

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import fubini
+from captured import CAPTURED, RARE, set_everything
 from fubini.compile import calls as compiled_calls
 from fubini.metric import engines as points
-from test_never_frozen import CAPTURED, RARE, set_everything
 
 DEVICE = qml.device("default.qubit", wires=1)
 OPTIONS: list[dict[str, Any]] = [

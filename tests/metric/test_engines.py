@@ -10,12 +10,12 @@ from pennylane import numpy as pnp
 
 import fubini
 import reference
+from angle_circuits import ansatz, random_tape
 from circuits import metric_by_autodiff, random_circuit
 from fubini import _core
 from fubini.circuit.angles import gate_tape
 from fubini.metric import circuits
 from fubini.native.pullback import of_tape
-from test_native_metric import ansatz, random_tape
 
 TOLERANCE = 1e-11  # double precision over tens of gates
 QUICK = 40

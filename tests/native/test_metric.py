@@ -8,56 +8,16 @@ import pytest
 import torch
 
 import fubini
-from circuits import ANGLE_GATES, FIXED_GATES, THREE_ANGLE_GATES
+from angle_circuits import ansatz, drawn
 from fubini import _core
 from fubini.metric import circuits
 from fubini.native import metric as native_metric
 from fubini.native.circuit import Circuit
-from fubini.native.gates import TABLE
 from fubini.native.metric import layer_plan, metric_factor, metric_products
 
 TOLERANCE = 1e-11  # double precision over tens of gates
 RULES = ["wires", "maximal", "queue"]
 DEVICE = qml.device("default.qubit")
-
-
-def random_tape(seed, wires=None, gates=14, prepared=False):
-    """Gates of the whole table, some controlled, some inverted; every parameter is an angle."""
-    rng = np.random.default_rng(seed)
-    wires = wires or int(rng.integers(1, 6))
-    operations = [qml.Hadamard(w) for w in range(0, wires, 2)]
-    if prepared:
-        state = rng.normal(size=2**wires) + 1j * rng.normal(size=2**wires)
-        operations = [qml.StatePrep(state / np.linalg.norm(state), wires=range(wires))]
-    tables = [ANGLE_GATES, ANGLE_GATES, THREE_ANGLE_GATES, FIXED_GATES]
-    while len(operations) < gates:
-        if rng.integers(2):
-            name = list(TABLE)[rng.integers(len(TABLE))]
-            size, count = TABLE[name]
-            if name == "GlobalPhase" or size > wires:
-                continue
-            gate = getattr(qml, name)
-        else:
-            table = tables[rng.integers(4)]
-            gate, size = table[rng.integers(len(table))]
-            count = 0 if table is FIXED_GATES else 3 if table is THREE_ANGLE_GATES else 1
-        if size > wires:
-            continue
-        order = rng.permutation(wires).tolist()
-        op = gate(*torch.tensor(rng.uniform(-3, 3, count)), wires=order[:size])
-        if size < wires and rng.integers(6) == 0:
-            op = qml.ctrl(op, order[size], control_values=[int(rng.integers(2))])
-        operations.append(qml.adjoint(op) if rng.integers(6) == 0 else op)
-    operations.append(qml.RY(torch.tensor(0.3, dtype=torch.float64), wires=0))
-    operations.append(qml.PauliRot(torch.tensor(0.4), "Y" * wires, wires=range(wires)))
-    return qml.tape.QuantumScript(operations, [qml.state()])
-
-
-def drawn(seed, batch=None, **kwargs):
-    tape = random_tape(seed, **kwargs)
-    circuit = Circuit.from_tape(tape, wires=range(len(tape.wires)))
-    shape = (circuit.num_angles,) if batch is None else (batch, circuit.num_angles)
-    return tape, circuit, np.random.default_rng(seed + 1000).uniform(-3, 3, shape)
 
 
 def expected_metric(tape, angles):
@@ -259,16 +219,6 @@ def test_initial_states_may_differ_between_inputs():
         np.testing.assert_allclose(full[b], alone, atol=1e-13)
     for indices, block in circuits.metric(circuit, angles, "block-diag", state=states):
         np.testing.assert_allclose(block, full[:, indices][:, :, indices], atol=TOLERANCE)
-
-
-def ansatz(wires, layers):
-    """RY and RZ on every wire, then a ring of CNOTs."""
-    operations = []
-    for _ in range(layers):
-        for w in range(wires):
-            operations += [qml.RY(0.0, w), qml.RZ(0.0, w)]
-        operations += [qml.CNOT([w, (w + 1) % wires]) for w in range(wires)]
-    return Circuit.from_tape(qml.tape.QuantumScript(operations, [qml.state()]), range(wires))
 
 
 def test_ansatz_has_pennylanes_layers():

@@ -13,7 +13,7 @@ from angle_circuits import ansatz, drawn, shared_and_bent
 from circuits import random_circuit
 from fubini.circuit.jacobian import Jacobian
 from fubini.metric import circuits
-from fubini.native.cost import choose
+from fubini.native.metric_form import choose
 from fubini.native.operator import MetricOperator
 from fubini.native.pullback import Pullback
 

@@ -16,7 +16,7 @@ from torch.testing import assert_close
 
 import fubini
 from fubini.fisher.blocks import fisher_blocks
-from fubini.optim.length import DECAY, LOWEST, RADIUS, RunningLength
+from fubini.optim.length import DECAY, LOWEST, RADIUS, StepLength
 from models import hybrid
 
 Tensor = torch.Tensor
@@ -289,7 +289,7 @@ def test_the_scale_of_the_targets_does_not_matter() -> None:
 
 
 def test_the_running_length() -> None:
-    length = RunningLength()
+    length = StepLength()
     assert (length.factor, length.damping) == (1.0, 1.0)
     assert length.after(4.0).factor == pytest.approx(RADIUS / 2)
     assert length.after(1e-8).factor == 1.0
@@ -298,11 +298,11 @@ def test_the_running_length() -> None:
     assert both.damping == pytest.approx(math.sqrt((4 * DECAY + 1) / (1 + DECAY)) / 2)
     assert length.after(8.0).damping == 1.0
     # In proportion: the change of weights that a step may make where the metric vanishes goes to zero.
-    assert RunningLength().after(1e-4).damping == pytest.approx(0.005)
+    assert StepLength().after(1e-4).damping == pytest.approx(0.005)
     assert length.after(1e-8).damping == LOWEST
     idle = both.after(0.0)  # no gradient says nothing
     assert (idle.steps, idle.mean, idle.weight) == (both.steps, both.mean, both.weight)
-    relative = RunningLength(unit=0.0).after(16.0)
+    relative = StepLength(unit=0.0).after(16.0)
     assert relative.unit == 2.0
     assert relative.factor == pytest.approx(RADIUS / 2)
     assert relative.after(4.0).unit == 2.0
@@ -312,7 +312,7 @@ def test_the_running_length() -> None:
 
 
 def test_lengths_of_thousands_of_steps_decay_as_the_root() -> None:
-    early, late = RunningLength(steps=99, mean=1.0, weight=1.0), RunningLength(steps=9999)
+    early, late = StepLength(steps=99, mean=1.0, weight=1.0), StepLength(steps=9999)
     assert early.after(100.0).factor / late.after(100.0).factor == pytest.approx(9.5, rel=0.01)
     assert early.after(1e-9).factor / late.after(1e-9).factor == pytest.approx(7.1, rel=0.01)
 

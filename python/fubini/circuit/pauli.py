@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pennylane as qml
 
-from fubini.circuit.words import words_of
+from fubini.circuit.observables import words_of
 
 PauliTerm = tuple[int, int, float]
 PauliSum = tuple[PauliTerm, ...]

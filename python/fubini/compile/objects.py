@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fubini.compile import hooks, known
-from fubini.compile.values import MISSING, Snapshot
+from fubini.compile.snapshot import MISSING, Snapshot
 
 _IMMUTABLE, _HEAP = 1 << 8, 1 << 9  # flags of types
 _C_PARTS = (

@@ -21,11 +21,11 @@ import pennylane as qml
 import torch
 
 from fubini.compile import hooks, known
+from fubini.compile.equality import ATOMS
 from fubini.compile.hooks import MAKE, begin_making, end_making, readers, running, without_hooks
 from fubini.compile.objects import Objects
-from fubini.compile.plain import ATOMS
 from fubini.compile.scan import HARMLESS, Scan, Use, scan
-from fubini.compile.values import LABELS, MISSING, Snapshot
+from fubini.compile.snapshot import LABELS, MISSING, Snapshot
 
 
 class Watch:

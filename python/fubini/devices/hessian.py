@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fubini import _core
+from fubini.circuit.observables import refuse_computed
 from fubini.circuit.tape import GateTape
-from fubini.circuit.words import refuse_computed
 from fubini.devices.executor import Array
 from fubini.devices.job import Job
 from fubini.devices.readout import Estimates, estimates_of, readout_of

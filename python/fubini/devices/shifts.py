@@ -17,9 +17,9 @@ import numpy.typing as npt
 import pennylane as qml
 
 from fubini import _core
+from fubini.circuit.observables import refuse_computed
 from fubini.circuit.pauli import PauliSum, bits_of, dense, on_bits, words_commute
 from fubini.circuit.tape import GateTape
-from fubini.circuit.words import refuse_computed
 from fubini.devices.executor import Array, Executor
 from fubini.devices.gradient import Gradient, Terms, contracted
 from fubini.devices.insertion import word_blocks

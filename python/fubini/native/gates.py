@@ -12,8 +12,8 @@ import numpy as np
 import pennylane as qml
 
 from fubini import _core
+from fubini.circuit.observables import words_of
 from fubini.circuit.pauli import walsh
-from fubini.circuit.words import words_of
 from fubini.errors import UnsupportedCircuitError
 
 #: Name -> (wires, parameters) of every gate that the engine knows by name. PSWAP is left out: it is a swap and a rotation,

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from fubini.arrays import is_tensor, like, real_array
-from fubini.native.cost import Choice, choose
 from fubini.native.metric import check_finite
+from fubini.native.metric_form import Choice, choose
 from fubini.native.pullback import Pullback
 from fubini.options import Form, Index, LayerRule, Real, check_form, check_rule
 from fubini.solvers.damping import Damping, as_damping

@@ -12,8 +12,8 @@ import torch
 
 from fubini.arrays import to_numpy
 from fubini.circuit.angles import angle_tape
+from fubini.circuit.observables import Mixture, split
 from fubini.circuit.tape import GateTape
-from fubini.circuit.words import Mixture, split
 from fubini.devices.amplitudes import amplitude_job
 from fubini.devices.executor import STATE_VECTORS, Executor
 from fubini.devices.gradient import Gradient

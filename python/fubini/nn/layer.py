@@ -9,14 +9,13 @@ from typing import Any, Literal
 import pennylane as qml
 import torch
 
-from fubini.circuit.words import by_words
+from fubini.circuit.observables import by_words
 from fubini.compile.compiled import Compiled, Traced
 from fubini.compile.function import Run, compile_function, rest_of
 from fubini.devices.executor import Executor, check_device, device_reason, executor_of
 from fubini.devices.usage import Usage
 from fubini.errors import UnsupportedCircuitError
 from fubini.nn.copies import found_qnode, named_qnode, share_uncopyable
-from fubini.nn.cost import StepCost, step_cost
 from fubini.nn.device_pass import derivatives_of, run_shifted, shifted_circuit
 from fubini.nn.evaluations import Watched, register
 from fubini.nn.forms import Form, Forms, arranged, check_results, check_stack, with_leading
@@ -32,6 +31,7 @@ from fubini.nn.layouts import tuples_are_stacked
 from fubini.nn.native_pass import run_compiled, run_reading, run_traced
 from fubini.nn.operation import as_operation
 from fubini.nn.shot_noise import ShotNoise
+from fubini.nn.step_cost import StepCost, step_cost
 from fubini.options import Engine, LayerRule, check_engine
 from fubini.torch_private import is_traced, uncompiled
 

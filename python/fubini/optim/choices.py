@@ -32,7 +32,7 @@ class Choices:
         step_rule: Likewise, never ``"auto"``.
         likelihood: Likewise; the loss if that is what was given.
         by_length: Whether steps are limited by their running length.
-        unit: Of that length, see ``RunningLength``.
+        unit: Of that length, see ``StepLength``.
         per_term: Whether lam counts per term of the loss.
         reasons: What was chosen and why, one line each; empty without a loss.
     """

@@ -17,7 +17,7 @@ import torch
 from fubini import _core
 from fubini.arrays import shared_array
 from fubini.blocks import Block
-from fubini.optim.length import RunningLength
+from fubini.optim.length import StepLength
 from fubini.optim.proposal import Part, Proposal
 from fubini.solvers.damping import Absolute
 from fubini.torch_private import flattened, foreach_add_, unflattened
@@ -93,7 +93,7 @@ class Direct:
         blocks: Sequence[tuple[Block, bool]],
         groups: Sequence[Group],
         lam: float,
-        length: RunningLength | None,
+        length: StepLength | None,
         units: float,
     ) -> Taken | None:
         """Take a step; None, with nothing changed, where it has to be taken in another way.
@@ -102,7 +102,7 @@ class Direct:
             blocks: The metric of everything that moves, each block with whether it is damped.
             groups: The parameter groups, see ``is_uniform``.
             lam: What is added to the diagonals.
-            length: Running length by which steps are divided, or None.
+            length: What bounds the length of steps, or None.
             units: See ``Proposal``.
 
         Returns:
@@ -153,8 +153,8 @@ class Taken:
     factored: Factored
     gradient: Tensor
     groups: list[Mapping[str, Any]]
-    before: RunningLength | None
-    length: RunningLength | None
+    before: StepLength | None
+    length: StepLength | None
     units: float
 
     def proposal(self) -> Proposal:

@@ -11,7 +11,7 @@ from fubini.errors import NumericalError
 from fubini.nn.surroundings import without_autocast
 from fubini.optim.closure import paused
 from fubini.optim.closure_metric import closure_blocks
-from fubini.optim.history import MetricHistory
+from fubini.optim.metric_history import MetricHistory
 from fubini.optim.metric_source import Source
 from fubini.optim.proposal import Part, plain
 from fubini.optim.quantum_source import Counted

@@ -27,7 +27,7 @@ _KEYS = {
 
 
 @dataclass(frozen=True)
-class RunningLength:
+class StepLength:
     """How long the next step may be, and how much damping it needs, by the lengths of the directions so far.
 
     A direction d, the damped solution of the gradient, has the squared length ``d . (G + D) d = g . d``: twice the decrease
@@ -55,7 +55,7 @@ class RunningLength:
     weight: float = 0.0
     last: float = 0.0
 
-    def after(self, square: float) -> RunningLength:
+    def after(self, square: float) -> StepLength:
         """Return this with one more direction.
 
         Args:
@@ -71,7 +71,7 @@ class RunningLength:
         if square <= 0.0:
             return replace(self, last=0.0)
         length, share = math.sqrt(square), 1.0 - DECAY
-        return RunningLength(
+        return StepLength(
             self.unit or length / 2.0,
             self.steps + 1,
             DECAY * self.mean + share * square,
@@ -97,7 +97,7 @@ class RunningLength:
         return max(LOWEST, min(1.0, mean / (LEVEL * self.unit)))
 
     @classmethod
-    def of(cls, group: Mapping[str, Any]) -> RunningLength:
+    def of(cls, group: Mapping[str, Any]) -> StepLength:
         """Return what a parameter group keeps.
 
         Args:

@@ -27,8 +27,8 @@ from fubini.optim.groups import (
     keep_dtypes,
     named_tensors,
 )
-from fubini.optim.history import MetricHistory
-from fubini.optim.length import RunningLength
+from fubini.optim.length import StepLength
+from fubini.optim.metric_history import MetricHistory
 from fubini.optim.metric_source import ROUGH, Metric, make_source
 from fubini.optim.momentum import as_momentum, with_velocities
 from fubini.optim.policies import Armijo, DampingPolicy, Tikhonov, TrustRegion, own_policy
@@ -287,7 +287,7 @@ class QNGOptimizer(torch.optim.Optimizer):
             group.setdefault("steps", 0)
             group.setdefault("policy", self._policy.state_dict() if self._policy else {})
             if chosen.by_length:
-                RunningLength.of({"length_unit": chosen.unit, **group}).keep(group)
+                StepLength.of({"length_unit": chosen.unit, **group}).keep(group)
         self._prepare()
         # With SignalToNoise, only the quantum metric will do.
         by_default = chosen.metric != metric and loss is None and not isinstance(lam, SignalToNoise)
@@ -319,7 +319,7 @@ class QNGOptimizer(torch.optim.Optimizer):
             first = self.param_groups[0]
             self.param_groups[-1].update(steps=first["steps"], policy=dict(first["policy"]))
             if self._options.get("by_length"):
-                RunningLength.of(first).keep(self.param_groups[-1])
+                StepLength.of(first).keep(self.param_groups[-1])
             self._prepare()
 
     def state_dict(self) -> dict[str, Any]:
@@ -454,7 +454,7 @@ class QNGOptimizer(torch.optim.Optimizer):
         )
         start = time.perf_counter()
         first = self.param_groups[0]
-        length = RunningLength.of(first) if self._options.get("by_length") else None
+        length = StepLength.of(first) if self._options.get("by_length") else None
         self._source.rough = length is not None and length.damping >= ROUGH
         found = self._gatherer.metric(
             self.param_groups,
@@ -565,7 +565,7 @@ class QNGOptimizer(torch.optim.Optimizer):
         if names:
             warnings.warn(better_call(names), stacklevel=level)
 
-    def _directly(self, found: Moving, length: RunningLength | None) -> Taken | None:
+    def _directly(self, found: Moving, length: StepLength | None) -> Taken | None:
         """Take the step by one call of the kernel; None, with nothing changed, where that will not do."""
         options = self._options
         groups = self.param_groups
@@ -607,7 +607,7 @@ class QNGOptimizer(torch.optim.Optimizer):
         if self._policy is not None:
             return self._policy.damping_at(int(group["steps"]))
         if group["damping"] == PER_TERM:
-            per_term = float(group["lam"]) * RunningLength.of(group).damping
+            per_term = float(group["lam"]) * StepLength.of(group).damping
             return Absolute(per_term * self._units)
         return KINDS[group["damping"]](float(group["lam"]))
 

@@ -12,7 +12,7 @@ from fubini.arrays import first_not_finite
 from fubini.blocks import Block, BlockInfo, DenseBlock, DiagonalBlock
 from fubini.blocks.matrix import solve_matrices
 from fubini.errors import NumericalError
-from fubini.optim.length import RunningLength
+from fubini.optim.length import StepLength
 from fubini.optim.momentum import SPRING, VELOCITY
 from fubini.optim.policies import predicted_reduction
 from fubini.solvers.damping import Damping
@@ -119,7 +119,7 @@ class Proposal:
         parts: What moves.
         state: The optimizer's state by parameter; read here, written by ``remember``.
         spring: Whether momentum is SPRING's instead of the heavy ball's.
-        length: Running length by which steps are divided; None: they are not. This step's length is in it after
+        length: What bounds the length of steps; None: nothing does. This step's length is in it after
             ``make``.
         units: Terms of the loss, in which its square is measured, and scale of the loss.
     """
@@ -129,7 +129,7 @@ class Proposal:
         parts: Sequence[Part],
         state: MutableMapping[Tensor, Any],
         spring: bool,
-        length: RunningLength | None = None,
+        length: StepLength | None = None,
         units: float = 1.0,
     ) -> None:
         self.parts = list(parts)

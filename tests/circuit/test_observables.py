@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fubini
-from fubini.circuit.words import words_of
+from fubini.circuit.observables import words_of
 from fubini.devices import gate_tape, gradient_job
 from fubini.errors import UnsupportedCircuitError
 

@@ -20,7 +20,7 @@ import pennylane as qml
 import torch
 
 from fubini.compile import known
-from fubini.compile.plain import (
+from fubini.compile.equality import (
     ATOMS,
     bytes_of,
     flat,

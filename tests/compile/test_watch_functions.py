@@ -168,7 +168,9 @@ def method_self_swap():
 def getattr_module():
     m = types.ModuleType("mm_")
     sys.modules["mm_"] = m
-    exec("K=[0.3]\ndef __getattr__(n): return K[0]", m.__dict__)
+    # torch asks every module for its file
+    code = "if n == '__file__':\n  raise AttributeError(n)\n return K[0]"
+    exec(f"K=[0.3]\ndef __getattr__(n):\n {code}", m.__dict__)
     return (lambda: m.anything, lambda: m.K.__setitem__(0, 1))
 
 

@@ -22,13 +22,16 @@ Form = Literal["auto", "dense", "dual", "matrix-free"]
 Engine = Literal["auto", "native", "device"]
 
 
-def check_word(name: str, value: Any, known: Sequence[str | None]) -> None:
+def check_word(
+    name: str, value: Any, known: Sequence[str | None], function: str = "metric_tensor"
+) -> None:
     """Raise a ValueError unless an option is one of the words that are known.
 
     Args:
         name: The argument's name.
         value: What came.
         known: The words, at least two.
+        function: Whose argument it is, for the remedy.
 
     Raises:
         TypeError: If it is an array, as where weights are passed instead of options.
@@ -37,7 +40,7 @@ def check_word(name: str, value: Any, known: Sequence[str | None]) -> None:
     if hasattr(value, "shape") or isinstance(value, list | tuple | dict):
         raise TypeError(
             f"{name}: expected a word or None, got {type(value).__name__}; weights and inputs go to the function that is "
-            "returned, as in metric_tensor(qnode)(weights)"
+            f"returned, as in {function}(qnode)(weights)"
         )
     if value not in known:
         wanted = ", ".join(repr(word) for word in known[:-1]) + f" or {known[-1]!r}"
@@ -94,7 +97,7 @@ def check_form(form: Any) -> None:
         TypeError: If it is an array.
         ValueError: If there is no such form.
     """
-    check_word("form", form, get_args(Form))
+    check_word("form", form, get_args(Form), "metric_operator")
 
 
 def check_engine(engine: Any) -> None:

@@ -499,7 +499,7 @@ class Watch:
 
     def _seeded(self, kind: type, args: Any, kwargs: Any) -> None:
         """A template that draws its gates: the same ones only if it is given a seed."""
-        args = args[1:] if args[:1] == (kind,) else args
+        args = args[1:] if args and args[0] is kind else args  # others may be tensors: no ==
         bound = inspect.signature(vars(kind)["__init__"]).bind(None, *args, **kwargs)
         bound.apply_defaults()
         if not isinstance(bound.arguments.get("seed"), int):

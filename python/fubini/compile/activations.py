@@ -4,6 +4,7 @@ Each is written with the functions that the kernel has, so that values and deriv
 the derivative 0 at 0, and the larger and the smaller of two equal numbers have half of it each.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -218,7 +219,12 @@ def _log_softmax(shadow: Shadow, a: torch.Tensor, dim: int, half_to_float: bool 
 
 
 def _log_total(graph: Graph, nodes: list[int]) -> int:
-    return graph.unary("log", _sum(graph, *((1.0, graph.unary("exp", n)) for n in nodes)))
+    # The largest is taken off, as torch does: an infinite logarithm may be the argument of a function that is finite there.
+    largest = functools.reduce(functools.partial(graph.binary, "maximum"), nodes)
+    powers = [graph.unary("exp", _sum(graph, (1.0, n), (-1.0, largest))) for n in nodes]
+    return _sum(
+        graph, (1.0, largest), (1.0, graph.unary("log", _sum(graph, *((1.0, u) for u in powers))))
+    )
 
 
 @rule("cumprod")

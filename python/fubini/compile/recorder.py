@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fubini.compile import activations
 from fubini.compile.graph import Graph, TooLargeError
 from fubini.compile.hooks import running
+from fubini.compile.replay import Replay
 from fubini.compile.rules import RULES
 from fubini.compile.shadow import Codes, Shadow, UnknownError
 
@@ -66,11 +67,13 @@ class Predicate:
         codes: The numbers.
         tolerance: Absolute tolerance of ``allclose``, besides its relative one.
         holds: What was found.
+        tensor: What holds the numbers.
     """
 
     codes: Codes
     tolerance: float
     holds: bool
+    tensor: torch.Tensor
 
 
 class Recording:
@@ -82,6 +85,7 @@ class Recording:
     Attributes:
         graph: As above.
         shadow: What is in the memory of tensors.
+        replay: The operations that the expressions were made of.
         problem: Why the run cannot be compiled; None so far.
         sized: Whether the function asked for the number of inputs.
         predicates: Decisions that were taken by value.
@@ -90,6 +94,7 @@ class Recording:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.shadow = Shadow(graph)
+        self.replay = Replay(self.shadow)
         self.problem: str | None = None
         self.sized = False
         self.predicates: list[Predicate] = []
@@ -98,6 +103,7 @@ class Recording:
     def fail(self, reason: str) -> None:
         """Note why the run cannot be compiled; the first reason counts."""
         self.problem = self.problem or reason
+        self.replay.clear()
 
     def leaves(self, kind: str, tensor: torch.Tensor, first: int, batch: bool = False) -> None:
         """Say that a tensor is a weight or the inputs.
@@ -116,6 +122,7 @@ class Recording:
             codes = codes[None] | rows
         if tensor.numel():
             self.shadow.put(tensor, codes)
+            self.replay.leaf(kind, tensor, first)
         self._leaves.add(tensor.untyped_storage()._cdata)
 
     def is_leaf(self, tensor: torch.Tensor) -> bool:
@@ -164,12 +171,17 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 try:
                     mutated = _mutated(func, args, kwargs)
                     found = self._before(func, args, kwargs, mutated)
+                    plan = found is not None and recording.replay.planned(
+                        func, args, kwargs, mutated
+                    )
                 except Exception as error:  # noqa: BLE001 - whatever cannot be followed is not understood
                     recording.fail(_failure(error))
                     return func(*args, **kwargs)
                 result = func(*args, **kwargs)
                 try:
                     self._after(func, args, result, found, mutated)
+                    if plan:
+                        recording.replay.note(plan, result, bool(mutated))
                 except Exception as error:  # noqa: BLE001
                     recording.fail(_failure(error))
         finally:
@@ -409,7 +421,8 @@ class _Functions(TorchFunctionMode):
         values = norm.detach().double()
         with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
             holds = bool(torch.allclose(values, torch.ones_like(values), atol=tolerance))
-        return Predicate(np.array(self._recording.shadow.of(norm)), tolerance, holds)
+        codes = np.array(self._recording.shadow.of(norm))
+        return Predicate(codes, tolerance, holds, norm)
 
 
 def _on_the_way_to_numpy() -> bool:

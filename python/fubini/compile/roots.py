@@ -7,10 +7,12 @@ import pennylane as qml
 import torch
 
 from fubini.arrays import to_numpy
+from fubini.compile.agreement import Columns, Ours, Theirs, same
 from fubini.compile.call import Arguments
-from fubini.compile.compiled import Affine, Compiled, Guard, Normalised, Traced
+from fubini.compile.compiled import Affine, Compiled, FloatArray, Guard, Normalised, Traced
 from fubini.compile.graph import Graph, depends, expression
 from fubini.compile.recorder import Predicate, Recording
+from fubini.compile.replay import Place
 from fubini.compile.shadow import MIXED, MIXED_ROW, Codes, Shadow, UnknownError, split
 from fubini.native.circuit import Circuit
 from fubini.native.reading import Reading
@@ -58,7 +60,13 @@ def compiled_of(
     )
     if not _repeats(found, reading, arguments):
         return Traced("its angles could not be computed again from what was recorded")
-    return found
+    reason = None
+    try:
+        if not _replays(found, reading, recording, arguments):
+            reason = "at random numbers its operations give other angles than what was recorded"
+    except Exception as error:  # noqa: BLE001 - what cannot be repeated is not understood
+        reason = f"its operations could not be repeated ({type(error).__name__}: {error})"
+    return found if reason is None else Traced(reason)
 
 
 def _root(shadow: Shadow, value: Any, batch: int | None) -> int:
@@ -171,3 +179,50 @@ def _repeats(found: Compiled, reading: Reading, arguments: Arguments) -> bool:
         return same
     started = to_numpy(reading.state, np.complex128)
     return same and np.allclose(states, started, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+def _replays(found: Compiled, reading: Reading, recording: Recording, arguments: Arguments) -> bool:
+    """Whether the map, and the decisions, give at random numbers what the operations of the run give there."""
+    shadow, replay = recording.shadow, recording.replay
+    if not replay:  # then all that is in it are parts of weights and inputs
+        return True
+    columns, tensors = [], []
+    for column, value in enumerate(reading.parts.values):
+        if (
+            isinstance(value, torch.Tensor)
+            and shadow.tracks(value)
+            and not recording.is_leaf(value)
+        ):
+            columns.append(column)
+            tensors.append(value)
+    ends = np.cumsum([w.numel() for w in arguments.weights])[:-1]
+    shapes = [tuple(w.shape) for w in arguments.weights]
+
+    def parts(weights: FloatArray) -> list[FloatArray]:
+        split = np.split(weights, ends) if shapes else []
+        return [w.reshape(shape) for w, shape in zip(split, shapes, strict=True)]
+
+    rows = arguments.batch or 1
+    pairs: list[tuple[Theirs, Ours]] = []
+    if columns:
+        pairs.append((Columns(tensors, rows), lambda w, x: found.angles(parts(w), x)[:, columns]))
+    op = reading.parts.preparation
+    if op is not None and isinstance(op.parameters[0], torch.Tensor):
+        value = op.parameters[0]
+        if shadow.tracks(value) and not recording.is_leaf(value):
+            order = _places(op, found.circuit)
+
+            def amplitudes(weights: FloatArray, inputs: FloatArray) -> FloatArray:
+                states = found.states(parts(weights), inputs)
+                assert states is not None
+                return states.real[:, order]
+
+            place = Place.of(value)
+            pairs.append((lambda memory: place.within(memory).numpy(), amplitudes))
+    for decision, predicate in zip(found.decisions, recording.predicates, strict=True):
+        if not recording.is_leaf(predicate.tensor):
+            pairs.append((Columns([predicate.tensor], rows), decision.norms.evaluate))
+    try:
+        return same(replay, pairs, arguments.num_weights, rows, arguments.width)
+    finally:
+        replay.clear()

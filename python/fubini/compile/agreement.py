@@ -1,0 +1,123 @@
+"""Whether expressions agree with torch at random numbers: a second line of defence behind the rules.
+
+What was recorded (:mod:`fubini.compile.replay`) is run by torch at random points and compared with what the expressions give
+there, so that a rule that is wrong for large numbers, whole ones or zeros shows although it was right for the caller's.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+
+from fubini.compile.compiled import FloatArray
+from fubini.compile.replay import Place, Replay
+
+#: Agreement that needs no second look: the kernel's functions are right to a few units in the last place, and no angle need
+#: be better than this.
+TOLERANCE = 1e-10
+#: A difference beyond it is rounding if ``SHAKE`` moves the result by a tenth of it in one of these runs: sin(1e9 x) and
+#: (x + 1e12) - 1e12 have no more digits.
+TRIES = 8
+
+Theirs = Callable[[dict[int, torch.Tensor]], FloatArray]
+Ours = Callable[[FloatArray, FloatArray], FloatArray]
+
+
+class Columns:
+    """Numbers of one each, or of one for each input, as the columns of a matrix.
+
+    Args:
+        tensors: (), or (B,).
+        rows: B.
+    """
+
+    def __init__(self, tensors: Sequence[torch.Tensor], rows: int) -> None:
+        self._places = []
+        for key, size, stride, offset in map(Place.of, tensors):
+            step = next((s for n, s in zip(size, stride, strict=True) if n > 1), 0)
+            self._places.append(Place(key, (rows,), (step,), offset))
+
+    def __call__(self, memory: dict[int, torch.Tensor]) -> FloatArray:
+        """Return the matrix, (B, k)."""
+        result: FloatArray = torch.stack([p.within(memory) for p in self._places], 1).numpy()
+        return result
+
+
+def points(
+    num_weights: int, rows: int, width: int, count: int
+) -> Iterator[tuple[FloatArray, FloatArray]]:
+    """Points to compare at: a normal one, then wide ones of magnitudes from 1e-3 to 1e3, whole numbers and zeros.
+
+    Args:
+        num_weights: P.
+        rows: B.
+        width: d.
+        count: How many.
+
+    Yields:
+        Weights, (P,), and inputs, (B, d).
+    """
+    rng = np.random.default_rng(0)
+    size = num_weights + rows * width
+    for number in range(count):
+        values = rng.standard_normal(size)
+        if number:
+            kind = rng.integers(8, size=size)
+            wide = np.copysign(10.0 ** rng.uniform(-3.0, 3.0, size), values)
+            values = np.where(kind == 0, 0.0, np.where(kind < 3, np.rint(wide), wide))
+        yield values[:num_weights], values[num_weights:].reshape(rows, width)
+
+
+def same(
+    replay: Replay,
+    pairs: Sequence[tuple[Theirs, Ours]],
+    num_weights: int,
+    rows: int,
+    width: int,
+) -> bool:
+    """Say whether expressions give what the recorded operations give, at random points, wherever both are finite.
+
+    Args:
+        replay: The operations.
+        pairs: What is compared: from the memory behind the operations, and from weights (P,) and inputs (B, d), to arrays
+            that broadcast.
+        num_weights: P.
+        rows: B.
+        width: d.
+
+    Returns:
+        Whether they agree.
+    """
+    # As torch does it, whatever modes of users are in force.
+    plain = torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch()
+    with np.errstate(all="ignore"), torch.no_grad(), plain[0], plain[1]:
+        # More wide points where they cost little: a single number may miss what is wrong for large ones.
+        count = 2 + min(6, 48 // len(replay))
+        for weights, inputs in points(num_weights, rows, width, count):
+            memory = replay.run(weights, inputs)
+            wrong = [
+                _Difference(theirs, theirs(memory), ours(weights, inputs)) for theirs, ours in pairs
+            ]
+            wrong = [w for w in wrong if w.left.any()]
+            generator = torch.Generator().manual_seed(1) if wrong else None
+            for _ in range(TRIES if wrong else 0):
+                memory = replay.run(weights, inputs, generator)
+                for difference in wrong:
+                    difference.explain(memory)
+            if any(w.left.any() for w in wrong):
+                return False
+    return True
+
+
+class _Difference:
+    """Where numbers differ by more than rounding explains."""
+
+    def __init__(self, theirs: Theirs, values: FloatArray, ours: FloatArray) -> None:
+        self._theirs, self._values = theirs, values
+        self._apart = np.abs(ours - values)
+        finite = np.isfinite(values) & np.isfinite(ours)
+        self.left = finite & (self._apart > TOLERANCE * (1.0 + np.abs(values)))
+
+    def explain(self, memory: dict[int, torch.Tensor]) -> None:
+        moved = np.abs(self._theirs(memory) - self._values)
+        self.left &= np.isfinite(moved) & (self._apart > 10.0 * moved)

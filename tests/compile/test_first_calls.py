@@ -1,5 +1,7 @@
 """What a quantum function gets and returns in the first call of a layer, and in those after it."""
 
+import importlib
+from collections.abc import Callable
 from typing import Any
 
 import pennylane as qml
@@ -9,6 +11,7 @@ import torch
 import fubini
 
 CALLS = 3
+Tensor = torch.Tensor
 
 
 def z(wire: int) -> Any:
@@ -154,3 +157,60 @@ def test_integers_are_floating_point_in_the_function_or_the_error_says_so(name: 
     for _ in range(CALLS):
         # Results have the dtype of the inputs in the function, float32.
         torch.testing.assert_close(layer(inputs), want, atol=1e-6, rtol=0)
+
+
+# -- how often the function runs ----------------------------------------------------------------------------------------
+
+# What is done with inputs (4, 3) and weights (3,).
+ANGLES: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "affine": lambda x, w: x[..., 0] + w[0],
+    "product": lambda x, w: x[..., 0] * w[1],
+    "not understood": lambda x, w: torch.floor(x[..., 0]) * w[0],
+    "inputs mixed": lambda x, w: x[..., 0] - x[..., 0].mean() + w[0],
+    "inputs mixed, not understood": lambda x, w: torch.floor(x[..., 0] - x.mean()) + w[0],
+    "inputs rolled": lambda x, w: x.roll(1, 0)[..., 0] + w[0],
+    "inputs added up in order": lambda x, w: x.cumsum(0)[..., 0] + w[0],
+    "without inputs": lambda x, w: torch.sin(w[0]),
+    "number": lambda x, w: float(w[0].detach()) + w[1],
+}
+WAYS: dict[str, Callable[[Any, Tensor, Tensor], Any]] = {
+    "layer": lambda q, x, w: fubini.QuantumLayer(q, {"w": 3}, {"w": w.detach()}).double()(x),
+    "compiled": lambda q, x, w: fubini.compiled(q, weights="w")(x, w),
+    "metric": lambda q, x, w: fubini.metric_tensor(q, argnums=1)(x, w),
+}
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (4, 3)])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ANGLES)
+@pytest.mark.parametrize("engine", ["native", "device"])
+def test_the_function_runs_at_most_twice_in_the_first_call(
+    engine: str, name: str, way: str, shape: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def circuit(inputs: Any, w: Any) -> Any:
+        qml.RX(inputs[..., 1], 0)
+        qml.RY(ANGLES[name](inputs, w), 0)
+        qml.RZ(w[2], 0)
+        return z(0)
+
+    def counted(function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            runs.append(1)
+            return function(*args, **kwargs)
+
+        return call
+
+    # Counted where PennyLane calls it: a function that counts is one that changes what it captured.
+    runs: list[int] = []
+    batches = importlib.import_module("pennylane.workflow.construct_batch")
+    monkeypatch.setattr(batches, "make_qscript", counted(batches.make_qscript))
+    monkeypatch.setattr(qml.QNode, "construct", counted(qml.QNode.construct))
+    noisy = engine == "device"
+    qnode = qml.QNode(circuit, qml.device("default.mixed" if noisy else "default.qubit", wires=1))
+    x = torch.rand(shape, dtype=torch.float64, generator=torch.manual_seed(0))
+    WAYS[way](qnode, x, torch.tensor([0.3, 0.5, 0.2], dtype=torch.float64, requires_grad=True))
+    # Whether inputs that are mixed are still one each is found out by a second run; then the device asks for its own.
+    mixed = (
+        name in ("inputs mixed", "inputs added up in order") and len(shape) == 2 and shape[0] > 1
+    )
+    assert 1 <= len(runs) <= (3 if noisy and mixed and way == "layer" else 2)

@@ -17,7 +17,7 @@ import torch
 from fubini.arrays import is_tensor, to_numpy
 from fubini.compile.compiled import Compiled, Traced
 from fubini.compile.function import Run, compile_function, rest_of, same_rest
-from fubini.compile.roots import BATCHED
+from fubini.compile.roots import BATCHED, rows_of
 from fubini.native.pullback import Pullback
 from fubini.options import Index
 from fubini.torch_private import is_wrapped
@@ -245,13 +245,8 @@ def _data(run: Run, tensors: Mapping[str, torch.Tensor]) -> str | None:
     """The one tensor whose rows may be what makes the circuit a batch, of a function that was understood otherwise."""
     if not isinstance(run.how, Traced) or run.how.reason != BATCHED or run.reading is None:
         return None
-    count = run.reading.batch
-    for ndim in (2, 1):  # (batch, features), or (batch,)
-        found = [n for n, v in tensors.items() if v.ndim == ndim and len(v) == count != 1]
-        if found:
-            break
-    # In one dtype: a function that is called with several may compute with either.
-    return found[0] if len(found) == 1 and len({v.dtype for v in tensors.values()}) == 1 else None
+    index = rows_of(list(tensors.values()), run.reading.batch)
+    return None if index is None else list(tensors)[index]
 
 
 def _of_function(function: Any) -> _Calls:

@@ -23,7 +23,7 @@ from fubini.compile.batches import check_batch
 from fubini.compile.call import Arguments, arguments_of
 from fubini.compile.compiled import Compiled, Traced
 from fubini.compile.graph import TooLargeError
-from fubini.compile.roots import BATCHED, compiled_of
+from fubini.compile.roots import compiled_of, why_batched
 from fubini.compile.shadow import UnknownError
 from fubini.compile.watch import Watch
 from fubini.errors import UnsupportedCircuitError
@@ -117,7 +117,7 @@ def compile_function(
         if reason is None and not static:
             reason = watch.problem or (None if watch.holds() else "it changes what it reads")
         if reason is None and arguments.inputs is None and reading.batch is not None:
-            reason = BATCHED
+            reason = why_batched(recording, reading, arguments)
         if reason is None and arguments.made_up:
             reason = "its numbers were hidden by torch.func in the first call"
         live = None if arguments.made_up else reading

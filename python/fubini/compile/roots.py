@@ -1,5 +1,6 @@
 """From what was recorded to the map of a compiled circuit: which expressions are its angles and amplitudes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,45 @@ def compiled_of(
     except Exception as error:  # noqa: BLE001 - what cannot be repeated is not understood
         reason = f"its operations could not be repeated ({type(error).__name__}: {error})"
     return found if reason is None else Traced(reason)
+
+
+def rows_of(tensors: Sequence[torch.Tensor], count: int | None) -> int | None:
+    """Return which tensor is the one whose rows, (count, features) or (count,), may be inputs; None where none is.
+
+    Args:
+        tensors: All of them.
+        count: Number of inputs.
+    """
+    for ndim in (2, 1):
+        found = [k for k, v in enumerate(tensors) if v.ndim == ndim and len(v) == count != 1]
+        if found:
+            break
+    # In one dtype: a function that is called with several may compute with either.
+    return found[0] if len(found) == 1 and len({v.dtype for v in tensors}) == 1 else None
+
+
+def why_batched(recording: Recording, reading: Reading, arguments: Arguments) -> str:
+    """Return why a run whose tensors are all weights is a batch: one of them is, or its rows are mixed as no inputs may be.
+
+    Args:
+        recording: What was recorded.
+        reading: Of the tape of the run.
+        arguments: Of the run.
+    """
+    graph, shadow, weights = recording.graph, recording.shadow, arguments.weights
+    index, count = rows_of(weights, reading.batch), reading.batch
+    if index is None or count is None:
+        return BATCHED
+    first, size = sum(w.numel() for w in weights[:index]), weights[index].numel()
+    values = [v for v in reading.parts.values if isinstance(v, torch.Tensor) and shadow.tracks(v)]
+    codes = [shadow.of(v).reshape(-1) for v in values]
+    for row in (0, count - 1):  # what the first and the last one are made of
+        roots = [int(c[row if len(c) == count else 0]) >> 32 for c in codes]
+        for node in (graph.nodes[n] for n in graph.reached(roots)):
+            at = node.arguments[0] - first if node.kind == "weight" else -1
+            if 0 <= at < size and at // (size // count) != row:
+                return MIXED
+    return BATCHED
 
 
 def _root(shadow: Shadow, value: Any, batch: int | None) -> int:

@@ -4,6 +4,7 @@ A rule takes the arguments of an ATen operation and returns the codes of its res
 operation without a rule is not understood, and the function that uses it runs in every call.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -329,8 +330,15 @@ def _cumsum(shadow: Shadow, a: torch.Tensor, dim: int, dtype: Any = None) -> Cod
 @rule("_softmax")
 def _softmax(shadow: Shadow, a: torch.Tensor, dim: int, half_to_float: bool = False) -> Codes:
     graph = shadow.graph
-    # The largest is not taken off: angles that overflow here would be refused as infinite.
-    powers = mapped(shadow.of(a), lambda u: graph.unary("exp", u))
+    codes = shadow.of(a)
+    # The largest is taken off, as torch does: exponentials of numbers beyond 700 are infinite.
+    largest = reduced(
+        codes,
+        [dim],
+        functools.partial(functools.reduce, functools.partial(graph.binary, "maximum")),
+    )
+    apart = paired(codes, largest, lambda u, v: graph.sum(0.0, [(1.0, u, -1), (-1.0, v, -1)]))
+    powers = mapped(apart, lambda u: graph.unary("exp", u))
     total = reduced(powers, [dim], lambda nodes: graph.sum(0.0, [(1.0, n, -1) for n in nodes]))
     return paired(powers, total, lambda u, v: graph.binary("quotient", u, v))
 

@@ -134,6 +134,29 @@ def argument_names(function: Callable[..., Any], positional: int) -> dict[int | 
     return names
 
 
+def real_numbers(name: str, value: Any) -> npt.NDArray[np.float64]:
+    """Return an argument as an array of float64.
+
+    Args:
+        name: The argument's name.
+        value: An array, tensor, number or nested list of real numbers.
+
+    Raises:
+        TypeError: If it is anything else: of complex numbers the imaginary parts would be lost.
+    """
+    try:
+        array = to_numpy(value, None)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"{name}: expected real numbers, got {type(value).__name__}: {error}"
+        ) from error
+    if array.dtype.kind == "c":
+        raise TypeError(f"{name}: expected real numbers, got complex ones; take their real part")
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name}: expected real numbers, got {type(value).__name__}")
+    return to_numpy(value)
+
+
 def check_finite_array(name: str, value: Any) -> None:
     """Raise a ValueError that names the first entry of an array that is NaN or infinite.
 

@@ -9,7 +9,7 @@ import pennylane as qml
 import torch
 
 from fubini.arrays import like, to_numpy
-from fubini.circuit.arguments import check_finite_array
+from fubini.circuit.arguments import check_finite_array, real_numbers
 from fubini.circuit.jacobian import Jacobian
 from fubini.circuit.tape import user_tape
 from fubini.compile.calls import find
@@ -29,6 +29,20 @@ from fubini.nn.qnode_function import plain_qnode
 from fubini.options import Complex, Index, Real
 
 
+def _arrays(names: Sequence[str], templates: Sequence[Any], batched: bool) -> list[Real]:
+    """Return weights as arrays, checked."""
+    if not templates:
+        raise ValueError("weights: expected at least one, got none")
+    arrays = [real_numbers(name, one) for name, one in zip(names, templates, strict=True)]
+    for name, array in zip(names, arrays, strict=True):
+        check_finite_array(name, array)
+        if batched and (not array.ndim or len(array) != len(arrays[0]) or not len(array)):
+            raise ValueError(
+                f"{name}: expected an axis of trajectories in front, for batched=True, got the shape {array.shape}"
+            )
+    return arrays
+
+
 class Ansatz:
     """A circuit, its P weights as one vector, and how its A angles move with them; make one by :func:`ansatz`.
 
@@ -45,13 +59,7 @@ class Ansatz:
 
     def __init__(self, names: Sequence[str], templates: Sequence[Any], batched: bool) -> None:
         self.names, self.templates = list(names), list(templates)
-        arrays = [np.asarray(to_numpy(t)) for t in templates]
-        for name, array in zip(names, arrays, strict=True):
-            check_finite_array(name, array)
-            if batched and (not array.ndim or len(array) != len(arrays[0]) or not len(array)):
-                raise ValueError(
-                    f"{name}: expected an axis of trajectories in front, for batched=True, got the shape {array.shape}"
-                )
+        arrays = _arrays(names, templates, batched)
         self._shapes = [a.shape[1:] if batched else a.shape for a in arrays]
         lead = len(arrays[0]) if batched else 1
         #: The weights that were passed, (B, P).
@@ -143,6 +151,10 @@ class _Form(Ansatz):
         affine = form.affine
         self._linear: tuple[Real, Real] | None = None
         if affine is not None:
+            if affine.inputs.shape[1] != inputs.shape[1]:
+                raise ValueError(
+                    f"inputs: expected {affine.inputs.shape[1]} features, got {inputs.shape[1]}"
+                )
             others = self._every.copy()
             others[self._columns] = 0.0
             offset = affine.constant + affine.weights @ others + affine.inputs @ inputs[0]
@@ -274,13 +286,9 @@ def _of_qnode(qnode: Any, weights: Any, inputs: Any, batched: bool) -> Ansatz:
         )
     names = argument_names(qnode, given, others)
     leaves = [
-        torch.tensor(np.asarray(to_numpy(v)[0] if batched and np.ndim(v) else to_numpy(v)))
-        .to(torch.float64)
-        .requires_grad_()
-        for v in given
+        torch.tensor(v[0] if batched else v, dtype=torch.float64, requires_grad=True)
+        for v in _arrays(names, given, batched)
     ]
-    for name, value in zip(names, given, strict=True):
-        check_finite_array(name, value)
     fixed = {n: plain(n, v) for n, v in others.items()}
     named = dict(zip(names, leaves, strict=True))
     found = find(qnode, (), {**named, **fixed})

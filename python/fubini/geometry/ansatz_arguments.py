@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from fubini.arrays import to_numpy
-from fubini.circuit.arguments import check_finite_array
+from fubini.circuit.arguments import check_finite_array, real_numbers
 
 ONE_INPUT = "inputs: expected one input, a state that evolves, got {}; evolve each by itself"
 
@@ -17,7 +17,9 @@ def plain(name: str, value: Any) -> Any:
     """An argument that is no weight, without a graph."""
     if isinstance(value, torch.Tensor | np.ndarray):
         check_finite_array(name, value)
-        return torch.as_tensor(to_numpy(value))
+        kept = to_numpy(value, None)
+        # Amplitudes of a state are complex.
+        return torch.as_tensor(kept if kept.dtype.kind == "c" else to_numpy(value))
     return value
 
 
@@ -83,6 +85,7 @@ def layer_arguments(
             f"inputs: the layer has data, its argument {layer.input_arg!r}, and none was given; pass one input, inputs=x of "
             "shape (features,)"
         )
+    real_numbers("inputs", inputs)
     x = torch.as_tensor(inputs).detach()
     check_finite_array("inputs", x)
     if x.ndim != 1:

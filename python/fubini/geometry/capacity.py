@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fubini.circuit.arguments import real_numbers
 from fubini.fisher.losses import as_likelihood
 from fubini.native.measurements import Measurement
 from fubini.options import Real
@@ -35,6 +36,8 @@ _IMPOSSIBLE = 1e-30
 _CERTAIN = 1e-15
 # Derivatives have an error of some 1e-16, and weights are angles.
 _ZERO = 1e-28
+# What float32 may leave of the symmetry and the sign of Fisher matrices, in units of the largest entry.
+_ROUNDING = 1e-4
 
 
 def reading(measurements: Sequence[Measurement], likelihood: Any) -> tuple[Reading, str]:
@@ -218,17 +221,28 @@ def effective_dimension(
     Raises:
         ValueError: If fishers have another shape, are not finite or are all zero, or kappa is not above 1.
     """
-    matrices = np.asarray(fishers, dtype=float)
+    matrices = real_numbers("fishers", fishers)
     if matrices.ndim != 3 or matrices.shape[1] != matrices.shape[2] or not matrices.size:
         raise ValueError(
             f"fishers: expected shape (draws, P, P), got {matrices.shape}; for one matrix F pass F[None]"
         )
     if not np.isfinite(matrices).all():
         raise ValueError("fishers: expected finite numbers, got NaN or infinity")
+    asymmetry = float(np.abs(matrices - matrices.swapaxes(1, 2)).max())
+    if asymmetry > _ROUNDING * float(np.abs(matrices).max()):
+        raise ValueError(
+            f"fishers: expected symmetric matrices, got a difference of {asymmetry:.3g} from the transpose"
+        )
+    lowest = np.linalg.eigvalsh(matrices)
+    if lowest.min() < -_ROUNDING * np.abs(lowest).max():
+        raise ValueError(
+            f"fishers: expected no negative eigenvalues, got {lowest.min():.3g}; Fisher matrices have none"
+        )
     scaled = normalised(matrices)
     values = np.maximum(np.linalg.eigvalsh(scaled), 0.0)  # they are not negative but for rounding
-    found = [_of_eigenvalues(values, float(n), gamma) for n in np.asarray(data, float).reshape(-1)]
-    return found[0] if np.ndim(data) == 0 else np.array(found).reshape(np.shape(data))
+    numbers = real_numbers("data", data)
+    found = [_of_eigenvalues(values, float(n), gamma) for n in numbers.reshape(-1)]
+    return found[0] if not numbers.ndim else np.array(found).reshape(numbers.shape)
 
 
 def check_data(data: float, gamma: float) -> float:
@@ -241,7 +255,7 @@ def check_data(data: float, gamma: float) -> float:
     Raises:
         ValueError: If it is not above 1.
     """
-    if not 0.0 < gamma <= 1.0:
+    if not isinstance(gamma, int | float | np.number) or not 0.0 < gamma <= 1.0:
         raise ValueError(f"gamma: expected a number in (0, 1], got {gamma!r}")
     kappa = gamma * data / (2 * math.pi * math.log(data)) if 1.0 < data < math.inf else 0.0
     if not (kappa > 1.0 and data > math.e):

@@ -93,7 +93,9 @@ def evolve(
         times: When to stop; then the result has the time 0 and all steps. Or increasing times, the first of which the
             weights belong to; then the result has these, whatever the steps are. In units of 1 / energy.
         hamiltonian: Hermitian operator on the circuit's wires; a function from the time to one; or a list of operators with
-            ``coefficients``. None: the circuit's own observable, of the one expectation value that it returns.
+            ``coefficients``. None: the circuit's own observable, of the one expectation value that it returns. A function of
+            time is seen at the points of the steps alone: what it does between them, such as a pulse that is short beside the
+            steps, is missed, in the bound as well. Evolve such a pulse by itself, or take ``"RK4"`` with a shorter step.
         coefficients: For a list of M operators: numbers (M,), or a function from the time to them. Rows of them, (B, M), are B
             trajectories.
         time: ``"real"`` or ``"imaginary"``, in which the state is normalised.
@@ -106,7 +108,9 @@ def evolve(
             ``"RK4"`` with fixed steps; or one of SciPy's: ``"RK23"``, ``"RK45"``, ``"DOP853"``, ``"Radau"``, ``"BDF"``,
             ``"LSODA"``.
         tolerance: What the integration by ``"metric"`` may add to the state's error, as an angle in radians, and, once more,
-            the cut-off of singular metrics, over the whole time. SciPy's methods take it for ``rtol`` and ``atol`` of
+            the cut-off of singular metrics, over the whole time. Where the circuit misses a residual r, the cut-off may add r / 100
+            in quadrature to it, whatever the tolerance: along directions that hardly move the state, dw/dt is then some per cent
+            smaller than the solution of the linear equations, which the bound includes. SciPy's methods take it for ``rtol`` and ``atol`` of
             the weights.
         step: Length of the steps of ``"RK4"``, which needs one; rounded so that they divide the time, with shots every
             interval between two times.

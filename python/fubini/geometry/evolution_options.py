@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fubini.arrays import to_numpy
-from fubini.circuit.arguments import check_finite_array
+from fubini.circuit.arguments import check_finite_array, real_numbers
 from fubini.geometry.ansatz import Ansatz
 from fubini.geometry.operators import Terms, terms_of
 from fubini.options import Real
@@ -38,9 +37,10 @@ def times_of(times: Any, after: float | None = None) -> tuple[Real, bool]:
         after: What they continue.
 
     Raises:
+        TypeError: If they are no real numbers.
         ValueError: If they do not increase.
     """
-    values = to_numpy(times)
+    values = real_numbers("times", times)
     check_finite_array("times", values)
     if values.ndim > 1:
         raise ValueError(f"times: expected a number or a sequence, got the shape {values.shape}")

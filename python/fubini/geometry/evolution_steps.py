@@ -232,5 +232,6 @@ def _scipy(
 def _stuck(t: float, speed: float) -> str:
     return (
         f"times: no step is short enough at t = {t:.6g}, where the weights move by up to {speed:.3g} a unit of time; raise "
-        "tolerance, whose cut-off leaves out what moves so fast, or start from other weights"
+        "tolerance, whose cut-off leaves out what moves so fast, or start from other weights; where hamiltonian(t) jumps, evolve "
+        "what is before and after by itself, each with its own hamiltonian, from the last weights on"
     )

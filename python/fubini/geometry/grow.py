@@ -8,7 +8,7 @@ import pennylane as qml
 import torch
 
 from fubini.arrays import to_numpy
-from fubini.circuit.arguments import check_finite_array
+from fubini.circuit.arguments import check_finite_array, real_numbers
 from fubini.geometry.flow import Time
 from fubini.geometry.grow_evolution import Course, follow
 from fubini.geometry.grown import Grown, Growth
@@ -108,7 +108,7 @@ def grow(
         elements,
         first,
         found,
-        np.asarray(to_numpy(times), dtype=float),
+        real_numbers("times", times),
         time,
         score or "gain",
         bound,
@@ -229,8 +229,12 @@ def _ground(
 def _optimised(chain: Chain, weights: Real, scale: float, optimize: Optimize | None) -> Real:
     if optimize is None:
         return minimise(chain, weights, scale)
+    if not callable(optimize):
+        raise TypeError(
+            f"optimize: expected a function of the energy and of weights, got {type(optimize).__name__}"
+        )
     given = optimize(_Energy(chain), torch.from_numpy(weights.copy()))
-    found = to_numpy(given).reshape(-1)
+    found = real_numbers("optimize", given).reshape(-1)
     if found.shape != weights.shape:
         raise ValueError(
             f"optimize: expected it to return {len(weights)} weights, got the shape {np.shape(given)}"
@@ -304,7 +308,7 @@ def _check(times: Any, time: Any, score: Any, tolerance: Any, max_operations: An
         raise ValueError(
             f"score: expected 'gain' in real time, which goes along no gradient of the energy, got {score!r}"
         )
-    values = np.asarray(to_numpy(times), dtype=float)
+    values = real_numbers("times", times)
     check_finite_array("times", values)
     if values.ndim != 1 or len(values) < 2 or not (np.diff(values) > 0.0).all():
         raise ValueError(

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fubini.arrays import to_numpy
+from fubini.circuit.arguments import real_numbers
 from fubini.geometry.ansatz import Ansatz
 from fubini.geometry.operators import (
     Terms,
@@ -76,16 +76,19 @@ class _Weighted(Hamiltonian):
 
     def __init__(self, circuit: Circuit, operators: Sequence[Terms], given: Any, start: float):
         super().__init__(circuit, operators)
-        self._given = given
+        self._given, self._rows = given, 0
         first = self.coefficients(start)
         self.batch = len(first) if np.ndim(self._value(start)) == 2 else None
+        self._rows = len(first)
 
     @property
     def constant(self) -> bool:
         return not callable(self._given)
 
     def _value(self, t: float) -> Any:
-        return to_numpy(self._given(t) if callable(self._given) else self._given)
+        if callable(self._given):
+            return real_numbers(f"coefficients({t:g})", self._given(t))
+        return real_numbers("coefficients", self._given)
 
     def coefficients(self, t: float) -> Real:
         values = self._value(t)
@@ -97,7 +100,12 @@ class _Weighted(Hamiltonian):
             )
         if not np.isfinite(values).all():
             raise ValueError(f"coefficients: expected finite numbers, got {values} at t = {t:g}")
-        return np.atleast_2d(values)
+        found = np.atleast_2d(values)
+        if self._rows and len(found) != self._rows:
+            raise ValueError(
+                f"coefficients: expected as many rows at all times, {self._rows} as at the first, got {len(found)} at t = {t:g}"
+            )
+        return found
 
 
 class _Function(Hamiltonian):

@@ -14,6 +14,7 @@ import numpy as np
 import pennylane as qml
 import torch
 
+from fubini.circuit.arguments import real_numbers
 from fubini.geometry.capacity import Reading, check_data, fisher, reading
 from fubini.geometry.report_model import Model, Weights, model_of, of_family
 from fubini.geometry.report_result import Report
@@ -91,8 +92,8 @@ def report(
         MemoryError: If the Fisher matrices do not fit.
     """
     _check_count("draws", draws, 2)
-    check_data(data, gamma)
-    if radius is not None and not 0.0 < radius < math.inf:
+    check_data(float(real_numbers("data", data)), gamma)
+    if radius is not None and not 0.0 < float(real_numbers("radius", radius)) < math.inf:
         raise ValueError(f"radius: expected a finite number above 0, got {radius!r}")
     smaller: list[tuple[int, GradientVariance]] = []
     if _is_family(model):

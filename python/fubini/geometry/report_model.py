@@ -11,7 +11,7 @@ import torch
 
 from fubini import _core
 from fubini.arrays import to_numpy
-from fubini.circuit.arguments import check_finite_array
+from fubini.circuit.arguments import check_finite_array, real_numbers
 from fubini.circuit.jacobian import Jacobian
 from fubini.circuit.tape import user_tape
 from fubini.compile.compiled import Compiled
@@ -278,7 +278,9 @@ def _double(qnode: Any, weights: Weights, data: str | None) -> QuantumLayer:
     for name, value in weights.items():
         array = isinstance(value, torch.Tensor | np.ndarray)
         shapes[name] = tuple(value.shape) if array else value
-        values[name] = torch.from_numpy(to_numpy(value).copy()) if array else None
+        values[name] = (
+            torch.from_numpy(real_numbers(f"weights[{name!r}]", value).copy()) if array else None
+        )
     result = QuantumLayer.__new__(QuantumLayer)
     result.__dict__["input_arg"] = data
     with torch.random.fork_rng(devices=[]):
@@ -312,7 +314,7 @@ def _inputs(layer: QuantumLayer, inputs: Any) -> torch.Tensor:
         raise TypeError(
             f"inputs: expected a tensor (inputs, features) for the argument {layer.input_arg!r}, got none"
         )
-    values = to_numpy(inputs)
+    values = real_numbers("inputs", inputs)
     if values.ndim == 0 or not values.size:
         raise ValueError(f"inputs: expected shape (inputs, features), got {values.shape}")
     check_finite_array("inputs", values)

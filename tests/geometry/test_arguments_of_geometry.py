@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pennylane as qml
 import pytest
@@ -77,6 +79,7 @@ def test_complex_amplitudes_among_the_arguments_keep_their_imaginary_parts():
         ("optimize", lambda: fubini.grow(qml.X(0), POOL, optimize=lambda e, w: None)),
         ("data", lambda: fubini.effective_dimension(FISHERS, "a")),
         ("data", lambda: fubini.report(node(), weights={"w": 2}, data="a")),
+        ("init_method", lambda: fubini.report(node(), weights={"w": 2}, init_method=3)),
         ("radius", lambda: fubini.report(node(), weights={"w": 2}, radius="a")),
     ],
 )
@@ -133,3 +136,18 @@ def test_features_of_another_number_are_refused_by_name():
 def test_matrices_that_are_no_fisher_matrices_have_no_effective_dimension(matrix, message):
     with pytest.raises(ValueError, match=f"^fishers: expected .*{message}"):
         fubini.effective_dimension(matrix[None], 1000)
+
+
+def test_what_an_evolution_says_of_pickling_works():
+    # It named a class of the kernel.
+    result = fubini.evolve(node(), W, [0, 0.2])
+    with pytest.raises(TypeError, match=r"^Evolution: expected no pickling .*result\.final"):
+        pickle.dumps(result)
+    more = fubini.evolve(node(), result.final, [result.times[-1], 0.4])
+    np.testing.assert_allclose(more.energies[-1], result.extend([0.4]).energies[-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", ["a", None, -1, 1.5])
+def test_seeds_that_are_none_are_refused_by_name(seed):
+    with pytest.raises(ValueError, match=r"^seed: expected an integer of at least 0"):
+        fubini.report(node(), weights={"w": 2}, draws=2, seed=seed)

@@ -112,6 +112,13 @@ class Evolution:
             _flat=flat,
         )
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"{type(self).__name__}: expected no pickling or deep copy, for the circuit that it goes on with has no copy; store "
+            "result.times, result.weights, result.energies, ..., and go on by fubini.evolve(circuit, result.final, "
+            "[result.times[-1], ...])"
+        )
+
     def plot(self, figure: Any = None) -> Any:
         """Draw the energy, the observables, the residual and the bound of the infidelity over time.
 

@@ -92,6 +92,7 @@ def report(
         MemoryError: If the Fisher matrices do not fit.
     """
     _check_count("draws", draws, 2)
+    _check_count("seed", seed, 0)
     check_data(float(real_numbers("data", data)), gamma)
     if radius is not None and not 0.0 < float(real_numbers("radius", radius)) < math.inf:
         raise ValueError(f"radius: expected a finite number above 0, got {radius!r}")

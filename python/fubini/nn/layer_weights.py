@@ -48,6 +48,7 @@ def initial_weight(name: str, shape: tuple[int, ...], init_method: InitMethod) -
         init_method: As for ``QuantumLayer``.
 
     Raises:
+        TypeError: If it is none.
         ValueError: If it does not fit.
     """
     method: Any = init_method
@@ -65,6 +66,11 @@ def initial_weight(name: str, shape: tuple[int, ...], init_method: InitMethod) -
         return method.detach().clone()
     if method is None:
         return torch.empty(shape).uniform_(0, 2 * math.pi)
+    if not callable(method):
+        raise TypeError(
+            "init_method: expected a function such as torch.nn.init.normal_, a tensor or a dictionary of these, got "
+            f"{type(method).__name__} for {name!r}"
+        )
     value: torch.Tensor = method(torch.empty(shape or (1,)))
     return value.reshape(shape)
 

@@ -151,3 +151,8 @@ def test_what_an_evolution_says_of_pickling_works():
 def test_seeds_that_are_none_are_refused_by_name(seed):
     with pytest.raises(ValueError, match=r"^seed: expected an integer of at least 0"):
         fubini.report(node(), weights={"w": 2}, draws=2, seed=seed)
+
+
+def test_observables_with_one_name_do_not_replace_each_other():
+    with pytest.raises(ValueError, match=r"^observables: expected names that differ"):
+        fubini.evolve(node(), W, 0.1, observables={1: qml.X(0), "1": qml.Z(0)})

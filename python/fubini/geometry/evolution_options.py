@@ -72,6 +72,7 @@ def observables_of(start: Ansatz, given: Any) -> dict[str, Terms]:
 
     Raises:
         TypeError: For anything but a dictionary or a list.
+        ValueError: For two names that are the same as text.
     """
     if given is None:
         return {}
@@ -81,6 +82,8 @@ def observables_of(start: Ansatz, given: Any) -> dict[str, Terms]:
                 f"observables: expected a dictionary or a list of operators, got {type(given).__name__}"
             )
         given = {str(k): one for k, one in enumerate(given)}
+    if len({str(name) for name in given}) < len(given):
+        raise ValueError(f"observables: expected names that differ as text, got {list(given)}")
     return {
         str(name): terms_of(f"observables[{name!r}]", one, start.circuit)
         for name, one in given.items()

@@ -25,6 +25,8 @@ from fubini.geometry.report_model import Model, model_of
 
 GOAL = 1000.0
 POOL_GOAL = 20.0
+# The best of so many calls, as ours is the best of many.
+PEER_CALLS = 5
 DATA = 1000
 # (qubits, draws of the weights, inputs)
 CASES = [(4, 10, 10), (6, 5, 5)]
@@ -99,9 +101,12 @@ def case(qubits: int, draws: int, count: int, seconds: float) -> dict[str, Any]:
             theirs = peer(qubits, weights, inputs)
         except ImportError:
             return {**result, "qiskit": None, "difference": None}
-        start = time.perf_counter()
-        value = float(theirs.get_effective_dimension(DATA))
-        result["qiskit"] = (time.perf_counter() - start) / matrices
+        times = []
+        for _ in range(PEER_CALLS):
+            start = time.perf_counter()
+            value = float(theirs.get_effective_dimension(DATA))
+            times.append(time.perf_counter() - start)
+        result["qiskit"] = min(times) / matrices
     result["difference"] = abs(value - ours(model, weights))
     if result["difference"] > 1e-8:
         raise RuntimeError(f"the effective dimensions differ by {result['difference']:.1e}")

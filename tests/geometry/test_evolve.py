@@ -493,3 +493,32 @@ def test_the_picture_and_the_words(tmp_path):
     assert len(figure.axes) == 3
     assert "real time 0 to 0.3" in repr(result)
     assert "infidelity at most" in repr(result)
+
+
+SINGULAR = qml.sum(
+    *(-1.0 * qml.Z(k) @ qml.Z(k + 1) for k in range(3)), *(-1.0 * qml.X(k) for k in range(4))
+)
+
+
+@pytest.mark.parametrize("method", ["metric", "RK45"])
+def test_a_metric_that_loses_rank_stops_adaptive_steps_by_name(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # weights race where the metric degenerates: with tolerance=1e-4, steps shrank without an end
+    @qml.qnode(qml.device("default.qubit", wires=4))
+    def real(w: np.ndarray) -> object:
+        for layer in w:
+            for k in range(4):
+                qml.RY(layer[k], k)
+            for k in range(3):
+                qml.CNOT([k, k + 1])
+        return qml.expval(SINGULAR)
+
+    monkeypatch.setattr("fubini.geometry.evolution_steps._MOST", 500)
+    start = 0.3 * np.random.default_rng(0).normal(size=(4, 4))
+    options = {"time": "imaginary", "tolerance": 1e-4}
+    with pytest.raises(fubini.NumericalError, match="method='RK4' with step"):
+        fubini.evolve(real, start, 2.0, method=method, **options)
+    found = fubini.evolve(real, start, 12.0, time="imaginary", method="RK4", step=0.05)
+    lowest = np.linalg.eigvalsh(qml.matrix(SINGULAR, wire_order=range(4)))[0]
+    assert found.energies[-1] - lowest < 1e-5

@@ -7,6 +7,7 @@ metric, :math:`\sqrt{e^\top g e}`, which is how far an error e of the weights mo
 matter, as they are at singular points, cost no steps. SciPy's methods control the error of the weights.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,8 @@ _PATH = np.array(
 )
 _SAFETY, _SHRINK, _GROW = 0.9, 0.2, 5.0
 # A step below this part of the whole time means that there is no way on.
+# Attempts of steps from one time that was asked for to the next.
+_MOST = 20_000
 _SMALLEST = 1e-10
 
 # The path of any method as a polynomial through its values at Chebyshev's points, the ends of the step among them.
@@ -124,9 +127,11 @@ def _adaptive(flow: Flow, weights: Real, t: float, end: float, tolerance: float)
     now, motion = flow(t, weights)
     speed = float(motion.lengths(now.weights).max())
     size = min(whole, tolerance**0.2 / max(speed, 1e-3 / whole))
-    while t < end:
+    for attempt in itertools.count():
+        if t >= end:
+            return
         size = min(size, end - t)
-        if size < _SMALLEST * whole:
+        if size < _SMALLEST * whole or attempt == _MOST:
             raise NumericalError(_stuck(t, float(np.abs(now.weights).max())))
         slopes = [now.weights]
         for c, row in zip(_C[1:], _A[1:-1], strict=True):
@@ -215,11 +220,15 @@ def _scipy(
     solver = getattr(scipy.integrate, method)(
         slope, start, weights.reshape(-1), end, rtol=max(tolerance, 1e-13), atol=tolerance
     )
-    while solver.status == "running":
+    for count in itertools.count():
+        if solver.status != "running":
+            return
         first, t = solver.y.reshape(shape).copy(), float(solver.t)
         message = solver.step()
-        if solver.status == "failed":
-            raise NumericalError(f"{_stuck(t, float('nan'))} SciPy says: {message}")
+        if solver.status == "failed" or count == _MOST:
+            speed = float(np.abs(solver.f).max())
+            said = "" if message is None else f". SciPy says: {message}"
+            raise NumericalError(_stuck(t, speed) + said)
         dense = solver.dense_output()
 
         def path(times: Real, dense: Any = dense) -> Real:
@@ -231,7 +240,8 @@ def _scipy(
 
 def _stuck(t: float, speed: float) -> str:
     return (
-        f"times: no step is short enough at t = {t:.6g}, where the weights move by up to {speed:.3g} a unit of time; raise "
-        "tolerance, whose cut-off leaves out what moves so fast, or start from other weights; where hamiltonian(t) jumps, evolve "
-        "what is before and after by itself, each with its own hamiltonian, from the last weights on"
+        f"times: no step is short enough at t = {t:.6g}, where the weights move by up to {speed:.3g} a unit of time; take "
+        "steps of a fixed length, method='RK4' with step, whose bound says what that costs, raise tolerance, whose cut-off "
+        "leaves out what moves so fast, or start from other weights; where hamiltonian(t) jumps, evolve what is before and "
+        "after by itself, each with its own hamiltonian, from the last weights on"
     )

@@ -7,6 +7,8 @@ from pathlib import Path
 import fubini
 
 HERE = Path(__file__).parent
+#: What is shown of a class besides what its own body defines.
+OPTIONS = {"QNGOptimizer": "\n    options: { inherited_members: true }"}
 
 
 def listed() -> set[str]:
@@ -32,7 +34,7 @@ def entries(words: str) -> str:
         return "\n".join(["| name | what it is |", "| --- | --- |", *rows])
     if names == ["the-rest"]:
         names = rest or ["__version__"]
-    return "\n\n".join(f"::: fubini.{name}" for name in names)
+    return "\n\n".join(f"::: fubini.{name}" + OPTIONS.get(name, "") for name in names)
 
 
 def first_line(name: str) -> str:

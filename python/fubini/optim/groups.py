@@ -1,7 +1,6 @@
 """The optimizer's options: checks, and damping in groups, where all is a plain number or word so that it can be saved."""
 
-import itertools
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -124,26 +123,6 @@ def is_judged(
     if len({bool(group["maximize"]) for group in groups}) > 1:
         raise ValueError("maximize: expected the same in all groups where the loss is judged")
     return True
-
-
-def keep_dtypes(
-    saved: Mapping[str, Any],
-    groups: Sequence[Mapping[str, Any]],
-    state: MutableMapping[torch.Tensor, Any],
-) -> None:
-    """Take the tensors of a state as they were saved; torch has cast them to the parameters' dtype.
-
-    Args:
-        saved: What was loaded.
-        groups: Parameter groups.
-        state: The optimizer's, changed here.
-    """
-    numbers = itertools.chain.from_iterable(group["params"] for group in saved["param_groups"])
-    parameters = itertools.chain.from_iterable(group["params"] for group in groups)
-    for index, p in zip(numbers, parameters, strict=True):
-        for key, value in saved["state"].get(index, {}).items():
-            if isinstance(value, torch.Tensor):
-                state[p][key] = value.detach().clone().to(p.device)
 
 
 def check_options(options: Mapping[str, Any], policy: DampingPolicy | None) -> None:

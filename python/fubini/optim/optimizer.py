@@ -1,50 +1,32 @@
 """The natural gradient as a torch optimizer for hybrid models."""
 
-import time
-import warnings
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
 
 from fubini.blocks import distributed
 from fubini.devices.signal_to_noise import SignalToNoise
-from fubini.nn.surroundings import RandomState
-from fubini.optim.checks import check_gradients, check_parameters, listed
-from fubini.optim.choices import PER_TERM, better_call, choose, described, without_metric
-from fubini.optim.closure import Closure, Judge, evaluated, number
-from fubini.optim.diagnostics import StepRecord
-from fubini.optim.direct import Direct, Taken, is_uniform
-from fubini.optim.gather import Gatherer, Moving
+from fubini.optim.checkpoint import Checkpointed
+from fubini.optim.checks import check_parameters, listed
+from fubini.optim.choices import PER_TERM, choose, described, without_metric
 from fubini.optim.groups import (
-    KINDS,
     check_options,
     check_signal_to_noise,
     checked_group,
     damping_entries,
     group_damping,
-    is_judged,
-    keep_dtypes,
     named_tensors,
 )
 from fubini.optim.length import StepLength
-from fubini.optim.metric_history import MetricHistory
-from fubini.optim.metric_source import ROUGH, Metric, make_source
-from fubini.optim.momentum import as_momentum, with_velocities
+from fubini.optim.metric_source import Metric, make_source
+from fubini.optim.momentum import as_momentum
 from fubini.optim.policies import Armijo, DampingPolicy, Tikhonov, TrustRegion, own_policy
-from fubini.optim.proposal import Proposal
-from fubini.optim.step import take_step
 from fubini.options import Approx, LayerRule
-from fubini.solvers.damping import Absolute, Damping
-from fubini.torch_private import TAKES_NAMES, load_compiler, uncompiled
-
-Tensor = torch.Tensor
-Group = MutableMapping[str, Any]
-# Frames between a warning in the first step and its caller, with the decorators that torch puts around step.
-_LEVELS = 5
+from fubini.torch_private import TAKES_NAMES, load_compiler
 
 
-class QNGOptimizer(torch.optim.Optimizer):
+class QNGOptimizer(Checkpointed):
     r"""Natural gradient descent for hybrid models, :math:`\theta \leftarrow \theta - \eta\,(G + \lambda I)^{-1} \nabla L`.
 
     What to take:
@@ -278,10 +260,7 @@ class QNGOptimizer(torch.optim.Optimizer):
         }
         if chosen.per_term:
             defaults["damping"] = PER_TERM
-        self._units = 1.0
-        self._names: dict[Tensor, str] = {}
-        self._begun = self._advises = False
-        self._last: StepRecord | None = None
+        self._names = {}
         super().__init__(params, defaults)
         for group in self.param_groups:
             group.setdefault("steps", 0)
@@ -295,8 +274,6 @@ class QNGOptimizer(torch.optim.Optimizer):
         if self._advises and self._model is not None and self._source.found:
             owned = {p for group in self.param_groups for p in group["params"]}
             self._advise(without_metric(self._model, owned), 3)
-
-    # -- torch's contract -----------------------------------------------------------------------------------------
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters.
@@ -322,65 +299,6 @@ class QNGOptimizer(torch.optim.Optimizer):
                 StepLength.of(first).keep(self.param_groups[-1])
             self._prepare()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what must be saved to go on to the bit: numbers and tensors only, for ``torch.save``."""
-        self._publish()
-        return super().state_dict()
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Load a state; factors and momenta stay float64 whatever the parameters' dtype.
-
-        Args:
-            state_dict: What ``state_dict`` returned.
-
-        Raises:
-            TypeError: If it is no dictionary.
-            ValueError: If it does not fit the optimizer.
-        """
-        if not isinstance(state_dict, Mapping):
-            raise TypeError(
-                f"state_dict: expected what state_dict() returned, got {type(state_dict).__name__}"
-            )
-        seen: list[Mapping[str, Any]] = []
-
-        def look(_: Any, found: Mapping[str, Any]) -> None:
-            seen.append(found)
-            if self._policy is not None:
-                self._policy.load_state_dict(found["param_groups"][0].get("policy", {}))
-
-        # Other hooks may replace the dictionary: this one runs last, and before anything changes.
-        handle = self.register_load_state_dict_pre_hook(look)
-        try:
-            super().load_state_dict(dict(state_dict))
-        finally:
-            handle.remove()
-        keep_dtypes(seen[-1], self.param_groups, self.state)
-        if not self._options["spring"]:
-            with_velocities(self.param_groups, self.state)
-        self._history.forget()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Keep the model and the options, so that a deep copy or pickle of the optimizer finds its layers again."""
-        self._publish()
-        state: dict[str, Any] = super().__getstate__()
-        own = ("_model", "_options", "_policy", "_data_parallel")
-        return {**state, **{name: getattr(self, name) for name in own}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        for group in self.param_groups:  # of older checkpoints
-            group.setdefault("steps", 0)
-            group.setdefault("policy", {})
-            for name in ("momentum", "weight_decay"):
-                group.setdefault(name, 0.0)
-            group.setdefault("maximize", False)
-            group.setdefault("damping", "absolute")
-        if "_model" in state:  # absent where load_state_dict calls this with the groups only
-            self._last, self._begun, self._units = None, False, 1.0
-            self._advises = False
-            self._source = make_source(self._model, self._options)
-            self._prepare()
-
     def __repr__(self) -> str:
         hidden = {"samples", "fallback", "layers", "spring", "tolerance", "by_length", "reasons"}
         used = {n: v for n, v in self._options.items() if n not in hidden and v is not None}
@@ -395,103 +313,6 @@ class QNGOptimizer(torch.optim.Optimizer):
         head = ", ".join(f"{name}={value!r}" for name, value in used.items())
         text = super().__repr__()
         return text.replace("QNGOptimizer (", f"QNGOptimizer ({head}", 1)
-
-    # -- the step -------------------------------------------------------------------------------------------------
-
-    @uncompiled
-    @torch.no_grad()
-    def step(self, closure: Closure | None = None, *, targets: Any = None) -> Any:
-        """Take one step.
-
-        Everything is computed and checked before the first parameter changes, and ``.grad`` is left as it is. A policy
-        or rule that judges the loss after the step evaluates the closure again, with the same random numbers, and
-        leaves gradients and batch-norm statistics as the first evaluation left them.
-
-        Args:
-            closure: Clears the gradients, computes the loss, calls ``backward``; returns the loss, or
-                ``(loss, metric_tensor_fn)``.
-            targets: What the loss takes as targets, for ``fisher="empirical"`` where they are not to be inferred from
-                the gradient by the outputs.
-
-        Returns:
-            The loss that the closure returned first, or None without a closure.
-
-        Raises:
-            NumericalError: If a gradient, weight, metric or step is not finite, or a metric is singular with ``lam=0``.
-            RuntimeError: If a layer has gradients but no recorded forward pass, passes used different weights, or the
-                loss must be evaluated again and there is no closure.
-            TypeError: If the closure returns something else, or a gradient is sparse.
-            ValueError: If a group's number is out of range, or only some groups maximise where the loss is judged.
-        """
-        rule = self._options["step_rule"]
-        judged = is_judged(rule, self._policy, closure is not None, self.param_groups)
-        found_inf = getattr(self, "found_inf", None)  # GradScaler sets it around the call
-        if found_inf is not None and float(found_inf) > 0:
-            return None
-        if found_inf is not None and targets is None and self._options["fisher"] == "empirical":
-            raise ValueError(
-                "targets: expected step(targets=...) with fisher='empirical' under a GradScaler, whose scale is in the "
-                "gradients by the outputs, got None"
-            )
-        random = RandomState.now() if judged else None
-        scale = getattr(self, "grad_scale", None)
-        if scale is not None and "tolerance" in self._options:
-            raise ValueError(
-                "lam: expected a number with a GradScaler, which changes the gradients' noise, got SignalToNoise"
-            )
-        loss, metric_fn = evaluated(closure)
-        value = number(loss) if judged or loss is not None else None
-        if not self._begun:
-            self._begin(metric_fn is not None)
-        if metric_fn is not None and "tolerance" in self._options:
-            raise ValueError(
-                "closure: expected the loss alone with lam=SignalToNoise, got a metric function, which says nothing about "
-                "noise"
-            )
-        distributed.together(
-            lambda: check_gradients(self.param_groups, self._names),
-            self.param_groups[0]["params"][0].device,
-        )
-        start = time.perf_counter()
-        first = self.param_groups[0]
-        length = StepLength.of(first) if self._options.get("by_length") else None
-        self._source.rough = length is not None and length.damping >= ROUGH
-        found = self._gatherer.metric(
-            self.param_groups,
-            metric_fn,
-            step=int(first["steps"]),
-            targets=targets,
-            state=self.state,
-        )
-        if found.blocks and self._options.get("reasons"):
-            self._units = self._gatherer.units(first["params"][0].device)
-        ready = time.perf_counter()
-        taken = None if judged or scale is not None else self._directly(found, length)
-        if taken is not None:
-            record, after = StepRecord(taken.proposal), taken.length
-            record.damping = taken.factored.lam
-            record.solve_seconds = time.perf_counter() - ready
-        else:
-            parts = self._gatherer.parts(found, 1.0 if scale is None else float(scale))
-            proposal = Proposal(parts, self.state, self._options["spring"], length, self._units)
-            record = StepRecord(lambda: proposal)
-            if value is not None:
-                record.loss = value
-            if parts:
-                judge = self._judge(closure, random)
-                take_step(record, self._damping_of, self._policy, rule, judge)
-            after = proposal.length if record.accepted else None
-        record.metric_seconds = ready - start
-        record.evaluations += int(closure is not None)
-        if value is not None:
-            record.loss = value
-        self._last = record
-        for group in self.param_groups:
-            group["steps"] += 1
-            if after is not None:
-                after.keep(group)
-        self._publish()
-        return loss
 
     def explain(self) -> str:
         """Say what was chosen for the loss and why, and how the last step solved for each block.
@@ -527,120 +348,3 @@ class QNGOptimizer(torch.optim.Optimizer):
             return {}
         with torch.no_grad():
             return self._last.as_dict()
-
-    def _begin(self, has_metric: bool) -> None:
-        """Before the first step: what can only be seen now."""
-        owned = [p for g in self.param_groups for p in g["params"]]
-        # Tensors of the caller's own making are no part of a module that could have layers.
-        silent = not any(isinstance(p, torch.nn.Parameter) for p in owned)
-        ids = {id(p) for p in owned if p.requires_grad}
-        self._source.closure_metric = has_metric
-        called = self._source.called
-        passed = any(recorder.passes for recorder in self._source.recorders)
-        known = self._source.found or passed or has_metric
-        if self._model is None and not (known or silent):
-            warnings.warn(
-                "params: no parameter belongs to a QuantumLayer or TorchLayer, or is a weight of a compiled QNode, and no "
-                "closure returns a metric, so every parameter takes the plain gradient step; pass the model, "
-                "QNGOptimizer(model, ...), or return (loss, metric_tensor_fn) from the closure",
-                stacklevel=_LEVELS,
-            )
-        if self._model is not None and not known:
-            warnings.warn(
-                "model: found no QuantumLayer or TorchLayer, and no parameter that is a weight of a compiled QNode; every "
-                "parameter takes the plain gradient step",
-                stacklevel=_LEVELS,
-            )
-        if called:
-            if self._model is not None and self._advises and not self._source.found:
-                others = ids - {id(p) for p in called}
-                names = [n for n, p in self._model.named_parameters() if id(p) in others]
-                self._advise(names, _LEVELS + 1)
-            self._collect()
-        distributed.check_same(owned)
-        self._begun = True
-
-    def _advise(self, names: list[str], level: int) -> None:
-        """Warn about classical parameters under the quantum metric, which nobody asked for."""
-        if names:
-            warnings.warn(better_call(names), stacklevel=level)
-
-    def _directly(self, found: Moving, length: StepLength | None) -> Taken | None:
-        """Take the step by one call of the kernel; None, with nothing changed, where that will not do."""
-        options = self._options
-        groups = self.param_groups
-        if (
-            self._policy is not None
-            or options["step_rule"] is not None
-            or options["spring"]
-            or "tolerance" in options
-            or not found.blocks
-            or distributed.active()
-            or not is_uniform(groups)
-        ):
-            return None
-        lam = float(self._damping_of(groups[0]).lam)
-        if lam == 0.0:  # what moves nothing is then an error
-            return None
-        return self._direct.step(found.blocks, groups, lam, length, self._units)
-
-    def _judge(self, closure: Closure | None, random: RandomState | None) -> Judge | None:
-        if closure is None or random is None:
-            return None
-        parameters = {p for g in self.param_groups for p in g["params"]}
-        if self._model is not None:
-            parameters |= set(self._model.parameters())
-        return Judge(
-            closure,
-            random,
-            self._model,
-            list(parameters),
-            self._source.recorders,
-            # As the gradients are averaged: DistributedDataParallel counts every process alike.
-            weight=1.0 if self._data_parallel else self._gatherer.weight(True),
-            maximize=bool(self.param_groups[0]["maximize"]),
-        )
-
-    # -- damping --------------------------------------------------------------------------------------------------
-
-    def _damping_of(self, group: Group) -> Damping:
-        if self._policy is not None:
-            return self._policy.damping_at(int(group["steps"]))
-        if group["damping"] == PER_TERM:
-            per_term = float(group["lam"]) * StepLength.of(group).damping
-            return Absolute(per_term * self._units)
-        return KINDS[group["damping"]](float(group["lam"]))
-
-    def _publish(self) -> None:
-        """Show the policy's numbers in the groups, as a scheduler shows lr, so that they are saved with them."""
-        if self._policy is None:
-            return
-        for group in self.param_groups:
-            group["policy"] = self._policy.state_dict()
-            group.update(damping_entries(self._policy.damping_at(int(group["steps"]))))
-
-    def _prepare(self) -> None:
-        """Find out which parameters have which metric."""
-        self._names = {}
-        for group in self.param_groups:
-            if "param_names" in group:
-                self._names.update(zip(group["params"], group["param_names"], strict=True))
-        if self._model is not None:
-            self._names.update({p: name for name, p in self._model.named_parameters()})
-        owned = {p: None for g in self.param_groups for p in g["params"]}
-        self._source.attach(self, owned.keys())
-        self._direct = Direct()
-        self._history = MetricHistory(self._options["averaging"], self._options["update_every"])
-        self._collect()
-
-    def _collect(self) -> None:
-        """Find out which parameters take the plain gradient, undamped: what is classical under the quantum metric."""
-        owned = [p for g in self.param_groups for p in g["params"]]
-        undamped: set[Tensor] = set()
-        if self._options["metric"] == "quantum" and self._model is not None:
-            undamped = set(self._model.parameters())
-        elif self._options["metric"] == "quantum" and (self._source.found or self._source.called):
-            undamped = set(owned)
-        self._gatherer = Gatherer(
-            self._source, self._history, undamped, average_gradients=not self._data_parallel
-        )

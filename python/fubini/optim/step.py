@@ -1,15 +1,260 @@
-"""Which step is taken: damping policies, trust region and line search around a proposal."""
+"""Steps: what is evaluated, in which way a step is taken, and what policies, trust region and line search make of it."""
 
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, MutableMapping
 from typing import Any
+
+import torch
 
 from fubini.blocks import OperatorBlock, distributed
 from fubini.errors import NumericalError
-from fubini.optim.closure import Judge
+from fubini.nn.surroundings import RandomState
+from fubini.optim.checks import check_gradients
+from fubini.optim.choices import PER_TERM, better_call
+from fubini.optim.closure import Closure, Judge, evaluated, number
 from fubini.optim.diagnostics import StepRecord
+from fubini.optim.direct import Direct, Taken, is_uniform
+from fubini.optim.gather import Gatherer, Moving
+from fubini.optim.groups import KINDS, damping_entries, is_judged
+from fubini.optim.length import StepLength
+from fubini.optim.metric_history import MetricHistory
+from fubini.optim.metric_source import ROUGH, Source
 from fubini.optim.policies import Armijo, DampingPolicy, TrustRegion
-from fubini.solvers.damping import Damping
+from fubini.optim.proposal import Proposal
+from fubini.solvers.damping import Absolute, Damping
+from fubini.torch_private import uncompiled
+
+Tensor = torch.Tensor
+Group = MutableMapping[str, Any]
+# Frames between a warning in the first step and its caller, with the decorators that torch puts around step.
+_LEVELS = 5
+
+
+class Stepping(torch.optim.Optimizer):
+    """What takes the steps of ``QNGOptimizer``, which makes it: the options are checked."""
+
+    _model: torch.nn.Module | None
+    _data_parallel: bool
+    _options: dict[str, Any]
+    _policy: DampingPolicy | None
+    _source: Source
+    _names: dict[Tensor, str]
+    _last: StepRecord | None = None
+    _units = 1.0
+    _begun = _advises = (
+        False  # whether it has taken a step; whether nobody asked for the quantum metric
+    )
+
+    @uncompiled
+    @torch.no_grad()
+    def step(self, closure: Closure | None = None, *, targets: Any = None) -> Any:
+        """Take one step.
+
+        Everything is computed and checked before the first parameter changes, and ``.grad`` is left as it is. A policy
+        or rule that judges the loss after the step evaluates the closure again, with the same random numbers, and
+        leaves gradients and batch-norm statistics as the first evaluation left them.
+
+        Args:
+            closure: Clears the gradients, computes the loss, calls ``backward``; returns the loss, or
+                ``(loss, metric_tensor_fn)``.
+            targets: What the loss takes as targets, for ``fisher="empirical"`` where they are not to be inferred from
+                the gradient by the outputs.
+
+        Returns:
+            The loss that the closure returned first, or None without a closure.
+
+        Raises:
+            NumericalError: If a gradient, weight, metric or step is not finite, or a metric is singular with ``lam=0``.
+            RuntimeError: If a layer has gradients but no recorded forward pass, passes used different weights, or the
+                loss must be evaluated again and there is no closure.
+            TypeError: If the closure returns something else, or a gradient is sparse.
+            ValueError: If a group's number is out of range, or only some groups maximise where the loss is judged.
+        """
+        rule = self._options["step_rule"]
+        judged = is_judged(rule, self._policy, closure is not None, self.param_groups)
+        found_inf = getattr(self, "found_inf", None)  # GradScaler sets it around the call
+        if found_inf is not None and float(found_inf) > 0:
+            return None
+        if found_inf is not None and targets is None and self._options["fisher"] == "empirical":
+            raise ValueError(
+                "targets: expected step(targets=...) with fisher='empirical' under a GradScaler, whose scale is in the "
+                "gradients by the outputs, got None"
+            )
+        random = RandomState.now() if judged else None
+        scale = getattr(self, "grad_scale", None)
+        if scale is not None and "tolerance" in self._options:
+            raise ValueError(
+                "lam: expected a number with a GradScaler, which changes the gradients' noise, got SignalToNoise"
+            )
+        loss, metric_fn = evaluated(closure)
+        value = number(loss) if judged or loss is not None else None
+        if not self._begun:
+            self._begin(metric_fn is not None)
+        if metric_fn is not None and "tolerance" in self._options:
+            raise ValueError(
+                "closure: expected the loss alone with lam=SignalToNoise, got a metric function, which says nothing about "
+                "noise"
+            )
+        distributed.together(
+            lambda: check_gradients(self.param_groups, self._names),
+            self.param_groups[0]["params"][0].device,
+        )
+        start = time.perf_counter()
+        first = self.param_groups[0]
+        length = StepLength.of(first) if self._options.get("by_length") else None
+        self._source.rough = length is not None and length.damping >= ROUGH
+        found = self._gatherer.metric(
+            self.param_groups,
+            metric_fn,
+            step=int(first["steps"]),
+            targets=targets,
+            state=self.state,
+        )
+        if found.blocks and self._options.get("reasons"):
+            self._units = self._gatherer.units(first["params"][0].device)
+        ready = time.perf_counter()
+        taken = None if judged or scale is not None else self._directly(found, length)
+        if taken is not None:
+            record, after = StepRecord(taken.proposal), taken.length
+            record.damping = taken.factored.lam
+            record.solve_seconds = time.perf_counter() - ready
+        else:
+            parts = self._gatherer.parts(found, 1.0 if scale is None else float(scale))
+            proposal = Proposal(parts, self.state, self._options["spring"], length, self._units)
+            record = StepRecord(lambda: proposal)
+            if value is not None:
+                record.loss = value
+            if parts:
+                judge = self._judge(closure, random)
+                take_step(record, self._damping_of, self._policy, rule, judge)
+            after = proposal.length if record.accepted else None
+        record.metric_seconds = ready - start
+        record.evaluations += int(closure is not None)
+        if value is not None:
+            record.loss = value
+        self._last = record
+        for group in self.param_groups:
+            group["steps"] += 1
+            if after is not None:
+                after.keep(group)
+        self._publish()
+        return loss
+
+    def _begin(self, has_metric: bool) -> None:
+        """Before the first step: what can only be seen now."""
+        owned = [p for g in self.param_groups for p in g["params"]]
+        # Tensors of the caller's own making are no part of a module that could have layers.
+        silent = not any(isinstance(p, torch.nn.Parameter) for p in owned)
+        ids = {id(p) for p in owned if p.requires_grad}
+        self._source.closure_metric = has_metric
+        called = self._source.called
+        passed = any(recorder.passes for recorder in self._source.recorders)
+        known = self._source.found or passed or has_metric
+        if self._model is None and not (known or silent):
+            warnings.warn(
+                "params: no parameter belongs to a QuantumLayer or TorchLayer, or is a weight of a compiled QNode, and no "
+                "closure returns a metric, so every parameter takes the plain gradient step; pass the model, "
+                "QNGOptimizer(model, ...), or return (loss, metric_tensor_fn) from the closure",
+                stacklevel=_LEVELS,
+            )
+        if self._model is not None and not known:
+            warnings.warn(
+                "model: found no QuantumLayer or TorchLayer, and no parameter that is a weight of a compiled QNode; every "
+                "parameter takes the plain gradient step",
+                stacklevel=_LEVELS,
+            )
+        if called:
+            if self._model is not None and self._advises and not self._source.found:
+                others = ids - {id(p) for p in called}
+                names = [n for n, p in self._model.named_parameters() if id(p) in others]
+                self._advise(names, _LEVELS + 1)
+            self._collect()
+        distributed.check_same(owned)
+        self._begun = True
+
+    def _advise(self, names: list[str], level: int) -> None:
+        """Warn about classical parameters under the quantum metric, which nobody asked for."""
+        if names:
+            warnings.warn(better_call(names), stacklevel=level)
+
+    def _directly(self, found: Moving, length: StepLength | None) -> Taken | None:
+        """Take the step by one call of the kernel; None, with nothing changed, where that will not do."""
+        options = self._options
+        groups = self.param_groups
+        if (
+            self._policy is not None
+            or options["step_rule"] is not None
+            or options["spring"]
+            or "tolerance" in options
+            or not found.blocks
+            or distributed.active()
+            or not is_uniform(groups)
+        ):
+            return None
+        lam = float(self._damping_of(groups[0]).lam)
+        if lam == 0.0:  # what moves nothing is then an error
+            return None
+        return self._direct.step(found.blocks, groups, lam, length, self._units)
+
+    def _judge(self, closure: Closure | None, random: RandomState | None) -> Judge | None:
+        if closure is None or random is None:
+            return None
+        parameters = {p for g in self.param_groups for p in g["params"]}
+        if self._model is not None:
+            parameters |= set(self._model.parameters())
+        return Judge(
+            closure,
+            random,
+            self._model,
+            list(parameters),
+            self._source.recorders,
+            # As the gradients are averaged: DistributedDataParallel counts every process alike.
+            weight=1.0 if self._data_parallel else self._gatherer.weight(True),
+            maximize=bool(self.param_groups[0]["maximize"]),
+        )
+
+    def _damping_of(self, group: Group) -> Damping:
+        if self._policy is not None:
+            return self._policy.damping_at(int(group["steps"]))
+        if group["damping"] == PER_TERM:
+            per_term = float(group["lam"]) * StepLength.of(group).damping
+            return Absolute(per_term * self._units)
+        return KINDS[group["damping"]](float(group["lam"]))
+
+    def _publish(self) -> None:
+        """Show the policy's numbers in the groups, as a scheduler shows lr, so that they are saved with them."""
+        if self._policy is None:
+            return
+        for group in self.param_groups:
+            group["policy"] = self._policy.state_dict()
+            group.update(damping_entries(self._policy.damping_at(int(group["steps"]))))
+
+    def _prepare(self) -> None:
+        """Find out which parameters have which metric."""
+        self._names = {}
+        for group in self.param_groups:
+            if "param_names" in group:
+                self._names.update(zip(group["params"], group["param_names"], strict=True))
+        if self._model is not None:
+            self._names.update({p: name for name, p in self._model.named_parameters()})
+        owned = {p: None for g in self.param_groups for p in g["params"]}
+        self._source.attach(self, owned.keys())
+        self._direct = Direct()
+        self._history = MetricHistory(self._options["averaging"], self._options["update_every"])
+        self._collect()
+
+    def _collect(self) -> None:
+        """Find out which parameters take the plain gradient, undamped: what is classical under the quantum metric."""
+        owned = [p for g in self.param_groups for p in g["params"]]
+        undamped: set[Tensor] = set()
+        if self._options["metric"] == "quantum" and self._model is not None:
+            undamped = set(self._model.parameters())
+        elif self._options["metric"] == "quantum" and (self._source.found or self._source.called):
+            undamped = set(owned)
+        self._gatherer = Gatherer(
+            self._source, self._history, undamped, average_gradients=not self._data_parallel
+        )
 
 
 def take_step(

@@ -102,12 +102,7 @@ def check_finite_weights(
 
 
 def argument_name(function: Callable[..., Any], argument: int | str) -> str:
-    """Return the name of an argument of a quantum function.
-
-    Args:
-        function: The function.
-        argument: Its position, or its name.
-    """
+    """Return the name of an argument of a quantum function."""
     if isinstance(argument, str):
         return argument
     names = list(inspect.signature(function).parameters)

@@ -71,9 +71,6 @@ def gate_operations(tape: Any, pure: bool = True, keep_preparation: bool = False
 def own_parts(op: Any) -> list[Any] | None:
     """Take an operation apart so that every parameter of the user drives one angle, where that is possible.
 
-    Args:
-        op: The operation.
-
     Returns:
         Its parts in the order in which they act; None where there is no such rule.
 

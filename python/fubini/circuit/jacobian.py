@@ -141,20 +141,12 @@ class Jacobian:
         return {slot: k for k, slot in enumerate(self.rows.tolist())}
 
     def restricted(self, slots: Iterable[int]) -> "Jacobian":
-        """Return the rows of some slots only.
-
-        Args:
-            slots: The slots to keep.
-        """
+        """Return the rows of some slots only."""
         keep = [self.position[slot] for slot in sorted(slots)]
         return Jacobian(self.rows[keep], self.values[:, keep])
 
     def by(self, columns: Index) -> "Jacobian":
-        """Return the derivative by some of the weights, of the angles that depend on them.
-
-        Args:
-            columns: Which weights, in order.
-        """
+        """Return the derivative by some of the weights, of the angles that depend on them."""
         if len(columns) == self.size and (columns == np.arange(self.size)).all():
             return self
         values = self.values[:, :, columns]
@@ -319,9 +311,6 @@ def _gathered(values: npt.NDArray[Any], coefficients: Real, chosen: _Selection) 
 
 def merged(blocks: Iterable[WeightBlock]) -> list[WeightBlock]:
     """Add up blocks that share weights: what is left has no weight in common.
-
-    Args:
-        blocks: Blocks over weights.
 
     Returns:
         Blocks in the order of their first weight.

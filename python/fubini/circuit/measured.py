@@ -15,9 +15,6 @@ def returning_what_it_measures(function: Any) -> Any:
 
     Tapes only know what was measured, and in which order.
 
-    Args:
-        function: The quantum function.
-
     Returns:
         The function; it raises a QuantumFunctionError unless all measurements are returned in their order.
     """
@@ -99,11 +96,7 @@ def _taken_whole(op: Any) -> bool:
 
 
 def measures_all_wires(tape: Any) -> bool:
-    """Return whether a measurement of a tape covers all wires without naming them.
-
-    Args:
-        tape: The tape.
-    """
+    """Return whether a measurement of a tape covers all wires without naming them."""
     return any(
         isinstance(m, qml.measurements.StateMP) or _is_probability_of_all(m)
         for m in tape.measurements

@@ -25,9 +25,6 @@ _MAX_MATRIX_WIRES = 4
 def words_of(obs: Any) -> Words | None:
     """Return the Pauli words of an observable with their present coefficients.
 
-    Args:
-        obs: The observable.
-
     Returns:
         Coefficients by ``qml.pauli.PauliWord``; None for an observable that is no sum of words.
     """
@@ -117,10 +114,6 @@ def _combined(values: torch.Tensor, terms: Sequence[tuple[int | None, Any]]) -> 
 def split(measurements: Sequence[Any], shots: int | None) -> tuple[list[Any], Mixture] | None:
     """Replace observables with differentiated or batched coefficients by their words.
 
-    Args:
-        measurements: Expectation values, variances and probabilities.
-        shots: Of the circuit.
-
     Returns:
         The measurements of which none has such coefficients, and how the results follow from theirs; None where nothing
         is to be replaced.
@@ -179,9 +172,6 @@ def _by_words(tape: Any) -> tuple[Sequence[Any], Any]:
 
     PennyLane's adjoint and finite-difference methods give such coefficients no or a wrong gradient, and nothing in it
     takes coefficients of a batch.
-
-    Args:
-        tape: The tape.
 
     Returns:
         The tape that is run, and how the results follow.
@@ -258,9 +248,6 @@ def _matrix_words(obs: Any) -> Words | None:
 
 def refuse_computed(measurements: Sequence[Any]) -> None:
     """Refuse derivatives by angles alone where observables depend on weights as well.
-
-    Args:
-        measurements: Of a circuit.
 
     Raises:
         UnsupportedCircuitError: Names the measurement.

@@ -103,13 +103,7 @@ def on_wires(terms: PauliSum, bits: Sequence[int]) -> PauliSum:
 
 
 def known_pauli_sum(observable: Any, positions: dict[Any, int], num_wires: int) -> PauliSum | None:
-    """Return the operator as a Pauli sum, see :func:`pauli_sum`, or None where it is none.
-
-    Args:
-        observable: As there.
-        positions: As there.
-        num_wires: As there.
-    """
+    """Return the operator as a Pauli sum, see :func:`pauli_sum`, or None where it is none."""
     try:
         return pauli_sum(observable, positions, num_wires)
     except NoPauliSum:
@@ -222,12 +216,6 @@ def of_sparse(matrix: Any) -> PauliSum:
 
     The entries of a Hamiltonian flip few combinations of wires, and each combination has a transform of its own.
 
-    Args:
-        matrix: A SciPy matrix.
-
-    Returns:
-        The sum.
-
     Raises:
         NoPauliSum: If it is not Hermitian, or might have more than MAX_SPARSE_WORDS words.
     """
@@ -310,13 +298,7 @@ def symmetric_product(left: PauliSum, right: PauliSum) -> PauliSum:
 
 
 def projector(wires: Sequence[int], outcome: int, num_wires: int) -> PauliSum:
-    """Return |outcome><outcome| on some wires, the first one being the most significant bit of the outcome.
-
-    Args:
-        wires: Positions.
-        outcome: Of a measurement of these wires.
-        num_wires: Number of wires of the circuit.
-    """
+    """Return |outcome><outcome| on some wires, the first one being the most significant bit of the outcome."""
     bits = [1 << (num_wires - 1 - w) for w in wires]
     share = 1.0 / (1 << len(bits))
     return tuple(
@@ -345,10 +327,6 @@ def sums_commute(left: PauliSum, right: PauliSum) -> bool:
 
 def product_basis(generators: Sequence[PauliSum], num_wires: int) -> dict[int, str] | None:
     """Return the letter (X, Y or Z) of every wire on which all words agree.
-
-    Args:
-        generators: Pauli sums.
-        num_wires: Number of wires.
 
     Returns:
         Wire position -> letter for the wires that the generators act on, or None where two words need different

@@ -226,9 +226,6 @@ def _with_amplitudes(tape: Any) -> Any:
 def batch_size(tape: Any) -> int | None:
     """Return the number of inputs of a tape, None where it has no batch.
 
-    Args:
-        tape: What the quantum function queued.
-
     Raises:
         ValueError: For an empty batch.
     """

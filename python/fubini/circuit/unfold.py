@@ -35,19 +35,20 @@ Parts = Callable[[Any], Sequence[Any] | None]
 _MAX_DEPTH = 100
 
 
-def _words(text: str) -> list[str]:
-    return text.split()
+def words(text: str) -> tuple[str, ...]:
+    """The words of a list in one string."""
+    return tuple(text.split())
 
 
 # What a decomposition may do with a differentiated tensor: compute with it, and look at its shape and type. Comparing
 # it, converting it to a number or detaching it is not among these.
-_OPERATORS = _words(
+_OPERATORS = words(
     "add radd iadd sub rsub isub mul rmul imul div rdiv idiv truediv rtruediv itruediv pow rpow matmul neg pos getitem "
     "iter len hash"
 )
 _COMPUTES = frozenset(
-    [f"__{name}__" for name in _OPERATORS]
-    + _words(
+    tuple(f"__{name}__" for name in _OPERATORS)
+    + words(
         "requires_grad shape ndim dim size dtype device layout is_complex is_floating_point is_sparse is_cuda is_cpu "
         "is_tensor numel grad_fn is_leaf promote_types result_type select index_select narrow unbind split chunk "
         "tensor_split movedim transpose t T mT permute reshape view view_as flatten ravel squeeze unsqueeze expand "
@@ -166,9 +167,6 @@ def is_rotation(op: Any) -> bool:
 def dimensions(op: Any) -> tuple[int, ...] | None:
     """Return the dimensions of an operation's parameters without a batch.
 
-    Args:
-        op: The operation.
-
     Returns:
         One per parameter; None for composite operations that do not know them.
     """
@@ -187,13 +185,6 @@ def rebind(op: Any, data: Sequence[Any]) -> Any:
 
     ``qml.ops.functions.bind_new_parameters`` keeps a stale batch size for some operations (MultiRZ), and PennyLane
     then runs the batch as if it were part of the state.
-
-    Args:
-        op: The operation.
-        data: One value per parameter.
-
-    Returns:
-        The new operation.
     """
     if isinstance(op, qml.ops.Evolution):  # its leaves include the operator's coefficients
         return qml.evolve(op.base, data[0])

@@ -13,7 +13,17 @@ import numpy as np
 import torch
 
 from fubini.compile.graph import Graph
-from fubini.compile.rules import codes_of, dims_of, mapped, paired, reduced, root_of, rule, squeezed
+from fubini.compile.rules import (
+    codes_of,
+    combined,
+    dims_of,
+    mapped,
+    multiplied,
+    reduced,
+    root_of,
+    rule,
+    squeezed,
+)
 from fubini.compile.shadow import Codes, Shadow, UnknownError
 
 # -- activations ----------------------------------------------------------------------------------------------------
@@ -213,9 +223,9 @@ def _logsumexp(shadow: Shadow, a: torch.Tensor, dim: Any, keepdim: bool = False)
 
 @rule("_log_softmax")
 def _log_softmax(shadow: Shadow, a: torch.Tensor, dim: int, half_to_float: bool = False) -> Codes:
-    graph, codes = shadow.graph, shadow.of(a)
-    totals = reduced(codes, [dim], lambda nodes: _log_total(graph, nodes))
-    return paired(codes, totals, lambda u, v: _sum(graph, (1.0, u), (-1.0, v)))
+    codes = shadow.of(a)
+    totals = reduced(codes, [dim], lambda nodes: _log_total(shadow.graph, nodes))
+    return combined(shadow, codes, totals, 1.0, -1.0)
 
 
 def _log_total(graph: Graph, nodes: list[int]) -> int:
@@ -227,20 +237,8 @@ def _log_total(graph: Graph, nodes: list[int]) -> int:
     )
 
 
-@rule("cumprod")
-def _cumprod(shadow: Shadow, a: torch.Tensor, dim: int, dtype: Any = None) -> Codes:
-    graph = shadow.graph
-    codes = np.array(shadow.of(a))
-    if a.ndim:
-        along = np.moveaxis(codes, dim, 0)
-        for k in range(1, len(along)):
-            along[k] = paired(along[k - 1], along[k], lambda u, v: graph.sum(0.0, [(1.0, u, v)]))
-    return codes
-
-
 @rule("lerp")
 def _lerp(shadow: Shadow, a: torch.Tensor, b: torch.Tensor, weight: Any) -> Codes:
-    graph = shadow.graph
-    apart = paired(shadow.of(b), shadow.of(a), lambda u, v: _sum(graph, (1.0, u), (-1.0, v)))
-    part = paired(codes_of(shadow, weight), apart, lambda u, v: graph.sum(0.0, [(1.0, u, v)]))
-    return paired(shadow.of(a), part, lambda u, v: _sum(graph, (1.0, u), (1.0, v)))
+    apart = combined(shadow, shadow.of(b), shadow.of(a), 1.0, -1.0)
+    part = multiplied(shadow, codes_of(shadow, weight), apart)
+    return combined(shadow, shadow.of(a), part)

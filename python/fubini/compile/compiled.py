@@ -200,11 +200,7 @@ class Compiled:
 
 
 def joined(weights: Sequence[FloatArray]) -> FloatArray:
-    """Return weights side by side, (P,).
-
-    Args:
-        weights: One array each, of any shape.
-    """
+    """Return weights side by side, (P,)."""
     parts = [w.reshape(-1) for w in weights]
     return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.zeros(0)
 

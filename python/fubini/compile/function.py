@@ -134,9 +134,6 @@ def compile_function(
 def rest_of(qnode: Any) -> tuple[Any, ...]:
     """Return what a QNode is besides its function and device, by identity.
 
-    Args:
-        qnode: The QNode.
-
     Returns:
         Its class, shots and transforms.
     """

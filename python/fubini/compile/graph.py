@@ -219,11 +219,7 @@ class Graph:
         return AffineForm(constant, leaves)
 
     def reached(self, roots: Sequence[int]) -> list[int]:
-        """Return the nodes that roots need, in order.
-
-        Args:
-            roots: Nodes.
-        """
+        """Return the nodes that roots need, in order."""
         wanted: set[int] = set()
         waiting = list(roots)
         while waiting:

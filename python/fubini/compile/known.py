@@ -16,59 +16,39 @@ import numpy as np
 import pennylane as qml
 import torch
 
+from fubini.circuit.unfold import words
+
 # Modules whose code is not followed: who calls into them must call something from the lists below.
 LIBRARIES = frozenset({"pennylane", "torch", "numpy", "scipy", "autoray", "autograd", "fubini"})
 _OURS_BUT_USERS = ("fubini.demo",)  # written as a user writes
 
 # Python functions by module (and what is in it); "*" is all of them.
-_ALL = ("*",)
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
+_ALL: tuple[str, ...] = ("*",)
 
 
 # Methods of a logger, with their levels; None: an argument. What is logged at higher levels is meant to be seen.
 LOG_LEVELS: dict[str, int | None] = {"debug": logging.DEBUG, "isEnabledFor": None}
 
-_PYTHON: dict[str, tuple[str, ...]] = {
-    "fubini.compile": _ALL,
-    "fubini.nn.recorder": _ALL,
-    "pennylane.ops": _ALL,
-    "pennylane.operation": _ALL,
-    "pennylane.wires": _ALL,
-    "pennylane.queuing": _ALL,
-    "pennylane.math": _ALL,
-    "pennylane.pauli": _ALL,
-    "pennylane.fermi": _ALL,
-    "pennylane.control_flow": _ALL,
-    "pennylane.capture.capture_meta": _ALL,
+_PYTHON: dict[str, tuple[str, ...]] = dict.fromkeys(
+    words(
+        """
+        fubini.compile fubini.nn.recorder pennylane.ops pennylane.operation pennylane.wires
+        pennylane.queuing pennylane.math pennylane.pauli pennylane.fermi pennylane.control_flow
+        pennylane.capture.capture_meta pennylane.measurements pennylane.templates
+        pennylane.registers pennylane.tape.qscript pennylane.tape.tape pennylane.qaoa
+        pennylane.pytrees pennylane.numpy.tensor pennylane.numpy.wrapper numpy autoray torch._tensor
+        torch.functional torch._jit_internal torch._VF torch.overrides torch.special torch.linalg
+        torch.autograd.grad_mode torch.utils._contextlib torch.nn.modules math cmath operator
+        itertools collections _collections_abc abc typing enum types numbers fractions contextlib
+        """
+    ),
+    _ALL,
+) | {
     "pennylane.compiler.compiler": ("active_compiler",),
     "autograd.tracer": ("primitive.<locals>.f_wrapped",),
-    "pennylane.measurements": _ALL,
-    "pennylane.templates": _ALL,
-    "pennylane.registers": _ALL,
-    "pennylane.tape.qscript": _ALL,
-    "pennylane.tape.tape": _ALL,
-    "pennylane.qaoa": _ALL,
-    "pennylane.pytrees": _ALL,
-    "pennylane.numpy.tensor": _ALL,
-    "pennylane.numpy.wrapper": _ALL,
     "pennylane.devices.device_api": ("Device.wires", "Device.name", "Device.shots"),
     "pennylane.devices._legacy_device": ("Device.wires", "Device.num_wires", "Device.short_name"),
-    "numpy": _ALL,
-    "autoray": _ALL,
-    "torch._tensor": _ALL,
-    "torch.functional": _ALL,
-    "torch._jit_internal": _ALL,
-    "torch._VF": _ALL,
-    "torch.overrides": _ALL,
-    "torch.special": _ALL,
-    "torch.linalg": _ALL,
-    "torch.autograd.grad_mode": _ALL,
-    "torch.utils._contextlib": _ALL,
-    "torch.nn.modules": _ALL,
-    "torch.nn.functional": (_words(
+    "torch.nn.functional": (words(
         """
         adaptive_avg_pool1d avg_pool1d avg_pool2d binary_cross_entropy bilinear celu conv1d conv2d
         cosine_similarity cross_entropy elu embedding gelu glu hardshrink hardsigmoid hardswish hardtanh
@@ -79,34 +59,22 @@ _PYTHON: dict[str, tuple[str, ...]] = {
         """
     )),
     "torch": ("is_tensor", "typename", "is_complex", "sym_int", "sym_float", "sym_max", "sym_min"),
-    # The standard library.
-    "math": _ALL,
-    "cmath": _ALL,
-    "operator": _ALL,
-    "itertools": _ALL,
     "functools": (
         "wraps", "update_wrapper", "reduce", "partial.__new__", "cached_property.__get__", "partialmethod.__get__",
         "partialmethod.__get__.<locals>._method", "partialmethod._make_unbound_method.<locals>._method",
     ),
-    "collections": _ALL,
-    "_collections_abc": _ALL,
-    "abc": _ALL,
-    "typing": _ALL,
-    "enum": _ALL,
-    "types": _ALL,
-    "numbers": _ALL,
-    "fractions": _ALL,
     "dataclasses": ("fields", "replace", "is_dataclass"),
     "copy": ("copy", "deepcopy"),  # of what copyable() says
-    "contextlib": _ALL,
     "logging": tuple(f"Logger.{name}" for name in LOG_LEVELS),  # where nothing is logged
     "argparse": ("Namespace.__contains__", "Namespace.__eq__"),
     "importlib._bootstrap": ("_handle_fromlist",),
     "frozen_importlib": ("_handle_fromlist",),
 }  # fmt: skip
+_OF_DEVICES = frozenset(words("wires num_wires name shots short_name"))
+_OF_MODES = frozenset(words("__torch_function__ __torch_dispatch__"))
 # Draw numbers, or keep what they are given, in modules that are otherwise on the list.
 _NOT = frozenset(
-    _words(
+    words(
         """
         ClassicalShadowMP ShadowExpvalMP classical_shadow shadow_expval random seed rand set_seed ParametrizedEvolution
         select_random SumOfSlatersPrep compute_sos_encoding select_sos_rows RReLU FractionalMaxPool2d FractionalMaxPool3d
@@ -120,27 +88,18 @@ _NOT_MODULES = ("numpy.random", "pennylane.numpy.random", "numpy.lib._npyio_impl
                 "torch.nn.modules.dropout", "pennylane.math.is_independent", "numpy.ma", "numpy.ctypeslib", "numpy.f2py", "numpy.testing", "numpy.distutils")  # fmt: skip
 
 _NUMPY_KINDS = frozenset(
-    {
-        "vectorize",
-        "poly1d",
-        "nd_grid",
-        "AxisConcatenator",
-        "IndexExpression",
-        "finfo",
-        "iinfo",
-        "errstate",
-    }
+    words("vectorize poly1d nd_grid AxisConcatenator IndexExpression finfo iinfo errstate")
 )
 
 # C functions, by the module that they say they belong to.
 _C: dict[str, frozenset[str]] = {
-    "builtins": frozenset(_words(
+    "builtins": frozenset(words(
         """
         abs all any ascii bin callable chr divmod format getattr hasattr hash isinstance issubclass iter len
         max min next oct ord hex pow repr round sorted sum setattr delattr __build_class__
         """
     )),
-    "torch": frozenset(_words(
+    "torch": frozenset(words(
         """
         abs absolute acos acosh add addbmm addcdiv addcmul addmm addmv addr adjoint all allclose amax amin
         aminmax angle any arange arccos arccosh arcsin arcsinh arctan arctan2 arctanh argmax argmin argsort
@@ -170,7 +129,7 @@ _C: dict[str, frozenset[str]] = {
         view_as_complex view_as_real vsplit vstack where xlogy zeros zeros_like
         """
     )),
-    "numpy": frozenset(_words(
+    "numpy": frozenset(words(
         """
         abs all allclose amax amin angle any append arange argmax argmin argsort argwhere around array
         array_equal array_split asanyarray asarray ascontiguousarray atleast_1d atleast_2d atleast_3d
@@ -196,7 +155,7 @@ _C_ALL = frozenset(
 _C_NOT = frozenset(
     {"rrelu", "rrelu_with_noise", "rrelu_with_noise_", "rrelu_", "attrgetter", "methodcaller"}
 )
-_TENSOR_METHODS = _C["torch"] | frozenset(_words(
+_TENSOR_METHODS = _C["torch"] | frozenset(words(
         """
         H T as_subclass bfloat16 bool byte contiguous cpu data_ptr dim double element_size expand expand_as
         float half int is_contiguous item long ndimension nelement new_empty new_full new_ones new_tensor
@@ -206,7 +165,7 @@ _TENSOR_METHODS = _C["torch"] | frozenset(_words(
         get_device values mean_ is_inference is_set_to data grad ndim dtype device shape
         """
     ))  # fmt: skip
-_ARRAY_METHODS = frozenset(_words(
+_ARRAY_METHODS = frozenset(words(
         """
         all any argmax argmin argsort astype clip compress conj conjugate copy cumprod cumsum diagonal dot
         fill flatten item max mean min nonzero prod ptp put ravel repeat reshape resize round searchsorted
@@ -218,11 +177,12 @@ _PLAIN_KINDS: tuple[type, ...] = (
     int, float, complex, bool, str, bytes, bytearray, list, dict, tuple, set, frozenset, range, slice, type(None),
     type({}.keys()), type({}.values()), type({}.items()), types.MappingProxyType, types.GeneratorType, BaseException,
 )  # fmt: skip
+_NUMBERS = frozenset({int, float, str, bool, complex})
 _LIBRARY_KINDS = frozenset({"collections", "_collections"})
 
 _ARRAY_FUNCTIONS = (
     _C["torch"] | _C["numpy"] | _TENSOR_METHODS | _ARRAY_METHODS
-    | frozenset(_words("sqrtm expm eigh eigvalsh eigvals svd qr inv solve norm det cast to_numpy shape size toarray scatter_element_add"))
+    | frozenset(words("sqrtm expm eigh eigvalsh eigvals svd qr inv solve norm det cast to_numpy shape size toarray scatter_element_add"))
 )  # fmt: skip
 
 # Types, which Python calls without telling.
@@ -289,18 +249,9 @@ def known_code(module: str, code: types.CodeType) -> bool:
             name.removeprefix("_") in _C["numpy"] or name.endswith("_dispatcher") or name in _ARRAY_METHODS
             or name.startswith("__") or code.co_qualname.split(".")[0] in _NUMPY_KINDS
         )  # fmt: skip
-    if module.startswith("pennylane.devices") and code.co_name in {
-        "wires",
-        "num_wires",
-        "name",
-        "shots",
-        "short_name",
-    }:
+    if module.startswith("pennylane.devices") and code.co_name in _OF_DEVICES:
         return True
-    if module.startswith("fubini.") and code.co_name in {
-        "__torch_function__",
-        "__torch_dispatch__",
-    }:
+    if module.startswith("fubini.") and code.co_name in _OF_MODES:
         return True  # who records what is done with tensors
     return _listed(module, code.co_qualname)
 
@@ -369,10 +320,7 @@ def known_callable(value: Any) -> bool:
     if isinstance(value, types.WrapperDescriptorType):
         return False
     if type(value).__name__ == "_ArrayFunctionDispatcher":
-        return value.__name__ in _C["numpy"] or str(value.__module__) in {
-            "numpy.linalg",
-            "numpy.fft",
-        }
+        return value.__name__ in _C["numpy"] or value.__module__ in ("numpy.linalg", "numpy.fft")
     return False
 
 
@@ -388,14 +336,9 @@ def copyable(value: Any, deep: bool) -> bool:
     if kind in {torch.Tensor, np.ndarray} or issubclass(kind, OPERATORS):
         return True
     if kind in {list, tuple, set, dict}:
-        return not deep or all(
-            type(item) in {int, float, str, bool, complex} for item in _items(value)
-        )
-    return kind in {int, float, str, bool, complex, type(None)}
-
-
-def _items(value: Any) -> Any:
-    return (*value, *value.values()) if isinstance(value, dict) else value
+        items = (*value, *value.values()) if isinstance(value, dict) else value
+        return not deep or all(type(item) in _NUMBERS for item in items)
+    return kind in _NUMBERS or value is None
 
 
 def known_by_name(name: Any) -> bool:

@@ -31,13 +31,6 @@ def compiled_of(
 ) -> Compiled | Traced:
     """Return the compiled form of a run, or why there is none.
 
-    Args:
-        circuit: Of the run.
-        reading: Of the tape of the run.
-        recording: What was recorded.
-        arguments: Of the run.
-        guard: What the function read.
-
     Raises:
         UnknownError: If an angle is nothing that is understood.
     """
@@ -71,12 +64,7 @@ def compiled_of(
 
 
 def rows_of(tensors: Sequence[torch.Tensor], count: int | None) -> int | None:
-    """Return which tensor is the one whose rows, (count, features) or (count,), may be inputs; None where none is.
-
-    Args:
-        tensors: All of them.
-        count: Number of inputs.
-    """
+    """Return which tensor is the one whose rows, (count, features) or (count,), may be inputs; None where none is."""
     for ndim in (2, 1):
         found = [k for k, v in enumerate(tensors) if v.ndim == ndim and len(v) == count != 1]
         if found:
@@ -86,13 +74,7 @@ def rows_of(tensors: Sequence[torch.Tensor], count: int | None) -> int | None:
 
 
 def why_batched(recording: Recording, reading: Reading, arguments: Arguments) -> str:
-    """Return why a run whose tensors are all weights is a batch: one of them is, or its rows are mixed as no inputs may be.
-
-    Args:
-        recording: What was recorded.
-        reading: Of the tape of the run.
-        arguments: Of the run.
-    """
+    """Return why a run whose tensors are all weights is a batch: one of them is, or its rows are mixed as no inputs may be."""
     graph, shadow, weights = recording.graph, recording.shadow, arguments.weights
     index, count = rows_of(weights, reading.batch), reading.batch
     if index is None or count is None:

@@ -98,15 +98,21 @@ for _alias, _name in (
     RULES[_alias] = RULES[_name]
 
 
+def combined(shadow: Shadow, a: Codes, b: Codes, c: float = 1.0, d: float = 1.0) -> Codes:
+    """C a + d b, element by element."""
+    graph = shadow.graph
+    return paired(a, b, lambda u, v: graph.sum(0.0, [(c, u, -1), (d, v, -1)]))
+
+
+def multiplied(shadow: Shadow, a: Codes, b: Codes, c: float = 1.0) -> Codes:
+    """C a b, element by element."""
+    return paired(a, b, lambda u, v: shadow.graph.sum(0.0, [(c, u, v)]))
+
+
 @rule("add", "sub", "subtract")
 def _add(shadow: Shadow, a: Any, b: Any, alpha: float = 1, *, name: str) -> Codes:
     factor = -float(alpha) if name.startswith("sub") else float(alpha)
-    graph = shadow.graph
-    return paired(
-        codes_of(shadow, a),
-        codes_of(shadow, b),
-        lambda u, v: graph.sum(0.0, [(1.0, u, -1), (factor, v, -1)]),
-    )
+    return combined(shadow, codes_of(shadow, a), codes_of(shadow, b), 1.0, factor)
 
 
 @rule("rsub")
@@ -116,47 +122,31 @@ def _rsub(shadow: Shadow, a: Any, b: Any, alpha: float = 1) -> Codes:
 
 @rule("mul", "multiply")
 def _mul(shadow: Shadow, a: Any, b: Any) -> Codes:
-    graph = shadow.graph
     for value, factor in ((a, b), (b, a)):
         if isinstance(factor, complex):  # the exponent of qml.evolve
             codes = shadow.of(value)
             parts = (_scaled(shadow, codes, c) for c in (factor.real, factor.imag))
             return np.stack(list(parts), axis=-1)
-    return paired(
-        codes_of(shadow, a), codes_of(shadow, b), lambda u, v: graph.sum(0.0, [(1.0, u, v)])
-    )
+    return multiplied(shadow, codes_of(shadow, a), codes_of(shadow, b))
 
 
-@rule("div", "true_divide", "divide")
-def _div(shadow: Shadow, a: Any, b: Any, rounding_mode: str | None = None) -> Codes:
-    if rounding_mode is not None:
-        raise UnknownError("it rounds")
-    graph = shadow.graph
-    return paired(
-        codes_of(shadow, a), codes_of(shadow, b), lambda u, v: graph.binary("quotient", u, v)
-    )
+def _binary(kind: str) -> Rule:
+    def rule(shadow: Shadow, a: Any, b: Any, rounding_mode: str | None = None) -> Codes:
+        if rounding_mode is not None:  # of a quotient
+            raise UnknownError("it rounds")
+        graph = shadow.graph
+        return paired(
+            codes_of(shadow, a), codes_of(shadow, b), lambda u, v: graph.binary(kind, u, v)
+        )
+
+    return rule
 
 
-@rule("pow")
-def _pow(shadow: Shadow, a: Any, b: Any) -> Codes:
-    graph = shadow.graph
-    return paired(
-        codes_of(shadow, a), codes_of(shadow, b), lambda u, v: graph.binary("power", u, v)
-    )
-
-
-@rule("atan2", "arctan2")
-def _atan2(shadow: Shadow, a: Any, b: Any) -> Codes:
-    graph = shadow.graph
-    return paired(
-        codes_of(shadow, a), codes_of(shadow, b), lambda u, v: graph.binary("atan2", u, v)
-    )
-
-
-@rule("maximum", "minimum")
-def _extremum(shadow: Shadow, a: Any, b: Any, *, name: str) -> Codes:
-    graph = shadow.graph
-    return paired(codes_of(shadow, a), codes_of(shadow, b), lambda u, v: graph.binary(name, u, v))
+for _names, _name in (
+    ("div true_divide divide", "quotient"), ("pow", "power"), ("atan2 arctan2", "atan2"),
+    ("maximum", "maximum"), ("minimum", "minimum"),
+):  # fmt: skip
+    RULES.update(dict.fromkeys(_names.split(), _binary(_name)))
 
 
 @rule("neg", "negative")
@@ -184,11 +174,8 @@ def _silu(shadow: Shadow, a: torch.Tensor) -> Codes:
 def _addcmul(
     shadow: Shadow, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, value: float = 1
 ) -> Codes:
-    graph = shadow.graph
-    product = paired(
-        shadow.of(b), shadow.of(c), lambda u, v: graph.sum(0.0, [(float(value), u, v)])
-    )
-    return paired(shadow.of(a), product, lambda u, v: graph.sum(0.0, [(1.0, u, -1), (1.0, v, -1)]))
+    product = multiplied(shadow, shadow.of(b), shadow.of(c), float(value))
+    return combined(shadow, shadow.of(a), product)
 
 
 # -- sums of many ---------------------------------------------------------------------------------------------------
@@ -208,7 +195,7 @@ def reduced(
 def _rowwise(codes: Codes, function: Callable[[list[int]], int]) -> Codes:
     """(m, k) -> (m,), once for each distinct row of nodes."""
     nodes, rows = split(codes)
-    joined = joined_rows(list(rows.T)) if rows.shape[1] else np.zeros(len(rows), dtype=np.int64)
+    joined = _row_of_each(rows)
     known: dict[bytes, int] = {}
     result = np.empty(len(nodes), dtype=np.int64)
     for k, row in enumerate(nodes):
@@ -217,6 +204,11 @@ def _rowwise(codes: Codes, function: Callable[[list[int]], int]) -> Codes:
             known[key] = function(row.tolist())
         result[k] = known[key]
     return (result << 32) | joined
+
+
+def _row_of_each(rows: Codes) -> Codes:
+    """(n, k) -> (n,): the one input of the batch that all elements of a vector belong to."""
+    return joined_rows(list(rows.T)) if rows.shape[1] else np.zeros(len(rows), dtype=np.int64)
 
 
 def squeezed(codes: Codes, dims: Sequence[int] | None, keepdim: bool) -> Codes:
@@ -274,15 +266,7 @@ def _prod(
 
 
 def root_of(graph: Graph, square: int) -> int:
-    """The node of a square root whose derivative at zero is zero, as it is for norms and deviations in torch.
-
-    Args:
-        graph: The graph.
-        square: Node of a sum of squares.
-
-    Returns:
-        The node.
-    """
+    """The node of a square root whose derivative at zero is zero, as it is for norms and deviations in torch."""
     # The root of the larger of the sum and something tiny, which is taken off again where it was put in.
     floor = graph.binary("maximum", square, graph.constant(TINY))
     root, rest = math.sqrt(TINY), graph.binary("minimum", square, graph.constant(TINY))
@@ -314,16 +298,14 @@ def _norm(
     return squeezed(found, dims, keepdim)
 
 
-@rule("cumsum")
-def _cumsum(shadow: Shadow, a: torch.Tensor, dim: int, dtype: Any = None) -> Codes:
-    graph = shadow.graph
+@rule("cumsum", "cumprod")
+def _cumulated(shadow: Shadow, a: torch.Tensor, dim: int, dtype: Any = None, *, name: str) -> Codes:
     codes = np.array(shadow.of(a))
+    join = combined if name == "cumsum" else multiplied
     if a.ndim:
         along = np.moveaxis(codes, dim, 0)
         for k in range(1, len(along)):
-            along[k] = paired(
-                along[k - 1], along[k], lambda u, v: graph.sum(0.0, [(1.0, u, -1), (1.0, v, -1)])
-            )
+            along[k] = join(shadow, along[k - 1], along[k])
     return codes
 
 
@@ -337,7 +319,7 @@ def _softmax(shadow: Shadow, a: torch.Tensor, dim: int, half_to_float: bool = Fa
         [dim],
         functools.partial(functools.reduce, functools.partial(graph.binary, "maximum")),
     )
-    apart = paired(codes, largest, lambda u, v: graph.sum(0.0, [(1.0, u, -1), (-1.0, v, -1)]))
+    apart = combined(shadow, codes, largest, 1.0, -1.0)
     powers = mapped(apart, lambda u: graph.unary("exp", u))
     total = reduced(powers, [dim], lambda nodes: graph.sum(0.0, [(1.0, n, -1) for n in nodes]))
     return paired(powers, total, lambda u, v: graph.binary("quotient", u, v))
@@ -368,11 +350,6 @@ def _contracted(shadow: Shadow, a: Codes, b: Codes) -> Codes:
     return (result << 32) | joined_rows([own[:, None], other[None, :]])
 
 
-def _row_of_each(rows: Codes) -> Codes:
-    """(n, k) -> (n,): the one input of the batch that all elements of a vector belong to."""
-    return joined_rows(list(rows.T)) if rows.shape[1] else np.zeros(len(rows), dtype=np.int64)
-
-
 @rule("mm")
 def _mm(shadow: Shadow, a: torch.Tensor, b: torch.Tensor) -> Codes:
     return _contracted(shadow, shadow.of(a), shadow.of(b))
@@ -394,128 +371,9 @@ def _bmm(shadow: Shadow, a: torch.Tensor, b: torch.Tensor) -> Codes:
     return np.stack([_contracted(shadow, x, y) for x, y in zip(first, second, strict=True)])
 
 
-def _plus(shadow: Shadow, base: Codes, product: Codes, beta: float, alpha: float) -> Codes:
-    graph = shadow.graph
-    return paired(
-        base,
-        product,
-        lambda u, v: graph.sum(0.0, [(float(beta), u, -1), (float(alpha), v, -1)]),
-    )
-
-
 @rule("addmm", "addmv", "baddbmm")
 def _addmm(
     shadow: Shadow, base: Any, a: Any, b: Any, beta: float = 1, alpha: float = 1, *, name: str
 ) -> Codes:
     product = {"addmm": _mm, "addmv": _mv, "baddbmm": _bmm}[name](shadow, a, b)
-    return _plus(shadow, shadow.of(base), product, beta, alpha)
-
-
-# -- copies and rearrangements that make new memory -----------------------------------------------------------------
-
-
-@rule("clone", "contiguous", "lift_fresh_copy", "alias_copy", "_to_copy")
-def _clone(shadow: Shadow, a: torch.Tensor, **options: Any) -> Codes:
-    return shadow.of(a)
-
-
-@rule("_unsafe_view", "_reshape_copy", "_reshape_alias")
-def _reshaped(shadow: Shadow, a: torch.Tensor, size: Sequence[int], *rest: Any) -> Codes:
-    return shadow.of(a).reshape(tuple(size))
-
-
-@rule("cat", "concat")
-def _cat(shadow: Shadow, tensors: Sequence[torch.Tensor], dim: int = 0) -> Codes:
-    # torch passes over empty vectors
-    parts = [shadow.of(t) for t in tensors if not (t.ndim == 1 and t.numel() == 0)]
-    return np.concatenate(parts, axis=dim)
-
-
-@rule("stack")
-def _stack(shadow: Shadow, tensors: Sequence[torch.Tensor], dim: int = 0) -> Codes:
-    return np.stack([shadow.of(t) for t in tensors], axis=dim)
-
-
-@rule("repeat")
-def _repeat(shadow: Shadow, a: torch.Tensor, repeats: Sequence[int]) -> Codes:
-    return np.tile(shadow.of(a), tuple(repeats))
-
-
-@rule("flip")
-def _flip(shadow: Shadow, a: torch.Tensor, dims: Sequence[int]) -> Codes:
-    return np.flip(shadow.of(a), tuple(dims))
-
-
-@rule("roll")
-def _roll(shadow: Shadow, a: torch.Tensor, shifts: Any, dims: Any = ()) -> Codes:
-    amounts = dims_of(shifts) or [0]
-    axes = dims_of(dims)
-    if not axes:
-        return np.roll(shadow.of(a), amounts[0])
-    return np.roll(shadow.of(a), amounts, axes)
-
-
-@rule("index_select")
-def _index_select(shadow: Shadow, a: torch.Tensor, dim: int, index: torch.Tensor) -> Codes:
-    result: Codes = np.take(shadow.of(a), _constant_index(shadow, index), axis=dim)
-    return result
-
-
-@rule("gather")
-def _gather(shadow: Shadow, a: torch.Tensor, dim: int, index: torch.Tensor, **_: Any) -> Codes:
-    # NumPy broadcasts other dimensions where torch takes the first entries.
-    part = shadow.of(a)[
-        tuple(slice(None) if k == dim % a.ndim else slice(0, n) for k, n in enumerate(index.shape))
-    ]
-    result: Codes = np.take_along_axis(part, _constant_index(shadow, index), axis=dim)
-    return result
-
-
-@rule("index")
-def _index(shadow: Shadow, a: torch.Tensor, indices: Sequence[torch.Tensor | None]) -> Codes:
-    found: list[Any] = [
-        slice(None) if index is None else _constant_index(shadow, index) for index in indices
-    ]
-    result: Codes = shadow.of(a)[tuple(found)]
-    return result
-
-
-@rule("constant_pad_nd")
-def _pad(shadow: Shadow, a: torch.Tensor, pad: Sequence[int], value: float = 0) -> Codes:
-    if min(pad, default=0) < 0:
-        raise UnknownError("it pads by a negative width")
-    widths = [(0, 0)] * a.ndim
-    for k in range(len(pad) // 2):
-        widths[a.ndim - 1 - k] = (pad[2 * k], pad[2 * k + 1])
-    return np.pad(shadow.of(a), widths, constant_values=shadow.constant(float(value)))
-
-
-@rule("diag_embed")
-def _diag_embed(shadow: Shadow, a: torch.Tensor, *rest: Any) -> Codes:
-    if rest:
-        raise UnknownError("it makes a matrix of other diagonals than the main one")
-    codes = shadow.of(a)
-    result = np.full((*codes.shape, codes.shape[-1]), shadow.constant(0.0))
-    at = np.arange(codes.shape[-1])
-    result[..., at, at] = codes
-    return result
-
-
-@rule(
-    "zeros_like",
-    "ones_like",
-    "empty_like",
-    "full_like",
-    "new_zeros",
-    "new_ones",
-    "new_empty",
-    "new_full",
-)
-def _filled(shadow: Shadow, a: torch.Tensor, *rest: Any, **options: Any) -> None:
-    """Constants of a tensor's shape: nothing of the tensor is in them."""
-
-
-def _constant_index(shadow: Shadow, index: torch.Tensor) -> Any:
-    if shadow.tracks(index):  # pragma: no cover - integers are never tracked
-        raise UnknownError("it computes an index")
-    return index.detach().cpu().numpy()
+    return combined(shadow, shadow.of(base), product, float(beta), float(alpha))

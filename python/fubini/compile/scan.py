@@ -5,6 +5,8 @@ import sys
 import types
 from dataclasses import dataclass, field
 
+from fubini.circuit.unfold import words
+
 _NAMES_CHAIN = {"LOAD_ATTR", "LOAD_METHOD"}
 _NAMES_GLOBAL = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 _NAMES_FREE = {"LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF"}
@@ -18,64 +20,13 @@ _SETTERS = ("setattr", "delattr", "__setattr__", "__delattr__")
 _NAMES_LOCAL = {"STORE_NAME", "DELETE_NAME"}  # in the body of a class
 # Attributes with two underscores lead behind what is watched, these excepted.
 HARMLESS = frozenset(
-    [
-        "__name__",
-        "__qualname__",
-        "__class__",
-        "__init__",
-        "__call__",
-        "__len__",
-        "__getitem__",
-        "__iter__",
-        "__next__",
-        "__contains__",
-        "__enter__",
-        "__exit__",
-        "__doc__",
-        "__module__",
-        "__post_init__",
-        "__array__",
-        "__float__",
-        "__int__",
-        "__add__",
-        "__mul__",
-        "__sub__",
-        "__matmul__",
-        "__neg__",
-        "__radd__",
-        "__rmul__",
-        "__eq__",
-        "__lt__",
-        "__gt__",
-        "__le__",
-        "__ge__",
-        "__hash__",
-        "__bool__",
-        "__str__",
-        "__repr__",
-        "__version__",
-        "__all__",
-        "__members__",
-        "__setitem__",
-        "__index__",
-        "__abs__",
-        "__pow__",
-        "__truediv__",
-        "__new__",
-        "__file__",
-        "__spec__",
-        "__path__",
-        "__match_args__",
-        "__dataclass_fields__",
-        "__orig_class__",
-        "__set_name__",
-        "__getattr__",
-        "__mro__",
-        "__bases__",
-        "__notes__",
-        "__traceback__",
-        "__cause__",
-    ]
+    f"__{name}__"
+    for name in words(
+        "name qualname class init call len getitem iter next contains enter exit doc module "
+        "post_init array float int add mul sub matmul neg radd rmul eq lt gt le ge hash bool str "
+        "repr version all members setitem index abs pow truediv new file spec path match_args "
+        "dataclass_fields orig_class set_name getattr mro bases notes traceback cause"
+    )
 )
 
 

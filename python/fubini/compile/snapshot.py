@@ -147,11 +147,7 @@ class Snapshot:
         self._getters.append((get, value, name))
 
     def labels(self, others: Iterable[type]) -> None:
-        """The names and descriptions of all functions, classes and modules met so far.
-
-        Args:
-            others: More classes.
-        """
+        """The names and descriptions of all functions, classes and modules met so far."""
         kinds = types.FunctionType | type | types.ModuleType
         for value in [*(v for v in self._seen.values() if isinstance(v, kinds)), *others]:
             if id(value) not in self._labelled:

@@ -437,12 +437,6 @@ class Watch:
 
         An object like it was made under the watch, and no code of users ran.
 
-        Args:
-            kind: The class.
-            args: What it is called with.
-            kwargs: Likewise.
-            frame: Who calls it.
-
         Returns:
             True, or what ``made`` wants.
         """

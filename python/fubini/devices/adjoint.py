@@ -96,17 +96,10 @@ def _same(measurements: Sequence[Any], others: Sequence[Any]) -> bool:
 
 
 def _declared(device: Any, operations: Sequence[Any]) -> list[Any]:
-    """Operations that the device says it differentiates, the fixed ones among the others as matrices.
+    """Return operations that the device says it differentiates, the fixed ones among the others as matrices.
 
     lightning.qubit counts the parameters of operations that it has no kernel for, or fails on them: its derivatives
     are then by other angles than those asked for. A matrix counts as what it is.
-
-    Args:
-        device: The device.
-        operations: After its own decomposition.
-
-    Returns:
-        The operations.
 
     Raises:
         UnsupportedCircuitError: For others that depend on an angle, or are large.

@@ -47,12 +47,7 @@ class DiagonalBasis:
 
 
 def to_z_basis(letter: str, wire: Any) -> list[Any]:
-    """Return gates V with V P V^dagger = Z: a measurement of Z after them is one of P before them.
-
-    Args:
-        letter: X, Y or Z.
-        wire: Label.
-    """
+    """Return gates V with V P V^dagger = Z: a measurement of Z after them is one of P before them."""
     if letter == "X":
         return [qml.Hadamard(wire)]
     if letter == "Y":

@@ -79,13 +79,6 @@ class MetricEstimate:
 def layer_basis(tape: GateTape, layer: Layer) -> DiagonalBasis:
     """Return the basis in which the generators of a layer are diagonal.
 
-    Args:
-        tape: The circuit.
-        layer: Of its trainable gates.
-
-    Returns:
-        The basis.
-
     Raises:
         UnsupportedCircuitError: If only a unitary on more than 5 wires would do.
     """
@@ -211,9 +204,6 @@ def _variances(second: FloatArray, fourth: FloatArray, n: int) -> FloatArray:
 
 def refuse_channels(tape: GateTape) -> None:
     """Raise an error if the circuit has noise channels.
-
-    Args:
-        tape: The circuit.
 
     Raises:
         UnsupportedCircuitError: Names the channel.

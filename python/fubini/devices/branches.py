@@ -68,10 +68,6 @@ class Branched:
 def auxiliary_wires(tape: GateTape, device: Any) -> list[Any]:
     """Return the labels of as many auxiliary wires as a device has to spare and as are of use.
 
-    Args:
-        tape: The circuit.
-        device: The device.
-
     Returns:
         The labels; none where another circuit per layer is cheaper.
     """

@@ -364,9 +364,6 @@ def _finite(answer: list[Array]) -> bool:
 def check_device(device: Any) -> None:
     """Refuse devices that cannot run circuits with arbitrary angles.
 
-    Args:
-        device: PennyLane device.
-
     Raises:
         UnsupportedCircuitError: For default.clifford.
         TypeError: If it is no PennyLane device.
@@ -402,11 +399,7 @@ def executor_of(device: Any) -> Executor:
 
 
 def device_reason(qnode: Any) -> str:
-    """Return why a QNode must run on its device, as far as the device decides it; empty where it need not.
-
-    Args:
-        qnode: The QNode.
-    """
+    """Return why a QNode must run on its device, as far as the device decides it; empty where it need not."""
     if qnode.device.name not in STATE_VECTORS:
         return f"{qnode.device.name} is no noiseless state-vector simulator"
     if qnode.shots.total_shots is not None:

@@ -96,15 +96,7 @@ class Gradient:
 
 
 def contracted(blocks: Sequence[Terms], count: int) -> FloatArray:
-    """Sum the terms: (1 or batch, features, count).
-
-    Args:
-        blocks: The terms.
-        count: Number of trainable angles.
-
-    Returns:
-        The sum.
-    """
+    """Sum the terms: (1 or batch, features, count)."""
     total: Any = 0.0
     for block in blocks:
         features = np.ascontiguousarray(block.seen.features)

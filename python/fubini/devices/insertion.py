@@ -67,12 +67,7 @@ def word_blocks(
 
 
 def prepared(operations: Sequence[Any], *gates: Any) -> list[Any]:
-    """Return operations with gates on other wires in front, behind a state preparation.
-
-    Args:
-        operations: Of the circuit.
-        *gates: What comes first.
-    """
+    """Return operations with gates on other wires in front, behind a state preparation."""
     first = 1 if operations and isinstance(operations[0], qml.operation.StatePrepBase) else 0
     return [*operations[:first], *gates, *operations[first:]]
 

@@ -141,12 +141,6 @@ def blocks_job(
 ) -> Job[list[Block]]:
     """Return the circuits of the blocks over the trainable angles: one per layer, or fewer where the device allows it.
 
-    Args:
-        tape: The circuit.
-        executor: Of the device.
-        diagonal: Only variances.
-        layers: Which gates form a block.
-
     Returns:
         The job; one block per layer.
     """
@@ -294,17 +288,10 @@ def geometric_tensor(tape: GateTape, device: Any, executor: Executor | None = No
 
 
 def _derivative_states_job(tape: GateTape, device: Any) -> Job[ComplexArray]:
-    """Derivatives of the state by the trainable angles without their part along the state, (1 or batch, k, N).
+    """Return derivatives of the state by the trainable angles without their part along it, (1 or batch, k, N).
 
     d_j psi = -i V_j K_j U_j psi_0 with K_j a sum of Pauli words, so a circuit with the word inserted behind gate j
     gives each term. Costs one circuit per word instead of one per pair of angles, and no auxiliary wire.
-
-    Args:
-        tape: The circuit.
-        device: Returns states.
-
-    Returns:
-        As above.
 
     Raises:
         UnsupportedCircuitError: If the device returns no states, or has shots.

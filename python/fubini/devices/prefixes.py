@@ -19,10 +19,6 @@ from fubini.devices.sweep import repeated
 def prefix_operations(tape: GateTape, layers: Sequence[Layer]) -> list[Any]:
     """Return operations that prepare, setting by setting, the state in front of each layer.
 
-    Args:
-        tape: The circuit.
-        layers: Its layers.
-
     Returns:
         Operations; parameters have a leading axis of layers x inputs (the inputs of the first layer first), or none where
         no setting differs.

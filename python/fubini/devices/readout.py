@@ -164,14 +164,7 @@ def estimates_of(
 
 
 def exact_readout(tape: GateTape) -> Readout:
-    """Return the readout of an analytic device: the QNode's measurements, all in one circuit.
-
-    Args:
-        tape: The circuit.
-
-    Returns:
-        The readout.
-    """
+    """Return the readout of an analytic device: the QNode's measurements, all in one circuit."""
     measurements: list[Any] = []
     rows: list[
         tuple[dict[int, float], int | None]
@@ -202,9 +195,6 @@ def exact_readout(tape: GateTape) -> Readout:
 
 def sampled_readout(tape: GateTape) -> Readout:
     """Return the readout of a device with shots.
-
-    Args:
-        tape: The circuit.
 
     Returns:
         The readout, with one setting per group of words that can be measured wire by wire.
@@ -283,10 +273,6 @@ def sampled_readout(tape: GateTape) -> Readout:
 
 def with_auxiliary(readout: Readout, wire: Any) -> Readout:
     """Return the readout of every feature times Z on one more wire: the last step of a Hadamard test.
-
-    Args:
-        readout: Of the circuit itself.
-        wire: The auxiliary wire.
 
     Returns:
         The readout; its features are not offset by constants of observables, which it measures as well.

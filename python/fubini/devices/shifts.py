@@ -77,14 +77,7 @@ def frequencies(generator: PauliSum) -> tuple[float, ...] | None:
 
 @functools.lru_cache(maxsize=1024)
 def has_rule(generator: PauliSum) -> bool:
-    """Say whether a generator has a parameter-shift rule of ten correct digits.
-
-    Args:
-        generator: Pauli sum.
-
-    Returns:
-        Whether it has.
-    """
+    """Say whether a generator has a parameter-shift rule of ten correct digits."""
     found = frequencies(generator)
     if found is None:
         return False
@@ -286,9 +279,6 @@ def values_job(tape: GateTape, *, shots: int | None = None) -> Job[Estimates]:
 def check_shots(shots: int | None) -> None:
     """Raise a ValueError unless shots is None or an integer of at least 2.
 
-    Args:
-        shots: What to check.
-
     Raises:
         ValueError: Otherwise; one shot has no variance.
     """
@@ -329,10 +319,6 @@ def setting_sweep(
 
 def refuse_without_rule(tape: GateTape, what: str) -> list[tuple[float, ...]]:
     """Return the frequencies of all trainable angles, which must have shift rules.
-
-    Args:
-        tape: The circuit.
-        what: Needs them, for the message.
 
     Raises:
         UnsupportedCircuitError: Names the first gate without a rule.

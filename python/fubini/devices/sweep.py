@@ -79,11 +79,7 @@ class Sweep:
         return self.take(first[order]), rank[inverse.reshape(-1)]
 
     def take(self, rows: npt.NDArray[np.intp]) -> "Sweep":
-        """Return the sweep over some of the rows.
-
-        Args:
-            rows: Their indices.
-        """
+        """Return the sweep over some of the rows."""
         operations = tuple(_at(op, rows) for op in self.operations)
         return Sweep(operations, self.measurements, len(rows), self.shots, self.by)
 
@@ -115,15 +111,7 @@ class Sweep:
 
 
 def repeated(op: Any, times: int) -> Any:
-    """Return an operation whose rows, if it has any, come several times over.
-
-    Args:
-        op: The operation.
-        times: How often.
-
-    Returns:
-        The operation.
-    """
+    """Return an operation whose rows, if it has any, come several times over."""
     if op.batch_size is None:
         return op
     data = [
@@ -164,9 +152,6 @@ def tape_key(tape: Any) -> tuple[Any, ...]:
     """Return a key by which a tape is equal to itself rebuilt with the same numbers, to the last bit.
 
     ``tape.hash`` rounds parameters and abbreviates long arrays.
-
-    Args:
-        tape: The tape.
     """
     parts: list[Any] = [tape.shots.total_shots, tuple(tape.trainable_params)]
     for op in tape.operations:

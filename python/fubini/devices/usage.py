@@ -102,11 +102,7 @@ class Call:
 
 
 def usage_of(tapes: list[Any]) -> Usage:
-    """Return what one call with these tapes executes.
-
-    Args:
-        tapes: The tapes.
-    """
+    """Return what one call with these tapes executes."""
     circuits = [tape.batch_size or 1 for tape in tapes]
     shots = [
         count * (tape.shots.total_shots or 0) for tape, count in zip(tapes, circuits, strict=True)

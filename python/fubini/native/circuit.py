@@ -416,12 +416,6 @@ class Circuit:
 def circuit_of(structure: Structure) -> Circuit:
     """Return the circuit of a structure; those that were asked for last are kept, with all that was derived from them.
 
-    Args:
-        structure: The structure.
-
-    Returns:
-        The circuit.
-
     Raises:
         UnsupportedCircuitError: For more than 24 wires.
     """

@@ -274,13 +274,7 @@ def _constant_array(op: Any, value: Any, ndim: int) -> np.ndarray[Any, np.dtype[
 
 
 def add_gate(builder: _core.ProgramBuilder, gate: NativeGate, index: dict[Any, int]) -> None:
-    """Appends a gate to a program builder.
-
-    Args:
-        builder: The builder.
-        gate: The gate.
-        index: Number of each wire label.
-    """
+    """Appends a gate to a program builder."""
     wires = [index[wire] for wire in gate.wires]
     controls = [index[wire] for wire in gate.controls]
     values = list(gate.control_values)
@@ -298,9 +292,6 @@ def add_gate(builder: _core.ProgramBuilder, gate: NativeGate, index: dict[Any, i
 def unsupported(op: Any) -> str:
     """Says why an operation that is neither native nor decomposable cannot run.
 
-    Args:
-        op: The operation.
-
     Returns:
         The message of the exception to be raised.
     """
@@ -312,9 +303,6 @@ def unsupported(op: Any) -> str:
 
 def check_operations(operations: Sequence[Any]) -> None:
     """Refuses what no decomposition can help with.
-
-    Args:
-        operations: Operations of a tape.
 
     Raises:
         UnsupportedCircuitError: For channels, mid-circuit measurements and operations on other systems than qubits.

@@ -54,14 +54,7 @@ class Measurement:
 
 
 def measurement_of(process: Any, index: dict[Any, int]) -> Measurement:
-    """Translates one measurement process of a tape.
-
-    Args:
-        process: The measurement process.
-        index: Number of each wire label.
-
-    Returns:
-        The measurement.
+    """Return one measurement process of a tape as the engine knows it.
 
     Raises:
         UnsupportedCircuitError: For measurements and observables that the engine does not know.
@@ -104,10 +97,6 @@ def observable_terms(
 ) -> tuple[tuple[str, tuple[int, ...], float], ...]:
     """Return an observable as words: letters, the wires that they are on, coefficient.
 
-    Args:
-        obs: The observable.
-        index: Number of each wire label.
-
     Raises:
         UnsupportedCircuitError: When it is not Hermitian, or has no Pauli form and acts on too many wires.
     """
@@ -143,12 +132,7 @@ def square(measurement: Measurement, num_wires: int) -> Measurement:
 
 
 def masked(measurement: Measurement, num_wires: int) -> PauliSum:
-    """Return the observable of an expectation value or variance as a Pauli sum.
-
-    Args:
-        measurement: The measurement.
-        num_wires: Number of wires of the circuit.
-    """
+    """Return the observable of an expectation value or variance as a Pauli sum."""
     if measurement.projector is not None:
         return projector(*measurement.projector, num_wires)
     return tuple((*word_masks(word, wires, num_wires), c) for word, wires, c in measurement.terms)

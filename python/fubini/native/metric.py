@@ -79,11 +79,7 @@ class LayerPlan:
         self.columns = np.array([a for block in blocks for a in block.angles], dtype=np.intp)
 
     def sweep(self, diagonal: bool) -> _core.Program:
-        """Return the program whose stages are the blocks with generators.
-
-        Args:
-            diagonal: Whether only the variances are measured.
-        """
+        """Return the program whose stages are the blocks with generators."""
         if diagonal not in self._sweeps:
             stages = [
                 (block.before, _moments(block.generators, diagonal))

@@ -185,9 +185,6 @@ class Pullback:
     def derivative_states(self, row: int) -> tuple[Complex, Complex]:
         """Return psi (N,) of one input, and its derivatives by the angles of ``jacobian`` without their part along psi.
 
-        Args:
-            row: Which input.
-
         Returns:
             psi and (k, N), up to one constant unitary and the global phase.
         """
@@ -221,9 +218,6 @@ class Pullback:
 
     def weight_blocks(self, layers: LayerRule = "wires") -> list[tuple[Index, Real]]:
         """Return the block-diagonal metric's mean over the inputs as blocks without a common weight.
-
-        Args:
-            layers: Which gates form a block.
 
         Returns:
             Pairs of weights (c,) and matrices (c, c); weights that no angle depends on are in none.

@@ -83,9 +83,6 @@ class Gates:
     def take(self, op: Any) -> bool:
         """Translate an operation.
 
-        Args:
-            op: The operation.
-
         Returns:
             Whether the engine knows it; else nothing has changed.
         """

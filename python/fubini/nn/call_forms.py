@@ -129,14 +129,7 @@ def call_form(
 
 
 def place(args: list[Any], kwargs: dict[str, Any], slot: Slot, value: Any) -> None:
-    """Put a value in the place of an argument.
-
-    Args:
-        args: Positional arguments, changed in place.
-        kwargs: Keyword arguments, likewise.
-        slot: Which argument.
-        value: The value.
-    """
+    """Put a value in the place of an argument."""
     if isinstance(slot, int):
         args[slot] = value
     else:

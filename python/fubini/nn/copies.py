@@ -21,11 +21,7 @@ class NamedQNode:
 
 
 def named_qnode(qnode: Any) -> Any:
-    """Return a QNode by its name, if there is one, else as it is.
-
-    Args:
-        qnode: The QNode.
-    """
+    """Return a QNode by its name, if there is one, else as it is."""
     module = getattr(qnode.func, "__module__", None)
     name = getattr(qnode.func, "__qualname__", "")
     if module is None or _lookup(sys.modules.get(module), name) is not qnode:
@@ -35,9 +31,6 @@ def named_qnode(qnode: Any) -> Any:
 
 def found_qnode(qnode: Any) -> Any:
     """Return the QNode that ``named_qnode`` gave a name.
-
-    Args:
-        qnode: A QNode or its name.
 
     Raises:
         AttributeError: If the module does not have it any more.
@@ -54,12 +47,7 @@ def found_qnode(qnode: Any) -> Any:
 
 
 def share_uncopyable(qnode: Any, memo: dict[int, Any]) -> None:
-    """Have a deep copy share the QNode, and its device, if they cannot be copied (a device that holds memory of its own).
-
-    Args:
-        qnode: The QNode.
-        memo: Of the deep copy.
-    """
+    """Have a deep copy share the QNode, and its device, if they cannot be copied (a device that holds memory of its own)."""
     if id(qnode) in memo:
         return
     try:

@@ -20,9 +20,8 @@ from fubini.devices.gradient import Gradient
 from fubini.devices.job import Job
 from fubini.devices.readout import Estimates, readout_of
 from fubini.devices.shifts import gradient_job, values_job
-from fubini.nn.expval import is_batched
 from fubini.nn.shot_noise import Contribution, ShotNoise
-from fubini.torch_private import current_backward, uncompiled
+from fubini.torch_private import current_backward, is_legacy_batched, uncompiled
 
 Tensor = torch.Tensor
 
@@ -33,9 +32,6 @@ _LIGHTNING = {name for name in STATE_VECTORS if name.startswith("lightning.")}
 
 def derivatives_of(qnode: Any) -> Literal["pennylane", "shift", "device"]:
     """Say where a QNode's derivatives come from.
-
-    Args:
-        qnode: The QNode.
 
     Returns:
         ``"shift"``: shifted circuits, for ``diff_method="parameter-shift"``, and for ``"best"`` with shots;
@@ -79,15 +75,7 @@ class ShiftedCircuit:
 
 
 def shifted_circuit(qnode: Any, arguments: dict[str, Tensor]) -> ShiftedCircuit:
-    """Run a quantum function for its gates and angles; nothing is executed.
-
-    Args:
-        qnode: The QNode.
-        arguments: Its arguments.
-
-    Returns:
-        The circuit.
-    """
+    """Run a quantum function for its gates and angles; nothing is executed."""
     tape, angles, state = angle_tape(qnode, arguments)
     by_words = split(tape.measurements, tape.shots)
     mixture = None
@@ -104,10 +92,6 @@ def shifted_circuit(qnode: Any, arguments: dict[str, Tensor]) -> ShiftedCircuit:
 def own_derivatives(circuit: ShiftedCircuit, executor: Executor) -> Job[Gradient] | None:
     """Return the job that gives results and derivatives at once, where the device has it.
 
-    Args:
-        circuit: The circuit.
-        executor: Of its device.
-
     Returns:
         The job, or None where derivatives come from shifted circuits.
     """
@@ -122,10 +106,6 @@ def run_shifted(circuit: ShiftedCircuit, executor: Executor) -> Tensor:
     """Evaluate a circuit; a backward pass runs all shifts of all inputs as one execution.
 
     Where the device has derivatives of its own, they come with the results.
-
-    Args:
-        circuit: The circuit.
-        executor: Of its device.
 
     Returns:
         Results side by side, (1 or batch, M), float64 on the CPU.
@@ -168,7 +148,7 @@ class _Shifted(torch.autograd.Function):
     @staticmethod
     @uncompiled
     def backward(ctx: Any, cotangents: Tensor) -> Any:
-        if is_batched(cotangents):
+        if is_legacy_batched(cotangents):
             raise NotImplementedError(
                 "is_grads_batched, vectorize: expected False for a circuit that runs on a PennyLane device, got True; "
                 "ask for one gradient at a time"

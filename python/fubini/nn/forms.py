@@ -142,9 +142,6 @@ def arranged(values: torch.Tensor, shapes: Sequence[tuple[int, ...]], kind: str)
 def check_results(results: Any) -> None:
     """Raise an error unless a QNode returned measurements that can be put side by side.
 
-    Args:
-        results: What it returned, no tensor.
-
     Raises:
         TypeError: Says what was returned.
     """
@@ -166,9 +163,6 @@ def check_results(results: Any) -> None:
 
 def check_stack(results: Sequence[torch.Tensor]) -> None:
     """Raise an error unless the results of a tuple of measurements can be stacked.
-
-    Args:
-        results: One tensor for each measurement.
 
     Raises:
         ValueError: Names the shapes.

@@ -19,10 +19,6 @@ InitMethod = Callable[[torch.Tensor], torch.Tensor] | Mapping[str, Any] | None
 def weight_shape(name: str, size: int | Sequence[int]) -> tuple[int, ...]:
     """Return the shape of a weight: an int n stands for (n,), 1 for (), as in TorchLayer.
 
-    Args:
-        name: Of the weight.
-        size: As the caller gave it.
-
     Raises:
         TypeError: For something else than integers.
         ValueError: For negative ones.
@@ -136,11 +132,6 @@ def data_argument(
 
 def check_unbatched(qnode: Any, run: Run, weights: Mapping[str, torch.Tensor]) -> None:
     """See that a circuit without data has one result: nothing says which weights another axis would belong to.
-
-    Args:
-        qnode: The QNode.
-        run: Of its function.
-        weights: By name.
 
     Raises:
         ValueError: If it is a batch.

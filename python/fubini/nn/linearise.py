@@ -101,11 +101,7 @@ def _stacked(each: list[Linearised]) -> Linearised:
 
 
 def flat_weights(layer: QuantumLayer) -> Real:
-    """Return the weights of a layer in one vector, (P,).
-
-    Args:
-        layer: The layer.
-    """
+    """Return the weights of a layer in one vector, (P,)."""
     parts = [to_numpy(w).reshape(-1) for w in layer.qnode_weights.values()]
     return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.zeros(0)
 
@@ -230,13 +226,7 @@ def _on_device(layer: Any, inputs: Tensor, want_inputs: bool) -> Linearised:
 
 
 def evaluated(layer: QuantumLayer, *args: Any, **kwargs: Any) -> Tensor:
-    """Return what a quantum layer's own forward returns, also in a Fisher pass, where another one takes its place.
-
-    Args:
-        layer: The layer.
-        *args: Positional arguments.
-        **kwargs: Keyword arguments.
-    """
+    """Return what a quantum layer's own forward returns, also in a Fisher pass, where another one takes its place."""
     instead = layer.__dict__.pop("_instead", None)
     try:
         return QuantumLayer.forward(layer, *args, **kwargs)

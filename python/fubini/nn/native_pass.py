@@ -6,14 +6,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from fubini import _core
 from fubini.arrays import to_numpy
 from fubini.circuit.tape import user_tape
 from fubini.compile.compiled import Compiled
 from fubini.native.circuit import Circuit, circuit_of
 from fubini.native.reading import Reading, read
-from fubini.nn.angles import outputs, outputs_pullback
-from fubini.nn.expval import expval, is_batched, pullback, pullback_with_state
-from fubini.torch_private import is_plain, uncompiled
+from fubini.nn.differentiable import pullback, pullback_with_state, values
+from fubini.nn.expval import expval
+from fubini.nn.kernels import Outputs, Sweeps
+from fubini.torch_private import is_legacy_batched, is_plain, uncompiled
 
 Tensor = torch.Tensor
 
@@ -116,7 +118,7 @@ def _angles(form: Compiled, rows: Tensor) -> tuple[Tensor, Tensor | None]:
     if form.affine is not None:
         constant, slope = _matrices(form)
         return constant + rows @ slope.T, None
-    found = outputs(form.map, rows)
+    found = values(_outputs(form), rows)
     size = form.circuit.num_angles
     if not form.circuit.takes_state:
         return found, None
@@ -125,6 +127,11 @@ def _angles(form: Compiled, rows: Tensor) -> tuple[Tensor, Tensor | None]:
     return found[:, :size], torch.view_as_complex(
         pairs.clone(memory_format=torch.contiguous_format)
     )
+
+
+def _outputs(form: Compiled) -> Outputs:
+    assert isinstance(form.map, _core.Expression)
+    return Outputs(form.map)
 
 
 def _matrices(form: Compiled) -> list[Tensor]:
@@ -152,7 +159,7 @@ class _CompiledExpval(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         leaves = ctx.saved_tensors
         # create_graph=True: a derivative of this may be asked for.
-        if torch.is_grad_enabled() or is_batched(gradient):
+        if torch.is_grad_enabled() or is_legacy_batched(gradient):
             return None, *_differentiable_gradient(ctx.form, leaves[0], leaves[1:], gradient)
         by_inputs, by_weights = ctx.form.backward(ctx.passed, to_numpy(gradient))
         needed = ctx.needs_input_grad
@@ -171,20 +178,21 @@ def _differentiable_gradient(
     """The gradients by inputs and weights, in torch operations."""
     rows = _rows(inputs, weights)
     angles, state = _angles(form, rows)
+    sweeps = Sweeps(form.circuit)
     if form.affine is not None:
-        by_rows = pullback(form.circuit, angles, gradient) @ _matrices(form)[1]
+        by_rows = pullback(sweeps, angles, gradient) @ _matrices(form)[1]
     elif state is None:
-        by_angles = pullback(form.circuit, angles, gradient)
-        by_rows = outputs_pullback(form.map, rows, by_angles)
+        by_angles = pullback(sweeps, angles, gradient)
+        by_rows = pullback(_outputs(form), rows, by_angles)
     elif not (form.state_weighted or (form.state_from_inputs and inputs.requires_grad)):
         # Second derivatives by angles are there as long as the state does not move.
-        by_angles = pullback(form.circuit, angles, gradient, state.detach())
+        by_angles = pullback(sweeps, angles, gradient, state.detach())
         still = by_angles.new_zeros(len(rows), 2 * state.shape[-1])
-        by_rows = outputs_pullback(form.map, rows, torch.cat([by_angles, still], dim=-1))
+        by_rows = pullback(_outputs(form), rows, torch.cat([by_angles, still], dim=-1))
     else:
-        by_angles, by_state = pullback_with_state(form.circuit, angles, state, gradient)
+        by_angles, by_state = pullback_with_state(sweeps, angles, state, gradient)
         parts = torch.view_as_real(by_state).reshape(len(rows), -1)
-        by_rows = outputs_pullback(form.map, rows, torch.cat([by_angles, parts], dim=-1))
+        by_rows = pullback(_outputs(form), rows, torch.cat([by_angles, parts], dim=-1))
     sizes = [w.numel() for w in weights]
     *by_weights, by_inputs = torch.split(by_rows, [*sizes, inputs.shape[-1]], dim=-1)
     return [

@@ -105,12 +105,7 @@ class QNodeFunction:
         return _arranged(values.to(_device(found)), form.circuit, found.known.run.kind)
 
     def names_of(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[int | str, str]:
-        """Return the names of the arguments of a call by position and by name.
-
-        Args:
-            args: Positional arguments.
-            kwargs: Keyword arguments.
-        """
+        """Return the names of the arguments of a call by position and by name."""
         count = len(args)
         if count not in self._names:
             positions: dict[int | str, str] = {
@@ -195,11 +190,7 @@ class QNodeFunction:
 
 
 def plain_qnode(qnode: Any) -> Any:
-    """Return the QNode of a function; anything else as it is.
-
-    Args:
-        qnode: Anything.
-    """
+    """Return the QNode of a function; anything else as it is."""
     return qnode.qnode if isinstance(qnode, QNodeFunction) else qnode
 
 

@@ -123,12 +123,7 @@ def leaves_of(tensor: Tensor, watched: Mapping[int, Tensor]) -> tuple[Tensor, ..
 
 
 def selection(tensor: Tensor, leaf: Tensor) -> Index | None:
-    """Return which entries of a parameter a tensor consists of, each at most once, (n,); None where it is something else.
-
-    Args:
-        tensor: A weight.
-        leaf: The parameter that it comes from.
-    """
+    """Return which entries of a parameter a tensor consists of, each at most once, (n,); None where it is something else."""
     if tensor is leaf:
         return np.arange(leaf.numel())
     node: Any = tensor.grad_fn

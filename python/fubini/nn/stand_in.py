@@ -12,11 +12,7 @@ _KNOWN: weakref.WeakKeyDictionary[Any, QuantumLayer] = weakref.WeakKeyDictionary
 
 
 def quantum_layer(layer: Any) -> QuantumLayer | None:
-    """Return a QuantumLayer itself, for a TorchLayer its stand-in, or None where there is none.
-
-    Args:
-        layer: A module.
-    """
+    """Return a QuantumLayer itself, for a TorchLayer its stand-in, or None where there is none."""
     if isinstance(layer, QuantumLayer):
         return layer
     if not isinstance(layer, qml.qnn.TorchLayer):
@@ -36,10 +32,6 @@ def quantum_layer(layer: Any) -> QuantumLayer | None:
 
 
 def as_native(layer: Any) -> QuantumLayer | None:
-    """Return the layer that evaluates this one on the native engine, or None where it runs on its device.
-
-    Args:
-        layer: A QuantumLayer or TorchLayer.
-    """
+    """Return the layer that evaluates this one on the native engine, or None where it runs on its device."""
     found = quantum_layer(layer)
     return found if found is not None and found.engine == "native" else None

@@ -116,11 +116,7 @@ class Surroundings:
 
     @contextlib.contextmanager
     def flags(self, model: torch.nn.Module) -> Iterator[None]:
-        """Put the modules' training flags as they were, and afterwards back.
-
-        Args:
-            model: The model.
-        """
+        """Put the modules' training flags as they were, and afterwards back."""
         modules = list(model.modules())
         now = [m.training for m in modules]
         if len(now) != len(self.training) or now == list(self.training):
@@ -165,11 +161,7 @@ class Seen:
 
 
 def copied(values: Any) -> Any:
-    """Return the same with detached copies of the tensors, because the caller may reuse the buffers before the step.
-
-    Args:
-        values: Arguments of a call.
-    """
+    """Return the same with detached copies of the tensors, because the caller may reuse the buffers before the step."""
     if not values:
         return values
     if type(values) is tuple and all(type(value) is torch.Tensor for value in values):

@@ -112,13 +112,7 @@ class CallRecorder(PassRecorder):
     """Records those calls whose weights come from the same parameters."""
 
     def mark(self, weight: Tensor, seen: SeenCall, slot: Slot) -> Tensor:
-        """Return a weight, marked.
-
-        Args:
-            weight: The weight.
-            seen: The call.
-            slot: Which argument it is.
-        """
+        """Return a weight, marked."""
         one = seen.of_weights.get(slot)
         source = weight if one is not None and one.entries is None else None
         # Marks are for what torch keeps of a backward pass, whatever transforms of torch.func are around.
@@ -288,26 +282,14 @@ def anyone_watches() -> bool:
 
 
 def watch_calls(owner: Any) -> CallWatch:
-    """Watch the calls of compiled QNodes for as long as an optimizer lives.
-
-    Args:
-        owner: The optimizer.
-
-    Returns:
-        The watch.
-    """
+    """Watch the calls of compiled QNodes for as long as an optimizer lives."""
     watch = CallWatch()
     weakref.finalize(owner, watch.detach)
     return watch
 
 
 def weight_seen(value: Tensor, origin: Origin) -> WeightSeen:
-    """Return a weight as a call sees it.
-
-    Args:
-        value: The argument.
-        origin: Where it comes from.
-    """
+    """Return a weight as a call sees it."""
     leaves = origin.leaves
     entries = selection(value, leaves[0]) if len(leaves) == 1 else None
     kept = without_graph(value) if entries is None else None
@@ -355,12 +337,7 @@ def _keep_arguments(
 
 
 def slotted(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[Slot, Any]]:
-    """Return the arguments of a call with their slots.
-
-    Args:
-        args: Positional arguments.
-        kwargs: Keyword arguments.
-    """
+    """Return the arguments of a call with their slots."""
     return [*enumerate(args), *kwargs.items()]
 
 

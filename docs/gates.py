@@ -1,12 +1,15 @@
 """The table of what runs where, from trying it: ``python docs/gates.py`` prints it as Markdown.
 
 Every operation, template and measurement of PennyLane that can stand in a circuit of qubits is put into a ``QuantumLayer`` on
-``default.qubit`` with trainable angles; the layer then says how it runs.
+``default.qubit`` with trainable angles; the layer then says how it runs. Gates come in four forms besides their own: adjoint,
+controlled, squared, and their square root.
 """
 
 import inspect
+import re
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,11 +18,13 @@ import pennylane as qml
 import torch
 
 import fubini
+from gates_measurements import MEASUREMENTS, SHOTS
+from gates_templates import FIRST, HAMILTONIAN, TEMPLATES
 
 COMPILED, EVERY_CALL, DEVICE, REFUSED = "compiled", "in every call", "on the device", "refused"
+NOWHERE = "not in PennyLane either"
 WIRES = 4
 Z = qml.Z
-HAMILTONIAN = 0.5 * (Z(0) @ Z(1)) + 0.3 * qml.X(0)
 UNITARY = qml.matrix(qml.CNOT([0, 1]))
 
 
@@ -62,6 +67,23 @@ def plain_gates() -> dict[str, Callable[[Any], Any]]:
     return result
 
 
+def forms() -> dict[str, dict[str, Callable[[Any], Any]]]:
+    """Return the adjoint, controlled, squared and halved gates, by form and name of the gate."""
+
+    def form(change: Callable[[Any], Any]) -> dict[str, Callable[[Any], Any]]:
+        return {
+            name: partial(lambda w, gate: change(gate)(w), gate=gate)
+            for name, gate in plain_gates().items()
+        }
+
+    return {
+        "Adjoint gates": form(qml.adjoint),
+        "Controlled gates": form(lambda gate: qml.ctrl(gate, control=WIRES)),
+        "Squares of gates": form(lambda gate: lambda w: qml.pow(gate(w), 2)),
+        "Square roots of gates": form(lambda gate: lambda w: qml.pow(gate(w), 0.5)),
+    }
+
+
 #: Gates that need more than angles and wires.
 SPECIAL: dict[str, Callable[[Any], Any]] = {
     "Barrier": lambda w: qml.Barrier(wires=range(2)),
@@ -98,60 +120,6 @@ SPECIAL: dict[str, Callable[[Any], Any]] = {
     "if w > 0": lambda w: qml.RX(w[0] if w[0] > 0 else w[1], wires=0),
 }
 
-TEMPLATES: dict[str, Callable[[Any], Any]] = {
-    "AmplitudeEmbedding": lambda w: qml.AmplitudeEmbedding(w[:4], wires=[0, 1], normalize=True),
-    "AngleEmbedding": lambda w: qml.AngleEmbedding(w[:3], wires=range(3)),
-    "ApproxTimeEvolution": lambda w: qml.ApproxTimeEvolution(HAMILTONIAN, w[0], 2),
-    "ArbitraryStatePreparation": lambda w: qml.ArbitraryStatePreparation(w[:6], wires=range(2)),
-    "ArbitraryUnitary": lambda w: qml.ArbitraryUnitary(w[:15], wires=range(2)),
-    "BasicEntanglerLayers": lambda w: qml.BasicEntanglerLayers(w[:6].reshape(2, 3), wires=range(3)),
-    "BasisEmbedding": lambda w: qml.BasisEmbedding(np.array([1, 0, 1]), wires=range(3)),
-    "CommutingEvolution": lambda w: qml.CommutingEvolution(Z(0) @ Z(1) + Z(0), w[0]),
-    "IQPEmbedding": lambda w: qml.IQPEmbedding(w[:3], wires=range(3), n_repeats=2),
-    "FermionicDoubleExcitation": lambda w: qml.FermionicDoubleExcitation(
-        w[0], wires1=[0, 1], wires2=[2, 3]
-    ),
-    "FermionicSingleExcitation": lambda w: qml.FermionicSingleExcitation(w[0], wires=range(3)),
-    "GateFabric": lambda w: qml.GateFabric(
-        w[:2].reshape(1, 1, 2), wires=range(4), init_state=np.array([1, 1, 0, 0])
-    ),
-    "GroverOperator": lambda w: qml.GroverOperator(wires=range(3)),
-    "kUpCCGSD": lambda w: qml.kUpCCGSD(
-        w[:6].reshape(1, 6), wires=range(4), k=1, init_state=np.array([1, 1, 0, 0])
-    ),
-    "MottonenStatePreparation": lambda w: qml.MottonenStatePreparation(
-        np.arange(1, 5) / np.sqrt(30), wires=[0, 1]
-    ),
-    "ParticleConservingU1": lambda w: qml.ParticleConservingU1(
-        w[:6].reshape(1, 3, 2), wires=range(4)
-    ),
-    "ParticleConservingU2": lambda w: qml.ParticleConservingU2(w[:7].reshape(1, 7), wires=range(4)),
-    "Permute": lambda w: qml.Permute([1, 0, 2], wires=range(3)),
-    "QAOAEmbedding": lambda w: qml.QAOAEmbedding(w[:3], w[3:9].reshape(1, 6), wires=range(3)),
-    "QFT": lambda w: qml.QFT(wires=range(3)),
-    "QuantumPhaseEstimation": lambda w: qml.QuantumPhaseEstimation(
-        qml.RX(w[0], wires=0), estimation_wires=[1, 2]
-    ),
-    "RandomLayers": lambda w: qml.RandomLayers(w[:6].reshape(2, 3), wires=range(3), seed=1),
-    "SimplifiedTwoDesign": lambda w: qml.SimplifiedTwoDesign(
-        w[:3], w[3:7].reshape(1, 2, 2), wires=range(3)
-    ),
-    "StronglyEntanglingLayers": lambda w: qml.StronglyEntanglingLayers(
-        w[:12].reshape(2, 2, 3), wires=range(2)
-    ),
-    "TrotterProduct": lambda w: qml.TrotterProduct(HAMILTONIAN, w[0], n=2),
-    "TTN": lambda w: qml.TTN(
-        range(4),
-        2,
-        lambda v, wires: (qml.RY(v[0], wires[0]), qml.CNOT(wires)),
-        1,
-        w[:3].reshape(3, 1),
-    ),
-    "UCCSD": lambda w: qml.UCCSD(
-        w[:3], range(4), [[0, 2], [1, 3]], [[[0, 1], [2, 3]]], np.array([1, 1, 0, 0])
-    ),
-}
-
 CHANNELS: dict[str, Callable[[Any], Any]] = {
     name: partial(
         lambda w, gate, angles: gate(*[0.1] * angles, wires=0),
@@ -168,132 +136,138 @@ CHANNELS: dict[str, Callable[[Any], Any]] = {
     )
 }
 
-MEASUREMENTS: dict[str, Callable[[], Any]] = {
-    "expval of a Pauli word": lambda: qml.expval(Z(0) @ qml.X(1)),
-    "expval of a sum": lambda: qml.expval(HAMILTONIAN),
-    "expval of Hermitian": lambda: qml.expval(qml.Hermitian(np.diag([1.0, 2.0]), wires=0)),
-    "expval of Projector": lambda: qml.expval(qml.Projector([1, 0], wires=[0, 1])),
-    "expval of SparseHamiltonian": lambda: qml.expval(
-        qml.SparseHamiltonian(HAMILTONIAN.sparse_matrix(), wires=[0, 1])
-    ),
-    "several expvals": lambda: [qml.expval(Z(0)), qml.expval(Z(1))],
-    "var of a Pauli word": lambda: qml.var(Z(0) @ qml.X(1)),
-    "var of a sum": lambda: qml.var(HAMILTONIAN),
-    "probs of wires": lambda: qml.probs(wires=[0, 1]),
-    "probs of all wires": lambda: qml.probs(wires=range(WIRES)),
-    "probs of an observable": lambda: qml.probs(op=qml.X(0)),
-    "state": qml.state,
-    "density_matrix": lambda: qml.density_matrix(wires=[0]),
-    "purity": lambda: qml.purity(wires=[0]),
-    "vn_entropy": lambda: qml.vn_entropy(wires=[0]),
-    "mutual_info": lambda: qml.mutual_info(wires0=[0], wires1=[1]),
-    "expval from shots": lambda: qml.expval(Z(0)),
-    "classical_shadow": lambda: qml.classical_shadow(wires=[0]),
-    "sample": lambda: qml.sample(Z(0)),
-    "counts": lambda: qml.counts(Z(0)),
-}
-for name in ("expval from shots", "classical_shadow", "sample", "counts"):
-    MEASUREMENTS[name].shots = True  # type: ignore[attr-defined]
 
+@dataclass(frozen=True)
+class Try:
+    """A circuit to be tried.
 
-def classify(
-    gate: Callable[[Any], Any], measurement: Callable[[], Any], device: str
-) -> tuple[str, str]:
-    """Return where a circuit with a gate and a measurement runs, and why it is not compiled."""
-    shots = 100 if getattr(measurement, "shots", False) else None
+    Attributes:
+        gate: Queues it with angles out of a tensor of 20.
+        measurement: Returns it.
+        device: Name of PennyLane's device.
+        first: Whether the gate prepares a state, so that nothing stands before it.
+        shots: Of the device.
+    """
 
-    @qml.set_shots(shots)
-    @qml.qnode(qml.device(device, wires=WIRES + 1))
-    def circuit(w: Any) -> Any:
-        first = getattr(gate, "first", False)
-        for wire in () if first else range(WIRES):
-            qml.RY(w[15 + wire], wires=wire)
-        gate(w)
-        return measurement()
+    gate: Callable[[Any], Any]
+    measurement: Callable[[], Any] = MEASUREMENTS["expval of a sum"]
+    device: str = "default.qubit"
+    first: bool = False
+    shots: int | None = None
 
-    layer = fubini.QuantumLayer(circuit, {"w": 20})
-    torch.manual_seed(0)
-    try:
+    def qnode(self) -> Any:
+        """Return the circuit as a QNode of a tensor of 20."""
+
+        @qml.set_shots(self.shots)
+        @qml.qnode(qml.device(self.device, wires=WIRES + 3))
+        def circuit(w: Any) -> Any:
+            for wire in () if self.first else range(WIRES):
+                qml.RY(w[15 + wire], wires=wire)
+            self.gate(w)
+            return self.measurement()
+
+        return circuit
+
+    def classify(self, layer: fubini.QuantumLayer) -> tuple[str, str]:
+        """Return where the circuit runs, and why it is not compiled.
+
+        Args:
+            layer: Of the QNode, not yet called.
+        """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            layer()
-    except Exception as error:  # the table says what came  # noqa: BLE001
-        return REFUSED, str(error).split("\n")[0].split(". ")[0]
-    said = layer.explain()
-    reason = said.split(": ", 1)[1].split(". ")[0].rstrip(".") if ": " in said else ""
-    if layer.engine == "device":
-        return DEVICE, reason
-    return (COMPILED, "") if "compiled circuit" in said else (EVERY_CALL, reason)
+            try:
+                layer()
+            except Exception as error:  # the table says what came  # noqa: BLE001
+                reason = re.sub(r"tensor\(.*?\)", "...", str(error).split("\n")[0])
+                reason = reason.split(". ")[0].rstrip(".")
+                try:
+                    layer.qnode(torch.rand(20, dtype=torch.float64, requires_grad=True))
+                except Exception:  # noqa: BLE001
+                    return NOWHERE, reason
+                return REFUSED, reason
+        said = layer.explain()
+        reason = said.split(": ", 1)[1].split(". ")[0].rstrip(".") if ": " in said else ""
+        if layer.engine == "device":
+            return DEVICE, reason
+        return (COMPILED, "") if "compiled circuit" in said else (EVERY_CALL, reason)
 
 
-def preparation(gate: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return a gate marked as one that must stand first."""
+def cases() -> dict[str, dict[str, Try]]:
+    """Return what is tried, by group and name."""
 
-    def first(w: Any) -> Any:
-        return gate(w)
+    def group(gates: dict[str, Callable[[Any], Any]], device: str = "default.qubit") -> Any:
+        return {
+            name: Try(gate, device=device, first=name.split()[0] in FIRST)
+            for name, gate in sorted(gates.items(), key=lambda item: item[0].lower())
+        }
 
-    first.first = True  # type: ignore[attr-defined]
-    return first
+    return {
+        "Gates": group({**plain_gates(), **SPECIAL}),
+        **{name: group(gates) for name, gates in forms().items()},
+        "Templates": group(TEMPLATES),
+        "Channels, on default.mixed": group(CHANNELS, "default.mixed"),
+        "Measurements": {
+            name: Try(lambda w: None, measurement, shots=100 if name in SHOTS else None)
+            for name, measurement in MEASUREMENTS.items()
+        },
+    }
 
 
-def cases() -> dict[str, dict[str, tuple[str, str]]]:
+def tried() -> dict[str, dict[str, tuple[str, str]]]:
     """Try everything.
 
     Returns:
         By group and name: the class, and the reason where it is not compiled.
     """
-    expval = MEASUREMENTS["expval of a sum"]
-    nothing = partial(lambda w: None)
-    first = {
-        "AmplitudeEmbedding",
-        "BasisEmbedding",
-        "BasisState",
-        "MottonenStatePreparation",
-        "StatePrep",
-    }
-
-    def tried(group: dict[str, Callable[[Any], Any]], device: str) -> dict[str, tuple[str, str]]:
-        return {
-            name: classify(preparation(gate) if name.split()[0] in first else gate, expval, device)
-            for name, gate in group.items()
-        }
-
+    torch.manual_seed(0)
     return {
-        "Gates": tried(
-            dict(sorted({**plain_gates(), **SPECIAL}.items(), key=lambda x: x[0].lower())),
-            "default.qubit",
-        ),
-        "Templates": tried(TEMPLATES, "default.qubit"),
-        "Channels, on default.mixed": tried(CHANNELS, "default.mixed"),
-        "Measurements": {n: classify(nothing, m, "default.qubit") for n, m in MEASUREMENTS.items()},
+        group: {
+            name: case.classify(fubini.QuantumLayer(case.qnode(), {"w": 20}))
+            for name, case in members.items()
+        }
+        for group, members in cases().items()
     }
+
+
+def counted(results: dict[str, dict[str, tuple[str, str]]]) -> dict[str, int]:
+    """Return how many cases there are of each class.
+
+    Args:
+        results: As :func:`tried`.
+    """
+    kinds = [kind for group in results.values() for kind, _ in group.values()]
+    return {kind: kinds.count(kind) for kind in (COMPILED, EVERY_CALL, DEVICE, REFUSED, NOWHERE)}
 
 
 def markdown() -> str:
     """Return the table, one section per group, what is compiled in one line."""
-    lines = []
-    for group, results in cases().items():
-        lines += [f"## {group}", ""]
-        names = [name for name, (kind, _) in results.items() if kind == COMPILED]
-        lines += [
-            f"{len(results)} were tried, {len(names)} are compiled:"
-            if names
-            else f"{len(results)} were tried."
-        ]
-        lines += (
-            [", ".join(f"`{name}`" if " " not in name else name for name in names), ""]
-            if names
-            else [""]
-        )
-        rest = [(name, *found) for name, found in results.items() if found[0] != COMPILED]
-        if rest:
-            lines += ["| what | where it runs | why |", "| --- | --- | --- |"]
-            lines += [
-                f"| {name} | {kind} | {why.replace('|', chr(92) + '|')} |"
-                for name, kind, why in rest
-            ]
-        lines += [""]
+    results = tried()
+    total = counted(results)
+    lines = [
+        f"Of {sum(total.values())} cases "
+        + ", ".join(f"{number} {kind}" for kind, number in total.items() if number)
+        + ".",
+        "",
+    ]
+    for group, found in results.items():
+        lines += section(group, found)
     return "\n".join(lines)
+
+
+def section(group: str, results: dict[str, tuple[str, str]]) -> list[str]:
+    """Return the lines of a group: what is compiled, then a table of the rest."""
+    names = [name for name, (kind, _) in results.items() if kind == COMPILED]
+    said = f", {len(names)} are compiled:" if names else "."
+    listed = ", ".join(f"`{name}`" if " " not in name else name for name in names)
+    lines = [f"## {group}", "", f"{len(results)} were tried{said}", listed, ""]
+    rest = [(name, *found) for name, found in results.items() if found[0] != COMPILED]
+    if rest:
+        lines += ["| what | where it runs | why |", "| --- | --- | --- |"]
+        for name, kind, why in rest:
+            lines += [f"| {name} | {kind} | {why.replace('|', chr(92) + '|')} |"]
+        lines += [""]
+    return lines
 
 
 if __name__ == "__main__":

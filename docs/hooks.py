@@ -36,7 +36,11 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if "<!-- architecture -->" in markdown:
         markdown = markdown.replace("<!-- architecture -->", architecture.svg())
     if "<!-- support -->" in markdown:
-        table = "The table is left out of quick builds." if QUICK else gates.markdown()
+        table = (
+            "The table is left out of quick builds."
+            if QUICK
+            else pages.kept("support", gates.markdown)
+        )
         markdown = markdown.replace("<!-- support -->", table)
     markdown = re.sub(r"<!-- names: (.*?) -->", lambda m: reference.entries(m[1]), markdown)
     if re.search(r"^```python$", markdown, flags=re.MULTILINE) and not QUICK:

@@ -16,8 +16,11 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
+Kept = TypeVar("Kept")
 HERE = Path(__file__).resolve().parent
 BLOCK = re.compile(r"^```python\n(.*?)^```\n", flags=re.MULTILINE | re.DOTALL)
 #: Pictures look the same on a light and on a dark page.
@@ -63,14 +66,12 @@ def run(markdown: str, path: Path) -> dict[str, object]:
     Raises:
         RuntimeError: If a block fails; with its traceback.
     """
-    blocks = [block[1] for block in BLOCK.finditer(markdown)]
-    package = sorted((HERE.parent / "python").rglob("*.py"))
-    state = json.dumps(blocks).encode() + b"".join(file.read_bytes() for file in package)
-    kept = HERE.parent / "build/docs" / f"{path.stem}-{hashlib.sha256(state).hexdigest()[:16]}.json"
-    if not kept.exists():
+    blocks = json.dumps([block[1] for block in BLOCK.finditer(markdown)])
+
+    def ran() -> dict[str, object]:
         result = subprocess.run(
             [sys.executable, __file__, "--blocks"],
-            input=json.dumps(blocks),
+            input=blocks,
             capture_output=True,
             text=True,
             check=False,
@@ -78,10 +79,29 @@ def run(markdown: str, path: Path) -> dict[str, object]:
         )
         if result.returncode:
             raise RuntimeError(f"{path}: expected its code to run, got\n{result.stderr}")
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(result.stdout.splitlines()[-1])
-    found: dict[str, object] = json.loads(kept.read_text())
-    return found
+        found: dict[str, object] = json.loads(result.stdout.splitlines()[-1])
+        return found
+
+    return kept(path.stem, ran, blocks)
+
+
+def kept(name: str, make: Callable[[], Kept], source: str = "") -> Kept:
+    """Return what was made earlier from the same package, docs and source, or make and keep it.
+
+    Args:
+        name: Of the file in ``build/docs``.
+        make: Returns what JSON can keep.
+        source: What it is made from besides.
+    """
+    files = [*sorted((HERE.parent / "python").rglob("*.py")), *sorted(HERE.glob("*.py"))]
+    state = hashlib.sha256(source.encode() + b"".join(file.read_bytes() for file in files))
+    file = HERE.parent / "build/docs" / f"{name}-{state.hexdigest()[:16]}.json"
+    if not file.exists():
+        found = make()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(found))
+    result: Kept = json.loads(file.read_text())
+    return result
 
 
 def run_blocks(blocks: list[str]) -> dict[str, object]:

@@ -123,3 +123,15 @@ def test_state_prepared_later_is_refused() -> None:
     layer = fubini.QuantumLayer(circuit, {"w": (1,)}, engine="device").double()
     with pytest.raises(ValueError, match="StatePrep on wires \\[0\\] depends on"):
         layer(torch.tensor([0.6, 0.8], dtype=D, requires_grad=True))
+
+
+def test_a_state_without_parameters():
+    @qml.qnode(qml.device("default.qubit", wires=3))
+    def circuit(w):
+        qml.CosineWindow(wires=[2, 0])
+        qml.RY(w, wires=0)
+        return qml.expval(qml.Z(0) @ qml.X(2))
+
+    layer = fubini.QuantumLayer(circuit, {"w": ()}).double()
+    assert layer().item() == pytest.approx(circuit(layer.w.detach()).item(), abs=1e-12)
+    assert "compiled circuit" in layer.explain()

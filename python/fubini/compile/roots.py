@@ -131,7 +131,8 @@ def _amplitudes(shadow: Shadow, circuit: Circuit, op: Any, batch: int | None) ->
     """Nodes of the initial state's amplitudes, real and imaginary parts in turn; None without a state preparation."""
     if op is None:
         return None
-    value = op.parameters[0]
+    # CosineWindow has no parameters: its state is its own.
+    value = op.parameters[0] if op.parameters else op.state_vector(wire_order=op.wires).reshape(-1)
     size = 2 ** len(op.wires)
     order = _places(op, circuit)
     zero = shadow.graph.constant(0.0)

@@ -3,70 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
 
+from fubini.nn.random_state import AllRandom
 from fubini.torch_private import checkpoint_switches, pytree
 
 Tensor = torch.Tensor
-
-
-@dataclass(frozen=True)
-class RandomState:
-    """The states of torch's random number generators.
-
-    Attributes:
-        cpu: Of the CPU.
-        cuda: Of the CUDA devices, empty while none is in use.
-    """
-
-    cpu: Tensor
-    cuda: list[Tensor]
-
-    @classmethod
-    def now(cls) -> RandomState:
-        """Return the present states."""
-        used = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-        return cls(torch.get_rng_state(), torch.cuda.get_rng_state_all() if used else [])
-
-    def restore(self) -> None:
-        """Put the generators into these states."""
-        torch.set_rng_state(self.cpu)
-        if self.cuda:
-            torch.cuda.set_rng_state_all(self.cuda)
-
-
-@dataclass(frozen=True)
-class AllRandom:
-    """The states of the global generators of torch, NumPy and Python.
-
-    Attributes:
-        torch: Of torch.
-        numpy: Of NumPy.
-        python: Of Python.
-    """
-
-    torch: RandomState
-    numpy: Any
-    python: Any
-
-    @classmethod
-    def now(cls) -> AllRandom:
-        """Return the present states."""
-        # The generators that functions of the user's draw from.
-        return cls(RandomState.now(), np.random.get_state(), random.getstate())  # noqa: NPY002
-
-    def restore(self) -> None:
-        """Put the generators into these states."""
-        self.torch.restore()
-        np.random.set_state(self.numpy)  # noqa: NPY002
-        random.setstate(self.python)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import torch
 
 from fubini.blocks import distributed
 from fubini.errors import NumericalError
+from fubini.nn.random_state import RandomState
 from fubini.nn.recorder import PassRecorder
-from fubini.nn.surroundings import RandomState
 from fubini.optim.proposal import Proposal
 
 Tensor = torch.Tensor

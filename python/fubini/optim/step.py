@@ -9,7 +9,7 @@ import torch
 
 from fubini.blocks import OperatorBlock, distributed
 from fubini.errors import NumericalError
-from fubini.nn.surroundings import RandomState
+from fubini.nn.random_state import RandomState
 from fubini.optim.checks import check_gradients
 from fubini.optim.choices import PER_TERM, better_call
 from fubini.optim.closure import Closure, Judge, evaluated, number

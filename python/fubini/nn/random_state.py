@@ -112,7 +112,7 @@ _BODY: int = getattr(random.Random.__base__, "__basicsize__", 0) - _HEAD
 
 
 def _numpy_now() -> Any:
-    generator = np.random.get_bit_generator()
+    generator = np.random.get_bit_generator()  # type: ignore[attr-defined]
     if type(generator) is np.random.MT19937:
         return _numpy.state(generator.ctypes.state_address, _TWISTER)
     return np.random.get_state(legacy=False)  # noqa: NPY002
@@ -120,6 +120,10 @@ def _numpy_now() -> Any:
 
 def _python_now() -> Any:
     # Where CPython keeps its twister; the normal number is an attribute of its own.
-    if type(_SHARED) is random.Random and _BODY >= _TWISTER and _SHARED.gauss_next is None:
+    if (
+        type(_SHARED) is random.Random
+        and _BODY >= _TWISTER
+        and getattr(_SHARED, "gauss_next", 0.0) is None
+    ):
         return _python.state(id(_SHARED) + _HEAD, _BODY)
     return random.getstate()

@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -97,8 +98,33 @@ def test_quick_run_writes_table_and_picture(tmp_path, capsys):
         assert case.title in printed.out
         assert [run.optimizer for run in runs] == list(case.rates)
     assert str(path) in printed.out
-    assert "100%" in printed.err  # the progress bar
+    # No bar in a log: a line for every run.
+    assert len(printed.err.splitlines()) == sum(len(case.rates) for case in demo.CASES)
+    assert "digits, Adam, TorchLayer: 3 steps in" in printed.err
     assert torch.get_num_threads() == threads
+
+
+def test_a_terminal_shows_a_bar(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    demo.run(tmp_path / "curves.png", only="circuit", quick=True)
+    said = capsys.readouterr().err
+    assert "100%" in said
+    assert "steps in" not in said
+
+
+def test_the_moment_of_the_target():
+    exact = Run("SGD", (1.0,), [3.0, 2.0, 1.0], [(0, 3.0), (1, 2.0), (2, 1.0)], 1, [0, 5, 9], 9)
+    assert exact.seconds_reached == 5  # the loss after one step
+    batches = Run("SGD", (1.0,), [3.0, 2.0], [(2, 0.5)], 1, [5, 9], 9)
+    assert batches.seconds_reached == 5  # moments are those after each step
+    assert Run("SGD", (1.0,), [3.0], [(1, 0.5)], None, [5], 5).seconds_reached is None
+
+
+def test_pennylane_trains_the_same_model():
+    ours = digits.train("Adam", digits.CASE.rates["Adam"], 3, 0, no_tick)
+    theirs = digits.train(digits.PENNYLANE, digits.CASE.rates["Adam"], 3, 0, no_tick)
+    assert theirs.losses == pytest.approx(ours.losses, abs=1e-12)
+    assert digits.CASE.rates[digits.PENNYLANE] == digits.CASE.rates["Adam"]
 
 
 def test_only_one_case(tmp_path, capsys):
@@ -110,20 +136,21 @@ def test_only_one_case(tmp_path, capsys):
 def test_tuning_returns_rates_of_the_grid(capsys):
     best = demo.tune(only="circuit", quick=True)
     assert set(best) == {("circuit", name) for name in circuit.CASE.rates}
+    assert digits.PENNYLANE in digits.CASE.borrowed
     assert all(rates in circuit.CASE.grid for rates in best.values())
     assert "QNG block-diag" in capsys.readouterr().out
 
 
 def test_score_prefers_the_target_then_the_loss():
     def run(reached, loss):
-        return Run("SGD", (1.0,), [1.0, loss], [(1, loss)], reached, 0.0)
+        return Run("SGD", (1.0,), [1.0, loss], [(1, loss)], reached, [0.0, 0.0], 0.0)
 
     ordered = [run(3, 0.5), run(4, 0.1), run(None, 0.1), run(None, 0.2), run(None, math.nan)]
     assert sorted(ordered[3:] + ordered[:3], key=lambda r: score(r, 10)) == ordered
 
 
 def test_table_of_a_case():
-    runs = [Run("SGD", (0.1,), [0.0, -0.5], [(0, 0.1), (1, 1e-7)], 1, 2.0)]
+    runs = [Run("SGD", (0.1,), [0.0, -0.5], [(0, 0.1), (1, 1e-7)], 1, [0.0, 2.0], 2.0)]
     text = report.table({circuit.CASE: runs})
     assert "-0.500000" in text
     assert "1.0e-07" in text

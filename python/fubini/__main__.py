@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         "demo",
         help="train a circuit, a molecule and a hybrid classifier by SGD, Adam and QNG",
         description="Train a circuit, the H2 molecule and a hybrid classifier of handwritten digits by SGD, Adam and "
-        "QNG; print a table and draw the training curves.",
+        "QNG, and the classifier as PennyLane runs it; print a table and draw the training curves.",
     )
     demo.add_argument(
         "--output", default="fubini_demo.png", metavar="FILE", help="picture (default: %(default)s)"

@@ -1,5 +1,7 @@
 """``python -m fubini demo``: three problems, each trained by quantum natural gradient beside SGD, Adam and SOAP.
 
+The hybrid classifier is trained once more as PennyLane runs it, by Adam with a ``TorchLayer``.
+
 Every optimizer runs with the best learning rate that a small grid gave it on other random seeds (``Case.grid``,
 ``Case.rates``); ``--tune`` repeats that search. The hybrid classifier's natural gradient has none: it is the default call.
 """
@@ -65,6 +67,8 @@ def run(
                 bar.set_description(f"{case.name}, {name}")
                 found = case.train(name, case.rates[name], _steps(case, quick), _SEED, bar.update)
                 results[case].append(found)
+                if bar.disable:
+                    print(report.line(case, found), file=sys.stderr, flush=True)
     print(report.table(results))
     report.picture(results, path)
     print(f"\nTraining curves: {path}")
@@ -125,8 +129,8 @@ def check_packages() -> None:
 
 
 def _tuned(case: Case) -> list[str]:
-    """The optimizers that have a learning rate."""
-    return [name for name, rates in case.rates.items() if rates]
+    """The optimizers that have a learning rate of their own."""
+    return [name for name, rates in case.rates.items() if rates and name not in case.borrowed]
 
 
 def _steps(case: Case, quick: bool) -> int:
@@ -149,9 +153,11 @@ def _checked_output(path: Path) -> Path:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Any]:
+    """A bar on a terminal; in a log, where it would be a line for each of its states, nothing."""
     from tqdm import tqdm
 
-    with tqdm(total=total, unit="step", file=sys.stderr, dynamic_ncols=True) as bar:
+    quiet = not sys.stderr.isatty()
+    with tqdm(total=total, unit="step", file=sys.stderr, dynamic_ncols=True, disable=quiet) as bar:
         yield bar
 
 

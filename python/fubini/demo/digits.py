@@ -16,6 +16,7 @@ BATCH = 64
 TRAINING = 1408  # 22 batches; the other 389 images are held out
 TARGET = 0.6  # of the mean loss over the last 22 batches
 DEFAULT = "QNG, default call"
+PENNYLANE = "Adam, TorchLayer"  # the same model as PennyLane runs it
 _KINDS: dict[str, Any] = {"SGD": torch.optim.SGD, "Adam": torch.optim.Adam, "SOAP": SOAP}
 
 
@@ -30,8 +31,12 @@ def load() -> tuple[torch.Tensor, torch.Tensor]:
     return (images - training.mean(0)) / training.std(), torch.as_tensor(data.target)[order]
 
 
-def make_model() -> tuple[torch.nn.Sequential, fubini.QuantumLayer]:
-    """Return the classifier, with random weights from torch's global generator, and its quantum layer."""
+def make_model(kind: Any = fubini.QuantumLayer) -> tuple[torch.nn.Sequential, torch.nn.Module]:
+    """Return the classifier, with random weights from torch's global generator, and its quantum layer.
+
+    Args:
+        kind: :class:`fubini.QuantumLayer` or PennyLane's ``TorchLayer``.
+    """
 
     def circuit(inputs: torch.Tensor, weights: torch.Tensor) -> Any:
         qml.AngleEmbedding(inputs, wires=range(QUBITS))
@@ -39,7 +44,7 @@ def make_model() -> tuple[torch.nn.Sequential, fubini.QuantumLayer]:
         return [qml.expval(qml.Z(wire)) for wire in range(QUBITS)]
 
     qnode = qml.QNode(circuit, qml.device("default.qubit", wires=QUBITS), interface="torch")
-    layer = fubini.QuantumLayer(qnode, {"weights": (LAYERS, QUBITS, 3)})
+    layer = kind(qnode, {"weights": (LAYERS, QUBITS, 3)})
     model = torch.nn.Sequential(torch.nn.Linear(64, QUBITS), layer, torch.nn.Linear(QUBITS, 10))
     return model.double(), layer
 
@@ -48,7 +53,7 @@ def make_optimizer(
     name: str,
     rates: Rates,
     model: torch.nn.Module,
-    layer: fubini.QuantumLayer,
+    layer: torch.nn.Module,
     loss: torch.nn.Module,
 ) -> torch.optim.Optimizer:
     """Return the optimizer of the model.
@@ -65,7 +70,7 @@ def make_optimizer(
     quantum = list(layer.parameters())
     classical = [p for p in model.parameters() if not any(p is q for q in quantum)]
     groups = [{"params": classical, "lr": rates[0]}, {"params": quantum, "lr": rates[1]}]
-    made: torch.optim.Optimizer = _KINDS[name](groups, lr=rates[0])
+    made: torch.optim.Optimizer = _KINDS[name.partition(",")[0]](groups, lr=rates[0])
     return made
 
 
@@ -86,11 +91,13 @@ def train(optimizer: str, rates: Rates, steps: int, seed: int, tick: Tick) -> Ru
     epoch = TRAINING // BATCH
     losses: list[float] = []
     measures: list[tuple[int, float]] = []
-    reached: tuple[int, float] | tuple[None, None] = (None, None)
+    reached: int | None = None
+    moments: list[float] = []
     seconds = 0.0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, layer = make_model()
+        kind = qml.qnn.TorchLayer if optimizer == PENNYLANE else fubini.QuantumLayer
+        model, layer = make_model(kind)
         model(images[:BATCH])  # compiles the circuit, which is no part of the training
         loss_fn = torch.nn.CrossEntropyLoss()
         opt = make_optimizer(optimizer, rates, model, layer, loss_fn)
@@ -106,12 +113,13 @@ def train(optimizer: str, rates: Rates, steps: int, seed: int, tick: Tick) -> Ru
             opt.step()
             seconds += time.perf_counter() - begin
             losses.append(loss.item())
+            moments.append(seconds)
             if (step + 1) % epoch == 0 or step + 1 == steps:
                 measures.append((step + 1, accuracy(model, images[TRAINING:], digits[TRAINING:])))
-            if reached[0] is None and step + 1 >= epoch and recent(losses) <= TARGET:
-                reached = step + 1, seconds
+            if reached is None and step + 1 >= epoch and recent(losses) <= TARGET:
+                reached = step + 1
             tick()
-    return Run(optimizer, rates, losses, measures, reached[0], seconds, reached[1])
+    return Run(optimizer, rates, losses, measures, reached, moments, seconds)
 
 
 def recent(losses: list[float]) -> float:
@@ -146,7 +154,14 @@ CASE = Case(
     quick_steps=3,
     rate_names=("classical", "circuit"),
     grid=tuple((c, q) for c in (0.01, 0.03, 0.1, 0.3, 1.0) for q in (0.03, 0.1, 0.3, 1.0)),
-    rates={DEFAULT: (), "SOAP": (0.03, 0.03), "Adam": (0.03, 0.1), "SGD": (0.3, 1.0)},
+    rates={
+        DEFAULT: (),
+        "SOAP": (0.03, 0.03),
+        "Adam": (0.03, 0.1),
+        "SGD": (0.3, 1.0),
+        PENNYLANE: (0.03, 0.1),
+    },
     log_scale=False,
     train=train,
+    borrowed=(PENNYLANE,),
 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fubini.demo.training import Case, Rates, Run
 
@@ -54,6 +55,16 @@ def table(results: Results) -> str:
     return "\n".join(lines).rstrip()
 
 
+def line(case: Case, run: Run) -> str:
+    """Return what a log says when a run is over.
+
+    Args:
+        case: The case.
+        run: One of its runs.
+    """
+    return f"{case.name}, {run.optimizer}: {run.steps} steps in {run.seconds:.2f} s"
+
+
 def final_loss(case: Case, run: Run) -> float:
     """Return the loss at the end: exact, or for mini-batches the mean over the last pass through the data.
 
@@ -75,7 +86,7 @@ def rates_text(rates: Rates) -> str:
 
 
 def picture(results: Results, path: Path) -> None:
-    """Draw losses (above) and measures (below) of every case over the steps.
+    """Draw what every case is judged by over its steps (above) and over seconds (below).
 
     Args:
         results: Runs by case.
@@ -89,21 +100,34 @@ def picture(results: Results, path: Path) -> None:
     axes = figure.subplots(2, len(results), squeeze=False)
     for column, (case, runs) in enumerate(results.items()):
         upper, lower = axes[:, column]
-        for run, style in zip(runs, ("-", "-", "-", "--"), strict=False):
-            label = f"{run.optimizer}, lr {rates_text(run.rates)}"
-            upper.plot(_smooth(run.losses) if case.name == "digits" else run.losses, style)
-            steps, values = zip(*run.measures, strict=True)
-            # Rounding can put an error at or below zero, which a logarithmic axis cannot show.
-            shown = [max(v, 1e-12) for v in values] if case.log_scale else list(values)
-            lower.plot(steps, shown, style, label=label)
+        curves(upper, case, runs, seconds=False)
+        curves(lower, case, runs, seconds=True)
         upper.set_title(case.title)
-        upper.set_ylabel("loss")
-        lower.set_ylabel(case.measure)
-        lower.set_xlabel("step")
-        if case.log_scale:
-            lower.set_yscale("log")
-        lower.legend(fontsize="small")
+        upper.legend(fontsize="small")
     figure.savefig(path, dpi=120)
+
+
+def curves(axis: Any, case: Case, runs: Sequence[Run], *, seconds: bool) -> None:
+    """Draw the error of an exact case, or the running mean of a loss by mini-batches.
+
+    Args:
+        axis: Matplotlib's.
+        case: The case.
+        runs: Its runs.
+        seconds: Over seconds, on a logarithmic axis, instead of steps.
+    """
+    styles = ("-", "-", "-", "--", ":")
+    for run, style in zip(runs, styles, strict=False):
+        # Rounding can put an error at or below zero, which a logarithmic axis cannot show.
+        values = [max(v, 1e-12) for _, v in run.measures] if case.log_scale else _smooth(run.losses)
+        at = run.moments[1:] if seconds else range(1, len(values))
+        axis.plot(at, values[1:], style, label=f"{run.optimizer}, lr {rates_text(run.rates)}")
+    axis.set_ylabel(case.measure if case.log_scale else "loss, mean of 22 batches")
+    axis.set_xlabel("seconds" if seconds else "step")
+    if seconds:
+        axis.set_xscale("log")
+    if case.log_scale:
+        axis.set_yscale("log")
 
 
 def _smooth(losses: Sequence[float], window: int = 22) -> list[float]:

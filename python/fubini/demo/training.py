@@ -29,8 +29,8 @@ class Run:
         losses: The loss before every step; where the loss is exact, also after the last one.
         measures: (step, value) of what the case is judged by: an error or an accuracy.
         reached: The first step at which the target of the case was met; None if never.
-        seconds: Time of the steps; measuring the accuracy is not counted.
-        seconds_reached: Time until the target was met; None if never.
+        moments: Seconds of training, one for each loss; measuring the accuracy is not counted.
+        seconds: Of all steps.
     """
 
     optimizer: str
@@ -38,8 +38,20 @@ class Run:
     losses: list[float]
     measures: list[tuple[int, float]]
     reached: int | None
+    moments: list[float]
     seconds: float
-    seconds_reached: float | None = None
+
+    @property
+    def seconds_reached(self) -> float | None:
+        """Time until the target was met; None if never."""
+        if self.reached is None:
+            return None
+        return self.moments[self.reached - (len(self.losses) == self.steps)]
+
+    @property
+    def steps(self) -> int:
+        """Number of steps."""
+        return self.measures[-1][0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +68,7 @@ class Case:
         rate_names: What each learning rate is for.
         grid: Learning rates that every optimizer was tried with; ``--tune`` does it again.
         rates: The best of them for each optimizer, in the order of the table; none for one that chooses them.
+        borrowed: Optimizers that take the learning rates of another, so that ``--tune`` leaves them out.
         log_scale: Draw the measure on a logarithmic axis.
         train: (optimizer, rates, steps, seed, tick) -> run; calls tick after every step.
     """
@@ -71,6 +84,7 @@ class Case:
     rates: Mapping[str, Rates]
     log_scale: bool
     train: Callable[[str, Rates, int, int, Tick], Run]
+    borrowed: tuple[str, ...] = ()
 
 
 def minimise(
@@ -85,7 +99,7 @@ def minimise(
     steps: int,
     tick: Tick,
 ) -> Run:
-    """Minimise the value of a circuit over its parameters: the optimizers' way of use with a closure.
+    """Minimise the value of a circuit over its parameters, which the optimizer recognises as those of a circuit.
 
     Args:
         qnode: Takes one tensor, returns one number.
@@ -103,37 +117,30 @@ def minimise(
     """
     params = torch.nn.Parameter(start.clone())
     energy = fubini.compiled(qnode)
-    metric_fn = None
+    energy(params)  # compiles the circuit, which is no part of the training
     opt: torch.optim.Optimizer
     if optimizer == "SGD":
         opt = torch.optim.SGD([params], lr=lr)
     elif optimizer == "Adam":
         opt = torch.optim.Adam([params], lr=lr)
     else:
-        opt = fubini.QNGOptimizer([params], lr=lr, lam=lam)
-        metric_fn = energy.metric(APPROX[optimizer])
-
+        opt = fubini.QNGOptimizer([params], lr=lr, lam=lam, approx=APPROX[optimizer])
     losses: list[float] = []
     moments: list[float] = []
-
-    def closure() -> Any:
-        opt.zero_grad()
-        loss = energy(params)
-        loss.backward()
-        losses.append(loss.item())
-        return (loss, metric_fn) if metric_fn else loss
-
     begin = time.perf_counter()
     for _ in range(steps):
         moments.append(time.perf_counter() - begin)
-        opt.step(closure)
+        opt.zero_grad()
+        loss = energy(params)
+        loss.backward()
+        opt.step()
+        losses.append(loss.item())
         tick()
     moments.append(time.perf_counter() - begin)
     losses.append(energy(params.detach()).item())
     errors = [loss - minimum for loss in losses]
     reached = next((k for k, error in enumerate(errors) if error <= tolerance), None)
-    until = None if reached is None else moments[reached]
-    return Run(optimizer, (lr,), losses, list(enumerate(errors)), reached, moments[-1], until)
+    return Run(optimizer, (lr,), losses, list(enumerate(errors)), reached, moments, moments[-1])
 
 
 def score(run: Run, steps: int) -> tuple[float, float]:

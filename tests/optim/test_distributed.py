@@ -1,8 +1,11 @@
 """Several processes: as one process with the whole batch, also when their shares are uneven."""
 
+import faulthandler
+import os
 import subprocess
 import sys
 import tempfile
+import traceback
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ import pennylane as qml
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+import torch.multiprocessing.spawn as mp
 
 import fubini
 from fubini.blocks import Block, DenseBlock, FactorBlock, OperatorBlock
@@ -194,6 +197,9 @@ def mixed(rank: int, kinds: str) -> torch.Tensor:
 
 
 def process(rank: int, folder: str) -> None:
+    log = Path(folder, f"{rank}.log").open("w")  # noqa: SIM115 (open until the process ends)
+    os.dup2(log.fileno(), sys.stderr.fileno())  # what C++ says before it aborts, too
+    faulthandler.enable(log)
     torch.set_num_threads(1)
     fubini.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
@@ -204,15 +210,25 @@ def process(rank: int, folder: str) -> None:
         refusals = {kind: unlike(rank, kind) for kind in UNLIKE}
         found = {"ends": ends, "messages": messages, "means": means, "refusals": refusals}
         torch.save(found, f"{folder}/{rank}.pt")
+        dist.barrier()  # none closes its connections while the other still talks
+    except BaseException:
+        traceback.print_exc(file=log)  # spawn shows only what the first process to end has to say
+        raise
     finally:
         dist.destroy_process_group()
+    log.flush()
+    os._exit(0)  # torch with DDP, alone too, sometimes aborts while the interpreter ends
 
 
 @pytest.fixture(scope="module")
 def processes() -> list[Any]:
     """What two processes found; starting them costs more than all they do."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(process, args=(folder,), nprocs=2)  # raises if a process fails
+        try:
+            mp.spawn(process, args=(folder,), nprocs=2)  # raises if a process fails
+        except mp.ProcessException as error:
+            logs = [Path(folder, f"{rank}.log").read_text() for rank in range(2)]
+            raise RuntimeError("\n".join([str(error), *(log[-4000:] for log in logs)])) from error
         return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(2)]
 
 
@@ -247,13 +263,14 @@ def test_the_torchrun_example_ends_where_one_process_ends(tmp_path: Path) -> Non
     """Uneven shares under DistributedDataParallel included: 15 steps reach the rest of an epoch."""
     script = tmp_path / "run.py"
     script.write_text(
-        "import sys, torch, torch.distributed as dist\n"
+        "import os, sys, torch, torch.distributed as dist\n"
         "from fubini.demo.distributed import train\n"
         "torch.set_num_threads(1)\n"
         "dist.init_process_group('gloo')\n"
         "model = train(17)\n"
         "torch.save(model.state_dict(), f'{sys.argv[1]}/{dist.get_rank()}.pt')\n"
         "dist.destroy_process_group()\n"
+        "os._exit(0)  # torch with DDP sometimes aborts while the interpreter ends\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3"]
     subprocess.run([*command, str(script), str(tmp_path)], check=True, timeout=300)

@@ -10,6 +10,8 @@ import torch
 
 from fubini.circuit.angles import gate_tape
 from fubini.circuit.tape import GateTape
+from fubini.devices.executor import executor_of
+from fubini.devices.metric import Block, blocks_job, full_metric_job
 
 
 class Faulty(qml.devices.DefaultQubit):
@@ -78,3 +80,15 @@ def spread(wires: int) -> None:
     for wire in range(wires):
         qml.RY(0.3 + 0.2 * wire, wire)
         qml.RZ(0.9 - 0.1 * wire, wire)
+
+
+def metric_blocks(tape: GateTape, device: Any, **options: Any) -> list[Block]:
+    """The blocks of the metric over the trainable angles, run on the device."""
+    executor = executor_of(device)
+    return blocks_job(tape, executor, **options).run(executor)
+
+
+def full_metric(tape: GateTape, device: Any) -> Block:
+    """The full metric over the trainable angles, run on the device."""
+    executor = executor_of(device)
+    return full_metric_job(tape, executor).run(executor)[0]

@@ -7,13 +7,12 @@ import pennylane as qml
 import pytest
 import torch
 
-from devices_common import Serial, check_statistics, tape_of
+from devices_common import Serial, check_statistics, metric_blocks, tape_of
 from fubini import NumericalError, UnsupportedCircuitError
 from fubini.circuit.pauli import dense
 from fubini.devices.basis import diagonal_basis
 from fubini.devices.block_metric import covariances, metric_job
 from fubini.devices.executor import Executor
-from fubini.devices.metric import metric_blocks
 from fubini.devices.readout import sampled_readout
 from fubini.devices.shifts import gradient_job, values_job
 from fubini.devices.signal_to_noise import snr_direction, split_shots, variance_ratio

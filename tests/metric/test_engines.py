@@ -15,7 +15,7 @@ from circuits import metric_by_autodiff, random_circuit
 from fubini import _core
 from fubini.circuit.angles import gate_tape
 from fubini.metric import circuits
-from fubini.native.pullback import of_tape
+from fubini.native.taped import of_tape
 
 TOLERANCE = 1e-11  # double precision over tens of gates
 QUICK = 40

@@ -10,9 +10,9 @@ import torch
 import fubini
 import reference
 from circuits import DEVICES, metric_by_autodiff, random_circuit
+from devices_common import metric_blocks
 from fubini.circuit.angles import gate_tape
 from fubini.circuit.gate_layers import find_layers
-from fubini.devices.metric import metric_blocks
 
 # Sums of some hundred products of order one in float64.
 TOLERANCE = 1e-11

@@ -13,7 +13,7 @@ from fubini import _core
 from fubini.metric import circuits
 from fubini.native import metric as native_metric
 from fubini.native.circuit import Circuit
-from fubini.native.metric import layer_plan, metric_factor, metric_products
+from fubini.native.layer_plan import layer_plan
 
 TOLERANCE = 1e-11  # double precision over tens of gates
 RULES = ["wires", "maximal", "queue"]
@@ -116,12 +116,12 @@ def test_several_vectors_for_every_input(seed):
     vectors = np.random.default_rng(seed).normal(size=(batch, each, circuit.num_angles))
     full = circuits.metric(circuit, angles, state=state)
     expected = np.einsum("bij,bkj->bki", full, vectors)
-    got = metric_products(circuit, angles, vectors, state, None)
+    got = _core.metric_vector_product(circuit.program, angles, vectors, state, False)
     np.testing.assert_allclose(got, expected, atol=TOLERANCE)
-    mean = metric_products(circuit, angles, vectors, state, "mean")
+    mean = _core.metric_vector_product(circuit.program, angles, vectors, state, True)
     np.testing.assert_allclose(mean, expected.mean(axis=0), atol=TOLERANCE)
     with pytest.raises(ValueError, match=r"vectors: expected shape \(batch, vectors, angles\)"):
-        metric_products(circuit, angles, vectors[:, :, 1:].copy(), state, None)
+        _core.metric_vector_product(circuit.program, angles, vectors[:, :, 1:].copy(), state, False)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 9])
@@ -133,7 +133,7 @@ def test_factor_times_its_transpose_is_the_mean_metric(batch, prepared):
         rng = np.random.default_rng(batch)
         state = rng.normal(size=(batch, 8)) + 1j * rng.normal(size=(batch, 8))
         state /= np.linalg.norm(state, axis=1, keepdims=True)
-    factor = metric_factor(circuit, angles, state)
+    factor = _core.metric_factor(circuit.program, angles, state)
     assert factor.shape == (circuit.num_angles, 16 * batch)
     mean = circuits.metric(circuit, angles, reduce="mean", state=state)
     np.testing.assert_allclose(factor @ factor.T, mean, atol=1e-12)
@@ -151,15 +151,17 @@ def test_factor_times_its_transpose_is_the_mean_metric(batch, prepared):
 def test_factor_beyond_one_panel():
     circuit = ansatz(8, 4)
     angles = np.random.default_rng(4).uniform(-3, 3, (2, circuit.num_angles))
-    whole = metric_factor(circuit, angles, None)
+    whole = _core.metric_factor(circuit.program, angles, None)
     threads = _core.num_threads()
     try:
         _core.set_num_threads(1)
         _core.set_memory_limit(1.2e6)
-        np.testing.assert_allclose(metric_factor(circuit, angles, None), whole, atol=1e-14)
+        np.testing.assert_allclose(
+            _core.metric_factor(circuit.program, angles, None), whole, atol=1e-14
+        )
         _core.set_memory_limit(400e3)
         with pytest.raises(MemoryError, match=r"the factor of the metric would take .* GB"):
-            metric_factor(circuit, angles, None)
+            _core.metric_factor(circuit.program, angles, None)
     finally:
         _core.set_memory_limit(0)
         _core.set_num_threads(threads)
@@ -244,7 +246,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(wires, batch):
                     circuits.metric(circuit, angles, "diag"),
                     circuits.metric(circuit, angles, "diag", reduce="mean"),
                     circuits.metric(circuit, angles, "block-diag", reduce="mean")[1][1],
-                    metric_factor(circuit, angles, None),
+                    _core.metric_factor(circuit.program, angles, None),
                 ]
             )
     finally:

@@ -1,5 +1,6 @@
 """PennyLane operations taken apart into gates with one angle each, which then has a generator."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,32 @@ _MATRICES = (
     qml.BlockEncode,
 )
 
-_IGNORED = {"Barrier", "Snapshot", "WireCut"}  # no effect on the state
+#: Without effect on the state.
+IGNORED = frozenset({"Barrier", "Snapshot", "WireCut"})
+
+
+def taken_apart(
+    operations: Sequence[Any], known: Callable[[Any], bool], refuse: Callable[[Any], None]
+) -> list[Any]:
+    """Take operations apart until an engine knows all of them, by the rules that all engines have in common.
+
+    Args:
+        operations: In the order in which they act.
+        known: Whether the engine takes an operation as it is.
+        refuse: Raises an error for what no decomposition can help with; asked before and after.
+
+    Returns:
+        The known operations that do the same.
+
+    Raises:
+        Undecomposed: For an operation without a rule or decomposition.
+    """
+    for op in operations:
+        refuse(op)
+    found = unfold(operations, known, own_parts)
+    for op in found:
+        refuse(op)
+    return found
 
 
 def gate_operations(tape: Any, pure: bool = True, keep_preparation: bool = False) -> list[Any]:
@@ -39,14 +65,16 @@ def gate_operations(tape: Any, pure: bool = True, keep_preparation: bool = False
     Raises:
         UnsupportedCircuitError: For what cannot be decomposed so; names the operation.
     """
-    for op in tape.operations:
-        _refuse(op, pure)
     first = tape.operations[:1]
     kept = first and isinstance(first[0], PREPARATIONS)
     if not kept or (is_trainable(first[0]) and not keep_preparation):
         first = []
+
+    def refuse(op: Any) -> None:
+        _refuse(op, pure)
+
     try:
-        expanded = unfold(tape.operations[len(first) :], _is_gate, own_parts)
+        expanded = taken_apart(tape.operations[len(first) :], _is_gate, refuse)
     except UnsupportedCircuitError:
         raise
     except (
@@ -62,10 +90,7 @@ def gate_operations(tape: Any, pure: bool = True, keep_preparation: bool = False
             f"qnode: an operation could not be decomposed ({error}); use gates with one angle and a generator for "
             "everything that depends on weights"
         ) from error
-    operations = [op for op in [*first, *expanded] if op.name not in _IGNORED]
-    for op in operations:
-        _refuse(op, pure)
-    return operations
+    return [op for op in [*first, *expanded] if op.name not in IGNORED]
 
 
 def own_parts(op: Any) -> list[Any] | None:
@@ -160,7 +185,7 @@ def _is_complex(value: Any) -> bool:
 
 
 def _is_gate(op: Any) -> bool:
-    if op.name in _IGNORED or isinstance(
+    if op.name in IGNORED or isinstance(
         op, qml.operation.Channel | qml.ops.Conditional | qml.ops.MidMeasure
     ):
         return True

@@ -1,7 +1,7 @@
 """A circuit as gates with one angle each, at given weights and inputs, and what a QNode's quantum function queues."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,12 @@ from fubini.circuit.decompose import (
     hidden_weights,
     is_trainable,
 )
-from fubini.circuit.gate_layers import GateShape
+from fubini.circuit.gate_layers import GateShape, Layer, find_layers
 from fubini.circuit.measured import returning_what_it_measures, with_wires
 from fubini.circuit.pauli import PauliSum, known_pauli_sum
 from fubini.circuit.unfold import rebind
 from fubini.errors import UnsupportedCircuitError
+from fubini.options import LayerRule
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -69,6 +70,24 @@ class GateTape:
     shots: int | None = None
 
     @property
+    def operations(self) -> list[Any]:
+        """The operations of all gates."""
+        return [gate.operation for gate in self.gates]
+
+    @property
+    def rows(self) -> int:
+        """Number of inputs, 1 for a circuit without a batch."""
+        return 1 if self.batch is None else self.batch
+
+    def layers(self, rule: LayerRule) -> tuple[Layer, ...]:
+        """Return the layers of the trainable gates."""
+        return find_layers(tuple(gate.shape for gate in self.gates), rule)
+
+    def generators(self, gates: Iterable[int]) -> list[PauliSum]:
+        """Return the generators of gates, empty for those without one."""
+        return [self.gates[i].generator or () for i in gates]
+
+    @property
     def trainable(self) -> list[int]:
         """Indices of the trainable gates."""
         return [i for i, gate in enumerate(self.gates) if gate.trainable]
@@ -88,7 +107,19 @@ class GateTape:
         """Trainable angles, (1 or batch, angles)."""
         values = [np.asarray(self.gates[i].operation.data[0], dtype=float) for i in self.trainable]
         rows = max((value.size for value in values), default=1)
-        return np.stack([np.broadcast_to(v.reshape(-1), (rows,)) for v in values], axis=1)
+        columns = [np.broadcast_to(v.reshape(-1), (rows,)) for v in values]
+        return np.stack(columns, axis=1) if columns else np.zeros((1, 0))
+
+    @property
+    def at(self) -> FloatArray:
+        """Trainable angles of every input, (1 or batch, angles)."""
+        angles = self.angles
+        return np.ascontiguousarray(np.broadcast_to(angles, (self.rows, angles.shape[1])))
+
+    @property
+    def position(self) -> dict[int, int]:
+        """Place of every trainable gate among them."""
+        return {gate: place for place, gate in enumerate(self.trainable)}
 
     def with_angles(self, angles: FloatArray) -> list[Any]:
         """Return the operations with other trainable angles.
@@ -96,7 +127,7 @@ class GateTape:
         Args:
             angles: (batch, trainable angles).
         """
-        operations = [gate.operation for gate in self.gates]
+        operations = self.operations
         for column, i in enumerate(self.trainable):
             operations[i] = rebind(operations[i], [angles[:, column]])
         return operations

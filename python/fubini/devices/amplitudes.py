@@ -16,8 +16,7 @@ from fubini.circuit.tape import GateTape
 from fubini.devices.executor import Array
 from fubini.devices.job import Job
 from fubini.devices.readout import estimates_of, readout_of
-from fubini.devices.shifts import batch_rows
-from fubini.devices.sweep import Sweep, repeated
+from fubini.devices.sweep import repeated
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -34,8 +33,8 @@ def amplitude_job(tape: GateTape, real: bool) -> Job[FloatArray]:
     Returns:
         The job; its result is (1 or batch, features, amplitudes), or twice as many, imaginary parts last.
     """
-    first, *others = (gate.operation for gate in tape.gates)
-    rows = batch_rows(tape)
+    first, *others = tape.operations
+    rows = tape.rows
     size = 2 ** len(first.wires)
     state = to_numpy(first.data[0], np.complex128).reshape(-1, size)
     state = np.broadcast_to(state, (rows, size))
@@ -53,10 +52,7 @@ def amplitude_job(tape: GateTape, real: bool) -> Job[FloatArray]:
     preparation = qml.StatePrep(moved.reshape(count * rows, size), first.wires, validate_norm=False)
     operations = [preparation, *(repeated(op, count) for op in others)]
     readout = readout_of(tape, tape.shots)
-    sweeps = tuple(
-        Sweep((*operations, *setting.gates), setting.measurements, count * rows, tape.shots)
-        for setting in readout.settings
-    )
+    sweeps = readout.sweeps(operations, count * rows, tape.shots)
 
     def finish(answers: Sequence[Sequence[Array]]) -> FloatArray:
         features = estimates_of(readout, answers, (count, rows), tape.shots).features
@@ -64,4 +60,4 @@ def amplitude_job(tape: GateTape, real: bool) -> Job[FloatArray]:
         difference = weighted[: count // 2] - weighted[count // 2 :]
         return np.ascontiguousarray(difference.transpose(1, 2, 0))
 
-    return Job(sweeps, finish)
+    return Job(tuple(sweeps), finish)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pennylane as qml
 
 from fubini.arrays import hermitian
-from fubini.circuit.gate_layers import Layer, find_layers
+from fubini.circuit.gate_layers import Layer
 from fubini.circuit.tape import GateTape
 from fubini.devices.basis import DiagonalBasis, diagonal_basis
 from fubini.devices.executor import Array
@@ -82,7 +82,7 @@ def layer_basis(tape: GateTape, layer: Layer) -> DiagonalBasis:
     Raises:
         UnsupportedCircuitError: If only a unitary on more than 5 wires would do.
     """
-    found = diagonal_basis([tape.gates[i].generator or () for i in layer.gates], list(tape.wires))
+    found = diagonal_basis(tape.generators(layer.gates), list(tape.wires))
     if found is None:
         names = sorted({tape.gates[i].operation.name for i in layer.gates})
         raise UnsupportedCircuitError(
@@ -120,10 +120,11 @@ def metric_job(
     """
     check_shots(shots)
     refuse_channels(tape)
-    order = {gate: position for position, gate in enumerate(tape.trainable)}
+    order = tape.position
     chosen = set(range(len(order)) if angles is None else angles)
-    found = find_layers(tuple(gate.shape for gate in tape.gates), layers)
-    wanted = [layer for layer in found if any(order[i] in chosen for i in layer.gates)]
+    wanted = [
+        layer for layer in tape.layers(layers) if any(order[i] in chosen for i in layer.gates)
+    ]
     bases = [layer_basis(tape, layer) for layer in wanted]
     sweeps = []
     for layer, basis in zip(wanted, bases, strict=True):

@@ -116,7 +116,7 @@ def vanishing_outcomes(
 def _curvatures(tape: GateTape, found: Gradient) -> FloatArray:
     """Second derivatives of the outcomes by every single angle, from the circuits of the first ones."""
     assert found.base is not None
-    generators = [tape.gates[i].generator or () for i in tape.trainable]
+    generators = tape.generators(tape.trainable)
     count = len(generators)
     here = found.base.features
     result = np.full((*here.shape, count), np.nan)

@@ -8,13 +8,13 @@ circuits are twice as deep, and no wire is needed.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pennylane as qml
 
-from fubini.circuit.gate_layers import find_layers
 from fubini.circuit.tape import GateTape
 from fubini.circuit.unfold import rebind
 from fubini.devices.block_metric import MetricEstimate, metric_job, refuse_channels
@@ -22,7 +22,7 @@ from fubini.devices.executor import Array
 from fubini.devices.hessian import PairPlan, pair_plan, squared
 from fubini.devices.insertion import controlled_word, labelled_letters, prepared
 from fubini.devices.job import Job
-from fubini.devices.shifts import batch_rows, check_shots, refuse_without_rule, setting_sweep
+from fubini.devices.shifts import at_settings, check_shots, refuse_without_rule
 from fubini.devices.sweep import Sweep
 from fubini.errors import UnsupportedCircuitError
 
@@ -98,20 +98,18 @@ def free_wire(tape: GateTape, device: Any) -> Any:
 def _hadamard_job(tape: GateTape, shots: int | None, auxiliary: Any) -> Job[MetricEstimate]:
     blocks = metric_job(tape, shots=shots)
     trainable = tape.trainable
-    order = {gate: position for position, gate in enumerate(trainable)}
-    home = {}
-    for number, layer in enumerate(find_layers(tuple(gate.shape for gate in tape.gates), "wires")):
-        for gate in layer.gates:
-            home[gate] = number
-    operations = [gate.operation for gate in tape.gates]
+    order = tape.position
+    home = {gate: k for k, layer in enumerate(tape.layers("wires")) for gate in layer.gates}
+    operations = tape.operations
     sweeps: list[Sweep] = []
     terms: list[tuple[int, int, float]] = []
     for position, first in enumerate(trainable):
         for second in trainable[position + 1 :]:
             if home[first] == home[second]:
                 continue
-            for x, z, a in tape.gates[first].generator or ():
-                for u, v, b in tape.gates[second].generator or ():
+            one, other = tape.generators([first, second])
+            for x, z, a in one:
+                for u, v, b in other:
                     if not (x | z) or not (u | v):
                         continue
                     circuit = [
@@ -128,9 +126,7 @@ def _hadamard_job(tape: GateTape, shots: int | None, auxiliary: Any) -> Job[Metr
                     )
                     terms.append((order[first], order[second], a * b))
     # <K> without the identity's part, which drops out of covariances.
-    offsets = np.array(
-        [sum(c for x, z, c in tape.gates[i].generator or () if not x | z) for i in trainable]
-    )
+    offsets = np.array([sum(c for x, z, c in g if not x | z) for g in tape.generators(trainable)])
 
     def finish(answers: list[list[Array]]) -> MetricEstimate:
         inner = blocks.finish(answers[: len(blocks.sweeps)])
@@ -185,10 +181,10 @@ def fidelity_sweep(tape: GateTape, settings: FloatArray, shots: int | None) -> S
     """
     plain = _without_preparation(tape)
     here = np.repeat(np.broadcast_to(plain.angles, settings.shape[1:])[None], len(settings), axis=0)
-    there = setting_sweep(plain, settings, (), (), shots)
-    back = [_inverse(op) for op in reversed(setting_sweep(plain, here, (), (), shots).operations)]
+    back = [_inverse(op) for op in reversed(at_settings(plain, here))]
     measurement = (qml.probs(wires=list(tape.wires)),)
-    return Sweep((*there.operations, *back), measurement, there.rows, shots)
+    rows = settings.shape[0] * settings.shape[1]
+    return Sweep((*at_settings(plain, settings), *back), measurement, rows, shots)
 
 
 def _inverse(op: Any) -> Any:
@@ -205,16 +201,8 @@ def _without_preparation(tape: GateTape) -> GateTape:
     first = tape.gates[0]
     if not isinstance(first.operation, qml.operation.StatePrepBase):
         return tape
-    gates = [type(first)(op, None, False, first.shape) for op in first.operation.decomposition()]
-    return type(tape)(
-        (*gates, *tape.gates[1:]),
-        tape.wires,
-        tape.batch,
-        tape.weight_shapes,
-        tape.jacobian,
-        tape.measurements,
-        tape.shots,
-    )
+    gates = [replace(first, operation=op) for op in first.operation.decomposition()]
+    return replace(tape, gates=(*gates, *tape.gates[1:]))
 
 
 def fidelity_job(
@@ -235,11 +223,10 @@ def fidelity_job(
         UnsupportedCircuitError: For gates without a shift rule or an inverse.
     """
     plan: PairPlan = pair_plan(refuse_without_rule(tape, "a fidelity's second derivative"), pairs)
-    rows, count = batch_rows(tape), len(tape.trainable)
-    at = np.broadcast_to(tape.angles, (rows, count))
+    rows, count = tape.rows, len(tape.trainable)
     # The circuit with itself has fidelity 1 and is not run.
     run = [k for k, setting in enumerate(plan.settings) if setting]
-    sweep = fidelity_sweep(tape, plan.angles(at)[run], shots)
+    sweep = fidelity_sweep(tape, plan.angles(tape.at)[run], shots)
 
     def finish(answers: list[list[Array]]) -> MetricEstimate:
         zeros = fidelities(answers[0], (len(run), rows))[:, :, None]

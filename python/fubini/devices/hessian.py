@@ -12,7 +12,7 @@ from fubini.circuit.tape import GateTape
 from fubini.devices.executor import Array
 from fubini.devices.job import Job
 from fubini.devices.readout import Estimates, estimates_of, readout_of
-from fubini.devices.shifts import batch_rows, check_shots, refuse_without_rule, setting_sweep
+from fubini.devices.shifts import at_settings, check_shots, refuse_without_rule
 from fubini.errors import UnsupportedCircuitError
 
 FloatArray = npt.NDArray[np.float64]
@@ -158,13 +158,9 @@ def hessian_job(tape: GateTape, *, shots: int | None = None) -> Job[Hessian]:
         )
     found = refuse_without_rule(tape, "a second derivative")
     plan = pair_plan(found)
-    rows, count = batch_rows(tape), len(found)
-    at = np.broadcast_to(tape.angles, (rows, count))
-    moved = plan.angles(at)
-    sweeps = tuple(
-        setting_sweep(tape, moved, setting.gates, setting.measurements, shots)
-        for setting in readout.settings
-    )
+    rows, count = tape.rows, len(found)
+    moved = plan.angles(tape.at)
+    sweeps = readout.sweeps(at_settings(tape, moved), len(moved) * rows, shots)
 
     def finish(answers: list[list[Array]]) -> Hessian:
         seen: Estimates = estimates_of(readout, answers, (len(moved), rows), shots)
@@ -175,7 +171,7 @@ def hessian_job(tape: GateTape, *, shots: int | None = None) -> Job[Hessian]:
         noise = seen.variance(readout.linear)
         return Hessian(values, np.sqrt(squared(plan).matrices(noise, count)))
 
-    return Job(sweeps, finish)
+    return Job(tuple(sweeps), finish)
 
 
 def squared(plan: PairPlan) -> PairPlan:

@@ -34,7 +34,7 @@ def word_blocks(
         For every circuit the angle, its coefficient, the readout, its sweeps, and 1 for their settings.
     """
     place = tape.trainable[angle] + 1
-    operations = [gate.operation for gate in tape.gates]
+    operations = tape.operations
     blocks = []
     for x, z, coefficient in generator:
         if not x | z:
@@ -50,18 +50,13 @@ def word_blocks(
                 *operations[place:],
                 *end,
             ]
-            sweeps = [
-                Sweep((*circuit, *s.gates), s.measurements, tape.batch, shots) for s in own.settings
-            ]
+            sweeps = own.sweeps(circuit, tape.batch, shots)
             blocks.append((np.array([angle]), np.array([2.0 * coefficient]), own, sweeps, 1))
             continue
         for sign in (1.0, -1.0):
             turn = qml.PauliRot(sign * np.pi / 2, "".join(letters.values()), wires=list(letters))
             circuit = [*operations[:place], turn, *operations[place:]]
-            sweeps = [
-                Sweep((*circuit, *s.gates), s.measurements, tape.batch, shots)
-                for s in readout.settings
-            ]
+            sweeps = readout.sweeps(circuit, tape.batch, shots)
             blocks.append((np.array([angle]), np.array([sign * coefficient]), readout, sweeps, 1))
     return blocks
 

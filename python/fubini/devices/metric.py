@@ -20,7 +20,7 @@ import pennylane as qml
 
 from fubini import _core
 from fubini.arrays import to_numpy
-from fubini.circuit.gate_layers import Layer, find_layers
+from fubini.circuit.gate_layers import Layer
 from fubini.circuit.pauli import PauliSum, product_basis, restrict
 from fubini.circuit.tape import GateTape
 from fubini.devices import block_metric as sampled
@@ -28,7 +28,7 @@ from fubini.devices import full_metric as full
 from fubini.devices.basis import to_z_basis
 from fubini.devices.branches import Branched, auxiliary_wires, branched
 from fubini.devices.executor import STATE_VECTORS, Executor, executor_of
-from fubini.devices.insertion import labelled_letters
+from fubini.devices.insertion import labelled_letters, prepared
 from fubini.devices.job import Job
 from fubini.devices.prefixes import prefix_operations
 from fubini.devices.sweep import Sweep
@@ -97,45 +97,6 @@ def metric_job(
     return blocks_job(tape, executor, diagonal=approx == "diag", layers=layers)
 
 
-def metric_blocks(
-    tape: GateTape,
-    device: Any,
-    *,
-    diagonal: bool,
-    layers: LayerRule = "wires",
-    executor: Executor | None = None,
-) -> list[Block]:
-    """Return the blocks of the Fubini-Study metric over the trainable angles, see ``blocks_job``.
-
-    Args:
-        tape: The circuit.
-        device: PennyLane device that returns probabilities, and states where a layer needs them.
-        diagonal: Only variances.
-        layers: Which gates form a block.
-        executor: Runs the circuits; None: the device's shared one.
-
-    Returns:
-        One block per layer.
-    """
-    executor = executor_of(device) if executor is None else executor
-    return blocks_job(tape, executor, diagonal=diagonal, layers=layers).run(executor)
-
-
-def full_metric(tape: GateTape, device: Any, executor: Executor | None = None) -> Block:
-    """Return the full metric over the trainable angles, see ``full_metric_job``.
-
-    Args:
-        tape: The circuit.
-        device: PennyLane device.
-        executor: Runs the circuits; None: the device's shared one.
-
-    Returns:
-        One block with all trainable angles.
-    """
-    executor = executor_of(device) if executor is None else executor
-    return full_metric_job(tape, executor).run(executor)[0]
-
-
 def blocks_job(
     tape: GateTape, executor: Executor, *, diagonal: bool, layers: LayerRule = "wires"
 ) -> Job[list[Block]]:
@@ -145,8 +106,7 @@ def blocks_job(
         The job; one block per layer.
     """
     device = executor.device
-    order = {gate: position for position, gate in enumerate(tape.trainable)}
-    found = find_layers(tuple(gate.shape for gate in tape.gates), layers)
+    order, found = tape.position, tape.layers(layers)
     if not _returns_states(tape, device):
         groups = [tuple(order[i] for i in layer.gates) for layer in found]
         job = sampled.metric_job(tape, shots=tape.shots, diagonal=diagonal, layers=layers)
@@ -216,7 +176,7 @@ def _blocks_of_states(
     blocks = []
     for layer, own in zip(layers, states, strict=True):
         moving = any(tape.gates[i].operation.batch_size is not None for i in layer.before)
-        generators = [tape.gates[i].generator or () for i in layer.gates]
+        generators = tape.generators(layer.gates)
         rows = np.ascontiguousarray(own if moving else own[:1])
         values = _core.blocks_from_states(rows, generators, len(tape.wires), diagonal)
         blocks.append(Block(tuple(order[i] for i in layer.gates), values))
@@ -226,7 +186,7 @@ def _blocks_of_states(
 def _layer_request(tape: GateTape, layer: Layer, order: dict[int, int], device: Any) -> _Request:
     num_wires = len(tape.wires)
     operations = [tape.gates[i].operation for i in layer.before]
-    generators = [tape.gates[i].generator or () for i in layer.gates]
+    generators = tape.generators(layer.gates)
     angles = tuple(order[i] for i in layer.gates)
     basis = product_basis(generators, num_wires)
     if basis:
@@ -301,11 +261,11 @@ def _derivative_states_job(tape: GateTape, device: Any) -> Job[ComplexArray]:
             f"device: expected an analytic simulator of state vectors for derivative states, got {device.name!r}"
             f"{'' if tape.shots is None else f' with {tape.shots} shots'}; use default.qubit or lightning.qubit"
         )
-    operations = [gate.operation for gate in tape.gates]
+    operations = tape.operations
     scripts = [_state_script(operations, tape, device)]
     terms: list[tuple[int, float]] = []
     for column, i in enumerate(tape.trainable):
-        for x, z, coefficient in tape.gates[i].generator or ():
+        for x, z, coefficient in tape.generators([i])[0]:
             if x | z:
                 inserted = [*operations[: i + 1], *_word(x, z, tape), *operations[i + 1 :]]
                 scripts.append(_state_script(inserted, tape, device))
@@ -335,13 +295,13 @@ def _state_script(operations: Sequence[Any], tape: GateTape, device: Any) -> Any
     # Identities name every wire, in order, so that a device without wires of its own returns all of them; a state
     # preparation must stay the first operation.
     if device.wires is None:
-        identities = [qml.Identity(wire) for wire in tape.wires]
-        first = 1 if operations and isinstance(operations[0], qml.operation.StatePrepBase) else 0
-        operations = [*operations[:first], *identities, *operations[first:]]
-        if first and list(operations[0].wires) != list(tape.wires[: len(operations[0].wires)]):
+        operations = prepared(operations, *(qml.Identity(wire) for wire in tape.wires))
+        first = operations[0]
+        own = list(first.wires) if isinstance(first, qml.operation.StatePrepBase) else []
+        if own != list(tape.wires[: len(own)]):
             raise UnsupportedCircuitError(
-                f"qnode: {operations[0].name} acts on wires {operations[0].wires.tolist()}, which are not the first "
-                f"of {tape.wires.tolist()}; give the device its wires, e.g. qml.device(name, wires={len(tape.wires)})"
+                f"qnode: {first.name} acts on wires {own}, which are not the first of {tape.wires.tolist()}; give the "
+                f"device its wires, e.g. qml.device(name, wires={len(tape.wires)})"
             )
     return qml.tape.QuantumScript(operations, [qml.state()])
 

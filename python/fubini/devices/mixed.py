@@ -22,7 +22,8 @@ from fubini.arrays import to_numpy
 from fubini.circuit.tape import GateTape
 from fubini.devices.executor import Array
 from fubini.devices.job import Job
-from fubini.devices.shifts import batch_rows, refuse_without_rule, setting_sweep
+from fubini.devices.shifts import at_settings, refuse_without_rule
+from fubini.devices.sweep import Sweep
 from fubini.errors import UnsupportedCircuitError
 
 FloatArray = npt.NDArray[np.float64]
@@ -64,12 +65,11 @@ def mixed_metric_job(
             f"device: expected default.mixed, which returns density matrices, got {device.name!r}"
         )
     found = refuse_without_rule(tape, "the derivative of a density matrix")
-    count, rows = len(found), batch_rows(tape)
+    count, rows = len(found), tape.rows
     plan = _core.ShiftPlan(list(range(count)), [list(f) for f in found])
-    at = np.ascontiguousarray(np.broadcast_to(tape.angles, (rows, count)))
-    settings = np.concatenate([plan.angles(at), at[None]])
-    measurement = qml.density_matrix(wires=list(tape.wires))
-    sweep = setting_sweep(tape, settings, (), (measurement,), None)
+    settings = np.concatenate([plan.angles(tape.at), tape.at[None]])
+    measured = (qml.density_matrix(wires=list(tape.wires)),)
+    sweep = Sweep(tuple(at_settings(tape, settings)), measured, len(settings) * rows)
     dim = 1 << len(tape.wires)
 
     def finish(answers: list[list[Array]]) -> FloatArray:

@@ -23,7 +23,7 @@ def prefix_operations(tape: GateTape, layers: Sequence[Layer]) -> list[Any]:
         Operations; parameters have a leading axis of layers x inputs (the inputs of the first layer first), or none where
         no setting differs.
     """
-    inputs = 1 if tape.batch is None else tape.batch
+    inputs = tape.rows
     result = []
     for i, gate in enumerate(tape.gates):
         op = gate.operation

@@ -13,7 +13,7 @@ from fubini.devices.block_metric import refuse_channels
 from fubini.devices.executor import Array
 from fubini.devices.full_metric import fidelities, fidelity_sweep
 from fubini.devices.job import Job
-from fubini.devices.shifts import batch_rows, check_shots
+from fubini.devices.shifts import check_shots
 from fubini.errors import NumericalError
 
 FloatArray = npt.NDArray[np.float64]
@@ -80,9 +80,8 @@ class QNSPSA:
         moves = np.stack([first + second, first, second - first, -first])  # (4, count, weights)
         # Near a fidelity's maximum only the first order of angles(weights) enters its second derivatives.
         angles = e * np.einsum("baw,scw->scba", tape.jacobian, moves)
-        rows = batch_rows(tape)
-        at = np.broadcast_to(tape.angles, (rows, tape.jacobian.shape[1]))
-        settings = (at + angles).reshape(4 * count, rows, -1)
+        rows = tape.rows
+        settings = (tape.at + angles).reshape(4 * count, rows, -1)
         sweep = fidelity_sweep(tape, settings, shots)
 
         def finish(answers: list[list[Array]]) -> FloatArray:

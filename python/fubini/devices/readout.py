@@ -26,6 +26,7 @@ from fubini.circuit.pauli import (
 )
 from fubini.circuit.tape import GateTape
 from fubini.devices.basis import to_z_basis
+from fubini.devices.sweep import Sweep
 from fubini.errors import UnsupportedCircuitError
 
 FloatArray = npt.NDArray[np.float64]
@@ -66,6 +67,12 @@ class Readout:
     linear: FloatArray
     squared: tuple[tuple[int, int], ...]
     shapes: tuple[tuple[int, ...], ...]
+
+    def sweeps(self, operations: Sequence[Any], rows: int | None, shots: int | None) -> list[Sweep]:
+        """Return the circuits that measure everything behind operations, at so many settings."""
+        return [
+            Sweep((*operations, *one.gates), one.measurements, rows, shots) for one in self.settings
+        ]
 
     @property
     def outputs(self) -> int:

@@ -147,7 +147,7 @@ def gradient_job(
     readout = readout_of(tape, shots)
     trainable = tape.trainable
     chosen = list(range(len(trainable))) if angles is None else list(angles)
-    generators = [tape.gates[i].generator or () for i in trainable]
+    generators = tape.generators(trainable)
     if rule == "adjoint":
         return _required(_adjoint_job(tape, readout, chosen, values, base))
     shiftable = [j for j in chosen if rule != "hadamard" and has_rule(generators[j])]
@@ -158,19 +158,14 @@ def gradient_job(
         shiftable, [list(frequencies(generators[j]) or ()) for j in shiftable], moved
     )
     with_base = base is None and (values or bool(readout.squared))
-    rows = batch_rows(tape)
-    at = tape.angles if trainable else np.zeros((1, 0))
-    at = np.ascontiguousarray(np.broadcast_to(at, (rows, at.shape[1])))
+    rows, at = tape.rows, tape.at
     settings = plan.angles(at)
     if with_base:
         settings = np.concatenate([settings, at[None]])
 
     blocks: list[tuple[Any, Any, Readout, list[Sweep], int]] = []
     if len(settings):
-        sweeps = [
-            setting_sweep(tape, settings, setting.gates, setting.measurements, shots)
-            for setting in readout.settings
-        ]
+        sweeps = readout.sweeps(at_settings(tape, settings), len(settings) * rows, shots)
         index, weight = np.array(plan.index, dtype=np.intp), np.array(plan.coefficient)
         blocks.append((index, weight, readout, sweeps, len(settings)))
     for j in by_words:
@@ -226,8 +221,7 @@ def _adjoint_job(
     chosen = sorted(angles)
     linear = all(isinstance(m, qml.measurements.ExpectationMP) for m in setting.measurements)
     by = tuple(tape.trainable[j] for j in chosen) if linear else ()
-    operations = tuple(gate.operation for gate in tape.gates)
-    sweep = Sweep(operations, setting.measurements, tape.batch, None, by)
+    sweep = Sweep(tuple(tape.operations), setting.measurements, tape.batch, None, by)
 
     def finish(answers: list[list[Array]]) -> Gradient:
         ((results, derivatives),) = answers
@@ -266,14 +260,9 @@ def values_job(tape: GateTape, *, shots: int | None = None) -> Job[Estimates]:
     """
     check_shots(shots)
     readout = readout_of(tape, shots)
-    rows = batch_rows(tape)
-    operations = tuple(gate.operation for gate in tape.gates)
-    count = None if tape.batch is None else tape.batch
-    sweeps = tuple(
-        Sweep((*operations, *setting.gates), setting.measurements, count, shots)
-        for setting in readout.settings
-    )
-    return Job(sweeps, lambda answers: estimates_of(readout, answers, (rows,), shots))
+    sweeps = readout.sweeps(tape.operations, tape.batch, shots)
+    rows = (tape.rows,)
+    return Job(tuple(sweeps), lambda answers: estimates_of(readout, answers, rows, shots))
 
 
 def check_shots(shots: int | None) -> None:
@@ -286,35 +275,19 @@ def check_shots(shots: int | None) -> None:
         raise ValueError(f"shots: expected None or an integer >= 2, got {shots!r}")
 
 
-def batch_rows(tape: GateTape) -> int:
-    """Number of inputs, 1 for a circuit without a batch."""
-    return 1 if tape.batch is None else tape.batch
-
-
-def setting_sweep(
-    tape: GateTape,
-    settings: FloatArray,
-    gates: Sequence[Any],
-    measurements: Sequence[Any],
-    shots: int | None,
-) -> Sweep:
-    """Return a circuit at many settings of its trainable angles, every one with all inputs.
+def at_settings(tape: GateTape, settings: FloatArray) -> list[Any]:
+    """Return the operations at many settings of the trainable angles, every one with all inputs.
 
     Args:
         tape: The circuit.
-        settings: (settings, 1 or batch, trainable angles).
-        gates: Appended.
-        measurements: What is measured.
-        shots: Of every circuit.
+        settings: (settings, 1 or batch, trainable angles); the operations have as many rows as these together.
     """
     count, batch = settings.shape[:2]
-    operations = tape.with_angles(settings.reshape(count * batch, -1))
     own = set(tape.trainable)
-    operations = [
-        op if i in own or op.batch_size is None else repeated(op, count)
-        for i, op in enumerate(operations)
+    return [
+        op if i in own else repeated(op, count)
+        for i, op in enumerate(tape.with_angles(settings.reshape(count * batch, -1)))
     ]
-    return Sweep((*operations, *gates), tuple(measurements), count * batch, shots)
 
 
 def refuse_without_rule(tape: GateTape, what: str) -> list[tuple[float, ...]]:
@@ -324,8 +297,7 @@ def refuse_without_rule(tape: GateTape, what: str) -> list[tuple[float, ...]]:
         UnsupportedCircuitError: Names the first gate without a rule.
     """
     found = []
-    for i in tape.trainable:
-        generator = tape.gates[i].generator or ()
+    for i, generator in zip(tape.trainable, tape.generators(tape.trainable), strict=True):
         if not has_rule(generator):
             raise UnsupportedCircuitError(
                 f"qnode: {tape.gates[i].operation.name} has no well-conditioned parameter-shift rule, which {what} "

@@ -25,8 +25,8 @@ from fubini.geometry.ansatz import Ansatz
 from fubini.geometry.operators import Terms
 from fubini.native.circuit import Circuit
 from fubini.native.derivative import tangent_states
-from fubini.native.gates import add_gate
 from fubini.native.measurements import Measurement
+from fubini.native.program import gates_of
 from fubini.options import Complex, Real
 from fubini.runtime import check_fits
 
@@ -160,18 +160,11 @@ def _known(
 
 
 def _extended(circuit: Circuit, operators: Sequence[Terms]) -> _core.Program:
-    structure = circuit.structure
-    index = {wire: k for k, wire in enumerate(structure.wires)}
-    count = structure.num_angles
-    builder = _core.ProgramBuilder(
-        len(structure.wires), count + len(operators), structure.takes_state
-    )
-    for gate in structure.gates:
-        add_gate(builder, gate, index)
-    for number, terms in enumerate(operators):
+    builder = gates_of(circuit.structure, more=len(operators))
+    for number, terms in enumerate(operators, circuit.num_angles):
         for word, wires, coefficient in terms:
             if word:  # the identity moves the phase alone
-                place = count + number, 2.0 * coefficient, 0.0
+                place = number, 2.0 * coefficient, 0.0
                 builder.pauli_rotation(word, list(wires), [], [], False, place)
     return builder.build()
 

@@ -19,7 +19,8 @@ from fubini.devices.executor import Executor, device_reason, executor_of
 from fubini.devices.metric import geometric_tensor, metric_job
 from fubini.devices.mixed import mixed_metric_job
 from fubini.errors import UnsupportedCircuitError
-from fubini.native.pullback import Pullback, assembled, of_tape
+from fubini.native.pullback import Pullback, assembled
+from fubini.native.taped import of_tape
 from fubini.nn.layer_tape import layer_arguments, layer_tape
 from fubini.nn.qnode_function import plain_qnode
 from fubini.nn.stand_in import quantum_layer

@@ -26,7 +26,8 @@ from fubini.circuit.tape import user_tape
 from fubini.metric.engines import Call, Point
 from fubini.native.circuit import Circuit
 from fubini.native.derivative import along, gradient, tangent_states, without_state
-from fubini.native.metric import check_finite, layer_plan
+from fubini.native.layer_plan import layer_plan
+from fubini.native.metric import check_finite
 from fubini.options import Approx, Complex, Index, Reduce
 from fubini.runtime import FEWER_WEIGHTS, check_fits
 

@@ -15,8 +15,7 @@ import pennylane as qml
 from fubini import _core
 from fubini.circuit.measured import all_wires, measures_all_wires
 from fubini.errors import UnsupportedCircuitError
-from fubini.native.gates import add_gate
-from fubini.native.measurements import Measurement, square
+from fubini.native.program import program_of
 from fubini.native.reading import Reading, Structure, read
 from fubini.options import Complex, Real
 
@@ -89,7 +88,7 @@ class Circuit:
                 "Run the QNode on its device (engine='device')."
             )
         self._structure = structure
-        self._program = _build(structure)
+        self._program = program_of(structure)
 
     @classmethod
     def from_tape(cls, tape: Any, wires: Any = None) -> "Circuit":
@@ -420,36 +419,3 @@ def circuit_of(structure: Structure) -> Circuit:
         UnsupportedCircuitError: For more than 24 wires.
     """
     return Circuit(structure)
-
-
-def _build(structure: Structure) -> _core.Program:
-    index = {wire: i for i, wire in enumerate(structure.wires)}
-    builder = _core.ProgramBuilder(
-        len(structure.wires), structure.num_angles, structure.takes_state
-    )
-    for gate in structure.gates:
-        add_gate(builder, gate, index)
-    moment = 0
-
-    def add_moment(measurement: Measurement) -> int:
-        nonlocal moment
-        if measurement.projector is not None:
-            wires, value = measurement.projector
-            builder.probability_term(moment, 1.0, list(wires), value)
-        for word, wires, coefficient in measurement.terms:
-            builder.pauli_term(moment, coefficient, word, list(wires))
-        moment += 1
-        return moment - 1
-
-    for measurement in structure.measurements:
-        if measurement.kind == "probs":
-            for value in range(measurement.columns):
-                builder.probability_term(moment, 1.0, list(measurement.wires), value)
-                builder.output(moment)
-                moment += 1
-        elif measurement.kind == "var":
-            squared = add_moment(square(measurement, len(structure.wires)))
-            builder.output(squared, add_moment(measurement))
-        elif measurement.kind == "expval":
-            builder.output(add_moment(measurement))
-    return builder.build()

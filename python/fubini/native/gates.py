@@ -4,7 +4,6 @@ The gate table itself is in C++ (``cpp/core/gates.cpp``); this module maps Penny
 adjoints and powers of table gates, Pauli rotations, exponentials of Hermitian operators, and constant matrices.
 """
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ import numpy as np
 import pennylane as qml
 
 from fubini import _core
+from fubini.circuit.decompose import IGNORED
 from fubini.circuit.observables import words_of
 from fubini.circuit.pauli import walsh
 from fubini.errors import UnsupportedCircuitError
@@ -103,7 +103,7 @@ def native_gates(op: Any, first_slot: int = 0) -> list[NativeGate] | None:
     """
     name = op.name
     wires = tuple(op.wires)
-    if name in {"Identity", "Barrier", "Snapshot"}:
+    if name == "Identity" or name in IGNORED:
         return []
     if name in TABLE:
         slots = tuple(Parameter(first_slot + i) for i in range(len(op.data)))
@@ -273,22 +273,6 @@ def _constant_array(op: Any, value: Any, ndim: int) -> np.ndarray[Any, np.dtype[
     return array
 
 
-def add_gate(builder: _core.ProgramBuilder, gate: NativeGate, index: dict[Any, int]) -> None:
-    """Appends a gate to a program builder."""
-    wires = [index[wire] for wire in gate.wires]
-    controls = [index[wire] for wire in gate.controls]
-    values = list(gate.control_values)
-    parameters = [(p.slot, p.coefficient, p.offset) for p in gate.parameters]
-    if gate.kind == "table":
-        builder.gate(gate.name, wires, controls, values, gate.adjoint, parameters)
-    elif gate.kind == "pauli":
-        builder.pauli_rotation(gate.name, wires, controls, values, gate.adjoint, parameters[0])
-    else:
-        array = np.frombuffer(gate.data, dtype=np.complex128)
-        method = builder.matrix if gate.kind == "matrix" else builder.diagonal
-        method(array, wires, controls, values, gate.adjoint)
-
-
 def unsupported(op: Any) -> str:
     """Says why an operation that is neither native nor decomposable cannot run.
 
@@ -301,25 +285,24 @@ def unsupported(op: Any) -> str:
     )
 
 
-def check_operations(operations: Sequence[Any]) -> None:
-    """Refuses what no decomposition can help with.
+def refuse(op: Any) -> None:
+    """Refuse what no decomposition can help with.
 
     Raises:
-        UnsupportedCircuitError: For channels, mid-circuit measurements and operations on other systems than qubits.
+        UnsupportedCircuitError: For channels and mid-circuit measurements.
     """
-    for op in operations:
-        kind: Any = type(op)
-        if not _is_refused(kind):
-            continue
-        if isinstance(op, qml.operation.Channel):
-            raise UnsupportedCircuitError(
-                f"{op.name}: the native engine simulates pure states, and this is a noise channel. "
-                "Run the QNode on its device (engine='device')."
-            )
+    kind: Any = type(op)
+    if not _is_refused(kind):
+        return
+    if isinstance(op, qml.operation.Channel):
         raise UnsupportedCircuitError(
-            f"{op.name}: mid-circuit measurements are not supported by the native engine. "
-            "Use qml.defer_measurements on the QNode, or run it on its device (engine='device')."
+            f"{op.name}: the native engine simulates pure states, and this is a noise channel. "
+            "Run the QNode on its device (engine='device')."
         )
+    raise UnsupportedCircuitError(
+        f"{op.name}: mid-circuit measurements are not supported by the native engine. "
+        "Use qml.defer_measurements on the QNode, or run it on its device (engine='device')."
+    )
 
 
 @lru_cache(maxsize=1024)

@@ -12,14 +12,15 @@ import numpy as np
 import pennylane as qml
 import torch
 
+from fubini.circuit.decompose import PREPARATIONS, taken_apart
 from fubini.circuit.measured import all_wires, measures_all_wires, numbered
-from fubini.circuit.unfold import Undecomposed, unfold
+from fubini.circuit.unfold import Undecomposed
 from fubini.errors import UnsupportedCircuitError
 from fubini.native.gates import (
     NativeGate,
     angle_values,
-    check_operations,
     native_gates,
+    refuse,
     unsupported,
 )
 from fubini.native.measurements import Measurement, measurement_of
@@ -107,13 +108,10 @@ class Gates:
         Raises:
             UnsupportedCircuitError: Names the operation that can neither be run nor decomposed.
         """
-        check_operations(operations)
-        first = len(self.operations)
         try:
-            unfold(operations, self.take, lambda _: None)
+            taken_apart(operations, self.take, refuse)
         except Undecomposed as error:
             raise UnsupportedCircuitError(unsupported(error.operation)) from error
-        check_operations(self.operations[first:])
 
     def structure(self, wires: Sequence[Any], measurements: Sequence[Any] = ()) -> Structure:
         """Return the circuit's structure.
@@ -209,21 +207,16 @@ def read(tape: Any, device: Any = None, wires: Sequence[Any] | None = None) -> R
         )
     operations = tape.operations
     parts = Gates()
-    first = operations[:1] if operations and _prepares(operations[0]) else []
-    check_operations(first)
-    for op in first:
-        parts.prepare(op)
-    parts.decompose(operations[len(first) :])
+    prepared = bool(operations) and isinstance(operations[0], PREPARATIONS)
+    if prepared:
+        parts.prepare(operations[0])
+    parts.decompose(operations[prepared:])
     if wires is None:
         if measures_all_wires(tape):
             wires = all_wires(tape, device)
         else:
             wires = numbered(parts.wires, tape.measurements)
     return Reading(parts.structure(wires, tape.measurements), parts)
-
-
-def _prepares(op: Any) -> bool:
-    return isinstance(op, qml.operation.StatePrepBase)
 
 
 def _stacked(values: list[Any]) -> Any:

@@ -14,7 +14,7 @@ import pennylane as qml
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing.spawn as mp
+from torch.multiprocessing.spawn import ProcessException, spawn
 
 import fubini
 from fubini.blocks import Block, DenseBlock, FactorBlock, OperatorBlock
@@ -225,8 +225,8 @@ def processes() -> list[Any]:
     """What two processes found; starting them costs more than all they do."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            mp.spawn(process, args=(folder,), nprocs=2)  # raises if a process fails
-        except mp.ProcessException as error:
+            spawn(process, args=(folder,), nprocs=2)  # raises if a process fails
+        except ProcessException as error:
             logs = [Path(folder, f"{rank}.log").read_text() for rank in range(2)]
             raise RuntimeError("\n".join([str(error), *(log[-4000:] for log in logs)])) from error
         return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(2)]

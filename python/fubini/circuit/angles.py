@@ -7,7 +7,7 @@ and constants are everything else, whether they carry ``requires_grad`` for othe
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import pennylane as qml
 import torch
 
 from fubini.arrays import is_jax, is_tensor, to_numpy
+from fubini.circuit.arguments import place
 from fubini.circuit.decompose import PREPARATIONS, gate_operations, has_angle, is_trainable
 from fubini.circuit.tape import GateTape, batch_size, finish, user_tape
 from fubini.circuit.unfold import rebind
@@ -52,13 +53,12 @@ def gate_tape(
             shots and channels; names the operation.
         ValueError: If the batch is empty, an angle is not finite, or no angle depends on a weight.
     """
-    args, kwargs = list(args), dict(kwargs)
-    values = [args[w] if isinstance(w, int) else kwargs[w] for w in weights]
+    call = _Call(qnode, list(args), dict(kwargs), list(weights), pure)
     if any(is_tensor(v) for v in [*args, *kwargs.values()]):
-        return _torch_tape(qnode, args, kwargs, list(weights), values, pure, as_passed)
+        return _torch_tape(call, as_passed)
     if any(is_jax(v) for v in [*args, *kwargs.values()]):
-        return _jax_tape(qnode, args, kwargs, list(weights), values, pure)
-    return _autograd_tape(qnode, args, kwargs, list(weights), values, pure)
+        return _jax_tape(call)
+    return _autograd_tape(call)
 
 
 def angle_tape(
@@ -98,14 +98,33 @@ def angle_tape(
     return gates, angles, state
 
 
-def _put(
-    args: list[Any], kwargs: dict[str, Any], weights: Sequence[int | str], values: Sequence[Any]
-) -> None:
-    for weight, value in zip(weights, values, strict=True):
-        if isinstance(weight, int):
-            args[weight] = value
-        else:
-            kwargs[weight] = value
+@dataclass(frozen=True)
+class _Call:
+    """A call of a QNode whose weights are to be differentiated; attributes as for :func:`gate_tape`."""
+
+    qnode: Any
+    args: list[Any]
+    kwargs: dict[str, Any]
+    weights: list[int | str]
+    pure: bool
+
+    @property
+    def values(self) -> list[Any]:
+        """The weights."""
+        return [self.args[w] if isinstance(w, int) else self.kwargs[w] for w in self.weights]
+
+    def each(self, function: Callable[[Any], Any]) -> "_Call":
+        """The call with another value for each argument."""
+        kwargs = {name: function(v) for name, v in self.kwargs.items()}
+        return replace(self, args=[function(v) for v in self.args], kwargs=kwargs)
+
+    def gates(self, values: Sequence[Any]) -> tuple[Any, list[Any]]:
+        """What the quantum function queues at other weights, and its gates."""
+        args, kwargs = list(self.args), dict(self.kwargs)
+        for weight, value in zip(self.weights, values, strict=True):
+            place(args, kwargs, weight, value)
+        tape = user_tape(self.qnode, args, kwargs, pure=self.pure)
+        return tape, gate_operations(tape, self.pure)
 
 
 def _detached(value: Any, as_passed: bool) -> Any:
@@ -118,24 +137,12 @@ def _detached(value: Any, as_passed: bool) -> Any:
     return value.clone() if value.is_inference() else value
 
 
-def _torch_tape(
-    qnode: Any,
-    args: list[Any],
-    kwargs: dict[str, Any],
-    weights: list[int | str],
-    values: list[Any],
-    pure: bool,
-    as_passed: bool,
-) -> GateTape:
+def _torch_tape(call: _Call, as_passed: bool) -> GateTape:
     # Users may be inside torch.no_grad(), as in an optimizer step, or in inference mode.
     with torch.inference_mode(False), torch.enable_grad():
-        leaves = [_detached(torch.as_tensor(v), as_passed).clone() for v in values]
+        leaves = [_detached(torch.as_tensor(v), as_passed).clone() for v in call.values]
         leaves = [(v if v.is_floating_point() else v.double()).requires_grad_() for v in leaves]
-        args = [_detached(v, as_passed) for v in args]
-        kwargs = {name: _detached(v, as_passed) for name, v in kwargs.items()}
-        _put(args, kwargs, weights, leaves)
-        tape = user_tape(qnode, args, kwargs, pure=pure)
-        operations = gate_operations(tape, pure)
+        tape, operations = call.each(lambda v: _detached(v, as_passed)).gates(leaves)
         angles = [op.data[0] for op in operations if has_angle(op) and is_trainable(op)]
         batch = batch_size(tape)
         jacobian = _torch_jacobian(angles, leaves, batch)
@@ -199,32 +206,15 @@ class _Angles:
 
     Frameworks that differentiate functions call it with values of their own.
 
-    Args:
-        qnode: The QNode.
-        args: Positional arguments.
-        kwargs: Keyword arguments.
-        weights: Which of them are weights.
-        values: The weights.
-        pure: As for :func:`gate_tape`.
-
     Attributes:
         flat: The weights side by side.
         shapes: Their shapes.
         last: What the last call made.
     """
 
-    def __init__(
-        self,
-        qnode: Any,
-        args: list[Any],
-        kwargs: dict[str, Any],
-        weights: list[int | str],
-        values: list[Any],
-        pure: bool,
-    ) -> None:
-        self._qnode, self._pure = qnode, pure
-        self._args, self._kwargs, self._weights = args, kwargs, weights
-        arrays = [np.asarray(to_numpy(v)) for v in values]
+    def __init__(self, call: _Call) -> None:
+        self._call = call
+        arrays = [np.asarray(to_numpy(v)) for v in call.values]
         self.shapes = tuple(a.shape for a in arrays)
         self.flat = np.concatenate([np.zeros(0), *(a.reshape(-1) for a in arrays)])
         self.last: _Marked
@@ -236,10 +226,7 @@ class _Angles:
             size = math.prod(shape)
             parts.append(qml.math.reshape(flat[start : start + size], shape))
             start += size
-        args, kwargs = list(self._args), dict(self._kwargs)
-        _put(args, kwargs, self._weights, parts)
-        tape = user_tape(self._qnode, args, kwargs, pure=self._pure)
-        return tape, gate_operations(tape, self._pure)
+        return self._call.gates(parts)
 
     def __call__(self, flat: Any) -> Any:
         """Return the angles side by side."""
@@ -270,37 +257,21 @@ class _Angles:
         return jacobian
 
 
-def _autograd_tape(
-    qnode: Any,
-    args: list[Any],
-    kwargs: dict[str, Any],
-    weights: list[int | str],
-    values: list[Any],
-    pure: bool,
-) -> GateTape:
+def _autograd_tape(call: _Call) -> GateTape:
     from autograd import jacobian  # PennyLane's default interface depends on it
 
     def plain(value: Any) -> Any:
         # PennyLane's tensors refuse arithmetic with differentiated values.
         return np.array(value) if isinstance(value, np.ndarray) else value
 
-    args = [plain(v) for v in args]
-    kwargs = {name: plain(v) for name, v in kwargs.items()}
-    angles = _Angles(qnode, args, kwargs, weights, values, pure)
+    angles = _Angles(call.each(plain))
     derivatives = angles.jacobian(jacobian(angles))
     made = angles.last
     batch = batch_size(made.tape)
     return finish(made.tape, made.operations, batch, angles.shapes, derivatives)
 
 
-def _jax_tape(
-    qnode: Any,
-    args: list[Any],
-    kwargs: dict[str, Any],
-    weights: list[int | str],
-    values: list[Any],
-    pure: bool,
-) -> GateTape:
+def _jax_tape(call: _Call) -> GateTape:
     import jax  # only where the caller has
 
     def double(value: Any) -> Any:
@@ -309,9 +280,7 @@ def _jax_tape(
         return value
 
     with jax.enable_x64(True):
-        args = [double(v) for v in args]
-        kwargs = {name: double(v) for name, v in kwargs.items()}
-        angles = _Angles(qnode, args, kwargs, weights, values, pure)
+        angles = _Angles(call.each(double))
         derivatives = angles.jacobian(lambda flat: jax.jacrev(angles)(jax.numpy.asarray(flat)))
         made = angles.last
         # Those were traced: the values come from a run of their own.

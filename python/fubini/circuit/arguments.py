@@ -71,6 +71,14 @@ def weights_of(
     )
 
 
+def place(args: list[Any], kwargs: dict[str, Any], slot: int | str, value: Any) -> None:
+    """Put a value in the place of an argument, its position or its name."""
+    if isinstance(slot, int):
+        args[slot] = value
+    else:
+        kwargs[slot] = value
+
+
 def _requires_grad(value: Any) -> bool:
     return bool(getattr(value, "requires_grad", False))
 
@@ -150,6 +158,30 @@ def real_numbers(name: str, value: Any) -> npt.NDArray[np.float64]:
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name}: expected real numbers, got {type(value).__name__}")
     return to_numpy(value)
+
+
+def matrix_argument(
+    name: str, value: Any, symbols: str, shape: tuple[int, int], single: bool
+) -> npt.NDArray[np.float64]:
+    """Returns a real matrix argument as the kernel takes it.
+
+    Args:
+        name: The argument's name.
+        value: What was passed.
+        symbols: The shape in words.
+        shape: The shape expected.
+        single: Whether the batch dimension may be left out.
+
+    Returns:
+        C-contiguous float64, of the shape expected.
+
+    Raises:
+        ValueError: For another shape.
+    """
+    array = np.ascontiguousarray(value, dtype=np.float64)
+    if array.shape == shape or (single and array.shape == shape[1:]):
+        return array.reshape(shape)
+    raise ValueError(f"{name}: expected shape {symbols} = {shape}, got {np.shape(value)}")
 
 
 def check_finite_array(name: str, value: Any) -> None:

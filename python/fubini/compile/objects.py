@@ -15,20 +15,17 @@ from fubini.compile.snapshot import MISSING, Snapshot
 
 _IMMUTABLE, _HEAP = 1 << 8, 1 << 9  # flags of types
 _C_PARTS = (
-    types.WrapperDescriptorType,
-    types.MethodDescriptorType,
-    types.ClassMethodDescriptorType,
-)
+    types.WrapperDescriptorType, types.MethodDescriptorType, types.ClassMethodDescriptorType,
+)  # fmt: skip
 # C types whose objects hold nothing but what ``Snapshot.content`` or their immutability covers.
 _CONTAINERS = (dict, list, set, tuple, frozenset)
 _BASES = {object, *_CONTAINERS, int, float, complex, str, bytes}
 _SILENT = frozenset({"__class__", "__init_subclass__"})
 # Read by Python's own import system.
 _SILENT_IN_MODULES = _SILENT | {"__spec__", "__path__", "__name__", "__module__"}
-_DICTIONARY_READERS = {
-    torch.nn.Module.__getattr__.__code__,
-    functools.cached_property.__get__.__code__,
-}
+_READERS = (torch.nn.Module.__getattr__, functools.cached_property.__get__)
+_DICTIONARY_READERS = {reader.__code__ for reader in _READERS}
+_OF_ALL_CLASSES = ("__dict__", "__weakref__")
 _LOOKUPS: tuple[Any, ...] = (dict.__getitem__, dict.get)
 
 
@@ -140,11 +137,8 @@ class Objects:
             return "which may change unseen"
         base = kind
         while base not in _BASES:
-            if (
-                not base.__flags__ & _HEAP
-                or base.__flags__ & _IMMUTABLE
-                or not _made_in_python(base)
-            ):
+            heap = base.__flags__ & (_HEAP | _IMMUTABLE) == _HEAP
+            if not heap or not _made_in_python(base):
                 return "which may change unseen"
             bases = base.__bases__
             if len(bases) > 1:
@@ -163,11 +157,7 @@ class Objects:
         return "which computes its attributes"
 
     def reach_class(self, kind: type) -> str | None:
-        """A class of a user's, with those that it is made of: its functions and its values.
-
-        Returns:
-            None.
-        """
+        """Watch a class of a user's, with those that it is made of: its functions and its values; returns None."""
         for base in type.__getattribute__(kind, "__mro__"):
             if base in self._classes or known.is_library_name(base.__module__):
                 continue
@@ -390,10 +380,7 @@ def _made_in_python(kind: type) -> bool:
     for name, entry in type.__getattribute__(kind, "__dict__").items():
         if isinstance(entry, _C_PARTS) and entry.__objclass__ is kind:
             return False
-        if isinstance(entry, types.GetSetDescriptorType) and name not in {
-            "__dict__",
-            "__weakref__",
-        }:
+        if isinstance(entry, types.GetSetDescriptorType) and name not in _OF_ALL_CLASSES:
             return False
         if type(entry).__name__ in {"instancemethod", "nb_method", "cython_function_or_method"}:
             return False

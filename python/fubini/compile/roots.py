@@ -12,7 +12,8 @@ from fubini.compile.agreement import Columns, Ours, Theirs, same
 from fubini.compile.call import Arguments
 from fubini.compile.compiled import Affine, Compiled, FloatArray, Guard, Normalised, Traced
 from fubini.compile.graph import Graph, depends, expression
-from fubini.compile.recorder import Predicate, Recording
+from fubini.compile.interface import Predicate
+from fubini.compile.recorder import Recording
 from fubini.compile.replay import Place
 from fubini.compile.shadow import MIXED, MIXED_ROW, Codes, Shadow, UnknownError, split
 from fubini.native.circuit import Circuit

@@ -19,6 +19,7 @@ import numpy as np
 import pennylane as qml
 import torch
 
+from fubini.circuit.unfold import words
 from fubini.compile import known
 from fubini.compile.equality import (
     ATOMS,
@@ -62,22 +63,12 @@ _REQUIRES_GRAD: Any = operator.attrgetter("requires_grad")
 _MRO: Any = type.__dict__["__mro__"].__get__
 _DTYPE: Any = operator.attrgetter("dtype")
 _MAPPINGS = (dict, collections.OrderedDict, collections.defaultdict, collections.Counter)
-_OPERATOR_PARTS = (
-    "data", "_data", "operands", "_operands", "_coeffs", "_ops", "_hyperparameters", "_wires", "scalar", "base", "obs",
-    "_name", "coeffs", "ops", "mv",
-)  # fmt: skip
-_OPERATOR_TREE = {
-    "data",
-    "_data",
-    "operands",
-    "_coeffs",
-    "_ops",
-    "_hyperparameters",
-    "scalar",
-    "base",
-    "obs",
-    "_eigvals",
-}
+_OPERATOR_PARTS = words(
+    "data _data operands _operands _coeffs _ops _hyperparameters _wires scalar base obs _name coeffs ops mv"
+)
+_OPERATOR_TREE = frozenset(
+    words("data _data operands _coeffs _ops _hyperparameters scalar base obs _eigvals")
+)
 _PAULIS = (qml.X, qml.Y, qml.Z, qml.I)  # have nothing but wires
 Look = Callable[[Any], "str | None"]
 
@@ -179,6 +170,9 @@ class Snapshot:
             del self._seen[id(value)]
         return why
 
+    def _first(self, values: Iterable[Any]) -> str | None:
+        return next((why for v in values if (why := self.look(v)) is not None), None)
+
     def content(self, value: Any) -> str | None:
         """Watch what a container holds, whatever its class adds to it."""
         if len(value) > _MAX_ITEMS:
@@ -193,10 +187,7 @@ class Snapshot:
             held = tuple(items_of(value))
             if not isinstance(value, tuple | frozenset):
                 self._sequences.append((value, held))
-        for item in held:
-            if type(item) not in ATOMS and (why := self.look(item)) is not None:
-                return why
-        return None
+        return self._first(held)
 
     def _look(self, value: Any, kind: type) -> str | None:
         if kind in {tuple, list, set, frozenset, torch.Size, collections.deque}:
@@ -220,7 +211,7 @@ class Snapshot:
             self._kinds.append((value, kind, value.__dict__))
             parts = (value.func, value.args, value.keywords, value.__dict__)
             self.getter(functools.partial(parts_of_partial, value), parts[:3], "a partial")
-            return next((w for p in parts if (w := self.look(p)) is not None), None)
+            return self._first(parts)
         if kind in {staticmethod, classmethod}:
             return self.look(value.__func__)
         if kind.__module__.startswith("scipy.sparse") and hasattr(value, "indptr"):
@@ -246,21 +237,17 @@ class Snapshot:
         return None
 
     def _sparse(self, value: Any) -> str | None:
-        parts = (value.data, value.indices, value.indptr)
+        parts = parts_of_sparse(value)
         self.getter(functools.partial(parts_of_sparse, value), parts, "a sparse matrix")
-        return next((w for p in parts if (w := self.look(p)) is not None), None)
+        return self._first(parts)
 
     def _tensor(self, value: torch.Tensor) -> str | None:
         if value.requires_grad:
             return "a tensor that requires grad but is no argument, so its gradient would be lost"
         if value.numel() > _MAX_ELEMENTS:
             return f"a tensor of more than {_MAX_ELEMENTS} elements"
-        if (
-            value.layout != torch.strided
-            or value.is_conj()
-            or value.is_neg()
-            or value.grad is not None
-        ):
+        strange = value.is_conj() or value.is_neg() or value.grad is not None
+        if value.layout != torch.strided or strange:
             return f"a tensor of layout {value.layout}"
         if value.is_quantized or value.device.type == "meta":
             return "a tensor without ordinary elements"
@@ -313,7 +300,7 @@ class Snapshot:
             for part in scope.values():
                 if type(part) in {list, dict} and len(part) <= _MAX_NODES:
                     self._shallow(part)
-        return next((w for leaf in leaves if (w := self.look(leaf)) is not None), None)
+        return self._first(leaves)
 
     def _shallow(self, part: Any) -> None:
         if id(part) not in self._seen:
@@ -365,11 +352,8 @@ class Snapshot:
             if now is not value and not same(now, value):
                 return str(name)
         for function, code, defaults, keywords in self._functions:
-            if (
-                function.__code__ is not code
-                or function.__defaults__ is not defaults
-                or function.__kwdefaults__ is not keywords
-            ):
+            same_code = function.__code__ is code and function.__defaults__ is defaults
+            if not same_code or function.__kwdefaults__ is not keywords:
                 return function.__name__
         for value, kind, scope in self._kinds:
             if type(value) is not kind or (

@@ -6,25 +6,22 @@ libraries were called. All of these must be on a list of what is understood (kno
 is the reason why the function cannot be compiled.
 """
 
-import abc
-import functools
 import gc
 import inspect
-import logging
 import sys
 import types
 from collections.abc import Iterable
 from typing import Any, Self
 
-import numpy as np
 import pennylane as qml
 import torch
 
-from fubini.compile import hooks, known
-from fubini.compile.equality import ATOMS
-from fubini.compile.hooks import MAKE, begin_making, end_making, readers, running, without_hooks
+from fubini.compile import known
+from fubini.compile.hooks import begin_making, end_making, readers, running, without_hooks
+from fubini.compile.libraries import Libraries, known_calls
+from fubini.compile.making import Making
 from fubini.compile.objects import Objects
-from fubini.compile.scan import HARMLESS, Scan, Use, scan
+from fubini.compile.scan import HARMLESS, Scan, scan
 from fubini.compile.snapshot import LABELS, MISSING, Snapshot
 
 
@@ -45,6 +42,8 @@ class Watch:
         self.problem: str | None = None
         self._snapshot = Snapshot(self._other)
         self._objects = Objects(self._snapshot, self._fail)
+        self._libraries = Libraries(self._snapshot, self._objects, self._fail)
+        self._making = Making()
         self._functions: dict[int, list[types.FunctionType]] = {}  # by code, not followed yet
         self._made: set[int] = set()  # code of functions that the function itself defines
         self._entered: dict[int, tuple[types.CodeType, Any]] = {}
@@ -54,28 +53,16 @@ class Watch:
         self._attributes: set[str] = set()
         self._gates: set[type] = set()
         self._strings: set[str] = set()
-        self._escaped: dict[int, types.ModuleType] = {}
-        self._names_in_strings = False  # whether an attribute is read by a string
-        self._by_name = False  # whether by one that is computed
         self._runs = 0  # of code of users
         self._sets = False  # whether that may replace parts of a library
-        # PennyLane's that were made: whether they draw numbers, and are its own.
-        self._kinds: dict[type, tuple[bool, bool]] = {}
-        # How objects were made without code of users: whether of numbers alone.
-        self._understood: dict[Any, bool] = {}
-        self._modes = (0, 0)
         self._default = torch.get_default_dtype()
         self._before: Any = None
         self._base: types.FrameType | None = None
         self._told: Any = None
         self._active = self._collects = False
         self._objects.on_function = self._register
-        self._objects.on_library_module = self._library_value
-        self._start(function)
-
-    def _start(self, function: Any) -> None:
-        why = self._snapshot.look(function)
-        if why is not None:
+        self._objects.on_library_module = self._libraries.value
+        if (why := self._snapshot.look(function)) is not None:
             self._fail(f"it is {why}")
 
     def also(self, value: Any, name: str) -> None:
@@ -108,11 +95,8 @@ class Watch:
 
     def holds(self) -> bool:
         """Say whether everything that was read is as it was; False where there is a problem."""
-        return (
-            self.problem is None
-            and torch.get_default_dtype() is self._default
-            and self._snapshot.changed() is None
-        )
+        same = self.problem is None and torch.get_default_dtype() is self._default
+        return same and self._snapshot.changed() is None
 
     def __len__(self) -> int:
         return len(self._snapshot)
@@ -133,7 +117,7 @@ class Watch:
         self._active = True
         readers().append(self._objects)
         self._objects.begin()
-        self._modes = _modes()
+        self._making.begin()
         told = self._callback()
         begin_making(self, told)
         sys.setprofile(told)
@@ -166,22 +150,17 @@ class Watch:
     def _finish(self) -> None:
         """What can only be said when all that ran is known."""
         try:
-            names = self._attributes | (self._strings if self._names_in_strings else set())
-            todo = list(self._escaped.values())
-            while todo:
-                module = todo.pop()
-                known_before = set(self._escaped)
-                for name in sorted(names & vars(module).keys()):
-                    self._library_value(module, name, vars(module)[name], called=False)
-                todo += [m for key, m in self._escaped.items() if key not in known_before]
+            libraries = self._libraries
+            names = self._attributes | (self._strings if libraries.by_string else set())
+            libraries.finish(names)
             for name, why in self._objects.deferred.items():
-                if name in names or self._by_name:
+                if name in names or libraries.by_name:
                     self._fail(f"it reads {name}, {why}")
-            if self._names_in_strings:
+            if libraries.by_string:
                 for text in sorted(self._strings):
                     if text.startswith("__") and text.endswith("__") and text not in HARMLESS:
                         self._fail(f"it reads {text}, through which anything may be reached")
-            if self._by_name or not (self._attributes | self._strings).isdisjoint(LABELS):
+            if libraries.by_name or not (self._attributes | self._strings).isdisjoint(LABELS):
                 self._snapshot.labels(self._objects.classes)
             self._snapshot.seal()
             changed = self._snapshot.changed()
@@ -213,12 +192,12 @@ class Watch:
                 else:
                     back = frame.f_back
                     if back is not None and users.get(id(back.f_globals)) and back is not base:
-                        known_one = _known_calls.get(id(frame.f_code))
+                        known_one = known_calls.get(id(frame.f_code))
                         if known_one is None or known_one[1] is not scope:
-                            self._safely(self._calls_library, frame)
+                            self._safely(self._libraries.calls, frame)
             elif event == "c_call":
                 if users.get(id(frame.f_globals)) and frame is not base:
-                    self._safely(self._calls_c, frame, arg)
+                    self._safely(self._libraries.calls_c, frame, arg)
             elif objects.armed and event != "return":
                 objects.disarm()
 
@@ -237,8 +216,7 @@ class Watch:
 
     def _is_user(self, scope: dict[str, Any]) -> bool:
         self._scopes.append(scope)
-        user = self._users[id(scope)] = known.home(scope) is None
-        return user
+        return self._users.setdefault(id(scope), known.home(scope) is None)
 
     def _fail(self, why: str) -> None:
         self.problem = self.problem or why
@@ -252,9 +230,8 @@ class Watch:
         first = id(code) not in self._entered
         self._entered[id(code)] = (code, frame.f_globals)
         functions = self._functions.pop(id(code), [])
-        if first and (
-            not functions and id(code) not in self._made and id(code) not in self._objects.owners
-        ):
+        known_code = functions or id(code) in self._made or id(code) in self._objects.owners
+        if first and not known_code:
             back = frame.f_back
             scope = sys.modules.get(str(frame.f_globals.get("__name__")))
             made_by_library = scope is None and back is not None and known.home(back.f_globals)
@@ -283,27 +260,26 @@ class Watch:
             if use.free:
                 value = frame.f_locals.get(use.name, MISSING)
                 if isinstance(value, types.ModuleType) and known.is_library_name(value.__name__):
-                    self._library_chain(value, use)
+                    self._libraries.chain(value, use)
                 continue
-            value = self._global(scope, builtin, use.name)
-            if value is MISSING:
+            if (value := self._global(scope, builtin, use.name)) is MISSING:
                 continue
             if isinstance(value, types.ModuleType) and known.is_library_name(value.__name__):
-                self._library_chain(value, use)
+                self._libraries.chain(value, use)
             elif isinstance(value, types.BuiltinFunctionType) and use.called and not use.chain:
                 continue  # the call itself will be seen
-            elif (
-                isinstance(value, types.FunctionType)
-                and use.called
-                and not use.chain
-                and known.home(value.__globals__)
-                and not value.__closure__
-            ):
-                continue
-            elif (why := self._snapshot.look(value)) is not None:
-                self._fail(f"it reads {use.name}, {why}")
+            elif isinstance(value, types.FunctionType) and use.called and not use.chain:
+                if known.home(value.__globals__) and not value.__closure__:
+                    continue
+                self._reads(use.name, value)
+            else:
+                self._reads(use.name, value)
         for name, parts, level in names.imports:
             self._import(frame, name, parts, level)
+
+    def _reads(self, name: str, value: Any) -> None:
+        if (why := self._snapshot.look(value)) is not None:
+            self._fail(f"it reads {name}, {why}")
 
     def _global(self, scope: dict[str, Any], builtin: dict[str, Any], name: str) -> Any:
         value = scope.get(name, MISSING)
@@ -339,11 +315,9 @@ class Watch:
         self._snapshot.function(function)
         name = function.__name__
         for part in (function.__defaults__, function.__kwdefaults__):
-            if part and (why := self._snapshot.look(part)) is not None:
-                self._fail(f"it reads a default value of {name}, {why}")
-        for variable, cell in zip(
-            function.__code__.co_freevars, function.__closure__ or (), strict=True
-        ):
+            self._reads(f"a default value of {name}", part)
+        cells = function.__closure__ or ()
+        for variable, cell in zip(function.__code__.co_freevars, cells, strict=True):
             try:
                 value = cell.cell_contents
             except ValueError:
@@ -351,8 +325,7 @@ class Watch:
             self._snapshot.cell(cell, value, variable)
             if isinstance(value, types.ModuleType) and known.is_library_name(value.__name__):
                 continue  # what is read of it is found where the code is
-            if (why := self._snapshot.look(value)) is not None:
-                self._fail(f"it reads {variable}, {why}")
+            self._reads(variable, value)
 
     def _register(self, function: types.FunctionType) -> None:
         if id(function) not in self._followed:
@@ -362,151 +335,18 @@ class Watch:
 
     # -- libraries ------------------------------------------------------------------------------------------------
 
-    def _library_chain(self, module: types.ModuleType, use: Use) -> None:
-        """Attributes that are read of a library's module where it is named."""
-        value: Any = module
-        for k, name in enumerate(use.chain):
-            last = k == len(use.chain) - 1
-            if not isinstance(value, types.ModuleType):
-                return
-            owner, value = value, vars(value).get(name, MISSING)
-            if value is MISSING:
-                value = getattr(owner, name, MISSING)  # modules that import when they are asked
-                self._snapshot.entry(vars(owner), name, vars(owner).get(name, MISSING))
-                if value is MISSING:
-                    return
-            if not isinstance(value, types.ModuleType) or not known.is_library_name(value.__name__):
-                self._library_value(owner, name, value, called=last and use.called)
-            else:
-                self._snapshot.entry(vars(owner), name, value)
-        if isinstance(value, types.ModuleType):
-            if use.changed:
-                self._fail(f"it changes {value.__name__}")
-            self._escaped[id(value)] = value
-
-    def _library_value(
-        self, module: types.ModuleType, name: str, value: Any, called: bool = False
-    ) -> None:
-        if name in vars(module):
-            self._snapshot.entry(vars(module), name, value)
-        if isinstance(value, types.ModuleType) and known.is_library_name(value.__name__):
-            self._escaped[id(value)] = value
-            return
-        if called and isinstance(value, types.BuiltinFunctionType):
-            return  # the call itself will be seen
-        if called and isinstance(value, types.FunctionType) and not value.__closure__:
-            return
-        if not known.constants_are_fixed(module.__name__) and type(value) not in ATOMS:
-            self._fail(f"it uses {module.__name__}.{name}")
-        elif (why := self._snapshot.look(value)) is not None:
-            self._fail(f"it uses {module.__name__}.{name}, {why}")
-
-    def _calls_library(self, frame: types.FrameType) -> None:
-        module = str(frame.f_globals.get("__name__"))
-        code = frame.f_code
-        if not known.known_code(module, code):
-            if not known.known_dispatch(code, frame.f_locals.get("dispatch")):
-                self._fail(f"it calls {module}.{code.co_qualname}")
-        elif module == "copy":
-            copied = frame.f_locals.get("x")
-            if not known.copyable(copied, deep=code.co_name == "deepcopy"):
-                self._fail(f"it copies a {type(copied).__name__}")
-        elif module == "torch.nn.modules.module":  # hooks of all modules
-            for name, hooks in frame.f_globals.items():
-                if name.startswith("_global_") and isinstance(hooks, dict):
-                    self._snapshot.entry(frame.f_globals, name, hooks)
-                    if (why := self._snapshot.look(hooks)) is not None:
-                        self._fail(f"it calls a module with {name}, {why}")
-        elif module == "logging":
-            self._logs(frame)
-        elif module == "abc":  # classes may be registered later
-            self._snapshot.getter(abc.get_cache_token, abc.get_cache_token(), "an abstract class")
-        elif module.startswith("autoray") and code.co_name == "do":
-            asked = frame.f_locals.get("fn")
-            if not known.known_by_name(asked):
-                self._fail(f"it calls {asked}, which is not on the list")
-        elif _MAKER_NAMES.isdisjoint(code.co_varnames):
-            _known_calls[id(code)] = code, frame.f_globals
-        else:
-            kind = _made_by(frame)
-            if kind is not None and _draws(kind):
-                self._seeded(kind, frame.f_locals["args"], frame.f_locals["kwargs"])
-
     def unwatched(self, kind: type, args: Any, kwargs: Any, frame: types.FrameType) -> Any:
-        """Say whether an object of a PennyLane class need not be watched while it is made.
-
-        An object like it was made under the watch, and no code of users ran.
-
-        Returns:
-            True, or what ``made`` wants.
-        """
+        """Say whether an object of a PennyLane class need not be watched while it is made: True, or what ``made`` wants."""
         if frame is self._base or not self._users.get(id(frame.f_globals)) or self._sets:
             return None
-        found = self._kinds.get(kind)
-        if found is None:
-            found = self._kinds[kind] = _draws(kind), known.is_library_name(kind.__module__)
-        draws, of_library = found
-        if draws:
-            self._safely(self._seeded, kind, args, kwargs)
-        values = (*args, *kwargs.values()) if kwargs else args
-        queue = type(_active_queue())
-        key = (kind, queue, *map(type, values), *kwargs)
-        plain = self._understood.get(key)
-        if plain is not None:
-            same = plain or all(map(_is_inert, values))
-            return True if same and _modes() == self._modes else None
-        if not (
-            of_library
-            and known.is_library_name(queue.__module__)
-            and all(map(_is_inert, values))
-            and _modes() == self._modes
-        ):
-            return None
-        return key, self._runs, _INERT.issuperset(map(type, values))
+        if self._making.draws(kind):
+            self._safely(self._libraries.seeded, kind, args, kwargs)
+        return self._making.token(kind, args, kwargs, self._runs)
 
     def made(self, token: Any) -> None:
-        """Note that an object was made under the watch.
-
-        Args:
-            token: What ``unwatched`` gave.
-        """
-        if token is not None and token[1] == self._runs and self.problem is None:
-            self._understood[token[0]] = token[2]
-
-    def _logs(self, frame: types.FrameType) -> None:
-        """A logger that says nothing at this level, as long as it says nothing."""
-        logger: Any = frame.f_locals.get("self")
-        name = frame.f_code.co_name
-        level = known.LOG_LEVELS[name]
-        level = frame.f_locals.get("level") if level is None else level
-        if type(logger) not in {logging.Logger, logging.RootLogger} or type(level) is not int:
-            self._fail(f"it calls {name} of a {type(logger).__name__}")
-            return
-        answer = logging.Logger.isEnabledFor(logger, level)
-        if answer and name != "isEnabledFor":
-            self._fail("it logs")
-        self._snapshot.getter(
-            functools.partial(logging.Logger.isEnabledFor, logger, level),
-            answer,
-            "a logger's level",
-        )
-
-    def _seeded(self, kind: type, args: Any, kwargs: Any) -> None:
-        """A template that draws its gates: the same ones only if it is given a seed."""
-        args = args[1:] if args and args[0] is kind else args  # others may be tensors: no ==
-        bound = inspect.signature(vars(kind)["__init__"]).bind(None, *args, **kwargs)
-        bound.apply_defaults()
-        if not isinstance(bound.arguments.get("seed"), int):
-            self._fail(f"it draws the gates of {kind.__name__} without a seed")
-
-    def _calls_c(self, frame: types.FrameType, function: Any) -> None:
-        if not known.known_c(function):
-            self._fail(f"it calls {known.shown(function)}")
-        elif function.__name__ in _BY_NAME and function.__self__ is _BUILTINS:
-            self._names_in_strings = True
-            if frame.f_lasti not in scan(frame.f_code).by_constant:
-                self._by_name = True
-            self._objects.arm(list(self._escaped.values()))
+        """Note that an object was made under the watch, see ``unwatched``."""
+        if self.problem is None:
+            self._making.made(token, self._runs)
 
     # -- values that are no plain data ----------------------------------------------------------------------------
 
@@ -519,27 +359,21 @@ class Watch:
         if issubclass(kind, types.ModuleType):
             if not known.is_library_name(value.__name__):
                 return self._objects.reach_module(value)
-            self._escaped[id(value)] = value
+            self._libraries.escaped[id(value)] = value
             return None
         if issubclass(kind, type):
             if known.is_library_name(value.__module__):
                 if issubclass(value, qml.operation.Operator):
                     self._gate(value)
-                return (
-                    None
-                    if known.known_type(value)
-                    else f"{known.shown(value)}, which is not on the list"
-                )
+                listed = known.known_type(value)
+                return None if listed else f"{known.shown(value)}, which is not on the list"
             return self._objects.reach_class(value)
         if issubclass(kind, types.BuiltinFunctionType | types.MethodDescriptorType):
             if not known.known_c(value):
                 return f"the function {known.shown(value)}, which is not on the list"
             this = getattr(value, "__self__", None)
-            return (
-                None
-                if this is None or isinstance(this, types.ModuleType | type)
-                else self._snapshot.look(this)
-            )
+            plain = this is None or isinstance(this, types.ModuleType | type)
+            return None if plain else self._snapshot.look(this)
         if known.known_callable(value):
             return None
         return self._objects.reach(value)
@@ -548,62 +382,19 @@ class Watch:
         module = known.home(value.__globals__)
         if module is None:
             self._register(value)
-        elif known.known_dispatch(
-            value.__code__, inspect.getclosurevars(value).nonlocals.get("dispatch")
-        ):
+        elif known.known_dispatch(value.__code__, _dispatch_of(value)):
             return None
         elif not known.known_code(module, value.__code__):
             return f"the function {known.shown(value)}, which is not on the list"
         elif value.__closure__:
             self._follow(value)
-        own = value.__dict__
-        self._objects.attributes_of_function(value, own)
+        self._objects.attributes_of_function(value, value.__dict__)
         return None
 
 
-def _made_by(frame: types.FrameType) -> type | None:
-    """The class of PennyLane whose object a call makes; None if it is another call."""
-    kind = frame.f_locals.get("cls")
-    if kind is None:
-        kind = next(iter(frame.f_locals.get("args") or (None,)), None)
-    return kind if type(kind) is not type and isinstance(kind, type) else None
+def _dispatch_of(function: types.FunctionType) -> Any:
+    return inspect.getclosurevars(function).nonlocals.get("dispatch")
 
-
-def _draws(kind: type) -> bool:
-    """Whether a class of PennyLane draws numbers unless it is given a seed."""
-    return not known.SEEDED.isdisjoint(c.__name__ for c in kind.__mro__)
-
-
-def _modes() -> tuple[int, int]:
-    """How many modes of torch, which see what is done with tensors, are in force."""
-    return _function_modes(), _dispatch_modes()
-
-
-_function_modes, _dispatch_modes = (
-    torch._C._len_torch_function_stack,
-    torch._C._len_torch_dispatch_stack,
-)
-_active_queue = qml.QueuingManager.active_context
-
-
-def _is_inert(value: Any) -> bool:
-    """Whether nothing that is done with a value runs code of users."""
-    kind = type(value)
-    if kind in (list, tuple):
-        return all(map(_is_inert, value))
-    return kind in _INERT or (kind is np.ndarray and value.dtype.kind in "bifc")
-
-
-_INERT = frozenset(
-    {int, float, complex, bool, str, type(None), range, torch.Tensor, torch.nn.Parameter, np.float64, np.float32,
-     np.int64, np.bool_}
-)  # fmt: skip
-# Python functions of libraries that may be called whatever they are given, by code, with their globals: in all watches.
-_known_calls: dict[int, tuple[types.CodeType, Any]] = {id(MAKE): (MAKE, vars(hooks))}
-# Where a function has the class that it makes an object of.
-_MAKER_NAMES = frozenset({"cls", "args"})
 
 # What a class of PennyLane makes a gate of, and takes it apart into.
 _MAKING = ("__new__", "__init__", "compute_decomposition", "decomposition")
-_BUILTINS = sys.modules["builtins"]
-_BY_NAME = {"getattr", "hasattr", "setattr", "delattr"}

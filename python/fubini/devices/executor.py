@@ -197,13 +197,11 @@ class Executor:
             return _Order(sweep, [sweep.broadcast_tape()], False, which)
         if sweep.rows < 2 or not self._takes_broadcast(sweep):
             return _Order(sweep, sweep.single_tapes(), False, which)
-        room = max(1, self.memory // _BROADCASTING[self.device.name](self._num_wires(sweep)))
+        wires = len(sweep.wires if self.device.wires is None else self.device.wires)
+        room = max(1, self.memory // _BROADCASTING[self.device.name](wires))
         starts = range(0, sweep.rows, room)
-        chunks = (
-            [sweep]
-            if len(starts) == 1
-            else [sweep.take(np.arange(s, min(s + room, sweep.rows))) for s in starts]
-        )
+        chunks = [sweep.take(np.arange(s, min(s + room, sweep.rows))) for s in starts]
+        chunks = [sweep] if len(starts) == 1 else chunks
         return _Order(sweep, [chunk.broadcast_tape() for chunk in chunks], True, which)
 
     def _takes_broadcast(self, sweep: Sweep) -> bool:
@@ -212,13 +210,9 @@ class Executor:
             return False
         # default.mixed decomposes a generic controlled gate, and cannot when its parameters are broadcast; nor can it run
         # broadcast phases.
-        refused = ("Controlled", "ControlledOp", "GlobalPhase")
-        return self.device.name != "default.mixed" or all(
-            type(op).__name__ not in refused for op in moving
-        )
-
-    def _num_wires(self, sweep: Sweep) -> int:
-        return len(sweep.wires) if self.device.wires is None else len(self.device.wires)
+        refused = {"Controlled", "ControlledOp", "GlobalPhase"}
+        kinds = {type(op).__name__ for op in moving}
+        return self.device.name != "default.mixed" or refused.isdisjoint(kinds)
 
     def _per_call(self, tapes: int) -> int:
         if self.tapes_per_call is not None:
@@ -390,9 +384,8 @@ def executor_of(device: Any) -> Executor:
         device: PennyLane device.
     """
     found = getattr(device, _ATTRIBUTE, None)
-    if (
-        not isinstance(found, Executor) or found.device is not device
-    ):  # a copied device brings the original's
+    # A copied device brings the original's.
+    if not isinstance(found, Executor) or found.device is not device:
         found = Executor(device)
         setattr(device, _ATTRIBUTE, found)
     return found

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 
 from fubini.arrays import all_finite
+from fubini.circuit.arguments import place
 from fubini.compile.calls import find
 from fubini.devices.executor import device_reason
 from fubini.errors import NumericalError, UnsupportedCircuitError
 from fubini.metric.engines import Point, at_call
 from fubini.native.operator import MetricOperator
 from fubini.native.pullback import Pullback
-from fubini.nn.call_forms import CallForm, call_form, place
+from fubini.nn.call_forms import CallForm, call_form
 from fubini.nn.recorder import check_same_weights
 from fubini.nn.watched_calls import SeenCall, Slot, slotted
 from fubini.options import Approx, LayerRule, Real

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from fubini import _core
+from fubini.circuit.arguments import matrix_argument
 from fubini.circuit.jacobian import Jacobian
 from fubini.native import metric as native_metric
-from fubini.native.circuit import Circuit, matrix_argument
+from fubini.native.circuit import Circuit
 from fubini.native.derivative import along
 from fubini.native.operator import MetricOperator
 from fubini.native.pullback import Pullback

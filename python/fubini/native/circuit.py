@@ -13,6 +13,7 @@ import numpy as np
 import pennylane as qml
 
 from fubini import _core
+from fubini.circuit.arguments import matrix_argument
 from fubini.circuit.measured import all_wires, measures_all_wires
 from fubini.errors import UnsupportedCircuitError
 from fubini.native.program import program_of
@@ -28,30 +29,6 @@ _MOVED = {
     "metric_derivative": "fubini.metric_derivative(circuit, direction, ...)(angles)",
     "metric_vector_product": "fubini.metric_operator(circuit)(angles) @ vector",
 }
-
-
-def matrix_argument(
-    name: str, value: Any, symbols: str, shape: tuple[int, int], single: bool
-) -> Real:
-    """Returns a real matrix argument as the kernel takes it.
-
-    Args:
-        name: The argument's name.
-        value: What was passed.
-        symbols: The shape in words.
-        shape: The shape expected.
-        single: Whether the batch dimension may be left out.
-
-    Returns:
-        C-contiguous float64, of the shape expected.
-
-    Raises:
-        ValueError: For another shape.
-    """
-    array = np.ascontiguousarray(value, dtype=np.float64)
-    if array.shape == shape or (single and array.shape == shape[1:]):
-        return array.reshape(shape)
-    raise ValueError(f"{name}: expected shape {symbols} = {shape}, got {np.shape(value)}")
 
 
 class Circuit:

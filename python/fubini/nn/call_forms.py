@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from fubini.arrays import to_numpy
+from fubini.circuit.arguments import place
 from fubini.compile.calls import Found, find
 from fubini.compile.compiled import Compiled
 from fubini.devices.executor import device_reason
@@ -126,11 +127,3 @@ def call_form(
         len(data) == (found.known.data is not None),
         found.known.run.kind,
     )
-
-
-def place(args: list[Any], kwargs: dict[str, Any], slot: Slot, value: Any) -> None:
-    """Put a value in the place of an argument."""
-    if isinstance(slot, int):
-        args[slot] = value
-    else:
-        kwargs[slot] = value

@@ -2,41 +2,38 @@
 
 import copy
 import copyreg
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 import pennylane as qml
 import torch
 
-from fubini.circuit.observables import by_words
 from fubini.compile.compiled import Compiled, Traced
 from fubini.compile.function import Run, compile_function, rest_of
-from fubini.devices.executor import Executor, check_device, device_reason, executor_of
-from fubini.devices.usage import Usage
+from fubini.devices.executor import check_device, device_reason
 from fubini.errors import UnsupportedCircuitError
 from fubini.nn.copies import found_qnode, named_qnode, share_uncopyable
-from fubini.nn.device_pass import derivatives_of, run_shifted, shifted_circuit
+from fubini.nn.device_pass import derivatives_of
 from fubini.nn.evaluations import Watched, register
-from fubini.nn.forms import Form, Forms, arranged, check_results, check_stack, with_leading
+from fubini.nn.forms import Form, Forms, arranged, check_stack, with_leading
 from fubini.nn.layer_weights import (
     InitMethod,
     WeightShapes,
     check_unbatched,
     data_argument,
+    has_inputs,
     initial_weight,
     weight_shape,
 )
 from fubini.nn.layouts import tuples_are_stacked
 from fubini.nn.native_pass import run_compiled, run_reading, run_traced
+from fubini.nn.on_device import OnDevice
 from fubini.nn.operation import as_operation
-from fubini.nn.shot_noise import ShotNoise
-from fubini.nn.step_cost import StepCost, step_cost
-from fubini.options import Engine, LayerRule, check_engine
+from fubini.options import Engine, check_engine
 from fubini.torch_private import is_traced, uncompiled
 
 
-class QuantumLayer(torch.nn.Module):
+class QuantumLayer(OnDevice):
     """A QNode as a torch module with trainable weights; a drop-in for ``qml.qnn.TorchLayer``.
 
     The quantum function takes the data as its argument ``inputs`` and every weight as an argument of its own. Inputs
@@ -115,25 +112,20 @@ class QuantumLayer(torch.nn.Module):
         check_device(qnode.device)
         self.qnode = qnode
         self.input_arg = self.input_arg  # a later set_input_argument is for later layers
-        self._executor: Executor | None = None
-        self.shot_noise: ShotNoise | None = None  # of the last forward pass, for recorders
-        self.weight_shapes = {
-            name: weight_shape(name, size) for name, size in weight_shapes.items()
-        }
-        self.input_arg = data_argument(
-            qnode, self.weight_shapes, self.input_arg, type(self).__name__
-        )
+        self._executor = None
+        self.shot_noise = None  # of the last forward pass, for recorders
+        self.weight_shapes = {n: weight_shape(n, size) for n, size in weight_shapes.items()}
+        kind = type(self).__name__
+        self.input_arg = data_argument(qnode, self.weight_shapes, self.input_arg, kind)
         for name, shape in self.weight_shapes.items():
-            self.register_parameter(
-                name, torch.nn.Parameter(initial_weight(name, shape, init_method))
-            )
+            weight = initial_weight(name, shape, init_method)
+            self.register_parameter(name, torch.nn.Parameter(weight))
         self._requested_engine: Engine = engine
         self._static = bool(static)
         self._width: int | None = None
         self._forms = Forms()
-        self._recorders: list[
-            Any
-        ] = []  # weak references: optimizers that want to know what is evaluated
+        # Weak references to optimizers that want to know what is evaluated.
+        self._recorders: list[Any] = []
         register(self)
 
     @classmethod
@@ -185,36 +177,6 @@ class QuantumLayer(torch.nn.Module):
         return {name: getattr(self, name) for name in self.weight_shapes}
 
     @property
-    def executor(self) -> Executor:
-        """What runs the circuits of the device engine; by default shared by all users of the device."""
-        mine = self._executor
-        if mine is not None and mine.device is self.qnode.device:
-            return mine
-        return executor_of(self.qnode.device)
-
-    @executor.setter
-    def executor(self, value: Executor) -> None:
-        if value.device is not self.qnode.device:
-            raise ValueError(
-                f"executor: expected one of the layer's device {self.qnode.device.name!r}, got one of another device "
-                f"{value.device.name!r}"
-            )
-        self._executor = value
-
-    @property
-    def usage(self) -> Usage:
-        """Calls, tapes, circuits and shots that the executor has run.
-
-        Where PennyLane differentiates, its forward passes are counted, and executions of its backward passes are not.
-        """
-        return self.executor.usage
-
-    @property
-    def device_calls(self) -> int:
-        """Calls of the device so far, see ``usage``; 0 on the native engine."""
-        return self.executor.usage.calls
-
-    @property
     def engine(self) -> str:
         """The engine that evaluates the circuit, ``"native"`` or ``"device"``; before the first call, the plan."""
         if self._forms:
@@ -235,24 +197,9 @@ class QuantumLayer(torch.nn.Module):
         kind = "affine in" if how.affine is not None else "known functions of"
         return f"The native engine runs the compiled circuit: its angles are {kind} weights and inputs."
 
-    def _derivatives(self) -> str:
-        source = derivatives_of(self.qnode)
-        if source == "pennylane" or any(form.kind == "other" for form in self._forms):
-            return "PennyLane differentiates it."
-        if source == "shift":
-            return "Its derivatives come from shifted circuits."
-        return (
-            "Its derivatives are the device's own, or come from shifted circuits where it has none."
-        )
-
     def __getstate__(self) -> dict[str, Any]:
         """Compiled circuits are not copied: the copy compiles its own."""
-        return {
-            **self.__dict__,
-            "_forms": Forms(),
-            "_recorders": [],
-            "shot_noise": None,
-        }
+        return {**self.__dict__, "_forms": Forms(), "_recorders": [], "shot_noise": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy is found by optimizers as the original is."""
@@ -359,38 +306,6 @@ class QuantumLayer(torch.nn.Module):
             watched.close(self.shot_noise)
         return results
 
-    def cost(
-        self,
-        inputs: torch.Tensor | None = None,
-        approx: Literal["block-diag", "diag"] | None = "block-diag",
-        layers: LayerRule = "wires",
-    ) -> StepCost:
-        """Say what a training step on these inputs will execute on the device, without executing anything.
-
-        Args:
-            inputs: As for the layer's forward; requiring grad where something in front of the layer is trained.
-            approx: Metric of the optimizer, as for ``QNGOptimizer``.
-            layers: Likewise.
-
-        Returns:
-            Calls, tapes, circuits and shots of forward pass, backward pass and metric; zeros on the native engine.
-
-        Raises:
-            UnsupportedCircuitError: Where PennyLane differentiates the circuit, and decides what is executed.
-        """
-        inputs, _ = self._check_inputs(inputs)
-        flat = inputs if inputs.ndim < 2 else inputs.reshape(-1, inputs.shape[-1])
-        form = self._form(flat)
-        if not isinstance(form.how, str):
-            return StepCost()
-        if form.kind == "other":
-            raise UnsupportedCircuitError(
-                "cost: PennyLane differentiates this layer and decides what is executed; use diff_method='parameter-shift'"
-            )
-        named = self._arguments(flat, list(self.qnode_weights.values()))
-        circuit = shifted_circuit(self.qnode, named)
-        return step_cost(self, circuit, flat, approx, layers)
-
     def compiled(self, inputs: torch.Tensor | None = None) -> Compiled | None:
         """Return the compiled circuit that serves these inputs, or None where the quantum function runs in every call.
 
@@ -457,73 +372,10 @@ class QuantumLayer(torch.nn.Module):
             values, circuit = run_traced(self.qnode, self.input_arg, x, named)
         return arranged(values.to(x), circuit.output_shapes, form.kind)
 
-    def _run_on_device(self, form: Form, x: torch.Tensor, weights: list[torch.Tensor]) -> Any:
-        arguments = self._arguments(x, weights)
-        if form.kind != "other":
-            try:
-                circuit = shifted_circuit(self.qnode, arguments)
-            except UnsupportedCircuitError:  # PennyLane may know how
-                self._forms.replace(form, replace(form, kind="other"))
-            else:
-                self.shot_noise = circuit.noise
-                values = run_shifted(circuit, self.executor).to(x)
-                values = values.expand(*x.shape[:-1], -1) if x.ndim > 1 else values[0]
-                return arranged(values, circuit.shapes, form.kind)
-        self.shot_noise = None
-        rows = 1 if x.ndim == 1 else len(x)
-        shots = rows * (self.qnode.shots.total_shots or 0)
-        self.executor.usage += Usage(1, 1, rows, shots)
-        return self._evaluate(x, arguments)
-
-    def _arguments(self, x: torch.Tensor, weights: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        # Copies, because NumPy arrays of a weight forbid its storage to be resized, as that of sharded parameters is.
-        named = {n: w.to(x, copy=True) for n, w in zip(self.weight_shapes, weights, strict=True)}
-        return named if self.input_arg is None else {self.input_arg: x, **named}
-
-    def _evaluate(self, x: torch.Tensor, arguments: dict[str, torch.Tensor]) -> Any:
-        # A class of a user's is called as it is: transforms make a QNode of PennyLane's own class of it.
-        qnode = by_words(self.qnode) if type(self.qnode) is qml.QNode else self.qnode
-        results = qnode(**arguments)
-        if isinstance(results, torch.Tensor):
-            return results.to(x.dtype)
-        check_results(results)
-
-        def side_by_side(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-            columns = [part.reshape(x.shape[0], -1) for part in parts] if x.ndim > 1 else parts
-            return torch.hstack(list(columns)).to(x.dtype)
-
-        stacked = self.input_arg is not None and tuples_are_stacked()
-        if isinstance(results, tuple) and len(results) > 1 and stacked:
-            return tuple(side_by_side([r] if isinstance(r, torch.Tensor) else r) for r in results)
-        return side_by_side(results)
-
     def _check_inputs(self, inputs: torch.Tensor | None) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The inputs and the weights in order, after all checks."""
-        if self.input_arg is None:
-            if inputs is not None:
-                raise TypeError(
-                    f"inputs: expected none, because the quantum function has no argument for data, got "
-                    f"{type(inputs).__name__}; call layer()"
-                )
+        if not has_inputs(inputs, self.input_arg):
             return self.no_inputs(), self._checked_weights()
-        if inputs is None:
-            raise TypeError(
-                f"inputs: expected a torch tensor for the quantum function's argument {self.input_arg!r}, got none; "
-                "call layer(inputs)"
-            )
-        if not isinstance(inputs, torch.Tensor):
-            raise TypeError(
-                f"inputs: expected a torch tensor, got {type(inputs).__name__}; use torch.as_tensor"
-            )
-        if inputs.is_complex():
-            raise TypeError(
-                f"inputs: expected real numbers, got {inputs.dtype}; pass real and imaginary parts as features and "
-                "join them in the quantum function by torch.complex"
-            )
-        if inputs.ndim == 0 or inputs.numel() == 0:
-            raise ValueError(
-                f"inputs: expected shape (..., features) with at least one input, got {tuple(inputs.shape)}"
-            )
         weights = self._checked_weights()
         width = inputs.shape[-1]
         if self._width is not None and width != self._width:

@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
@@ -153,3 +153,42 @@ def check_unbatched(qnode: Any, run: Run, weights: Mapping[str, torch.Tensor]) -
             f"weight_shapes: expected weights of one circuit, got shapes {shapes} that make the quantum "
             f"function a batch of {batch}; call fubini.compiled(qnode) for batches of weights"
         )
+
+
+def has_inputs(inputs: Any, input_arg: str | None) -> TypeGuard[torch.Tensor]:
+    """Return whether a layer is called with data, which must be as its quantum function takes them.
+
+    Args:
+        inputs: What it is called with.
+        input_arg: Name of the data argument; None for a layer without data.
+
+    Raises:
+        TypeError: If they are missing, too many, no tensor, or complex.
+        ValueError: If they are empty.
+    """
+    if input_arg is None:
+        if inputs is not None:
+            raise TypeError(
+                f"inputs: expected none, because the quantum function has no argument for data, got "
+                f"{type(inputs).__name__}; call layer()"
+            )
+        return False
+    if inputs is None:
+        raise TypeError(
+            f"inputs: expected a torch tensor for the quantum function's argument {input_arg!r}, got none; "
+            "call layer(inputs)"
+        )
+    if not isinstance(inputs, torch.Tensor):
+        raise TypeError(
+            f"inputs: expected a torch tensor, got {type(inputs).__name__}; use torch.as_tensor"
+        )
+    if inputs.is_complex():
+        raise TypeError(
+            f"inputs: expected real numbers, got {inputs.dtype}; pass real and imaginary parts as features and "
+            "join them in the quantum function by torch.complex"
+        )
+    if inputs.ndim == 0 or inputs.numel() == 0:
+        raise ValueError(
+            f"inputs: expected shape (..., features) with at least one input, got {tuple(inputs.shape)}"
+        )
+    return True

@@ -12,12 +12,13 @@ import torch
 from fubini import _core
 from fubini.arrays import to_numpy
 from fubini.circuit.tape import user_tape
-from fubini.compile.compiled import Compiled
+from fubini.compile.compiled import Compiled, joined
 from fubini.errors import UnsupportedCircuitError
-from fubini.native.circuit import Circuit, circuit_of
+from fubini.native.circuit import Circuit
 from fubini.native.reading import read
 from fubini.nn.expval import expval
 from fubini.nn.layer import QuantumLayer
+from fubini.nn.native_pass import started
 from fubini.nn.stand_in import as_native
 
 Tensor = torch.Tensor
@@ -102,8 +103,7 @@ def _stacked(each: list[Linearised]) -> Linearised:
 
 def flat_weights(layer: QuantumLayer) -> Real:
     """Return the weights of a layer in one vector, (P,)."""
-    parts = [to_numpy(w).reshape(-1) for w in layer.qnode_weights.values()]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.zeros(0)
+    return joined([to_numpy(w) for w in layer.qnode_weights.values()])
 
 
 def trace(
@@ -122,16 +122,9 @@ def trace(
     constant = {name: w.detach().to(inputs) for name, w in layer.qnode_weights.items()}
     data = {} if layer.input_arg is None else {layer.input_arg: inputs}
     tape = user_tape(layer.qnode, (), {**data, **constant, **weights})
-    reading = read(tape, layer.qnode.device)
-    angles = torch.as_tensor(reading.angles, dtype=torch.float64, device="cpu")
     count = len(inputs) if inputs.ndim > 1 else 1
-    if angles.ndim == 1:
-        angles = angles.expand(count, -1)
-    state = reading.state
-    if state is not None:
-        state = torch.as_tensor(state, dtype=torch.complex128, device="cpu")
-        state = state.expand(count, -1)
-    return circuit_of(reading.structure), angles, state
+    circuit, angles, state = started(read(tape, layer.qnode.device), (count,))
+    return circuit, angles, None if state is None else state.expand(count, -1)
 
 
 def _parts(kind: str, circuit: Circuit) -> int:

@@ -86,16 +86,20 @@ def run_reading(reading: Reading, inputs: Tensor) -> tuple[Tensor, Circuit]:
     Returns:
         Results side by side, (M,) or (B, M), float64 on the CPU; and the circuit that ran.
     """
-    circuit = circuit_of(reading.structure)
+    circuit, angles, state = started(reading, inputs.shape[:-1])
+    return expval(circuit, angles, state), circuit
+
+
+def started(reading: Reading, batch: Sequence[int]) -> tuple[Circuit, Tensor, Tensor | None]:
+    """Return the circuit of a tape, its angles (*batch, A), and its initial states as they are, float64 on the CPU."""
     angles = torch.as_tensor(reading.angles, dtype=torch.float64, device="cpu")
-    state = reading.state
-    if state is not None:
-        state = torch.as_tensor(state, dtype=torch.complex128, device="cpu")
-    batch = inputs.shape[:-1]
     # Where nothing but the initial state, or nothing at all, depends on the inputs.
     if batch and angles.ndim == 1:
         angles = angles.expand(*batch, -1)
-    return expval(circuit, angles, state), circuit
+    state = reading.state
+    if state is not None:
+        state = torch.as_tensor(state, dtype=torch.complex128, device="cpu")
+    return circuit_of(reading.structure), angles, state
 
 
 def _run_with_torch(form: Compiled, inputs: Tensor, weights: Sequence[Tensor]) -> Tensor:

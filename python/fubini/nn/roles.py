@@ -6,7 +6,7 @@ torch says which, but for operations that leave a second tensor out of it: what 
 to say.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -77,10 +77,7 @@ def origin_of(tensor: Tensor, watched: Mapping[int, Tensor]) -> Origin:
         return Origin("weight", (tensor,)) if id(tensor) in watched else _CONSTANT
     found: set[int] = set()
     role: Role = "weight"
-    waiting: list[Any] = [tensor.grad_fn]
-    seen = set(waiting)
-    while waiting:
-        node = waiting.pop()
+    for node in _nodes(tensor):
         leaf = getattr(node, "variable", None)
         if leaf is not None:
             found.add(id(leaf))
@@ -90,10 +87,6 @@ def origin_of(tensor: Tensor, watched: Mapping[int, Tensor]) -> Origin:
             return _CONSTANT
         if kind == "unclear":
             role = "unclear"
-        for following, _ in node.next_functions:
-            if following is not None and following not in seen:
-                seen.add(following)
-                waiting.append(following)
     leaves = tuple([p for i, p in watched.items() if i in found])
     return Origin(role, leaves) if leaves else _CONSTANT
 
@@ -107,19 +100,21 @@ def leaves_of(tensor: Tensor, watched: Mapping[int, Tensor]) -> tuple[Tensor, ..
     """
     if tensor.is_leaf:
         return (tensor,) if tensor.requires_grad and id(tensor) in watched else ()
-    found: set[int] = set()
+    found = {id(getattr(node, "variable", None)) for node in _nodes(tensor)}
+    return tuple([p for i, p in watched.items() if i in found])
+
+
+def _nodes(tensor: Tensor) -> Iterator[Any]:
+    """The nodes of a tensor's graph."""
     waiting: list[Any] = [tensor.grad_fn]
     seen = set(waiting)
     while waiting:
         node = waiting.pop()
-        leaf = getattr(node, "variable", None)
-        if leaf is not None:
-            found.add(id(leaf))
+        yield node
         for following, _ in node.next_functions:
             if following is not None and following not in seen:
                 seen.add(following)
                 waiting.append(following)
-    return tuple([p for i, p in watched.items() if i in found])
 
 
 def selection(tensor: Tensor, leaf: Tensor) -> Index | None:

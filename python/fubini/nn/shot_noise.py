@@ -19,6 +19,7 @@ from fubini.devices.block_metric import MetricEstimate, metric_job
 from fubini.devices.full_metric import full_metric_job
 from fubini.devices.gradient import Gradient
 from fubini.devices.job import Job
+from fubini.nn.layer_tape import layer_arguments
 from fubini.options import LayerRule
 
 FloatArray = npt.NDArray[np.float64]
@@ -61,9 +62,9 @@ def layer_tape(layer: Any, inputs: torch.Tensor) -> GateTape:
         layer: The layer.
         inputs: (batch, features).
     """
-    data = {} if layer.input_arg is None else {layer.input_arg: inputs}
-    arguments = {**data, **layer.qnode_weights}
-    return gate_tape(layer.qnode, (), arguments, list(layer.qnode_weights), pure=False)
+    weights = layer.qnode_weights
+    arguments = layer_arguments(layer, inputs, weights)
+    return gate_tape(layer.qnode, (), arguments, list(weights), pure=False)
 
 
 def estimated_metric(

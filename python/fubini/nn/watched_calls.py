@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fubini.circuit.arguments import place
 from fubini.nn.evaluations import weight_jacobian, without_graph
 from fubini.nn.recorder import Pass, PassRecorder
 from fubini.nn.roles import Origin, leaves_of, origin_of, selection
@@ -211,7 +212,7 @@ class CallWatch(PassRecorder):
 
             value = _value(to, slot)
             new = marked(value) if isinstance(value, Tensor) else pytree.tree_map(marked, value)
-            _put(to, slot, new)
+            place(*to, slot, new)
         self.weights.update(dict.fromkeys(p for w in seen.of_weights.values() for p in w.leaves))
 
 
@@ -343,10 +344,3 @@ def slotted(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[Slot, 
 
 def _value(call: tuple[list[Any], dict[str, Any]], slot: Slot) -> Any:
     return call[0][slot] if isinstance(slot, int) else call[1][slot]
-
-
-def _put(call: tuple[list[Any], dict[str, Any]], slot: Slot, value: Any) -> None:
-    if isinstance(slot, int):
-        call[0][slot] = value
-    else:
-        call[1][slot] = value

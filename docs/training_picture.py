@@ -9,10 +9,10 @@ import itertools
 import sys
 from pathlib import Path
 
-import torch
 from matplotlib.figure import Figure
+from PIL import Image
 
-from fubini.demo import digits, molecule, report
+from fubini.demo import digits, molecule, one_thread, report
 from fubini.demo.training import Case, Run
 
 ROUNDS = 5
@@ -31,18 +31,20 @@ def steadiest(case: Case, name: str) -> Run:
 
 def main() -> None:
     """Train, print what was reached when, and draw."""
-    torch.set_num_threads(1)
     figure = Figure(figsize=(9.5, 3.2), layout="constrained")
     axes = figure.subplots(1, 2)
     for axis, case in zip(axes, (digits.CASE, molecule.CASE), strict=True):
-        runs = [steadiest(case, name) for name in case.rates]
+        with one_thread():
+            runs = [steadiest(case, name) for name in case.rates]
         print(report.table({case: runs}))
         report.curves(axis, case, runs, seconds=True)
         axis.set_title(case.title, fontsize="medium")
-        axis.legend(fontsize="x-small", frameon=False)
+        axis.legend(fontsize="x-small", frameon=False, loc="lower left")
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else OUTPUT
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=100)
+    with Image.open(path) as drawn:  # few colours, a small file
+        drawn.convert("RGB").quantize(64).save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -61,12 +61,41 @@ def test_version_is_the_one_of_pyproject():
     assert fubini.__version__ == project["version"]
 
 
-def test_readme_example_runs():
-    example = blocks("python")[0]
-    assert len([line for line in example.splitlines() if line.strip()]) <= 15
+def test_readme_examples_print_what_they_say(capsys):
+    example, energy = blocks("python")
+    assert len([line for line in example.splitlines() if line.strip()]) <= 25
+    before_and_after, hydrogen = blocks("text")[:2]
+    expected = [line.split() for line in before_and_after.splitlines()[1:]]
+
     names = {}
     exec(compile(example, "README.md", "exec"), names)
     assert isinstance(names["opt"], fubini.QNGOptimizer)
+    # Last digits can turn a rounding.
+    assert said(capsys) == pytest.approx([float(row[-1]) for row in expected], abs=1.1e-3)
+    exec(compile(energy, "README.md", "exec"), names)
+    assert capsys.readouterr().out.strip() == hydrogen
+
+    # The lines with a minus, which the lines with a plus replace.
+    before, *lines = example, *blocks("diff")[0].splitlines()
+    for old, new in zip(lines[::2], lines[1::2], strict=True):
+        new = new[1:].split("  #")[0]
+        assert before.count(new) == 1
+        before = before.replace(new, old[1:])
+    exec(compile(before, "README.md", "exec"), {})
+    assert said(capsys) == pytest.approx([float(row[-2]) for row in expected], abs=1.1e-3)
+
+
+def said(capsys):
+    return [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_readme_shows_a_picture_that_is_there():
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README)
+    assert pictures
+    for picture in pictures:
+        assert (ROOT / picture).read_bytes()[:4] == b"\x89PNG"
+    for link in re.findall(r"\]\(([^):#]+)\)", README):
+        assert (ROOT / link).exists(), link
 
 
 def test_readme_commands_are_one_line_each():

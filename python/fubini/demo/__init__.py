@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+import fubini
 from fubini.demo import circuit, digits, molecule, report
 from fubini.demo.training import Case, Run, score
 
@@ -60,7 +61,7 @@ def run(
     path = _checked_output(Path(output))
     total = sum(len(case.rates) * _steps(case, quick) for case in cases)
     results: dict[Case, list[Run]] = {}
-    with _one_thread(), _progress(total) as bar:
+    with one_thread(), _progress(total) as bar:
         for case in cases:
             results[case] = []
             for name in case.rates:
@@ -92,7 +93,7 @@ def tune(*, only: str | None = None, quick: bool = False) -> dict[tuple[str, str
         for case in cases
     )
     best: dict[tuple[str, str], Any] = {}
-    with _one_thread(), _progress(total) as bar:
+    with one_thread(), _progress(total) as bar:
         for case in cases:
             steps = _steps(case, quick)
             for name in _tuned(case):
@@ -162,11 +163,13 @@ def _progress(total: int) -> Iterator[Any]:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch use one thread: for tensors of 16 amplitudes several only wait for each other."""
-    threads = torch.get_num_threads()
+def one_thread() -> Iterator[None]:
+    """Use one thread: for states of 16 amplitudes several only wait, and the seconds are those of the CPU."""
+    threads = torch.get_num_threads(), fubini.get_num_threads()
     torch.set_num_threads(1)
+    fubini.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(threads[0])
+        fubini.set_num_threads(threads[1])

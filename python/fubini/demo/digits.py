@@ -106,12 +106,12 @@ def train(optimizer: str, rates: Rates, steps: int, seed: int, tick: Tick) -> Ru
             if step % epoch == 0:
                 batches = torch.split(torch.randperm(TRAINING), BATCH)
             chosen = batches[step % epoch]
-            begin = time.perf_counter()
+            begin = time.process_time()
             opt.zero_grad()
             loss = loss_fn(model(images[chosen]), digits[chosen])
             loss.backward()
             opt.step()
-            seconds += time.perf_counter() - begin
+            seconds += time.process_time() - begin
             losses.append(loss.item())
             moments.append(seconds)
             if (step + 1) % epoch == 0 or step + 1 == steps:

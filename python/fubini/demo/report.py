@@ -48,6 +48,7 @@ def table(results: Results) -> str:
                 )
             )
         lines.append("")
+    lines.append("Seconds are those of the CPU, on one thread.")
     if any(case.name == "digits" for case in results):
         lines.append(
             "digits: lr of the classical layers / of the circuit, loss of the last pass through the data."
@@ -123,7 +124,7 @@ def curves(axis: Any, case: Case, runs: Sequence[Run], *, seconds: bool) -> None
         at = run.moments[1:] if seconds else range(1, len(values))
         axis.plot(at, values[1:], style, label=f"{run.optimizer}, lr {rates_text(run.rates)}")
     axis.set_ylabel(case.measure if case.log_scale else "loss, mean of 22 batches")
-    axis.set_xlabel("seconds" if seconds else "step")
+    axis.set_xlabel("seconds of one core" if seconds else "step")
     if seconds:
         axis.set_xscale("log")
     if case.log_scale:

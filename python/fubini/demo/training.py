@@ -29,7 +29,7 @@ class Run:
         losses: The loss before every step; where the loss is exact, also after the last one.
         measures: (step, value) of what the case is judged by: an error or an accuracy.
         reached: The first step at which the target of the case was met; None if never.
-        moments: Seconds of training, one for each loss; measuring the accuracy is not counted.
+        moments: Seconds of the CPU in training, one for each loss; measuring the accuracy is not counted.
         seconds: Of all steps.
     """
 
@@ -43,7 +43,7 @@ class Run:
 
     @property
     def seconds_reached(self) -> float | None:
-        """Time until the target was met; None if never."""
+        """Seconds until the target was met; None if never."""
         if self.reached is None:
             return None
         return self.moments[self.reached - (len(self.losses) == self.steps)]
@@ -127,16 +127,16 @@ def minimise(
         opt = fubini.QNGOptimizer([params], lr=lr, lam=lam, approx=APPROX[optimizer])
     losses: list[float] = []
     moments: list[float] = []
-    begin = time.perf_counter()
+    begin = time.process_time()
     for _ in range(steps):
-        moments.append(time.perf_counter() - begin)
+        moments.append(time.process_time() - begin)
         opt.zero_grad()
         loss = energy(params)
         loss.backward()
         opt.step()
         losses.append(loss.item())
         tick()
-    moments.append(time.perf_counter() - begin)
+    moments.append(time.process_time() - begin)
     losses.append(energy(params.detach()).item())
     errors = [loss - minimum for loss in losses]
     reached = next((k for k, error in enumerate(errors) if error <= tolerance), None)

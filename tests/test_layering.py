@@ -3,7 +3,7 @@
 import ast
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -116,6 +116,28 @@ def test_the_root_shows_what_is_public() -> None:
     assert not modules & set(fubini.__all__)  # a module would shadow the function of its name
 
 
+def visits(function: Callable[[], object]) -> list[str]:
+    """The files of the package that a call goes through, one for each function that is entered."""
+    found: list[str] = []
+
+    def visit(frame: FrameType, event: str, _: object) -> None:
+        path = frame.f_code.co_filename
+        if event == "call" and path.startswith(str(ROOT)):
+            found.append(path)
+
+    before = sys.getprofile()
+    sys.setprofile(visit)
+    try:
+        function()
+    finally:
+        sys.setprofile(before)
+    return found
+
+
+def changes(visited: list[str]) -> int:
+    return sum(a != b for a, b in itertools.pairwise(visited))
+
+
 def test_a_call_of_the_metric_stays_in_few_files() -> None:
     @qml.qnode(qml.device("default.qubit", wires=2))
     def circuit(w: torch.Tensor) -> object:
@@ -127,19 +149,28 @@ def test_a_call_of_the_metric_stays_in_few_files() -> None:
     metric = fubini.metric_tensor(circuit)
     w = torch.tensor([0.1, 0.2], requires_grad=True)
     metric(w)
-    visited: list[str] = []
-
-    def visit(frame: FrameType, event: str, _: object) -> None:
-        path = frame.f_code.co_filename
-        if event == "call" and path.startswith(str(ROOT)):
-            visited.append(path)
-
-    before = sys.getprofile()
-    sys.setprofile(visit)
-    try:
-        metric(w)
-    finally:
-        sys.setprofile(before)
+    visited = visits(lambda: metric(w))
     assert len(set(visited)) <= 20, sorted(set(visited))
-    changes = sum(a != b for a, b in itertools.pairwise(visited))
-    assert changes <= 56, changes  # half of what two descriptions of a circuit took
+    assert changes(visited) <= 56  # half of what two descriptions of a circuit took
+
+
+def test_a_step_with_the_quantum_metric_stays_in_few_files() -> None:
+    @qml.qnode(qml.device("default.qubit", wires=2))
+    def circuit(inputs: torch.Tensor, w: torch.Tensor) -> object:
+        qml.AngleEmbedding(inputs, range(2))
+        qml.RY(w[0], 0)
+        qml.CNOT([0, 1])
+        qml.RX(w[1], 1)
+        return qml.expval(qml.Z(0))
+
+    layer = fubini.QuantumLayer(circuit, {"w": 2})
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), layer)
+    opt = fubini.QNGOptimizer(model, metric="quantum")
+    x = torch.linspace(-1.0, 1.0, 12).reshape(4, 3)
+    visited: list[str] = []
+    for _ in range(2):
+        opt.zero_grad()
+        model(x).square().sum().backward()
+        visited = visits(opt.step)
+    assert len(set(visited)) <= 16, sorted(set(visited))
+    assert changes(visited) <= 48

@@ -125,8 +125,6 @@ def check_number(name: str, value: Any, below: float = float("inf")) -> None:
         TypeError: If the value is no number.
         ValueError: If it is out of range, or a tensor of several.
     """
-    if type(value) is float and 0.0 <= value < below:  # the usual case, in every step
-        return
     if isinstance(value, str | bytes | bool):  # float() would take them
         raise TypeError(f"{name}: expected a number, got {value!r}")
     if isinstance(value, torch.Tensor) and value.numel() != 1:

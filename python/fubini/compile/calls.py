@@ -269,22 +269,3 @@ def _columns(tensors: dict[str, torch.Tensor], chosen: tuple[str, ...]) -> Index
     ends = np.cumsum([v.numel() for v in tensors.values()]).tolist()
     stop = dict(zip(tensors, ends, strict=True))
     return np.concatenate([np.arange(stop[n] - tensors[n].numel(), stop[n]) for n in chosen])
-
-
-def of_compiled(form: Compiled, weights: Sequence[torch.Tensor], inputs: torch.Tensor) -> Pullback:
-    """Return the pullback of a compiled circuit whose initial state does not depend on weights.
-
-    Args:
-        form: The compiled circuit.
-        weights: In the order of compilation.
-        inputs: (features,) or (batch, features).
-    """
-    arrays = [to_numpy(w) for w in weights]
-    x = to_numpy(inputs)
-    x = x if x.ndim > 1 else x[None]
-    angles = form.angles(arrays, x)
-    # Angles that only encode inputs have no row in the Jacobian, and must not cut layers.
-    jacobian = form.jacobian(arrays, x)
-    batch = None if inputs.ndim == 1 else len(angles)
-    trainable = frozenset(jacobian.rows.tolist())
-    return Pullback(form.circuit, angles, jacobian, form.states(arrays, x), batch, trainable)

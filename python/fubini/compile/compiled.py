@@ -11,6 +11,7 @@ import numpy.typing as npt
 from fubini import _core
 from fubini.circuit.jacobian import Jacobian
 from fubini.native.circuit import Circuit
+from fubini.native.pullback import Pullback
 
 FloatArray = npt.NDArray[np.float64]
 ComplexArray = npt.NDArray[np.complex128]
@@ -119,6 +120,7 @@ class Compiled:
         self.guard, self.batch, self.decisions = guard, batch, tuple(decisions)
         self.weighted = list(weighted)
         self.state_weighted, self.state_from_inputs = state_moves
+        self._takes_state = circuit.takes_state
 
     def decides(self, weights: Sequence[FloatArray], inputs: FloatArray) -> bool:
         """Return whether every decision that was taken by value is the same for these weights and inputs (B, d)."""
@@ -138,7 +140,7 @@ class Compiled:
 
     def states(self, weights: Sequence[FloatArray], inputs: FloatArray) -> ComplexArray | None:
         """Return the initial states, (B, N), or None for a circuit that takes none; arguments as for ``angles``."""
-        if not self.circuit.takes_state:
+        if not self._takes_state:
             return None
         found: ComplexArray | None = self.map.states(list(weights), inputs)
         return found
@@ -161,6 +163,21 @@ class Compiled:
     def _constant_jacobian(self) -> Jacobian:
         assert self.affine is not None
         return Jacobian(self.weighted, self.affine.weights[self.weighted][None])
+
+    def pullback(self, weights: Sequence[FloatArray], inputs: FloatArray) -> Pullback:
+        """Return the circuit at weights and inputs; its initial state does not depend on weights.
+
+        Args:
+            weights: One array each, of any shape, in order.
+            inputs: (d,) or (B, d).
+        """
+        x = inputs if inputs.ndim > 1 else inputs[None]
+        angles = self.angles(weights, x)
+        # Angles that only encode inputs have no row in the Jacobian, and must not cut layers.
+        jacobian = self.jacobian(weights, x)
+        batch = None if inputs.ndim == 1 else len(angles)
+        trainable = frozenset(jacobian.rows.tolist())
+        return Pullback(self.circuit, angles, jacobian, self.states(weights, x), batch, trainable)
 
     def forward(
         self, weights: list[FloatArray], inputs: FloatArray, keep: bool

@@ -14,7 +14,7 @@ from fubini.circuit.angles import gate_tape
 from fubini.circuit.arguments import Argnums, check_finite_array, check_finite_weights, weights_of
 from fubini.circuit.jacobian import Jacobian
 from fubini.circuit.tape import GateTape
-from fubini.compile.calls import compiled_call, of_compiled
+from fubini.compile.calls import compiled_call
 from fubini.devices.executor import Executor, device_reason, executor_of
 from fubini.devices.metric import geometric_tensor, metric_job
 from fubini.devices.mixed import mixed_metric_job
@@ -23,7 +23,7 @@ from fubini.native.pullback import Pullback, assembled
 from fubini.native.taped import of_tape
 from fubini.nn.layer_tape import layer_arguments, layer_tape
 from fubini.nn.qnode_function import plain_qnode
-from fubini.nn.stand_in import quantum_layer
+from fubini.nn.stand_in import as_native, quantum_layer
 from fubini.options import Approx, Complex, Engine, LayerRule, Real, Reduce, check_engine
 from fubini.runtime import MATRIX_FREE, check_fits
 
@@ -278,7 +278,8 @@ def at_single_inputs(
             named = dict(layer.qnode_weights if weights is None else weights)
             call = Call(layer.qnode, (), layer_arguments(layer, inputs, named), tuple(named), True)
             values = list(named.values())
-            return [Point(values, call, of_compiled(form, values, inputs))]
+            found = form.pullback([to_numpy(w) for w in values], to_numpy(inputs))
+            return [Point(values, call, found)]
     return [at_inputs(layer, row, weights=weights) for row in inputs]
 
 
@@ -292,14 +293,14 @@ def compiled_pullback(layer: Any, inputs: torch.Tensor) -> Pullback | None:
     Returns:
         The pullback; None where ``at_inputs`` has to find the way, or the error.
     """
-    native = quantum_layer(layer)
-    if native is None or native.engine != "native" or native.input_arg is None:
+    native = as_native(layer)
+    if native is None or native.input_arg is None or inputs.ndim != 2:
         return None
-    weights = list(native.qnode_weights.values())
-    if inputs.ndim != 2 or _core.first_not_finite([to_numpy(v) for v in (inputs, *weights)]) >= 0:
+    rows, *weights = [to_numpy(v) for v in (inputs, *native.qnode_weights.values())]
+    if _core.first_not_finite([rows, *weights]) >= 0:
         return None
     form = native.compiled(inputs)
-    return None if form is None else of_compiled(form, weights, inputs)
+    return None if form is None else form.pullback(weights, rows)
 
 
 def at_inputs(
@@ -346,7 +347,7 @@ def at_inputs(
     if engine != "device" and argnum is None and hasattr(compiling, "compiled"):
         form = compiling.compiled(inputs)
         if form is not None:
-            pullback = of_compiled(form, values, inputs)
+            pullback = form.pullback([to_numpy(w) for w in values], to_numpy(inputs))
             return Point(values, replace(call, compiled=True), pullback)
     tape = layer_tape(layer, inputs, weights, pure=engine == "native")
     return replace(

@@ -455,11 +455,9 @@ def layer_metric(
     Returns:
         (batch, P, P), or (P, P) for the mean and for a single input.
     """
-    if weights is None:
-        pullback = compiled_pullback(layer, inputs)
-        if pullback is not None:
-            return pullback.metric(approx, layers, reduce)
-    return at_inputs(layer, inputs, weights=weights).metric(approx, layers, reduce)
+    pullback = compiled_pullback(layer, inputs) if weights is None else None
+    point = at_inputs(layer, inputs, weights=weights) if pullback is None else pullback
+    return point.metric(approx, layers, reduce)
 
 
 def single_inputs_metric(

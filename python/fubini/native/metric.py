@@ -10,7 +10,7 @@ from fubini.circuit.jacobian import Directions
 from fubini.native.circuit import Circuit
 from fubini.native.layer_plan import MAX_WORD_PAIRS, layer_plan, moments
 from fubini.native.measurements import observable_sums
-from fubini.options import Complex, LayerRule, Real, Reduce, check_approx, check_reduce, check_rule
+from fubini.options import Complex, LayerRule, Real, Reduce, check_approx, check_reduce
 
 Block = tuple[tuple[int, ...], Real]
 
@@ -152,7 +152,6 @@ def metric_blocks(
     Returns:
         Pairs of angle indices and values: (B, k, k), or (B, k) for diagonals; without B for the mean.
     """
-    check_rule(layers)
     mean = reduce == "mean"
     plan = layer_plan(circuit, layers, trainable)
     covariances = (

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from pennylane.qnn import TorchLayer
 
+from fubini.compile.compiled import Compiled
 from fubini.nn.gradients import batched_gradients
 from fubini.nn.recorder import Pass, PassRecorder
 from fubini.nn.shot_noise import ShotNoise
@@ -35,11 +36,13 @@ class Evaluation(Pass):
     Attributes:
         single: Whether the function was called with one input without a batch dimension; ``args`` may have several of
             them, of calls under ``vmap``.
+        compiled: The circuit that evaluated it, where that was compiled.
         values: Weights that are computed from parameters of the layer, as they were seen, by name.
         jacobians: Their derivatives by these parameters, (entries of the weight, entries of the parameter).
     """
 
     single: bool = False
+    compiled: Compiled | None = None
     values: dict[str, Tensor] = field(default_factory=dict)
     jacobians: dict[str, dict[Tensor, Tensor]] = field(default_factory=dict)
 
@@ -99,14 +102,19 @@ class EvaluationRecorder(PassRecorder):
                     self._hook(marked[name], seen, name, source, leaves[name])
         return seen, marked
 
-    def close(self, seen: Evaluation | None, noise: ShotNoise | None) -> None:
-        """Take note of the noise of an evaluation's gradients.
+    def close(self, seen: Evaluation | None, how: Any, noise: ShotNoise | None) -> None:
+        """Take note of how an evaluation ran, and of the noise of its gradients.
 
         Args:
             seen: What ``begin`` returned.
+            how: Of the layer's form.
             noise: Of a layer with shots.
         """
-        if seen is not None and self.keeps_noise and noise is not None:
+        if seen is None:
+            return
+        if isinstance(how, Compiled):
+            seen.compiled = how
+        if self.keeps_noise and noise is not None:
             seen.noise = noise
             noise.wanted = True
 
@@ -257,10 +265,10 @@ class Watched:
                 seen, self.weights = recorder.begin(inputs, self.weights)
                 self._seen.append((recorder, seen))
 
-    def close(self, noise: ShotNoise | None) -> None:
-        """Take note of the noise of the gradients, see ``EvaluationRecorder``."""
+    def close(self, how: Any, noise: ShotNoise | None) -> None:
+        """Take note of how it ran, see ``EvaluationRecorder``."""
         for recorder, seen in self._seen:
-            recorder.close(seen, noise)
+            recorder.close(seen, how, noise)
 
 
 # -- layers and their parameters --------------------------------------------------------------------------------

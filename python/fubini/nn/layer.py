@@ -303,7 +303,7 @@ class QuantumLayer(OnDevice):
         else:
             results = self._run(form, flat, weights)
         if watched is not None:
-            watched.close(self.shot_noise)
+            watched.close(form.how, self.shot_noise)
         return results
 
     def compiled(self, inputs: torch.Tensor | None = None) -> Compiled | None:

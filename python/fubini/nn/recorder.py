@@ -358,6 +358,25 @@ def missing(recorder: PassRecorder, moving: Iterable[torch.Tensor], name: str = 
     )
 
 
+class paused:
+    """Record no passes.
+
+    Args:
+        recorders: Those to pause.
+    """
+
+    def __init__(self, recorders: Iterable[PassRecorder]) -> None:
+        self._recorders = list(recorders)
+
+    def __enter__(self) -> None:
+        for recorder in self._recorders:
+            recorder.paused = True
+
+    def __exit__(self, *error: object) -> None:
+        for recorder in self._recorders:
+            recorder.paused = False
+
+
 def inert(kind: type[PassRecorder]) -> PassRecorder:
     """Return a recorder that records nothing, which copies of one become.
 

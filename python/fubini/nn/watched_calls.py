@@ -135,37 +135,38 @@ class CallWatch(PassRecorder):
 
     Attributes:
         weights: Parameters that went into a call as weights, since the watch began, in order.
+        known: The recorders of calls, by their parameters.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.weights: dict[Tensor, None] = {}
-        self._recorders: dict[tuple[int, ...], CallRecorder] = {}
+        self.known: dict[tuple[int, ...], CallRecorder] = {}
         _watches.append(weakref.ref(self))
 
     @property
     def recorders(self) -> list[CallRecorder]:
         """The recorders of the calls."""
-        return list(self._recorders.values())
+        return list(self.known.values())
 
     @property
     def calls(self) -> list[SeenCall]:
         """The calls whose gradients are waiting for a step, in the order of the backward passes."""
-        return [call for recorder in self._recorders.values() for call in recorder.passes]  # type: ignore[misc]
+        return [call for recorder in self.known.values() for call in recorder.passes]  # type: ignore[misc]
 
     def watch(self, parameters: Iterable[Tensor]) -> None:
         """Say whose gradients count, see PassRecorder."""
         super().watch(parameters)
         self.weights = {p: None for p in self.weights if id(p) in self._watched}
-        for recorder in self._recorders.values():
+        for recorder in self.known.values():
             recorder.watch(self._watched.values())
 
     def detach(self) -> None:
         """Record nothing any more."""
         super().detach()
-        for recorder in self._recorders.values():
+        for recorder in self.known.values():
             recorder.detach()
-        self._recorders, self.weights = {}, {}
+        self.known, self.weights = {}, {}
 
     def begin(
         self,
@@ -189,9 +190,9 @@ class CallWatch(PassRecorder):
         used = {id(p) for o in origins.values() for p in o.leaves}
         parameters = [p for i, p in self._watched.items() if i in used]
         key = tuple([id(p) for p in parameters])
-        recorder = self._recorders.get(key)
+        recorder = self.known.get(key)
         if recorder is None:
-            recorder = self._recorders[key] = CallRecorder()
+            recorder = self.known[key] = CallRecorder()
             recorder.watch(self._watched.values())
         versions = tuple([(id(p), p._version, p.requires_grad) for p in parameters])
         seen = SeenCall((), {}, versions, parameters, 1, qnode=compiled.qnode)

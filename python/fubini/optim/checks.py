@@ -1,5 +1,6 @@
 """What the optimizer refuses, before anything has changed."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from fubini.errors import NumericalError
 from fubini.options import check_number
 
 Groups = Sequence[Mapping[str, Any]]
+_BOUNDS = {"lr": math.inf, "lam": math.inf, "weight_decay": math.inf, "momentum": 1.0}
 
 
 def listed(params: Any) -> list[Any]:
@@ -73,11 +75,10 @@ def check_group(group: Mapping[str, Any]) -> None:
         TypeError: If one is no number, or maximize is no truth value.
         ValueError: If one is out of its range.
     """
-    for name in ("lr", "lam", "weight_decay"):
-        if name in group:
-            check_number(name, group[name])
-    if "momentum" in group:
-        check_number("momentum", group["momentum"], 1.0)
+    for name, below in _BOUNDS.items():
+        value = group.get(name, 0.0)
+        if type(value) is not float or not 0.0 <= value < below:  # which it seldom is
+            check_number(name, value, below)
     if not isinstance(group.get("maximize", False), bool):
         raise TypeError(f"maximize: expected True or False, got {group['maximize']!r}")
 

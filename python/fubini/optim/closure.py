@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,14 +10,14 @@ import torch
 from fubini.blocks import distributed
 from fubini.errors import NumericalError
 from fubini.nn.random_state import RandomState
-from fubini.nn.recorder import PassRecorder
+from fubini.nn.recorder import PassRecorder, paused
 from fubini.optim.proposal import Proposal
 
 Tensor = torch.Tensor
 Closure = Callable[[], Any]
 
 
-def evaluated(closure: Closure | None) -> tuple[Any, Callable[..., Any] | None]:
+def evaluated(closure: Closure) -> tuple[Any, Callable[..., Any] | None]:
     """Return the loss and the metric function that a closure gives, each None where there is none.
 
     Args:
@@ -26,8 +26,6 @@ def evaluated(closure: Closure | None) -> tuple[Any, Callable[..., Any] | None]:
     Raises:
         TypeError: If it returns something else.
     """
-    if closure is None:
-        return None, None
     if not callable(closure):
         raise TypeError(
             f"closure: expected a function that returns the loss, or None, got {type(closure).__name__}; without a closure, "
@@ -82,25 +80,6 @@ def undisturbed(model: torch.nn.Module | None, seed: int | None = None) -> Itera
         for buffer, value in buffers:
             if not torch.equal(buffer, value):
                 buffer.data.copy_(value)
-
-
-class paused:
-    """Record no passes.
-
-    Args:
-        recorders: Those to pause.
-    """
-
-    def __init__(self, recorders: Iterable[PassRecorder]) -> None:
-        self._recorders = list(recorders)
-
-    def __enter__(self) -> None:
-        for recorder in self._recorders:
-            recorder.paused = True
-
-    def __exit__(self, *error: object) -> None:
-        for recorder in self._recorders:
-            recorder.paused = False
 
 
 class Judge:

@@ -9,7 +9,6 @@ from fubini.arrays import first_not_finite
 from fubini.blocks import Block, distributed
 from fubini.errors import NumericalError
 from fubini.nn.surroundings import without_autocast
-from fubini.optim.closure import paused
 from fubini.optim.closure_metric import closure_blocks
 from fubini.optim.metric_history import MetricHistory
 from fubini.optim.metric_source import Source
@@ -168,19 +167,19 @@ class Gatherer:
         source = self._source
         source.closure_metric = metric_fn is not None
         wanted = [p for p, _ in moving.values() if source.covers(p)]
-        due = self._history.due(step)
+        history = self._history
+        due = not history.active or history.due(step)
         if not due:
-            known = self._history.known(wanted)
+            known = history.known(wanted)
             if known is not None:
                 return known
         device = next(iter(moving.values()))[0].device if moving else torch.device("cpu")
 
         def compute() -> list[Counted]:
-            with without_autocast():
-                with paused(source.recorders):
-                    found = source.blocks(wanted, targets, step)
-                if metric_fn is not None:
-                    free = [p for p, _ in owned if not source.covers(p)]
+            found = source.blocks(wanted, targets, step)
+            if metric_fn is not None:
+                free = [p for p, _ in owned if not source.covers(p)]
+                with without_autocast():
                     found += [(block, 1.0) for block in closure_blocks(metric_fn, free)]
             check_finite([block for block, _ in found])
             return found
@@ -189,7 +188,7 @@ class Gatherer:
         blocks = distributed.mean_blocks(
             [block for block, _ in counted], [float(count) for _, count in counted]
         )
-        return self._history.take(blocks, due, state)
+        return history.take(blocks, due, state) if history.active else blocks
 
     def _gradients(self, moving: Sequence[tuple[Tensor, Group]], scale: float) -> dict[int, Tensor]:
         """float64 gradients of the function to be minimised."""

@@ -95,36 +95,6 @@ def named_tensors(params: Sequence[Any]) -> tuple[list[Any], dict[Any, str]]:
     return [p[1] if isinstance(p, tuple) else p for p in params], names
 
 
-def is_judged(
-    rule: Any, policy: DampingPolicy | None, closure: bool, groups: Sequence[Mapping[str, Any]]
-) -> bool:
-    """Return whether the loss is evaluated again after a step.
-
-    Args:
-        rule: The step rule.
-        policy: The damping policy.
-        closure: Whether there is a closure for that.
-        groups: Parameter groups.
-
-    Returns:
-        Whether it is.
-
-    Raises:
-        RuntimeError: If there is no closure.
-        ValueError: If only some of the groups maximise it.
-    """
-    judge = rule if isinstance(rule, Armijo) else policy
-    if judge is None or not (judge is rule or getattr(judge, "needs_closure", False)):
-        return False
-    if not closure:
-        raise RuntimeError(
-            f"step: expected a closure, because {type(judge).__name__} evaluates the loss again, got None"
-        )
-    if len({bool(group["maximize"]) for group in groups}) > 1:
-        raise ValueError("maximize: expected the same in all groups where the loss is judged")
-    return True
-
-
 def check_options(options: Mapping[str, Any], policy: DampingPolicy | None) -> None:
     """Check those options that are for all groups.
 

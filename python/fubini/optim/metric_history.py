@@ -22,15 +22,15 @@ class MetricHistory:
     Args:
         decay: In [0, 1); 0 for no averaging.
         update_every: Compute a new metric in every so many-th step.
+
+    Attributes:
+        active: Whether earlier steps matter.
     """
 
     def __init__(self, decay: float, update_every: int) -> None:
         self._decay, self._every = decay, update_every
+        self.active = decay > 0.0 or update_every > 1
         self._blocks: list[Block] = []
-
-    @property
-    def _active(self) -> bool:
-        return self._decay > 0.0 or self._every > 1
 
     def due(self, step: int) -> bool:
         """Return whether the step is one of those that compute a new metric.
@@ -66,8 +66,6 @@ class MetricHistory:
         Raises:
             ValueError: If a block is known by its products only.
         """
-        if not self._active:
-            return list(fresh)
         for block in fresh:
             if isinstance(block, OperatorBlock):
                 raise ValueError(  # noqa: TRY004 - the options are wrong, not a type

@@ -20,10 +20,11 @@ from fubini.nn.recorder import (
     check_same_weights,
     missing,
     parameters_of,
+    paused,
     record,
     weights_now,
 )
-from fubini.nn.surroundings import Seen, Surroundings
+from fubini.nn.surroundings import Seen, Surroundings, without_autocast
 from fubini.optim.closure import undisturbed
 from fubini.optim.quantum_source import Counted, NoisySource, QuantumSource
 
@@ -162,7 +163,8 @@ class FisherSource:
             request = replace(request, signs=_seed(step))
         # Without drawn labels the passes leave the random numbers alone by themselves.
         drawn = request.samples is not None
-        with undisturbed(None, _seed(step)) if drawn else contextlib.nullcontext():
+        aside = undisturbed(None, _seed(step)) if drawn else contextlib.nullcontext()
+        with without_autocast(), paused(self.recorders), aside:
             blocks = requested_blocks(self._model, seen, wanted, request)
         # A sum over the inputs is averaged over processes as DistributedDataParallel averages its gradient.
         return [(block, 1.0 if self.sums else float(count)) for block in blocks]

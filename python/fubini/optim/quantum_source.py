@@ -1,6 +1,6 @@
 """Fubini-Study metrics of a model's quantum layers, from what each of them evaluated."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pennylane as qml
 import torch
 
+from fubini import _core
 from fubini.arrays import all_finite, to_numpy
 from fubini.blocks import Block, DenseBlock, FactorBlock, NoisyBlock, OperatorBlock, distributed
 from fubini.errors import NumericalError, UnsupportedCircuitError
@@ -25,8 +26,9 @@ from fubini.nn.evaluations import (
     record_layer,
 )
 from fubini.nn.layer import QuantumLayer
-from fubini.nn.recorder import PassRecorder, check_same_weights, missing
+from fubini.nn.recorder import PassRecorder, check_same_weights, missing, paused
 from fubini.nn.shot_noise import estimated_metric, gradient_covariance, layer_tape
+from fubini.nn.surroundings import without_autocast
 from fubini.nn.watched_calls import CallWatch, SeenCall, watch_calls
 from fubini.options import Approx, LayerRule
 
@@ -45,12 +47,14 @@ class _Layer:
         module: The layer.
         recorder: What it evaluated.
         parameters: Its weights, or what they are computed from.
+        plain: Whether the parameters are the weights, in order.
     """
 
     name: str
     module: Any
     recorder: EvaluationRecorder
     parameters: tuple[Tensor, ...]
+    plain: bool
 
     @property
     def passes(self) -> list[Evaluation]:
@@ -119,7 +123,9 @@ class QuantumSource:
             recorder.watch(p for p in parameters if p in owned)
             recorder.known = {id(w) for w in leaf_weights(module).values() if w is not None}
             self._recorders[module] = recorder
-            layer = _Layer(name or type(module).__name__, module, recorder, tuple(parameters))
+            plain = _are(leaf_weights(module).values(), parameters)
+            name = name or type(module).__name__
+            layer = _Layer(name, module, recorder, tuple(parameters), plain)
             self._units = _joined(self._units, layer)
         self._covered = {p for unit in self._units for p in _parameters(unit)}
 
@@ -161,7 +167,11 @@ class QuantumSource:
             here = [p for p in _parameters(unit) if id(p) in ids]
             used = [layer for layer in unit if layer.passes]
             if here and used:
-                found.append(self._unit_block(used, _parameters(unit)))
+                block = self._straight(used)
+                if block is None:
+                    with without_autocast(), paused(self.recorders):
+                        block = self._unit_block(used, _parameters(unit))
+                found.append(block)
             elif here:
                 assert isinstance(unit[0], _Layer)
                 missing(unit[0].recorder, here, unit[0].name)
@@ -174,7 +184,7 @@ class QuantumSource:
     def _with_calls(self) -> list[list[AnyLayer]]:
         """The units, with the calls of compiled QNodes as layers."""
         units: list[list[AnyLayer]] = [list(unit) for unit in self._units]
-        if self._watch is None or self.closure_metric:
+        if self._watch is None or self.closure_metric or not self._watch.known:
             return units
         calls: dict[Any, list[SeenCall]] = {}
         for call in self._watch.calls:
@@ -185,6 +195,33 @@ class QuantumSource:
             if layer.parameters:
                 units = _joined(units, layer)
         return units
+
+    def _straight(self, unit: list[AnyLayer]) -> Counted | None:
+        """The block of a layer whose passes ran one compiled circuit with its parameters; None where there is more to it."""
+        layer = unit[0]
+        if len(unit) > 1 or not isinstance(layer, _Layer) or self._approx == "auto":
+            return None
+        passes, inputs = layer.passes, layer.passes[0].args[0]
+        form = passes[0].compiled
+        if form is None or form.state_weighted or form.decisions or not layer.plain:
+            return None
+        if any(p.compiled is not form or p.values for p in passes):
+            return None
+        if layer.module.input_arg is not None:
+            if any(p.args[0].ndim != 2 for p in passes):
+                return None
+            if len(passes) > 1:
+                if form.batch is not None:
+                    return None
+                inputs = torch.cat([p.args[0] for p in passes])
+        if len(passes) > 1:
+            check_same_weights(layer.name, passes)
+        rows, *weights = [to_numpy(v) for v in (inputs, *layer.parameters)]
+        if _core.first_not_finite([rows, *weights]) >= 0:
+            return None  # the other way says which
+        metric = form.pullback(weights, rows).metric(self._approx, self._layers, "mean")
+        matrix = torch.from_numpy(metric).to(layer.parameters[0].device)
+        return DenseBlock(layer.parameters, matrix, layer.name), sum(p.count for p in passes)
 
     def _unit_block(self, unit: list[AnyLayer], parameters: list[Tensor]) -> Counted:
         label = ", ".join(layer.name for layer in unit)
@@ -202,11 +239,6 @@ class QuantumSource:
                 rows = parts[0].rows
                 operator = layer_operator(layer.module, rows, self._layers)
                 return operator_block(operator, parameters, label), len(rows)
-            if self._approx != "auto" and simple and parts[0].weights is None:
-                rows = parts[0].rows
-                found = layer_metric(layer.module, rows, self._approx, self._layers, "mean")
-                matrix = torch.from_numpy(found).to(parameters[0].device)
-                return DenseBlock(parameters, matrix, label), len(rows)
         sizes = [p.numel() for p in parameters]
         starts = dict(zip(parameters, np.cumsum([0, *sizes]).tolist(), strict=False))
         total, count = np.zeros((sum(sizes), sum(sizes))), 0
@@ -286,6 +318,9 @@ class NoisySource(QuantumSource):
     ) -> None:
         super().__init__(model, approx, layers)
         self._tolerance = tolerance
+
+    def _straight(self, unit: list[AnyLayer]) -> Counted | None:
+        return None
 
     def attach(self, owner: Any, owned: AbstractSet[Tensor]) -> None:
         """See Source."""
@@ -391,9 +426,13 @@ def operator_block(operator: MetricOperator, parameters: Sequence[Tensor], label
 
 def _is_plain(layer: _Layer) -> bool:
     """Whether the layer's weights are its parameters, in order."""
-    weights = list(leaf_weights(layer.module).values())
-    return len(weights) == len(layer.parameters) and all(
-        w is p for w, p in zip(weights, layer.parameters, strict=True)
+    return _are(leaf_weights(layer.module).values(), layer.parameters)
+
+
+def _are(weights: Collection[Tensor | None], parameters: Sequence[Tensor]) -> bool:
+    """Whether weights are these parameters, in order."""
+    return len(weights) == len(parameters) and all(
+        w is p for w, p in zip(weights, parameters, strict=True)
     )
 
 

@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from fubini.optim.closure import Closure, Judge, evaluated, number
 from fubini.optim.diagnostics import StepRecord
 from fubini.optim.direct import Direct, Taken, is_uniform
 from fubini.optim.gather import Gatherer, Moving
-from fubini.optim.groups import KINDS, damping_entries, is_judged
+from fubini.optim.groups import KINDS, damping_entries
 from fubini.optim.length import StepLength
 from fubini.optim.metric_history import MetricHistory
 from fubini.optim.metric_source import ROUGH, Source
@@ -87,7 +87,7 @@ class Stepping(torch.optim.Optimizer):
             raise ValueError(
                 "lam: expected a number with a GradScaler, which changes the gradients' noise, got SignalToNoise"
             )
-        loss, metric_fn = evaluated(closure)
+        loss, metric_fn = evaluated(closure) if closure is not None else (None, None)
         value = number(loss) if judged or loss is not None else None
         if not self._begun:
             self._begin(metric_fn is not None)
@@ -255,6 +255,36 @@ class Stepping(torch.optim.Optimizer):
         self._gatherer = Gatherer(
             self._source, self._history, undamped, average_gradients=not self._data_parallel
         )
+
+
+def is_judged(
+    rule: Any, policy: DampingPolicy | None, closure: bool, groups: Sequence[Mapping[str, Any]]
+) -> bool:
+    """Return whether the loss is evaluated again after a step.
+
+    Args:
+        rule: The step rule.
+        policy: The damping policy.
+        closure: Whether there is a closure for that.
+        groups: Parameter groups.
+
+    Returns:
+        Whether it is.
+
+    Raises:
+        RuntimeError: If there is no closure.
+        ValueError: If only some of the groups maximise it.
+    """
+    judge = rule if isinstance(rule, Armijo) else policy
+    if judge is None or not (judge is rule or getattr(judge, "needs_closure", False)):
+        return False
+    if not closure:
+        raise RuntimeError(
+            f"step: expected a closure, because {type(judge).__name__} evaluates the loss again, got None"
+        )
+    if len({bool(group["maximize"]) for group in groups}) > 1:
+        raise ValueError("maximize: expected the same in all groups where the loss is judged")
+    return True
 
 
 def take_step(

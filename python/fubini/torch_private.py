@@ -164,6 +164,25 @@ def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
     return functools.update_wrapper(inner, function)
 
 
+# -- Graphs. What nodes save (``_saved_self``) and their ``next_functions`` are documented. ------------------------------
+
+
+def node_number(node: Any) -> int:
+    """Return a number that is larger than those of all nodes that a node's operation depends on, with few exceptions."""
+    number: int = node._sequence_nr()
+    return number
+
+
+def node_shapes(node: Any) -> list[tuple[int, ...]]:
+    """Return the shapes of the results of a node's operation."""
+    return [tuple(result.shape) for result in node._input_metadata]
+
+
+def is_node_of(node: Any, function: Any) -> bool:
+    """Return whether a node is that of an autograd function."""
+    return type(node) is function._backward_cls
+
+
 # -- Backward passes ----------------------------------------------------------------------------------------------------
 
 

@@ -42,6 +42,7 @@ from fubini.fisher.called import CompiledCall
 from fubini.fisher.calls import Call, KroneckerCall, LeafCall
 from fubini.fisher.chain import chain_blocks
 from fubini.fisher.columns import Part, Request, Trace, accumulate, check_request, curvature
+from fubini.fisher.graph_blocks import KnownGraphs
 from fubini.fisher.losses import as_likelihood
 from fubini.fisher.operator import fisher_operator
 from fubini.fisher.passes import Layout, is_open, survey
@@ -130,6 +131,7 @@ def requested_blocks(
     seen: Sequence[Seen],
     parameters: Sequence[Tensor],
     request: Request,
+    known: KnownGraphs | None = None,
 ) -> list[Block]:
     """Return what ``fisher_blocks`` returns, for several passes; to be called without autocast and without gradients.
 
@@ -141,6 +143,7 @@ def requested_blocks(
         seen: The passes, at least one.
         parameters: As there.
         request: The other arguments, checked; the passes have targets of their own.
+        known: Where the passes' graphs have been read: those that were met before.
 
     Raises:
         RuntimeError: If a pass cannot be repeated.
@@ -150,9 +153,15 @@ def requested_blocks(
         found = chain_blocks(inner, seen, parameters, request, EXACT_LIMIT)
         if found is not None:
             return found
-    layout = survey(inner)
-    _check_parameters(parameters, layout.names)
-    return _blocks(layout, seen, parameters, request) if parameters else []
+
+    def general() -> list[Block]:
+        layout = survey(inner)
+        _check_parameters(parameters, layout.names)
+        return _blocks(layout, seen, parameters, request) if parameters else []
+
+    if known is None or not parameters:
+        return general()
+    return known.blocks(inner, seen, parameters, request, EXACT_LIMIT, general)
 
 
 def _blocks(

@@ -20,13 +20,19 @@ from torch import nn
 
 from fubini import _core
 from fubini.arrays import all_finite, to_numpy
-from fubini.blocks import Block, DenseBlock, DiagonalBlock, KroneckerBlock
+from fubini.blocks import Block
 from fubini.compile.compiled import Compiled, Traced
 from fubini.errors import NumericalError
-from fubini.fisher.accumulators import symmetric, weighted_metric
 from fubini.fisher.columns import Request
-from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian, OutputGradient
-from fubini.fisher.quantum import QuantumCall
+from fubini.fisher.layer_blocks import (
+    circuit_block,
+    circuit_block_of_rows,
+    linear_block,
+    metric_block,
+    output_factor,
+    quantum_call,
+)
+from fubini.fisher.likelihoods import OutputGradient
 from fubini.nn.layer import QuantumLayer
 from fubini.nn.linearise import Linearised, linearise, linearise_native
 from fubini.nn.recorder import ModelRecorder
@@ -55,7 +61,6 @@ _DROPOUT = frozenset({nn.Dropout, nn.AlphaDropout})
 # Data times angles times amplitudes. From here on, one reverse sweep for each output takes longer than everything else
 # that a step does, and signs combine the outputs.
 _SWEEPS = 1 << 18
-_CLOSED_FORM = (Categorical, Bernoulli, Gaussian)
 # Attributes of one object in place of what its class or its parameters say.
 _OWN = frozenset({"forward", "weight", "bias"})
 
@@ -111,19 +116,8 @@ class _Linear(_Parametrised):
         return _core.pull_factor(factor, self._weight)
 
     def block(self, factor: Real, request: Request, exact_limit: int) -> Block:
-        rows, width = self._weight.shape
-        if request.approx == "diag":
-            squares = np.square(factor).sum(1)
-            weight = (squares.T @ np.square(self._inputs)).reshape(-1)
-            values = np.concatenate([weight, squares.sum(0)]) if self._bias else weight
-            return DiagonalBlock(self.parameters, torch.from_numpy(values), self.name)
-        if rows * (width + self._bias) <= exact_limit:
-            matrix = _core.linear_block(factor, self._inputs, self._bias)
-            return DenseBlock(self.parameters, torch.from_numpy(matrix), self.name)
-        outer, inner = _core.kronecker_factors(factor, self._inputs, self._bias)
-        columns = (width, 1) if self._bias else (width,)
-        return KroneckerBlock(
-            self.parameters, torch.from_numpy(outer), torch.from_numpy(inner), columns, self.name
+        return linear_block(
+            self.name, self.parameters, factor, self._inputs, request.approx, exact_limit
         )
 
 
@@ -165,16 +159,11 @@ class _Quantum(_Parametrised):
         return _core.pull_factor(factor, jacobian)
 
     def block(self, factor: Real, request: Request, exact_limit: int) -> Block:
-        if request.quantum == "gauss-newton" and request.approx == "diag":
-            return _diagonal(self, _core.pull_factor(factor, self._linear.by_weights))
+        name, mine, linear = self.name, self.parameters, self._linear
         if request.quantum == "gauss-newton":
-            matrix = _core.jacobian_block(factor, self._linear.by_weights)
-            return DenseBlock(self.parameters, torch.from_numpy(matrix), self.name)
-        call = QuantumCall.at(self._module, self.name, self._inputs, self._linear)
-        call.alone = self._alone
-        bounds = 4.0 * call.bound(factor)
-        found = torch.from_numpy(weighted_metric(call, bounds, request.approx, request.layers))
-        return DenseBlock(self.parameters, symmetric(found), self.name)
+            return circuit_block(name, mine, factor, linear.by_weights, request.approx)
+        call = quantum_call(self._module, name, self._inputs, linear, self._alone)
+        return metric_block(name, mine, factor, call, request)
 
 
 class _Combined(_Parametrised):
@@ -203,17 +192,7 @@ class _Combined(_Parametrised):
 
     def block(self, factor: Real, request: Request, exact_limit: int) -> Block:
         by_weights = self._along(factor)[1]
-        if request.approx == "diag":
-            return _diagonal(self, by_weights)
-        ones = np.ones((len(by_weights), 1, 1))
-        matrix = _core.jacobian_block(ones, by_weights[:, None])
-        return DenseBlock(self.parameters, torch.from_numpy(matrix), self.name)
-
-
-def _diagonal(stage: _Parametrised, rows: Real) -> Block:
-    """The diagonal of the sum of r r^T over rows r, (..., P)."""
-    values = np.square(rows.reshape(-1, rows.shape[-1])).sum(0)
-    return DiagonalBlock(stage.parameters, torch.from_numpy(values), stage.name)
+        return circuit_block_of_rows(self.name, self.parameters, by_weights, request.approx)
 
 
 def chain_blocks(
@@ -291,7 +270,9 @@ def _blocks(
         raise NumericalError("model: expected finite outputs, got NaN or infinity")
     if request.likelihood.counts(f)[0] != len(values):
         return None
-    return _pulled_back(stages, _factor(f, values.shape, targets, request), request, exact_limit)
+    return _pulled_back(
+        stages, output_factor(f, values.shape, targets, request), request, exact_limit
+    )
 
 
 def _joined(seen: Sequence[Seen], dtype: torch.dtype) -> tuple[Tensor, Any] | None:
@@ -392,23 +373,6 @@ def _is_large(form: Any, data: int) -> bool:
     return circuit.num_outputs > 1 and work >= _SWEEPS
 
 
-def _factor(f: Tensor, shape: tuple[int, ...], targets: Any, request: Request) -> Real:
-    """S (N, K, outputs) with the Fisher information S_n^T S_n of the outputs of datum n."""
-    likelihood = request.likelihood.at(f, targets)
-    closed = request.fisher == "true" and request.samples is None
-    share = likelihood.share(f)
-    if closed and share is not None and type(likelihood) in _CLOSED_FORM:
-        return _core.output_factor(likelihood.name, f.numpy().reshape(shape), share)
-    if closed:
-        columns = likelihood.columns(f)
-    elif request.samples is not None:
-        columns = likelihood.sampled_columns(f, request.samples)
-    else:
-        columns = likelihood.empirical_columns(f, targets)
-    rows = to_numpy(columns).reshape(-1, *shape)
-    return np.ascontiguousarray(rows.transpose(1, 0, 2))
-
-
 def _pulled_back(
     stages: Sequence[_Stage], factor: Real, request: Request, exact_limit: int
 ) -> list[Block]:
@@ -425,6 +389,15 @@ def _pulled_back(
         if i > first:
             factor = stages[i].pull(factor)
     return blocks[::-1]
+
+
+def is_chain(model: nn.Module) -> bool:
+    """Return whether a model is a chain, as far as its modules tell.
+
+    Args:
+        model: The model.
+    """
+    return _collect(model, "", [], top=True)
 
 
 def _is_recorders(hook: Any) -> bool:

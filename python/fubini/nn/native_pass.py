@@ -15,7 +15,7 @@ from fubini.native.reading import Reading, read
 from fubini.nn.differentiable import pullback, pullback_with_state, values
 from fubini.nn.expval import expval
 from fubini.nn.kernels import Outputs, Sweeps
-from fubini.torch_private import is_legacy_batched, is_plain, uncompiled
+from fubini.torch_private import is_legacy_batched, is_node_of, is_plain, uncompiled
 
 Tensor = torch.Tensor
 
@@ -169,6 +169,21 @@ class _CompiledExpval(torch.autograd.Function):
         needed = ctx.needs_input_grad
         found = [_like(value, leaf) for value, leaf in zip(by_weights, leaves[1:], strict=True)]
         return None, _like(by_inputs, leaves[0]) if needed[1] else None, *found
+
+
+def compiled_call_of(node: Any) -> tuple[Compiled, Tensor, Sequence[Tensor]] | None:
+    """Return the compiled circuit, the inputs and the weights of a call, by its node in torch's graph.
+
+    Args:
+        node: Of any operation, before its backward pass.
+
+    Returns:
+        None for another operation.
+    """
+    if not is_node_of(node, _CompiledExpval):
+        return None
+    inputs, *weights = node.saved_tensors
+    return node.form, inputs, weights
 
 
 def _like(values: Any, leaf: Tensor) -> Tensor:

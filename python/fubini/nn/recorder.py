@@ -38,6 +38,7 @@ class Pass:
         backwards: Numbers of the backward passes that count.
         surroundings: Of the pass when it began, where the recorder keeps it; arguments are then as they were then.
         output: The (first) output, likewise.
+        graph: What ``ModelRecorder.reader`` made of the output.
         number: Of the forward pass, in their order.
     """
 
@@ -51,6 +52,7 @@ class Pass:
     backwards: set[int] = field(default_factory=set)
     surroundings: Surroundings | None = None
     output: torch.Tensor | None = None
+    graph: Any = None
     number: int = field(default_factory=itertools.count().__next__)
 
 
@@ -183,7 +185,12 @@ class ModelRecorder(PassRecorder):
     A backward pass is noticed by what reaches the model's outputs. Where it was asked for a graph of its own
     (``create_graph=True``, for losses made of derivatives), all that it computes is linear in what reached the outputs:
     a mark on that notices the backward pass of the loss.
+
+    Attributes:
+        reader: Takes the (first) output of a pass to what is to be kept of its graph, where surroundings are kept.
     """
+
+    reader: Callable[[torch.Tensor], Any] | None = None
 
     @uncompiled
     def begin(self, module: torch.nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
@@ -222,6 +229,8 @@ class ModelRecorder(PassRecorder):
             args, kwargs, surroundings = begun
             seen = Pass(args, kwargs, weights, parameters, count, surroundings=surroundings)
             seen.output = outputs[0].detach().clone()
+            if self.reader is not None:
+                seen.graph = self.reader(outputs[0])
         for k, one in enumerate(outputs):
             self._hook(one, seen, whole=k == 0)
             base = one._base

@@ -98,6 +98,7 @@ class Seen:
         surroundings: What surrounded it.
         output: What it returned first, where that is known and a second run must return the same.
         targets: The loss's targets, or an ``OutputGradient``, where they are known.
+        graph: What a recorder has read of it.
     """
 
     args: tuple[Any, ...]
@@ -105,6 +106,7 @@ class Seen:
     surroundings: Surroundings
     output: Tensor | None = None
     targets: Any = None
+    graph: Any = None
 
 
 def copied(values: Any) -> Any:

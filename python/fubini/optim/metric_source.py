@@ -10,7 +10,10 @@ import torch
 
 from fubini.blocks import distributed
 from fubini.fisher.blocks import requested_blocks
+from fubini.fisher.chain import is_chain
 from fubini.fisher.columns import Request
+from fubini.fisher.graph import read_graph
+from fubini.fisher.graph_blocks import KnownGraphs
 from fubini.fisher.likelihood import OutputGradient, split_targets
 from fubini.fisher.losses import as_likelihood
 from fubini.nn.recorder import (
@@ -108,6 +111,7 @@ class FisherSource:
         self.sums = self._request.likelihood.reduction == "sum"
         self._recorder: ModelRecorder | None = None
         self._owned: set[Tensor] = set()
+        self._known = KnownGraphs()
 
     def attach(self, owner: Any, owned: AbstractSet[Tensor]) -> None:
         """See Source."""
@@ -116,6 +120,9 @@ class FisherSource:
         if self._recorder is None:
             self._recorder = record(self._model, owner, surroundings=True)
         self._recorder.watch(self._owned)
+        # A chain is understood by its modules alone.
+        if self._request.approx is not None and not is_chain(self._model):
+            self._recorder.reader = read_graph
 
     @property
     def recorders(self) -> list[PassRecorder]:
@@ -165,7 +172,7 @@ class FisherSource:
         drawn = request.samples is not None
         aside = undisturbed(None, _seed(step)) if drawn else contextlib.nullcontext()
         with without_autocast(), paused(self.recorders), aside:
-            blocks = requested_blocks(self._model, seen, wanted, request)
+            blocks = requested_blocks(self._model, seen, wanted, request, self._known)
         # A sum over the inputs is averaged over processes as DistributedDataParallel averages its gradient.
         return [(block, 1.0 if self.sums else float(count)) for block in blocks]
 
@@ -193,6 +200,7 @@ class FisherSource:
                 p.surroundings or Surroundings.now(self._model),
                 p.output if same else None,
                 target,
+                p.graph if same else None,
             )
             for p, target in zip(passes, known, strict=True)
         ]

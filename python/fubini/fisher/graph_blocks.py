@@ -1,0 +1,289 @@
+"""The Fisher blocks of models that were read from torch's graph, from the values that the pass has left.
+
+The first time that a graph is met, its blocks are compared with those of the general pass: whatever does not show in a
+graph, such as hooks on its tensors, is found out then. Graphs that pass are taken from then on, the others never.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from fubini import _core
+from fubini.arrays import all_finite, to_numpy
+from fubini.blocks import Block
+from fubini.errors import NumericalError
+from fubini.fisher.columns import Request
+from fubini.fisher.graph import Graph, Use
+from fubini.fisher.layer_blocks import (
+    circuit_block,
+    circuit_block_of_rows,
+    linear_block,
+    metric_block,
+    output_factor,
+    quantum_call,
+)
+from fubini.fisher.quantum import QuantumCall
+from fubini.fisher.rules import LinearCall, rule_for
+from fubini.nn.linearise import Linearised
+from fubini.nn.surroundings import Seen
+
+Tensor = torch.Tensor
+Real = npt.NDArray[np.float64]
+
+# Rounding: sums of some hundred products in another order; of models in single precision, the general pass rounds what
+# lies between the layers.
+_CLOSE = {torch.float64: 1e-10, torch.float32: 1e-3}
+# As in a chain: data times squared widths beyond which the general pass, which shares the work among threads, is quicker.
+_WORK = 1 << 22
+# Graphs that are remembered. A model that makes another one in every step would fill the memory.
+_MANY = 1024
+
+
+class _Home(NamedTuple):
+    """The layer that a parameter belongs to, and its place among all."""
+
+    place: int
+    name: str
+    module: nn.Module
+
+
+class KnownGraphs:
+    """Graphs whose blocks were compared with those of the general pass."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, bool] = {}
+
+    def blocks(
+        self,
+        model: nn.Module,
+        seen: Sequence[Seen],
+        parameters: Sequence[Tensor],
+        request: Request,
+        exact_limit: int,
+        general: Callable[[], list[Block]],
+    ) -> list[Block]:
+        """Return the Fisher blocks.
+
+        Args:
+            model: The model.
+            seen: The passes.
+            parameters: The parameters whose metric is wanted, at least one.
+            request: What is asked for, checked.
+            exact_limit: Linear layers with at most so many parameters have exact blocks.
+            general: Returns what the general pass gives.
+        """
+        graph: Graph | None = seen[0].graph
+        if graph is None or self._known.get(graph.key) is False:
+            return general()
+        found = None
+        with seen[0].surroundings.flags(model):
+            found = graph_blocks(model, seen, parameters, request, exact_limit)
+        if found is None:
+            return general()
+        if self._known.get(graph.key):
+            return found
+        expected = general()
+        if len(self._known) >= _MANY:
+            self._known.clear()
+        self._known[graph.key] = _is_close(found, expected)
+        return expected
+
+
+def graph_blocks(
+    model: nn.Module,
+    seen: Sequence[Seen],
+    parameters: Sequence[Tensor],
+    request: Request,
+    exact_limit: int,
+) -> list[Block] | None:
+    """Return the Fisher blocks by the graph of the one pass, or None where they need the general pass.
+
+    Args:
+        model: As for ``KnownGraphs.blocks``.
+        seen: Likewise.
+        parameters: Likewise.
+        request: Likewise.
+        exact_limit: Likewise.
+
+    Returns:
+        The blocks, in the order of the layers in the model.
+
+    Raises:
+        NumericalError: If an output of the model is not finite.
+        ValueError: If outputs or targets do not fit the likelihood.
+    """
+    one, f = seen[0], seen[0].output
+    graph: Graph | None = one.graph
+    # Without an output to be met again, the weights have changed since the pass.
+    if graph is None or f is None or len(seen) > 1 or request.approx is None:
+        return None
+    if request.samples is not None or not graph.is_intact:
+        return None
+    uses = [o.use for o in graph.operations if o.use is not None and o.use.parameters]
+    trained, wanted = [p for use in uses for p in use.parameters], {id(p) for p in parameters}
+    known = {id(p) for p in trained}
+    if len(known) < len(trained) or len(wanted) < len(parameters) or not wanted <= known:
+        return None
+    homes = _homes(model, known)
+    if homes is None or not all(_is_own(use, homes) for use in uses):
+        return None
+    data = f.shape[0]
+    if data * sum(_width(use) ** 2 for use in uses) > _WORK:
+        return None
+    if not all_finite(f):
+        raise NumericalError("model: expected finite outputs, got NaN or infinity")
+    if request.likelihood.counts(f)[0] != data:
+        return None
+    factor = output_factor(f, (data, f.shape[1] if f.ndim > 1 else 1), one.targets, request)
+    cotangent = factor if f.ndim > 1 else factor[:, :, 0]
+    return _Backward(graph, homes, wanted, request, exact_limit).blocks(cotangent)
+
+
+def _homes(model: nn.Module, known: set[int]) -> dict[int, _Home] | None:
+    """The layers of some parameters, by the parameter's identity; None where several layers have one."""
+    found: dict[int, _Home] = {}
+    for place, (name, module) in enumerate(model.named_modules()):
+        for p in module._parameters.values():
+            if p is not None and id(p) in known:
+                if id(p) in found:
+                    return None
+                found[id(p)] = _Home(place, name or type(module).__name__, module)
+    return found
+
+
+def _is_own(use: Use, homes: dict[int, _Home]) -> bool:
+    """Whether a use is what the layer that has the parameters does with them."""
+    home = homes.get(id(use.parameters[0]))
+    if home is None:
+        return False
+    kind, module = rule_for(home.module), home.module
+    if kind is None:
+        return False
+    own: Sequence[Any]
+    if use.kind == "linear":
+        if kind is not LinearCall:
+            return False
+        bias = module._parameters.get("bias")
+        own = [module._parameters.get("weight"), *([] if bias is None else [bias])]
+    elif issubclass(kind, QuantumCall):
+        own = list(kind.parameters_of(module).values())
+    else:
+        return False
+    return len(own) == len(use.parameters) and all(
+        p is q for p, q in zip(own, use.parameters, strict=True)
+    )
+
+
+def _width(use: Use) -> int:
+    first = use.parameters[0]
+    return sum(first.shape) if use.kind == "linear" else sum(p.numel() for p in use.parameters)
+
+
+class _Backward:
+    """Carries the columns of the curvature of all outputs back through a graph."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        homes: dict[int, _Home],
+        wanted: set[int],
+        request: Request,
+        exact_limit: int,
+    ) -> None:
+        self._graph, self._homes, self._wanted = graph, homes, wanted
+        self._request, self._limit = request, exact_limit
+        self._found: list[tuple[int, Block]] = []
+
+    def blocks(self, factor: Real) -> list[Block] | None:
+        """Return the blocks for the factor (N, K, ...) of the curvature by the outputs; None: a layer has no rule here."""
+        operations = self._graph.operations
+        waiting: list[list[Real | None]] = [[None] * len(o.shapes) for o in operations]
+        waiting[0][self._graph.place] = factor
+        for k, operation in enumerate(operations):
+            g, waiting[k] = waiting[k], []
+            parts: Sequence[Real | None]
+            if operation.use is None:
+                assert operation.pull is not None
+                parts = operation.pull(g)
+            else:
+                assert g[0] is not None
+                before = operation.sources[0] is not None
+                done = self._layer(operation.use, np.ascontiguousarray(g[0]), before)
+                if done is None:
+                    return None
+                parts = done
+            for source, part in zip(operation.sources, parts, strict=True):
+                if source is not None and part is not None:
+                    number, place = source
+                    there = waiting[number][place]
+                    waiting[number][place] = part if there is None else there + part
+        return [block for _, block in sorted(self._found, key=lambda one: one[0])]
+
+    def _layer(self, use: Use, factor: Real, before: bool) -> list[Real | None] | None:
+        mine = [id(p) in self._wanted for p in use.parameters]
+        if any(mine) and not all(mine):
+            return None
+        if use.kind == "linear":
+            return self._linear(use, factor, before, any(mine))
+        return self._circuit(use, factor, before, any(mine))
+
+    def _linear(self, use: Use, factor: Real, before: bool, wanted: bool) -> list[Real | None]:
+        if wanted:
+            home = self._homes[id(use.parameters[0])]
+            approx, inputs = self._request.approx, to_numpy(use.inputs)
+            block = linear_block(home.name, use.parameters, factor, inputs, approx, self._limit)
+            self._found.append((home.place, block))
+        if not before:
+            return [None]
+        weight = use.parameters[0] if use.matrix is None else use.matrix
+        return [_core.pull_factor(factor, to_numpy(weight))]
+
+    def _circuit(self, use: Use, factor: Real, before: bool, wanted: bool) -> list[Real | None]:
+        request, inputs = self._request, to_numpy(use.inputs)
+        arrays = [to_numpy(w) for w in use.parameters or use.arrays]
+        scaled = wanted and request.quantum == "fubini-study"
+        home = self._homes[id(use.parameters[0])] if wanted else _Home(0, "", nn.Identity())
+        if factor.shape[1] == 1 and not scaled:  # one sweep along it
+            _, passed = use.form.forward(arrays, inputs, True)
+            by_inputs, rows = use.form.backward_rows(passed, factor[:, 0])
+            if wanted:
+                block = circuit_block_of_rows(home.name, use.parameters, rows, request.approx)
+                self._found.append((home.place, block))
+            return [by_inputs[:, None] if before else None]
+        values, by_weights, jacobian = use.form.linearise(arrays, inputs, before)
+        if scaled:
+            linear = Linearised(values, by_weights, jacobian, 1)
+            call = quantum_call(home.module, home.name, use.inputs, linear, False)
+            block = metric_block(home.name, use.parameters, factor, call, request)
+            self._found.append((home.place, block))
+        elif wanted:
+            block = circuit_block(home.name, use.parameters, factor, by_weights, request.approx)
+            self._found.append((home.place, block))
+        return [None if jacobian is None else _core.pull_factor(factor, jacobian)]
+
+
+def _is_close(found: Sequence[Block], expected: Sequence[Block]) -> bool:
+    """Whether two metrics are the same up to rounding."""
+    if len(found) != len(expected):
+        return False
+    for block, other in zip(found, expected, strict=True):
+        mine, theirs = block.tensors(), other.tensors()
+        if (
+            type(block) is not type(other)
+            or mine.keys() != theirs.keys()
+            or len(block.parameters) != len(other.parameters)
+            or any(p is not q for p, q in zip(block.parameters, other.parameters, strict=True))
+        ):
+            return False
+        close = _CLOSE.get(block.parameters[0].dtype, 0.0)
+        for name, values in mine.items():
+            scale = float(theirs[name].abs().max())
+            if not bool(((values - theirs[name]).abs() <= close * scale).all()):
+                return False
+    return True

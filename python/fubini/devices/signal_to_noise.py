@@ -111,7 +111,8 @@ class SignalToNoise:
     Gradient and metric of these layers bring their standard errors along. The gradient's are those given what the
     backward pass brings to the layer, so any loss and any classical layers around it will do. Layers without shots are
     exact, and solved by the pseudo-inverse; parameters without a metric take the plain gradient. Gradients must reach
-    the optimizer as the backward passes made them: clipping them changes their noise.
+    the optimizer as the backward passes made them: clipping them changes their noise. The filter is that of Schmitt and
+    Heyl (2020, arXiv:1912.08828).
 
     Args:
         tolerance: Signal-to-noise ratio at which an eigen-direction counts half.

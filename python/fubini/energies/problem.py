@@ -282,6 +282,7 @@ class _Mapped(_Angles):
 def energy_problem(energy: Any, *args: Any, **kwargs: Any) -> EnergyProblem:
     """Return the expectation value that a QNode computes as a function of one flat NumPy array.
 
+    Besides the energy it has the curvature of Rayleigh-Gauss-Newton steps (Webber and Lindsey 2022, arXiv:2106.10558).
     Where angles are multiples of one number each (plus constants), the gates are tied to the numbers themselves: a
     metric of QAOA with p layers then has 2 p rows, whatever the number of gates.
 

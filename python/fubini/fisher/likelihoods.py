@@ -47,6 +47,7 @@ _SMALL = 256
 class Categorical(Likelihood):
     """Classes with the probabilities softmax(f): ``CrossEntropyLoss``, or ``NLLLoss`` of ``log_softmax``.
 
+    The Fisher information under it is the generalised Gauss-Newton matrix of the loss (Martens 2020, arXiv:1412.1193).
     With class weights or ignored labels, the metric depends on the labels of the data: they are the targets of the step,
     or follow from the gradient of the loss by the outputs, which the optimizer knows.
 
@@ -292,6 +293,7 @@ class _Elementwise(Likelihood):
 class Bernoulli(_Elementwise):
     """Independent events with the probabilities sigmoid(f): ``BCEWithLogitsLoss``.
 
+    The Fisher information under it is the generalised Gauss-Newton matrix of the loss (Martens 2020, arXiv:1412.1193).
     With ``pos_weight`` the metric depends on the labels of the data, see Categorical.
 
     Args:
@@ -374,6 +376,8 @@ class Bernoulli(_Elementwise):
 class Gaussian(_Elementwise):
     """Independent numbers around f with the variance 1/2: ``MSELoss``, whose Hessian is 2.
 
+    The Fisher information under it is the generalised Gauss-Newton matrix of the loss (Martens 2020, arXiv:1412.1193).
+
     Args:
         reduction: As for Likelihood; the mean is over all elements.
         scale: As for Likelihood.
@@ -404,6 +408,9 @@ class Gaussian(_Elementwise):
 @dataclass(frozen=True)
 class Poisson(_Elementwise):
     """Independent counts with the means exp(f), or f itself: ``PoissonNLLLoss``.
+
+    The Fisher information under it is the generalised Gauss-Newton matrix of the loss where the outputs are logarithms of
+    the means (Martens 2020, arXiv:1412.1193).
 
     Args:
         reduction: As for Likelihood; the mean is over all elements.

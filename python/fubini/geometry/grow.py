@@ -124,7 +124,7 @@ def pool_scores(
     *,
     time: Time = "imaginary",
 ) -> PoolScores:
-    """Return what every candidate of a pool would gain a circuit, from one call of the engine.
+    """Return what every candidate of a pool would gain a circuit, from one call of the engine (Grimsley et al. 2019).
 
     Example:
         >>> import fubini, pennylane as qml

@@ -49,6 +49,9 @@ def report(
 ) -> Report:
     """Report on the trainability and the capacity of a circuit, over random weights.
 
+    Variance of gradients by McClean et al. (2018, arXiv:1803.11173), effective dimension by Abbas et al. (2021,
+    arXiv:2011.00027).
+
     Example:
         >>> import fubini, torch, pennylane as qml
         >>> @qml.qnode(qml.device("default.qubit", wires=2))

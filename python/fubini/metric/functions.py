@@ -188,8 +188,10 @@ def quantum_fisher(
 ) -> Callable[..., Any]:
     """Return a function that computes the quantum Fisher information of a QNode or layer: 4 g for a pure state.
 
-    For circuits with channels on default.mixed it is that of the mixed state, by the symmetric logarithmic derivative, see
-    :mod:`fubini.devices.mixed`: the full matrix, which torch cannot differentiate.
+    It bounds every classical Fisher information that a measurement of the state can have (Braunstein and Caves 1994;
+    for circuits Meyer 2021, arXiv:2103.15191). For circuits with channels on default.mixed it is that of the mixed
+    state, by the symmetric logarithmic derivative, see :mod:`fubini.devices.mixed`: the full matrix, which torch cannot
+    differentiate.
 
     Args:
         qnode: As for :func:`metric_tensor`, like all that follow.
@@ -206,7 +208,7 @@ def quantum_fisher(
         hybrid: As there.
 
     Returns:
-        As for :func:`metric_tensor`, times four.
+        As for :func:`metric_tensor`, times four: for each weight an array ``(*w.shape, *w.shape)``.
 
     Raises:
         TypeError: If qnode is no QNode or quantum layer.
@@ -270,7 +272,8 @@ def geometric_tensor(
         engine: As there.
 
     Returns:
-        As for :func:`metric_tensor`, complex (complex64 for weights of float32).
+        As for :func:`metric_tensor`: for each weight an array ``(*w.shape, *w.shape)``, here complex (complex64 for weights of
+        float32).
 
     Raises:
         TypeError: If qnode is no QNode or quantum layer.
@@ -363,9 +366,10 @@ def metric_derivative(
 ) -> Callable[..., Any]:
     r"""Return a function that computes d/dt g(w + t v) at t = 0, as geodesic corrections need it.
 
-    With D = dg/dt and L = v^T g v, the Christoffel symbol of the first kind along v is
-    :math:`\Gamma_{k,ij} v^i v^j = (D v)_k - \frac12 \partial_k L`, and L is what torch differentiates. The derivative
-    is exact, for angles that are any function of the weights; it costs one second-order sweep per angle.
+    These are the second-order terms of a step (Transtrum and Sethna 2012, arXiv:1201.5885). With D = dg/dt and L = v^T
+    g v, the Christoffel symbol of the first kind along v is :math:`\Gamma_{k,ij} v^i v^j = (D v)_k - \frac12 \partial_k
+    L`, and L is what torch differentiates. The derivative is exact, for angles that are any function of the weights; it
+    costs one second-order sweep per angle.
 
     Args:
         qnode: As for :func:`metric_tensor`; its weights must be torch tensors.

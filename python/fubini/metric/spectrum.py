@@ -18,7 +18,7 @@ _NAMED = 8
 
 @dataclass(frozen=True, eq=False)
 class MetricSpectrum:
-    """Eigenvalues of a metric, and what follows from them.
+    """Eigenvalues of a metric, and what follows from them (Haug, Bharti and Kim 2021, arXiv:2102.01659).
 
     Attributes:
         matrix: The metric, (P, P).
@@ -182,6 +182,8 @@ def metric_spectrum(
     rcond: float | None = None,
 ) -> Callable[..., MetricSpectrum]:
     """Return a function that computes the spectrum of a QNode's or layer's metric, averaged over the inputs.
+
+    The rank counts the directions in which the state moves (Haug, Bharti and Kim 2021, arXiv:2102.01659).
 
     Args:
         qnode: As for ``fubini.metric_tensor``, like approx, argnums, layers and engine.

@@ -166,7 +166,8 @@ class LevenbergMarquardt:
     the damping changes, and where the metric did, the scale between the metric and the curvature of the loss, which
     nobody knows beforehand for the Fubini-Study metric. For a Fisher matrix, in units of the loss, it is of order 1.
 
-    Use it with ``lr=1``: a smaller lr is first of all a slower start.
+    Use it with ``lr=1``: a smaller lr is first of all a slower start. The ratio and the retries are those of Moré (1978,
+    *The Levenberg-Marquardt algorithm: implementation and theory*).
 
     Args:
         lam: First strength, above 0: a number, or :class:`~fubini.Relative` or :class:`~fubini.Diagonal` of one.
@@ -311,7 +312,8 @@ class TrustRegion:
     """Shortens steps that are longer than a radius in the metric's norm, ``sqrt(step . G step)``.
 
     In the Fubini-Study metric that is the angle in radians that the state moves, to first order. The norm is the whole
-    model's, so that no layer takes more than its share.
+    model's, so that no layer takes more than its share. Steps of K-FAC are cut like this by Wu et al. (2017,
+    arXiv:1708.05144, section 4).
 
     Args:
         radius: Largest length, above 0.
@@ -385,7 +387,7 @@ class LineSearchResult:
 
 @dataclass(frozen=True)
 class Armijo:
-    """Backtracking: halve the step until the loss falls by a given share of what the slope promises.
+    """Backtracking: shrink the step until the loss falls by a given share of what the slope promises (Armijo 1966).
 
     Args:
         share: Fraction of the promised reduction that is enough, between 0 and 1.

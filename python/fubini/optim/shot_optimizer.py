@@ -53,11 +53,12 @@ class StepReport:
 class ShotQNGOptimizer(torch.optim.Optimizer):
     r"""Natural-gradient descent of :math:`\langle O\rangle(\theta)` on a device with shots or on hardware.
 
-    Every step estimates gradient and block-diagonal metric with their errors in one execution, weighs eigen-directions by
-    their signal-to-noise ratio (``fubini.devices.signal_to_noise``) and shares its shots between gradient and metric such that the
-    direction's variance is smallest, judged by the step before. There is no ``lam``. For data, several expectation
-    values and losses of them, use ``QuantumLayer`` and ``QNGOptimizer(lam=SignalToNoise())``, which weighs in the same
-    way and takes the layer's own shots for every circuit.
+    Every step estimates gradient and block-diagonal metric with their errors in one execution, weighs eigen-directions
+    by their signal-to-noise ratio (Schmitt and Heyl 2020, arXiv:1912.08828; ``fubini.devices.snr_direction``) and
+    shares its shots between gradient and metric such that the direction's variance is smallest, judged by the step
+    before. There is no ``lam``. For data, several expectation values and losses of them, use ``QuantumLayer`` and
+    ``QNGOptimizer(lam=SignalToNoise())``, which weighs in the same way and takes the layer's own shots for every
+    circuit.
 
     Args:
         params: The weights, in the order of the QNode's positional arguments.

@@ -78,6 +78,12 @@ class Damping:
 class Absolute(Damping):
     """Adds ``lam * I``: in the units of the matrix.
 
+    In least squares this is Levenberg's damping (1944, *A method for the solution of certain non-linear problems in
+    least squares*).
+
+    Args:
+        lam: Strength, at least 0: one number, or an array with one for each system (block) of the batch.
+
     Example:
         >>> import fubini, numpy as np
         >>> fubini.solve(np.diag([1.0, 3.0]), np.array([2.0, 4.0]), damping=fubini.Absolute(1.0))
@@ -91,6 +97,9 @@ class Absolute(Damping):
 class Relative(Damping):
     """Adds ``lam * mean(diag(G)) * I``: does not change when the matrix is rescaled as a whole.
 
+    Args:
+        lam: Strength, at least 0: one number, or an array with one for each system (block) of the batch.
+
     Example:
         >>> import fubini, numpy as np
         >>> fubini.solve(np.diag([1.0, 3.0]), np.array([2.0, 4.0]), damping=fubini.Relative(0.5))  # 0.5 times the mean, 2
@@ -102,9 +111,12 @@ class Relative(Damping):
 
 @dataclass(frozen=True)
 class Diagonal(Damping):
-    """Adds ``lam * diag(G)`` (Marquardt): does not change when the parameters are rescaled one by one.
+    """Adds ``lam * diag(G)`` (Marquardt 1963): does not change when the parameters are rescaled one by one.
 
     A zero on the diagonal stays zero, so that a parameter without any effect is left to the pseudo-inverse.
+
+    Args:
+        lam: Strength, at least 0: one number, or an array with one for each system (block) of the batch.
 
     Example:
         >>> import fubini, numpy as np

@@ -121,7 +121,7 @@ class Power:
 
 @dataclass(frozen=True)
 class CG:
-    """Preconditioned conjugate gradients.
+    """Preconditioned conjugate gradients (Hestenes and Stiefel 1952).
 
     Args:
         tolerance: Stop when the residual's norm is at most this times the right-hand side's.
@@ -146,6 +146,8 @@ class CG:
 @dataclass(frozen=True)
 class Dual:
     """``matrix`` is a factor X [..., n, m] with G = X X^T; solves with X^T X [..., m, m] where m < n.
+
+    With fewer samples than parameters this is the small system of MinSR (Chen and Heyl 2024, arXiv:2302.01941).
 
     Args:
         rcond: Cut-off below which eigenvalues of X^T X count as zero when there is no damping, as for :class:`Pinv`.

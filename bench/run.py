@@ -19,7 +19,9 @@ import common
 
 
 def main() -> None:
-    known = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in ("run", "common"))
+    known = sorted(
+        path.stem for path in HERE.glob("*.py") if path.stem not in ("run", "common", "compare")
+    )
     parser = argparse.ArgumentParser(description="fubini's benchmarks")
     parser.add_argument("--only", default=",".join(known), help=f"some of: {', '.join(known)}")
     parser.add_argument("--quick", action="store_true", help="fewer cases and samples")

@@ -95,7 +95,7 @@ CONSTRUCTION: list[tuple[Any, dict[str, Any], Any, str]] = [
         lambda m: m,
         {"metric": "euclid"},
         ValueError,
-        "metric: expected 'quantum', 'fisher' or 'hybrid', got 'euclid'",
+        "metric: expected 'quantum', 'fisher', 'hybrid' or 'energy', got 'euclid'",
     ),
     (lambda m: m, {"layers": "none"}, ValueError, "layers: expected 'wires'"),
     (lambda m: [m[0].weight, m[0].weight], {}, ValueError, "params: expected every parameter once"),

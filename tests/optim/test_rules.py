@@ -421,3 +421,43 @@ def test_a_system_that_cannot_be_solved_counts_in_the_seconds(
     opt.step(closure)
     assert opt.diagnostics()["accepted"] == 1.0
     assert opt.diagnostics()["solve_seconds"] >= 0.05
+
+
+def test_trials_of_a_policy_are_forward_passes() -> None:
+    model = hybrid()
+    inputs = torch.rand(4, 3, dtype=torch.float64)
+    seen: list[tuple[bool, bool]] = []
+
+    def train(way: str, steps: int = 4) -> tuple[list[float], float]:
+        one = copy.deepcopy(model)
+        opt = fubini.QNGOptimizer(one, 1.0, lam=fubini.LevenbergMarquardt(1e-3), metric="quantum")
+
+        def closure() -> Any:
+            opt.zero_grad()
+            loss = one(inputs).square().mean()
+            loss.backward()
+            first = next(one.parameters()).grad
+            seen.append((loss.requires_grad, first is not None))
+            if way == "gradients are needed":
+                assert first is not None
+                return loss + 0.0 * first.sum()
+            if way == "a number":
+                return loss.item()
+            if way == "another loss":
+                return loss.detach() * 2.0 - loss.detach()
+            return loss
+
+        found = [opt.step(closure) for _ in range(steps)]
+        losses = [x.item() if isinstance(x, torch.Tensor) else x for x in found]
+        return losses, sum(float(p.detach().sum()) for p in one.parameters())
+
+    expected = train("gradients are needed")
+    assert all(seen[-3:])
+    for way in ("a tensor", "a number", "another loss"):
+        seen.clear()
+        losses, end = train(way)
+        assert losses == pytest.approx(expected[0], rel=1e-12)
+        assert end == pytest.approx(expected[1], rel=1e-12)
+        # Every step has an evaluation with a graph and its gradients; trials have neither.
+        assert seen.count((True, True)) == 4
+        assert set(seen) == {(True, True), (False, False)}

@@ -88,6 +88,12 @@ class Found:
         return how if how.decides(self.arrays(), to_numpy(self.inputs)) else None
 
     @property
+    def reason(self) -> str:
+        """Why there is no compiled form."""
+        how = self.known.run.how
+        return how if isinstance(how, str) else getattr(how, "reason", "a decision by value")
+
+    @property
     def inputs(self) -> torch.Tensor:
         """The batch of inputs, (batch, features); one input without features where there is none."""
         data = self.known.data

@@ -319,22 +319,14 @@ def energy_problem(energy: Any, *args: Any, **kwargs: Any) -> EnergyProblem:
     found = reason or find(qnode, args, kwargs)
     form = None if isinstance(found, str) else found.compiled
     if form is None or isinstance(found, str):
-        if not isinstance(found, str):
-            how = found.known.run.how
-            found = how if isinstance(how, str) else getattr(how, "reason", "a decision by value")
+        why = found if isinstance(found, str) else found.reason
         raise UnsupportedCircuitError(
-            f"energy: expected a circuit that is compiled: {found}{_REMEDY}"
+            f"energy: expected a circuit that is compiled: {why}{_REMEDY}"
         )
-    measured = form.circuit.structure.measurements
-    if len(measured) != 1 or measured[0].kind != "expval":
-        kinds = [m.kind for m in measured]
-        raise UnsupportedCircuitError(
-            f"energy: expected a QNode that returns one expectation value, got {kinds}{_REMEDY}"
-        )
-    if found.known.data is not None or form.circuit.takes_state:
-        raise UnsupportedCircuitError(
-            f"energy: expected a circuit without inputs that starts from |0...0>, got a batch or a prepared state{_REMEDY}"
-        )
+    against = reason_against(form)
+    if against or found.known.data is not None:
+        against = against or "expected a circuit without inputs, got a batch"
+        raise UnsupportedCircuitError(f"energy: {against}{_REMEDY}")
     moving = [v for v in found.tensors.values() if v.requires_grad] or list(found.tensors.values())
     ids = {id(v) for v in moving}
     whole = np.concatenate([to_numpy(v).reshape(-1) for v in found.tensors.values()]).astype(float)
@@ -343,6 +335,36 @@ def energy_problem(energy: Any, *args: Any, **kwargs: Any) -> EnergyProblem:
     if not len(columns):
         raise ValueError("args: expected tensors with at least one number, got none")
     arguments = _Arguments(args, kwargs, [v for v in found.tensors.values() if id(v) in ids])
+    return _problem(form, whole, columns, arguments)
+
+
+def reason_against(form: Compiled) -> str:
+    """Return why a compiled circuit is no energy; nothing where it is one.
+
+    Args:
+        form: The circuit.
+    """
+    measured = form.circuit.structure.measurements
+    if len(measured) != 1 or measured[0].kind != "expval":
+        kinds = [m.kind for m in measured]
+        return f"expected a QNode that returns one expectation value, got {kinds}"
+    if form.circuit.takes_state:
+        return "expected a circuit that starts from |0...0>, got a prepared state"
+    return ""
+
+
+def problem_of(form: Compiled, whole: Real, columns: Any) -> EnergyProblem:
+    """Return a compiled circuit that is an energy as a function of some of its numbers.
+
+    Args:
+        form: The circuit, see ``reason_against``.
+        whole: All its numbers, in the order of compilation.
+        columns: Those that move.
+    """
+    return _problem(form, whole, columns, _Arguments((), {}, []))
+
+
+def _problem(form: Compiled, whole: Real, columns: Any, arguments: _Arguments) -> EnergyProblem:
     start = whole[columns]
     tied = _tied(form.circuit, form.affine, whole, columns)
     if tied is not None:

@@ -5,13 +5,13 @@ kernel. The others take a metric each, by the gates of their tape or on their de
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from fubini.arrays import all_finite
+from fubini.arrays import all_finite, to_numpy
 from fubini.circuit.arguments import place
 from fubini.compile.calls import find
 from fubini.devices.executor import device_reason
@@ -21,7 +21,7 @@ from fubini.native.operator import MetricOperator
 from fubini.native.pullback import Pullback
 from fubini.nn.call_forms import CallForm, call_form
 from fubini.nn.recorder import check_same_weights
-from fubini.nn.watched_calls import SeenCall, Slot, slotted
+from fubini.nn.watched_calls import SeenCall, Slot, WeightSeen, slotted
 from fubini.options import Approx, LayerRule, Real
 
 Tensor = torch.Tensor
@@ -42,6 +42,29 @@ class _Batch:
     call: SeenCall
     slots: list[Slot]
     count: int
+
+
+@dataclass(frozen=True, eq=False)
+class CompiledCall:
+    """Calls of a compiled circuit at the same arguments.
+
+    Attributes:
+        form: The circuit and the arguments.
+        jacobian: The derivative of the weights by the parameters; None where they are the parameters, in order.
+        count: How many calls.
+        weights: Those that move, in the order of the form.
+    """
+
+    form: CallForm
+    jacobian: Real | None
+    count: int
+    weights: list[WeightSeen]
+
+    def now(self) -> Real | None:
+        """Return the weights as they are now, (W,); None where they are computed from the parameters."""
+        if any(w.value is not None for w in self.weights):
+            return None
+        return np.concatenate([to_numpy(w.now()).reshape(-1) for w in self.weights])
 
 
 class CallLayer:
@@ -93,7 +116,7 @@ class CallLayer:
         total, count = np.zeros((size, size)), 0
         for batch in self._batches():
             metric = np.asarray(batch.point.metric(approx, layers, "mean"))
-            jacobian = self._jacobian(batch, starts, size)
+            jacobian = self._jacobian(batch.call, batch.slots, starts, size)
             pulled = metric if jacobian is None else jacobian.T @ metric @ jacobian
             rows = batch.count
             total = pulled if not count else (count * total + rows * pulled) / (count + rows)
@@ -113,16 +136,54 @@ class CallLayer:
         starts = dict(zip(self.parameters, np.cumsum([0, *_sizes(self.parameters)]), strict=False))
         if len(batches) != 1 or not isinstance(batches[0].point, Pullback):
             return None
-        if self._jacobian(batches[0], starts, sum(_sizes(self.parameters))) is not None:
+        one, size = batches[0], sum(_sizes(self.parameters))
+        if self._jacobian(one.call, one.slots, starts, size) is not None:
             return None
         operator = MetricOperator(
             batches[0].point, "auto", layers=layers, like=self.parameters[0].detach()
         )
         return operator, batches[0].count
 
-    def _jacobian(self, batch: _Batch, starts: Mapping[Tensor, int], size: int) -> Real | None:
+    def compiled_calls(self, starts: Mapping[Tensor, int], remedy: str) -> list[CompiledCall]:
+        """Return the calls, one by one, on the native engine.
+
+        Args:
+            starts: Where the entries of each parameter begin.
+            remedy: The end of the message for others.
+
+        Raises:
+            UnsupportedCircuitError: If a circuit is not compiled.
+        """
+        check_same_weights(self.name, self.passes)
+        size = sum(p.numel() for p in starts)
+        calls: list[CompiledCall] = []
+        known: dict[Any, int] = {}
+        for call in self.passes:
+            _check_finite(self, call)
+            now = _arguments(call, {s: w.now() for s, w in call.of_weights.items()})
+            form = call_form(call.qnode, self.names, now, call.of_weights, call.fixed, call.mapped)
+            if form is None:
+                raise UnsupportedCircuitError(
+                    f"{self.title}: expected a circuit that is compiled: {_why(call.qnode, *now)}{remedy}"
+                )
+            # Weights that are computed have derivatives of their own in every call.
+            own = id(call) if any(w.entries is None for w in call.of_weights.values()) else None
+            key = (own, form.rows.tobytes(), *form.key())
+            if key in known:
+                k = known[key]
+                calls[k] = replace(calls[k], count=calls[k].count + 1)
+                continue
+            known[key] = len(calls)
+            jacobian = self._jacobian(call, form.slots, starts, size)
+            weights = [call.of_weights[slot] for slot in form.slots]
+            calls.append(CompiledCall(form, jacobian, 1, weights))
+        return calls
+
+    def _jacobian(
+        self, call: SeenCall, slots: Sequence[Slot], starts: Mapping[Tensor, int], size: int
+    ) -> Real | None:
         """The derivative of the weights by the parameters; None where the weights are the parameters, in order."""
-        weights = [batch.call.of_weights[slot] for slot in batch.slots]
+        weights = [call.of_weights[slot] for slot in slots]
         ends = np.cumsum([0, *(w.shape.numel() for w in weights)]).tolist()
         if ends[-1] == size and all(
             w.plain and starts[w.leaves[0]] == end for w, end in zip(weights, ends, strict=False)
@@ -165,6 +226,14 @@ class CallLayer:
             "network's layers, got a tensor that parameters may have been mixed in with other tensors; say which arguments are "
             f"weights: fubini.compiled(qnode, weights={[*weights, name]!r}), or weights={weights!r} if {name} is data"
         )
+
+
+def _why(qnode: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> str:
+    """Why a call is not compiled."""
+    found = device_reason(qnode) or find(qnode, args, kwargs)
+    if isinstance(found, str):
+        return found
+    return found.reason if found.compiled is None else "its initial state or its batch has weights"
 
 
 def _batches(layer: CallLayer) -> list[_Batch]:

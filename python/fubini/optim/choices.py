@@ -14,10 +14,12 @@ from fubini.fisher.likelihoods import Gaussian
 from fubini.fisher.losses import as_likelihood
 from fubini.nn.layer import QuantumLayer
 from fubini.optim.momentum import Spring
-from fubini.optim.policies import Armijo
+from fubini.optim.policies import Armijo, LevenbergMarquardt
 
 #: Kind of a damping in units of one term of the loss, of which a sum has many.
 PER_TERM = "per term"
+#: Added to the curvature of an energy where nothing judges steps, in units of its largest size along an axis.
+ENERGY_DAMPING = 0.1
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Choices:
         by_length: Whether steps are limited by their running length.
         unit: Of that length, see ``StepLength``.
         per_term: Whether lam counts per term of the loss.
+        by_closure: Whether lam is a policy for steps with a closure, and ``ENERGY_DAMPING`` serves those without.
         reasons: What was chosen and why, one line each; empty without a loss.
     """
 
@@ -46,6 +49,7 @@ class Choices:
     by_length: bool = False
     unit: float = 1.0
     per_term: bool = False
+    by_closure: bool = False
     reasons: tuple[str, ...] = ()
 
 
@@ -82,6 +86,16 @@ def choose(
     if isinstance(step_rule, str) and step_rule != "auto":
         raise ValueError(
             f"step_rule: expected 'auto', TrustRegion(...), Armijo(...) or None, got {step_rule!r}"
+        )
+    if loss is None and metric == "energy":
+        return Choices(
+            1.0 if lr is None else lr,
+            metric,
+            LevenbergMarquardt() if lam is None else lam,
+            0.0 if averaging is None else averaging,
+            None if step_rule == "auto" else step_rule,
+            likelihood,
+            by_closure=lam is None,
         )
     if loss is None:
         return Choices(
@@ -135,7 +149,7 @@ def choose(
     # Errors have the scale of the targets; the logarithm of a probability has its own.
     unit = 0.0 if isinstance(meaning, Gaussian) else 1.0
     return Choices(
-        lr, metric, lam, averaging, rule, loss, by_length, unit, per_term, tuple(reasons)
+        lr, metric, lam, averaging, rule, loss, by_length, unit, per_term, reasons=tuple(reasons)
     )
 
 
@@ -145,9 +159,10 @@ def _check_company(metric: Any, lam: Any, likelihood: Any) -> None:
         raise ValueError(
             f"likelihood: expected None besides loss=, which says it, got {likelihood!r}; leave one of them out"
         )
-    if metric == "quantum":
+    if metric in ("quantum", "energy"):
+        knows = "knows no loss" if metric == "quantum" else "knows its loss, the energy"
         raise ValueError(
-            "metric: expected 'fisher' or 'hybrid' with loss=, got 'quantum', which knows no loss; leave loss= out for it"
+            f"metric: expected 'fisher' or 'hybrid' with loss=, got {metric!r}, which {knows}; leave loss= out for it"
         )
     if isinstance(lam, SignalToNoise):
         raise ValueError(  # noqa: TRY004 - the options contradict each other

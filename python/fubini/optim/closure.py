@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from fubini.blocks import distributed
 from fubini.errors import NumericalError
@@ -82,8 +83,26 @@ def undisturbed(model: torch.nn.Module | None, seed: int | None = None) -> Itera
                 buffer.data.copy_(value)
 
 
+class _WithoutBackward(TorchFunctionMode):
+    """Leaves out what ``loss.backward()`` would do, and keeps the losses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses: list[Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.backward:
+            self.losses.append(args[0])
+            return None
+        return func(*args, **(kwargs or {}))
+
+
 class Judge:
     """Evaluates the closure at changed parameters on the same data and random numbers.
+
+    A forward pass is all that this takes: ``backward`` does nothing meanwhile, and torch builds no graph. Closures for which
+    that will not do, because they need gradients for the loss or call ``backward`` on something else than what they return,
+    are evaluated again as they are.
 
     Gradients, random numbers, batch-norm statistics and recorded passes are afterwards as they were.
 
@@ -95,6 +114,10 @@ class Judge:
         recorders: To be paused.
         weight: Of this process among all, for the mean of the loss.
         maximize: Whether the loss is to grow.
+        forward_only: Whether to try it by a forward pass.
+
+    Attributes:
+        forward_only: Whether a forward pass did, so far.
     """
 
     def __init__(
@@ -107,7 +130,9 @@ class Judge:
         *,
         weight: float,
         maximize: bool,
+        forward_only: bool = True,
     ) -> None:
+        self.forward_only = forward_only
         self._closure, self._random, self._model = closure, random, model
         self._parameters, self._recorders = parameters, recorders
         self._weight, self._sign = weight, -1.0 if maximize else 1.0
@@ -137,10 +162,11 @@ class Judge:
         gradients = [p.grad for p in self._parameters]
         try:
             with undisturbed(self._model), paused(self._recorders):
-                self._random.restore()
-                for p in self._parameters:
-                    p.grad = None
-                loss, _ = evaluated(self._closure)
+                loss = self._by_forward_pass() if self.forward_only else None
+                if loss is None:
+                    self.forward_only = False
+                    self._begin()
+                    loss, _ = evaluated(self._closure)
         except BaseException:
             proposal.restore()
             raise
@@ -148,6 +174,30 @@ class Judge:
             for p, gradient in zip(self._parameters, gradients, strict=True):
                 p.grad = gradient
         return self._mean(number(loss))
+
+    def _begin(self) -> None:
+        self._random.restore()
+        for p in self._parameters:
+            p.grad = None
+
+    def _by_forward_pass(self) -> Any:
+        """The loss without a backward pass; None where that is not known to be the same."""
+        self._begin()
+        with _WithoutBackward() as left_out, torch.no_grad():
+            try:
+                result = self._closure()
+            except Exception:  # noqa: BLE001 - it is called again as it is, and then its errors are the caller's
+                return None
+        loss = result[0] if isinstance(result, tuple | list) and result else result
+        try:
+            value = number(loss)
+            # What is no number refuses the step in any case.
+            same = not math.isfinite(value) or all(
+                one is loss or number(one) == value for one in left_out.losses
+            )
+        except TypeError:
+            return None
+        return loss if same else None
 
     def _mean(self, loss: float) -> float:
         return self._sign * distributed.number_mean(loss, self._weight, self._parameters[0].device)

@@ -108,13 +108,13 @@ def check_options(options: Mapping[str, Any], policy: DampingPolicy | None) -> N
     """
     metric, rule = options["metric"], options["step_rule"]
     words = {
-        "metric": ("quantum", "fisher", "hybrid"),
+        "metric": ("quantum", "fisher", "hybrid", "energy"),
         "fisher": ("true", "empirical"),
         "fallback": (None, "diagonal", "identity"),
     }
     for name, known in words.items():
         check_word(name, options[name], known)
-    check_approx(options["approx"], auto=metric == "quantum")
+    check_approx(options["approx"], auto=metric in ("quantum", "energy"))
     check_rule(options["layers"])
     check_number("averaging", options["averaging"], 1.0)
     for name, lowest in (("update_every", 1), ("samples", 1)):
@@ -122,12 +122,12 @@ def check_options(options: Mapping[str, Any], policy: DampingPolicy | None) -> N
         whole = isinstance(value, int) and not isinstance(value, bool)
         if not (whole and value >= lowest) and not (name == "samples" and value is None):
             raise ValueError(f"{name}: expected a whole number >= {lowest}, got {value!r}")
-    if metric == "quantum":
+    if metric in ("quantum", "energy"):
         usual = {"likelihood": None, "fisher": "true", "samples": None, "fallback": None}
         for name, value in usual.items():
             if options[name] != value:
                 raise ValueError(
-                    f"{name}: expected {value!r} with metric='quantum', which knows no loss, got {options[name]!r}; "
+                    f"{name}: expected {value!r} with metric={metric!r}, which knows no likelihood, got {options[name]!r}; "
                     "use metric='fisher' or 'hybrid'"
                 )
     elif options["likelihood"] is None:
@@ -135,11 +135,37 @@ def check_options(options: Mapping[str, Any], policy: DampingPolicy | None) -> N
             f"likelihood: expected 'categorical', 'bernoulli' or 'gaussian' for metric={metric!r}, got None; it says which "
             "distribution the loss is the negative logarithm of; or pass the loss, such as torch.nn.CrossEntropyLoss()"
         )
+    if metric == "energy":
+        _check_energy(options)
     if rule is not None and not isinstance(rule, TrustRegion | Armijo):
         raise TypeError(f"step_rule: expected TrustRegion(...), Armijo(...) or None, got {rule!r}")
     if isinstance(rule, Armijo) and policy is not None and policy.needs_closure:
         raise ValueError(
             f"step_rule: expected none but TrustRegion with {type(policy).__name__}, which judges the loss itself"
+        )
+
+
+def _check_energy(options: Mapping[str, Any]) -> None:
+    """Check what does not go with the curvature of an energy, which is that at the present weights and has any sign."""
+    wanted: dict[str, tuple[Any, ...]] = {
+        "approx": (None, "auto"),
+        "averaging": (0.0,),
+        "update_every": (1,),
+        "spring": (False,),
+    }
+    for name, allowed in wanted.items():
+        if options.get(name, allowed[0]) not in allowed:
+            expected, got = " or ".join(map(repr, allowed)), repr(options[name])
+            if name == "spring":
+                name, expected, got = "momentum", "a number", "Spring"
+            raise ValueError(
+                f"{name}: expected {expected} with metric='energy', which is the curvature at the present "
+                f"weights, got {got}; leave it out"
+            )
+    if isinstance(options["step_rule"], TrustRegion):
+        raise ValueError(  # noqa: TRY004 - the options contradict each other
+            "step_rule: expected Armijo(...) or none with metric='energy', in which a step has no length, got TrustRegion; "
+            "leave it out: lam=LevenbergMarquardt() shortens steps by the loss"
         )
 
 

@@ -29,10 +29,11 @@ from fubini.nn.recorder import (
 )
 from fubini.nn.surroundings import Seen, Surroundings, without_autocast
 from fubini.optim.closure import undisturbed
+from fubini.optim.energy_source import EnergySource
 from fubini.optim.quantum_source import Counted, NoisySource, QuantumSource
 
 Tensor = torch.Tensor
-Metric = Literal["quantum", "fisher", "hybrid"]
+Metric = Literal["quantum", "fisher", "hybrid", "energy"]
 _STRIDE = 0x9E3779B97F4A7C15  # odd and large, so that the seeds of neighbouring steps have nothing in common
 
 #: Signs are for steps whose damping is still at least this share of what it was: near a minimum without noise they would
@@ -54,6 +55,23 @@ class Source(Protocol):
 
     def attach(self, owner: Any, owned: AbstractSet[Tensor]) -> None:
         """Find the parameters of the optimizer that have a metric, and start recording the passes through them."""
+        ...
+
+    def begin(
+        self, groups: Sequence[Mapping[str, Any]], names: Mapping[Any, str], **now: Any
+    ) -> None:
+        """Check what is known when a step begins, before its metric is computed.
+
+        Args:
+            groups: Parameter groups.
+            names: Names of the parameters, as far as there are any.
+            **now: ``loss``, a number or None; ``metric_fn`` of the closure; ``scale`` of the gradients; whether there
+                is a ``closure``, and whether steps are ``judged`` by a policy.
+        """
+        ...
+
+    def explain(self) -> list[str]:
+        """Return lines about the metric of the last step."""
         ...
 
     def covers(self, parameter: Tensor) -> bool:
@@ -146,6 +164,15 @@ class FisherSource:
         """See Source: none is told apart."""
         return {}
 
+    def begin(
+        self, groups: Sequence[Mapping[str, Any]], names: Mapping[Any, str], **now: Any
+    ) -> None:
+        """See Source: nothing."""
+
+    def explain(self) -> list[str]:
+        """See Source: nothing."""
+        return []
+
     def covers(self, parameter: Tensor) -> bool:
         """See Source."""
         return parameter in self._owned
@@ -222,6 +249,8 @@ def make_source(model: torch.nn.Module | None, options: Mapping[str, Any]) -> So
         return NoisySource(model, approx, options["layers"], tolerance)
     if metric == "quantum":
         return QuantumSource(model, approx, options["layers"])
+    if metric == "energy":
+        return EnergySource(model, options["layers"], dense=True if approx is None else None)
     if model is None:
         raise ValueError(f"model: expected a module for metric={metric!r}, got None")
     return FisherSource(

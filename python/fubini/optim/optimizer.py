@@ -39,10 +39,12 @@ class QNGOptimizer(Checkpointed):
     a regression                          ``QNGOptimizer(model, loss=torch.nn.MSELoss())``
     a regression with few parameters      besides, ``approx=None``: dearer steps, lower loss
     large classical layers                the same call: they take Kronecker factors by themselves
-    a circuit alone, an energy            ``QNGOptimizer(layer, 1.0, approx=None, lam=LevenbergMarquardt())`` with a
-                                          closure
-    bare parameters and a QNode           ``QNGOptimizer([params], lr)`` with ``fubini.compiled(qnode)``, or a closure
-                                          as below
+    an energy, a circuit alone            ``QNGOptimizer(layer, metric="energy")``, ``layer()`` the loss; no closure, no
+                                          number; without torch around it, ``fubini.minimize``
+    a loss that is a function of          ``QNGOptimizer(layer, 1.0, approx=None, lam=LevenbergMarquardt())`` with a
+    energies                              closure
+    bare parameters and a QNode           the same with ``[params]`` for the layer and ``fubini.compiled(qnode)``, or a
+                                          closure as below
     shots, hardware                       ``QNGOptimizer(model, metric="quantum", lam=SignalToNoise())``; for one
                                           expectation value ``ShotQNGOptimizer``
     ====================================  ==========================================================================
@@ -69,6 +71,19 @@ class QNGOptimizer(Checkpointed):
       the loss; see ``fubini.fisher.blocks``. The optimizer runs the model once more on the inputs of those passes,
       without disturbing random numbers or batch-norm statistics.
     - ``metric="hybrid"``: as ``"fisher"``, with the Fubini-Study metric of each quantum layer in units of the loss instead.
+    - ``metric="energy"``: where the loss is the expectation value E of one observable H, the Gauss-Newton part of its
+      Hessian, :math:`B_{ij} = 2\,\mathrm{Re}\,\langle\partial_i\psi|P(H - E)P|\partial_j\psi\rangle` with
+      :math:`P = 1 - |\psi\rangle\langle\psi|`: Rayleigh-Gauss-Newton (arXiv:2507.10835; Peng and Chan 2025, Phys. Rev.
+      Research 7, 043351, for neural states), see ``EnergyProblem.curvature``. Near a minimum it is the Hessian, so that
+      steps with lr = 1, the default, converge superlinearly; B has a scale of its own. Without lam, Levenberg-Marquardt
+      on :math:`\mu I` raises the damping until B is positive and E falls; the kernel evaluates trial energies, so that
+      no closure is needed (one is where weights are computed from parameters; without it the damping is then a tenth of
+      the largest curvature along an axis). With a number for lam that is the damping, raised to twice the size of the
+      lowest eigenvalue of B where that is negative and lam too small for it. The loss may be a sum of such energies,
+      each of a circuit of its own, plus a constant, or minus that; a multiple of it where a closure returns it. All else
+      is refused before anything changes: data, several expectation values, probabilities, variances, shots, circuits on
+      devices, classical layers with a gradient, other functions of E. Up to 1500 numbers B is a matrix, above that
+      products in conjugate gradients; ``approx=None`` makes it a matrix in any case.
 
     Where with ``loss=`` the metric is averaged (by at least .8), a circuit with several results is so large that its Jacobian
     would cost more than the gradient, and steps are still long (the damping has not fallen below .3 of lam), the curvature of
@@ -115,7 +130,7 @@ class QNGOptimizer(Checkpointed):
 
     Args:
         params: A module, or parameters or parameter groups as every torch optimizer takes.
-        lr: Step size; per group. None chooses it: 0.01 without a loss.
+        lr: Step size; per group. None chooses it: 0.01 without a loss, 1 with ``metric="energy"``.
         loss: What is minimised: the module that computes it, such as ``torch.nn.CrossEntropyLoss()`` with its reduction,
             weights and smoothing, ``NLLLoss``, ``BCEWithLogitsLoss``, ``MSELoss`` or ``PoissonNLLLoss``; or what
             likelihood takes. Everything that is not given is then chosen for it, see above.
@@ -125,7 +140,9 @@ class QNGOptimizer(Checkpointed):
             default without: for circuits alone, energies, losses that have no likelihood, and layers with shots.
             ``"hybrid"``, each circuit's own metric between the Fisher blocks of the others, where circuits are small beside
             the classical layers: on the digits it is as good, on re-uploading circuits with few outputs far worse.
-        approx: ``"block-diag"``, ``"diag"`` or None (full), see ``fubini.metric_tensor``; for a Fisher matrix, blocks are
+            ``"energy"``, the curvature of a loss that is an energy, see above.
+        approx: The default is ``"block-diag"``, and ``"auto"`` with ``metric="energy"``, whose curvature has no blocks.
+            ``"block-diag"``, ``"diag"`` or None (full), see ``fubini.metric_tensor``; for a Fisher matrix, blocks are
             layers of the model, and None is the joint matrix of all parameters: take it up to some hundred parameters
             where steps may cost twice, above all for regressions and for models of several circuits and layers in a row,
             whose blocks know nothing of each other. ``"diag"`` where even the blocks are large. ``"auto"``, for circuits
@@ -133,7 +150,8 @@ class QNGOptimizer(Checkpointed):
             alone, whichever is predicted to be cheapest; ``explain()`` says which.
         lam: What is added to the metric's diagonal: a number in the metric's units, ``Relative`` or ``Diagonal`` of
             one, both also per group; or a policy for all groups: ``Schedule``, ``LevenbergMarquardt``, ``Tikhonov``; for
-            layers with shots, ``SignalToNoise``. None chooses it: 1e-3 without a loss.
+            layers with shots, ``SignalToNoise``. None chooses it: 1e-3 without a loss, ``LevenbergMarquardt()`` with
+            ``metric="energy"``.
         likelihood: What the outputs mean to the loss, for a Fisher matrix without ``loss=``: to be taken where all numbers
             shall be yours (lr, lam and averaging then have the defaults of a call without a loss). The loss itself, such
             as ``torch.nn.CrossEntropyLoss(reduction="sum")``; ``"categorical"``, ``"bernoulli"`` or ``"gaussian"``, which
@@ -188,7 +206,7 @@ class QNGOptimizer(Checkpointed):
         loss: Any = None,
         model: torch.nn.Module | None = None,
         metric: Metric | None = None,
-        approx: Approx | Literal["auto"] = "block-diag",
+        approx: Approx | Literal["auto", "default"] = "default",
         lam: Any = None,
         likelihood: Any = None,
         fisher: Literal["true", "empirical"] = "true",
@@ -223,6 +241,8 @@ class QNGOptimizer(Checkpointed):
             likelihood=likelihood,
             momentum=momentum,
         )
+        if isinstance(approx, str) and approx == "default":
+            approx = "auto" if chosen.metric == "energy" else "block-diag"
         lam = chosen.lam
         self._policy: DampingPolicy | None = None
         damping = group_damping(lam)
@@ -242,14 +262,15 @@ class QNGOptimizer(Checkpointed):
             "averaging": chosen.averaging,
             "update_every": update_every,
             "by_length": chosen.by_length,
+            "by_closure": chosen.by_closure,
             "reasons": chosen.reasons,
         }
-        check_options(self._options, self._policy)
-        if isinstance(lam, SignalToNoise):
-            check_signal_to_noise(self._options, self._model, as_momentum(momentum)[0])
-            self._options["tolerance"] = lam.tolerance
         kind, coefficient = as_momentum(momentum)
         self._options["spring"] = kind == "spring"
+        check_options(self._options, self._policy)
+        if isinstance(lam, SignalToNoise):
+            check_signal_to_noise(self._options, self._model, kind)
+            self._options["tolerance"] = lam.tolerance
         self._source = make_source(self._model, self._options)
         defaults = {
             "lr": chosen.lr,
@@ -300,13 +321,14 @@ class QNGOptimizer(Checkpointed):
             self._prepare()
 
     def __repr__(self) -> str:
-        hidden = {"samples", "fallback", "layers", "spring", "tolerance", "by_length", "reasons"}
+        hidden = {"samples", "fallback", "layers", "spring", "tolerance", "by_length"}
+        hidden |= {"by_closure", "reasons"}
         used = {n: v for n, v in self._options.items() if n not in hidden and v is not None}
         if self._options.get("reasons"):
             used = {"loss" if n == "likelihood" else n: v for n, v in used.items()}
         if self._options.get("by_length"):
             used["step_rule"] = "auto"
-        if self._options["metric"] == "quantum":
+        if self._options["metric"] in ("quantum", "energy"):
             del used["fisher"]
         if self._policy is not None:
             used["lam"] = self._policy
@@ -329,7 +351,7 @@ class QNGOptimizer(Checkpointed):
             for info in self._last.proposal.infos
         ]
         none = "No parameter has a metric; all took the plain gradient step."
-        return "\n".join([*chosen, *(lines or [none])])
+        return "\n".join([*chosen, *self._source.explain(), *(lines or [none])])
 
     def diagnostics(self) -> dict[str, float]:
         """Return numbers about the last step; they cost next to nothing unless they are asked for.

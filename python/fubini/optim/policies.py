@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 from fubini.solvers.damping import Damping, as_damping
 
 _FIRST = "_first_state"  # of a policy that belongs to an optimizer
+_LAM = 3e-3  # in units of a metric
 _TINY = 1e-30  # bounds of the scale, so that it stays a number whatever happens
 
 
@@ -166,17 +167,27 @@ class LevenbergMarquardt:
     the damping changes, and where the metric did, the scale between the metric and the curvature of the loss, which
     nobody knows beforehand for the Fubini-Study metric. For a Fisher matrix, in units of the loss, it is of order 1.
 
+    With ``metric="energy"`` the metric is the curvature of the loss itself, so that there is no scale to be found: only lam
+    changes. It begins at the largest curvature along an axis, with bounds in the same unit, and is raised, at no cost in
+    evaluations, until the damped curvature is positive definite.
+
+    Trial steps are judged by a forward pass alone: while the closure runs for one, ``loss.backward()`` does nothing and torch
+    builds no graph. A closure for which that will not do, because it uses gradients to compute the loss, is noticed and run
+    as it is. The metric of a step is computed once, however many of its lengths are refused. Decreases below the rounding of
+    a loss in double precision are no reason to refuse a step.
+
     Use it with ``lr=1``: a smaller lr is first of all a slower start. The ratio and the retries are those of Moré (1978,
     *The Levenberg-Marquardt algorithm: implementation and theory*).
 
     Args:
-        lam: First strength, above 0: a number, or :class:`~fubini.Relative` or :class:`~fubini.Diagonal` of one.
+        lam: First strength, above 0: a number, or :class:`~fubini.Relative` or :class:`~fubini.Diagonal` of one. None
+            chooses it: 3e-3, and with ``metric="energy"`` the largest curvature along an axis in the first step.
         decrease: Factor between 0 and 1.
         lower: Ratio below which the model gets steeper.
         upper: Ratio above which it gets flatter.
         accept: Ratio below which the step is refused; ``-inf`` keeps every step with a finite loss.
-        minimum: Smallest strength.
-        maximum: Largest strength.
+        minimum: Smallest strength; where lam was chosen for an energy, in units of what was chosen.
+        maximum: Largest strength, likewise.
         tries: How many steps one call of the optimizer's ``step`` may try, each with one more evaluation of the
             closure; if all are refused, the parameters stay as they were.
 
@@ -205,7 +216,7 @@ class LevenbergMarquardt:
         -1.000000
     """
 
-    lam: Any = 3e-3
+    lam: Any = None
     decrease: float = 0.5
     lower: float = 0.25
     upper: float = 0.75
@@ -216,8 +227,9 @@ class LevenbergMarquardt:
     needs_closure = True
 
     def __post_init__(self) -> None:
-        start = as_damping(self.lam)
+        start = as_damping(_LAM if self.lam is None else self.lam)
         _check_strength(start)
+        self._unit = 0.0 if self.lam is None else 1.0  # of the bounds; 0 until it is known
         self._kind = type(start)
         self._strength = float(start.lam)
         self._scale = 1.0
@@ -244,6 +256,22 @@ class LevenbergMarquardt:
     def scale(self) -> float:
         """The curvature of the loss in units of the metric, as far as it is known."""
         return self._scale
+
+    def begin(self, unit: float) -> None:
+        """Take the curvature of the loss for the first strength, once, where none was given.
+
+        Args:
+            unit: The largest curvature along an axis; where it is not above 0, the first strength stays.
+        """
+        if self._unit == 0.0:
+            self._unit = 1.0
+            if 0.0 < unit < math.inf:
+                self._strength = self._unit = unit
+
+    @property
+    def _bounds(self) -> tuple[float, float]:
+        unit = self._unit or 1.0
+        return self.minimum * unit, self.maximum * unit
 
     def damping_at(self, step: int) -> Damping:
         """Return the present damping, whatever the step."""
@@ -280,12 +308,13 @@ class LevenbergMarquardt:
         return ratio >= self.accept
 
     def _change(self, factor: float, share: float) -> None:
-        self._strength = min(max(self._strength * factor**share, self.minimum), self.maximum)
+        lowest, highest = self._bounds
+        self._strength = min(max(self._strength * factor**share, lowest), highest)
         self._scale = min(max(self._scale * factor ** (1.0 - share), _TINY), 1.0 / _TINY)
 
     def state_dict(self) -> dict[str, float]:
-        """Return the present strength and scale."""
-        return {"strength": self._strength, "scale": self._scale}
+        """Return the present strength and scale, and the unit of the bounds."""
+        return {"strength": self._strength, "scale": self._scale, "unit": self._unit}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Restore the strength and the scale.
@@ -298,13 +327,17 @@ class LevenbergMarquardt:
                 positive number.
         """
         strength, scale = float(state.get("strength", math.nan)), float(state.get("scale", 1.0))
-        if not self.minimum <= strength <= self.maximum:
+        unit = float(state.get("unit", 1.0))
+        if not 0.0 <= unit < math.inf:
+            raise ValueError(f"state: expected a unit >= 0, got {state!r}")
+        lowest, highest = self.minimum * (unit or 1.0), self.maximum * (unit or 1.0)
+        if not lowest <= strength <= highest:
             raise ValueError(
-                f"state: expected a strength between {self.minimum} and {self.maximum}, got {state!r}"
+                f"state: expected a strength between {lowest} and {highest}, got {state!r}"
             )
         if not 0.0 < scale < math.inf:
             raise ValueError(f"state: expected a scale above 0, got {state!r}")
-        self._strength, self._scale = strength, scale
+        self._strength, self._scale, self._unit = strength, scale, unit
 
 
 @dataclass(frozen=True)

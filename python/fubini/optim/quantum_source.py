@@ -129,6 +129,15 @@ class QuantumSource:
             self._units = _joined(self._units, layer)
         self._covered = {p for unit in self._units for p in _parameters(unit)}
 
+    def begin(
+        self, groups: Sequence[Mapping[str, Any]], names: Mapping[Any, str], **now: Any
+    ) -> None:
+        """See Source: nothing."""
+
+    def explain(self) -> list[str]:
+        """See Source: nothing."""
+        return []
+
     def units(self) -> float:
         """See Source: no loss is known."""
         return 1.0
@@ -444,28 +453,43 @@ def _places(layer: _Layer, starts: Mapping[Tensor, int]) -> Any:
 
 def _pulled_back(metric: Real, layer: _Layer, part: _Inputs, starts: Mapping[Tensor, int]) -> Real:
     """A metric over a layer's weights as one over the parameters of its unit, ``J^T g J``."""
-    size = sum(p.numel() for p in starts)
     if part.weights is None and _is_plain(layer):
         if len(starts) == len(layer.parameters):
             return metric
+        size = sum(p.numel() for p in starts)
         total = np.zeros((size, size))
         total[_places(layer, starts)] = metric
         return total
-    jacobian = np.zeros((len(metric), size))
+    jacobian = weights_by_parameters(layer, part, starts)
+    return np.asarray(jacobian.T @ metric @ jacobian)
+
+
+def weights_by_parameters(layer: _Layer, part: _Inputs, starts: Mapping[Tensor, int]) -> Real:
+    """Return the derivative of a layer's weights, (weights, entries of all parameters).
+
+    Args:
+        layer: The layer.
+        part: What it saw.
+        starts: Where the entries of each parameter begin.
+    """
+    leaves = leaf_weights(layer.module)
+    one = part.passes[0]
+    sizes = {n: one.values.get(n, leaf).numel() for n, leaf in leaves.items()}  # type: ignore[union-attr]
+    jacobian = np.zeros((sum(sizes.values()), sum(p.numel() for p in starts)))
     row = 0
-    for name, leaf in leaf_weights(layer.module).items():
-        one = part.passes[0]
+    for name, leaf in leaves.items():
+        rows = sizes[name]
         if name in one.values:
-            found, rows = one.jacobians.get(name, {}), one.values[name].numel()
+            found = one.jacobians.get(name, {})
         else:
             assert leaf is not None
-            found, rows = {}, leaf.numel()
+            found = {}
             jacobian[row : row + rows, starts[leaf] : starts[leaf] + rows] = np.eye(rows)
         for parameter, block in found.items():
             start = starts[parameter]
             jacobian[row : row + rows, start : start + parameter.numel()] = to_numpy(block)
         row += rows
-    return np.asarray(jacobian.T @ metric @ jacobian)
+    return jacobian
 
 
 def _check_shapes(name: str, module: Any) -> None:

@@ -1,5 +1,6 @@
 """Steps: what is evaluated, in which way a step is taken, and what policies, trust region and line search make of it."""
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
@@ -11,17 +12,18 @@ from fubini.blocks import OperatorBlock, distributed
 from fubini.errors import NumericalError
 from fubini.nn.random_state import RandomState
 from fubini.optim.checks import check_gradients
-from fubini.optim.choices import PER_TERM, better_call
+from fubini.optim.choices import ENERGY_DAMPING, PER_TERM, better_call
 from fubini.optim.closure import Closure, Judge, evaluated, number
 from fubini.optim.diagnostics import StepRecord
 from fubini.optim.direct import Direct, Taken, is_uniform
+from fubini.optim.energy_source import EnergyJudge, EnergySource
 from fubini.optim.gather import Gatherer, Moving
 from fubini.optim.groups import KINDS, damping_entries
 from fubini.optim.length import StepLength
 from fubini.optim.metric_history import MetricHistory
 from fubini.optim.metric_source import ROUGH, Source
-from fubini.optim.policies import Armijo, DampingPolicy, TrustRegion
-from fubini.optim.proposal import Proposal
+from fubini.optim.policies import Armijo, DampingPolicy, LevenbergMarquardt, TrustRegion
+from fubini.optim.proposal import Part, Proposal
 from fubini.solvers.damping import Absolute, Damping
 from fubini.torch_private import uncompiled
 
@@ -29,6 +31,8 @@ Tensor = torch.Tensor
 Group = MutableMapping[str, Any]
 # Frames between a warning in the first step and its caller, with the decorators that torch puts around step.
 _LEVELS = 5
+_RAISES = 100  # of the damping, before the curvature of an energy is positive
+_NOISE = 4e-15  # of a loss in double precision, relative
 
 
 class Stepping(torch.optim.Optimizer):
@@ -42,6 +46,8 @@ class Stepping(torch.optim.Optimizer):
     _names: dict[Tensor, str]
     _last: StepRecord | None = None
     _units = 1.0
+    _fixed: Damping | None = None  # instead of a policy that nothing lets judge steps
+    _forward_only = True  # whether trial steps are judged without a backward pass
     _begun = _advises = (
         False  # whether it has taken a step; whether nobody asked for the quantum metric
     )
@@ -72,7 +78,9 @@ class Stepping(torch.optim.Optimizer):
             ValueError: If a group's number is out of range, or only some groups maximise where the loss is judged.
         """
         rule = self._options["step_rule"]
-        judged = is_judged(rule, self._policy, closure is not None, self.param_groups)
+        energy = self._options["metric"] == "energy"
+        policy = self._policy
+        judged = is_judged(rule, policy, closure is not None or energy, self.param_groups)
         found_inf = getattr(self, "found_inf", None)  # GradScaler sets it around the call
         if found_inf is not None and float(found_inf) > 0:
             return None
@@ -88,7 +96,17 @@ class Stepping(torch.optim.Optimizer):
                 "lam: expected a number with a GradScaler, which changes the gradients' noise, got SignalToNoise"
             )
         loss, metric_fn = evaluated(closure) if closure is not None else (None, None)
-        value = number(loss) if judged or loss is not None else None
+        needed = judged and not (energy and closure is None)
+        value = number(loss) if needed or loss is not None else None
+        self._source.begin(
+            self.param_groups,
+            self._names,
+            loss=value,
+            metric_fn=metric_fn,
+            scale=scale,
+            closure=closure is not None,
+            judged=policy is not None and policy.needs_closure,
+        )
         if not self._begun:
             self._begin(metric_fn is not None)
         if metric_fn is not None and "tolerance" in self._options:
@@ -127,7 +145,15 @@ class Stepping(torch.optim.Optimizer):
                 record.loss = value
             if parts:
                 judge = self._judge(closure, random)
-                take_step(record, self._damping_of, self._policy, rule, judge)
+                # What was chosen for an energy judges steps where something evaluates them.
+                self._fixed = None
+                if judged and judge is None and self._options.get("by_closure"):
+                    self._fixed, policy = Absolute(ENERGY_DAMPING * curvature_unit(parts)), None
+                elif judged and judge is None:
+                    is_judged(rule, policy, False, self.param_groups)
+                take_step(record, self._damping_of, policy, rule, judge, energy)
+                if judge is not None:
+                    self._forward_only = judge.forward_only
             after = proposal.length if record.accepted else None
         record.metric_seconds = ready - start
         record.evaluations += int(closure is not None)
@@ -184,6 +210,7 @@ class Stepping(torch.optim.Optimizer):
         groups = self.param_groups
         if (
             self._policy is not None
+            or options["metric"] == "energy"
             or options["step_rule"] is not None
             or options["spring"]
             or "tolerance" in options
@@ -197,8 +224,16 @@ class Stepping(torch.optim.Optimizer):
             return None
         return self._direct.step(found.blocks, groups, lam, length, self._units)
 
-    def _judge(self, closure: Closure | None, random: RandomState | None) -> Judge | None:
-        if closure is None or random is None:
+    def _judge(
+        self, closure: Closure | None, random: RandomState | None
+    ) -> Judge | EnergyJudge | None:
+        if random is None:
+            return None
+        if isinstance(self._source, EnergySource):
+            native = self._source.judge()
+            if native is not None:
+                return native
+        if closure is None:
             return None
         parameters = {p for g in self.param_groups for p in g["params"]}
         if self._model is not None:
@@ -212,9 +247,12 @@ class Stepping(torch.optim.Optimizer):
             # As the gradients are averaged: DistributedDataParallel counts every process alike.
             weight=1.0 if self._data_parallel else self._gatherer.weight(True),
             maximize=bool(self.param_groups[0]["maximize"]),
+            forward_only=self._forward_only,
         )
 
     def _damping_of(self, group: Group) -> Damping:
+        if self._fixed is not None:
+            return self._fixed
         if self._policy is not None:
             return self._policy.damping_at(int(group["steps"]))
         if group["damping"] == PER_TERM:
@@ -292,7 +330,8 @@ def take_step(
     damping_of: Callable[[Any], Damping],
     policy: DampingPolicy | None,
     rule: TrustRegion | Armijo | None,
-    judge: Judge | None,
+    judge: Judge | EnergyJudge | None,
+    exact: bool = False,
 ) -> None:
     """Try steps until one is good enough, and take it; else the parameters stay as they were, to the bit.
 
@@ -302,6 +341,7 @@ def take_step(
         policy: Chooses the damping and, with a judge, whether to keep a step.
         rule: Chooses the length.
         judge: Evaluates the loss again, for policies and rules that ask for it.
+        exact: Whether the metric is the curvature of the loss, which has a scale of its own and need not be positive.
 
     Raises:
         NumericalError: If the loss before the step or the last change that was tried is not finite, or a block is
@@ -312,18 +352,24 @@ def take_step(
     searched = isinstance(rule, Armijo)
     tries = policy.tries if policy is not None else 1
     record.accepted = False
-    for attempt in range(tries):
+    if exact and isinstance(policy, LevenbergMarquardt):
+        policy.begin(curvature_unit(proposal.parts))
+    # What costs no evaluation is no try: negative curvature that the damping does not make up for yet.
+    attempt, left = 0, _RAISES if exact else 0
+    while attempt < tries:
         start = time.perf_counter()
-        scale = policy.scale if policy is not None else 1.0
+        scale = policy.scale if policy is not None and not exact else 1.0
         try:
             # Against the momentum of a step that was refused, no damping helps.
             proposal.make(damping_of, scale, with_momentum=attempt == 0)
         except NumericalError:
-            if policy is None or not policy.needs_closure or attempt == tries - 1:
+            if policy is None or not policy.needs_closure or (attempt == tries - 1 and not left):
                 raise
             policy.update(float("nan"), float("nan"))
             record.solve_seconds += time.perf_counter() - start
+            attempt, left = (attempt, left - 1) if left else (attempt + 1, 0)
             continue
+        attempt += 1
         if isinstance(rule, TrustRegion):
             proposal.shorten(rule.factor(1.0, proposal.curvature))
         record.damping = proposal.strength
@@ -338,11 +384,15 @@ def take_step(
             _search(record, rule, judge, objective)
         else:
             assert policy is not None
-            predicted, share = proposal.predicted, proposal.share
+            predicted, share = proposal.predicted, 1.0 if exact else proposal.share
             proposal.save()
             record.actual = objective - judge.at(proposal, 1.0)
             record.evaluations += 1
-            record.accepted = policy.update(record.actual, predicted, share)
+            # At a minimum, rounding says nothing about the step.
+            noise = _NOISE * abs(objective)
+            record.accepted = (
+                0.0 <= predicted <= noise and abs(record.actual) <= noise
+            ) or policy.update(record.actual, predicted, share)
             if not record.accepted:
                 proposal.restore()
         record.solve_seconds += time.perf_counter() - start
@@ -356,7 +406,18 @@ def take_step(
     record.update_seconds = time.perf_counter() - start
 
 
-def _search(record: StepRecord, rule: Armijo, judge: Judge, objective: float) -> None:
+def curvature_unit(parts: Sequence[Part]) -> float:
+    """Return the first damping of an energy's curvature: its largest size along an axis, or what makes a step of 1 rad.
+
+    Args:
+        parts: What moves; the blocks are the curvature.
+    """
+    sizes = [float(part.block.diagonal().max()) for part in parts if part.damped]
+    square = sum(float(part.gradient @ part.gradient) for part in parts)
+    return max([math.sqrt(square), *sizes])
+
+
+def _search(record: StepRecord, rule: Armijo, judge: Judge | EnergyJudge, objective: float) -> None:
     proposal = record.proposal
     proposal.save()
     found = rule.search(lambda factor: judge.at(proposal, factor), objective, 1.0, proposal.slope)

@@ -1,0 +1,151 @@
+"""The curvature of an energy as a block: symmetric like a metric, but with negative eigenvalues away from a minimum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+from scipy.linalg import eigvalsh
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+
+from fubini.blocks.base import Block, BlockInfo
+from fubini.blocks.matrix import DenseBlock
+from fubini.blocks.products import OperatorBlock
+
+Tensor = torch.Tensor
+
+# A negative eigenvalue below this share of the largest is rounding.
+_ROUNDING = 1e-13
+# A damping so many times the size of the lowest eigenvalue is enough.
+_MARGIN = 1.1
+
+
+class CurvatureBlock(Block):
+    """A symmetric matrix B, or its products, that need not be positive semi-definite.
+
+    Args:
+        inner: The numbers, as a block.
+        shifts: Whether ``solve`` raises the damping to twice the size of the lowest eigenvalue where that is negative and
+            the damping does not exceed its size by a tenth, so that the direction always leads down. If not, it raises
+            an error where the damping is too small, from which a policy learns.
+    """
+
+    linear = False  # products have no numbers to be averaged
+
+    def __init__(self, inner: DenseBlock | OperatorBlock, shifts: bool) -> None:
+        super().__init__(inner.parameters, inner.label)
+        self.shifts = shifts
+        self._inner = inner
+
+    def product(self, v: Tensor) -> Tensor:
+        """Return B v, see Block."""
+        return self._inner.product(v)
+
+    def solve(self, rhs: Tensor, damping: Tensor | float) -> tuple[Tensor, BlockInfo]:
+        """Solve ``(B + D) x = rhs``, see Block; with more damping where that was asked for."""
+        least = float(damping.min()) if isinstance(damping, Tensor) else damping
+        low = self.lowest if self.shifts else 0.0
+        if low == 0.0 or least >= -_MARGIN * low:
+            return self._inner.solve(rhs, damping)
+        x, info = self._inner.solve(rhs, damping + (-2.0 * low - least))
+        info.method += f", damping raised to {-2.0 * low:.3g} against negative curvature"
+        return x, info
+
+    @cached_property
+    def lowest(self) -> float:
+        """The lowest eigenvalue of B where it is negative; 0 where none is, but for rounding."""
+        if isinstance(self._inner, DenseBlock):
+            matrix = self._inner.dense().cpu().numpy()
+            low = float(eigvalsh(matrix, subset_by_index=[0, 0])[0])
+            high = float(np.abs(matrix).sum(1).max())
+        else:
+            low, high = self._extremes(self._inner)
+        return low if low < -_ROUNDING * self.size * high else 0.0
+
+    def _extremes(self, inner: OperatorBlock) -> tuple[float, float]:
+        """The lowest and the largest eigenvalue by products (Lanczos, from a fixed vector)."""
+        start = np.cos(np.arange(1.0, self.size + 1.0))
+
+        def apply(v: np.ndarray) -> np.ndarray:
+            vector = torch.from_numpy(v.reshape(-1).astype(np.float64)).to(self.device)
+            return inner.product(vector).cpu().numpy()
+
+        if self.size < 4:
+            values = torch.linalg.eigvalsh(inner.dense())
+            return float(values[0]), float(values.abs().max())
+        operator = LinearOperator((self.size, self.size), matvec=apply, dtype=np.float64)
+
+        def end(which: str, tolerance: float) -> float:
+            try:
+                [value] = eigsh(
+                    operator,
+                    1,
+                    which=which,
+                    v0=start,
+                    tol=tolerance,
+                    return_eigenvectors=False,
+                )
+            except ArpackNoConvergence as error:
+                value = min(error.eigenvalues, default=0.0)
+            return float(value)
+
+        high = abs(end("LM", 1e-2))
+        return end("SA", 1e-9), high
+
+    def still(self) -> Tensor | None:
+        """Return None: where a row of B is zero, the state may move all the same, and the damping limits its step."""
+        return None
+
+    def diagonal(self) -> Tensor:
+        """Return the size of the curvature along each axis, (n,), for damping in proportion to it.
+
+        With products alone, the mean of these sizes is estimated by one of them and stands for all.
+        """
+        if isinstance(self._inner, DenseBlock):
+            return self._inner.diagonal().abs()
+        signs = torch.cos(torch.arange(1, self.size + 1, dtype=torch.float64, device=self.device))
+        signs = torch.where(signs > 0, 1.0, -1.0).to(torch.float64)
+        mean = (signs @ self.product(signs)).abs() / self.size
+        return torch.full((self.size,), float(mean), dtype=torch.float64, device=self.device)
+
+    def scaled(self, factor: float) -> CurvatureBlock:
+        """Return the block times a number of either sign."""
+        return CurvatureBlock(self._inner.scaled(factor), self.shifts)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the block's numbers by name, see Block."""
+        return self._inner.tensors()
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> CurvatureBlock:
+        """Return a block with other numbers, see Block."""
+        return CurvatureBlock(self._inner.with_tensors(tensors), self.shifts)
+
+    def restrict(self, keep: Sequence[bool]) -> CurvatureBlock:
+        """Return the block of some of the parameters, see Block."""
+        return CurvatureBlock(self._inner.restrict(keep), self.shifts)
+
+
+def curvature_block(
+    parameters: Sequence[Tensor],
+    label: str,
+    matrix: Tensor | None,
+    apply: Callable[[Tensor], Tensor],
+    shifts: bool = True,
+) -> CurvatureBlock:
+    """Return the block of a matrix, or of products where there is none.
+
+    Args:
+        parameters: As for Block.
+        label: As for Block.
+        matrix: (n, n), symmetric; None for products alone.
+        apply: Maps v (n,) to B v (n,).
+        shifts: As for ``CurvatureBlock``.
+    """
+    inner: DenseBlock | OperatorBlock
+    if matrix is not None:
+        inner = DenseBlock(parameters, matrix, label)
+    else:
+        inner = OperatorBlock(parameters, apply, label)
+    return CurvatureBlock(inner, shifts)

@@ -1,0 +1,412 @@
+"""The curvature of an energy as the metric of a step: Rayleigh-Gauss-Newton, where the loss is an energy and nothing else."""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from fubini.arrays import to_numpy
+from fubini.blocks import distributed
+from fubini.blocks.curvature import CurvatureBlock, curvature_block
+from fubini.compile.compiled import Compiled
+from fubini.energies.problem import EnergyProblem, problem_of, reason_against
+from fubini.errors import NumericalError, UnsupportedCircuitError
+from fubini.metric.call_metric import CallLayer
+from fubini.nn.evaluations import leaf_weights
+from fubini.optim.proposal import Proposal
+from fubini.optim.quantum_source import (
+    AnyLayer,
+    Counted,
+    QuantumSource,
+    _is_plain,
+    _Layer,
+    weights_by_parameters,
+)
+from fubini.options import LayerRule, Real
+
+Tensor = torch.Tensor
+
+_DENSE = 1500  # numbers up to which the curvature is a matrix
+_REMEMBERED = 16  # circuits over their weights
+_REMEDY = "; take metric='quantum', which fits any loss, or metric='fisher' with loss="
+
+
+@dataclass(eq=False)
+class _Term:
+    """An energy that is a part of the loss, at the weights of a step.
+
+    Attributes:
+        problem: The energy over its weights.
+        x: The weights that move, (W,).
+        jacobian: Their derivative by the parameters, (W, P); None where they are the parameters.
+        count: How many passes evaluated it.
+        size: Of the observable: the sum of the sizes of its coefficients.
+        now: Returns the weights as they are now, (W,), or None where that takes another forward pass.
+    """
+
+    problem: EnergyProblem
+    x: Real
+    jacobian: Real | None
+    count: int
+    size: float
+    now: Callable[[], Real | None]
+
+    def pulled(self, gradient: Real) -> Real:
+        """A gradient by the weights as one by the parameters."""
+        return self.count * (gradient if self.jacobian is None else gradient @ self.jacobian)
+
+    def pulled_both(self, matrix: Real) -> Real:
+        """A matrix over the weights as one over the parameters."""
+        jacobian = self.jacobian
+        return self.count * (matrix if jacobian is None else jacobian.T @ matrix @ jacobian)
+
+    def product(self, v: Real) -> Real:
+        """The curvature times a vector over the parameters."""
+        pushed = v if self.jacobian is None else self.jacobian @ v
+        return self.pulled(self.problem.curvature_product(self.x, pushed))
+
+    @property
+    def rounding(self) -> float:
+        """Of its gradient, in units of the precision."""
+        length = 1.0 if self.jacobian is None else max(1.0, float(np.linalg.norm(self.jacobian)))
+        return self.count * self.size * length * math.sqrt(len(self.x))
+
+
+@dataclass(eq=False)
+class _Sum:
+    """What the energies of all units have together.
+
+    Attributes:
+        energy: Their sum.
+        gradients: Theirs by the parameters of each unit.
+        terms: They themselves.
+        rounding: Of these, for numbers of order 1 in double precision.
+    """
+
+    energy: float = 0.0
+    gradients: list[tuple[list[Tensor], Real]] = field(default_factory=list)
+    terms: list[_Term] = field(default_factory=list)
+    rounding: float = 0.0
+
+
+class EnergyJudge:
+    """Evaluates an energy at changed parameters by the kernel alone, instead of the closure; see ``Judge``.
+
+    Args:
+        terms: What it is the sum of.
+        energy: Before the step.
+        factor: Of the function that is to fall.
+    """
+
+    forward_only = True
+
+    def __init__(self, terms: Sequence[_Term], energy: float, factor: float) -> None:
+        self._terms, self._energy, self._factor = terms, energy, factor
+
+    def objective(self, loss: float) -> float:
+        """Return what is to fall, before the step.
+
+        Args:
+            loss: Not needed.
+        """
+        return self._factor * self._energy
+
+    def at(self, proposal: Proposal, factor: float) -> float:
+        """Return what is to fall after a multiple of a change; the parameters stay there.
+
+        Args:
+            proposal: Whose parameters are saved.
+            factor: Multiplies its change.
+        """
+        proposal.apply(factor)
+        energy = 0.0
+        for term in self._terms:
+            x = term.now()
+            assert x is not None
+            energy += term.count * term.problem.energy(x)
+        return self._factor * energy
+
+
+class EnergySource(QuantumSource):
+    r"""The Gauss-Newton part of the Hessian of an energy, from the circuit that computed it.
+
+    :math:`B_{ij} = 2 Re <d_i psi| P (H - E) P |d_j psi>`, see ``EnergyProblem.curvature``. The loss has to be the energy,
+    plus a constant, or a multiple of it; several energies, each of a circuit of its own, their sum. That is seen from
+    gradients, which must be a multiple c of the energy's, and, unless c is 1 or -1, from the loss, which must be c times
+    the energy: of any other function of it, B would be half of the curvature.
+
+    Args:
+        model: The model; None: as for ``QuantumSource``.
+        layers: As for ``QuantumSource``.
+        dense: Whether the curvature is a matrix; None: up to 1500 numbers.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module | None, layers: LayerRule, dense: bool | None = None
+    ) -> None:
+        super().__init__(model, None, layers)
+        self._dense = dense
+        self._owned: list[Tensor] = []
+        self._known: dict[Any, tuple[Compiled, EnergyProblem]] = {}
+        self._sum = _Sum()
+        self._loss: float | None = None
+        self._sign = self._factor = 1.0
+        self._judged = self._closure = False
+
+    def attach(self, owner: Any, owned: AbstractSet[Tensor]) -> None:
+        """See Source; layers that cannot give one energy are refused."""
+        super().attach(owner, owned)
+        self._owned = list(owned)
+        for unit in self._units:
+            for layer in unit:
+                assert isinstance(layer, _Layer)
+                _check_layer(layer)
+
+    def begin(
+        self, groups: Sequence[Mapping[str, Any]], names: Mapping[Any, str], **now: Any
+    ) -> None:
+        """See Source."""
+        if now["metric_fn"] is not None:
+            raise ValueError(
+                "closure: expected the loss alone with metric='energy', which takes the curvature from the circuit, got a "
+                "metric function besides; return the loss, of fubini.compiled(qnode) in place of the QNode"
+            )
+        if now["scale"] is not None:
+            raise ValueError(
+                "metric: expected another one than 'energy' with a GradScaler; leave the scaler out, energies are computed "
+                "in double precision"
+            )
+        if distributed.active():
+            raise RuntimeError(
+                "metric: expected another one than 'energy' in several processes, whose energies are one and the same; "
+                "train in one process"
+            )
+        if len({bool(g["maximize"]) for g in groups}) > 1:
+            raise ValueError("maximize: expected the same in all groups with metric='energy'")
+        self._sign = -1.0 if groups[0]["maximize"] else 1.0
+        self._loss, self._judged, self._closure = now["loss"], now["judged"], now["closure"]
+        moving = [p for p in self._owned if p.grad is not None and bool(p.grad.any())]
+        strange = [p for p in moving if not self.covers(p)]
+        if strange:
+            some = ", ".join(
+                names.get(p, f"a parameter of shape {tuple(p.shape)}") for p in strange[:3]
+            )
+            raise UnsupportedCircuitError(
+                f"metric: expected a loss that is one observable's expectation value with 'energy', got one that depends on {some}, "
+                "no weight of a circuit that was seen; call the circuit as a QuantumLayer or by fubini.compiled(qnode), leave "
+                "out classical layers" + _REMEDY
+            )
+
+    def blocks(self, moving: Sequence[Tensor], targets: Any, step: int) -> list[Counted]:
+        """See Source."""
+        self._sum = _Sum()
+        found = super().blocks(moving, targets, step)
+        factor = self._factor = self._checked_factor(moving)
+        factor *= self._sign
+        scaled = found if factor == 1.0 else [(b.scaled(factor), n) for b, n in found]
+        shifts = not (self._judged and (self._closure or self.judge() is not None))
+        for block, _ in scaled:
+            assert isinstance(block, CurvatureBlock)
+            block.shifts = shifts
+        return scaled
+
+    def judge(self) -> EnergyJudge | None:
+        """Return what evaluates the energy again after a step; None where that takes a closure."""
+        terms = self._sum.terms
+        if not terms or any(t.now() is None for t in terms):
+            return None
+        return EnergyJudge(terms, self._sum.energy, self._sign * self._factor)
+
+    def explain(self) -> list[str]:
+        """See Source."""
+        loss = {1.0: "the energy", -1.0: "minus the energy"}.get(
+            self._factor, f"{self._factor:g} times the energy"
+        )
+        line = (
+            "metric='energy': B = 2 Re <d psi|(H - E)|d psi>, the Gauss-Newton part of the Hessian of the energy "
+            f"(Rayleigh-Gauss-Newton); the loss is {loss}, but for a constant."
+        )
+        return [line]
+
+    def _straight(self, unit: list[AnyLayer]) -> None:
+        """Nothing: the metric is another one."""
+
+    # -- circuits -----------------------------------------------------------------------------------------------------
+
+    def _unit_block(self, unit: list[AnyLayer], parameters: list[Tensor]) -> Counted:
+        sizes = [p.numel() for p in parameters]
+        starts = dict(zip(parameters, np.cumsum([0, *sizes]).tolist(), strict=False))
+        terms = [term for layer in unit for term in self._terms(layer, starts)]
+        size, device = sum(sizes), parameters[0].device
+        dense = size <= _DENSE if self._dense is None else self._dense
+        gradient, matrix = np.zeros(size), np.zeros((size, size) if dense else (0, 0))
+        for term in terms:
+            if dense:
+                model = term.problem.model(term.x)
+                energy, slope = model.energy, model.gradient
+                matrix += term.pulled_both(model.curvature)
+            else:
+                energy, slope = term.problem.value_and_gradient(term.x)
+            self._sum.energy += term.count * energy
+            gradient += term.pulled(slope)
+            self._sum.rounding += term.rounding
+        self._sum.gradients.append((parameters, gradient))
+        self._sum.terms += terms
+
+        def apply(v: Tensor) -> Tensor:
+            vector = to_numpy(v)
+            total = np.sum([term.product(vector) for term in terms], axis=0)
+            return torch.from_numpy(total).to(device)
+
+        label = ", ".join(layer.name for layer in unit)
+        values = torch.from_numpy((matrix + matrix.T) / 2).to(device) if dense else None
+        return curvature_block(parameters, f"energy of {label}", values, apply), 1
+
+    def _terms(self, layer: AnyLayer, starts: Mapping[Tensor, int]) -> Iterator[_Term]:
+        """The energies that a layer evaluated in the passes whose gradients are being applied."""
+        if isinstance(layer, CallLayer):
+            for call in layer.compiled_calls(starts, _REMEDY):
+                form = call.form
+                if form.data is not None or len(form.rows) != 1:
+                    raise UnsupportedCircuitError(
+                        f"{layer.name}: expected a call without data with metric='energy', got tensors besides the weights, "
+                        f"{layer.names[form.data] if form.data is not None else 'a batch'}; pass constants as numbers or "
+                        f"NumPy arrays{_REMEDY}"
+                    )
+                whole = np.concatenate([a.reshape(-1) for a in form.arrays]).astype(np.float64)
+                yield self._term(
+                    layer.name,
+                    form.compiled,
+                    whole,
+                    form.columns,
+                    call.jacobian,
+                    call.count,
+                    call.now,
+                )
+            return
+        for part in self._inputs(layer):
+            form = layer.module.compiled()
+            if form is None:
+                raise UnsupportedCircuitError(
+                    f"{layer.name}: expected a circuit that is compiled with metric='energy'. {layer.module.explain()}"
+                    + _REMEDY.replace("; take", " Take", 1)
+                )
+            values = layer.module.qnode_weights if part.weights is None else part.weights
+            arrays = [to_numpy(v).reshape(-1) for v in values.values()]
+            whole = np.concatenate(arrays).astype(np.float64)
+            plain = (
+                part.weights is None and _is_plain(layer) and len(starts) == len(layer.parameters)
+            )
+            jacobian = None if plain else weights_by_parameters(layer, part, starts)
+            known = part.weights is None
+            leaves = list(leaf_weights(layer.module).values()) if known else [None]
+            now = functools.partial(_flat, leaves)
+            yield self._term(
+                layer.name, form, whole, np.arange(len(whole)), jacobian, len(part.passes), now
+            )
+
+    def _term(
+        self,
+        name: str,
+        form: Compiled,
+        whole: Real,
+        columns: Any,
+        jacobian: Real | None,
+        count: int,
+        now: Callable[[], Real | None],
+    ) -> _Term:
+        against = reason_against(form)
+        if against:
+            raise UnsupportedCircuitError(f"{name}: {against}, with metric='energy'{_REMEDY}")
+        fixed = whole.copy()
+        fixed[columns] = 0.0
+        key = (id(form), columns.tobytes(), fixed.tobytes())
+        if key not in self._known:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[key] = form, problem_of(form, whole, columns)
+        [measured] = form.circuit.structure.measurements
+        size = 1.0 if measured.projector else sum(abs(c) for _, _, c in measured.terms)
+        if form.decisions:  # other weights may have another circuit
+            now = _unknown
+        return _Term(self._known[key][1], whole[columns], jacobian, count, size, now)
+
+    # -- the loss -----------------------------------------------------------------------------------------------------
+
+    def _checked_factor(self, moving: Sequence[Tensor]) -> float:
+        """The number c with loss = c times the energy; refused where the gradients say that there is none."""
+        ids = {id(p) for p in moving}
+        mine, theirs, eps = [np.zeros(0)], [np.zeros(0)], 0.0
+        for parameters, gradient in self._sum.gradients:
+            start = 0
+            for p in parameters:
+                if id(p) in ids and p.grad is not None:
+                    mine.append(gradient[start : start + p.numel()])
+                    theirs.append(to_numpy(p.grad.detach()).reshape(-1).astype(np.float64))
+                    eps = max(eps, torch.finfo(p.dtype).eps)
+                start += p.numel()
+        g, given = np.concatenate(mine), np.concatenate(theirs)
+        if not np.isfinite(g).all() or not math.isfinite(self._sum.energy):
+            raise NumericalError(
+                "metric: expected a finite energy and gradient, got NaN or infinity"
+            )
+        floor = 64.0 * eps * self._sum.rounding
+        length, share = float(np.linalg.norm(g)), math.sqrt(eps)
+        dot = float(g @ given)
+        if length <= floor:  # nothing but rounding
+            factor = -1.0 if dot < 0.0 else 1.0
+        else:
+            factor = dot / length**2
+            if abs(abs(factor) - 1.0) <= share + floor / length:
+                factor = math.copysign(1.0, factor)
+        error = float(np.linalg.norm(given - factor * g))
+        if error > share * float(np.linalg.norm(given)) + 2.0 * floor:
+            raise UnsupportedCircuitError(
+                "metric: expected gradients that are a multiple of the energy's with 'energy', got others "
+                f"(relative difference {error / max(float(np.linalg.norm(given)), 1e-300):.1e}), as from a loss with further terms, "
+                "from several energies with different factors, or changed by hand; sum all terms in one observable"
+                + _REMEDY
+            )
+        loss, whole = self._loss, factor * self._sum.energy
+        if abs(factor) != 1.0 and (
+            loss is None or not abs(loss - whole) <= share * (abs(loss) + abs(whole)) + floor
+        ):
+            got = "unknown without a closure" if loss is None else f"{loss:g}"
+            raise UnsupportedCircuitError(
+                f"metric: expected a loss that is the energy, {self._sum.energy:g}, plus a constant, or a multiple of it, with "
+                f"'energy', got {got} with gradients {factor:g} times the energy's, as from another function of it; call "
+                "backward on the energy itself, with factors in the observable; a multiple needs step(closure)"
+                + _REMEDY
+            )
+        return factor
+
+
+def _flat(weights: Sequence[Tensor | None]) -> Real | None:
+    """The weights side by side, (W,); None where one is computed."""
+    parts = [to_numpy(w).reshape(-1) for w in weights if w is not None]
+    return np.concatenate(parts).astype(np.float64) if len(parts) == len(weights) else None
+
+
+def _unknown() -> None:
+    """The weights of a circuit that has to be found again."""
+
+
+def _check_layer(layer: _Layer) -> None:
+    """Refuse what is known not to be one energy before the circuit is called."""
+    module = layer.module
+    if getattr(module, "input_arg", "") is not None:
+        raise UnsupportedCircuitError(
+            f"{layer.name}: expected a circuit without data with metric='energy', got a layer with the inputs "
+            f"{module.input_arg!r}; write the circuit without them, QuantumLayer(qnode, weight_shapes) called as layer(), if "
+            f"its loss is an energy{_REMEDY}"
+        )
+    if module.engine == "device":
+        raise UnsupportedCircuitError(
+            f"{layer.name}: expected a circuit that the native engine runs with metric='energy'. {module.explain()} Use a "
+            "simulator without noise and shots, such as default.qubit, or metric='quantum'"
+        )

@@ -272,9 +272,9 @@ def test_what_pennylane_evaluates_is_remembered(monkeypatch: pytest.MonkeyPatch)
     qnode = qml.QNode(operator, qml.device("default.qubit", wires=2, seed=1), shots=50)
     layer = QuantumLayer(qnode, SHAPES)
     tried = []
-    real = fubini.nn.layer.shifted_circuit
+    real = fubini.nn.on_device.shifted_circuit
     monkeypatch.setattr(
-        fubini.nn.layer, "shifted_circuit", lambda *a: (tried.append(1), real(*a))[1]
+        fubini.nn.on_device, "shifted_circuit", lambda *a: (tried.append(1), real(*a))[1]
     )
     for _ in range(3):
         assert layer(torch.rand(3, 2)).shape == (3, 2)

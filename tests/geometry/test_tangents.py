@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import fubini
+from fubini.circuit.pauli import applied
 from fubini.geometry.ansatz import ansatz
-from fubini.geometry.operators import applied, matrix, own_terms, terms_of
+from fubini.geometry.operators import masks, matrix, own_terms, terms_of
 from fubini.geometry.tangents import derivative_states, expectations, states, tangents
 from geometry_cases import dense_tangents, qnode, random_circuit, random_hamiltonian
 
@@ -40,7 +41,7 @@ def test_metric_gradient_and_variance_are_those_of_dense_mathematics(wires):
         moved = []
         for m, (h, words) in enumerate(zip(dense, terms, strict=True)):
             np.testing.assert_allclose(matrix(words, wires), h, atol=1e-14)
-            np.testing.assert_allclose(applied(words, wires, psi), h @ psi, atol=1e-13)
+            np.testing.assert_allclose(applied(masks(words, wires), psi), h @ psi, atol=1e-13)
             moved.append(h @ psi - (psi.conj() @ h @ psi) * psi)
             np.testing.assert_allclose(values[b, m], (psi.conj() @ h @ psi).real, atol=1e-12)
             expected = (projected.conj() @ (-1j * moved[m])).real

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fubini
-from fubini.nn.layouts import tuples_are_stacked
+from fubini.nn.forms import tuples_are_stacked
 
 
 def circuit(inputs: Any, w: Any) -> Any:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pennylane as qml
 import torch
 
@@ -21,8 +20,7 @@ from fubini.circuit.decompose import PREPARATIONS, gate_operations, has_angle, i
 from fubini.circuit.tape import GateTape, batch_size, finish, user_tape
 from fubini.circuit.unfold import rebind
 from fubini.errors import UnsupportedCircuitError
-
-FloatArray = npt.NDArray[np.float64]
+from fubini.options import Real
 
 
 def gate_tape(
@@ -151,7 +149,7 @@ def _torch_tape(call: _Call, as_passed: bool) -> GateTape:
 
 def _torch_jacobian(
     angles: list[torch.Tensor], leaves: list[torch.Tensor], batch: int | None
-) -> FloatArray:
+) -> Real:
     """Rows by reverse mode; angles that differ between inputs need a row per input."""
     columns = sum(leaf.numel() for leaf in leaves)
     batched = [angle.ndim > 0 and batch is not None for angle in angles]
@@ -243,7 +241,7 @@ class _Angles:
             return np.zeros(0)
         return qml.math.concatenate([qml.math.reshape(v, (-1,)) for v in angles])
 
-    def jacobian(self, derivative: Callable[[Any], Any]) -> FloatArray:
+    def jacobian(self, derivative: Callable[[Any], Any]) -> Real:
         """Return the Jacobian, (1 or batch, angles, entries of weights).
 
         Args:

@@ -110,11 +110,7 @@ def own_parts(op: Any) -> list[Any] | None:
         return _word_by_word(op)
     if isinstance(op, qml.CRot):
         first, second, third = op.data
-        return [
-            qml.CRZ(first, op.wires),
-            qml.CRY(second, op.wires),
-            qml.CRZ(third, op.wires),
-        ]
+        return [qml.CRZ(first, op.wires), qml.CRY(second, op.wires), qml.CRZ(third, op.wires)]
     wire = op.wires[0] if len(op.wires) == 1 else None
     if isinstance(op, qml.Rot):
         return [qml.RZ(op.data[0], wire), qml.RY(op.data[1], wire), qml.RZ(op.data[2], wire)]

@@ -263,10 +263,7 @@ class _Placing:
         if kept is not None:
             every, factors = every[kept], factors[kept]
         return cls(
-            slots,
-            kept,
-            every if len(every) else None,
-            None if (factors == 1.0).all() else factors,
+            slots, kept, every if len(every) else None, None if (factors == 1.0).all() else factors
         )
 
 

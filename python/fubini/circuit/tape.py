@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pennylane as qml
 
 from fubini.arrays import to_numpy
@@ -22,9 +21,7 @@ from fubini.circuit.measured import returning_what_it_measures, with_wires
 from fubini.circuit.pauli import PauliSum, known_pauli_sum
 from fubini.circuit.unfold import rebind
 from fubini.errors import UnsupportedCircuitError
-from fubini.options import LayerRule
-
-FloatArray = npt.NDArray[np.float64]
+from fubini.options import LayerRule, Real
 
 _DENSE_MATRIX_WIRES = 5
 
@@ -65,7 +62,7 @@ class GateTape:
     wires: qml.wires.Wires
     batch: int | None
     weight_shapes: tuple[tuple[int, ...], ...]
-    jacobian: FloatArray
+    jacobian: Real
     measurements: tuple[Any, ...]
     shots: int | None = None
 
@@ -103,7 +100,7 @@ class GateTape:
         return numbers
 
     @property
-    def angles(self) -> FloatArray:
+    def angles(self) -> Real:
         """Trainable angles, (1 or batch, angles)."""
         values = [np.asarray(self.gates[i].operation.data[0], dtype=float) for i in self.trainable]
         rows = max((value.size for value in values), default=1)
@@ -111,7 +108,7 @@ class GateTape:
         return np.stack(columns, axis=1) if columns else np.zeros((1, 0))
 
     @property
-    def at(self) -> FloatArray:
+    def at(self) -> Real:
         """Trainable angles of every input, (1 or batch, angles)."""
         angles = self.angles
         return np.ascontiguousarray(np.broadcast_to(angles, (self.rows, angles.shape[1])))
@@ -121,7 +118,7 @@ class GateTape:
         """Place of every trainable gate among them."""
         return {gate: place for place, gate in enumerate(self.trainable)}
 
-    def with_angles(self, angles: FloatArray) -> list[Any]:
+    def with_angles(self, angles: Real) -> list[Any]:
         """Return the operations with other trainable angles.
 
         Args:
@@ -138,7 +135,7 @@ def finish(
     operations: list[Any],
     batch: int | None,
     shapes: tuple[tuple[int, ...], ...],
-    jacobian: FloatArray,
+    jacobian: Real,
     constant: bool = False,
 ) -> GateTape:
     """Return a tape whose gates are known with the Jacobian of their angles.

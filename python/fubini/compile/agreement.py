@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
-from fubini.compile.compiled import FloatArray
 from fubini.compile.replay import Place, Replay
+from fubini.options import Real
 
 #: Agreement that needs no second look: the kernel's functions are right to a few units in the last place, and no angle need
 #: be better than this.
@@ -19,8 +19,8 @@ TOLERANCE = 1e-10
 #: (x + 1e12) - 1e12 have no more digits.
 TRIES = 8
 
-Theirs = Callable[[dict[int, torch.Tensor]], FloatArray]
-Ours = Callable[[FloatArray, FloatArray], FloatArray]
+Theirs = Callable[[dict[int, torch.Tensor]], Real]
+Ours = Callable[[Real, Real], Real]
 
 
 class Columns:
@@ -37,15 +37,13 @@ class Columns:
             step = next((s for n, s in zip(size, stride, strict=True) if n > 1), 0)
             self._places.append(Place(key, (rows,), (step,), offset))
 
-    def __call__(self, memory: dict[int, torch.Tensor]) -> FloatArray:
+    def __call__(self, memory: dict[int, torch.Tensor]) -> Real:
         """Return the matrix, (B, k)."""
-        result: FloatArray = torch.stack([p.within(memory) for p in self._places], 1).numpy()
+        result: Real = torch.stack([p.within(memory) for p in self._places], 1).numpy()
         return result
 
 
-def points(
-    num_weights: int, rows: int, width: int, count: int
-) -> Iterator[tuple[FloatArray, FloatArray]]:
+def points(num_weights: int, rows: int, width: int, count: int) -> Iterator[tuple[Real, Real]]:
     """Points to compare at: a normal one, then wide ones of magnitudes from 1e-3 to 1e3, whole numbers and zeros.
 
     Args:
@@ -69,11 +67,7 @@ def points(
 
 
 def same(
-    replay: Replay,
-    pairs: Sequence[tuple[Theirs, Ours]],
-    num_weights: int,
-    rows: int,
-    width: int,
+    replay: Replay, pairs: Sequence[tuple[Theirs, Ours]], num_weights: int, rows: int, width: int
 ) -> bool:
     """Say whether expressions give what the recorded operations give, at random points, wherever both are finite.
 
@@ -112,7 +106,7 @@ def same(
 class _Difference:
     """Where numbers differ by more than rounding explains."""
 
-    def __init__(self, theirs: Theirs, values: FloatArray, ours: FloatArray) -> None:
+    def __init__(self, theirs: Theirs, values: Real, ours: Real) -> None:
         self._theirs, self._values = theirs, values
         self._apart = np.abs(ours - values)
         finite = np.isfinite(values) & np.isfinite(ours)

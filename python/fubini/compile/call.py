@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from fubini.arrays import to_numpy
-from fubini.compile.compiled import FloatArray
 from fubini.compile.graph import Graph
 from fubini.compile.recorder import Recording
+from fubini.options import Real
 from fubini.torch_private import is_wrapped
 
 _DOUBLE = (torch.float64, torch.float32)
@@ -53,7 +53,7 @@ class Arguments:
         alone = inputs is None or (inputs.ndim < 2 and not self.numbers_alone)
         return None if inputs is None or alone else len(inputs)
 
-    def numbers(self) -> tuple[list[FloatArray], FloatArray]:
+    def numbers(self) -> tuple[list[Real], Real]:
         """Return weights and inputs (B, d) as arrays."""
         inputs = np.zeros((1, 0))
         if self.inputs is not None:

@@ -36,15 +36,13 @@ class Known:
 
     Attributes:
         run: The run that compiled it.
-        device: For which this holds.
-        rest: What else of the QNode this holds for, see ``rest_of``.
+        rest: Of the QNode for which this holds, see ``rest_of``.
         data: Name of the tensor whose rows are a batch of inputs, (batch, features); None where all are weights.
         numbers_alone: Whether that tensor is (batch,), one number for each input.
         columns: Of the chosen weights among all tensors, by their names.
     """
 
     run: Run
-    device: Any
     rest: tuple[Any, ...]
     data: str | None = None
     numbers_alone: bool = False
@@ -54,9 +52,7 @@ class Known:
         """Return whether it is still true of the QNode."""
         how = self.run.how
         guard = how.guard if isinstance(how, Compiled) else None
-        if qnode.device is not self.device or not same_rest(qnode, self.rest):
-            return False
-        return guard is None or guard.holds()
+        return same_rest(qnode, self.rest) and (guard is None or guard.holds())
 
 
 @dataclass(frozen=True)
@@ -201,9 +197,7 @@ def find(
     if len(calls.known) >= _REMEMBERED:
         calls.known.clear()
     # Tensors with graphs of this call are not for the next.
-    known = calls.known[key] = Known(
-        Run(run.how, run.kind), qnode.device, rest_of(qnode), data, alone
-    )
+    known = calls.known[key] = Known(Run(run.how, run.kind), rest_of(qnode), data, alone)
     now = replace(known, run=run)
     return Found(now, tensors, arguments, new=True)
 
@@ -235,16 +229,11 @@ def compiled_call(
     if chosen not in columns:
         own = {n: v for n, v in found.tensors.items() if n != data}
         columns[chosen] = _columns(own, chosen)
-    arrays, inputs = found.arrays(), to_numpy(found.inputs)
-    jacobian = form.jacobian(arrays, inputs).by(columns[chosen])
-    if not len(jacobian.rows):
-        return None  # the way through the tape says which weights are missing
-    every = frozenset(jacobian.rows.tolist())
-    angles, states = form.angles(arrays, inputs), form.states(arrays, inputs)
-    batch = None if data is None else len(angles)
-    if batch is not None and not np.isfinite(angles).all():
-        return None  # the way through the tape names the gate
-    return Pullback(form.circuit, angles, jacobian, states, batch, every)
+    inputs = to_numpy(found.inputs)
+    made = form.pullback(found.arrays(), inputs[0] if data is None else inputs, columns[chosen])
+    # The way through the tape says which weights are missing, or names the gate.
+    whole = len(made.jacobian.rows) and (data is None or np.isfinite(made.angles).all())
+    return made if whole else None
 
 
 def _data(run: Run, tensors: Mapping[str, torch.Tensor]) -> str | None:
@@ -259,11 +248,7 @@ def _of_function(function: Any) -> _Calls:
     signature = inspect.signature(function)
     kinds = {p.kind for p in signature.parameters.values()}
     parameter = inspect.Parameter
-    unnamed = kinds & {
-        parameter.VAR_POSITIONAL,
-        parameter.POSITIONAL_ONLY,
-        parameter.VAR_KEYWORD,
-    }
+    unnamed = kinds & {parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY, parameter.VAR_KEYWORD}
     reason = "it takes arguments without names of their own, such as *args" if unnamed else None
     positional = [n for n, p in signature.parameters.items() if p.kind is not p.KEYWORD_ONLY]
     # With arguments of the keyword alone, no call has all of them by position.

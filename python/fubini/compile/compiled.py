@@ -6,15 +6,12 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from fubini import _core
 from fubini.circuit.jacobian import Jacobian
 from fubini.native.circuit import Circuit
 from fubini.native.pullback import Pullback
-
-FloatArray = npt.NDArray[np.float64]
-ComplexArray = npt.NDArray[np.complex128]
+from fubini.options import Complex, Index, Real
 
 
 class Guard(Protocol):
@@ -49,7 +46,7 @@ class Normalised:
     tolerance: float
     expected: bool
 
-    def holds(self, weights: FloatArray, inputs: FloatArray) -> bool:
+    def holds(self, weights: Real, inputs: Real) -> bool:
         """Return whether the decision is the same for these weights (P,) and inputs (B, d)."""
         norms = self.norms.evaluate(weights, inputs)
         return bool(np.allclose(norms, 1.0, atol=self.tolerance)) is self.expected
@@ -65,9 +62,9 @@ class Affine:
         inputs: X, (A, d).
     """
 
-    constant: FloatArray
-    weights: FloatArray
-    inputs: FloatArray
+    constant: Real
+    weights: Real
+    inputs: Real
 
     def map(self) -> _core.AngleMap:
         """Return the map as the kernel takes it."""
@@ -83,26 +80,18 @@ class Affine:
 class Compiled:
     """A circuit whose angles, and the amplitudes of whose initial state, are known functions of weights and inputs.
 
-    Args:
+    ``weights`` are one array each, of any shape, in order; ``inputs`` are (B, d).
+
+    Attributes:
         circuit: The circuit.
-        angle_map: From weights and inputs to angles, and to amplitudes for a circuit that takes a state.
+        map: From weights and inputs to angles, and to amplitudes for a circuit that takes a state.
         affine: The map's matrices, where it is affine.
         guard: What the quantum function read besides its arguments.
         weighted: Angles that depend on weights.
-        state_moves: Whether the initial state depends on weights, and on inputs.
-        batch: The only number of inputs for which this holds; None: any number of at least two.
-        decisions: What must be found again in every call.
-
-    Attributes:
-        circuit: As above.
-        map: As above.
-        affine: As above.
-        guard: As above.
-        weighted: As above.
         state_weighted: Whether the initial state depends on weights.
         state_from_inputs: Whether it depends on inputs.
-        batch: As above.
-        decisions: As above.
+        batch: The only number of inputs for which this holds; None: any number of at least two.
+        decisions: What must be found again in every call.
     """
 
     def __init__(
@@ -122,36 +111,26 @@ class Compiled:
         self.state_weighted, self.state_from_inputs = state_moves
         self._takes_state = circuit.takes_state
 
-    def decides(self, weights: Sequence[FloatArray], inputs: FloatArray) -> bool:
+    def decides(self, weights: Sequence[Real], inputs: Real) -> bool:
         """Return whether every decision that was taken by value is the same for these weights and inputs (B, d)."""
         if not self.decisions:
             return True
         flat = joined(weights)
         return all(decision.holds(flat, inputs) for decision in self.decisions)
 
-    def angles(self, weights: Sequence[FloatArray], inputs: FloatArray) -> FloatArray:
-        """Return the angles, (B, A).
-
-        Args:
-            weights: One array each, of any shape, in order.
-            inputs: (B, d).
-        """
+    def angles(self, weights: Sequence[Real], inputs: Real) -> Real:
+        """Return the angles, (B, A)."""
         return self.map.angles(list(weights), inputs)
 
-    def states(self, weights: Sequence[FloatArray], inputs: FloatArray) -> ComplexArray | None:
-        """Return the initial states, (B, N), or None for a circuit that takes none; arguments as for ``angles``."""
+    def states(self, weights: Sequence[Real], inputs: Real) -> Complex | None:
+        """Return the initial states, (B, N), or None for a circuit that takes none."""
         if not self._takes_state:
             return None
-        found: ComplexArray | None = self.map.states(list(weights), inputs)
+        found: Complex | None = self.map.states(list(weights), inputs)
         return found
 
-    def jacobian(self, weights: Sequence[FloatArray], inputs: FloatArray) -> Jacobian:
-        """Return the derivative of the angles by the weights, for those that depend on weights.
-
-        Args:
-            weights: One array each, of any shape, in order.
-            inputs: (B, d).
-        """
+    def jacobian(self, weights: Sequence[Real], inputs: Real) -> Jacobian:
+        """Return the derivative of the angles by the weights, for those that depend on weights."""
         if self.affine is not None:
             return self._constant_jacobian
         assert isinstance(self.map, _core.Expression)
@@ -164,64 +143,57 @@ class Compiled:
         assert self.affine is not None
         return Jacobian(self.weighted, self.affine.weights[self.weighted][None])
 
-    def pullback(self, weights: Sequence[FloatArray], inputs: FloatArray) -> Pullback:
+    def pullback(
+        self,
+        weights: Sequence[Real],
+        inputs: Real,
+        columns: Index | None = None,
+        *,
+        fixed: bool = False,
+    ) -> Pullback:
         """Return the circuit at weights and inputs; its initial state does not depend on weights.
 
         Args:
             weights: One array each, of any shape, in order.
             inputs: (d,) or (B, d).
+            columns: Entries of the weights that are differentiated; None: all.
+            fixed: Whether all others are weights too, whose angles cut layers; those that only encode inputs must not.
         """
         x = inputs if inputs.ndim > 1 else inputs[None]
-        angles = self.angles(weights, x)
-        # Angles that only encode inputs have no row in the Jacobian, and must not cut layers.
-        jacobian = self.jacobian(weights, x)
-        batch = None if inputs.ndim == 1 else len(angles)
-        trainable = frozenset(jacobian.rows.tolist())
-        return Pullback(self.circuit, angles, jacobian, self.states(weights, x), batch, trainable)
+        every = self.jacobian(weights, x)
+        jacobian = every if columns is None else every.by(columns)
+        batch = None if inputs.ndim == 1 else len(x)
+        trainable = frozenset((every if fixed else jacobian).rows.tolist())
+        angles, states = self.angles(weights, x), self.states(weights, x)
+        return Pullback(self.circuit, angles, jacobian, states, batch, trainable)
 
     def forward(
-        self, weights: list[FloatArray], inputs: FloatArray, keep: bool
-    ) -> tuple[FloatArray, _core.Pass | None]:
-        """Return the results (B, M) for inputs (B, d), and what ``backward`` needs, if that is to be kept.
-
-        Args:
-            weights: One array each, of any shape, in order.
-            inputs: (B, d).
-            keep: Whether ``backward`` will follow.
-        """
+        self, weights: list[Real], inputs: Real, keep: bool
+    ) -> tuple[Real, _core.Pass | None]:
+        """Return the results (B, M), and what ``backward`` needs, if it will follow: ``keep``."""
         return _core.forward(self.circuit.program, self.map, weights, inputs, keep)
 
-    def backward(
-        self, passed: _core.Pass, cotangents: FloatArray
-    ) -> tuple[FloatArray, list[FloatArray]]:
+    def backward(self, passed: _core.Pass, cotangents: Real) -> tuple[Real, list[Real]]:
         """Return the gradients by inputs (B, d) and by every weight, for cotangents (B, M) of the results."""
         return _core.backward(self.circuit.program, self.map, passed, cotangents)
 
-    def backward_rows(
-        self, passed: _core.Pass, cotangents: FloatArray
-    ) -> tuple[FloatArray, FloatArray]:
+    def backward_rows(self, passed: _core.Pass, cotangents: Real) -> tuple[Real, Real]:
         """Return the gradients by inputs (B, d) and by all weights (B, P) of every input by itself, see ``backward``."""
         return _core.backward_rows(self.circuit.program, self.map, passed, cotangents)
 
     def linearise(
-        self, weights: list[FloatArray], inputs: FloatArray, want_inputs: bool
-    ) -> tuple[FloatArray, FloatArray, FloatArray | None]:
-        """Return the results (B, M) and their derivatives by the weights, (B, M, P), and by the inputs, (B, M, d).
-
-        Args:
-            weights: One array each, of any shape, in order.
-            inputs: (B, d).
-            want_inputs: Whether the derivatives by the inputs are wanted; else None.
-        """
+        self, weights: list[Real], inputs: Real, want_inputs: bool
+    ) -> tuple[Real, Real, Real | None]:
+        """Return results (B, M), derivatives by weights (B, M, P), and, if wanted, by inputs (B, M, d)."""
         return _core.linearise(self.circuit.program, self.map, weights, inputs, want_inputs)
 
 
-def joined(weights: Sequence[FloatArray]) -> FloatArray:
+def joined(weights: Sequence[Real]) -> Real:
     """Return weights side by side, (P,)."""
     parts = [w.reshape(-1) for w in weights]
     return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.zeros(0)
 
 
-def _entries(matrix: FloatArray) -> list[tuple[int, int, float]]:
+def _entries(matrix: Real) -> list[tuple[int, int, float]]:
     rows, columns = np.nonzero(matrix)
     return list(zip(rows.tolist(), columns.tolist(), matrix[rows, columns].tolist(), strict=True))

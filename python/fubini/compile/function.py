@@ -132,21 +132,12 @@ def compile_function(
 
 
 def rest_of(qnode: Any) -> tuple[Any, ...]:
-    """Return what a QNode is besides its function and device, by identity.
-
-    Returns:
-        Its class, shots and transforms.
-    """
-    return type(qnode), qnode.shots, *qnode.compile_pipeline
+    """Return what a QNode is, by identity: its class, device, function, shots and transforms."""
+    return type(qnode), qnode.device, qnode.func, qnode.shots, *qnode.compile_pipeline
 
 
 def same_rest(qnode: Any, rest: tuple[Any, ...]) -> bool:
-    """Return whether a QNode is what it was but for its function and device.
-
-    Args:
-        qnode: The QNode.
-        rest: What ``rest_of`` gave.
-    """
+    """Return whether a QNode is what it was when ``rest_of`` was asked."""
     now = rest_of(qnode)
     return len(now) == len(rest) and all(map(operator.is_, now, rest))
 

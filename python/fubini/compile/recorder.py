@@ -198,12 +198,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return None if found is None else np.array(found)
 
     def _after(
-        self,
-        func: Any,
-        args: Sequence[Any],
-        result: Any,
-        codes: Codes | None,
-        mutated: list[Any],
+        self, func: Any, args: Sequence[Any], result: Any, codes: Codes | None, mutated: list[Any]
     ) -> None:
         shadow = self._recording.shadow
         outputs = tensors_in([result])

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, Self
 
 import torch
 
-from fubini.compile.compiled import FloatArray
 from fubini.compile.shadow import Shadow, UnknownError
+from fubini.options import Real
 
 #: Relative change of intermediate results by which rounding is told from errors: 4,500 units in the last place.
 SHAKE = 1e-12
@@ -131,7 +131,7 @@ class Replay:
         return torch.device("cpu") if isinstance(value, torch.device) else value
 
     def run(
-        self, weights: FloatArray, inputs: FloatArray, shaken: torch.Generator | None = None
+        self, weights: Real, inputs: Real, shaken: torch.Generator | None = None
     ) -> dict[int, torch.Tensor]:
         """Do all operations, and return the memory behind them.
 

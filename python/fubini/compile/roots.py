@@ -10,7 +10,7 @@ import torch
 from fubini.arrays import to_numpy
 from fubini.compile.agreement import Columns, Ours, Theirs, same
 from fubini.compile.call import Arguments
-from fubini.compile.compiled import Affine, Compiled, FloatArray, Guard, Normalised, Traced
+from fubini.compile.compiled import Affine, Compiled, Guard, Normalised, Traced
 from fubini.compile.graph import Graph, depends, expression
 from fubini.compile.interface import Predicate
 from fubini.compile.recorder import Recording
@@ -18,6 +18,7 @@ from fubini.compile.replay import Place
 from fubini.compile.shadow import MIXED, MIXED_ROW, Codes, Shadow, UnknownError, split
 from fubini.native.circuit import Circuit
 from fubini.native.reading import Reading
+from fubini.options import Real
 
 #: Why a call without a data argument is not compiled, where nothing else stands against it.
 BATCHED = "one of its tensors is a batch"
@@ -222,7 +223,7 @@ def _replays(found: Compiled, reading: Reading, recording: Recording, arguments:
     ends = np.cumsum([w.numel() for w in arguments.weights])[:-1]
     shapes = [tuple(w.shape) for w in arguments.weights]
 
-    def parts(weights: FloatArray) -> list[FloatArray]:
+    def parts(weights: Real) -> list[Real]:
         split = np.split(weights, ends) if shapes else []
         return [w.reshape(shape) for w, shape in zip(split, shapes, strict=True)]
 
@@ -236,7 +237,7 @@ def _replays(found: Compiled, reading: Reading, recording: Recording, arguments:
         if shadow.tracks(value) and not recording.is_leaf(value):
             order = _places(op, found.circuit)
 
-            def amplitudes(weights: FloatArray, inputs: FloatArray) -> FloatArray:
+            def amplitudes(weights: Real, inputs: Real) -> Real:
                 states = found.states(parts(weights), inputs)
                 assert states is not None
                 return states.real[:, order]

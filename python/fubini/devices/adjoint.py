@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pennylane as qml
 import torch
 
@@ -17,9 +16,9 @@ from fubini.arrays import to_numpy
 from fubini.circuit.decompose import own_parts
 from fubini.circuit.unfold import Undecomposed, Watch, rebind, unfold
 from fubini.errors import UnsupportedCircuitError
+from fubini.options import Real
 
 Tensor = torch.Tensor
-FloatArray = npt.NDArray[np.float64]
 
 #: What devices and their decompositions raise for a circuit that they cannot take, now or later.
 REFUSALS = (
@@ -54,7 +53,7 @@ def differentiates(device: Any, tape: Any) -> bool:
         return False
 
 
-def differentiated(device: Any, tapes: Sequence[Any]) -> list[list[FloatArray]]:
+def differentiated(device: Any, tapes: Sequence[Any]) -> list[list[Real]]:
     """Run tapes and their derivatives on a device.
 
     Args:
@@ -160,7 +159,7 @@ def _moving(op: Any) -> bool:
     return any(isinstance(p, torch.Tensor) and p.requires_grad for p in op.data)
 
 
-def _prepared(device: Any, tape: Any, config: Any) -> tuple[Any, FloatArray | None]:
+def _prepared(device: Any, tape: Any, config: Any) -> tuple[Any, Real | None]:
     """The tape as the device takes it, and d its parameters / d the angles; None: they are the angles."""
     with torch.enable_grad():  # also inside a forward or backward pass, where torch has it off
         own, depend, moving, leaves = _as_device_takes_it(device, tape, config)

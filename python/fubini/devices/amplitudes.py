@@ -8,7 +8,6 @@ Nothing is divided by, so that amplitudes that are zero are as good as others.
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pennylane as qml
 
 from fubini.arrays import to_numpy
@@ -17,11 +16,10 @@ from fubini.devices.executor import Array
 from fubini.devices.job import Job
 from fubini.devices.readout import estimates_of, readout_of
 from fubini.devices.sweep import repeated
+from fubini.options import Real
 
-FloatArray = npt.NDArray[np.float64]
 
-
-def amplitude_job(tape: GateTape, real: bool) -> Job[FloatArray]:
+def amplitude_job(tape: GateTape, real: bool) -> Job[Real]:
     """Return the job that finds the derivatives of a circuit's features by its initial state.
 
     It runs 2 circuits for every input and amplitude, 4 for complex amplitudes.
@@ -54,7 +52,7 @@ def amplitude_job(tape: GateTape, real: bool) -> Job[FloatArray]:
     readout = readout_of(tape, tape.shots)
     sweeps = readout.sweeps(operations, count * rows, tape.shots)
 
-    def finish(answers: Sequence[Sequence[Array]]) -> FloatArray:
+    def finish(answers: Sequence[Sequence[Array]]) -> Real:
         features = estimates_of(readout, answers, (count, rows), tape.shots).features
         weighted = 0.5 * squares[..., None] * features
         difference = weighted[: count // 2] - weighted[count // 2 :]

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pennylane as qml
 
 from fubini.arrays import hermitian
@@ -22,9 +21,7 @@ from fubini.devices.job import Job
 from fubini.devices.shifts import check_shots
 from fubini.devices.sweep import Sweep
 from fubini.errors import UnsupportedCircuitError
-from fubini.options import LayerRule
-
-FloatArray = npt.NDArray[np.float64]
+from fubini.options import LayerRule, Real
 
 
 @dataclass(frozen=True)
@@ -42,13 +39,13 @@ class MetricEstimate:
         circuits: How many circuits were run for every input.
     """
 
-    values: FloatArray
-    errors: FloatArray
-    means: FloatArray
-    independent: FloatArray
+    values: Real
+    errors: Real
+    means: Real
+    independent: Real
     circuits: int
 
-    def pulled_back(self, jacobian: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def pulled_back(self, jacobian: Real) -> tuple[Real, Real]:
         """Return the metric over weights averaged over the inputs, and its standard errors.
 
         Different entries of one block are measured together; where several angles share a weight, their correlation
@@ -159,9 +156,7 @@ def metric_job(
     return Job(tuple(sweeps), finish)
 
 
-def covariances(
-    values: FloatArray, frequencies: FloatArray, shots: int | None
-) -> tuple[FloatArray, FloatArray, FloatArray]:
+def covariances(values: Real, frequencies: Real, shots: int | None) -> tuple[Real, Real, Real]:
     """Return covariances, their variances, and means.
 
     Args:
@@ -184,7 +179,7 @@ def covariances(
     return result, _variances(moments, fourth, shots), means
 
 
-def _variances(second: FloatArray, fourth: FloatArray, n: int) -> FloatArray:
+def _variances(second: Real, fourth: Real, n: int) -> Real:
     """Unbiased estimates of the variances of sample covariances, from the sample's central moments."""
     # Var(k11) = K22/n + (K20 K02 + K11^2)/(n - 1) in cumulants. K22 has the unbiased k-statistic k22; the products
     # follow from E(k20 k02) = K20 K02 + K22/n + 2 K11^2/(n - 1) and E(k11^2) = K11^2 + Var(k11).

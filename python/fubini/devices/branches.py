@@ -11,14 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pennylane as qml
 
 from fubini.circuit.gate_layers import Layer
 from fubini.circuit.tape import GateTape
 from fubini.devices.insertion import prepared
-
-ComplexArray = npt.NDArray[np.complex128]
+from fubini.options import Complex
 
 # Beyond these, rotating the auxiliary wires, and the branches' memory, cost more than the circuits that they save.
 _MAX_LABEL_WIRES = 4
@@ -49,7 +47,7 @@ class Branched:
     tape: GateTape
     labels: int
 
-    def states(self, final: ComplexArray) -> ComplexArray:
+    def states(self, final: Complex) -> Complex:
         """Return the states in front of the layers.
 
         Args:
@@ -61,7 +59,7 @@ class Branched:
         parts = final.reshape(len(final), -1, 2, 1 << self.labels)
         count = len(self.layers)
         found = [parts[:, :, 0, k] for k in range(count - 1)] + [parts[:, :, 1, 0]]
-        result: ComplexArray = np.sqrt(count) * np.stack(found)
+        result: Complex = np.sqrt(count) * np.stack(found)
         return result
 
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pennylane as qml
 
 from fubini import _core
@@ -27,8 +26,7 @@ from fubini.devices.gradient import Gradient
 from fubini.devices.job import Job, together
 from fubini.devices.shifts import frequencies, gradient_job, has_rule
 from fubini.errors import NumericalError
-
-FloatArray = npt.NDArray[np.float64]
+from fubini.options import Real
 
 # d^2/p of less likely outcomes is its limit for p = 0. Exact results have errors of 1e-16, those of density matrices also
 # in p, so that d^2/p is off by 2e-16 / sqrt(p) of itself; the limit by sqrt(p).
@@ -48,19 +46,17 @@ class FisherEstimate:
             that is itself of the order of its error they are negative now and then.
     """
 
-    values: FloatArray
-    variances: FloatArray
+    values: Real
+    variances: Real
 
     @property
-    def errors(self) -> FloatArray:
+    def errors(self) -> Real:
         """Standard errors, 0 where the estimate of the variance is negative."""
-        result: FloatArray = np.sqrt(np.maximum(self.variances, 0.0))
+        result: Real = np.sqrt(np.maximum(self.variances, 0.0))
         return result
 
 
-def classical_fisher(
-    probabilities: FloatArray, derivatives: FloatArray, cutoff: float = _CUTOFF
-) -> FloatArray:
+def classical_fisher(probabilities: Real, derivatives: Real, cutoff: float = _CUTOFF) -> Real:
     """Return the Fisher information of distributions, as far as their outcomes occur.
 
     Args:
@@ -79,9 +75,7 @@ def classical_fisher(
     return hermitian(np.swapaxes(scaled, 1, 2) @ scaled)
 
 
-def vanishing_outcomes(
-    probabilities: FloatArray, curvatures: FloatArray, cutoff: float
-) -> FloatArray:
+def vanishing_outcomes(probabilities: Real, curvatures: Real, cutoff: float) -> Real:
     """Return what outcomes contribute to the Fisher information whose probability and its derivative vanish.
 
     Near its zero p is a quadratic form c t^2 / 2 of the one angle t that it depends on, and (dp/dt)^2 / p = 2 c.
@@ -109,11 +103,11 @@ def vanishing_outcomes(
             f"limit depends on how the angles {angles} approach this point. Move the angles, by 1e-3 say, or take the "
             "metric of the state (metric_job), which is smooth"
         )
-    limits: FloatArray = np.where(bent, 2.0 * curvatures, 0.0).sum(axis=1)
+    limits: Real = np.where(bent, 2.0 * curvatures, 0.0).sum(axis=1)
     return limits
 
 
-def _curvatures(tape: GateTape, found: Gradient) -> FloatArray:
+def _curvatures(tape: GateTape, found: Gradient) -> Real:
     """Second derivatives of the outcomes by every single angle, from the circuits of the first ones."""
     assert found.base is not None
     generators = tape.generators(tape.trainable)
@@ -204,8 +198,8 @@ def _sampled_fisher(found: Gradient, shots: int) -> FisherEstimate:
 
 
 def _sampled_row(
-    seen: FloatArray, parts: FloatArray, which: FloatArray, coefficients: FloatArray, n: int
-) -> tuple[FloatArray, FloatArray]:
+    seen: Real, parts: Real, which: Real, coefficients: Real, n: int
+) -> tuple[Real, Real]:
     """The estimate for one input, and the estimate of its variance.
 
     Args:
@@ -228,11 +222,11 @@ def _sampled_row(
     # Unbiased for d_i d_j and for its square, outcome by outcome, where the derivatives are normally distributed.
     fourth = derivatives**4 - 6.0 * derivatives**2 * own + 3.0 * own**2
 
-    def summed(weights: FloatArray) -> FloatArray:
-        product: FloatArray = (derivatives * weights) @ derivatives.T
+    def summed(weights: Real) -> Real:
+        product: Real = (derivatives * weights) @ derivatives.T
         return np.where(diagonal, (squares @ weights)[:, None], product)
 
-    def summed_squares(weights: FloatArray) -> FloatArray:
+    def summed_squares(weights: Real) -> Real:
         return np.where(diagonal, (fourth @ weights)[:, None], (squares * weights) @ squares.T)
 
     values = summed(inverse)

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pennylane as qml
 
 from fubini.circuit.tape import GateTape
@@ -25,8 +24,8 @@ from fubini.devices.job import Job
 from fubini.devices.shifts import at_settings, check_shots, refuse_without_rule
 from fubini.devices.sweep import Sweep
 from fubini.errors import UnsupportedCircuitError
+from fubini.options import Real
 
-FloatArray = npt.NDArray[np.float64]
 Method = Literal["hadamard", "fidelity"]
 
 
@@ -168,7 +167,7 @@ def _hadamard_job(tape: GateTape, shots: int | None, auxiliary: Any) -> Job[Metr
 # -- without ----------------------------------------------------------------------------------------------------
 
 
-def fidelity_sweep(tape: GateTape, settings: FloatArray, shots: int | None) -> Sweep:
+def fidelity_sweep(tape: GateTape, settings: Real, shots: int | None) -> Sweep:
     """Return the circuits whose probability of zeros is the fidelity with the circuit at other angles.
 
     Args:
@@ -244,7 +243,7 @@ def fidelity_job(
     return Job((sweep,), finish)
 
 
-def fidelities(answers: Sequence[Array], shape: tuple[int, ...]) -> FloatArray:
+def fidelities(answers: Sequence[Array], shape: tuple[int, ...]) -> Real:
     """Return the probability of zeros of a :func:`fidelity_sweep`'s answers, in the given shape."""
-    result: FloatArray = answers[0].reshape(*shape, -1)[..., 0]
+    result: Real = answers[0].reshape(*shape, -1)[..., 0]
     return result

@@ -9,8 +9,7 @@ import numpy.typing as npt
 
 from fubini import _core
 from fubini.devices.readout import Estimates
-
-FloatArray = npt.NDArray[np.float64]
+from fubini.options import Real
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Terms:
     """
 
     angles: npt.NDArray[np.intp]
-    coefficients: FloatArray
+    coefficients: Real
     seen: Estimates
 
 
@@ -40,14 +39,14 @@ class Gradient:
         slopes: (1 or batch, outputs, features).
     """
 
-    values: FloatArray | None
-    jacobian: FloatArray
+    values: Real | None
+    jacobian: Real
     base: Estimates | None
     terms: tuple[Terms, ...]
-    slopes: FloatArray
+    slopes: Real
 
     @property
-    def errors(self) -> FloatArray:
+    def errors(self) -> Real:
         """Standard errors of the Jacobian, (1 or batch, outputs, angles); zeros for an analytic device."""
         variance = np.zeros_like(self.jacobian)
         for terms in self.terms:
@@ -64,10 +63,10 @@ class Gradient:
         return np.sqrt(variance)
 
     @property
-    def _feature_jacobian(self) -> FloatArray:
+    def _feature_jacobian(self) -> Real:
         return contracted(self.terms, self.jacobian.shape[2])
 
-    def covariance(self, cotangents: FloatArray) -> FloatArray:
+    def covariance(self, cotangents: Real) -> Real:
         """Return the covariance of the estimates of cotangents @ jacobian.
 
         Args:
@@ -95,7 +94,7 @@ class Gradient:
         return result
 
 
-def contracted(blocks: Sequence[Terms], count: int) -> FloatArray:
+def contracted(blocks: Sequence[Terms], count: int) -> Real:
     """Sum the terms: (1 or batch, features, count)."""
     total: Any = 0.0
     for block in blocks:

@@ -14,8 +14,8 @@ from fubini.devices.job import Job
 from fubini.devices.readout import Estimates, estimates_of, readout_of
 from fubini.devices.shifts import at_settings, check_shots, refuse_without_rule
 from fubini.errors import UnsupportedCircuitError
+from fubini.options import Real
 
-FloatArray = npt.NDArray[np.float64]
 Setting = tuple[tuple[int, float], ...]  # (angle, shift) of what is shifted
 
 
@@ -35,9 +35,9 @@ class PairPlan:
     pairs: npt.NDArray[np.int64]
     entry: npt.NDArray[np.int64]
     setting: npt.NDArray[np.intp]
-    coefficient: FloatArray
+    coefficient: Real
 
-    def angles(self, at: FloatArray) -> FloatArray:
+    def angles(self, at: Real) -> Real:
         """Return all shifted angles, (settings, batch, angles), for angles (batch, angles)."""
         result = np.repeat(at[None], len(self.settings), axis=0)
         for row, setting in zip(result, self.settings, strict=True):
@@ -45,7 +45,7 @@ class PairPlan:
                 row[:, angle] += shift
         return result
 
-    def matrices(self, values: FloatArray, count: int) -> FloatArray:
+    def matrices(self, values: Real, count: int) -> Real:
         """Return (batch, outputs, count, count) for values (settings, batch, outputs)."""
         taken = np.ascontiguousarray(values[self.setting])
         found = _core.shift_sum(self.entry, self.coefficient, taken, len(self.pairs))
@@ -129,8 +129,8 @@ class Hessian:
         errors: Standard errors of the same shape; zeros for exact results.
     """
 
-    values: FloatArray
-    errors: FloatArray
+    values: Real
+    errors: Real
 
 
 def hessian_job(tape: GateTape, *, shots: int | None = None) -> Job[Hessian]:

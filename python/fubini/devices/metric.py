@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import pennylane as qml
 
 from fubini import _core
@@ -33,10 +32,7 @@ from fubini.devices.job import Job
 from fubini.devices.prefixes import prefix_operations
 from fubini.devices.sweep import Sweep
 from fubini.errors import UnsupportedCircuitError
-from fubini.options import Approx, LayerRule
-
-FloatArray = npt.NDArray[np.float64]
-ComplexArray = npt.NDArray[np.complex128]
+from fubini.options import Approx, Complex, LayerRule, Real
 
 T = TypeVar("T")
 
@@ -54,7 +50,7 @@ class Block:
     """
 
     angles: tuple[int, ...]
-    values: FloatArray
+    values: Real
 
 
 @dataclass(frozen=True)
@@ -128,7 +124,7 @@ def blocks_job(
 
 
 def _blocks_of_matrix(
-    values: FloatArray, groups: Sequence[tuple[int, ...]], diagonal: bool
+    values: Real, groups: Sequence[tuple[int, ...]], diagonal: bool
 ) -> list[Block]:
     parts = [values[:, list(group)][:, :, list(group)] for group in groups]
     if diagonal:
@@ -150,11 +146,7 @@ def _job_at_once(
 
 
 def _job_of_branches(
-    circuits: Sequence[Branched],
-    tape: GateTape,
-    order: dict[int, int],
-    device: Any,
-    diagonal: bool,
+    circuits: Sequence[Branched], tape: GateTape, order: dict[int, int], device: Any, diagonal: bool
 ) -> Job[list[Block]]:
     def blocks(answers: list[Any]) -> list[Block]:
         found = []
@@ -167,11 +159,7 @@ def _job_of_branches(
 
 
 def _blocks_of_states(
-    tape: GateTape,
-    layers: Sequence[Layer],
-    states: ComplexArray,
-    order: dict[int, int],
-    diagonal: bool,
+    tape: GateTape, layers: Sequence[Layer], states: Complex, order: dict[int, int], diagonal: bool
 ) -> list[Block]:
     blocks = []
     for layer, own in zip(layers, states, strict=True):
@@ -220,14 +208,14 @@ def full_metric_job(tape: GateTape, executor: Executor) -> Job[list[Block]]:
         job = full.full_metric_job(tape, "fidelity", shots=tape.shots)
         return job.then(lambda estimate: [Block(every, estimate.values)])
 
-    def block(derivatives: ComplexArray) -> list[Block]:
+    def block(derivatives: Complex) -> list[Block]:
         flat = np.concatenate([derivatives.real, derivatives.imag], axis=2)
         return [Block(every, flat @ flat.transpose(0, 2, 1))]
 
     return _derivative_states_job(tape, executor.device).then(block)
 
 
-def geometric_tensor(tape: GateTape, device: Any, executor: Executor | None = None) -> ComplexArray:
+def geometric_tensor(tape: GateTape, device: Any, executor: Executor | None = None) -> Complex:
     """Return the quantum geometric tensor over the trainable angles, from derivative states of a simulator.
 
     Args:
@@ -243,11 +231,11 @@ def geometric_tensor(tape: GateTape, device: Any, executor: Executor | None = No
     """
     executor = executor_of(device) if executor is None else executor
     derivatives = _derivative_states_job(tape, executor.device).run(executor)
-    result: ComplexArray = derivatives.conj() @ derivatives.transpose(0, 2, 1)
+    result: Complex = derivatives.conj() @ derivatives.transpose(0, 2, 1)
     return result
 
 
-def _derivative_states_job(tape: GateTape, device: Any) -> Job[ComplexArray]:
+def _derivative_states_job(tape: GateTape, device: Any) -> Job[Complex]:
     """Return derivatives of the state by the trainable angles without their part along it, (1 or batch, k, N).
 
     d_j psi = -i V_j K_j U_j psi_0 with K_j a sum of Pauli words, so a circuit with the word inserted behind gate j
@@ -271,7 +259,7 @@ def _derivative_states_job(tape: GateTape, device: Any) -> Job[ComplexArray]:
                 scripts.append(_state_script(inserted, tape, device))
                 terms.append((column, coefficient))
 
-    def derivatives(answers: list[Any]) -> ComplexArray:
+    def derivatives(answers: list[Any]) -> Complex:
         states = [_placed_state(answer, tape, device) for answer in answers]
         rows = max(len(state) for state in states)
         psi = np.broadcast_to(states[0], (rows, states[0].shape[1]))
@@ -306,7 +294,7 @@ def _state_script(operations: Sequence[Any], tape: GateTape, device: Any) -> Any
     return qml.tape.QuantumScript(operations, [qml.state()])
 
 
-def _placed_state(answer: Any, tape: GateTape, device: Any) -> ComplexArray:
+def _placed_state(answer: Any, tape: GateTape, device: Any) -> Complex:
     # Wires of the device beyond the circuit's are in state 0.
     state = to_numpy(answer, np.complex128)
     num_wires = len(tape.wires)

@@ -14,7 +14,6 @@ as linear in the state as an expectation value is.
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pennylane as qml
 
 from fubini import _core
@@ -25,9 +24,8 @@ from fubini.devices.job import Job
 from fubini.devices.shifts import at_settings, refuse_without_rule
 from fubini.devices.sweep import Sweep
 from fubini.errors import UnsupportedCircuitError
+from fubini.options import Complex, Real
 
-FloatArray = npt.NDArray[np.float64]
-ComplexArray = npt.NDArray[np.complex128]
 Kind = Literal["fisher", "hilbert-schmidt"]
 
 # Sums of two eigenvalues of a density matrix below this are rounding of zero.
@@ -36,7 +34,7 @@ _CUTOFF = 1e-10
 
 def mixed_metric_job(
     tape: GateTape, device: Any, *, kind: Kind = "fisher", cutoff: float = _CUTOFF
-) -> Job[FloatArray]:
+) -> Job[Real]:
     """Return the job that finds a mixed state's metric over the trainable angles.
 
     It runs 2R circuits for every trainable angle with R frequencies, and one more, for each input; on default.mixed they
@@ -72,7 +70,7 @@ def mixed_metric_job(
     sweep = Sweep(tuple(at_settings(tape, settings)), measured, len(settings) * rows)
     dim = 1 << len(tape.wires)
 
-    def finish(answers: list[list[Array]]) -> FloatArray:
+    def finish(answers: list[list[Array]]) -> Real:
         states = to_numpy(answers[0][0], np.complex128).reshape(len(settings), rows, dim, dim)
         flat = states[:-1].reshape(len(settings) - 1, rows, dim * dim).view(np.float64)
         index, weight = np.array(plan.index, dtype=np.int64), np.array(plan.coefficient)
@@ -88,7 +86,7 @@ def mixed_metric_job(
     return Job((sweep,), finish)
 
 
-def sld_fisher(states: ComplexArray, derivatives: ComplexArray, cutoff: float) -> FloatArray:
+def sld_fisher(states: Complex, derivatives: Complex, cutoff: float) -> Real:
     """Return the quantum Fisher information by the symmetric logarithmic derivative.
 
     F_ij = sum over a, b of 2 Re(<a|d_i rho|b><b|d_j rho|a>) / (l_a + l_b) in the eigenbasis of rho (Liu et al. 2020,
@@ -112,7 +110,7 @@ def sld_fisher(states: ComplexArray, derivatives: ComplexArray, cutoff: float) -
     return hilbert_schmidt(inner * weights[:, None])
 
 
-def hilbert_schmidt(derivatives: ComplexArray) -> FloatArray:
+def hilbert_schmidt(derivatives: Complex) -> Real:
     """Return Tr(d_i rho d_j rho), (batch, angles, angles), for Hermitian derivatives (batch, angles, dim, dim)."""
     # The trace is the inner product of all real and imaginary parts.
     rows = np.ascontiguousarray(derivatives).view(np.float64).reshape(*derivatives.shape[:2], -1)

@@ -6,7 +6,6 @@ dF = F(e h1 + e h2) - F(e h1) - F(-e h1 + e h2) + F(-e h1) of fidelities F with 
 """
 
 import numpy as np
-import numpy.typing as npt
 
 from fubini.circuit.tape import GateTape
 from fubini.devices.block_metric import refuse_channels
@@ -15,8 +14,7 @@ from fubini.devices.full_metric import fidelities, fidelity_sweep
 from fubini.devices.job import Job
 from fubini.devices.shifts import check_shots
 from fubini.errors import NumericalError
-
-FloatArray = npt.NDArray[np.float64]
+from fubini.options import Real
 
 
 class QNSPSA:
@@ -54,13 +52,11 @@ class QNSPSA:
             )
         self._resamplings, self._step, self._beta = resamplings, step, regularisation
         self._random = np.random.default_rng(seed)
-        self.mean: FloatArray | None = None
+        self.mean: Real | None = None
         self.count = 0
-        self._squares: FloatArray | None = (
-            None  # sums of squared deviations from the mean (Welford)
-        )
+        self._squares: Real | None = None  # sums of squared deviations from the mean (Welford)
 
-    def job(self, tape: GateTape, *, shots: int | None = None) -> Job[FloatArray]:
+    def job(self, tape: GateTape, *, shots: int | None = None) -> Job[Real]:
         """Return the job that makes one estimate, averaged over the inputs; :meth:`update` takes it.
 
         It runs 4 circuits, twice as deep, for every resampling and input, whatever the number of weights.
@@ -84,19 +80,19 @@ class QNSPSA:
         settings = (tape.at + angles).reshape(4 * count, rows, -1)
         sweep = fidelity_sweep(tape, settings, shots)
 
-        def finish(answers: list[list[Array]]) -> FloatArray:
+        def finish(answers: list[list[Array]]) -> Real:
             f = fidelities(answers[0], (4, count, rows)).mean(axis=2)
             difference = f[0] - f[1] - f[2] + f[3]
             outer = first[:, :, None] * second[:, None, :]
             outer = outer + np.swapaxes(outer, 1, 2)
-            result: FloatArray = (-difference / (8.0 * e * e) @ outer.reshape(count, -1)).reshape(
+            result: Real = (-difference / (8.0 * e * e) @ outer.reshape(count, -1)).reshape(
                 size, size
             )
             return result / count
 
         return Job((sweep,), finish)
 
-    def update(self, estimate: FloatArray) -> None:
+    def update(self, estimate: Real) -> None:
         """Take an estimate into the running mean.
 
         Args:
@@ -116,14 +112,14 @@ class QNSPSA:
         self._squares = self._squares + before * (estimate - self.mean)
 
     @property
-    def errors(self) -> FloatArray:
+    def errors(self) -> Real:
         """Standard errors of ``mean``, from the spread of the estimates; infinite before the second."""
         if self._squares is None or self.count < 2:
             return np.full((1, 1) if self.mean is None else self.mean.shape, np.inf)
-        result: FloatArray = np.sqrt(self._squares / (self.count * (self.count - 1)))
+        result: Real = np.sqrt(self._squares / (self.count * (self.count - 1)))
         return result
 
-    def metric(self) -> FloatArray:
+    def metric(self) -> Real:
         """Return a positive metric, (|mean| + beta I) / (1 + beta), with the absolute values of the eigenvalues.
 
         Returns:
@@ -138,5 +134,5 @@ class QNSPSA:
             )
         eigenvalues, vectors = np.linalg.eigh(self.mean)
         values = (np.abs(eigenvalues) + self._beta) / (1.0 + self._beta)
-        result: FloatArray = (vectors * values) @ vectors.T
+        result: Real = (vectors * values) @ vectors.T
         return 0.5 * (result + result.T)

@@ -6,13 +6,12 @@ the observed frequencies, so that its variance can be estimated without bias fro
 linear feature: it is <O^2> - <O>^2, made of two.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pennylane as qml
 
 from fubini.circuit.pauli import (
@@ -28,8 +27,7 @@ from fubini.circuit.tape import GateTape
 from fubini.devices.basis import to_z_basis
 from fubini.devices.sweep import Sweep
 from fubini.errors import UnsupportedCircuitError
-
-FloatArray = npt.NDArray[np.float64]
+from fubini.options import Real
 
 _MAX_MEASURED_WIRES = 16
 
@@ -47,7 +45,7 @@ class Setting:
 
     gates: tuple[Any, ...]
     measurements: tuple[Any, ...]
-    matrix: FloatArray
+    matrix: Real
 
 
 @dataclass(frozen=True)
@@ -63,8 +61,8 @@ class Readout:
     """
 
     settings: tuple[Setting, ...]
-    constant: FloatArray
-    linear: FloatArray
+    constant: Real
+    linear: Real
     squared: tuple[tuple[int, int], ...]
     shapes: tuple[tuple[int, ...], ...]
 
@@ -79,7 +77,7 @@ class Readout:
         """Number of real results."""
         return len(self.linear)
 
-    def results(self, features: FloatArray, variances: FloatArray | None = None) -> FloatArray:
+    def results(self, features: Real, variances: Real | None = None) -> Real:
         """Return the QNode's results.
 
         Args:
@@ -89,14 +87,14 @@ class Readout:
         Returns:
             (..., outputs).
         """
-        result: FloatArray = features @ self.linear.T
+        result: Real = features @ self.linear.T
         for output, feature in self.squared:
             result[..., output] -= features[..., feature] ** 2
             if variances is not None:
                 result[..., output] += variances[..., feature]
         return result
 
-    def slopes(self, features: FloatArray) -> FloatArray:
+    def slopes(self, features: Real) -> Real:
         """Return the derivative of results by features, (..., outputs, features)."""
         result = np.broadcast_to(self.linear, (*features.shape[:-1], *self.linear.shape)).copy()
         for output, feature in self.squared:
@@ -115,18 +113,18 @@ class Estimates:
     """
 
     readout: Readout
-    outcomes: tuple[FloatArray, ...]
+    outcomes: tuple[Real, ...]
     shots: int | None
 
     @cached_property
-    def features(self) -> FloatArray:
+    def features(self) -> Real:
         """(..., features)."""
-        total: FloatArray = np.array(self.readout.constant)
+        total: Real = np.array(self.readout.constant)
         for setting, seen in zip(self.readout.settings, self.outcomes, strict=True):
             total = total + seen @ setting.matrix.T
         return total
 
-    def variance(self, functionals: FloatArray) -> FloatArray:
+    def variance(self, functionals: Real) -> Real:
         """Return unbiased estimates of the variances of linear functions of the features.
 
         Args:
@@ -172,32 +170,14 @@ def estimates_of(
 
 def exact_readout(tape: GateTape) -> Readout:
     """Return the readout of an analytic device: the QNode's measurements, all in one circuit."""
-    measurements: list[Any] = []
-    rows: list[
-        tuple[dict[int, float], int | None]
-    ] = []  # coefficients by feature; feature to square
-    shapes: list[tuple[int, ...]] = []
-    count = 0
-    for measurement in tape.measurements:
-        kind = _kind(measurement)
-        if kind == "probs":
-            size = 1 << len(measurement.wires)
-            measurements.append(measurement)
-            rows += [({count + k: 1.0}, None) for k in range(size)]
-            shapes.append((size,))
-            count += size
-            continue
-        shapes.append(())
-        measurements.append(qml.expval(measurement.obs))
-        count += 1
-        if kind == "expval":
-            rows.append(({count - 1: 1.0}, None))
-        else:
-            measurements.append(qml.expval(_square(measurement.obs)))
-            count += 1
-            rows.append(({count - 1: 1.0}, count - 2))
-    setting = Setting((), tuple(measurements), np.eye(count))
-    return _readout([setting], np.zeros(count), rows, shapes)
+    measured: list[Any] = []
+
+    def observable(obs: Any, squared: bool) -> None:
+        measured.append(qml.expval(_square(obs) if squared else obs))
+
+    rows, shapes = _rows(tape, measured.append, observable)
+    count = 1 + max((feature for feature, _ in rows), default=-1)
+    return _readout([Setting((), tuple(measured), np.eye(count))], np.zeros(count), rows, shapes)
 
 
 def sampled_readout(tape: GateTape) -> Readout:
@@ -212,30 +192,20 @@ def sampled_readout(tape: GateTape) -> Readout:
     labels = list(tape.wires)
     positions = {label: k for k, label in enumerate(labels)}
     groups: list[tuple[str, Any]] = []  # per feature: its sum, or (wires, outcome)
-    rows: list[tuple[dict[int, float], int | None]] = []
-    shapes: list[tuple[int, ...]] = []
-    for measurement in tape.measurements:
-        kind = _kind(measurement)
-        if kind == "probs":
-            if measurement.obs is not None:
-                raise UnsupportedCircuitError(
-                    "qnode: qml.probs(op=...) with shots is not supported; rotate the wires and use qml.probs(wires=...)"
-                )
-            size = 1 << len(measurement.wires)
-            shapes.append((size,))
-            wires = [positions[w] for w in measurement.wires]
-            for outcome in range(size):
-                rows.append(({len(groups): 1.0}, None))
-                groups.append(("outcome", (wires, outcome)))
-            continue
-        shapes.append(())
-        terms = _terms(measurement.obs, positions, len(labels))
-        groups.append(("sum", terms))
-        if kind == "expval":
-            rows.append(({len(groups) - 1: 1.0}, None))
-        else:
-            groups.append(("sum", symmetric_product(terms, terms)))
-            rows.append(({len(groups) - 1: 1.0}, len(groups) - 2))
+
+    def outcomes(measurement: Any) -> None:
+        if measurement.obs is not None:
+            raise UnsupportedCircuitError(
+                "qnode: qml.probs(op=...) with shots is not supported; rotate the wires and use qml.probs(wires=...)"
+            )
+        wires = [positions[w] for w in measurement.wires]
+        groups.extend(("outcome", (wires, outcome)) for outcome in range(1 << len(wires)))
+
+    def observable(obs: Any, squared: bool) -> None:
+        terms = _terms(obs, positions, len(labels))
+        groups.append(("sum", symmetric_product(terms, terms) if squared else terms))
+
+    rows, shapes = _rows(tape, outcomes, observable)
     bases = _bases(groups, len(labels))
     constant = np.zeros(len(groups))
     settings = []
@@ -290,7 +260,7 @@ def with_auxiliary(readout: Readout, wire: Any) -> Readout:
     settings = []
     for setting in readout.settings:
         measurements: list[Any] = []
-        pieces: list[FloatArray] = []
+        pieces: list[Real] = []
         start = 0
         for measurement in setting.measurements:
             if isinstance(measurement, qml.measurements.ProbabilityMP):
@@ -382,17 +352,41 @@ def _bases(groups: Sequence[tuple[str, Any]], wires: int) -> list[dict[int, str]
     return bases
 
 
+#: For every output its feature, and the feature of which minus the square is added.
+_Rows = list[tuple[int, int | None]]
+
+
+def _rows(
+    tape: GateTape, outcomes: Callable[[Any], None], observable: Callable[[Any, bool], None]
+) -> tuple[_Rows, list[tuple[int, ...]]]:
+    """The outputs of a QNode, and shapes of its measurements; ``outcomes`` and ``observable`` take the features in order."""
+    rows: _Rows = []
+    shapes: list[tuple[int, ...]] = []
+    count = 0
+    for measurement in tape.measurements:
+        kind = _kind(measurement)
+        if kind == "probs":
+            outcomes(measurement)
+            size = 1 << len(measurement.wires)
+            shapes.append((size,))
+            rows += [(count + k, None) for k in range(size)]
+            count += size
+            continue
+        shapes.append(())
+        observable(measurement.obs, False)
+        if kind == "expval":
+            rows.append((count, None))
+        else:
+            observable(measurement.obs, True)
+            rows.append((count + 1, count))
+        count = rows[-1][0] + 1
+    return rows, shapes
+
+
 def _readout(
-    settings: Sequence[Setting],
-    constant: FloatArray,
-    rows: Sequence[tuple[dict[int, float], int | None]],
-    shapes: Sequence[tuple[int, ...]],
+    settings: Sequence[Setting], constant: Real, rows: _Rows, shapes: Sequence[tuple[int, ...]]
 ) -> Readout:
     linear = np.zeros((len(rows), len(constant)))
-    squared = []
-    for output, (coefficients, feature) in enumerate(rows):
-        for k, value in coefficients.items():
-            linear[output, k] = value
-        if feature is not None:
-            squared.append((output, feature))
-    return Readout(tuple(settings), constant, linear, tuple(squared), tuple(shapes))
+    linear[np.arange(len(rows)), [feature for feature, _ in rows]] = 1.0
+    squared = tuple((output, other) for output, (_, other) in enumerate(rows) if other is not None)
+    return Readout(tuple(settings), constant, linear, squared, tuple(shapes))

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pennylane as qml
 
 from fubini import _core
@@ -27,8 +26,8 @@ from fubini.devices.job import Job
 from fubini.devices.readout import Estimates, Readout, estimates_of, readout_of
 from fubini.devices.sweep import Sweep, repeated
 from fubini.errors import UnsupportedCircuitError
+from fubini.options import Real
 
-FloatArray = npt.NDArray[np.float64]
 Rule = Literal["shift", "hadamard", "adjoint"]
 
 _MAX_DENSE_WIRES = 8
@@ -275,7 +274,7 @@ def check_shots(shots: int | None) -> None:
         raise ValueError(f"shots: expected None or an integer >= 2, got {shots!r}")
 
 
-def at_settings(tape: GateTape, settings: FloatArray) -> list[Any]:
+def at_settings(tape: GateTape, settings: Real) -> list[Any]:
     """Return the operations at many settings of the trainable angles, every one with all inputs.
 
     Args:

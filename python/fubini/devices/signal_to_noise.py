@@ -10,12 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from fubini.errors import NumericalError
+from fubini.options import Real
 from fubini.solvers.damping import Absolute, Damping
-
-FloatArray = npt.NDArray[np.float64]
 
 # Eigenvalues below this part of the largest are rounding: the direction has no length.
 _RELATIVE_CUTOFF = 1e-10
@@ -35,18 +33,18 @@ class Direction:
         gains: How fast the direction's component along every eigenvector grows with the gradient's.
     """
 
-    values: FloatArray
-    weights: FloatArray
-    eigenvalues: FloatArray
-    vectors: FloatArray
-    gains: FloatArray
+    values: Real
+    weights: Real
+    eigenvalues: Real
+    vectors: Real
+    gains: Real
 
 
 def snr_direction(
-    gradient: FloatArray,
-    gradient_covariance: FloatArray,
-    metric: FloatArray,
-    metric_errors: FloatArray,
+    gradient: Real,
+    gradient_covariance: Real,
+    metric: Real,
+    metric_errors: Real,
     *,
     tolerance: float = 2.0,
 ) -> Direction:
@@ -217,11 +215,7 @@ def split_shots(
 
 
 def variance_ratio(
-    gradient_covariance: FloatArray,
-    metric: FloatArray,
-    metric_errors: FloatArray,
-    direction: FloatArray,
-    split: Split,
+    gradient_covariance: Real, metric: Real, metric_errors: Real, direction: Real, split: Split
 ) -> float:
     """Return v_g / v_m for :func:`split_shots`: what gradient and metric would add to the direction with one shot each.
 

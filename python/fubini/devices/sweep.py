@@ -13,8 +13,7 @@ import numpy.typing as npt
 import pennylane as qml
 
 from fubini.circuit.unfold import dimensions, rebind
-
-FloatArray = npt.NDArray[np.float64]
+from fubini.options import Real
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +176,7 @@ def _settings(op: Any) -> str:
     return f"{inner}{plain}{getattr(op, 'control_values', '')}"
 
 
-def rows_of(answer: Sequence[Any], count: int) -> list[FloatArray]:
+def rows_of(answer: Sequence[Any], count: int) -> list[Real]:
     """Arrays of single rows stacked, measurement by measurement.
 
     Args:

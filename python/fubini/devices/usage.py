@@ -1,8 +1,9 @@
 """Single calls of a device: what they execute, how long they may take, how they are shown."""
 
+import operator
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 Progress = Callable[[int, int], None]
@@ -26,20 +27,10 @@ class Usage:
     shots: int = 0
 
     def __add__(self, other: "Usage") -> "Usage":
-        return Usage(
-            self.calls + other.calls,
-            self.tapes + other.tapes,
-            self.circuits + other.circuits,
-            self.shots + other.shots,
-        )
+        return Usage(*map(operator.add, astuple(self), astuple(other)))
 
     def __sub__(self, other: "Usage") -> "Usage":
-        return Usage(
-            self.calls - other.calls,
-            self.tapes - other.tapes,
-            self.circuits - other.circuits,
-            self.shots - other.shots,
-        )
+        return Usage(*map(operator.sub, astuple(self), astuple(other)))
 
     def __str__(self) -> str:
         return f"{self.calls} device calls, {self.tapes} tapes, {self.circuits} circuits, {self.shots} shots"

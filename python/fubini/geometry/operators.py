@@ -1,8 +1,6 @@
 """PennyLane's Hermitian operators as sums of Pauli words over a circuit's wires, for tangents, matrices and products."""
 
 import math
-from functools import lru_cache
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -11,7 +9,7 @@ import pennylane as qml
 from fubini.circuit.pauli import PauliSum, dense, word_masks
 from fubini.errors import UnsupportedCircuitError
 from fubini.native.circuit import Circuit
-from fubini.native.measurements import Measurement, observable_terms
+from fubini.native.measurements import masked, observable_terms, worded
 from fubini.options import Complex, Real
 
 #: (word, one letter per wire; the wires' positions in the circuit; coefficient), ... as in ``Measurement.terms``.
@@ -95,30 +93,12 @@ def own_terms(circuit: Circuit, remedy: str) -> Terms:
     if len(found) != 1 or len(circuit.structure.measurements) != 1:
         kinds = [m.kind for m in circuit.structure.measurements]
         raise ValueError(one_value(kinds, remedy))
-    return terms_of_measurement(found[0])
+    return worded(masked(found[0], circuit.num_wires), circuit.num_wires)
 
 
 def one_value(kinds: list[str], remedy: str) -> str:
     """Return the message for a circuit that measures something else than one expectation value."""
     return f"circuit: expected one that returns one expectation value, got {kinds or 'no measurement'}; {remedy}"
-
-
-def terms_of_measurement(measurement: Measurement) -> Terms:
-    """Return the observable of an expectation value.
-
-    Args:
-        measurement: Of kind "expval".
-    """
-    if measurement.projector is None:
-        return measurement.terms
-    wires, outcome = measurement.projector
-    bits = [outcome >> (len(wires) - 1 - k) & 1 for k in range(len(wires))]
-    terms = []
-    for chosen in product((False, True), repeat=len(wires)):
-        some = tuple(w for w, taken in zip(wires, chosen, strict=True) if taken)
-        sign = (-1) ** sum(b for b, taken in zip(bits, chosen, strict=True) if taken)
-        terms.append(("Z" * len(some), some, sign / 2.0 ** len(wires)))
-    return tuple(terms)
 
 
 def masks(terms: Terms, num_wires: int) -> PauliSum:
@@ -139,35 +119,6 @@ def matrix(terms: Terms, num_wires: int) -> Complex:
         num_wires: Number of wires of the circuit.
     """
     return dense(masks(terms, num_wires), num_wires)
-
-
-def applied(terms: Terms, num_wires: int, states: Complex) -> Complex:
-    """Return O|psi> without a matrix of O.
-
-    Args:
-        terms: Words of O.
-        num_wires: Number of wires of the circuit.
-        states: (..., N), as ``Circuit.state`` returns them.
-
-    Returns:
-        (..., N).
-    """
-    result = np.zeros_like(states)
-    for flips, diagonal in _planes(terms, num_wires):
-        result += diagonal * states[..., flips]
-    return result
-
-
-@lru_cache(maxsize=32)
-def _planes(terms: Terms, num_wires: int) -> tuple[tuple[Any, Any], ...]:
-    """Words that flip the same qubits as a gather of amplitudes and a factor of each."""
-    rows = np.arange(1 << num_wires)
-    planes: dict[int, Any] = {}
-    for x, z, c in masks(terms, num_wires):
-        # (X^x Z^z) has (-1)^|s & z| at (s ^ x, s), and Y = i X Z.
-        signs = 1.0 - 2.0 * (np.bitwise_count((rows ^ x) & z) & 1)
-        planes[x] = planes.get(x, 0) + c * 1j ** ((x & z).bit_count() % 4) * signs
-    return tuple((rows ^ x, diagonal) for x, diagonal in planes.items())
 
 
 def spectral_bound(terms: Terms) -> float:

@@ -19,10 +19,6 @@ from fubini.circuit.pauli import (
 )
 from fubini.errors import UnsupportedCircuitError
 
-#: A Pauli sum: word (one letter per wire, with its wires) -> real coefficient.
-
-#: Matrices are written as Pauli words up to this many wires (4^k words).
-
 
 @dataclass(frozen=True)
 class Measurement:
@@ -106,7 +102,7 @@ def observable_terms(
             "Detach them, or measure the words one by one and combine the results in torch."
         )
     try:
-        return _worded(pauli_sum(obs, index, len(index)), len(index))
+        return worded(pauli_sum(obs, index, len(index)), len(index))
     except NoPauliSum as found:
         raise UnsupportedCircuitError(
             f"{obs.name}: expected a Hermitian observable, and the native engine measures Pauli sums, projectors and "
@@ -128,7 +124,7 @@ def square(measurement: Measurement, num_wires: int) -> Measurement:
     if measurement.projector is not None:
         return Measurement("expval", projector=measurement.projector)
     words = masked(measurement, num_wires)
-    return Measurement("expval", terms=_worded(symmetric_product(words, words), num_wires))
+    return Measurement("expval", terms=worded(symmetric_product(words, words), num_wires))
 
 
 def masked(measurement: Measurement, num_wires: int) -> PauliSum:
@@ -169,8 +165,8 @@ def observable_sums(
     return None if count > limit or not all(sums) else tuple(sums)
 
 
-def _worded(terms: PauliSum, num_wires: int) -> tuple[tuple[str, tuple[int, ...], float], ...]:
-    """Words with a letter for each of their wires, as the kernel takes them."""
+def worded(terms: PauliSum, num_wires: int) -> tuple[tuple[str, tuple[int, ...], float], ...]:
+    """Return words with a letter for each of their wires, as the kernel takes them."""
     found = []
     for x, z, c in terms:
         letters = word_letters(x, z, num_wires)

@@ -53,13 +53,7 @@ class CallForm:
         Args:
             rows: (inputs, features).
         """
-        form, arrays = self.compiled, self.arrays
-        every = form.jacobian(arrays, rows)
-        jacobian = every.by(self.columns)
-        # Angles that only encode inputs must not cut layers of gates; fixed weights do.
-        trainable = frozenset((every if self.whole else jacobian).rows.tolist())
-        angles, states = form.angles(arrays, rows), form.states(arrays, rows)
-        return Pullback(form.circuit, angles, jacobian, states, len(rows), trainable)
+        return self.compiled.pullback(self.arrays, rows, self.columns, fixed=self.whole)
 
 
 def call_form(

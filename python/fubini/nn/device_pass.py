@@ -130,11 +130,7 @@ class _Shifted(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        circuit: ShiftedCircuit,
-        executor: Executor,
-        state: Tensor | None,
-        *angles: Tensor,
+        ctx: Any, circuit: ShiftedCircuit, executor: Executor, state: Tensor | None, *angles: Tensor
     ) -> Tensor:
         own = own_derivatives(circuit, executor)
         ctx.circuit, ctx.executor = circuit, executor

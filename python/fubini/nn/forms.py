@@ -1,16 +1,17 @@
 """What a layer's quantum function returns, and whether its circuit can be compiled for inputs of one shape."""
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pennylane as qml
 import torch
 
 from fubini.arrays import to_numpy
 from fubini.compile.compiled import Compiled, Traced
 from fubini.compile.function import same_rest
-from fubini.nn.layouts import tuples_are_stacked
 
 
 @dataclass(frozen=True)
@@ -22,27 +23,17 @@ class Form:
         kind: What the quantum function returns: ``"single"``, ``"list"`` or ``"tuple"`` of real measurements;
             ``"other"``: something else, or what PennyLane evaluates and differentiates.
         qnode: For which this holds.
-        device: Likewise.
-        function: Likewise.
-        rest: What else of the QNode this holds for, see ``rest_of``.
+        rest: What the QNode must be besides, see ``rest_of``.
     """
 
     how: Compiled | Traced | str
     kind: str
     qnode: Any
-    device: Any
-    function: Any
     rest: tuple[Any, ...]
 
     def holds(self, qnode: Any, x: torch.Tensor, weights: Sequence[torch.Tensor]) -> bool:
         """Return whether it serves these inputs, shape (features,) or (batch, features), and weights now."""
-        if (
-            qnode is not self.qnode
-            or qnode.device is not self.device
-            or qnode.func is not self.function
-        ):
-            return False
-        if not same_rest(qnode, self.rest):
+        if qnode is not self.qnode or not same_rest(qnode, self.rest):
             return False
         how = self.how
         if not isinstance(how, Compiled):
@@ -137,6 +128,24 @@ def arranged(values: torch.Tensor, shapes: Sequence[tuple[int, ...]], kind: str)
     if kind == "tuple":
         return torch.split(values, [math.prod(shape) for shape in shapes], dim=-1)
     return values
+
+
+@functools.cache
+def tuples_are_stacked() -> bool:
+    """Return whether TorchLayer gives a tuple of measurements of a batch a new first axis; a list of them never gets one.
+
+    PennyLane has changed this between versions, so the installed one is asked, by a layer of one wire, once.
+    """
+
+    def circuit(inputs: Any, w: Any) -> Any:
+        qml.RX(inputs[..., 0], 0)
+        qml.RY(w, 0)
+        return qml.expval(qml.Z(0)), qml.expval(qml.X(0))
+
+    with torch.no_grad(), qml.QueuingManager.stop_recording():
+        qnode = qml.QNode(circuit, qml.device("default.qubit", wires=1))
+        layer = qml.qnn.TorchLayer(qnode, {"w": ()}, {"w": torch.zeros(())})
+        return int(layer(torch.zeros(3, 1)).shape[0]) == 2
 
 
 def check_results(results: Any) -> None:

@@ -15,7 +15,7 @@ from fubini.errors import UnsupportedCircuitError
 from fubini.nn.copies import found_qnode, named_qnode, share_uncopyable
 from fubini.nn.device_pass import derivatives_of
 from fubini.nn.evaluations import Watched, register
-from fubini.nn.forms import Form, Forms, arranged, check_stack, with_leading
+from fubini.nn.forms import Form, Forms, arranged, check_stack, tuples_are_stacked, with_leading
 from fubini.nn.layer_weights import (
     InitMethod,
     WeightShapes,
@@ -25,7 +25,6 @@ from fubini.nn.layer_weights import (
     initial_weight,
     weight_shape,
 )
-from fubini.nn.layouts import tuples_are_stacked
 from fubini.nn.native_pass import run_compiled, run_reading, run_traced
 from fubini.nn.on_device import OnDevice
 from fubini.nn.operation import as_operation
@@ -357,8 +356,7 @@ class QuantumLayer(OnDevice):
         if kind == "tuple" and (self.input_arg is None or not tuples_are_stacked()):
             kind = "list"
         self._width = x.shape[-1]
-        qnode = self.qnode
-        form = Form(how, kind, qnode, qnode.device, qnode.func, rest_of(qnode))
+        form = Form(how, kind, self.qnode, rest_of(self.qnode))
         self._forms.add(form, x)
         return form, run
 
@@ -368,8 +366,7 @@ class QuantumLayer(OnDevice):
             values = run_compiled(form.how, x if x.ndim > 1 else x.unsqueeze(0), weights)
             values = values if x.ndim > 1 else values.squeeze(0)
         else:
-            named = dict(zip(self.weight_shapes, weights, strict=True))
-            values, circuit = run_traced(self.qnode, self.input_arg, x, named)
+            values, circuit = run_traced(self.qnode, self._arguments(x, weights), x)
         return arranged(values.to(x), circuit.output_shapes, form.kind)
 
     def _check_inputs(self, inputs: torch.Tensor | None) -> tuple[torch.Tensor, list[torch.Tensor]]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from fubini import _core
@@ -20,9 +19,9 @@ from fubini.nn.expval import expval
 from fubini.nn.layer import QuantumLayer
 from fubini.nn.native_pass import started
 from fubini.nn.stand_in import as_native
+from fubini.options import Real
 
 Tensor = torch.Tensor
-Real = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -37,19 +37,13 @@ def run_compiled(form: Compiled, inputs: Tensor, weights: Sequence[Tensor]) -> T
     return result
 
 
-def run_traced(
-    qnode: Any,
-    input_arg: str | None,
-    inputs: Tensor,
-    weights: dict[str, Tensor],
-) -> tuple[Tensor, Circuit]:
+def run_traced(qnode: Any, arguments: dict[str, Tensor], inputs: Tensor) -> tuple[Tensor, Circuit]:
     """Run the quantum function for its angles, and its gates natively.
 
     Args:
         qnode: The QNode.
-        input_arg: Name of the data argument; None without data.
+        arguments: Exactly what TorchLayer passes, because the function may look at it.
         inputs: (d,) or (B, d), any floating dtype; (0,) without data.
-        weights: The weights by name.
 
     Returns:
         Results side by side, (M,) or (B, M), float64 on the CPU; and the circuit that ran.
@@ -57,11 +51,6 @@ def run_traced(
     Raises:
         RuntimeError: If the quantum function needs values that torch.func does not reveal.
     """
-    # Exactly what TorchLayer passes, because the function may look at it; copies, because NumPy arrays of a weight forbid
-    # its storage to be resized, as that of sharded parameters is.
-    arguments = {name: w.to(inputs, copy=True) for name, w in weights.items()}
-    if input_arg is not None:
-        arguments = {input_arg: inputs, **arguments}
     try:
         reading = read(user_tape(qnode, (), arguments, results=True), qnode.device)
     except RuntimeError as error:

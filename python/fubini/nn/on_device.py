@@ -12,8 +12,7 @@ from fubini.devices.executor import Executor, executor_of
 from fubini.devices.usage import Usage
 from fubini.errors import UnsupportedCircuitError
 from fubini.nn.device_pass import derivatives_of, run_shifted, shifted_circuit
-from fubini.nn.forms import Form, Forms, arranged, check_results
-from fubini.nn.layouts import tuples_are_stacked
+from fubini.nn.forms import Form, Forms, arranged, check_results, tuples_are_stacked
 from fubini.nn.shot_noise import ShotNoise
 from fubini.nn.step_cost import StepCost, step_cost
 from fubini.options import LayerRule

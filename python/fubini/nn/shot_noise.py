@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from fubini.circuit.angles import gate_tape
@@ -20,9 +19,7 @@ from fubini.devices.full_metric import full_metric_job
 from fubini.devices.gradient import Gradient
 from fubini.devices.job import Job
 from fubini.nn.layer_tape import layer_arguments
-from fubini.options import LayerRule
-
-FloatArray = npt.NDArray[np.float64]
+from fubini.options import LayerRule, Real
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class Contribution:
 
     tape: GateTape
     gradient: Gradient
-    cotangents: FloatArray
+    cotangents: Real
     backward: int
 
 
@@ -69,7 +66,7 @@ def layer_tape(layer: Any, inputs: torch.Tensor) -> GateTape:
 
 def estimated_metric(
     layer: Any, tape: GateTape, approx: str | None, layers: LayerRule
-) -> tuple[FloatArray, FloatArray]:
+) -> tuple[Real, Real]:
     """Return a layer's metric over its weights, averaged over the inputs, and its standard errors.
 
     Args:
@@ -89,9 +86,7 @@ def estimated_metric(
     return job.run(layer.executor).pulled_back(tape.jacobian)
 
 
-def gradient_covariance(
-    tape: GateTape, noises: Sequence[ShotNoise], counts: Sequence[int]
-) -> FloatArray:
+def gradient_covariance(tape: GateTape, noises: Sequence[ShotNoise], counts: Sequence[int]) -> Real:
     """Return the covariance of a layer's gradient by its weights, given the cotangents.
 
     Args:
@@ -115,12 +110,12 @@ def gradient_covariance(
     return total
 
 
-def _pulled_back(one: Contribution, tape: GateTape, jacobian: FloatArray) -> FloatArray:
+def _pulled_back(one: Contribution, tape: GateTape, jacobian: Real) -> Real:
     """Sum over the inputs of J^T C J; angles that were not differentiated have no noise."""
     place = {gate: column for column, gate in enumerate(one.tape.trainable)}
     known = [k for k, gate in enumerate(tape.trainable) if gate in place]
     columns = [place[tape.trainable[k]] for k in known]
     covariance = one.gradient.covariance(one.cotangents)[:, columns][:, :, columns]
     inner = jacobian[:, known]
-    result: FloatArray = (np.swapaxes(inner, 1, 2) @ covariance @ inner).sum(axis=0)
+    result: Real = (np.swapaxes(inner, 1, 2) @ covariance @ inner).sum(axis=0)
     return result

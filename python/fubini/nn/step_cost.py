@@ -42,11 +42,7 @@ class StepCost:
 
 
 def step_cost(
-    layer: Any,
-    circuit: ShiftedCircuit,
-    inputs: torch.Tensor,
-    approx: Approx,
-    layers: LayerRule,
+    layer: Any, circuit: ShiftedCircuit, inputs: torch.Tensor, approx: Approx, layers: LayerRule
 ) -> StepCost:
     """Return what forward, backward and metric of a layer execute.
 

@@ -5,8 +5,8 @@
 #include <array>
 #include <cmath>
 #include <numbers>
-#include <optional>
-#include <tuple>
+
+#include "core/clifford_frame.hpp"
 
 namespace fubini {
 namespace {
@@ -30,32 +30,22 @@ struct Draft {
     Mask support = 0;
 };
 
-/// Which quarter turn an angle is (0..3), if it is one to rounding.
-std::optional<int> quarter_turns(double angle) {
-    const double quarters = std::round(angle / (pi / 2));
-    if (std::abs(quarters) > 1e6 ||
-        std::abs(angle - quarters * (pi / 2)) > 1e-15 * std::max(1.0, std::abs(angle))) {
-        return std::nullopt;
-    }
-    return static_cast<int>((static_cast<long>(quarters) % 4 + 4) % 4);
-}
-
 class Compiler {
   public:
-    explicit Compiler(const Program& program) : program_(program) { reset_frame(); }
+    explicit Compiler(const Program& program) : program_(program), frame_(program.qubits()) {}
 
     Plan run() {
         std::size_t stage = 0;
         for (std::size_t i = 0; i <= program_.operations().size(); ++i) {
             for (; stage < program_.stages().size() && program_.stages()[stage].operations == i; ++stage) {
-                std::vector<PauliTerm> terms = images(program_.stages()[stage].terms);
+                std::vector<PauliTerm> terms = frame_.images(program_.stages()[stage].terms);
                 Eigenbasis basis = eigenbasis(program_.qubits(), terms);
                 plan_.checkpoints.push_back({drafts_.size(), std::move(terms), std::move(basis)});
             }
             if (i < program_.operations().size()) add(i);
         }
-        plan_.terms = images(program_.terms());
-        for (const Word& image : z_images_) plan_.z_images.push_back(image);
+        plan_.terms = frame_.images(program_.terms());
+        plan_.z_images.assign(frame_.z_images().begin(), frame_.z_images().end());
         emit(drafts_, plan_.steps, !program_.takes_state());
         // The pending Clifford as executable steps, for the state alone.
         std::vector<BlockRotation> phases;
@@ -65,7 +55,7 @@ class Compiler {
         std::swap(checkpoints, plan_.checkpoints);
         const std::vector<std::size_t> pending = std::move(pending_);
         pending_.clear();
-        reset_frame();
+        frame_.reset();
         for (const std::size_t i : pending) add_physical(i);
         emit(drafts_, plan_.tail, false);
         plan_.checkpoints = std::move(checkpoints);
@@ -74,101 +64,26 @@ class Compiler {
     }
 
   private:
-    void reset_frame() {
-        x_images_.clear();
-        z_images_.clear();
-        for (int q = 0; q < program_.qubits(); ++q) {
-            x_images_.push_back({bit(q), 0, 0});
-            z_images_.push_back({0, bit(q), 0});
-        }
-    }
-
-    /// C^dagger word C.
-    [[nodiscard]] Word image(const Word& word) const {
-        Word result{0, 0, word.phase};
-        for (Mask rest = word.x; rest != 0; rest &= rest - 1) {
-            result = result * x_images_[static_cast<std::size_t>(std::countr_zero(rest))];
-        }
-        for (Mask rest = word.z; rest != 0; rest &= rest - 1) {
-            result = result * z_images_[static_cast<std::size_t>(std::countr_zero(rest))];
-        }
-        return result;
-    }
-
-    /// g^dagger word g for a g that maps Z words to Z words; nothing when g is not such a Clifford.
-    [[nodiscard]] static std::optional<Word> pull(const Operation& g, const Word& word) {
-        if (g.kind == Operation::Kind::rotation && g.slot < 0) return pull_rotation(g, word);
-        if (g.kind != Operation::Kind::flip) return std::nullopt;
-        const bool anticommutes = !commute(g.word, word);
-        if (g.fixed == 0) return anticommutes ? negated(word) : word;
-        if (std::popcount(g.fixed) == 1 && (g.fixed & g.word.x) == 0) {
-            // 1 - 2 Pi = -+ Z on the control: + where the control value is 1.
-            const Word control{0, g.fixed, g.value != 0 ? 0 : 2};
-            Word result = word;
-            if (!commute(control, word)) result = result * g.word;
-            return anticommutes ? control * result : result;
-        }
-        if (std::popcount(g.fixed) == 2 && g.word == hermitian(g.fixed, 0) && std::popcount(g.value) == 1) {
-            Word result = word;
-            if (std::popcount(word.x & g.fixed) == 1) result.x ^= g.fixed;
-            if (std::popcount(word.z & g.fixed) == 1) result.z ^= g.fixed;
-            return result;
-        }
-        return std::nullopt;
-    }
-
-    [[nodiscard]] static std::optional<Word> pull_rotation(const Operation& g, const Word& word) {
-        Word axis = g.word;
-        double angle = g.offset;
-        if (g.fixed != 0) {
-            // A phase on one qubit's |value> is, up to a global phase, half a turn's worth of Z.
-            if (std::popcount(g.fixed) != 1 || axis.x != 0 || axis.z != 0) return std::nullopt;
-            axis = {0, g.fixed, g.value == 0 ? 0 : 2};
-            angle /= 2;
-            if (sign(g.word) < 0) angle = -angle;
-        }
-        const std::optional<int> quarters = quarter_turns(angle);
-        if (!quarters || (axis.x != 0 && *quarters % 2 != 0)) return std::nullopt;
-        if (commute(axis, word) || *quarters == 0) return word;
-        if (*quarters == 2) return negated(word);
-        Word result = word * axis;  // exp(i t A / 2) W exp(-i t A / 2) = W (cos t - i sin t A)
-        result.phase = (result.phase + (*quarters == 1 ? 3 : 1)) & 3;
-        return result;
-    }
-
-    [[nodiscard]] bool absorb(const Operation& g) {
-        if (!pull(g, {})) return false;
-        std::vector<Word> x = x_images_;
-        std::vector<Word> z = z_images_;
-        for (int q = 0; q < program_.qubits(); ++q) {
-            x[static_cast<std::size_t>(q)] = image(*pull(g, {bit(q), 0, 0}));
-            z[static_cast<std::size_t>(q)] = image(*pull(g, {0, bit(q), 0}));
-        }
-        x_images_ = std::move(x);
-        z_images_ = std::move(z);
-        return true;
-    }
-
     void add(std::size_t index) {
         const Operation& operation = program_.operations()[index];
-        if (absorb(operation)) {
+        if (frame_.absorb(operation)) {
             pending_.push_back(index);
             return;
         }
         if (operation.kind == Operation::Kind::matrix || operation.kind == Operation::Kind::diagonal) {
-            if (!frame_is_trivial_on(support_of(operation))) flush();
+            if (!frame_.is_trivial_on(support_of(operation))) flush();
             add_physical(index);
             return;
         }
         if (operation.fixed == 0) {
-            rotate(image(operation.word), 0, 0, operation, 1);
+            rotate(frame_.image(operation.word), 0, 0, operation, 1);
             return;
         }
         if (add_split_phase(operation)) return;
         Mask fixed = 0;
         Mask value = 0;
-        if (map_fixed(operation, fixed, value)) {
-            place(image(operation.word), fixed, value, operation);
+        if (frame_.map_fixed(operation, fixed, value)) {
+            place(frame_.image(operation.word), fixed, value, operation);
         } else if (!expand(operation)) {
             flush();
             place(operation.word, operation.fixed, operation.value, operation);
@@ -195,26 +110,17 @@ class Compiler {
         drafts_.push_back(std::move(draft));
     }
 
-    void flush() {
-        const std::vector<std::size_t> pending = std::move(pending_);
-        pending_.clear();
-        reset_frame();
-        for (const std::size_t i : pending) add_physical(i);
-    }
-
     [[nodiscard]] static Mask support_of(const Operation& operation) {
         Mask support = operation.word.x | operation.word.z | operation.fixed;
         for (const int qubit : operation.qubits) support |= bit(qubit);
         return support;
     }
 
-    [[nodiscard]] bool frame_is_trivial_on(Mask support) const {
-        for (int q = 0; q < program_.qubits(); ++q) {
-            if ((support & bit(q)) == 0) continue;
-            const auto i = static_cast<std::size_t>(q);
-            if (x_images_[i] != Word{bit(q), 0, 0} || z_images_[i] != Word{0, bit(q), 0}) return false;
-        }
-        return true;
+    void flush() {
+        const std::vector<std::size_t> pending = std::move(pending_);
+        pending_.clear();
+        frame_.reset();
+        for (const std::size_t i : pending) add_physical(i);
     }
 
     /// A phase on one qubit is a Z rotation, which can join a block, and a global phase.
@@ -226,20 +132,7 @@ class Compiler {
         rotate({0, 0, operation.word.phase}, 0, 0, operation, 0.5);
         Word word{0, operation.fixed, operation.word.phase};
         if (operation.value != 0) word = negated(word);
-        rotate(image(word), 0, 0, operation, 0.5);
-        return true;
-    }
-
-    /// The subspace in the frame, when every fixed qubit's Z is the Z of one qubit there.
-    [[nodiscard]] bool map_fixed(const Operation& operation, Mask& fixed, Mask& value) const {
-        for (Mask rest = operation.fixed; rest != 0; rest &= rest - 1) {
-            const int qubit = std::countr_zero(rest);
-            const Word& mapped = z_images_[static_cast<std::size_t>(qubit)];
-            if (std::popcount(mapped.z) != 1) return false;
-            fixed |= mapped.z;
-            const bool one = ((operation.value >> qubit & 1) != 0) != (sign(mapped) < 0);
-            if (one) value |= mapped.z;
-        }
+        rotate(frame_.image(word), 0, 0, operation, 0.5);
         return true;
     }
 
@@ -267,7 +160,7 @@ class Compiler {
             for (std::size_t i = 0; i < constraints.size(); ++i) {
                 if ((subset >> i & 1) != 0) word = word * constraints[i];
             }
-            rotate(image(word), 0, 0, operation, 1.0 / static_cast<double>(subsets));
+            rotate(frame_.image(word), 0, 0, operation, 1.0 / static_cast<double>(subsets));
         }
         return true;
     }
@@ -447,30 +340,9 @@ class Compiler {
         }
     }
 
-    /// The terms in the present frame, in the order that the measuring kernels need.
-    [[nodiscard]] std::vector<PauliTerm> images(std::span<const PauliTerm> terms) const {
-        std::vector<PauliTerm> result;
-        for (const PauliTerm& term : terms) {
-            const Word mapped = image(hermitian(term.x, term.z));
-            result.push_back({mapped.x, mapped.z, term.coefficient * sign(mapped), term.moment});
-        }
-        const auto key = [](const PauliTerm& term) {
-            Mask z = term.z;
-            if (term.x != 0) {  // the fold runs over the other qubits only
-                const int top = static_cast<int>(std::bit_width(term.x)) - 1;
-                z = (z & (bit(top) - 1)) | (z >> (top + 1) << top);
-            }
-            return std::tuple(term.x, std::popcount(term.x & term.z) & 1, z, term.moment);
-        };
-        std::sort(result.begin(), result.end(),
-                  [&](const PauliTerm& a, const PauliTerm& b) { return key(a) < key(b); });
-        return result;
-    }
-
     const Program& program_;
     Plan plan_;
-    std::vector<Word> x_images_;
-    std::vector<Word> z_images_;
+    CliffordFrame frame_;
     std::vector<std::size_t> pending_;
     std::vector<Draft> drafts_;
 };

@@ -334,17 +334,7 @@ SolveStatus build_damped(const SolveBlock& block, const SolveOptions& options, D
     for (std::ptrdiff_t i = 0; i < n; ++i) trace += a[i * n + i];
     for (std::ptrdiff_t i = 0; i < n; ++i) {
         double& d = a[i * n + i];
-        switch (options.damping) {
-            case DampingKind::absolute:
-                d += block.damping;
-                break;
-            case DampingKind::relative:
-                d += block.damping * (trace / static_cast<double>(n));
-                break;
-            case DampingKind::diagonal:
-                d += block.damping * d;
-                break;
-        }
+        d += added(block, options, d, trace);
         if (!std::isfinite(d)) return SolveStatus::not_finite;
     }
     return SolveStatus::ok;

@@ -25,6 +25,18 @@ inline constexpr double suspicious_growth = 1e11;
 /// (automatic) or to the pivot's own diagonal element (cholesky, which thus accepts badly scaled matrices).
 inline constexpr double pivot_tolerance = 2.220446049250313e-16;
 
+/// What damping adds to the entry d of the diagonal of a matrix with this trace.
+inline double added(const SolveBlock& block, const SolveOptions& options, double d, double trace) {
+    switch (options.damping) {
+        case DampingKind::relative:
+            return block.damping * (trace / static_cast<double>(block.n));
+        case DampingKind::diagonal:
+            return block.damping * d;
+        default:
+            return block.damping;
+    }
+}
+
 /// Solves one system; `info` may be null. A failed system's x is NaN.
 SolveStatus solve_one(const SolveBlock& block, const SolveOptions& options, DenseWorkspace& workspace,
                       SolveInfo* info);

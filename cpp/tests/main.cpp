@@ -7,7 +7,7 @@
 
 namespace {
 
-bool cpu_runs(std::string_view isa) {
+bool cpu_runs([[maybe_unused]] std::string_view isa) {
 #if defined(__x86_64__)
     if (isa == "avx2") return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     if (isa == "avx512") return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq");

@@ -123,13 +123,7 @@ def is_hermitian(matrix: npt.NDArray[np.complex128]) -> bool:
 
 
 def word_masks(word: str, wires: Sequence[int], num_wires: int) -> tuple[int, int]:
-    """Return the masks (x, z) of a word.
-
-    Args:
-        word: One of I, X, Y, Z for each wire.
-        wires: Their positions.
-        num_wires: Number of wires of the circuit.
-    """
+    """Return the masks (x, z) of a word; ``word``: one of I, X, Y, Z for each wire."""
     x = z = 0
     for letter, wire in zip(word, wires, strict=True):
         bit = 1 << (num_wires - 1 - wire)

@@ -119,11 +119,7 @@ class GateTape:
         return {gate: place for place, gate in enumerate(self.trainable)}
 
     def with_angles(self, angles: Real) -> list[Any]:
-        """Return the operations with other trainable angles.
-
-        Args:
-            angles: (batch, trainable angles).
-        """
+        """Return the operations with other trainable angles; ``angles``: (batch, trainable angles)."""
         operations = self.operations
         for column, i in enumerate(self.trainable):
             operations[i] = rebind(operations[i], [angles[:, column]])

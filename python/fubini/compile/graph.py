@@ -109,12 +109,7 @@ class Graph:
         return found.constant if found.kind == "sum" and not found.terms else None
 
     def sum(self, constant: float, terms: Sequence[Term]) -> int:
-        """Return constant + sum of c u or c u v.
-
-        Args:
-            constant: What is added.
-            terms: (c, u, v), v = -1 for a term with one factor.
-        """
+        """Return constant + sum of c u or c u v; ``terms``: (c, u, v), v = -1 for a term with one factor."""
         kept: list[Term] = []
         for coefficient, u, v in terms:
             for number in (u, v):
@@ -243,16 +238,7 @@ _NUMPY = {
 
 
 def depends(graph: Graph, roots: Sequence[int], leaf: str) -> list[bool]:
-    """Say of every root whether a weight, or an input, is in it.
-
-    Args:
-        graph: The graph.
-        roots: Nodes.
-        leaf: ``"weight"`` or ``"input"``.
-
-    Returns:
-        One answer each.
-    """
+    """Say of every root whether a weight, or an input, is in it; ``leaf``: ``"weight"`` or ``"input"``."""
     found: dict[int, bool] = {}
     for node in graph.reached(roots):  # arguments first
         kind = graph.nodes[node].kind

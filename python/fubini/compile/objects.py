@@ -108,11 +108,7 @@ class Objects:
     # -- what is reached ------------------------------------------------------------------------------------------
 
     def reach(self, value: Any) -> str | None:
-        """An object of some class.
-
-        Returns:
-            None if its attributes can be watched, or why not.
-        """
+        """An object of some class; None if its attributes can be watched, or why not."""
         kind = type(value)
         why = self._watchable(kind)
         if why is not None:
@@ -182,11 +178,7 @@ class Objects:
         return None
 
     def reach_module(self, module: types.ModuleType) -> str | None:
-        """A module of a user's.
-
-        Returns:
-            None if its attributes can be watched, or why not.
-        """
+        """A module of a user's; None if its attributes can be watched, or why not."""
         if id(module) not in self._modules:
             if self._active and not hooks.install_module(module):
                 return "a module that computes its attributes"

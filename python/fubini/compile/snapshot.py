@@ -146,11 +146,7 @@ class Snapshot:
                 self.getter(functools.partial(_labels, value), _labels(value), "a name")
 
     def look(self, value: Any) -> str | None:
-        """Watch what may change inside a value.
-
-        Returns:
-            None, or what it is, and why it is not understood.
-        """
+        """Watch what may change inside a value; None, or what it is, and why it is not understood."""
         kind = type(value)
         if kind in ATOMS or id(value) in self._seen or value is MISSING:
             return None

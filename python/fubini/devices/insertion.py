@@ -80,13 +80,7 @@ def labelled_letters(x: int, z: int, tape: GateTape) -> dict[Any, str]:
 
 
 def controlled_word(letters: dict[Any, str], control: Any, value: int = 1) -> Any:
-    """Return a Pauli word controlled by a wire.
-
-    Args:
-        letters: The word.
-        control: Label.
-        value: For which value of the control it acts.
-    """
+    """Return a Pauli word controlled by a wire; ``value``: for which value of the control it acts."""
     paulis = {"X": qml.X, "Y": qml.Y, "Z": qml.Z}
     word = qml.prod(*(paulis[letter](wire) for wire, letter in letters.items()))
     base = word if len(letters) > 1 else paulis[next(iter(letters.values()))](next(iter(letters)))

@@ -76,11 +76,7 @@ class Gates:
         ]
 
     def take(self, op: Any) -> bool:
-        """Translate an operation.
-
-        Returns:
-            Whether the engine knows it; else nothing has changed.
-        """
+        """Translate an operation; return whether the engine knows it, else nothing has changed."""
         found = native_gates(op, len(self.values))
         if found is None:
             return False

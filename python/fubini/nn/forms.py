@@ -86,12 +86,7 @@ class Forms:
         return None
 
     def add(self, form: Form, x: torch.Tensor) -> None:
-        """Remember a form that was made for these inputs.
-
-        Args:
-            form: The form.
-            x: (features,) or (batch, features).
-        """
+        """Remember a form that was made for these inputs; ``x``: (features,) or (batch, features)."""
         any_size, this_size = _keys(x)[0], _keys(x)[-1]
         fixed = isinstance(form.how, Compiled) and form.how.batch is not None
         key = this_size if fixed else any_size

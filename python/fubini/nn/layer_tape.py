@@ -10,13 +10,7 @@ from fubini.circuit.tape import GateTape
 
 
 def layer_arguments(layer: Any, inputs: torch.Tensor, weights: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a layer's QNode by name.
-
-    Args:
-        layer: A QuantumLayer or TorchLayer.
-        inputs: Left out for a layer without data.
-        weights: By name.
-    """
+    """Return the arguments of a layer's QNode by name; ``inputs``: left out for a layer without data."""
     data = {} if layer.input_arg is None else {layer.input_arg: inputs}
     return {**data, **weights}
 

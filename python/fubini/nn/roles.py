@@ -65,12 +65,7 @@ _CONSTANT = Origin("data")
 
 
 def origin_of(tensor: Tensor, watched: Mapping[int, Tensor]) -> Origin:
-    """Return where a tensor comes from.
-
-    Args:
-        tensor: Any, not inside of a transform of torch.func.
-        watched: The parameters that count, by identity.
-    """
+    """Return where a tensor comes from; ``tensor``: any, not inside of a transform of torch.func."""
     if not tensor.requires_grad:
         return _CONSTANT
     if tensor.is_leaf:

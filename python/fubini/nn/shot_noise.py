@@ -53,12 +53,7 @@ class ShotNoise:
 
 
 def layer_tape(layer: Any, inputs: torch.Tensor) -> GateTape:
-    """Return the circuit of a layer at inputs, over its weights.
-
-    Args:
-        layer: The layer.
-        inputs: (batch, features).
-    """
+    """Return the circuit of a layer at inputs, over its weights; ``inputs``: (batch, features)."""
     weights = layer.qnode_weights
     arguments = layer_arguments(layer, inputs, weights)
     return gate_tape(layer.qnode, (), arguments, list(weights), pure=False)

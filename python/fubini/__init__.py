@@ -18,13 +18,9 @@ from fubini.geometry.report import report
 from fubini.geometry.report_result import Report
 from fubini.geometry.scores import PoolScores
 from fubini.metric.compiled_qnode import CompiledQNode, compiled
-from fubini.metric.functions import (
-    geometric_tensor,
-    metric_derivative,
-    metric_operator,
-    metric_tensor,
-    quantum_fisher,
-)
+from fubini.metric.derivative import metric_derivative
+from fubini.metric.functions import geometric_tensor, metric_tensor, quantum_fisher
+from fubini.metric.operator import metric_operator
 from fubini.metric.plot import plot_metric
 from fubini.metric.scipy_function import SciPyFunction, scipy_function
 from fubini.metric.spectrum import MetricSpectrum, metric_spectrum

@@ -9,8 +9,7 @@ import torch
 
 from fisher_cases import double_precision
 from fubini import _core
-from fubini.metric.engines import at_inputs
-from fubini.metric.functions import layer_metric
+from fubini.metric.points import at_inputs, layer_metric
 from fubini.native.metric import observable_covariances
 from fubini.nn.linearise import flat_weights
 from quantum_layers import expvals, probabilities, quantum, squared

@@ -17,7 +17,7 @@ from fubini.fisher import passes as fisher_pass
 from fubini.fisher import quantum as fisher_quantum
 from fubini.fisher.blocks import fisher_blocks
 from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
-from fubini.metric.functions import layer_metric
+from fubini.metric.points import layer_metric
 
 Tensor = torch.Tensor
 N = 4

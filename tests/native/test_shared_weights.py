@@ -10,7 +10,7 @@ import torch
 import fubini
 from fubini import _core
 from fubini.circuit.jacobian import Jacobian
-from fubini.metric.engines import at_inputs
+from fubini.metric.points import at_inputs
 
 GATES = (qml.RX, qml.RY, qml.RZ, qml.PhaseShift)
 PAIRS = (qml.IsingXX, qml.IsingZZ, qml.IsingXY, qml.CRY)

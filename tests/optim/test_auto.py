@@ -9,7 +9,7 @@ import torch
 
 import fubini
 from fubini.blocks import DenseBlock, FactorBlock, OperatorBlock
-from fubini.metric.functions import layer_operator, metric_operator
+from fubini.metric.operator import layer_operator, metric_operator
 from fubini.optim.quantum_source import operator_block
 
 KINDS = {"dense": DenseBlock, "dual": FactorBlock, "matrix-free": OperatorBlock}

@@ -13,8 +13,7 @@ import torch
 from fubini.blocks import Block, DenseBlock, DiagonalBlock, FactorBlock, KroneckerBlock
 from fubini.fisher.calls import Call, KroneckerCall
 from fubini.fisher.quantum import QuantumCall
-from fubini.metric.engines import at_inputs
-from fubini.metric.functions import layer_metric
+from fubini.metric.points import at_inputs, layer_metric
 from fubini.nn.layer import QuantumLayer
 from fubini.nn.stand_in import as_native
 from fubini.options import Approx, LayerRule

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -12,6 +13,9 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 
 Tensor = torch.Tensor
+
+# Identity matrices up to this size are kept.
+_SMALL = 256
 
 
 @dataclass(frozen=True)
@@ -307,3 +311,19 @@ def split_targets(
     # A vector of logits is one datum.
     alone = [f is not None and f.ndim == 1 and n == 1 for f, n in zip(outputs, sizes, strict=True)]
     return [part[0] if one else part for part, one in zip(parts, alone, strict=True)]
+
+
+def identity(z: Tensor, part: slice) -> Tensor:
+    """Rows of the identity over the last dimension of z."""
+    size = z.shape[-1]
+    start, stop, _ = part.indices(size)
+    if size <= _SMALL:
+        return _eye(size, z.dtype, z.device)[start:stop]
+    rows = z.new_zeros(stop - start, size)
+    rows.diagonal(start).fill_(1.0)
+    return rows
+
+
+@functools.lru_cache(maxsize=16)
+def _eye(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.eye(size, dtype=dtype, device=device)

@@ -23,7 +23,7 @@ from fubini.geometry.ansatz_arguments import (
     plain,
 )
 from fubini.geometry.operators import Terms, one_value, own_terms, terms_of
-from fubini.metric.engines import at_inputs, points
+from fubini.metric.points import at_inputs, points
 from fubini.native.circuit import Circuit
 from fubini.nn.qnode_function import plain_qnode
 from fubini.options import Complex, Index, Real

@@ -16,7 +16,7 @@ from fubini.circuit.jacobian import Jacobian
 from fubini.circuit.tape import user_tape
 from fubini.compile.compiled import Compiled
 from fubini.errors import UnsupportedCircuitError
-from fubini.metric.functions import layer_metric
+from fubini.metric.points import layer_metric
 from fubini.native.measurements import Measurement
 from fubini.native.reading import read
 from fubini.nn.layer import QuantumLayer

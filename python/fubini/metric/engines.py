@@ -1,6 +1,6 @@
 """Where a metric is asked for: a QNode or layer at given weights and inputs, and the engine that serves it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,10 +8,8 @@ import numpy as np
 import pennylane as qml
 import torch
 
-from fubini import _core
-from fubini.arrays import to_numpy
 from fubini.circuit.angles import gate_tape
-from fubini.circuit.arguments import Argnums, check_finite_array, check_finite_weights, weights_of
+from fubini.circuit.arguments import Argnums, check_finite_weights, weights_of
 from fubini.circuit.jacobian import Jacobian
 from fubini.circuit.tape import GateTape
 from fubini.compile.calls import compiled_call
@@ -21,10 +19,7 @@ from fubini.devices.mixed import mixed_metric_job
 from fubini.errors import UnsupportedCircuitError
 from fubini.native.pullback import Pullback, assembled
 from fubini.native.taped import of_tape
-from fubini.nn.layer_tape import layer_arguments, layer_tape
-from fubini.nn.qnode_function import plain_qnode
-from fubini.nn.stand_in import as_native, quantum_layer
-from fubini.options import Approx, Complex, Engine, LayerRule, Real, Reduce, check_engine
+from fubini.options import Approx, Complex, Engine, LayerRule, Real, Reduce
 from fubini.runtime import MATRIX_FREE, check_fits
 
 
@@ -228,16 +223,17 @@ def at_call(
         if compiled is not None:
             return Point(weights, replace(call, compiled=True), compiled)
     tape = gate_tape(qnode, args, kwargs, names, pure=engine == "native", as_passed=True)
-    return _of_tape(call, tape, weights, engine, argnum)
+    return of_gates(call, tape, weights, engine, argnum)
 
 
-def _of_tape(
+def of_gates(
     call: Call,
     tape: GateTape,
     weights: list[Any],
     engine: Engine,
     argnum: tuple[int, ...] | None,
 ) -> Point:
+    """Return the point of a tape, on the native engine where that is asked for and can be."""
     numbers = tape.parameter_numbers
     if argnum is not None and not set(argnum) <= set(numbers):
         raise ValueError(
@@ -256,161 +252,3 @@ def _of_tape(
         else:
             return Point(weights, call, pullback, argnum=argnum)
     return Point(weights, call, None, tape, call.qnode.device, reason, argnum)
-
-
-def at_single_inputs(
-    layer: Any, inputs: torch.Tensor, weights: Mapping[str, Any] | None = None
-) -> list[Point]:
-    """Return the points of inputs that the quantum function gets one by one: one point for all if it is compiled.
-
-    Args:
-        layer: A QuantumLayer or TorchLayer.
-        inputs: (batch, features).
-        weights: By name, instead of the layer's own.
-
-    Returns:
-        One point, or one for each input.
-    """
-    compiling = quantum_layer(layer) or layer
-    if getattr(compiling, "engine", "device") != "device":
-        form = compiling.compiled(inputs[0])
-        if form is not None:
-            named = dict(layer.qnode_weights if weights is None else weights)
-            call = Call(layer.qnode, (), layer_arguments(layer, inputs, named), tuple(named), True)
-            values = list(named.values())
-            found = form.pullback([to_numpy(w) for w in values], to_numpy(inputs))
-            return [Point(values, call, found)]
-    return [at_inputs(layer, row, weights=weights) for row in inputs]
-
-
-def compiled_pullback(layer: Any, inputs: torch.Tensor) -> Pullback | None:
-    """Return what ``at_inputs`` makes of a layer's usual inputs, without what is not needed for its metric.
-
-    Args:
-        layer: A QuantumLayer or TorchLayer.
-        inputs: (batch, features).
-
-    Returns:
-        The pullback; None where ``at_inputs`` has to find the way, or the error.
-    """
-    native = as_native(layer)
-    if native is None or native.input_arg is None or inputs.ndim != 2:
-        return None
-    rows, *weights = [to_numpy(v) for v in (inputs, *native.qnode_weights.values())]
-    if _core.first_not_finite([rows, *weights]) >= 0:
-        return None
-    form = native.compiled(inputs)
-    return None if form is None else form.pullback(weights, rows)
-
-
-def at_inputs(
-    layer: Any,
-    inputs: Any,
-    engine: Engine = "auto",
-    argnum: tuple[int, ...] | None = None,
-    weights: Mapping[str, Any] | None = None,
-) -> Point:
-    """Return the point of a layer's inputs.
-
-    Args:
-        layer: A QuantumLayer or TorchLayer.
-        inputs: (features,) or (..., features); leading dimensions are one batch, as in the layer's forward. A layer without
-            data has one input without features, however many it is given here.
-        engine: Which engine is asked for; ``"auto"`` takes the layer's own.
-        argnum: Gate parameters that are differentiated.
-        weights: By name, instead of the layer's own.
-
-    Returns:
-        The point.
-
-    Raises:
-        TypeError: If layer is no quantum layer, or inputs is no tensor.
-    """
-    _check_layer(layer)
-    if not isinstance(inputs, torch.Tensor):
-        raise TypeError(
-            f"inputs: expected a torch tensor, got {type(inputs).__name__}; use torch.as_tensor"
-        )
-    if layer.input_arg is None:
-        inputs = layer.no_inputs()
-    elif inputs.ndim > 1:
-        inputs = inputs.reshape(-1, inputs.shape[-1])
-    weights = dict(layer.qnode_weights if weights is None else weights)
-    for name, weight in [*weights.items(), ("inputs", inputs)]:
-        check_finite_array(name, weight)
-    compiling = quantum_layer(layer) or layer
-    if engine == "auto" and getattr(compiling, "engine", "native") == "device":
-        engine = "device"
-    arguments = layer_arguments(layer, inputs, weights)
-    call = Call(layer.qnode, (), arguments, tuple(weights))
-    values = list(weights.values())
-    if engine != "device" and argnum is None and hasattr(compiling, "compiled"):
-        form = compiling.compiled(inputs)
-        if form is not None:
-            pullback = form.pullback([to_numpy(w) for w in values], to_numpy(inputs))
-            return Point(values, replace(call, compiled=True), pullback)
-    tape = layer_tape(layer, inputs, weights, pure=engine == "native")
-    return replace(
-        _of_tape(call, tape, values, engine, argnum), executor=getattr(layer, "executor", None)
-    )
-
-
-def points(
-    qnode: Any, argnum: int | Sequence[int] | None, argnums: Argnums, engine: Engine
-) -> Callable[[Sequence[Any], dict[str, Any]], Point]:
-    """Return a function from the arguments of a QNode or layer to the point that they are.
-
-    Args:
-        qnode: A QNode, compiled or not, QuantumLayer or TorchLayer.
-        argnum: Gate parameters that are differentiated; None for all.
-        argnums: Positions of the weights, if the caller names them.
-        engine: Which engine is asked for.
-
-    Returns:
-        A function of positional and keyword arguments.
-
-    Raises:
-        TypeError: If qnode is no QNode or quantum layer.
-        ValueError: For an unknown engine, or argnums for a layer.
-    """
-    check_engine(engine)
-    chosen = None if argnum is None else (argnum,) if isinstance(argnum, int) else tuple(argnum)
-    if isinstance(qnode, torch.nn.Module):
-        _check_layer(qnode)
-        if argnums is not None:
-            raise ValueError(
-                "argnums: expected None for a layer, whose weights are its parameters, got "
-                f"{argnums!r}"
-            )
-
-        def at_layer(args: Sequence[Any], kwargs: dict[str, Any]) -> Point:
-            given = (*args, *kwargs.values())
-            if qnode.input_arg is None:
-                if given:
-                    raise TypeError(
-                        f"inputs: expected none for a layer without data, got {len(given)}; leave them out"
-                    )
-                return at_inputs(qnode, qnode.no_inputs(), engine, chosen)
-            if len(given) != 1 or not set(kwargs) <= {"inputs", qnode.input_arg}:
-                raise TypeError(
-                    f"inputs: expected one argument, the layer's inputs, got {len(given)}"
-                )
-            return at_inputs(qnode, given[0], engine, chosen)
-
-        return at_layer
-    qnode = plain_qnode(qnode)
-    if not isinstance(qnode, qml.QNode):
-        raise TypeError(
-            _EXPECTED + f"{type(qnode).__name__}; make one by qml.QNode(function, device)"
-        )
-    return lambda args, kwargs: at_call(qnode, args, kwargs, engine, chosen, argnums)
-
-
-_EXPECTED = "qnode: expected a QNode, a QuantumLayer or a TorchLayer, got "
-
-
-def _check_layer(layer: Any) -> None:
-    if not (hasattr(layer, "qnode") and hasattr(layer, "qnode_weights")):
-        raise TypeError(
-            _EXPECTED + f"{type(layer).__name__}; for a model, pass one of its quantum layers"
-        )

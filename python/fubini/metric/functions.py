@@ -5,47 +5,35 @@ whose real part it is, the quantum Fisher information 4 g, the metric as an oper
 direction. ``layer_metric`` and ``layer_operator`` are what the optimizer asks for.
 """
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
-import numpy as np
-import pennylane as qml
-import torch
-
-from fubini.circuit.arguments import Argnums, check_finite_array, returned
+from fubini.circuit.arguments import Argnums, returned
 from fubini.errors import UnsupportedCircuitError
 from fubini.metric import circuits
-from fubini.metric.engines import Point, at_inputs, at_single_inputs, compiled_pullback, points
-from fubini.metric.gradient import Wanted, derivative_along, with_gradient
+from fubini.metric.calls import Argnum, check_of_circuit, check_plain, named
+from fubini.metric.gradient import Wanted, with_gradient
+from fubini.metric.operator import metric_operator
+from fubini.metric.points import points
 from fubini.native.circuit import Circuit
-from fubini.native.operator import MetricOperator
-from fubini.nn.qnode_function import plain_qnode
 from fubini.options import (
     Approx,
     Engine,
-    Form,
     LayerRule,
     Real,
     Reduce,
     check_approx,
-    check_form,
     check_reduce,
     check_rule,
 )
-from fubini.torch_private import is_wrapped
 
 __all__ = [
     "Approx",
     "geometric_tensor",
-    "layer_metric",
-    "metric_derivative",
-    "metric_operator",
     "metric_tensor",
     "quantum_fisher",
 ]
 
-Argnum = int | Sequence[int] | None
 #: Attribute of metric functions: the same as a NumPy array over all weights, without a graph; None off the native engine.
 MATRIX = "_fubini_matrix"
 
@@ -61,16 +49,6 @@ def _check_pennylane(allow_nonunitary: Any, hybrid: Any) -> None:
             f"hybrid: expected True, the metric over the weights, got {hybrid!r}; for the metric over the gates' angles use "
             "fubini.metric_tensor(fubini.Circuit.from_qnode(qnode, *args))(angles)"
         )
-
-
-def _check_of_circuit(**options: Any) -> None:
-    """Check that what makes no sense for a circuit, whose angles are all it has, was left out."""
-    for name, value in options.items():
-        if value is not None and value not in ("auto", "native"):
-            raise ValueError(
-                f"{name}: expected none for a Circuit, which knows nothing but its angles, got {value!r}; leave it out, or "
-                "pass the QNode"
-            )
 
 
 def metric_tensor(
@@ -164,7 +142,7 @@ def metric_tensor(
     check_rule(layers)
     wanted = Wanted(approx, layers, reduce, joint)
     if isinstance(qnode, Circuit):
-        _check_of_circuit(argnum=argnum, argnums=argnums, engine=engine)
+        check_of_circuit(argnum=argnum, argnums=argnums, engine=engine)
         return lambda angles, state=None: circuits.metric(
             qnode, angles, approx, reduce, layers, state
         )
@@ -292,223 +270,10 @@ def geometric_tensor(
         0.230265
     """
     if isinstance(qnode, Circuit):
-        _check_of_circuit(argnum=argnum, argnums=argnums, engine=engine)
+        check_of_circuit(argnum=argnum, argnums=argnums, engine=engine)
         return lambda angles, state=None: circuits.geometric_tensor(qnode, angles, reduce, state)
     wanted = Wanted(reduce=reduce, joint=joint, tensor=True)
     return _over_calls(qnode, wanted, argnum, argnums, engine)
-
-
-def metric_operator(
-    qnode: Any,
-    form: Form = "auto",
-    *,
-    argnum: Argnum = None,
-    argnums: Argnums = None,
-    layers: LayerRule = "wires",
-    engine: Engine = "auto",
-) -> Callable[..., MetricOperator]:
-    """Return a function that makes the full metric of a QNode or layer as an operator, averaged over the inputs.
-
-    Args:
-        qnode: As for :func:`metric_tensor`.
-        form: ``"dense"`` forms the matrix, ``"dual"`` a factor X with g = X X^T, ``"matrix-free"`` neither;
-            ``"auto"`` takes what is predicted to solve a system fastest within the memory bound, see ``fubini.cost``.
-        argnum: As for :func:`metric_tensor`.
-        argnums: As there.
-        layers: Which gates form a block of the preconditioner and of ``blocks()``.
-        engine: As there; the device knows only the dense form.
-
-    Returns:
-        A function with the QNode's arguments (a layer's: its inputs) that returns a :class:`MetricOperator` over all
-        weights, flattened in order.
-
-    Raises:
-        TypeError: If qnode is no QNode or quantum layer.
-        ValueError: For an unknown form, layers or engine.
-
-    Example:
-        >>> import fubini, torch, pennylane as qml
-        >>> @qml.qnode(qml.device("default.qubit", wires=2))
-        ... def circuit(w):
-        ...     qml.RY(w[0], wires=0)
-        ...     qml.CNOT([0, 1])
-        ...     qml.RY(w[0] + w[1], wires=1)
-        ...     return qml.expval(qml.Z(0) @ qml.Z(1))
-        >>> w = torch.tensor([0.4, 0.3], dtype=torch.float64, requires_grad=True)
-        >>> g = fubini.metric_operator(circuit)(w)
-        >>> g.solve(torch.tensor([0.1, 0.2], dtype=torch.float64), damping=1e-3).round(decimals=3)
-        tensor([-0.3940,  1.1890], dtype=torch.float64)
-    """
-    check_form(form)
-    check_rule(layers)
-    if isinstance(qnode, Circuit):
-        _check_of_circuit(argnum=argnum, argnums=argnums, engine=engine)
-        return lambda angles, state=None: circuits.metric_operator(
-            qnode, angles, form, layers, state
-        )
-    at = points(qnode, argnum, argnums, engine)
-
-    def call(*args: Any, **kwargs: Any) -> MetricOperator:
-        _check_plain(args, kwargs)
-        return _operator(at(args, kwargs), form, layers)
-
-    return _named(qnode, call)
-
-
-def metric_derivative(
-    qnode: Any,
-    direction: Any,
-    approx: Approx = None,
-    *,
-    argnums: Argnums = None,
-    layers: LayerRule = "wires",
-    reduce: Reduce = None,
-) -> Callable[..., Any]:
-    r"""Return a function that computes d/dt g(w + t v) at t = 0, as geodesic corrections need it.
-
-    These are the second-order terms of a step (Transtrum and Sethna 2012, arXiv:1201.5885). With D = dg/dt and L = v^T
-    g v, the Christoffel symbol of the first kind along v is :math:`\Gamma_{k,ij} v^i v^j = (D v)_k - \frac12 \partial_k
-    L`, and L is what torch differentiates. The derivative is exact, for angles that are any function of the weights; it
-    costs one second-order sweep per angle.
-
-    Args:
-        qnode: As for :func:`metric_tensor`; its weights must be torch tensors.
-        direction: v: a tensor of the weight's shape, for several weights a tuple, or one flat tensor for all.
-        approx: As for :func:`metric_tensor`, like all that follow.
-        argnums: As there.
-        layers: As there.
-        reduce: As there.
-
-    Returns:
-        A function with the QNode's arguments (a layer's: its inputs), which returns one matrix over all weights,
-        flattened in order: (P, P), or (batch, P, P) for a batch of inputs without reduction; without a graph.
-
-    Raises:
-        TypeError: If qnode is no QNode or quantum layer.
-        ValueError: For an unknown approx, layers or reduce.
-
-    Example:
-        >>> import fubini, torch, pennylane as qml
-        >>> @qml.qnode(qml.device("default.qubit", wires=1))
-        ... def circuit(w):
-        ...     qml.RX(w[0], wires=0)
-        ...     qml.RY(w[1], wires=0)
-        ...     return qml.expval(qml.Z(0))
-        >>> w = torch.tensor([0.4, 0.3], dtype=torch.float64, requires_grad=True)
-        >>> along = torch.tensor([1.0, 0.0], dtype=torch.float64)
-        >>> change = fubini.metric_derivative(circuit, along)(w)
-        >>> tuple(change.shape), round(change[1, 1].item(), 6)
-        ((2, 2), -0.179339)
-    """
-    check_approx(approx)
-    check_rule(layers)
-    check_reduce(reduce)
-    if isinstance(qnode, Circuit):
-        _check_of_circuit(argnums=argnums, approx=approx)
-        return lambda angles, state=None: circuits.metric_derivative(
-            qnode, angles, direction, reduce, state
-        )
-    at = points(qnode, None, argnums, "native")
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        _check_plain(args, kwargs)
-        point = at(args, kwargs)
-        if not all(isinstance(w, torch.Tensor) for w in point.weights):
-            raise TypeError(
-                "arguments: expected weights that are torch tensors, got "
-                f"{', '.join(type(w).__name__ for w in point.weights)}; use torch.as_tensor, or "
-                "fubini.metric_derivative(circuit, ...) for angles"
-            )
-        given = direction if isinstance(direction, tuple | list) else (direction,)
-        parts = [torch.as_tensor(d) for d in given]
-        size = sum(w.numel() for w in point.weights)
-        shapes = [tuple(w.shape) for w in point.weights]
-        if sum(d.numel() for d in parts) != size or (
-            len(parts) > 1 and [tuple(d.shape) for d in parts] != shapes
-        ):
-            raise ValueError(
-                f"direction: expected tensors of the weights' shapes {shapes}, or one of {size} numbers, got "
-                f"{[tuple(d.shape) for d in parts]}"
-            )
-        for d in parts:
-            check_finite_array("direction", d)
-        value = derivative_along(point, parts, Wanted(approx, layers, reduce, True))
-        return returned(value, point.weights, True)
-
-    return _named(qnode, call)
-
-
-def layer_metric(
-    layer: Any,
-    inputs: torch.Tensor,
-    approx: Approx,
-    layers: LayerRule = "wires",
-    reduce: Reduce = None,
-    weights: Mapping[str, Any] | None = None,
-) -> Real:
-    """Return the metric over the flattened weights of a QuantumLayer or TorchLayer.
-
-    Args:
-        layer: The layer.
-        inputs: (features,) or (..., features); leading dimensions are one batch, as in the layer's forward.
-        approx: Which part of the metric over angles to take.
-        layers: Which gates form a block.
-        reduce: ``"mean"`` averages over the inputs.
-        weights: By name, instead of the layer's own.
-
-    Returns:
-        (batch, P, P), or (P, P) for the mean and for a single input.
-    """
-    pullback = compiled_pullback(layer, inputs) if weights is None else None
-    point = at_inputs(layer, inputs, weights=weights) if pullback is None else pullback
-    return point.metric(approx, layers, reduce)
-
-
-def single_inputs_metric(
-    layer: Any,
-    inputs: torch.Tensor,
-    approx: Approx,
-    layers: LayerRule = "wires",
-    weights: Mapping[str, Any] | None = None,
-) -> Real:
-    """Return the mean metric over inputs that the quantum function gets one by one, see ``layer_metric``.
-
-    Args:
-        layer: The layer.
-        inputs: (batch, features).
-        approx: Which part of the metric over angles to take.
-        layers: Which gates form a block.
-        weights: By name, instead of the layer's own.
-
-    Returns:
-        (P, P).
-    """
-    found = at_single_inputs(layer, inputs, weights)
-    return np.mean([point.metric(approx, layers, "mean") for point in found], axis=0)  # type: ignore[no-any-return]
-
-
-def layer_operator(layer: Any, inputs: torch.Tensor, layers: LayerRule = "wires") -> MetricOperator:
-    """Return the full metric over the flattened weights of a QuantumLayer or TorchLayer in its cheapest form.
-
-    Args:
-        layer: The layer.
-        inputs: (features,) or (..., features); the metric is averaged over them.
-        layers: Which gates form a block of the preconditioner.
-
-    Returns:
-        The operator; dense where the circuit runs on its device.
-    """
-    return _operator(at_inputs(layer, inputs), "auto", layers)
-
-
-def _operator(point: Point, form: Form, layers: LayerRule) -> MetricOperator:
-    if point.pullback is None:
-        if form not in ("auto", "dense"):
-            raise ValueError(
-                f"form: {form!r} needs the native engine, and the circuit runs on its device: {point.reason}"
-            )
-        return MetricOperator.of_matrix(point.metric(None, layers, "mean"), point.weights[0])
-    return MetricOperator(point.pullback, form, layers=layers, like=point.weights[0])
 
 
 # -- calls ------------------------------------------------------------------------------------------------------
@@ -527,7 +292,7 @@ def _over_calls(
     at = points(qnode, argnum, argnums, engine)
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        _check_plain(args, kwargs)
+        check_plain(args, kwargs)
         point = at(args, kwargs)
         if wanted.tensor:
             value: Any = point.geometric_tensor(wanted.reduce)
@@ -546,19 +311,6 @@ def _over_calls(
         native = point.pullback is not None and not wanted.tensor and wanted.scale == 1.0
         return point.metric(wanted.approx, wanted.layers, wanted.reduce) if native else None
 
-    named = _named(qnode, call)
-    setattr(named, MATRIX, matrix)
-    return named
-
-
-def _check_plain(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    if any(isinstance(v, torch.Tensor) and is_wrapped(v) for v in (*args, *kwargs.values())):
-        raise NotImplementedError(
-            "arguments: expected tensors with values, got ones inside of a transform of torch.func (grad, vmap, jacrev, hessian); "
-            "differentiate a metric by torch.autograd, which has first derivatives"
-        )
-
-
-def _named(qnode: Any, function: Callable[..., Any]) -> Callable[..., Any]:
-    qnode = plain_qnode(qnode)
-    return functools.wraps(qnode.func)(function) if isinstance(qnode, qml.QNode) else function
+    found = named(qnode, call)
+    setattr(found, MATRIX, matrix)
+    return found

@@ -8,7 +8,8 @@ import numpy as np
 
 from fubini.arrays import real_array
 from fubini.circuit.arguments import Argnums, argument_name, check_finite_array
-from fubini.metric.engines import Point, points
+from fubini.metric.engines import Point
+from fubini.metric.points import points
 from fubini.native.operator import MetricOperator
 from fubini.options import Approx, Engine, Index, LayerRule, Real, check_approx, check_rule
 

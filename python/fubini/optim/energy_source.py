@@ -23,8 +23,8 @@ from fubini.optim.quantum_source import (
     AnyLayer,
     Counted,
     QuantumSource,
-    _is_plain,
     _Layer,
+    is_plain,
     weights_by_parameters,
 )
 from fubini.options import LayerRule, Real
@@ -300,7 +300,7 @@ class EnergySource(QuantumSource):
             arrays = [to_numpy(v).reshape(-1) for v in values.values()]
             whole = np.concatenate(arrays).astype(np.float64)
             plain = (
-                part.weights is None and _is_plain(layer) and len(starts) == len(layer.parameters)
+                part.weights is None and is_plain(layer) and len(starts) == len(layer.parameters)
             )
             jacobian = None if plain else weights_by_parameters(layer, part, starts)
             known = part.weights is None

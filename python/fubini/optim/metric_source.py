@@ -30,7 +30,8 @@ from fubini.nn.recorder import (
 from fubini.nn.surroundings import Seen, Surroundings, without_autocast
 from fubini.optim.closure import undisturbed
 from fubini.optim.energy_source import EnergySource
-from fubini.optim.quantum_source import Counted, NoisySource, QuantumSource
+from fubini.optim.noisy_source import NoisySource
+from fubini.optim.quantum_source import Counted, QuantumSource
 
 Tensor = torch.Tensor
 Metric = Literal["quantum", "fisher", "hybrid", "energy"]

@@ -12,10 +12,11 @@ import torch
 
 from fubini import _core
 from fubini.arrays import all_finite, to_numpy
-from fubini.blocks import Block, DenseBlock, FactorBlock, NoisyBlock, OperatorBlock, distributed
-from fubini.errors import NumericalError, UnsupportedCircuitError
+from fubini.blocks import Block, DenseBlock, FactorBlock, OperatorBlock, distributed
+from fubini.errors import NumericalError
 from fubini.metric.call_metric import CallLayer
-from fubini.metric.functions import layer_metric, layer_operator, single_inputs_metric
+from fubini.metric.operator import layer_operator
+from fubini.metric.points import layer_metric, single_inputs_metric
 from fubini.native.operator import MetricOperator
 from fubini.nn.evaluations import (
     Evaluation,
@@ -27,7 +28,6 @@ from fubini.nn.evaluations import (
 )
 from fubini.nn.layer import QuantumLayer
 from fubini.nn.recorder import PassRecorder, check_same_weights, missing, paused
-from fubini.nn.shot_noise import estimated_metric, gradient_covariance, layer_tape
 from fubini.nn.surroundings import without_autocast
 from fubini.nn.watched_calls import CallWatch, SeenCall, watch_calls
 from fubini.options import Approx, LayerRule
@@ -216,14 +216,12 @@ class QuantumSource:
             return None
         if any(p.compiled is not form or p.values for p in passes):
             return None
+        several = len(passes) > 1
         if layer.module.input_arg is not None:
-            if any(p.args[0].ndim != 2 for p in passes):
+            if any(p.args[0].ndim != 2 for p in passes) or (several and form.batch is not None):
                 return None
-            if len(passes) > 1:
-                if form.batch is not None:
-                    return None
-                inputs = torch.cat([p.args[0] for p in passes])
-        if len(passes) > 1:
+            inputs = torch.cat([p.args[0] for p in passes]) if several else inputs
+        if several:
             check_same_weights(layer.name, passes)
         rows, *weights = [to_numpy(v) for v in (inputs, *layer.parameters)]
         if _core.first_not_finite([rows, *weights]) >= 0:
@@ -233,21 +231,12 @@ class QuantumSource:
         return DenseBlock(layer.parameters, matrix, layer.name), sum(p.count for p in passes)
 
     def _unit_block(self, unit: list[AnyLayer], parameters: list[Tensor]) -> Counted:
-        label = ", ".join(layer.name for layer in unit)
         layer = unit[0]
-        if len(unit) == 1 and isinstance(layer, CallLayer):
-            if self._approx == "auto" and not distributed.active():
-                made = layer.operator(self._layers)
-                if made is not None:
-                    return operator_block(made[0], parameters, layer.name), made[1]
-        elif len(unit) == 1 and isinstance(layer, _Layer):
-            parts = self._inputs(layer)
-            simple = len(parts) == 1 and not parts[0].single and _is_plain(layer)
-            # Processes with different numbers of inputs might choose different forms, which cannot be averaged.
-            if self._approx == "auto" and simple and not distributed.active():
-                rows = parts[0].rows
-                operator = layer_operator(layer.module, rows, self._layers)
-                return operator_block(operator, parameters, label), len(rows)
+        # Processes with different numbers of inputs might choose different forms, which cannot be averaged.
+        if len(unit) == 1 and self._approx == "auto" and not distributed.active():
+            made = self._operator(layer)
+            if made is not None:
+                return operator_block(made[0], parameters, layer.name), made[1]
         sizes = [p.numel() for p in parameters]
         starts = dict(zip(parameters, np.cumsum([0, *sizes]).tolist(), strict=False))
         total, count = np.zeros((sum(sizes), sum(sizes))), 0
@@ -258,6 +247,15 @@ class QuantumSource:
         device = parameters[0].device
         label = ", ".join(layer.name for layer in unit)  # calls now know how they run
         return DenseBlock(parameters, torch.from_numpy(total).to(device), label), count
+
+    def _operator(self, layer: AnyLayer) -> tuple[MetricOperator, int] | None:
+        """The metric of a layer's parameters as an operator, and the number of inputs; None where it is no such thing."""
+        if isinstance(layer, CallLayer):
+            return layer.operator(self._layers)
+        parts = self._inputs(layer)
+        if len(parts) > 1 or parts[0].single or not is_plain(layer):
+            return None
+        return layer_operator(layer.module, parts[0].rows, self._layers), len(parts[0].rows)
 
     def _layer_metric(self, layer: AnyLayer, starts: Mapping[Tensor, int]) -> tuple[Real, int]:
         """The mean metric of a layer over the parameters of its unit, and the number of inputs."""
@@ -312,96 +310,6 @@ class QuantumSource:
         return found
 
 
-class NoisySource(QuantumSource):
-    """The same for layers with shots: metrics and gradients with their noise.
-
-    Args:
-        model: The model.
-        approx: As in ``fubini.metric_tensor``.
-        layers: Likewise.
-        tolerance: See ``SignalToNoise``.
-    """
-
-    def __init__(
-        self, model: torch.nn.Module, approx: Approx, layers: LayerRule, tolerance: float
-    ) -> None:
-        super().__init__(model, approx, layers)
-        self._tolerance = tolerance
-
-    def _straight(self, unit: list[AnyLayer]) -> Counted | None:
-        return None
-
-    def attach(self, owner: Any, owned: AbstractSet[Tensor]) -> None:
-        """See Source."""
-        super().attach(owner, owned)
-        for recorder in self._recorders.values():
-            recorder.keeps_noise = True
-
-    def _unit_block(self, unit: list[AnyLayer], parameters: list[Tensor]) -> Counted:
-        label = ", ".join(layer.name for layer in unit)
-        sizes = [p.numel() for p in parameters]
-        starts = dict(zip(parameters, np.cumsum([0, *sizes]).tolist(), strict=False))
-        # Layers that share a parameter are measured independently of each other: variances add up.
-        total, variance, covariance = np.zeros((3, sum(sizes), sum(sizes)))
-        count = 0
-        for layer in unit:
-            metric, spread, gradient_noise, inputs = self._estimates(layer, starts)
-            total += metric
-            variance += spread
-            covariance += gradient_noise
-            count = max(count, inputs)
-        device = parameters[0].device
-        matrix, errors, noise = (
-            torch.from_numpy(v).to(device) for v in (total, np.sqrt(variance), covariance)
-        )
-        return NoisyBlock(parameters, matrix, errors, noise, self._tolerance, label), count
-
-    def _estimates(
-        self, layer: AnyLayer, starts: Mapping[Tensor, int]
-    ) -> tuple[Real, Real, Real, int]:
-        """Metric, its variances, covariance of the gradient, and number of inputs."""
-        if isinstance(layer, CallLayer):
-            if layer.passes[0].qnode.shots.total_shots is None:
-                metric, count = layer.metric(self._approx, self._layers, starts)  # type: ignore[arg-type]
-                return metric, np.zeros_like(metric), np.zeros_like(metric), count
-            raise UnsupportedCircuitError(
-                f"{layer.name}: a compiled QNode with shots does not say how noisy its gradient is, which lam=SignalToNoise() "
-                "needs; make it a layer, fubini.QuantumLayer(qnode, weight_shapes), or pass a number for lam"
-            )
-        module = layer.module
-        if module.qnode.shots.total_shots is None:
-            metric, count = self._layer_metric(layer, starts)
-            return metric, np.zeros_like(metric), np.zeros_like(metric), count
-        if any(p.noise is None for p in layer.passes):
-            raise UnsupportedCircuitError(
-                f"{layer.name}: PennyLane differentiates this layer, and does not say how noisy its gradient is, which "
-                "lam=SignalToNoise() needs; use a QuantumLayer with diff_method='best' or 'parameter-shift' that returns "
-                "expectation values, probabilities or variances, or pass a number for lam"
-            )
-        if not _is_plain(layer):
-            raise UnsupportedCircuitError(
-                f"{layer.name}: expected weights that are parameters with lam=SignalToNoise(), got weights that are computed "
-                "(parametrised, pruned or shared within the layer); pass a number for lam"
-            )
-        size = sum(p.numel() for p in starts)
-        total, variance, covariance = np.zeros((3, size, size))
-        at = _places(layer, starts)
-        parts = [(p.rows, p.passes) for p in self._inputs(layer) if not p.single]
-        for part in self._inputs(layer):
-            if part.single:
-                parts += [(p.args[0], [p]) for p in part.passes]
-        count = sum(len(p.rows) for _, passes in parts for p in passes)
-        for rows, passes in parts:
-            share = sum(p.count for p in passes) / count
-            tape = layer_tape(module, rows)
-            metric, errors = estimated_metric(module, tape, self._approx, self._layers)
-            total[at] += share * metric
-            variance[at] += (share * errors) ** 2
-            noises = [p.noise for p in passes if p.noise is not None]
-            covariance[at] += gradient_covariance(tape, noises, [p.count for p in passes])
-        return total, variance, covariance, count
-
-
 def operator_block(operator: MetricOperator, parameters: Sequence[Tensor], label: str) -> Block:
     """Return a metric in the form that its operator chose: a matrix, a factor of one, or products alone.
 
@@ -433,7 +341,7 @@ def operator_block(operator: MetricOperator, parameters: Sequence[Tensor], label
     )
 
 
-def _is_plain(layer: _Layer) -> bool:
+def is_plain(layer: _Layer) -> bool:
     """Whether the layer's weights are its parameters, in order."""
     return _are(leaf_weights(layer.module).values(), layer.parameters)
 
@@ -445,7 +353,7 @@ def _are(weights: Collection[Tensor | None], parameters: Sequence[Tensor]) -> bo
     )
 
 
-def _places(layer: _Layer, starts: Mapping[Tensor, int]) -> Any:
+def places(layer: _Layer, starts: Mapping[Tensor, int]) -> Any:
     """Where the layer's parameters are in the matrix of its unit."""
     index = np.concatenate([np.arange(p.numel()) + starts[p] for p in layer.parameters])
     return np.ix_(index, index)
@@ -453,12 +361,12 @@ def _places(layer: _Layer, starts: Mapping[Tensor, int]) -> Any:
 
 def _pulled_back(metric: Real, layer: _Layer, part: _Inputs, starts: Mapping[Tensor, int]) -> Real:
     """A metric over a layer's weights as one over the parameters of its unit, ``J^T g J``."""
-    if part.weights is None and _is_plain(layer):
+    if part.weights is None and is_plain(layer):
         if len(starts) == len(layer.parameters):
             return metric
         size = sum(p.numel() for p in starts)
         total = np.zeros((size, size))
-        total[_places(layer, starts)] = metric
+        total[places(layer, starts)] = metric
         return total
     jacobian = weights_by_parameters(layer, part, starts)
     return np.asarray(jacobian.T @ metric @ jacobian)

@@ -31,7 +31,8 @@ from fubini.solvers.methods import (
     make_plan,
     raise_failures,
 )
-from fubini.solvers.run import attach_gradient, solve_numpy, solve_operator, solve_values
+from fubini.solvers.products import solve_operator
+from fubini.solvers.run import attach_gradient, solve_numpy, solve_values
 from fubini.torch_private import is_forward_mode, is_wrapped
 
 # Methods without options of their own, for matrices alone.

@@ -1,0 +1,107 @@
+"""Fubini-Study metrics of layers with shots, with the noise of metrics and gradients."""
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+import numpy as np
+import torch
+
+from fubini.blocks import NoisyBlock
+from fubini.errors import UnsupportedCircuitError
+from fubini.metric.call_metric import CallLayer
+from fubini.nn.shot_noise import estimated_metric, gradient_covariance, layer_tape
+from fubini.optim.quantum_source import AnyLayer, Counted, QuantumSource, is_plain, places
+from fubini.options import Approx, LayerRule, Real
+
+Tensor = torch.Tensor
+
+
+class NoisySource(QuantumSource):
+    """The same for layers with shots: metrics and gradients with their noise.
+
+    Args:
+        model: The model.
+        approx: As in ``fubini.metric_tensor``.
+        layers: Likewise.
+        tolerance: See ``SignalToNoise``.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, approx: Approx, layers: LayerRule, tolerance: float
+    ) -> None:
+        super().__init__(model, approx, layers)
+        self._tolerance = tolerance
+
+    def _straight(self, unit: list[AnyLayer]) -> Counted | None:
+        return None
+
+    def attach(self, owner: Any, owned: AbstractSet[Tensor]) -> None:
+        """See Source."""
+        super().attach(owner, owned)
+        for recorder in self._recorders.values():
+            recorder.keeps_noise = True
+
+    def _unit_block(self, unit: list[AnyLayer], parameters: list[Tensor]) -> Counted:
+        label = ", ".join(layer.name for layer in unit)
+        sizes = [p.numel() for p in parameters]
+        starts = dict(zip(parameters, np.cumsum([0, *sizes]).tolist(), strict=False))
+        # Layers that share a parameter are measured independently of each other: variances add up.
+        total, variance, covariance = np.zeros((3, sum(sizes), sum(sizes)))
+        count = 0
+        for layer in unit:
+            metric, spread, gradient_noise, inputs = self._estimates(layer, starts)
+            total += metric
+            variance += spread
+            covariance += gradient_noise
+            count = max(count, inputs)
+        device = parameters[0].device
+        matrix, errors, noise = (
+            torch.from_numpy(v).to(device) for v in (total, np.sqrt(variance), covariance)
+        )
+        return NoisyBlock(parameters, matrix, errors, noise, self._tolerance, label), count
+
+    def _estimates(
+        self, layer: AnyLayer, starts: Mapping[Tensor, int]
+    ) -> tuple[Real, Real, Real, int]:
+        """Metric, its variances, covariance of the gradient, and number of inputs."""
+        if isinstance(layer, CallLayer):
+            if layer.passes[0].qnode.shots.total_shots is None:
+                metric, count = layer.metric(self._approx, self._layers, starts)  # type: ignore[arg-type]
+                return metric, np.zeros_like(metric), np.zeros_like(metric), count
+            raise UnsupportedCircuitError(
+                f"{layer.name}: a compiled QNode with shots does not say how noisy its gradient is, which lam=SignalToNoise() "
+                "needs; make it a layer, fubini.QuantumLayer(qnode, weight_shapes), or pass a number for lam"
+            )
+        module = layer.module
+        if module.qnode.shots.total_shots is None:
+            metric, count = self._layer_metric(layer, starts)
+            return metric, np.zeros_like(metric), np.zeros_like(metric), count
+        if any(p.noise is None for p in layer.passes):
+            raise UnsupportedCircuitError(
+                f"{layer.name}: PennyLane differentiates this layer, and does not say how noisy its gradient is, which "
+                "lam=SignalToNoise() needs; use a QuantumLayer with diff_method='best' or 'parameter-shift' that returns "
+                "expectation values, probabilities or variances, or pass a number for lam"
+            )
+        if not is_plain(layer):
+            raise UnsupportedCircuitError(
+                f"{layer.name}: expected weights that are parameters with lam=SignalToNoise(), got weights that are computed "
+                "(parametrised, pruned or shared within the layer); pass a number for lam"
+            )
+        size = sum(p.numel() for p in starts)
+        total, variance, covariance = np.zeros((3, size, size))
+        at = places(layer, starts)
+        parts = [(p.rows, p.passes) for p in self._inputs(layer) if not p.single]
+        for part in self._inputs(layer):
+            if part.single:
+                parts += [(p.args[0], [p]) for p in part.passes]
+        count = sum(len(p.rows) for _, passes in parts for p in passes)
+        for rows, passes in parts:
+            share = sum(p.count for p in passes) / count
+            tape = layer_tape(module, rows)
+            metric, errors = estimated_metric(module, tape, self._approx, self._layers)
+            total[at] += share * metric
+            variance[at] += (share * errors) ** 2
+            noises = [p.noise for p in passes if p.noise is not None]
+            covariance[at] += gradient_covariance(tape, noises, [p.count for p in passes])
+        return total, variance, covariance, count

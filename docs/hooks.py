@@ -6,6 +6,7 @@
 import os
 import re
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,20 @@ import pages
 import reference
 
 QUICK = os.environ.get("FUBINI_DOCS") == "quick"
+
+
+def on_config(config: Any) -> Any:
+    """Give the site the address that ``pyproject.toml`` has for it.
+
+    Args:
+        config: MkDocs' configuration.
+
+    Returns:
+        The configuration.
+    """
+    project = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]
+    config["site_url"] = project["urls"]["Documentation"]
+    return config
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:

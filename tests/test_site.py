@@ -11,6 +11,8 @@ import shutil
 import subprocess
 import sys
 import threading
+import tomllib
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +46,34 @@ def test_links_between_pages_lead_somewhere():
     for page in PAGES:
         for link in re.findall(r"\]\(([^)#:]+\.md)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / link).exists(), f"{page}: {link}"
+
+
+def test_the_address_of_the_project_stands_in_one_place():
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
+    address = urls["Documentation"]
+    assert all(url.startswith(address) for url in urls.values())
+    assert "site_url" not in (ROOT / "mkdocs.yml").read_text()  # hooks.py reads pyproject.toml
+    assert f"<{address.rstrip('/')}>" in (DEMONSTRATION / "demo.py").read_text()
+    for page in [*PAGES, ROOT / "README.md"]:
+        assert address not in page.read_text()
+
+
+#: Other sites that may be linked to. A job asks them every week whether the pages are still there.
+KNOWN = {"arxiv.org", "doi.org", "pennylane.ai", "docs.pennylane.ai", "pytorch.org"}
+
+
+def test_links_to_other_sites_are_whole():
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
+    known = KNOWN | {urllib.parse.urlsplit(urls["Documentation"]).hostname}
+    for page in [*PAGES, ROOT / "README.md", ROOT / "CITATION.cff", DEMONSTRATION / "demo.py"]:
+        for link in re.findall(r"https?://[^\s)>\"'`]+", page.read_text()):
+            parts = urllib.parse.urlsplit(link.rstrip(".,;"))
+            assert parts.scheme == "https", link
+            assert parts.hostname in known, link
+            if parts.hostname == "arxiv.org":
+                assert re.fullmatch(r"/abs/\d{4}\.\d{4,5}(v\d+)?", parts.path), link
+            if parts.hostname == "doi.org":
+                assert re.fullmatch(r"/10\.\d{4,9}/\S+", parts.path), link
 
 
 def test_the_demonstration_for_pennylane_has_what_its_collection_asks_for():

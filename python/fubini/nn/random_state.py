@@ -5,8 +5,7 @@ from __future__ import annotations
 import ctypes
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,8 +13,7 @@ import torch
 Tensor = torch.Tensor
 
 
-@dataclass(frozen=True)
-class RandomState:
+class RandomState(NamedTuple):
     """The states of torch's random number generators.
 
     Attributes:
@@ -39,8 +37,7 @@ class RandomState:
             torch.cuda.set_rng_state_all(self.cuda)
 
 
-@dataclass(frozen=True)
-class AllRandom:
+class AllRandom(NamedTuple):
     """The states of the global generators of torch, NumPy and Python.
 
     Attributes:

@@ -12,7 +12,7 @@ from fubini.fisher import blocks as fisher_module
 from fubini.fisher.blocks import fisher_blocks
 from fubini.fisher.columns import Request
 from fubini.fisher.graph import read_graph
-from fubini.fisher.graph_blocks import graph_blocks
+from fubini.fisher.graph_blocks import KnownGraphs, graph_blocks
 from fubini.fisher.likelihoods import Gaussian
 from fubini.nn.surroundings import Seen, Surroundings
 from quantum_layers import quantum
@@ -66,7 +66,7 @@ def both(
     one = Seen(one.args, {}, one.surroundings, one.output, asked["targets"], one.graph)
     found = None
     if one.graph is not None:
-        found = graph_blocks(model, [one], wanted, request, limit)
+        found = graph_blocks(model, [one], wanted, request, limit, KnownGraphs())
     with one.surroundings.numbers():
         one.surroundings.random.restore()
         expected = fisher_blocks(model, (x,), {}, parameters=wanted, likelihood=likelihood, **asked)

@@ -14,7 +14,7 @@ from fisher_cases import double_precision
 from fubini.fisher import blocks as fisher_module
 from fubini.fisher.columns import Request
 from fubini.fisher.graph import RULES
-from fubini.fisher.graph_blocks import graph_blocks
+from fubini.fisher.graph_blocks import KnownGraphs, graph_blocks
 from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian
 from graph_cases import OPERATIONS, Drawn, Of, both, compare, seen_by, two_circuits
 
@@ -179,4 +179,6 @@ def test_other_models_take_the_general_pass(name: str) -> None:
     one = seen_by(model, torch.randn(5, 3))
     wanted = list(dict.fromkeys(model.parameters()))
     request = Request(Gaussian(), "true", None, None, "gauss-newton", "wires", "block-diag", None)
-    assert one.graph is None or graph_blocks(model, [one], wanted, request, 128) is None
+    assert (
+        one.graph is None or graph_blocks(model, [one], wanted, request, 128, KnownGraphs()) is None
+    )

@@ -8,7 +8,8 @@ the pass itself has left, without another pass. A graph with anything else is no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,88 +103,84 @@ def read_graph(output: Tensor) -> Graph | None:
     """
     try:
         return _read(output)
-    except (
-        NotKnown,
-        AttributeError,
-        RuntimeError,
-        TypeError,
-    ):  # of another version of torch; changed in place since then
-        return None
+    except (NotKnown, AttributeError, RuntimeError, TypeError):
+        return None  # also of another version of torch, or changed in place since then
 
 
 def _read(output: Tensor) -> Graph:
-    if output.grad_fn is None or output.ndim not in (1, 2) or output.layout is not torch.strided:
+    root, place = output.grad_fn, output.output_nr
+    if root is None or output.ndim not in (1, 2) or output.layout is not torch.strided:
         raise NotKnown
-    nodes = _nodes(output.grad_fn)
-    if nodes[0] is not output.grad_fn:
+    nodes = _nodes(root)
+    if nodes[0][1] is not root:
         raise NotKnown
-    number = {node: k for k, node in enumerate(nodes)}
-    shapes = [node_shapes(node) for node in nodes]
+    number = {one[1]: k for k, one in enumerate(nodes)}
+    shapes = [node_shapes(one[1]) for one in nodes]
     data, values = output.shape[0], Values()
-    if shapes[0][output.output_nr] != tuple(output.shape):
+    if shapes[0][place] != tuple(output.shape):
         raise NotKnown
-    operations, key = [], []
-    for k, node in enumerate(nodes):
-        if any(not shape or shape[0] != data for shape in shapes[k]):
-            raise NotKnown
-        use, edges, said = _layer(node, values)
+    operations: list[Operation] = []
+    key: list[Any] = [place]
+    for k, (_, node, kind, after) in enumerate(nodes):
+        mine = shapes[k]
+        layer = _LAYERS.get(kind)
+        use, edges = (None, after) if layer is None else layer(node, after, values)
         sources: list[tuple[int, int] | None] = []
-        for after, place in edges:
-            if after is None:
+        arguments: list[tuple[int, ...] | None] = []
+        for edge in edges:
+            if edge[0] is None:
                 sources.append(None)
+                arguments.append(None)
                 continue
-            source = number.get(after, -1)
-            if (
-                source <= k
-            ):  # a parameter that no layer uses, or an order that torch does not promise
+            source = number.get(edge[0], -1)
+            # A parameter that no layer uses, or an order that torch does not promise.
+            if source <= k:
                 raise NotKnown
-            sources.append((source, place))
+            sources.append((source, edge[1]))
+            arguments.append(shapes[source][edge[1]])
         pull = None
         if use is None:
-            arguments = [None if s is None else shapes[s[0]][s[1]] for s in sources]
-            pull, said = RULES[type(node).__name__](node, shapes[k], arguments, values)
-        operations.append(Operation(sources, shapes[k], pull, use))
-        key.append((type(node).__name__, said, tuple(sources), tuple([s[1:] for s in shapes[k]])))
-    return Graph(operations, output.output_nr, (output.output_nr, *key), values)
-
-
-def _nodes(root: Any) -> list[Any]:
-    """The operations that a result depends on, in the order of a backward pass; without those of parameters alone."""
-    found = {root: node_number(root)}
-    waiting = [root]
-    while waiting:
-        for after, _ in waiting.pop().next_functions:
-            if after is None or after in found:
-                continue
-            kind = type(after).__name__
-            if kind in ("AccumulateGrad", "TBackward0"):  # looked at by the layers
-                continue
-            if (kind not in RULES and kind not in _LAYERS) or len(found) > _LONGEST:
+            pull, said = RULES[kind](node, mine, arguments, values)
+        else:
+            said = tuple([id(p) for p in use.parameters])
+        for shape in mine:
+            if not shape or shape[0] != data:
                 raise NotKnown
-            found[after] = node_number(after)
-            waiting.append(after)
-    if type(root).__name__ not in RULES and type(root).__name__ not in _LAYERS:
-        raise NotKnown
-    return sorted(found, key=found.__getitem__, reverse=True)
+        operations.append(Operation(sources, mine, pull, use))
+        key += kind, said, tuple(sources), tuple([shape[1:] for shape in mine])
+    return Graph(operations, place, tuple(key), values)
 
 
-def _layer(node: Any, values: Values) -> tuple[Use | None, Any, Any]:
-    """The layer that a node is a use of, its arguments that may depend on parameters before it, and who it is."""
-    kind = type(node).__name__
-    if kind == "AddmmBackward0":
-        bias, inputs, weight = node.next_functions
-        if node._saved_alpha != 1 or node._saved_beta != 1:
+def _nodes(root: Any) -> list[tuple[int, Any, str, Any]]:
+    """Number, node, class and arguments of what a result depends on, in the order of a backward pass."""
+    found: list[tuple[int, Any, str, Any]] = []
+    waiting, met = [root], {root}
+    while waiting:
+        node = waiting.pop()
+        kind = type(node).__name__
+        if (kind not in RULES and kind not in _LAYERS) or len(found) > _LONGEST:
             raise NotKnown
-        use = _linear(node, "_saved_mat1", weight[0], bias[0], True, values)
-    elif kind == "MmBackward0":
-        inputs, weight = node.next_functions
-        use = _linear(node, "_saved_self", weight[0], None, False, values)
-    elif kind == "_CompiledExpvalBackward":
-        inputs, *weights = node.next_functions
-        use = _circuit(node, [edge[0] for edge in weights], values)
-    else:
-        return None, node.next_functions, None
-    return use, [inputs], tuple([id(p) for p in use.parameters])
+        after = node.next_functions
+        found.append((node_number(node), node, kind, after))
+        for one, _ in after:
+            if one is not None and one not in met:
+                met.add(one)
+                if type(one).__name__ not in _ENDS:
+                    waiting.append(one)
+    found.sort(key=_FIRST, reverse=True)
+    return found
+
+
+def _addmm(node: Any, after: Any, values: Values) -> tuple[Use, Any]:
+    bias, inputs, weight = after
+    if node._saved_alpha != 1 or node._saved_beta != 1:
+        raise NotKnown
+    return _linear(node, "_saved_mat1", weight[0], bias[0], True, values), (inputs,)
+
+
+def _mm(node: Any, after: Any, values: Values) -> tuple[Use, Any]:
+    inputs, weight = after
+    return _linear(node, "_saved_self", weight[0], None, False, values), (inputs,)
 
 
 def _linear(node: Any, saved: str, weight: Any, bias: Any, has_bias: bool, values: Values) -> Use:
@@ -201,17 +198,18 @@ def _linear(node: Any, saved: str, weight: Any, bias: Any, has_bias: bool, value
     return Use("linear", tuple(parameters), values.keep(getattr(node, saved)))
 
 
-def _circuit(node: Any, weights: Sequence[Any], values: Values) -> Use:
+def _circuit(node: Any, after: Any, values: Values) -> tuple[Use, Any]:
     call = compiled_call_of(node)
     if call is None:
         raise NotKnown
     form, inputs, arrays = call
     if form.state_weighted or form.decisions:
         raise NotKnown
-    x = values.keep(inputs)
+    x, weights = values.keep(inputs), [edge[0] for edge in after[1:]]
     if all(w is None for w in weights):
-        return Use("circuit", (), x, form=form, arrays=tuple(values.keep(w) for w in arrays))
-    return Use("circuit", tuple([_parameter(w) for w in weights]), x, form=form)
+        frozen = tuple([values.keep(w) for w in arrays])
+        return Use("circuit", (), x, form=form, arrays=frozen), after[:1]
+    return Use("circuit", tuple([_parameter(w) for w in weights]), x, form=form), after[:1]
 
 
 def _parameter(node: Any) -> Tensor:
@@ -222,4 +220,11 @@ def _parameter(node: Any) -> Tensor:
     return found
 
 
-_LAYERS = frozenset({"AddmmBackward0", "MmBackward0", "_CompiledExpvalBackward"})
+_LAYERS: dict[str, Callable[[Any, Any, Values], tuple[Use, Any]]] = {
+    "AddmmBackward0": _addmm,
+    "MmBackward0": _mm,
+    "_CompiledExpvalBackward": _circuit,
+}
+# What layers look at themselves.
+_ENDS = frozenset({"AccumulateGrad", "TBackward0"})
+_FIRST = operator.itemgetter(0)

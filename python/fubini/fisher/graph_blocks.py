@@ -31,7 +31,7 @@ from fubini.fisher.layer_blocks import (
 from fubini.fisher.quantum import QuantumCall
 from fubini.fisher.rules import LinearCall, rule_for
 from fubini.nn.linearise import Linearised
-from fubini.nn.surroundings import Seen
+from fubini.nn.surroundings import Seen, modules_of
 
 Tensor = torch.Tensor
 Real = npt.NDArray[np.float64]
@@ -58,6 +58,22 @@ class KnownGraphs:
 
     def __init__(self) -> None:
         self._known: dict[Any, bool] = {}
+        self._homes: dict[Any, tuple[list[nn.Module], dict[int, _Home] | None]] = {}
+
+    def homes(self, model: nn.Module, graph: Graph, known: set[int]) -> dict[int, _Home] | None:
+        """Return the layers of a graph's parameters by the parameter's identity; None where several layers have one.
+
+        Args:
+            model: The model.
+            graph: Of a pass.
+            known: Identities of the graph's parameters, which are in its key.
+        """
+        modules = modules_of(model)
+        before, found = self._homes.get(graph.key, (None, None))
+        if before != modules:
+            found = _homes(model, known)
+            self._homes[graph.key] = modules, found
+        return found
 
     def blocks(
         self,
@@ -81,9 +97,7 @@ class KnownGraphs:
         graph: Graph | None = seen[0].graph
         if graph is None or self._known.get(graph.key) is False:
             return general()
-        found = None
-        with seen[0].surroundings.flags(model):
-            found = graph_blocks(model, seen, parameters, request, exact_limit)
+        found = graph_blocks(model, seen, parameters, request, exact_limit, self)
         if found is None:
             return general()
         if self._known.get(graph.key):
@@ -91,6 +105,7 @@ class KnownGraphs:
         expected = general()
         if len(self._known) >= _MANY:
             self._known.clear()
+            self._homes.clear()
         self._known[graph.key] = _is_close(found, expected)
         return expected
 
@@ -101,6 +116,7 @@ def graph_blocks(
     parameters: Sequence[Tensor],
     request: Request,
     exact_limit: int,
+    graphs: KnownGraphs,
 ) -> list[Block] | None:
     """Return the Fisher blocks by the graph of the one pass, or None where they need the general pass.
 
@@ -110,6 +126,7 @@ def graph_blocks(
         parameters: Likewise.
         request: Likewise.
         exact_limit: Likewise.
+        graphs: Remembers the layers.
 
     Returns:
         The blocks, in the order of the layers in the model.
@@ -130,7 +147,7 @@ def graph_blocks(
     known = {id(p) for p in trained}
     if len(known) < len(trained) or len(wanted) < len(parameters) or not wanted <= known:
         return None
-    homes = _homes(model, known)
+    homes = graphs.homes(model, graph, known)
     if homes is None or not all(_is_own(use, homes) for use in uses):
         return None
     data = f.shape[0]
@@ -146,7 +163,7 @@ def graph_blocks(
 
 
 def _homes(model: nn.Module, known: set[int]) -> dict[int, _Home] | None:
-    """The layers of some parameters, by the parameter's identity; None where several layers have one."""
+    """What ``KnownGraphs.homes`` returns."""
     found: dict[int, _Home] = {}
     for place, (name, module) in enumerate(model.named_modules()):
         for p in module._parameters.values():

@@ -58,6 +58,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         )
         markdown = markdown.replace("<!-- support -->", table)
     markdown = re.sub(r"<!-- names: (.*?) -->", lambda m: reference.entries(m[1]), markdown)
+    markdown = re.sub(r"<!-- from (\S+): (.*?) -->", lambda m: pages.section(m[1], m[2]), markdown)
     if re.search(r"^```python$", markdown, flags=re.MULTILINE) and not QUICK:
         markdown = pages.executed(markdown, HERE / name)
     return markdown

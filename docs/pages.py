@@ -44,6 +44,27 @@ def executed(markdown: str, path: Path) -> str:
     return BLOCK.sub(lambda block: block[0] + shown(next(outputs)), markdown)
 
 
+def section(file: str, heading: str) -> str:
+    """Return what stands in a file of the repository under a heading, or the first table below a line of text.
+
+    Args:
+        file: Its path from the root.
+        heading: The heading's text, or the beginning of a line.
+
+    Raises:
+        ValueError: If there is none, or no table.
+    """
+    text = (HERE.parent / file).read_text()
+    if found := re.search(
+        rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL
+    ):
+        return found[1].strip()
+    below = text.partition(f"\n{heading}")[2]
+    if not (found := re.search(r"(?:^\|.*\n)+", below, re.MULTILINE)):
+        raise ValueError(f"{file}: expected a heading {heading!r}, or a table below that line")
+    return found[0]
+
+
 def shown(output: dict[str, object]) -> str:
     """Return what a block printed and drew, as Markdown."""
     text = str(output["text"]).rstrip()

@@ -37,6 +37,17 @@ def test_code_of_the_pages_is_code(page):
             ast.parse(block)
 
 
+def test_sections_of_other_files_are_found():
+    sys.path.insert(0, str(DOCS))
+    import pages
+
+    for page in PAGES:
+        for file, heading in re.findall(r"<!-- from (\S+): (.*?) -->", page.read_text()):
+            assert "| --- |" in pages.section(file, heading)
+    with pytest.raises(ValueError, match="expected a heading 'Nothing'"):
+        pages.section("README.md", "Nothing")
+
+
 def test_every_page_is_in_the_menu():
     menu = re.findall(r"^\s+- (?:.*: )?(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     assert sorted(menu) == [page.relative_to(DOCS).as_posix() for page in PAGES]

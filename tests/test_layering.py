@@ -2,6 +2,8 @@
 
 import ast
 import itertools
+import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ import torch
 import fubini
 
 ROOT = Path(fubini.__file__).parent
+REPOSITORY = Path(__file__).parents[1]
 #: Files at the root that every folder may import.
 GROUND = {"_core", "_isa", "errors", "arrays", "options", "runtime", "torch_private"}
 #: Every folder may import those that stand before it.
@@ -114,6 +117,31 @@ def test_the_root_shows_what_is_public() -> None:
     assert set(dir(fubini)) == {*fubini.__all__, "__version__", "devices"}
     modules = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or path.is_dir()}
     assert not modules & set(fubini.__all__)  # a module would shadow the function of its name
+
+
+def test_every_public_name_says_what_shows_it() -> None:
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text().partition("## Public names")[2]
+    rows = [row.split("|") for row in text.partition("\n## ")[0].splitlines() if row[:3] == "| `"]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row[1])}
+    assert set(fubini.__all__) <= named, set(fubini.__all__) - named
+    for row in rows:
+        for path in re.findall(r"`([^`]+)`", row[-2]):
+            file, _, test = path.partition("::")
+            found = REPOSITORY / ("" if file.startswith("bench/") else "tests") / file
+            assert found.exists(), path
+            assert not test or f"def {test}(" in found.read_text(), path
+
+
+def test_importing_loads_nothing_heavy() -> None:
+    # Nothing but parts of PennyLane: torch._dynamo alone would take a second.
+    code = (
+        "import sys, pennylane, torch; before = set(sys.modules); import fubini;"
+        "print(*sorted(set(sys.modules) - before))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name for name in run.stdout.split() if name.partition(".")[0] != "fubini"}
+    foreign = {name for name in loaded if name.partition(".")[0] not in sys.stdlib_module_names}
+    assert all(name.startswith("pennylane.") for name in foreign), sorted(foreign)
 
 
 def visits(function: Callable[[], object]) -> list[str]:

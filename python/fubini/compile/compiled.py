@@ -31,6 +31,10 @@ class Traced:
 
     reason: str
 
+    def explain(self) -> str:
+        """Say what is done with it."""
+        return f"The quantum function runs in every call and its gates run natively: {self.reason}."
+
 
 @dataclass(frozen=True)
 class Normalised:
@@ -110,6 +114,11 @@ class Compiled:
         self.weighted = list(weighted)
         self.state_weighted, self.state_from_inputs = state_moves
         self._takes_state = circuit.takes_state
+
+    def explain(self, tensors: str) -> str:
+        """Say what is done with it; ``tensors``: what the angles are made of."""
+        kind = "affine in" if self.affine is not None else "known functions of"
+        return f"The native engine runs the compiled circuit: its angles are {kind} {tensors}."
 
     def decides(self, weights: Sequence[Real], inputs: Real) -> bool:
         """Return whether every decision that was taken by value is the same for these weights and inputs (B, d)."""

@@ -1,6 +1,7 @@
 """Copies and pickles of QNodes."""
 
 import copy
+import copyreg
 import importlib
 import sys
 from dataclasses import dataclass
@@ -44,6 +45,12 @@ def found_qnode(qnode: Any) -> Any:
             "there before loading"
         )
     return found
+
+
+def reduced(owner: Any) -> tuple[Any, ...]:
+    """Return how an owner of a QNode is pickled: one that a module has under its function's name, by that name."""
+    state = {**owner.__getstate__(), "qnode": named_qnode(owner.qnode)}
+    return copyreg.__newobj__, (type(owner),), state  # type: ignore[attr-defined]
 
 
 def share_uncopyable(qnode: Any, memo: dict[int, Any]) -> None:

@@ -1,7 +1,6 @@
 """A quantum circuit as a torch module, interchangeable with ``qml.qnn.TorchLayer``."""
 
 import copy
-import copyreg
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,7 @@ from fubini.compile.compiled import Compiled, Traced
 from fubini.compile.function import Run, compile_function, rest_of
 from fubini.devices.executor import check_device, device_reason
 from fubini.errors import UnsupportedCircuitError
-from fubini.nn.copies import found_qnode, named_qnode, share_uncopyable
+from fubini.nn.copies import found_qnode, reduced, share_uncopyable
 from fubini.nn.device_pass import derivatives_of
 from fubini.nn.evaluations import Watched, register
 from fubini.nn.forms import Form, Forms, arranged, check_stack, tuples_are_stacked, with_leading
@@ -189,12 +188,7 @@ class QuantumLayer(OnDevice):
             return f"The circuit runs on its PennyLane device {self.qnode.device.name!r}: {how}. {self._derivatives()}"
         if how is None:
             return "The native engine compiles the circuit in the first call: the device is a noiseless simulator."
-        if isinstance(how, Traced):
-            return (
-                f"The quantum function runs in every call and its gates run natively: {how.reason}."
-            )
-        kind = "affine in" if how.affine is not None else "known functions of"
-        return f"The native engine runs the compiled circuit: its angles are {kind} weights and inputs."
+        return how.explain() if isinstance(how, Traced) else how.explain("weights and inputs")
 
     def __getstate__(self) -> dict[str, Any]:
         """Compiled circuits are not copied: the copy compiles its own."""
@@ -209,9 +203,7 @@ class QuantumLayer(OnDevice):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """A QNode that a module has under its function's name is pickled as functions are, by that name."""
-        state = self.__getstate__()
-        state["qnode"] = named_qnode(self.qnode)
-        return copyreg.__newobj__, (type(self),), state  # type: ignore[attr-defined]
+        return reduced(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """Copy the layer, with a QNode on a copy of the device, or, where that cannot be copied, on the same device."""

@@ -1,7 +1,6 @@
 """Evaluates a QNode as a torch function, on the native engine where that can be promised to be right."""
 
 import contextlib
-import copyreg
 import functools
 import inspect
 import math
@@ -15,12 +14,12 @@ import torch
 from fubini.circuit.arguments import argument_names
 from fubini.circuit.tape import user_tape
 from fubini.compile.calls import Found, find
-from fubini.compile.compiled import Compiled
+from fubini.compile.compiled import Traced
 from fubini.devices.executor import device_reason
 from fubini.errors import UnsupportedCircuitError
 from fubini.native.circuit import Circuit, circuit_of
 from fubini.native.reading import read
-from fubini.nn.copies import found_qnode, named_qnode
+from fubini.nn.copies import found_qnode, reduced
 from fubini.nn.native_pass import run_compiled, run_reading
 from fubini.nn.watched_calls import anyone_watches, watched
 from fubini.torch_private import is_traced, uncompiled
@@ -98,10 +97,7 @@ class QNodeFunction:
             return self._traced(found, args, kwargs)
         values = run_compiled(form, found.inputs, found.weights)
         values = values[0] if found.known.data is None else values
-        kind = "affine in" if form.affine is not None else "known functions of"
-        self._last = (
-            f"The native engine runs the compiled circuit: its angles are {kind} its tensors."
-        )
+        self._last = form.explain("its tensors")
         return _arranged(values.to(_device(found)), form.circuit, found.known.run.kind)
 
     def names_of(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[int | str, str]:
@@ -154,10 +150,8 @@ class QNodeFunction:
                 return self.qnode(*args, **kwargs)
         batch = () if reading.batch is None else (reading.batch,)
         values, circuit = run_reading(reading, torch.empty(*batch, 0))
-        reason = "a decision by value differs" if isinstance(how, Compiled) else how.reason  # type: ignore[union-attr]
-        self._last = (
-            f"The quantum function runs in every call and its gates run natively: {reason}."
-        )
+        traced = how if isinstance(how, Traced) else Traced("a decision by value differs")
+        self._last = traced.explain()
         return _arranged(values.to(_device(found)), circuit, run.kind)
 
     def explain(self) -> str:
@@ -185,8 +179,7 @@ class QNodeFunction:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """A QNode that a module has under its function's name is pickled as functions are, by that name."""
-        state = {**self.__getstate__(), "qnode": named_qnode(self.qnode)}
-        return copyreg.__newobj__, (type(self),), state  # type: ignore[attr-defined]
+        return reduced(self)
 
 
 def plain_qnode(qnode: Any) -> Any:

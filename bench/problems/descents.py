@@ -92,6 +92,27 @@ def natural(case: Case, problem: Any, x: np.ndarray, watch: Watch, _: Any) -> No
             last = value
 
 
+def energy_metric(case: Case, problem: Any, x: np.ndarray, watch: Watch, _: Any) -> None:
+    """The curvature of the energy in torch's optimizer."""
+    w = torch.from_numpy(x.copy()).reshape(case.shape).requires_grad_()
+    energy = fubini.compiled(case.qnode)
+    opt = fubini.QNGOptimizer([w], metric="energy")
+    last = math.inf
+    for step in range(300):
+        opt.zero_grad()
+        loss = energy(w)
+        loss.backward()
+        problem.evaluations += 1
+        value = loss.item()
+        watch(value)
+        opt.step()
+        problem.evaluations += int(opt.diagnostics()["evaluations"])
+        if step % 10 == 9:
+            if last - value <= 1e-15 * abs(value):
+                return
+            last = value
+
+
 def scipy_descent(method: str, **options: Any) -> Method:
     def run(case: Case, problem: Any, x: np.ndarray, watch: Watch, _: Any) -> None:
         best = [math.inf]
@@ -166,6 +187,7 @@ def pennylane_qng(case: Case, problem: Any, x: np.ndarray, watch: Watch, lr: Any
 #: Name -> (method, learning rates among which one is chosen on other starts).
 METHODS: dict[str, tuple[Method, tuple[Any, ...]]] = {
     "fubini.minimize": (gauss_newton, ()),
+    "QNGOptimizer, energy": (energy_metric, ()),
     "QNGOptimizer, LM": (natural, ()),
     "L-BFGS-B (SciPy)": (scipy_descent("L-BFGS-B", maxfun=50000, ftol=1e-16, maxcor=30), ()),
     "BFGS (SciPy)": (scipy_descent("BFGS"), ()),

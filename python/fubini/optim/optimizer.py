@@ -85,6 +85,12 @@ class QNGOptimizer(Checkpointed):
       devices, classical layers with a gradient, other functions of E. Up to 1500 numbers B is a matrix, above that
       products in conjugate gradients; ``approx=None`` makes it a matrix in any case.
 
+    For energies, ``metric="energy"`` is what to take: critical Ising rings of 8, 10, 12 and 14 spins take 24, 31, 35 and 48
+    steps to a relative error of 1e-8 (medians of 10 starts, ``python bench/run.py --only energies``), where the quantum metric
+    with ``LevenbergMarquardt`` takes 27, 40, 48 and 63. Where there are local minima, on MaxCut and spin chains with a
+    hardware-efficient ansatz, starts end in the lowest ones about equally often. Changing from the quantum metric to the
+    curvature once that is positive gained nothing over it.
+
     Where with ``loss=`` the metric is averaged (by at least .8), a circuit with several results is so large that its Jacobian
     would cost more than the gradient, and steps are still long (the damping has not fallen below .3 of lam), the curvature of
     each datum by these results enters by its rows with random signs, one reverse sweep instead of one for each result: the
@@ -363,7 +369,7 @@ class QNGOptimizer(Checkpointed):
             ``LevenbergMarquardt``); ``condition``, the largest condition number of the damped blocks;
             ``predicted_decrease`` of the loss by the quadratic model and ``actual_decrease`` (NaN unless it was
             evaluated again); ``step_length``, the norm of the change in the metric; ``accepted``, 1 or 0;
-            ``evaluations`` of the closure; ``metric_seconds``, ``solve_seconds`` (with further evaluations of the
+            ``evaluations`` of the closure, and of energies by the kernel instead; ``metric_seconds``, ``solve_seconds`` (with further evaluations of the
             closure) and ``update_seconds``. Empty before the first step.
         """
         if self._last is None:

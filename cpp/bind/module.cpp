@@ -31,6 +31,7 @@ PYBIND11_MODULE(_core, m) {
     fubini::bind::register_gauss_newton(m);
     fubini::bind::register_kronecker(m);
     fubini::bind::register_preconditioner(m);
+    fubini::bind::register_fisher_chain(m);
     fubini::bind::register_finite(m);
     fubini::bind::register_variational(m);
 }

@@ -55,6 +55,7 @@ void register_energy(pybind11::module_& m);
 void register_gauss_newton(pybind11::module_& m);
 void register_kronecker(pybind11::module_& m);
 void register_preconditioner(pybind11::module_& m);
+void register_fisher_chain(pybind11::module_& m);
 void register_finite(pybind11::module_& m);
 void register_variational(pybind11::module_& m);
 

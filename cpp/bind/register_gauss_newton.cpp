@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "bind/module.hpp"
+#include "bind/output_family.hpp"
 #include "core/gauss_newton.hpp"
 
 namespace py = pybind11;
@@ -22,13 +23,6 @@ void expect(bool right, const char* name, const char* shape) {
 CurvatureFactor factor_of(const RealArray& factor) {
     expect(factor.ndim() == 3, "factor", "(data, rows, outputs)");
     return {factor.data(), factor.shape(0), factor.shape(1), factor.shape(2)};
-}
-
-OutputFamily family_from(const std::string& name) {
-    if (name == "categorical") return OutputFamily::categorical;
-    if (name == "bernoulli") return OutputFamily::bernoulli;
-    if (name == "gaussian") return OutputFamily::gaussian;
-    throw py::value_error("family: expected 'categorical', 'bernoulli' or 'gaussian', got '" + name + "'");
 }
 
 RealArray output_factor_array(const std::string& family, const RealArray& outputs, double share) {
@@ -69,6 +63,14 @@ RealArray combined_rows(const RealArray& factor, std::uint64_t seed) {
     RealArray combined({factor.shape(0), factor.shape(2)});
     combine_rows(given, seed, combined.mutable_data());
     return combined;
+}
+
+RealArray reduced_rows(const RealArray& factor, py::ssize_t rank) {
+    const CurvatureFactor given = factor_of(factor);
+    expect(rank > 0 && rank <= given.width, "rank", "of at most the outputs");
+    RealArray reduced({factor.shape(0), rank, factor.shape(2)});
+    reduce_rows(given, rank, reduced.mutable_data());
+    return reduced;
 }
 
 RealArray jacobian_block_array(const RealArray& factor, const RealArray& jacobian) {
@@ -129,6 +131,8 @@ void register_gauss_newton(py::module_& m) {
           "all.");
     m.def("combine_rows", &combined_rows, "factor"_a.noconvert(), "seed"_a,
           "Sums (data, outputs) of the rows of S (data, rows, outputs) with random signs.");
+    m.def("reduce_rows", &reduced_rows, "factor"_a.noconvert(), "rank"_a,
+          "Factors (data, rank, outputs) of the same S^T S, whose rank is at most that.");
     m.def("jacobian_block", &jacobian_block_array, "factor"_a.noconvert(), "jacobian"_a.noconvert(),
           "Sum of J^T S^T S J over data.");
     m.def("linear_block", &linear_block_array, "factor"_a.noconvert(), "inputs"_a.noconvert(), "bias"_a,

@@ -170,6 +170,19 @@ void combine_rows(const CurvatureFactor& factor, std::uint64_t seed, double* com
     }
 }
 
+void reduce_rows(const CurvatureFactor& factor, std::ptrdiff_t rank, double* reduced) {
+    Matrix hessian(factor.width, factor.width), root(factor.width, factor.width);
+    for (std::ptrdiff_t n = 0; n < factor.data; ++n) {
+        hessian_of(factor, n, hessian);
+        semidefinite_root(hessian, root.data());
+        std::copy_n(root.data(), rank * factor.width, reduced + n * rank * factor.width);
+    }
+}
+
+void rows_block(const double* rows, std::ptrdiff_t count, std::ptrdiff_t parameters, double* matrix) {
+    gram(rows, count, parameters, matrix);
+}
+
 void jacobian_block(const CurvatureFactor& factor, const double* jacobian, std::ptrdiff_t parameters,
                     double* matrix) {
     if (factor.rows <= factor.width) {

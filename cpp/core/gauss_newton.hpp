@@ -47,6 +47,13 @@ void pull_factor_shared(const CurvatureFactor& factor, const double* jacobian, s
 /// machine.
 void combine_rows(const CurvatureFactor& factor, std::uint64_t seed, double* combined);
 
+/// reduced (data, rank, width): factors of the same H_n in fewer rows, for H_n of at most this rank, by
+/// Cholesky decomposition with pivots.
+void reduce_rows(const CurvatureFactor& factor, std::ptrdiff_t rank, double* reduced);
+
+/// matrix (parameters, parameters) = R^T R for rows R (count, parameters).
+void rows_block(const double* rows, std::ptrdiff_t count, std::ptrdiff_t parameters, double* matrix);
+
 /// matrix (parameters, parameters) = sum_n J_n^T S_n^T S_n J_n for Jacobians (data, width, parameters).
 void jacobian_block(const CurvatureFactor& factor, const double* jacobian, std::ptrdiff_t parameters,
                     double* matrix);

@@ -10,7 +10,7 @@
 namespace fubini::detail {
 
 /// Largest n for which solve_pack is the fastest way: above, one pack outgrows the caches.
-inline constexpr std::ptrdiff_t largest_pack_size = 64;
+inline constexpr std::ptrdiff_t largest_pack_size = 80;
 
 struct LaneWorkspace {
     VecBuffer storage;

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AffineMap', 'AngleMap', 'Expression', 'Pass', 'Preconditioner', 'Program', 'ProgramBuilder', 'ShiftPlan', 'backward', 'backward_rows', 'berry_connection', 'blocks_from_probabilities', 'blocks_from_states', 'combine_rows', 'compiler', 'derivative_states', 'energy_curvature', 'energy_curvature_product', 'expression_kinds', 'expval', 'first_not_finite', 'forward', 'gate_table', 'hessian_product', 'isa', 'jacobian', 'jacobian_block', 'jvp', 'kronecker_factors', 'largest_eigenvalues', 'linear_block', 'linear_layer', 'linearise', 'mean_over_batch', 'memory_limit', 'metric', 'metric_factor', 'metric_vector_product', 'num_threads', 'output_factor', 'overlap_gradient', 'pull_factor', 'set_memory_limit', 'set_num_threads', 'shift_rule', 'shift_sum', 'solve_batch', 'solve_fast', 'solve_kronecker', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'stage_covariances', 'state', 'variational_velocities', 'version', 'vjp']
+__all__: list[str] = ['AffineMap', 'AngleMap', 'Expression', 'FisherChain', 'Pass', 'Preconditioner', 'Program', 'ProgramBuilder', 'ShiftPlan', 'backward', 'backward_rows', 'berry_connection', 'blocks_from_probabilities', 'blocks_from_states', 'combine_rows', 'compiler', 'derivative_states', 'energy_curvature', 'energy_curvature_product', 'expression_kinds', 'expval', 'first_not_finite', 'forward', 'gate_table', 'hessian_product', 'isa', 'jacobian', 'jacobian_block', 'jvp', 'kronecker_factors', 'largest_eigenvalues', 'linear_block', 'linear_layer', 'linearise', 'mean_over_batch', 'memory_limit', 'metric', 'metric_factor', 'metric_vector_product', 'num_threads', 'output_factor', 'overlap_gradient', 'pull_factor', 'reduce_rows', 'set_memory_limit', 'set_num_threads', 'shift_rule', 'shift_sum', 'solve_batch', 'solve_fast', 'solve_kronecker', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'stage_covariances', 'state', 'variational_velocities', 'version', 'vjp']
 class ShiftPlan:
     """
     Parameter-shift terms of a circuit: angle index, coefficient and shift of each.
@@ -191,6 +191,37 @@ class Preconditioner:
     @property
     def size(self) -> int:
         ...
+class FisherChain:
+    """
+    The natural-gradient step of linear layers, functions and circuits in turn, in one call. Parameters are looked at in their memory, in the order of the layers.
+    """
+    def __init__(self, family: str) -> None:
+        ...
+    def add_circuit(self, program: typing.Any, map: AngleMap, weights: collections.abc.Sequence[numpy.ndarray], form: str) -> None:
+        """
+        A circuit, whose metric is 'dense' or 'none'.
+        """
+    def add_function(self, name: str) -> None:
+        """
+        A function of each entry.
+        """
+    def add_linear(self, weight: numpy.ndarray, bias: numpy.ndarray | None, form: str) -> None:
+        """
+        A linear layer, whose metric is 'dense', 'kronecker' or 'none'.
+        """
+    def direction(self, inputs: numpy.typing.NDArray[numpy.float64], gradient: numpy.typing.NDArray[numpy.float64], into: typing.SupportsInt | typing.SupportsIndex, decays: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], damping: typing.SupportsFloat | typing.SupportsIndex, share: typing.SupportsFloat | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex | None, combine_from: typing.SupportsFloat | typing.SupportsIndex, by_outputs: numpy.typing.NDArray[numpy.float64] | None) -> float:
+        """
+        Makes the damped solution `change`, with the average in set `into`; returns its product with the gradient. Not a number where anything is not finite, a block is not positive definite, or a row of by_outputs (data, outputs), the gradient by the outputs, is zero.
+        """
+    def hold(self, even: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]], odd: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]], change: numpy.typing.NDArray[numpy.float64]) -> None:
+        """
+        Gives the memory of the averages, two sets in turn, and of the direction (n,).
+        """
+    @property
+    def matrices(self) -> list[list[int]]:
+        """
+        Shapes of the averaged matrices, in the order of the layers.
+        """
 def backward(program: Program, map: AngleMap, passed: Pass, cotangents: numpy.typing.NDArray[numpy.float64]) -> tuple[numpy.typing.NDArray[numpy.float64], list[numpy.typing.NDArray[numpy.float64]]]:
     """
     Gradients by inputs (batch, features) and by every weight.
@@ -326,6 +357,10 @@ def overlap_gradient(program: Program, angles: numpy.typing.NDArray[numpy.float6
 def pull_factor(factor: numpy.typing.NDArray[numpy.float64], jacobian: numpy.typing.NDArray[numpy.float64]) -> numpy.typing.NDArray[numpy.float64]:
     """
     S J (data, rows, inputs) for S (data, rows, outputs) and J (data, outputs, inputs), or one J for all.
+    """
+def reduce_rows(factor: numpy.typing.NDArray[numpy.float64], rank: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    Factors (data, rank, outputs) of the same S^T S, whose rank is at most that.
     """
 def set_memory_limit(bytes: typing.SupportsFloat | typing.SupportsIndex) -> None:
     """

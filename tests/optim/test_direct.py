@@ -12,6 +12,7 @@ from torch.testing import assert_close
 import fubini
 from fubini import _core
 from fubini.blocks import DenseBlock, DiagonalBlock, KroneckerBlock
+from fubini.optim.chain_step import ChainStep
 from models import hybrid
 
 D = torch.float64
@@ -155,6 +156,7 @@ def test_steps_are_those_of_the_general_way(
     assert "proposal" not in vars(opt._last)  # nobody asked
     numbers, words = opt.diagnostics(), opt.explain()
     monkeypatch.setattr(fubini.QNGOptimizer, "_directly", lambda *_: None)
+    monkeypatch.setattr(ChainStep, "step", lambda *_: None)
     theirs, general = trained(OPTIONS[name], dtype)
     # Rounding of the parameters, of which the next metric is made.
     rtol = 1e-9 if dtype is torch.float64 else 1e-4

@@ -32,7 +32,7 @@ from fubini.fisher.layer_blocks import (
     output_factor,
     quantum_call,
 )
-from fubini.fisher.likelihoods import OutputGradient
+from fubini.fisher.likelihoods import Categorical, OutputGradient
 from fubini.nn.layer import QuantumLayer
 from fubini.nn.linearise import Linearised, linearise, linearise_native
 from fubini.nn.recorder import ModelRecorder
@@ -60,12 +60,12 @@ _ELEMENTWISE = frozenset(
 _DROPOUT = frozenset({nn.Dropout, nn.AlphaDropout})
 # Data times angles times amplitudes. From here on, one reverse sweep for each output takes longer than everything else
 # that a step does, and signs combine the outputs.
-_SWEEPS = 1 << 18
+SWEEPS = 1 << 18
 # Attributes of one object in place of what its class or its parameters say.
-_OWN = frozenset({"forward", "weight", "bias"})
+OWN = frozenset({"forward", "weight", "bias"})
 
 
-class _Layer(NamedTuple):
+class Layer(NamedTuple):
     """A module of a chain, and its parameters."""
 
     name: str
@@ -106,7 +106,7 @@ class _Parametrised(_Stage):
 
 
 class _Linear(_Parametrised):
-    def __init__(self, layer: _Layer, parameters: tuple[Tensor, ...], inputs: Real) -> None:
+    def __init__(self, layer: Layer, parameters: tuple[Tensor, ...], inputs: Real) -> None:
         self.name, self.parameters, self._inputs = layer.name, parameters, inputs
         weight, *bias = [to_numpy(p) for p in layer.parameters]
         self._weight, self._bias = weight, bool(bias)
@@ -142,7 +142,7 @@ class _Elementwise(_Stage):
 class _Quantum(_Parametrised):
     def __init__(
         self,
-        layer: _Layer,
+        layer: Layer,
         parameters: tuple[Tensor, ...],
         inputs: Tensor,
         linear: Linearised,
@@ -167,12 +167,17 @@ class _Quantum(_Parametrised):
 
 
 class _Combined(_Parametrised):
-    """A quantum layer of which every datum's curvature has one row: its rows with random signs."""
+    """A quantum layer of which every datum's curvature has one row: its only one, or its rows with random signs.
+
+    Attributes:
+        rank: Of the curvature by the outputs, at most.
+    """
 
     is_scalar = False
+    rank = 0
 
     def __init__(
-        self, layer: _Layer, parameters: tuple[Tensor, ...], inputs: Real, form: Any, signs: int
+        self, layer: Layer, parameters: tuple[Tensor, ...], inputs: Real, form: Any, signs: int
     ) -> None:
         self.name, self.parameters, self._signs = layer.name, parameters, signs
         self._form = form.how
@@ -183,6 +188,8 @@ class _Combined(_Parametrised):
     def _along(self, factor: Real) -> tuple[Real, Real]:
         """The derivatives of the combined outputs by inputs (N, d) and weights (N, P)."""
         if self._gradients is None:
+            if self.rank == 1 < factor.shape[1]:
+                factor = _core.reduce_rows(factor, 1)
             one = factor[:, 0] if factor.shape[1] == 1 else _core.combine_rows(factor, self._signs)
             self._gradients = self._form.backward_rows(self._passed, np.ascontiguousarray(one))
         return self._gradients
@@ -241,8 +248,8 @@ def _blocks(
 ) -> list[Block] | None:
     """The blocks for all inputs, (N, features), which came alone, one by one, or as batches."""
     dtype = parameters[0].dtype
-    layers: list[_Layer] = []
-    if not _collect(model, "", layers, top=True):
+    layers: list[Layer] = []
+    if not collect(model, "", layers, top=True):
         return None
     every = [p for layer in layers for p in layer.parameters]
     known, wanted = {id(p) for p in every}, {id(p) for p in parameters}
@@ -250,7 +257,7 @@ def _blocks(
     # pass, or an error.
     if len(known) < len(every) or len(wanted) < len(parameters) or not wanted <= known:
         return None
-    if not all(_is_usual(p, dtype) for p in every) or _work(layers, x.shape[0]) > _WORK:
+    if not all(is_usual(p, dtype) for p in every) or not is_small(layers, x.shape[0]):
         return None
     stages: list[_Stage] = []
     signs = request.signs if request.quantum == "gauss-newton" else None
@@ -280,7 +287,7 @@ def _joined(seen: Sequence[Seen], dtype: torch.dtype) -> tuple[Tensor, Any] | No
     if any(
         one.kwargs
         or len(one.args) != 1
-        or not _is_usual(one.args[0], dtype)
+        or not is_usual(one.args[0], dtype)
         or one.args[0].ndim not in (1, 2)
         or not one.args[0].numel()
         for one in seen
@@ -309,7 +316,7 @@ def _joined(seen: Sequence[Seen], dtype: torch.dtype) -> tuple[Tensor, Any] | No
     return join(inputs), targets
 
 
-def _is_usual(tensor: Any, dtype: torch.dtype) -> bool:
+def is_usual(tensor: Any, dtype: torch.dtype) -> bool:
     """Whether it is a dense tensor of this real dtype on the host, of no class of somebody's own."""
     return (
         type(tensor) in (Tensor, nn.Parameter)
@@ -320,16 +327,17 @@ def _is_usual(tensor: Any, dtype: torch.dtype) -> bool:
     )
 
 
-def _work(layers: Sequence[_Layer], data: int) -> int:
+def is_small(layers: Sequence[Layer], data: int) -> bool:
+    """Whether calls are what a chain's blocks for so many data cost, not the numbers."""
     widths = [
         sum(own[0].shape) if type(module) is nn.Linear else sum(p.numel() for p in own)
         for _, module, own in layers
     ]
-    return data * sum(width**2 for width in widths)
+    return data * sum(width**2 for width in widths) <= _WORK
 
 
 def _stage(
-    layer: _Layer,
+    layer: Layer,
     parameters: tuple[Tensor, ...],
     inputs: Real,
     differentiate: bool,
@@ -370,7 +378,7 @@ def _is_large(form: Any, data: int) -> bool:
         return False
     circuit = how.circuit
     work = data * circuit.num_angles << circuit.num_wires
-    return circuit.num_outputs > 1 and work >= _SWEEPS
+    return circuit.num_outputs > 1 and work >= SWEEPS
 
 
 def _pulled_back(
@@ -383,7 +391,13 @@ def _pulled_back(
     }
     first = min(trained)
     blocks = []
+    # Of the curvature by a stage's outputs: at most that by the outputs of any stage behind it.
+    rank = stages[-1].outputs.shape[-1] - (type(request.likelihood) is Categorical)
     for i in range(len(stages) - 1, first - 1, -1):
+        rank = min(rank, factor.shape[2])
+        stage = stages[i]
+        if isinstance(stage, _Combined):
+            stage.rank = rank
         if i in trained:
             blocks.append(trained[i].block(factor, request, exact_limit))
         if i > first:
@@ -397,17 +411,17 @@ def is_chain(model: nn.Module) -> bool:
     Args:
         model: The model.
     """
-    return _collect(model, "", [], top=True)
+    return collect(model, "", [], top=True)
 
 
 def _is_recorders(hook: Any) -> bool:
     return type(getattr(hook, "__self__", None)) is ModelRecorder
 
 
-def _collect(
+def collect(
     module: nn.Module,
     name: str,
-    layers: list[_Layer],
+    layers: list[Layer],
     top: bool = False,
 ) -> bool:
     """Append what a module applies in turn, with the parameters of each; False where that is not known."""
@@ -421,7 +435,7 @@ def _collect(
     if (
         module._backward_hooks
         or module._backward_pre_hooks
-        or not module.__dict__.keys().isdisjoint(_OWN)
+        or not module.__dict__.keys().isdisjoint(OWN)
         or (top and has_global_hook())
     ):
         return False
@@ -429,7 +443,7 @@ def _collect(
     if kind is nn.Sequential:
         prefix = f"{name}." if name else ""
         for key, child in module._modules.items():
-            if child is None or not _collect(child, prefix + key, layers):
+            if child is None or not collect(child, prefix + key, layers):
                 return False
         return True
     own: tuple[Tensor, ...] = ()
@@ -443,5 +457,5 @@ def _collect(
         own = tuple(quantum.qnode_weights.values())
     elif kind not in _ELEMENTWISE and (kind not in _DROPOUT or module.training):
         return False
-    layers.append(_Layer(name or kind.__name__, module, own))
+    layers.append(Layer(name or kind.__name__, module, own))
     return True

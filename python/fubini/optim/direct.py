@@ -8,7 +8,7 @@ direction, its length and its change then need no objects for each block. What i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,7 +113,7 @@ class Direct:
             known = self._factored = Factored.of(blocks, lam)
             if known is None:
                 return None
-        gradient = _gradient(known.parameters)
+        gradient = side_by_side(known.parameters)
         values = None if gradient is None else shared_array(gradient)
         if gradient is None or values is None:
             return None
@@ -134,7 +134,8 @@ class Direct:
         if any(p.dtype is not torch.float64 for p in known.parameters):
             pieces = [x.to(p.dtype) for x, p in zip(pieces, known.parameters, strict=True)]
         foreach_add_(known.parameters, pieces)
-        return Taken(known, gradient, [dict(g) for g in groups], length, after, units)
+        metric = tuple(zip(known.blocks, known.damped, strict=True))
+        return Taken(lambda: metric, lam, gradient, [dict(g) for g in groups], length, after, units)
 
 
 @dataclass(eq=False)
@@ -142,7 +143,8 @@ class Taken:
     """A step that was taken, for whoever asks about it.
 
     Attributes:
-        factored: The metric.
+        metric: Makes the blocks, each with whether it is damped; to be called before the next step.
+        lam: The damping.
         gradient: Of all parameters side by side.
         groups: The parameter groups at the time.
         before: The running length before the step.
@@ -150,7 +152,8 @@ class Taken:
         units: See ``Proposal``.
     """
 
-    factored: Factored
+    metric: Callable[[], Sequence[tuple[Block, bool]]]
+    lam: float
     gradient: Tensor
     groups: list[Mapping[str, Any]]
     before: StepLength | None
@@ -162,14 +165,14 @@ class Taken:
         home = {id(p): g for g in self.groups for p in g["params"]}
         sign = -1.0 if self.groups[0]["maximize"] else 1.0
         parts, start = [], 0
-        for block, damped in zip(self.factored.blocks, self.factored.damped, strict=True):
+        for block, damped in self.metric():
             gradient = sign * self.gradient[start : start + block.size]
             mine: Any = tuple(home[id(p)] for p in block.parameters)
             parts.append(Part(block, gradient, mine, damped))
             start += block.size
         proposal = Proposal(parts, {}, False, self.before, self.units)
         with torch.no_grad():
-            proposal.make(lambda _: Absolute(self.factored.lam), 1.0, with_momentum=False)
+            proposal.make(lambda _: Absolute(self.lam), 1.0, with_momentum=False)
         return proposal
 
 
@@ -190,7 +193,7 @@ def is_uniform(groups: Sequence[Group]) -> bool:
     return True
 
 
-def _gradient(parameters: Sequence[Tensor]) -> Tensor | None:
+def side_by_side(parameters: Sequence[Tensor]) -> Tensor | None:
     """The gradients side by side, float64, in memory of their own; None where one is missing."""
     gradients: list[Tensor] = []
     for p in parameters:

@@ -8,8 +8,9 @@ import torch
 from fubini.blocks import Block, DenseBlock, FactorBlock, OperatorBlock, averaged
 
 Tensor = torch.Tensor
-_PREFIX = "metric."
-_COUNT = "metric_updates"
+#: How entries of the optimizer's state begin that are numbers of a block, and the one with the number of metrics in it.
+PREFIX = "metric."
+COUNT = "metric_updates"
 
 
 class MetricHistory:
@@ -25,10 +26,11 @@ class MetricHistory:
 
     Attributes:
         active: Whether earlier steps matter.
+        decay: As above.
     """
 
     def __init__(self, decay: float, update_every: int) -> None:
-        self._decay, self._every = decay, update_every
+        self.decay, self._every = decay, update_every
         self.active = decay > 0.0 or update_every > 1
         self._blocks: list[Block] = []
 
@@ -78,7 +80,7 @@ class MetricHistory:
         changed = []
         for block in fresh:
             entry = state[block.parameters[0]]
-            count = int(entry.get(_COUNT, 0))
+            count = int(entry.get(COUNT, 0))
             saved = _tensors(entry)
             before = earlier.get(_key(block)) or _restored(block, saved)
             if before is None:
@@ -87,10 +89,10 @@ class MetricHistory:
                 block = before
             else:
                 count += 1
-                if before is not None and self._decay > 0.0:
-                    weight = (1.0 - self._decay) / (1.0 - self._decay**count)
+                if before is not None and self.decay > 0.0:
+                    weight = (1.0 - self.decay) / (1.0 - self.decay**count)
                     waiting.append((len(result), *_alike(before, block), 1.0 - weight))
-                entry[_COUNT] = count
+                entry[COUNT] = count
                 changed.append(len(result))
             result.append(block)
         for (place, *_), block in zip(waiting, averaged([w[1:] for w in waiting]), strict=True):
@@ -98,8 +100,8 @@ class MetricHistory:
         for place in changed:
             entry, tensors = state[result[place].parameters[0]], result[place].tensors()
             for name in _tensors(entry).keys() - tensors.keys():
-                del entry[_PREFIX + name]
-            entry.update({_PREFIX + name: t for name, t in tensors.items()})
+                del entry[PREFIX + name]
+            entry.update({PREFIX + name: t for name, t in tensors.items()})
         kept = {_key(block) for block in result}
         self._blocks = result + [b for b in self._blocks if _key(b) not in kept]
         return result
@@ -138,7 +140,5 @@ def _key(block: Block) -> tuple[int, ...]:
 
 def _tensors(entry: MutableMapping[str, Any]) -> dict[str, Tensor]:
     return {
-        name.removeprefix(_PREFIX): value
-        for name, value in entry.items()
-        if name.startswith(_PREFIX)
+        name.removeprefix(PREFIX): value for name, value in entry.items() if name.startswith(PREFIX)
     }

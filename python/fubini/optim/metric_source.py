@@ -11,6 +11,7 @@ import torch
 from fubini.blocks import distributed
 from fubini.fisher.blocks import requested_blocks
 from fubini.fisher.chain import is_chain
+from fubini.fisher.chain_plan import ChainPlan
 from fubini.fisher.columns import Request
 from fubini.fisher.graph import read_graph
 from fubini.fisher.graph_blocks import KnownGraphs
@@ -194,8 +195,8 @@ class FisherSource:
         seen = self._seen(passes, targets)
         count = sum(p.count for p in passes)
         request = self._request  # of checked options
-        if self._combines and self.rough:
-            request = replace(request, signs=_seed(step))
+        if self.rough:
+            request = replace(request, signs=self.signs(step))
         # Without drawn labels the passes leave the random numbers alone by themselves.
         drawn = request.samples is not None
         aside = undisturbed(None, _seed(step)) if drawn else contextlib.nullcontext()
@@ -203,6 +204,42 @@ class FisherSource:
             blocks = requested_blocks(self._model, seen, wanted, request, self._known)
         # A sum over the inputs is averaged over processes as DistributedDataParallel averages its gradient.
         return [(block, 1.0 if self.sums else float(count)) for block in blocks]
+
+    def only_pass(self) -> Pass | None:
+        """Return the pass of a step that has no other, if its only argument is a batch of numbers on the host."""
+        passes = [] if self._recorder is None else self._recorder.passes
+        if len(passes) != 1 or passes[0].kwargs or len(passes[0].args) != 1:
+            return None
+        x = passes[0].args[0]
+        usual = type(x) in (Tensor, torch.nn.Parameter) and x.ndim == 2 and x.numel() and x.is_cpu
+        return passes[0] if usual and x.layout is torch.strided else None
+
+    def chain_plan(self, moving: Sequence[Tensor], inputs: Tensor) -> ChainPlan | None:
+        """Return how the kernel takes whole steps of the model, if it does.
+
+        Args:
+            moving: The parameters that have gradients.
+            inputs: Of a pass, (N, features).
+        """
+        if not all(p in self._owned for p in moving):
+            return None
+        return ChainPlan.of(self._model, self._request, moving, inputs)
+
+    def units_of(self, size: int) -> float:
+        """Return ``units`` of one pass.
+
+        Args:
+            size: By what a mean over it divides.
+        """
+        return self._request.likelihood.scale * (size if self.sums else 1)
+
+    def signs(self, step: int) -> int | None:
+        """Return the seed of the signs with which a step combines outputs while steps are long; None: it does not.
+
+        Args:
+            step: Its number.
+        """
+        return _seed(step) if self._combines else None
 
     def _seen(self, passes: Sequence[Pass], targets: Any) -> list[Seen]:
         """The passes as they are to be run again, each with its targets."""

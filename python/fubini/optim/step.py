@@ -11,6 +11,7 @@ import torch
 from fubini.blocks import OperatorBlock, distributed
 from fubini.errors import NumericalError
 from fubini.nn.random_state import RandomState
+from fubini.optim.chain_step import ChainStep
 from fubini.optim.checks import check_gradients
 from fubini.optim.choices import ENERGY_DAMPING, PER_TERM, better_call
 from fubini.optim.closure import Closure, Judge, evaluated, number
@@ -21,7 +22,7 @@ from fubini.optim.gather import Gatherer, Moving
 from fubini.optim.groups import KINDS, damping_entries
 from fubini.optim.length import StepLength
 from fubini.optim.metric_history import MetricHistory
-from fubini.optim.metric_source import ROUGH, Source
+from fubini.optim.metric_source import ROUGH, FisherSource, Source
 from fubini.optim.policies import Armijo, DampingPolicy, LevenbergMarquardt, TrustRegion
 from fubini.optim.proposal import Part, Proposal
 from fubini.solvers.damping import Absolute, Damping
@@ -43,6 +44,7 @@ class Stepping(torch.optim.Optimizer):
     _options: dict[str, Any]
     _policy: DampingPolicy | None
     _source: Source
+    _chain: ChainStep | None
     _names: dict[Tensor, str]
     _last: StepRecord | None = None
     _units = 1.0
@@ -114,28 +116,35 @@ class Stepping(torch.optim.Optimizer):
                 "closure: expected the loss alone with lam=SignalToNoise, got a metric function, which says nothing about "
                 "noise"
             )
-        distributed.together(
-            lambda: check_gradients(self.param_groups, self._names),
-            self.param_groups[0]["params"][0].device,
-        )
         start = time.perf_counter()
-        first = self.param_groups[0]
-        length = StepLength.of(first) if self._options.get("by_length") else None
-        self._source.rough = length is not None and length.damping >= ROUGH
-        found = self._gatherer.metric(
-            self.param_groups,
-            metric_fn,
-            step=int(first["steps"]),
-            targets=targets,
-            state=self.state,
-        )
-        if found.blocks and self._options.get("reasons"):
-            self._units = self._gatherer.units(first["params"][0].device)
+        plainly = not judged and scale is None
+        taken = None
+        if plainly and self._chain is not None and metric_fn is None and targets is None:
+            taken = self._chain.step(self.param_groups, self.state)
         ready = time.perf_counter()
-        taken = None if judged or scale is not None else self._directly(found, length)
+        if taken is None:
+            distributed.together(
+                lambda: check_gradients(self.param_groups, self._names),
+                self.param_groups[0]["params"][0].device,
+            )
+            start = time.perf_counter()
+            first = self.param_groups[0]
+            length = StepLength.of(first) if self._options.get("by_length") else None
+            self._source.rough = length is not None and length.damping >= ROUGH
+            found = self._gatherer.metric(
+                self.param_groups,
+                metric_fn,
+                step=int(first["steps"]),
+                targets=targets,
+                state=self.state,
+            )
+            if found.blocks and self._options.get("reasons"):
+                self._units = self._gatherer.units(first["params"][0].device)
+            ready = time.perf_counter()
+            taken = self._directly(found, length) if plainly else None
         if taken is not None:
             record, after = StepRecord(taken.proposal), taken.length
-            record.damping = taken.factored.lam
+            record.damping, self._units = taken.lam, taken.units
             record.solve_seconds = time.perf_counter() - ready
         else:
             parts = self._gatherer.parts(found, 1.0 if scale is None else float(scale))
@@ -279,7 +288,17 @@ class Stepping(torch.optim.Optimizer):
         owned = {p: None for g in self.param_groups for p in g["params"]}
         self._source.attach(self, owned.keys())
         self._direct = Direct()
-        self._history = MetricHistory(self._options["averaging"], self._options["update_every"])
+        options = self._options
+        self._history = MetricHistory(options["averaging"], options["update_every"])
+        usual = (
+            self._policy is None
+            and options["step_rule"] is None
+            and not options["spring"]
+            and options["update_every"] == 1
+        )
+        self._chain = None
+        if usual and isinstance(self._source, FisherSource):
+            self._chain = ChainStep(self._source, self._history, options)
         self._collect()
 
     def _collect(self) -> None:

@@ -1,0 +1,337 @@
+"""Chains whose whole step is one call of the kernel, and whether they still are what they were.
+
+``chain_blocks`` looks at a model anew in every step and makes blocks of it. For small models that takes longer than the
+numbers. A plan knows the layers of a chain; what remains is to see that nothing about them has changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from pennylane.qnn import TorchLayer
+from torch import nn
+
+from fubini import _core
+from fubini.arrays import shared_array
+from fubini.blocks import Block, DenseBlock, KroneckerBlock
+from fubini.compile.compiled import Compiled
+from fubini.fisher.blocks import EXACT_LIMIT
+from fubini.fisher.chain import OWN, Layer, collect, is_small, is_usual
+from fubini.fisher.columns import Request
+from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian
+from fubini.nn.layer import QuantumLayer
+from fubini.nn.recorder import ModelRecorder
+from fubini.nn.stand_in import as_native
+from fubini.torch_private import has_global_hook
+
+Tensor = torch.Tensor
+
+# Those of the functions of each entry that the kernel has.
+_FUNCTIONS: dict[Any, str] = {
+    nn.ReLU: "relu", nn.Sigmoid: "sigmoid", nn.SiLU: "silu", nn.Tanh: "tanh",
+}  # fmt: skip
+# Up to so many columns, blocks are factorised with others in one call: see their ``factorise``.
+_COLUMNS, _ROWS = 256, 16
+
+
+class _Kept(NamedTuple):
+    """The block of a layer: its parameters, and its form for the kernel."""
+
+    label: str
+    parameters: tuple[Tensor, ...]
+    form: str
+    columns: tuple[int, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the block's tensors."""
+        return ("matrix",) if self.form == "dense" else ("left", "right")
+
+
+class _Circuit(NamedTuple):
+    """A quantum layer, and the form that the plan holds for."""
+
+    module: Any
+    native: Any
+    form: Any
+    width: int
+
+
+class Sized(NamedTuple):
+    """What holds for one number of inputs.
+
+    Attributes:
+        share: Between the loss and the sum of its terms, see ``Likelihood.share``.
+        size: By what a mean divides, see ``Likelihood.size``.
+        examples: Inputs of every circuit, by which its forms are found.
+    """
+
+    share: float
+    size: int
+    examples: tuple[Tensor, ...]
+
+
+class ChainPlan:
+    """A chain, prepared for the kernel.
+
+    Args:
+        model: The model.
+        request: What is asked for, checked.
+        layers: Of the model.
+        trained: Identities of the parameters that are trained.
+
+    Attributes:
+        kernel: Makes steps.
+        kept: The blocks, in the order of the layers.
+        parameters: Those that are trained, in the order of the blocks.
+        dtype: Of all parameters.
+        width: Of the inputs.
+        reads_targets: Whether the metric depends on which outputs have no gradient.
+    """
+
+    def __init__(
+        self, model: nn.Module, request: Request, layers: Sequence[Layer], trained: set[int]
+    ) -> None:
+        likelihood: Any = request.likelihood
+        self._likelihood, self._layers = likelihood, layers
+        self.reads_targets = getattr(likelihood, "ignore_index", None) is not None
+        self.dtype = layers[0].parameters[0].dtype
+        self.kernel = _core.FisherChain(likelihood.name)
+        self.kept: list[_Kept] = []
+        self._circuits: list[_Circuit] = []
+        self._modules = [
+            (m, type(m), tuple(m._modules.values()) if type(m) is nn.Sequential else None)
+            for m in _walked(model)
+        ]
+        self._parameters: list[tuple[Any, str, Tensor, int, torch.Size, bool]] = []
+        self._sizes: dict[int, Sized | None] = {}
+        self.width = 0
+        self._is_scalar = False
+        for layer in layers:
+            self._add(layer, trained)
+        self.parameters = [p for kept in self.kept for p in kept.parameters]
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, request: Request, trained: Sequence[Tensor], inputs: Tensor
+    ) -> ChainPlan | None:
+        """Return a plan; None where the model or what is asked for needs another way.
+
+        Args:
+            model: The model.
+            request: What is asked for, checked.
+            trained: The parameters whose metric is wanted, at least one.
+            inputs: (N, features), of a pass that was seen.
+        """
+        likelihood: Any = request.likelihood
+        if (
+            request.approx != "block-diag"
+            or request.fisher != "true"
+            or request.samples is not None
+            or request.quantum != "gauss-newton"
+            or type(likelihood) not in (Categorical, Bernoulli, Gaussian)
+            or getattr(likelihood, "weight", None) is not None
+            or getattr(likelihood, "pos_weight", None) is not None
+            or getattr(likelihood, "normalised", False)
+        ):
+            return None
+        layers: list[Layer] = []
+        if not collect(model, "", layers, top=True):
+            return None
+        layers = [layer for layer in layers if type(layer.module) is not nn.Identity]
+        every = [p for layer in layers for p in layer.parameters]
+        wanted = {id(p) for p in trained}
+        if (
+            not layers
+            or not layers[0].parameters
+            or len({id(p) for p in every}) < len(every)
+            or not wanted <= {id(p) for p in every}
+            or not all(type(p) is nn.Parameter and p.is_contiguous() and p.numel() for p in every)
+            or not all(is_usual(p, every[0].dtype) for p in [*every, inputs])
+        ):
+            return None
+        try:
+            plan = cls(model, request, layers, wanted)
+        except _Unfit:
+            return None
+        fits = inputs.ndim == 2 and inputs.shape[1] == plan.width
+        return plan if fits and plan.sized(len(inputs)) is not None else None
+
+    def _add(self, layer: Layer, trained: set[int]) -> None:
+        """Give a layer to the kernel."""
+        module: Any = layer.module
+        mine = [id(p) in trained for p in layer.parameters]
+        if (any(mine) and not all(mine)) or self._is_scalar:
+            raise _Unfit
+        arrays: list[Any] = [shared_array(p) for p in layer.parameters]
+        form = "none"
+        columns: tuple[int, ...] = ()
+        if type(module) is nn.Linear:
+            rows, width = layer.parameters[0].shape
+            size = sum(p.numel() for p in layer.parameters)
+            columns = tuple(p.numel() // rows for p in layer.parameters)
+            if any(mine):
+                form = "dense" if size <= EXACT_LIMIT else "kronecker"
+            if form == "kronecker" and not (rows <= _ROWS and rows < sum(columns) <= _COLUMNS):
+                raise _Unfit
+            self._join(width)
+            self.kernel.add_linear(arrays[0], arrays[1] if len(arrays) > 1 else None, form)
+            self._last = rows
+        elif type(module) in _FUNCTIONS:
+            self.kernel.add_function(_FUNCTIONS[type(module)])
+        elif type(module) in (QuantumLayer, TorchLayer):
+            self._add_circuit(layer, arrays, any(mine))
+            form = "dense" if any(mine) else "none"
+        else:
+            raise _Unfit
+        names, home = _home(module)
+        if len(names) != len(layer.parameters):
+            raise _Unfit
+        for name, p in zip(names, layer.parameters, strict=True):
+            one = (home, name, p, p.data_ptr(), p.shape, id(p) in trained)
+            self._parameters.append(one)
+        if form != "none":
+            self.kept.append(_Kept(layer.name, layer.parameters, form, columns))
+
+    def _add_circuit(self, layer: Layer, arrays: list[Any], trained: bool) -> None:
+        native: Any = as_native(layer.module)
+        if native is None or not layer.parameters:
+            raise _Unfit
+        # Forms are found by the kind of inputs: those of a batch.
+        width = self._last if self.width else native._width
+        if width is None:
+            raise _Unfit
+        form = native._forms.find(native.qnode, self._example(2, width), layer.parameters)
+        how = None if form is None else form.how
+        if (
+            not isinstance(how, Compiled)
+            or how.state_weighted
+            or how.decisions
+            or how.circuit.takes_state
+            or how.batch is not None
+            or form.kind not in ("single", "list")
+        ):
+            raise _Unfit
+        size = sum(p.numel() for p in layer.parameters)
+        if trained and size > _COLUMNS:
+            raise _Unfit
+        self._join(width)
+        self._is_scalar = form.kind == "single" and not how.circuit.output_shapes[0]
+        self.kernel.add_circuit(
+            how.circuit.program, how.map, arrays, "dense" if trained else "none"
+        )
+        self._circuits.append(_Circuit(layer.module, native, form, width))
+        self._last = how.circuit.num_outputs
+
+    def _join(self, width: int) -> None:
+        """See that the outputs so far fit a layer's inputs."""
+        if not self.width:
+            self.width = width
+        elif self._last != width:
+            raise _Unfit
+
+    def _example(self, data: int, width: int) -> Tensor:
+        return torch.empty((data, width), dtype=self.dtype)
+
+    def sized(self, data: int) -> Sized | None:
+        """Return what holds for so many inputs; None where that is to be computed in another way.
+
+        Args:
+            data: N.
+        """
+        if data not in self._sizes:
+            if len(self._sizes) > 64:
+                self._sizes.clear()
+            self._sizes[data] = self._made(data)
+        return self._sizes[data]
+
+    def _made(self, data: int) -> Sized | None:
+        f = torch.empty((data,) if self._is_scalar else (data, self._last), dtype=torch.float64)
+        likelihood = self._likelihood
+        if not is_small(self._layers, data) or likelihood.counts(f)[0] != data:
+            return None
+        share = likelihood.share(f)
+        if share is None:
+            return None
+        examples = tuple([self._example(data, c.width) for c in self._circuits])
+        return Sized(share, likelihood.size(f), examples)
+
+    def holds(self, sized: Sized) -> bool:
+        """Return whether the model is as it was, and its circuits serve so many inputs.
+
+        Args:
+            sized: What ``sized`` returned.
+        """
+        if has_global_hook():
+            return False
+        top = self._modules[0][0]
+        for module, kind, children in self._modules:
+            own = module.__dict__
+            if (
+                type(module) is not kind
+                or module._backward_hooks
+                or module._backward_pre_hooks
+                or (module is not top and (module._forward_hooks or module._forward_pre_hooks))
+                or not own.keys().isdisjoint(OWN)
+                or (children is not None and tuple(module._modules.values()) != children)
+            ):
+                return False
+        if any(type(h) is not ModelRecorder for h in top._forward_hooks.values()) or any(
+            type(getattr(h, "__self__", None)) is not ModelRecorder
+            for h in top._forward_pre_hooks.values()
+        ):
+            return False
+        for home, name, p, pointer, shape, trained in self._parameters:
+            if (
+                home.get(name) is not p
+                or p.data_ptr() != pointer
+                or p.dtype is not self.dtype
+                or p.shape != shape
+                or (trained and not p.requires_grad)
+                or not p.is_contiguous()
+            ):
+                return False
+        for circuit, example in zip(self._circuits, sized.examples, strict=True):
+            native: Any = as_native(circuit.module)
+            if native is not circuit.native:
+                return False
+            if native._forms.find(native.qnode, example, ()) is not circuit.form:
+                return False
+        return True
+
+    def blocks(self, tensors: Sequence[Tensor]) -> list[Block]:
+        """Return the blocks of these matrices.
+
+        Args:
+            tensors: In the order of ``kernel.matrices``.
+        """
+        left = iter(tensors)
+        return [
+            DenseBlock(kept.parameters, next(left), kept.label)
+            if kept.form == "dense"
+            else KroneckerBlock(kept.parameters, next(left), next(left), kept.columns, kept.label)
+            for kept in self.kept
+        ]
+
+
+class _Unfit(Exception):
+    """The kernel has no such layer."""
+
+
+def _walked(module: nn.Module) -> Iterator[nn.Module]:
+    yield module
+    if type(module) is nn.Sequential:
+        for child in module:
+            yield from _walked(child)
+
+
+def _home(module: Any) -> tuple[list[str], Any]:
+    """Names of a layer's parameters in order, and the dictionary that has them."""
+    if type(module) is TorchLayer:
+        return list(module.qnode_weights), module.qnode_weights
+    if type(module) is QuantumLayer:
+        return list(module.weight_shapes), module._parameters
+    names = [name for name, p in module._parameters.items() if p is not None]
+    return names, module._parameters

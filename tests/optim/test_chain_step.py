@@ -1,0 +1,365 @@
+"""Whole steps of chains in one call of the kernel, against those that go block by block."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pennylane as qml
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+import fubini
+from fubini.errors import NumericalError
+from fubini.fisher import chain
+from fubini.optim.chain_step import ChainStep
+from models import hybrid
+
+D = torch.float64
+FUNCTIONS: list[Callable[[], nn.Module]] = [nn.Tanh, nn.ReLU, nn.Sigmoid, nn.SiLU, nn.Identity]
+LOSSES: list[tuple[Any, int]] = [
+    (nn.CrossEntropyLoss(), 3),
+    (nn.CrossEntropyLoss(reduction="sum", label_smoothing=0.1), 2),
+    (nn.CrossEntropyLoss(), 5),
+    (nn.BCEWithLogitsLoss(), 1),
+    (nn.BCEWithLogitsLoss(reduction="sum"), 3),
+    (nn.MSELoss(), 2),
+    (nn.MSELoss(reduction="sum"), 1),
+]
+
+
+def circuit(wires: int, layers: int, foreign: bool = False) -> nn.Module:
+    def function(inputs: Any, weights: Any, scale: Any) -> Any:
+        for k in range(wires):
+            qml.RX(scale * inputs[..., k], k)
+        qml.StronglyEntanglingLayers(weights, range(wires))
+        return [qml.expval(qml.Z(k)) for k in range(wires)]
+
+    kind: Any = qml.qnn.TorchLayer if foreign else fubini.QuantumLayer
+    qnode = qml.QNode(function, qml.device("default.qubit", wires=wires))
+    return kind(qnode, {"weights": (layers, wires, 3), "scale": 1})  # type: ignore[no-any-return]
+
+
+def drawn(seed: int, outputs: int) -> nn.Sequential:
+    """A random chain of six inputs."""
+    torch.manual_seed(seed)
+
+    def pick(n: int) -> int:
+        return int(torch.randint(n, ()))
+
+    parts: list[nn.Module] = []
+    width = 6
+    if pick(4) == 0:
+        wide = 24  # more rows than columns: not for the kernel's Kronecker products
+        parts += [nn.Linear(width, wide), nn.Tanh()]
+        width = wide
+    for number in range(1 + pick(2)):
+        wires = 2 + pick(2)
+        parts.append(nn.Linear(width, wires, bias=pick(3) > 0))
+        if pick(2):
+            parts.append(FUNCTIONS[pick(len(FUNCTIONS))]())
+        inner = circuit(wires, 1 + pick(2), foreign=pick(4) == 0)
+        parts.append(nn.Sequential(inner) if number else inner)
+        width = wires
+    if pick(2):
+        parts += [nn.Linear(width, 4), FUNCTIONS[pick(len(FUNCTIONS))]()]
+        width = 4
+    return nn.Sequential(*parts, nn.Linear(width, outputs, bias=pick(3) > 0))
+
+
+def is_narrow(model: nn.Sequential) -> bool:
+    """Whether no Kronecker product has more rows than the kernel takes."""
+    return all(m.out_features <= 16 for m in model if isinstance(m, nn.Linear))
+
+
+def batch(loss: Any, outputs: int, step: int, dtype: torch.dtype) -> tuple[Any, Any]:
+    generator = torch.Generator().manual_seed(step)
+    size = 7 if step % 4 == 3 else 12  # the last batch of an epoch
+    x = torch.randn(size, 6, generator=generator, dtype=D).to(dtype)
+    if isinstance(loss, nn.CrossEntropyLoss):
+        return x, torch.randint(outputs, (size,), generator=generator)
+    y = torch.randn(size, outputs, generator=generator, dtype=D).to(dtype)
+    return x, y if isinstance(loss, nn.MSELoss) else (y > 0).to(dtype)
+
+
+def train(
+    model: nn.Module,
+    opt: Any,
+    loss: Any,
+    outputs: int,
+    steps: range,
+    between: Callable[[int, Any], None] = lambda *_: None,
+) -> None:
+    dtype = next(model.parameters()).dtype
+    for step in steps:
+        x, y = batch(loss, outputs, step, dtype)
+        opt.zero_grad()
+        loss(model(x), y).backward()
+        opt.step()
+        between(step, opt)
+
+
+def pair(model: nn.Module, loss: Any, **options: Any) -> tuple[Any, Any, nn.Module]:
+    """Optimizers of a model and of its copy, the second of which goes block by block."""
+    other = copy.deepcopy(model)
+    mine = fubini.QNGOptimizer(model, loss=loss, **options)
+    theirs = fubini.QNGOptimizer(other, loss=loss, **options)
+    theirs._chain = None
+    return mine, theirs, other
+
+
+def count_steps(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Records of every step whether the kernel took it."""
+    taken: list[bool] = []
+    original = ChainStep.step
+
+    def step(self: Any, groups: Any, state: Any) -> Any:
+        found = original(self, groups, state)
+        taken.append(found is not None)
+        return found
+
+    monkeypatch.setattr(ChainStep, "step", step)
+    return taken
+
+
+def assert_same(model: nn.Module, other: nn.Module, rtol: float = 1e-10) -> None:
+    for (name, p), q in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert_close(p, q, rtol=rtol, atol=rtol, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("seed", range(14))
+def test_steps_are_those_that_go_block_by_block(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    loss, outputs = LOSSES[seed % len(LOSSES)]
+    taken = count_steps(monkeypatch)
+    model = drawn(seed, outputs).double()
+    options: dict[str, Any] = [{}, {"averaging": 0.0}, {"step_rule": None}, {"lam": 0.3}][seed % 4]
+    mine, theirs, other = pair(model, loss, **options)
+    train(model, mine, loss, outputs, range(6))
+    # TorchLayers are compiled in the first step.
+    assert taken[1:] == [is_narrow(model)] * 5
+    train(other, theirs, loss, outputs, range(6))
+    # Rounding, which the steps between carry on.
+    assert_same(model, other, 1e-9)
+    assert mine.explain() == theirs.explain()
+    numbers, expected = mine.diagnostics(), theirs.diagnostics()
+    # The condition number is an estimate, which may jump.
+    for key in numbers.keys() - {"condition", "metric_seconds", "solve_seconds", "update_seconds"}:
+        assert numbers[key] == pytest.approx(expected[key], rel=1e-6, nan_ok=True)
+    saved, wanted = mine.state_dict(), theirs.state_dict()
+    assert saved["state"].keys() == wanted["state"].keys()
+    for index, entry in wanted["state"].items():
+        assert entry.keys() == saved["state"][index].keys()
+        for name, value in entry.items():
+            assert_close(saved["state"][index][name], value, rtol=1e-8, atol=1e-9)
+
+
+def test_a_step_is_exact() -> None:
+    """One step from the same state: nothing but the rounding of the kernel's sums."""
+    for seed in range(4):
+        loss, outputs = LOSSES[seed]
+        model = drawn(seed + 40, outputs).double()
+        mine, theirs, other = pair(model, loss)
+        train(model, mine, loss, outputs, range(1))
+        train(other, theirs, loss, outputs, range(1))
+        assert_same(model, other, 1e-12)
+
+
+def test_signs_are_those_of_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chain, "SWEEPS", 0)
+    for outputs, loss in (
+        (5, nn.CrossEntropyLoss()),
+        (2, nn.CrossEntropyLoss()),
+        (2, nn.MSELoss()),
+    ):
+        torch.manual_seed(outputs)
+        model = nn.Sequential(nn.Linear(6, 4), circuit(4, 2), nn.Linear(4, outputs)).double()
+        mine, theirs, other = pair(model, loss)
+        train(model, mine, loss, outputs, range(3))
+        train(other, theirs, loss, outputs, range(3))
+        assert_same(model, other)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_single_precision(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    loss, outputs = LOSSES[seed]
+    taken = count_steps(monkeypatch)
+    model = drawn(seed + 60, outputs).float()
+    mine, theirs, other = pair(model, loss)
+    train(model, mine, loss, outputs, range(3))
+    train(other, theirs, loss, outputs, range(3))
+    assert any(taken) is is_narrow(model)
+    assert_same(model, other, 1e-5)
+
+
+def small(outputs: int = 3) -> nn.Sequential:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(6, 2), circuit(2, 2), nn.Linear(2, outputs)).double()
+
+
+def test_both_ways_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one way leaves in the state, the other one takes up."""
+    loss, outputs = LOSSES[0]
+    model = small()
+    mine, theirs, other = pair(model, loss)
+    kept = mine._chain
+
+    def between(step: int, opt: Any) -> None:
+        opt._chain = kept if step % 3 else None
+
+    train(model, mine, loss, outputs, range(9), between)
+    train(other, theirs, loss, outputs, range(9))
+    assert_same(model, other)
+
+
+def test_resumption_is_exact() -> None:
+    loss, outputs = LOSSES[0]
+    model = small()
+    opt = fubini.QNGOptimizer(model, loss=loss)
+    train(model, opt, loss, outputs, range(5))
+    saved, weights = copy.deepcopy((opt.state_dict(), model.state_dict()))
+    train(model, opt, loss, outputs, range(5, 10))
+    again = small()
+    again.load_state_dict(weights)
+    resumed = fubini.QNGOptimizer(again, loss=loss)
+    resumed.load_state_dict(saved)
+    train(again, resumed, loss, outputs, range(5, 10))
+    assert_same(model, again, 0.0)
+
+
+def test_frozen_and_foreign_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    loss, outputs = LOSSES[0]
+    taken = count_steps(monkeypatch)
+    for frozen in (0, 1, 2):
+        model = small()
+        model[frozen].requires_grad_(False)
+        mine, theirs, other = pair(model, loss)
+        taken.clear()
+        train(model, mine, loss, outputs, range(3))
+        assert taken == [True] * 3
+        train(other, theirs, loss, outputs, range(3))
+        model[frozen].requires_grad_(True)
+        other[frozen].requires_grad_(True)
+        train(model, mine, loss, outputs, range(3, 8))
+        train(other, theirs, loss, outputs, range(3, 8))
+        assert not taken[3]  # it moves now, and has another plan soon
+        assert taken[-1]
+        assert_same(model, other)
+
+
+def test_what_changes_about_a_model_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each change either has its own plan or goes block by block, and never the plan of before."""
+    loss, outputs = LOSSES[0]
+    scale = {"factor": 1.0}
+
+    def function(inputs: Any, weights: Any) -> Any:
+        qml.AngleEmbedding(scale["factor"] * inputs, range(2))
+        qml.StronglyEntanglingLayers(weights, range(2))
+        return [qml.expval(qml.Z(0)), qml.expval(qml.Z(1))]
+
+    def made() -> nn.Sequential:
+        torch.manual_seed(1)
+        qnode = qml.QNode(function, qml.device("default.qubit", wires=2))
+        layer = fubini.QuantumLayer(qnode, {"weights": (2, 2, 3)})
+        return nn.Sequential(nn.Linear(6, 2), nn.Tanh(), layer, nn.Linear(2, outputs)).double()
+
+    def hook(model: Any) -> None:
+        model[1].register_forward_hook(lambda _m, _i, out: 2.0 * out)
+
+    def replace(model: Any) -> None:
+        model[1] = nn.Sigmoid()
+
+    def reshape(model: Any) -> None:
+        model[0].weight.data = model[0].weight.detach().T.contiguous().T
+
+    def memory(model: Any) -> None:
+        model[3].weight.data = model[3].weight.detach() * 1.5
+
+    def capture(_: Any) -> None:
+        scale["factor"] = 0.7
+
+    def override(model: Any) -> None:
+        model[1].forward = lambda x: x.sin()
+
+    for change in (hook, replace, reshape, memory, capture, override):
+        scale["factor"] = 1.0
+        model, other = made(), made()
+        mine = fubini.QNGOptimizer(model, loss=loss)
+        theirs = fubini.QNGOptimizer(other, loss=loss)
+        theirs._chain = None
+        train(model, mine, loss, outputs, range(3))
+        change(model)
+        train(model, mine, loss, outputs, range(3, 6))
+        scale["factor"] = 1.0
+        train(other, theirs, loss, outputs, range(3))
+        change(other)
+        train(other, theirs, loss, outputs, range(3, 6))
+        assert_same(model, other)
+
+
+def test_what_is_refused_changes_nothing() -> None:
+    loss, outputs = LOSSES[0]
+    model = small()
+    opt = fubini.QNGOptimizer(model, loss=loss)
+    train(model, opt, loss, outputs, range(3))
+    for bad in (float("nan"), float("inf")):
+        x, y = batch(loss, outputs, 4, D)
+        opt.zero_grad()
+        loss(model(x), y).backward()
+        model[0].weight.grad[0, 0] = bad
+        before = copy.deepcopy((list(model.parameters()), opt.state_dict()["state"]))
+        with pytest.raises(NumericalError, match=r"0\.weight: expected a finite gradient"):
+            opt.step()
+        after = list(model.parameters()), opt.state_dict()["state"]
+        for p, q in zip(before[0], after[0], strict=True):
+            assert torch.equal(p, q)
+        for index, entry in before[1].items():
+            for name, value in entry.items():
+                assert_close(after[1][index][name], value, rtol=0, atol=0)
+    opt.param_groups[0]["lr"] = -1.0
+    with pytest.raises(ValueError, match="lr: expected"):
+        opt.step()
+
+
+def test_several_passes_ignored_labels_and_schedules(monkeypatch: pytest.MonkeyPatch) -> None:
+    loss, outputs = nn.CrossEntropyLoss(), 3
+    taken = count_steps(monkeypatch)
+    model = small()
+    mine, theirs, other = pair(model, loss, maximize=False)
+    schedules = [torch.optim.lr_scheduler.ExponentialLR(opt, 0.9) for opt in (mine, theirs)]
+    for module, opt, schedule in ((model, mine, schedules[0]), (other, theirs, schedules[1])):
+        for step in range(8):
+            x, y = batch(loss, outputs, step, D)
+            opt.zero_grad()
+            if step == 2:
+                y[:4] = -100
+            if step == 4:
+                loss(module(x), y).backward()
+            loss(module(x), y).backward()
+            if step == 5:
+
+                def closure(module: Any = module, x: Any = x, y: Any = y) -> Any:
+                    value = loss(module(x), y)
+                    value.backward()
+                    return value
+
+                opt.zero_grad()
+                assert opt.step(closure).ndim == 0
+            else:
+                opt.step()
+            schedule.step()
+    assert taken == [step not in (2, 4) for step in range(8)]
+    assert_same(model, other)
+
+
+def test_models_of_one_output() -> None:
+    model = hybrid(second=True)
+    loss = nn.MSELoss()
+    mine, theirs, other = pair(model, loss)
+    for module, opt in ((model, mine), (other, theirs)):
+        for step in range(4):
+            x, _ = batch(loss, 1, step, D)
+            opt.zero_grad()
+            loss(module(x[:, :3])[:, 0], x[:, 0]).backward()
+            opt.step()
+    assert_same(model, other)

@@ -5,17 +5,16 @@
 #include <pybind11/typing.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <memory>
 #include <utility>
 #include <vector>
 
 #include "bind/angle_arrays.hpp"
+#include "bind/pass.hpp"
 #include "core/adjoint.hpp"
 #include "core/affine.hpp"
 #include "core/expval.hpp"
-#include "core/workspace.hpp"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -34,19 +33,6 @@ std::vector<Coefficient> coefficients(const Entries& entries) {
     for (const auto& [angle, source, value] : entries) list.push_back({angle, source, value});
     return list;
 }
-
-/// What the backward pass needs of a forward pass.
-struct Pass {
-    const Program* program = nullptr;
-    std::vector<double> weights;
-    RealArray inputs;
-    RealArray angles;
-    State states;
-    std::vector<std::vector<py::ssize_t>> weight_shapes;
-    Workspace memory;
-    double* kept = nullptr;          // in memory, or null
-    std::atomic<bool> fresh{false};  // the first backward pass uses the states up; another one starts anew
-};
 
 /// A map at its weights and inputs, and what it makes of them.
 struct Mapped {
@@ -115,12 +101,10 @@ py::typing::Tuple<RealArray, py::typing::Optional<Pass>> forward(const Program& 
     }
     auto pass = std::make_unique<Pass>();
     const std::size_t doubles = kept_doubles(program, batch.size);
-    if (doubles <= max_kept_doubles) {
-        pass->kept = pass->memory.reserve(doubles);
-        pass->fresh = true;
-    }
+    if (doubles <= max_kept_doubles) pass->kept = pass->memory.reserve(doubles);
     run([&] { expval(program, batch, to, pass->kept); });
     pass->program = &program;
+    pass->values.assign(to, to + values.size());
     pass->weights = std::move(found->weights);
     pass->inputs = inputs;
     pass->angles = std::move(found->angles);
@@ -160,21 +144,20 @@ Reverse reverse_of(const Program& program, const AngleMap& map, const Pass& pass
 
 /// Runs the sweep, and `use` with the gradients by angles and by the amplitudes, which may be null.
 template <class Use>
-void reverse(const Program& program, const AngleMap& map, const Reverse& at, Pass& pass,
+void reverse(const Program& program, const AngleMap& map, const Reverse& at, const Pass& pass,
              const RealArray& cotangents, const Use& use) {
-    double* kept = pass.fresh.exchange(false) ? pass.kept : nullptr;
     run([&] {
         std::vector<double> gradient(static_cast<std::size_t>(at.size * map.angles()));
         std::vector<std::complex<double>> states(
             static_cast<std::size_t>(at.by_states ? at.size * map.amplitudes() : 0));
         std::complex<double>* states_to = at.by_states ? states.data() : nullptr;
-        vjp(program, at.batch, cotangents.data(), gradient.data(), nullptr, states_to, kept);
+        vjp(program, at.batch, cotangents.data(), gradient.data(), nullptr, states_to, pass.kept);
         use(gradient.data(), states_to);
     });
 }
 
-std::pair<RealArray, std::vector<RealArray>> backward(const Program& program, const AngleMap& map, Pass& pass,
-                                                      const RealArray& cotangents) {
+std::pair<RealArray, std::vector<RealArray>> backward(const Program& program, const AngleMap& map,
+                                                      const Pass& pass, const RealArray& cotangents) {
     const Reverse at = reverse_of(program, map, pass, cotangents);
     RealArray by_inputs({at.size, static_cast<py::ssize_t>(map.inputs())});
     std::vector<double> flat(static_cast<std::size_t>(map.weights()));
@@ -195,7 +178,7 @@ std::pair<RealArray, std::vector<RealArray>> backward(const Program& program, co
 }
 
 /// The same element by element: gradients by inputs (batch, features) and by all weights (batch, weights).
-std::pair<RealArray, RealArray> backward_rows(const Program& program, const AngleMap& map, Pass& pass,
+std::pair<RealArray, RealArray> backward_rows(const Program& program, const AngleMap& map, const Pass& pass,
                                               const RealArray& cotangents) {
     const Reverse at = reverse_of(program, map, pass, cotangents);
     expect_fits(static_cast<double>(at.size) * map.weights(), "the gradients");

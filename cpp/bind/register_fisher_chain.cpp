@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -13,6 +14,7 @@
 
 #include "bind/angle_arrays.hpp"
 #include "bind/output_family.hpp"
+#include "bind/pass.hpp"
 #include "core/fisher_chain.hpp"
 
 namespace py = pybind11;
@@ -50,8 +52,8 @@ class Chain {
         }
         expect_inputs(weight.shape(1));
         const BlockForm kind = form_from(form);
-        add_parameter(weight);
-        if (bias) add_parameter(*bias);
+        add_parameter(weight, kind != BlockForm::none);
+        if (bias) add_parameter(*bias, kind != BlockForm::none);
         chain_.add_linear(weight.shape(1), weight.shape(0), bias.has_value(), kind);
         if (chain_inputs_ < 0) chain_inputs_ = weight.shape(1);
     }
@@ -73,7 +75,7 @@ class Chain {
         }
         const BlockForm kind = form_from(form);
         if (kind == BlockForm::kronecker) throw py::value_error("form: expected 'none' or 'dense'");
-        for (const py::array& w : weights) add_parameter(w);
+        for (const py::array& w : weights) add_parameter(w, kind != BlockForm::none);
         programs_.push_back(circuit);
         maps_.push_back(map);
         chain_.add_circuit(*program, *map, kind);
@@ -86,8 +88,9 @@ class Chain {
         return shapes;
     }
 
-    /// Two sets of matrices, of which each step reads one and writes the other, and where the direction goes.
-    void hold(const Matrices& even, const Matrices& odd, RealArray change) {
+    /// Two sets of matrices, of which each step reads one and writes the other, and where gradient and
+    /// direction go.
+    void hold(const Matrices& even, const Matrices& odd, RealArray gradients, RealArray change) {
         const auto shapes = matrices();
         for (const Matrices* set : {&even, &odd}) {
             bool fits = set->size() == shapes.size();
@@ -98,20 +101,20 @@ class Chain {
             }
             if (!fits) throw py::value_error("even, odd: expected arrays of the shapes of `matrices`");
         }
-        if (change.ndim() != 1 || change.shape(0) != chain_.unknowns() || !change.writeable())
-            throw py::value_error("change: expected shape (" + std::to_string(chain_.unknowns()) + ",)");
+        const py::ssize_t size = chain_.unknowns();
+        expect_shape("gradients", gradients, "(2, n)", 2, size);
+        expect_shape("change", change, "(1, n)", 1, size);
+        gradients_ = std::move(gradients);
         held_ = {even, odd};
         change_ = std::move(change);
     }
 
-    double direction(const RealArray& inputs, const RealArray& gradient, int into,
+    double direction(const RealArray& inputs, const std::vector<std::uintptr_t>& gradients, int into,
                      const std::vector<double>& decays, double damping, double share,
                      std::optional<std::uint64_t> seed, double combine_from,
-                     const std::optional<RealArray>& by_outputs) {
+                     const std::optional<RealArray>& by_outputs, const std::vector<const Pass*>& passes) {
         if (inputs.ndim() != 2 || inputs.shape(1) != chain_inputs_ || inputs.shape(0) == 0)
             throw py::value_error("inputs: expected shape (data, " + std::to_string(chain_inputs_) + ")");
-        if (gradient.ndim() != 1 || gradient.shape(0) != chain_.unknowns())
-            throw py::value_error("gradient: expected shape (" + std::to_string(chain_.unknowns()) + ",)");
         if (into != 0 && into != 1) throw py::value_error("into: expected 0 or 1");
         if (held_[0].size() != chain_.matrices().size()) throw py::value_error("hold: expected to be called");
         if (decays.size() != held_[0].size()) throw py::value_error("decays: expected one for each matrix");
@@ -126,12 +129,14 @@ class Chain {
                 throw py::value_error("by_outputs: expected shape (data, outputs)");
             if (has_silent_row(*by_outputs)) return std::nan("");
         }
+        double* gradient = gradients_.mutable_data() + into * chain_.unknowns();
+        copy_gradients(gradients, gradient);
         copy_parameters();
         FisherChain::Call call;
         call.inputs = inputs.data();
         call.data = inputs.shape(0);
         call.parameters = parameters_.data();
-        call.gradient = gradient.data();
+        call.gradient = gradient;
         call.share = share;
         call.damping = damping;
         call.decays = decays.data();
@@ -139,11 +144,32 @@ class Chain {
         call.after = after.data();
         call.seed = seed;
         call.combine_from = combine_from;
+        for (const Pass* pass : passes) {
+            if (pass == nullptr || pass->angles.shape(0) != call.data) continue;
+            call.known.push_back({pass->program, pass->angles.data(), pass->values.data(), pass->kept});
+        }
         call.poll = Signals{};
         double* to = change_.mutable_data();
         double square = 0.0;
         run([&] { square = chain_.direction(call, to); });
         return square;
+    }
+
+    /// Adds the direction, times a number, to the parameters.
+    void move(double rate) {
+        const double* from = change_.data();
+        for (std::size_t k = 0; k < sources_.size(); ++k) {
+            if (!trained_[k]) continue;
+            py::array& source = sources_[k];
+            if (source.itemsize() == sizeof(double)) {
+                auto* to = static_cast<double*>(source.mutable_data());
+                for (py::ssize_t i = 0; i < source.size(); ++i) to[i] += rate * from[i];
+            } else {
+                auto* to = static_cast<float*>(source.mutable_data());
+                for (py::ssize_t i = 0; i < source.size(); ++i) to[i] += static_cast<float>(rate * from[i]);
+            }
+            from += source.size();
+        }
     }
 
   private:
@@ -154,11 +180,31 @@ class Chain {
         }
     }
 
-    void add_parameter(const py::array& values) {
+    void add_parameter(const py::array& values, bool trained) {
         const bool known = py::isinstance<RealArray>(values) || py::isinstance<FloatArray>(values);
         if (!known || !is_plain(values))
             throw py::type_error("parameters: expected contiguous arrays of float64 or float32");
         sources_.push_back(values);
+        trained_.push_back(trained);
+    }
+
+    template <class Number>
+    static double* copy_numbers(const void* from, py::ssize_t count, double* to) {
+        return std::copy_n(static_cast<const Number*>(from), count, to);
+    }
+    static double* copy_like(const py::array& like, const void* from, double* to) {
+        return like.itemsize() == sizeof(double) ? copy_numbers<double>(from, like.size(), to)
+                                                 : copy_numbers<float>(from, like.size(), to);
+    }
+
+    void copy_gradients(const std::vector<std::uintptr_t>& addresses, double* to) {
+        const auto count = static_cast<std::size_t>(std::count(trained_.begin(), trained_.end(), true));
+        if (addresses.size() != count || std::count(addresses.begin(), addresses.end(), 0U) > 0)
+            throw py::value_error("gradients: expected the address of one for every trained parameter");
+        auto next = addresses.begin();
+        for (std::size_t k = 0; k < sources_.size(); ++k) {
+            if (trained_[k]) to = copy_like(sources_[k], reinterpret_cast<const void*>(*next++), to);
+        }
     }
 
     static bool has_silent_row(const RealArray& values) {
@@ -173,22 +219,17 @@ class Chain {
     void copy_parameters() {
         parameters_.resize(static_cast<std::size_t>(chain_.parameters()));
         double* to = parameters_.data();
-        for (const py::array& source : sources_) {
-            if (source.itemsize() == sizeof(double)) {
-                to = std::copy_n(static_cast<const double*>(source.data()), source.size(), to);
-            } else {
-                to = std::copy_n(static_cast<const float*>(source.data()), source.size(), to);
-            }
-        }
+        for (const py::array& source : sources_) to = copy_like(source, source.data(), to);
     }
 
     FisherChain chain_;
     std::vector<py::array> sources_;
+    std::vector<bool> trained_;
     std::vector<double> parameters_;
     std::vector<py::object> programs_;
     std::vector<std::shared_ptr<AngleMap>> maps_;
     std::array<Matrices, 2> held_;
-    RealArray change_;
+    RealArray gradients_, change_;
     py::ssize_t chain_inputs_ = -1;
 };
 
@@ -207,15 +248,18 @@ void register_fisher_chain(py::module_& m) {
              "A circuit, whose metric is 'dense' or 'none'.")
         .def_property_readonly("matrices", &Chain::matrices,
                                "Shapes of the averaged matrices, in the order of the layers.")
-        .def("hold", &Chain::hold, "even"_a, "odd"_a, "change"_a.noconvert(),
-             "Gives the memory of the averages, two sets in turn, and of the direction (n,).")
-        .def("direction", &Chain::direction, "inputs"_a.noconvert(), "gradient"_a.noconvert(), "into"_a,
-             "decays"_a, "damping"_a, "share"_a, "seed"_a, "combine_from"_a, "by_outputs"_a.noconvert(),
-             "Makes the damped solution `change`, with the average in set `into`; returns its product with "
-             "the "
-             "gradient. Not a number where anything is not finite, a block is not positive definite, or a "
-             "row of "
-             "by_outputs (data, outputs), the gradient by the outputs, is zero.");
+        .def(
+            "hold", &Chain::hold, "even"_a, "odd"_a, "gradients"_a.noconvert(), "change"_a.noconvert(),
+            "Gives the memory: two sets of averages and gradients (2, n), in turn, and the direction (1, n).")
+        .def("direction", &Chain::direction, "inputs"_a.noconvert(), "gradients"_a, "into"_a, "decays"_a,
+             "damping"_a, "share"_a, "seed"_a, "combine_from"_a, "by_outputs"_a.noconvert(), "passes"_a,
+             "Makes the damped solution `change` for gradients at these addresses, of the parameters' sizes "
+             "and "
+             "dtype, with the average in set `into`; returns its product with the gradient. States are taken "
+             "of "
+             "passes at the same angles. Not a number where anything is not finite, a block is not positive "
+             "definite, or a row of by_outputs (data, outputs), the gradient by the outputs, is zero.")
+        .def("move", &Chain::move, "rate"_a, "Adds rate times the direction to the parameters.");
 }
 
 }  // namespace fubini::bind

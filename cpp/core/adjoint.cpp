@@ -74,17 +74,19 @@ void weigh(const Tile& tile, const Cotangent& cotangent) {
 
 template <typename Cotangent>
 void reverse_sweep(const Program& program, const Batch& batch, const Cotangent& cotangent, double* gradient,
-                   double* values, std::complex<double>* state_gradient, double* kept) {
+                   double* values, std::complex<double>* state_gradient, const double* kept) {
     const auto angles = static_cast<std::size_t>(program.angles());
     const std::size_t amplitudes = std::size_t{1} << program.qubits();
     bool needs_moments = values != nullptr;
     for (const Output& output : program.outputs()) needs_moments = needs_moments || output.square >= 0;
-    for_tiles(program, batch, kept == nullptr ? 2 : 1, [&](Tile& tile) {
-        double* bra = tile.state(0);
-        double* ket = kept == nullptr ? tile.state(1) : tile.kept_state(kept);
+    for_tiles(program, batch, 2, [&](Tile& tile) {
+        double *bra = tile.state(0), *ket = tile.state(1);
         if (kept == nullptr) {
             tile.load_initial(ket);
             tile.run_forward(ket);
+        } else {
+            // Read only.
+            std::copy_n(tile.kept_state(const_cast<double*>(kept)), tile.layout.rows() * row_doubles, ket);
         }
         if (needs_moments) measure(program, tile.layout, ket, tile.moments(), tile.scratch());
         if (values != nullptr) store_outputs(tile, values);
@@ -166,7 +168,7 @@ void store_halved_slots(const Tile& tile, double* out) {
 }
 
 void vjp(const Program& program, const Batch& batch, const double* cotangents, double* gradient,
-         double* values, std::complex<double>* state_gradient, double* kept) {
+         double* values, std::complex<double>* state_gradient, const double* kept) {
     const std::size_t outputs = program.outputs().size();
     const auto cotangent = [&](std::ptrdiff_t element, std::size_t m) {
         return cotangents[static_cast<std::size_t>(element) * outputs + m];

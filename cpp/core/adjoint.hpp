@@ -14,9 +14,10 @@ class Tile;
 ///   values: null, or (size, outputs), which come for free
 ///   state_gradient: null, or (size, 2^qubits): d / d Re + i d / d Im of the initial state; takes_state()
 ///   only
-///   kept: null, or what expval kept for this batch; used up
+///   kept: null, or what expval kept for this batch
 void vjp(const Program& program, const Batch& batch, const double* cotangents, double* gradient,
-         double* values = nullptr, std::complex<double>* state_gradient = nullptr, double* kept = nullptr);
+         double* values = nullptr, std::complex<double>* state_gradient = nullptr,
+         const double* kept = nullptr);
 
 /// Weights of the moments in tile.weights(), from the cotangents of the outputs. Needs tile.moments() for
 /// variances.

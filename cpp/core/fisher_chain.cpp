@@ -114,6 +114,19 @@ bool FisherChain::combines(const Layer& layer, const Call& call) const {
     return std::ldexp(angles, layer.program->qubits()) >= call.combine_from;
 }
 
+const FisherChain::Known* FisherChain::pass_of(const Layer& layer, const Run& run, const Call& call) {
+    // The pass before computed in another order: a difference by rounding changes results by as much.
+    constexpr double rounding = 1e-12;
+    const auto near = [](double a, double b) {
+        return std::abs(a - b) <= rounding * std::max(1.0, std::abs(b));
+    };
+    for (const Known& pass : call.known) {
+        if (pass.program != layer.program || pass.kept == nullptr) continue;
+        if (std::equal(run.angles.begin(), run.angles.end(), pass.angles, near)) return &pass;
+    }
+    return nullptr;
+}
+
 void FisherChain::run_circuit(const Layer& layer, Run& run, const double* from, const Call& call) {
     const AnglePoint point{call.parameters + layer.first, from, call.data, false};
     run.angles.resize(entries(call.data * layer.map->angles()));
@@ -124,9 +137,15 @@ void FisherChain::run_circuit(const Layer& layer, Run& run, const double* from, 
     batch.poll = call.poll;
     run.along = layer.rank < layer.outputs || combines(layer, call);
     if (run.along) {
+        if (const Known* pass = pass_of(layer, run, call)) {
+            std::copy_n(pass->values, run.values.size(), run.values.begin());
+            run.kept = pass->kept;
+            return;
+        }
         const std::size_t doubles = kept_doubles(*layer.program, call.data);
-        run.kept = doubles <= max_kept_doubles ? run.memory.reserve(doubles) : nullptr;
-        expval(*layer.program, batch, run.values.data(), run.kept);
+        double* kept = doubles <= max_kept_doubles ? run.memory.reserve(doubles) : nullptr;
+        expval(*layer.program, batch, run.values.data(), kept);
+        run.kept = kept;
         return;
     }
     run.by_angles.resize(entries(call.data * layer.outputs * layer.map->angles()));
@@ -158,7 +177,6 @@ void FisherChain::sweep(const Layer& layer, Run& run, const double* from, const 
     batch.size = call.data;
     batch.poll = call.poll;
     const Index count = factor_.rows;
-    const std::size_t doubles = run.kept == nullptr ? 0 : kept_doubles(*layer.program, call.data);
     run.by_angles.resize(entries(call.data * count * angles));
     cotangents_.resize(entries(call.data * layer.outputs));
     gradient_.resize(entries(call.data * angles));
@@ -167,12 +185,7 @@ void FisherChain::sweep(const Layer& layer, Run& run, const double* from, const 
             std::copy_n(factor_.values + (n * count + row) * layer.outputs, layer.outputs,
                         cotangents_.data() + n * layer.outputs);
         }
-        double* kept = run.kept;  // used up
-        if (kept != nullptr && row + 1 < count) {
-            kept = run.copy.reserve(doubles);
-            std::copy_n(run.kept, doubles, kept);
-        }
-        vjp(*layer.program, batch, cotangents_.data(), gradient_.data(), nullptr, nullptr, kept);
+        vjp(*layer.program, batch, cotangents_.data(), gradient_.data(), nullptr, nullptr, run.kept);
         for (Index n = 0; n < call.data; ++n)
             std::copy_n(gradient_.data() + n * angles, angles,
                         run.by_angles.data() + (n * count + row) * angles);

@@ -49,6 +49,14 @@ class FisherChain {
     /// right for a Kronecker product.
     [[nodiscard]] std::vector<std::vector<std::ptrdiff_t>> matrices() const;
 
+    /// A forward pass of a circuit that was run before, for as many data.
+    struct Known {
+        const Program* program = nullptr;
+        const double* angles = nullptr;  ///< (data, angles)
+        const double* values = nullptr;  ///< (data, outputs)
+        const double* kept = nullptr;    ///< its states, see expval
+    };
+
     /// A step.
     struct Call {
         const double* inputs = nullptr;  ///< (data, inputs)
@@ -65,6 +73,8 @@ class FisherChain {
         std::optional<std::uint64_t> seed;
         /// Which circuits do: those of several results from so many data times angles times amplitudes.
         double combine_from = 0.0;
+        /// Passes whose states are taken where the angles are the same, up to rounding.
+        std::vector<Known> known;
         std::function<bool()> poll = {};  ///< see Batch
     };
 
@@ -92,14 +102,15 @@ class FisherChain {
         std::vector<double> by_weights;         // of a circuit as by_inputs, (data, rows, ...)
         std::vector<double> angles, by_angles;  // of a circuit
         bool along = false;                     // along the rows of the factor, not of the outputs
-        Workspace memory, copy;
-        double* kept = nullptr;  // the states, in memory
+        Workspace memory;
+        const double* kept = nullptr;  // the states, in memory or of a pass that is known
     };
 
     void add(Layer layer);
     [[nodiscard]] bool combines(const Layer& layer, const Call& call) const;
     void forward(const Call& call);
     void run_circuit(const Layer& layer, Run& run, const double* from, const Call& call);
+    [[nodiscard]] static const Known* pass_of(const Layer& layer, const Run& run, const Call& call);
     void chain_rule(const Layer& layer, Run& run, const double* from, const Call& call, std::ptrdiff_t rows);
     /// A reverse sweep along each row of the factor, of which there are fewer than outputs.
     void sweep(const Layer& layer, Run& run, const double* from, const Call& call);

@@ -209,13 +209,17 @@ class FisherChain:
         """
         A linear layer, whose metric is 'dense', 'kronecker' or 'none'.
         """
-    def direction(self, inputs: numpy.typing.NDArray[numpy.float64], gradient: numpy.typing.NDArray[numpy.float64], into: typing.SupportsInt | typing.SupportsIndex, decays: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], damping: typing.SupportsFloat | typing.SupportsIndex, share: typing.SupportsFloat | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex | None, combine_from: typing.SupportsFloat | typing.SupportsIndex, by_outputs: numpy.typing.NDArray[numpy.float64] | None) -> float:
+    def direction(self, inputs: numpy.typing.NDArray[numpy.float64], gradients: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], into: typing.SupportsInt | typing.SupportsIndex, decays: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], damping: typing.SupportsFloat | typing.SupportsIndex, share: typing.SupportsFloat | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex | None, combine_from: typing.SupportsFloat | typing.SupportsIndex, by_outputs: numpy.typing.NDArray[numpy.float64] | None, passes: collections.abc.Sequence[Pass]) -> float:
         """
-        Makes the damped solution `change`, with the average in set `into`; returns its product with the gradient. Not a number where anything is not finite, a block is not positive definite, or a row of by_outputs (data, outputs), the gradient by the outputs, is zero.
+        Makes the damped solution `change` for gradients at these addresses, of the parameters' sizes and dtype, with the average in set `into`; returns its product with the gradient. States are taken of passes at the same angles. Not a number where anything is not finite, a block is not positive definite, or a row of by_outputs (data, outputs), the gradient by the outputs, is zero.
         """
-    def hold(self, even: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]], odd: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]], change: numpy.typing.NDArray[numpy.float64]) -> None:
+    def hold(self, even: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]], odd: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]], gradients: numpy.typing.NDArray[numpy.float64], change: numpy.typing.NDArray[numpy.float64]) -> None:
         """
-        Gives the memory of the averages, two sets in turn, and of the direction (n,).
+        Gives the memory: two sets of averages and gradients (2, n), in turn, and the direction (1, n).
+        """
+    def move(self, rate: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        """
+        Adds rate times the direction to the parameters.
         """
     @property
     def matrices(self) -> list[list[int]]:

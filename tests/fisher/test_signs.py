@@ -138,7 +138,9 @@ def test_small_circuits_and_short_averages_are_exact(monkeypatch: pytest.MonkeyP
     used: list[Any] = []
     inner = _core.combine_rows
     monkeypatch.setattr(_core, "combine_rows", lambda *a: used.append(a) or inner(*a))
-    monkeypatch.setattr(ChainStep, "step", lambda *_: None)  # block by block, where calls can be seen
+    monkeypatch.setattr(
+        ChainStep, "step", lambda *_: None
+    )  # block by block, where calls can be seen
 
     def step(**options: Any) -> int:
         model = model_of("angles")
@@ -163,7 +165,9 @@ def test_short_steps_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[Any] = []
     inner = _core.combine_rows
     monkeypatch.setattr(_core, "combine_rows", lambda *a: used.append(a) or inner(*a))
-    monkeypatch.setattr(ChainStep, "step", lambda *_: None)  # block by block, where calls can be seen
+    monkeypatch.setattr(
+        ChainStep, "step", lambda *_: None
+    )  # block by block, where calls can be seen
     large(monkeypatch)
     model = model_of("angles")
     opt = fubini.QNGOptimizer(model, loss=nn.CrossEntropyLoss())

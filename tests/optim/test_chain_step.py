@@ -180,6 +180,31 @@ def test_signs_are_those_of_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
         assert_same(model, other)
 
 
+def test_states_of_another_pass_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The states that the pass left are taken once more, and no others: neither of other inputs nor of other weights."""
+    monkeypatch.setattr(chain, "SWEEPS", 0)
+    loss, outputs = LOSSES[0]
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 3), circuit(3, 2), nn.Linear(3, outputs)).double()
+    mine, theirs, other = pair(model, loss)
+    for module, opt in ((model, mine), (other, theirs)):
+        for step in range(6):
+            x, y = batch(loss, outputs, step, D)
+            opt.zero_grad()
+            loss(module(x), y).backward()
+            if step == 2:
+                module(x.flip(0))
+            if step == 3:
+                with torch.no_grad():
+                    module[1].weights.mul_(1.1)
+            if step == 4:
+                loss(module(x + 1.0), y).backward(inputs=[x.requires_grad_()])
+            opt.step()
+    assert mine._chain is not None
+    assert mine._chain._plan.passes()[0] is not None
+    assert_same(model, other)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_single_precision(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     loss, outputs = LOSSES[seed]
@@ -308,9 +333,11 @@ def test_what_is_refused_changes_nothing() -> None:
         loss(model(x), y).backward()
         model[0].weight.grad[0, 0] = bad
         before = copy.deepcopy((list(model.parameters()), opt.state_dict()["state"]))
+        numbers = opt.diagnostics()
         with pytest.raises(NumericalError, match=r"0\.weight: expected a finite gradient"):
             opt.step()
         after = list(model.parameters()), opt.state_dict()["state"]
+        assert opt.diagnostics() == numbers
         for p, q in zip(before[0], after[0], strict=True):
             assert torch.equal(p, q)
         for index, entry in before[1].items():

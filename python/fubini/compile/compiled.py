@@ -13,6 +13,9 @@ from fubini.native.circuit import Circuit
 from fubini.native.pullback import Pullback
 from fubini.options import Complex, Index, Real
 
+# Amplitudes of all inputs together, 4 MB: more memory is not held from pass to pass.
+_REMEMBERED = 1 << 18
+
 
 class Guard(Protocol):
     """Says whether what a function read is as it was."""
@@ -96,6 +99,8 @@ class Compiled:
         state_from_inputs: Whether it depends on inputs.
         batch: The only number of inputs for which this holds; None: any number of at least two.
         decisions: What must be found again in every call.
+        remembers: Whether ``last`` is kept.
+        last: What the last ``forward`` has left for ``backward``, if its states are small.
     """
 
     def __init__(
@@ -114,6 +119,8 @@ class Compiled:
         self.weighted = list(weighted)
         self.state_weighted, self.state_from_inputs = state_moves
         self._takes_state = circuit.takes_state
+        self.remembers = False
+        self.last: _core.Pass | None = None
 
     def explain(self, tensors: str) -> str:
         """Say what is done with it; ``tensors``: what the angles are made of."""
@@ -180,7 +187,11 @@ class Compiled:
         self, weights: list[Real], inputs: Real, keep: bool
     ) -> tuple[Real, _core.Pass | None]:
         """Return the results (B, M), and what ``backward`` needs, if it will follow: ``keep``."""
-        return _core.forward(self.circuit.program, self.map, weights, inputs, keep)
+        found = _core.forward(self.circuit.program, self.map, weights, inputs, keep)
+        if self.remembers and keep:
+            small = len(inputs) << self.circuit.num_wires <= _REMEMBERED
+            self.last = found[1] if small else None
+        return found
 
     def backward(self, passed: _core.Pass, cotangents: Real) -> tuple[Real, list[Real]]:
         """Return the gradients by inputs (B, d) and by every weight, for cotangents (B, M) of the results."""

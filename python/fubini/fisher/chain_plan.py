@@ -222,6 +222,7 @@ class ChainPlan:
         self.kernel.add_circuit(
             how.circuit.program, how.map, arrays, "dense" if trained else "none"
         )
+        how.remembers = True
         self._circuits.append(_Circuit(layer.module, native, form, width))
         self._last = how.circuit.num_outputs
 
@@ -297,9 +298,17 @@ class ChainPlan:
             native: Any = as_native(circuit.module)
             if native is not circuit.native:
                 return False
-            if native._forms.find(native.qnode, example, ()) is not circuit.form:
+            forms = native._forms
+            # A layer has just looked for its form, in the pass; a stand-in was not there.
+            looked = native is circuit.module
+            form = forms.latest if looked else forms.find(native.qnode, example, ())
+            if form is not circuit.form:
                 return False
         return True
+
+    def passes(self) -> list[Any]:
+        """Return the last pass of every circuit, whose states may serve once more."""
+        return [circuit.form.how.last for circuit in self._circuits]
 
     def blocks(self, tensors: Sequence[Tensor]) -> list[Block]:
         """Return the blocks of these matrices.

@@ -53,6 +53,7 @@ class Forms:
 
     def __init__(self) -> None:
         self._known: dict[Any, list[Form]] = {}
+        self.latest: Form | None = None  # what was found, or added, last
 
     def __bool__(self) -> bool:
         return bool(self._known)
@@ -82,6 +83,7 @@ class Forms:
         for key in _keys(x):
             for form in self._known.get(key, ()):
                 if form.holds(qnode, x, weights):
+                    self.latest = form
                     return form
         return None
 
@@ -92,6 +94,7 @@ class Forms:
         key = this_size if fixed else any_size
         if key not in self._known and len(self._known) >= self._KINDS:
             self._known.pop(list(self._known)[1])
+        self.latest = form
         self._known[key] = [form, *self._known.get(key, [])][: self._OF_A_KIND]
 
     def replace(self, old: Form, new: Form) -> None:

@@ -14,6 +14,7 @@ from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 import torch
+from torch.autograd.graph import increment_version
 
 from fubini.arrays import to_numpy
 from fubini.blocks import distributed
@@ -22,11 +23,10 @@ from fubini.fisher.chain_plan import ChainPlan, Sized
 from fubini.nn.recorder import Pass
 from fubini.optim.checks import check_group
 from fubini.optim.choices import PER_TERM
-from fubini.optim.direct import Group, Taken, is_uniform, side_by_side
+from fubini.optim.direct import Group, Taken, is_uniform
 from fubini.optim.length import StepLength
 from fubini.optim.metric_history import COUNT, PREFIX, MetricHistory
 from fubini.optim.metric_source import ROUGH, FisherSource
-from fubini.torch_private import foreach_add_, unflattened
 
 Tensor = torch.Tensor
 _NUMBERS = ("lr", "lam", "momentum", "weight_decay", "maximize", "damping")
@@ -100,7 +100,7 @@ class ChainStep:
         state: MutableMapping[Tensor, Any],
     ) -> Taken | None:
         first = groups[0]
-        gradient = side_by_side(plan.parameters)
+        gradients = _addresses(plan)
         by_outputs = None
         if plan.reads_targets:
             if seen.gradient is None:
@@ -109,7 +109,7 @@ class ChainStep:
         averages = self._averages
         if averages is None:
             averages = self._averages = Averages(plan, self._history.decay)
-        if gradient is None or not averages.begin(state):
+        if gradients is None or not averages.begin(state):
             return None
         if averages.restored:
             self._history.forget()
@@ -127,7 +127,7 @@ class ChainStep:
         rough = length is not None and damping >= ROUGH
         square = plan.kernel.direction(
             to_numpy(seen.args[0]),
-            gradient.numpy(),
+            gradients,
             averages.into,
             averages.decays,
             lam,
@@ -135,6 +135,7 @@ class ChainStep:
             self._source.signs(step) if rough else None,
             chain.SWEEPS,
             by_outputs,
+            plan.passes(),
         )
         if not math.isfinite(square):
             return None
@@ -143,8 +144,10 @@ class ChainStep:
         if length is not None:
             after = length.after(square / units)
             rate *= after.factor
-        averages.move(-rate if first["maximize"] else rate)
-        metric = averages.tensors[averages.into]
+        plan.kernel.move(-rate if first["maximize"] else rate)
+        for p in plan.parameters:
+            increment_version(p)
+        metric, gradient = averages.tensors[averages.into], averages.gradients[averages.into]
         averages.keep(state)
         return Taken(
             lambda: [(block, True) for block in plan.blocks(metric)],
@@ -200,6 +203,7 @@ class Averages:
 
     Attributes:
         tensors: Both sets.
+        gradients: Of all parameters side by side, for both sets.
         into: Which set the present step writes.
         decays: By which every matrix of the other set enters it.
         restored: Whether ``begin`` took what others left in the state.
@@ -207,7 +211,6 @@ class Averages:
 
     def __init__(self, plan: ChainPlan, decay: float) -> None:
         self._decay = decay
-        self._parameters = plan.parameters
         shapes = plan.kernel.matrices
         self.tensors = [[torch.zeros(s, dtype=torch.float64) for s in shapes] for _ in range(2)]
         names = iter(range(len(shapes)))
@@ -216,12 +219,11 @@ class Averages:
             (kept.parameters[0], [(PREFIX + name, next(names)) for name in kept.names])
             for kept in plan.kept
         ]
-        self._change = torch.zeros(sum(p.numel() for p in plan.parameters), dtype=torch.float64)
-        self._pieces: Sequence[Tensor] | None = None
-        if plan.dtype is torch.float64:
-            self._pieces = unflattened(self._change, plan.parameters)
+        size = sum(p.numel() for p in plan.parameters)
+        self.gradients = torch.zeros((2, size), dtype=torch.float64)
+        self._change = torch.zeros((1, size), dtype=torch.float64)
         even, odd = [[t.numpy() for t in one] for one in self.tensors]
-        plan.kernel.hold(even, odd, self._change.numpy())
+        plan.kernel.hold(even, odd, self.gradients.numpy(), self._change.numpy())
         self.into, self.restored = 1, False
         self.decays = [0.0] * len(shapes)
         self._counts = [0] * len(self._places)
@@ -271,24 +273,33 @@ class Averages:
             mine.copy_(t)
         return True
 
-    def move(self, rate: float) -> None:
-        """Add the direction, times a number, to the parameters."""
-        pieces = self._pieces
-        if pieces is None:
-            change = (rate * self._change).to(self._parameters[0].dtype)
-            foreach_add_(self._parameters, unflattened(change, self._parameters))
-            return
-        foreach_add_(self._parameters, pieces, alpha=rate)
-
     def keep(self, state: MutableMapping[Tensor, Any]) -> None:
         """The step was taken: leave the average in the state."""
+        fresh = self.tensors[self.into]
+        self.into = 1 - self.into
         if self._decay == 0.0:
             return
-        fresh = self.tensors[self.into]
         for block, (p, places) in enumerate(self._places):
             self._counts[block] += 1
             entry = state[p]
             entry[COUNT] = self._counts[block]
             for name, k in places:
                 entry[name] = fresh[k]
-        self.into = 1 - self.into
+
+
+def _addresses(plan: ChainPlan) -> list[int] | None:
+    """Where the gradients are; None where one is missing, or not like its parameter."""
+    found = []
+    for p in plan.parameters:
+        g = p.grad
+        if (
+            g is None
+            or g.dtype is not plan.dtype
+            or g.layout is not torch.strided
+            or not g.is_contiguous()
+            or not g.is_cpu
+            or g.is_neg()
+        ):
+            return None
+        found.append(g.data_ptr())
+    return found

@@ -113,7 +113,7 @@ class Direct:
             known = self._factored = Factored.of(blocks, lam)
             if known is None:
                 return None
-        gradient = side_by_side(known.parameters)
+        gradient = _gradient(known.parameters)
         values = None if gradient is None else shared_array(gradient)
         if gradient is None or values is None:
             return None
@@ -193,7 +193,7 @@ def is_uniform(groups: Sequence[Group]) -> bool:
     return True
 
 
-def side_by_side(parameters: Sequence[Tensor]) -> Tensor | None:
+def _gradient(parameters: Sequence[Tensor]) -> Tensor | None:
     """The gradients side by side, float64, in memory of their own; None where one is missing."""
     gradients: list[Tensor] = []
     for p in parameters:

@@ -2,6 +2,7 @@
 #include <pybind11/complex.h>
 #include <pybind11/stl.h>
 
+#include <optional>
 #include <tuple>
 
 #include "bind/sweep_arrays.hpp"
@@ -25,19 +26,23 @@ void expect_energy(const Program& program, const RealArray& weights) {
     }
 }
 
-std::tuple<RealArray, RealArray, RealArray, RealArray> energy_arrays(const Program& program,
-                                                                     const RealArray& angles,
-                                                                     const RealArray& weights,
-                                                                     const State& states) {
+std::tuple<RealArray, RealArray, RealArray, std::optional<RealArray>> energy_arrays(const Program& program,
+                                                                                    const RealArray& angles,
+                                                                                    const RealArray& weights,
+                                                                                    const State& states,
+                                                                                    bool with_metric) {
     const Batch batch = batch_of(program, angles, states);
     expect_energy(program, weights);
     const auto size = static_cast<py::ssize_t>(batch.size);
     const auto k = static_cast<py::ssize_t>(program.angles());
-    expect_fits(2.0 * static_cast<double>(size) * static_cast<double>(k) * static_cast<double>(k),
+    expect_fits((with_metric ? 2.0 : 1.0) * static_cast<double>(size) * static_cast<double>(k) *
+                    static_cast<double>(k),
                 "the curvature of the energy");
-    RealArray value({size}), gradient({size, k}), curvature({size, k, k}), metric({size, k, k});
+    RealArray value({size}), gradient({size, k}), curvature({size, k, k});
+    std::optional<RealArray> metric;
+    if (with_metric) metric.emplace(RealArray({size, k, k}));
     const EnergyModel to{value.mutable_data(), gradient.mutable_data(), curvature.mutable_data(),
-                         metric.mutable_data()};
+                         metric ? metric->mutable_data() : nullptr};
     run([&] { energy_curvature(program, batch, weights.data(), to); });
     return {value, gradient, curvature, metric};
 }
@@ -67,10 +72,10 @@ RealArray energy_products(const Program& program, const RealArray& angles, const
 void register_energy(py::module_& m) {
     m.def(
         "energy_curvature", &energy_arrays, "program"_a, "angles"_a.noconvert(), "weights"_a.noconvert(),
-        "states"_a.noconvert() = py::none(),
+        "states"_a.noconvert() = py::none(), "with_metric"_a = true,
         "The energy of the weighted results, (batch,), its gradient, (batch, angles), the Gauss-Newton part "
         "of "
-        "its Hessian and the metric, (batch, angles, angles).");
+        "its Hessian and the metric, (batch, angles, angles); None in its place without with_metric.");
     m.def("energy_curvature_product", &energy_products, "program"_a, "angles"_a.noconvert(),
           "weights"_a.noconvert(), "vectors"_a.noconvert(), "states"_a.noconvert() = py::none(),
           "Products of that part of the Hessian with vectors, (batch, vectors, angles).");

@@ -2,7 +2,9 @@
 #include "core/energy.hpp"
 
 #include <algorithm>
+#include <cstdint>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,6 +14,7 @@
 #include "core/metric_panel.hpp"
 #include "core/observable.hpp"
 #include "core/parallel.hpp"
+#include "core/restricted.hpp"
 #include "core/tangent_tile.hpp"
 #include "core/workspace.hpp"
 
@@ -55,11 +58,65 @@ struct Element {
     std::size_t k, scratch;
     double energy = 0;
     double *gradient = nullptr, *curvature = nullptr, *metric = nullptr;
+    const Restricted* restricted = nullptr;  ///< where the states have few amplitudes
 
     [[nodiscard]] std::size_t angle(std::size_t tangent) const {
         return static_cast<std::size_t>(schedule.position[tangent]);
     }
 };
+
+bool any(const Vec& v) {
+    const IntVec not_zero = v != 0.0;
+    std::int64_t seen = 0;
+    for (int l = 0; l < lanes; ++l) seen |= not_zero[l];
+    return seen != 0;
+}
+
+/// The amplitudes that psi or a tangent of the panel has, ascending; none if they are more than half of all.
+std::vector<std::uint32_t> occupied_rows(const std::complex<double>* psi, std::size_t amplitudes,
+                                         const Panel& panel) {
+    std::vector<std::uint32_t> rows;
+    std::vector<bool> has(amplitudes);
+    std::size_t count = 0;
+    const auto add = [&](std::size_t r) {
+        has[r] = true;
+        return 2 * ++count <= amplitudes;
+    };
+    for (std::size_t r = 0; r < amplitudes; ++r) {
+        if (psi[r] != 0.0 && !add(r)) return rows;
+    }
+    for (std::size_t g = 0; g < panel.groups(); ++g) {
+        const double* tile = panel.of(0, g);
+        for (std::size_t r = 0; r < amplitudes; ++r, tile += amplitude_doubles) {
+            if (has[r] || !(any(vec(tile)) || any(vec(tile + lanes)))) continue;
+            if (!add(r)) return rows;
+        }
+    }
+    for (std::size_t r = 0; r < amplitudes; ++r) {
+        if (has[r]) rows.push_back(static_cast<std::uint32_t>(r));
+    }
+    return rows;
+}
+
+/// Leaves these amplitudes alone in psi, in H psi (image) and in the panel, whose tiles become as short.
+void keep_rows(const std::vector<std::uint32_t>& rows, std::complex<double>* psi, std::complex<double>* image,
+               Panel& panel) {
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+        psi[i] = psi[rows[i]];
+        image[i] = image[rows[i]];
+    }
+    double* to = panel.data;
+    for (std::size_t g = 0; g < panel.groups(); ++g) {
+        const double* tile = panel.of(0, g);
+        for (const std::uint32_t r : rows) {
+            const Vec re = vec(tile + r * amplitude_doubles), im = vec(tile + r * amplitude_doubles + lanes);
+            vec(to) = re;
+            vec(to + lanes) = im;
+            to += amplitude_doubles;
+        }
+    }
+    panel.tile = rows.size() * amplitude_doubles;
+}
 
 /// Groups of eight tangents in the lanes.
 void multiply_groups(const Element& to, const double* data, std::size_t tile, const double* image) {
@@ -71,7 +128,11 @@ void multiply_groups(const Element& to, const double* data, std::size_t tile, co
         double* free = sums + groups * gram_doubles;
         for (auto g = static_cast<std::size_t>(begin); g < static_cast<std::size_t>(end); ++g) {
             const double* mine = data + g * tile;
-            apply_uniform(to.program, to.weights.data(), mine, applied, free);
+            if (to.restricted != nullptr) {
+                to.restricted->apply(mine, applied);
+            } else {
+                apply_uniform(to.program, to.weights.data(), mine, applied, free);
+            }
             for (std::size_t at = 0; at < tile; at += lanes) {
                 vec(applied + at) = 2.0 * (vec(applied + at) - to.energy * vec(mine + at));
             }
@@ -81,7 +142,7 @@ void multiply_groups(const Element& to, const double* data, std::size_t tile, co
                 scatter(to.schedule, g, 0, g + 1, sums, to.k, matrix);
             };
             multiply(applied, to.curvature);
-            multiply(mine, to.metric);
+            if (to.metric != nullptr) multiply(mine, to.metric);
             const Vec slope = slopes(mine, image, tile / amplitude_doubles);
             for (std::size_t i = 0; i < lanes && g * lanes + i < to.schedule.position.size(); ++i) {
                 to.gradient[to.angle(g * lanes + i)] = slope[static_cast<int>(i)];
@@ -91,9 +152,10 @@ void multiply_groups(const Element& to, const double* data, std::size_t tile, co
 }
 
 /// Tangents one by one, with their amplitudes in the lanes; psi and H psi (image) likewise.
+template <bool with_metric>
 void multiply_singles(const Element& to, double* data, const Layout& layout, const double* psi,
                       const double* image) {
-    constexpr std::size_t block = 4, chunk = std::size_t{1} << 12;
+    constexpr std::size_t block = 4, sums_of = with_metric ? 2 * block : block, chunk = std::size_t{1} << 12;
     const std::size_t count = to.schedule.position.size(), k = to.k;
     const std::size_t state = layout.rows() * row_doubles;
     const auto sum = [](const Vec& v) {
@@ -111,7 +173,7 @@ void multiply_singles(const Element& to, double* data, const Layout& layout, con
     const std::size_t blocks = (count + block - 1) / block;
     parallel_for(static_cast<std::ptrdiff_t>(blocks), 1, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
         const ReleaseAfter guard(own);
-        double* applied = own.reserve(block * state + to.scratch + 2 * block * count * lanes);
+        double* applied = own.reserve(block * state + to.scratch + sums_of * count * lanes);
         double* free = applied + block * state;
         Vec* sums = &vec(free + to.scratch);
         for (auto b = static_cast<std::size_t>(begin); b < static_cast<std::size_t>(end); ++b) {
@@ -124,28 +186,30 @@ void multiply_singles(const Element& to, double* data, const Layout& layout, con
                     vec(image_of + at) = 2.0 * (vec(image_of + at) - to.energy * vec(mine + at));
                 }
             }
-            std::fill_n(sums, 2 * block * others, Vec{});
+            std::fill_n(sums, sums_of * others, Vec{});
             for (std::size_t from = 0; from < state; from += chunk) {
                 const std::size_t to_end = std::min(state, from + chunk);
                 for (std::size_t q = 0; q < others; ++q) {
                     const double* other = data + q * state;
-                    Vec acc[2 * block] = {};
+                    Vec acc[sums_of] = {};
                     for (std::size_t at = from; at < to_end; at += lanes) {
                         const Vec v = vec(other + at);
                         for (std::size_t i = 0; i < block; ++i) {
                             const std::size_t row = std::min(i, size - 1) * state + at;
                             acc[i] += v * vec(applied + row);
-                            acc[block + i] += v * vec(data + first * state + row);
+                            if constexpr (with_metric) acc[block + i] += v * vec(data + first * state + row);
                         }
                     }
-                    for (std::size_t i = 0; i < 2 * block; ++i) sums[2 * block * q + i] += acc[i];
+                    for (std::size_t i = 0; i < sums_of; ++i) sums[sums_of * q + i] += acc[i];
                 }
             }
             for (std::size_t i = 0; i < size; ++i) {
                 for (std::size_t q = 0; q <= first + i; ++q) {
                     const std::size_t r = to.angle(first + i), c = to.angle(q);
-                    to.curvature[r * k + c] = to.curvature[c * k + r] = sum(sums[2 * block * q + i]);
-                    to.metric[r * k + c] = to.metric[c * k + r] = sum(sums[2 * block * q + block + i]);
+                    to.curvature[r * k + c] = to.curvature[c * k + r] = sum(sums[sums_of * q + i]);
+                    if constexpr (with_metric) {
+                        to.metric[r * k + c] = to.metric[c * k + r] = sum(sums[sums_of * q + block + i]);
+                    }
                 }
             }
         }
@@ -160,7 +224,7 @@ void energy_curvature(const Program& program, const Batch& batch, const double* 
     const auto size = static_cast<std::size_t>(batch.size);
     std::fill_n(out.gradient, size * k, 0.0);
     std::fill_n(out.curvature, size * k * k, 0.0);
-    std::fill_n(out.metric, size * k * k, 0.0);
+    if (out.metric != nullptr) std::fill_n(out.metric, size * k * k, 0.0);
     std::vector<int> all(k);
     std::iota(all.begin(), all.end(), 0);
     const Directions directions = Directions::of(all);
@@ -183,18 +247,19 @@ void energy_curvature(const Program& program, const Batch& batch, const double* 
     const Layout layout{program.qubits(), std::min(max_lane_bits, program.qubits())};
     const std::size_t state = layout.rows() * row_doubles;
     const ReleaseAfter guard(states);
-    double* data = states.reserve(groups * tile + 2 * state + scratch + 2 * amplitudes);
+    double* data = states.reserve(groups * tile + 2 * state + scratch + 4 * amplitudes);
     double* ket = data + groups * tile;
     double* image = ket + state;
     double* free = image + state;
     auto* psi = reinterpret_cast<std::complex<double>*>(free + scratch);
+    auto* moved = psi + amplitudes;
     for (std::size_t b = 0; b < size; ++b) {
         const Batch one = part_of(batch, program, static_cast<std::ptrdiff_t>(b), 1);
+        Panel panel{data, 0, groups, tile, apart};
         if (groups == 0) {
             derivative_states(program, one, nullptr, psi);
         } else {
-            const Panel panel{data, 0, groups, tile, apart};
-            fill_panel(program, one, schedule, panel, num_threads(), !apart, psi);
+            fill_panel(program, one, schedule, panel, num_threads(), false, psi);
         }
         load_states(layout, psi, amplitudes, 1, ket);
         apply_observables(program, layout, element.spread.data(), ket, image, free);
@@ -205,13 +270,24 @@ void energy_curvature(const Program& program, const Batch& batch, const double* 
         out.value[b] = element.energy;
         element.gradient = out.gradient + b * k;
         element.curvature = out.curvature + b * k * k;
-        element.metric = out.metric + b * k * k;
+        element.metric = out.metric == nullptr ? nullptr : out.metric + b * k * k;
         if (apart) {
-            multiply_singles(element, data, layout, ket, image);
-        } else {
-            store_states(layout, image, splat(1), Vec{}, psi, 1);
-            multiply_groups(element, data, tile, reinterpret_cast<const double*>(psi));
+            out.metric == nullptr ? multiply_singles<false>(element, data, layout, ket, image)
+                                  : multiply_singles<true>(element, data, layout, ket, image);
+            continue;
         }
+        store_states(layout, image, splat(1), Vec{}, moved, 1);
+        std::optional<Restricted> restricted;
+        if (program.marginals().empty()) {
+            const std::vector<std::uint32_t> rows = occupied_rows(psi, amplitudes, panel);
+            if (!rows.empty()) {
+                keep_rows(rows, psi, moved, panel);
+                restricted.emplace(program, moments.data(), rows);
+            }
+        }
+        element.restricted = restricted ? &*restricted : nullptr;
+        centre_panel(1, panel.tile / amplitude_doubles, panel, psi);
+        multiply_groups(element, data, panel.tile, reinterpret_cast<const double*>(moved));
     }
 }
 

@@ -16,7 +16,7 @@ struct EnergyModel {
     double* value;      ///< (size)
     double* gradient;   ///< (size, angles)
     double* curvature;  ///< (size, angles, angles)
-    double* metric;     ///< (size, angles, angles), the Fubini-Study metric
+    double* metric;     ///< null, or (size, angles, angles), the Fubini-Study metric
 };
 
 /// All of it from the derivative states of all angles, behind the last step. batch.repeat must be 1. Throws

@@ -382,8 +382,12 @@ void fill_panel(const Program& program, const Batch& batch, const Schedule& sche
             .run(begin + units * part / tiles, begin + units * (part + 1) / tiles,
                  part == 0 ? psi + element * amplitudes : nullptr);
     });
-    if (!centred) return;
-    const auto tiles = batch.size * static_cast<std::ptrdiff_t>(panel.groups());
+    if (centred) centre_panel(batch.size, amplitudes, panel, psi);
+}
+
+void centre_panel(std::ptrdiff_t size, std::size_t amplitudes, const Panel& panel,
+                  const std::complex<double>* psi) {
+    const auto tiles = size * static_cast<std::ptrdiff_t>(panel.groups());
     const auto grain = static_cast<std::ptrdiff_t>(serial_work / static_cast<double>(amplitudes)) + 1;
     parallel_for(tiles, grain, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
         for (std::ptrdiff_t i = begin; i < end; ++i) {

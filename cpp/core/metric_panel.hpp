@@ -35,4 +35,8 @@ struct Panel {
 void fill_panel(const Program& program, const Batch& batch, const Schedule& schedule, const Panel& panel,
                 int threads, bool centred, std::complex<double>* psi);
 
+/// Takes the part along psi (size, amplitudes) off the tangents of a panel, in tiles of so many amplitudes.
+void centre_panel(std::ptrdiff_t size, std::size_t amplitudes, const Panel& panel,
+                  const std::complex<double>* psi);
+
 }  // namespace fubini

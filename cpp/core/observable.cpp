@@ -3,35 +3,14 @@
 
 #include <algorithm>
 #include <array>
+#include <vector>
 
-#include "core/plan.hpp"
+#include "core/observable_groups.hpp"
 
 namespace fubini {
 namespace {
 
 constexpr std::int64_t sign_bit = std::int64_t{1} << 63;
-
-using Terms = std::span<const PauliTerm>;
-
-/// Words of one plane: they flip the same qubits and have an even, or an odd, number of Y.
-struct Group {
-    Mask x = 0;
-    bool odd = false;
-    Terms terms;
-};
-
-template <typename Body>
-void for_groups(Terms terms, const Body& body) {
-    std::size_t begin = 0;
-    while (begin < terms.size()) {
-        const Mask x = terms[begin].x;
-        const bool odd = parity(x & terms[begin].z) != 0;
-        std::size_t end = begin + 1;
-        while (end < terms.size() && terms[end].x == x && (parity(x & terms[end].z) != 0) == odd) ++end;
-        body(Group{x, odd, terms.subspan(begin, end - begin)});
-        begin = end;
-    }
-}
 
 /// The plane of a group has one Vec per row, or per pair of rows when the words flip a qubit that rows count.
 struct Plane {
@@ -85,13 +64,6 @@ IntVec lane_signs(Mask z, const Layout& layout) {
 Vec sample_sum(Vec v, const Layout& layout) {
     for (int step = 1; step < 1 << layout.lane_bits; step *= 2) v += permuted_by(v, step);
     return v;
-}
-
-/// i^k with k = -ny for the word: <P> is the real part of it times sum (-1)^parity(z & r) conj(psi[r]) psi[r
-/// ^ x].
-double word_factor(const PauliTerm& term) {
-    const int ny = std::popcount(term.x & term.z) & 3;
-    return ny == 0 || ny == 1 ? 1.0 : -1.0;  // (-i)^ny: 1, -i, -1, i; Re(-i q) = Im q
 }
 
 /// Words [begin, end) of a group, sorted by their mask, on a plane of 2^level rows: calls leaf(term, sum)
@@ -299,13 +271,54 @@ void measure(const Program& program, const Layout& layout, const double* state, 
     }
 }
 
+namespace {
+
+/// A word that stands alone in its plane and flips qubits that rows count, as the fields of spin models do.
+struct Alone {
+    std::size_t x, z;  ///< over rows
+    bool odd;
+    Vec factor;
+
+    static bool is(const Group& group, const Layout& layout) {
+        return group.terms.size() == 1 && group.x != 0 && (group.x & layout.lane_mask()) == 0;
+    }
+};
+
+/// bra = the sum of these words on ket: all of them for one row after the other, which is written once.
+void apply_alone(const std::vector<Alone>& words, std::size_t rows, const double* ket, double* bra) {
+    for (std::size_t r = 0; r < rows; ++r) {
+        Vec re{}, im{};
+        for (const Alone& word : words) {
+            const double* from = ket + (r ^ word.x) * row_doubles;
+            const IntVec sign = IntVec{} + (parity(word.z & r) != 0 ? sign_bit : 0);
+            const Vec factor = flipped(word.factor, sign);
+            const Vec &a = vec(from), &b = vec(from + lanes);
+            re += factor * (word.odd ? b : a);
+            im += factor * (word.odd ? -a : b);
+        }
+        vec(bra + r * row_doubles) = re;
+        vec(bra + r * row_doubles + lanes) = im;
+    }
+}
+
+}  // namespace
+
 void apply_observables(const Program& program, const Layout& layout, const Vec* weights, const double* ket,
                        double* bra, double* scratch) {
     const Plan& plan = program.plan();
-    std::fill_n(bra, layout.rows() * row_doubles, 0.0);
+    std::vector<Alone> words;
+    for_groups(plan.terms, [&](const Group& group) {
+        if (!Alone::is(group, layout)) return;
+        const PauliTerm& term = group.terms.front();
+        words.push_back({group.x >> layout.lane_bits, term.z >> layout.lane_bits, group.odd,
+                         flipped(term.coefficient * word_factor(term) * weights[term.moment],
+                                 lane_signs(term.z, layout))});
+    });
+    apply_alone(words, layout.rows(), ket, bra);
     Vec* plane = &vec(scratch);
     auto* masks = reinterpret_cast<std::size_t*>(scratch + layout.rows() * lanes);
     for_groups(plan.terms, [&](const Group& group) {
+        if (Alone::is(group, layout)) return;
         const Plane shape(group, layout);
         for (std::size_t t = 0; t < group.terms.size(); ++t) masks[t] = shape.mask(group.terms[t], layout);
         unfold(plane, shape.rows, masks, 0, group.terms.size(), [&](std::size_t t) {

@@ -4,7 +4,10 @@
 #include <doctest/doctest.h>
 
 #include "core/metric.hpp"
+#include "core/observable.hpp"
 #include "core/parallel.hpp"
+#include "core/restricted.hpp"
+#include "core/workspace.hpp"
 #include "random_program.hpp"
 #include "tests/reference.hpp"
 
@@ -85,6 +88,11 @@ TEST_CASE("the curvature of an energy, as a matrix and as products, for any numb
                              {value.data(), gradient.data(), curvature.data(), metric.data()});
             if (threads > 1) CHECK(kept == curvature);
             kept = curvature;
+            std::vector<double> alone(count * k * k), slopes(count * k);
+            energy_curvature(program, batch, weights.data(),
+                             {value.data(), slopes.data(), alone.data(), nullptr});
+            CHECK(alone == curvature);
+            CHECK(slopes == gradient);
             for (std::size_t b = 0; b < count; ++b) {
                 const auto part = [&](const std::vector<double>& all, std::size_t each) {
                     const auto first = all.begin() + static_cast<std::ptrdiff_t>(b * each);
@@ -105,5 +113,37 @@ TEST_CASE("the curvature of an energy, as a matrix and as products, for any numb
             }
         }
         set_num_threads(1);
+    }
+}
+
+TEST_CASE("an observable between some basis states") {
+    for (unsigned seed = 0; seed < 20; ++seed) {
+        Random random(seed + 300);
+        const int qubits = 1 + random.below(6);
+        const Program program = random_program(random, qubits, 6, 2, false);
+        if (!program.marginals().empty()) continue;
+        const std::vector<double> weights = random.vector(static_cast<std::size_t>(program.moments()));
+        const std::size_t all = std::size_t{1} << qubits;
+        std::vector<std::uint32_t> rows;
+        for (std::uint32_t r = 0; r < all; ++r) {
+            if (random.below(2) == 0) rows.push_back(r);
+        }
+        // Whole states that are zero elsewhere, and the same amplitudes side by side.
+        Workspace memory;
+        const std::size_t scratch = observable_scratch(program, {qubits, 0});
+        double* ket = memory.reserve(4 * all * row_doubles + scratch);
+        double *bra = ket + all * row_doubles, *few = bra + all * row_doubles;
+        double *image = few + all * row_doubles, *free = image + all * row_doubles;
+        std::fill_n(ket, all * row_doubles, 0.0);
+        for (std::size_t i = 0; i < rows.size(); ++i) {
+            const std::vector<double> values = random.vector(row_doubles);
+            std::copy(values.begin(), values.end(), ket + rows[i] * row_doubles);
+            std::copy(values.begin(), values.end(), few + i * row_doubles);
+        }
+        apply_uniform(program, weights.data(), ket, bra, free);
+        Restricted(program, weights.data(), rows).apply(few, image);
+        for (std::size_t i = 0; i < rows.size() * row_doubles; ++i) {
+            CHECK(std::abs(image[i] - bra[rows[i / row_doubles] * row_doubles + i % row_doubles]) < 1e-12);
+        }
     }
 }

@@ -258,9 +258,9 @@ def derivative_states(program: Program, angles: numpy.typing.NDArray[numpy.float
     """
     Derivatives of the states along the tangents, (batch * repeat, 2^wires), or the states for None, in the sweeps' frame: without the Clifford at the end and the global phase.
     """
-def energy_curvature(program: Program, angles: numpy.typing.NDArray[numpy.float64], weights: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64]]:
+def energy_curvature(program: Program, angles: numpy.typing.NDArray[numpy.float64], weights: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None, with_metric: bool = True) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64] | None]:
     """
-    The energy of the weighted results, (batch,), its gradient, (batch, angles), the Gauss-Newton part of its Hessian and the metric, (batch, angles, angles).
+    The energy of the weighted results, (batch,), its gradient, (batch, angles), the Gauss-Newton part of its Hessian and the metric, (batch, angles, angles); None in its place without with_metric.
     """
 def energy_curvature_product(program: Program, angles: numpy.typing.NDArray[numpy.float64], weights: numpy.typing.NDArray[numpy.float64], vectors: numpy.typing.NDArray[numpy.float64], states: numpy.typing.NDArray[numpy.complex128] | None = None) -> numpy.typing.NDArray[numpy.float64]:
     """

@@ -86,6 +86,10 @@ def test_model_is_the_second_order_expansion(seed):
     np.testing.assert_allclose(model.metric, metric, atol=1e-12)
     assert (model.curvature == model.curvature.T).all()
     np.testing.assert_allclose(problem.metric(x), metric, atol=1e-12)
+    found = problem.expansion(x)
+    assert found[0] == model.energy
+    assert np.array_equal(found[1], model.gradient)
+    assert np.array_equal(found[2], model.curvature)
     vectors = np.random.default_rng(seed).normal(size=(3, 10))
     products = problem.curvature_product(x, vectors)
     np.testing.assert_allclose(products, vectors @ curvature, atol=1e-11)
@@ -198,6 +202,51 @@ def test_a_fixed_number_of_particles_and_a_projector():
         np.testing.assert_allclose(
             problem.curvature_product(problem.start, np.eye(5)), model.curvature, atol=1e-12
         )
+        assert np.array_equal(problem.curvature(problem.start), model.curvature)
+        np.testing.assert_allclose(model.metric, problem.metric(problem.start), atol=1e-12)
+
+
+@pytest.mark.parametrize("angles", ["weights", "functions"])
+def test_initial_states_that_stay_as_they_are(angles):
+    rng = np.random.default_rng(5)
+    state = rng.normal(size=8) + 1j * rng.normal(size=8)
+    hamiltonian = qml.X(0) @ qml.Z(1) + 0.5 * qml.Y(2) @ qml.Z(0) - 0.7 * qml.Z(1) @ qml.X(2)
+
+    def circuit(w):
+        qml.StatePrep(state, wires=range(3), normalize=True)
+        v = w if angles == "weights" else torch.sin(w)
+        for layer in v:
+            for i in range(3):
+                qml.RY(layer[i, 0], i)
+                qml.RZ(2 * layer[i, 1], i)
+            qml.CNOT([0, 1])
+            qml.CNOT([1, 2])
+        return qml.expval(hamiltonian)
+
+    qnode = qml.QNode(circuit, qml.device("default.qubit", wires=3))
+    w = torch.tensor(rng.normal(size=(2, 3, 2)), requires_grad=True)
+    problem = fubini.energy_problem(qnode, w)
+    model = problem.model(problem.start)
+    expected = qnode(w)
+    expected.backward()
+    value, gradient = problem.value_and_gradient(problem.start)
+    for found, slope in ((value, gradient), (model.energy, model.gradient)):
+        assert abs(found - expected.item()) < 1e-12
+        np.testing.assert_allclose(slope, w.grad.reshape(-1), atol=1e-12)
+    products = problem.curvature_product(problem.start, np.eye(12))
+    np.testing.assert_allclose(products, model.curvature, atol=1e-12)
+    np.testing.assert_allclose(problem.metric(problem.start), model.metric, atol=1e-12)
+    ground = np.linalg.eigvalsh(qml.matrix(hamiltonian, wire_order=range(3)))[0]
+    assert fubini.minimize(qnode, w).energy >= ground - 1e-12
+
+    def moved(w, state):
+        qml.StatePrep(state, wires=range(3), normalize=True)
+        qml.RY(w[0], 0)
+        return qml.expval(hamiltonian)
+
+    other = qml.QNode(moved, qnode.device)
+    with pytest.raises(UnsupportedCircuitError, match="initial state"):
+        fubini.minimize(other, torch.ones(1), torch.linspace(0, 1, 8, dtype=torch.float64))
 
 
 def ising(spins):
@@ -237,6 +286,59 @@ def test_products_take_the_same_way_as_matrices(monkeypatch):
     found = fubini.minimize(problem)
     assert abs(found.energy - expected.energy) < 1e-11
     assert found.success
+
+
+def test_the_rest_of_the_hessian_is_learnt(monkeypatch):
+    """Where the ansatz does not reach the ground state, Rayleigh-Gauss-Newton alone converges linearly."""
+    edges = [
+        (0, 1),
+        (1, 2),
+        (2, 3),
+        (3, 0),
+        (0, 4),
+        (1, 5),
+        (2, 6),
+        (3, 7),
+        (4, 6),
+        (5, 7),
+        (4, 5),
+        (6, 7),
+    ]
+
+    def energy(w):
+        for i in range(8):
+            qml.Hadamard(i)
+        for layer in w:
+            for edge in edges:
+                qml.IsingZZ(layer[0], edge)
+            for i in range(8):
+                qml.RX(layer[1], i)
+        return qml.expval(qml.sum(*(qml.Z(i) @ qml.Z(j) for i, j in edges)))
+
+    qnode = qml.QNode(energy, qml.device("default.qubit", wires=8))
+    problem = fubini.energy_problem(qnode, torch.zeros(3, 2, dtype=torch.float64))
+    starts = np.random.default_rng(0).uniform(0, np.pi, (3, 6))
+    with_rest = [fubini.minimize(problem, x) for x in starts]
+    monkeypatch.setattr("fubini.energies.minimize._LATE", 0.0)
+    without = [fubini.minimize(problem, x) for x in starts]
+    for found, plain in zip(with_rest, without, strict=True):
+        assert found.energy == pytest.approx(plain.energy, abs=1e-10)
+        assert np.abs(found.gradient).max() < 1e-6
+    assert sum(f.steps for f in with_rest) < 0.8 * sum(p.steps for p in without)
+
+
+def test_products_while_far_away_and_the_matrix_in_the_end(monkeypatch):
+    w = torch.tensor(np.random.default_rng(1).uniform(0, np.pi, (3, 2)))
+    problem = fubini.energy_problem(ising(6), w)
+    expected = fubini.minimize(problem)
+    monkeypatch.setattr("fubini.energies.minimize._MANY", 1)
+    monkeypatch.setattr("fubini.energies.minimize._DEAR", 1)
+    matrices = []
+    expansion = problem.expansion
+    monkeypatch.setattr(problem, "expansion", lambda x: matrices.append(x) or expansion(x))
+    found = fubini.minimize(problem)
+    assert abs(found.energy - expected.energy) < 1e-11
+    assert 0 < len(matrices) <= found.steps  # with matrices alone one more
 
 
 def test_ends_are_named():

@@ -6,7 +6,7 @@ from typing import Any
 import pennylane as qml
 import torch
 
-from fubini.demo.training import Case, Rates, Run, Tick, minimise
+from fubini.demo.training import MINIMIZE, Case, Rates, Run, Tick, minimise
 
 START = (0.432, -0.123, 0.543, 0.233)
 MINIMUM = -math.sin(math.pi / 4) * math.sin(math.pi / 3)
@@ -37,7 +37,7 @@ def train(optimizer: str, rates: Rates, steps: int, seed: int, tick: Tick) -> Ru
 
     Args:
         optimizer: A name of the case's rates.
-        rates: The learning rate.
+        rates: The learning rate, if it has one.
         steps: Number of steps.
         seed: 0 for the fixed start, otherwise a random start near it.
         tick: Called after every step.
@@ -53,7 +53,7 @@ def train(optimizer: str, rates: Rates, steps: int, seed: int, tick: Tick) -> Ru
         make_circuit(),
         start,
         optimizer,
-        rates[0],
+        rates,
         lam=1e-3,
         minimum=MINIMUM,
         tolerance=TOLERANCE,
@@ -71,7 +71,13 @@ CASE = Case(
     quick_steps=5,
     rate_names=("lr",),
     grid=((0.01,), (0.03,), (0.1,), (0.3,), (1.0,), (3.0,)),
-    rates={"SGD": (1.0,), "Adam": (1.0,), "QNG diag": (0.3,), "QNG block-diag": (0.1,)},
+    rates={
+        "SGD": (1.0,),
+        "Adam": (1.0,),
+        "QNG diag": (0.3,),
+        "QNG block-diag": (0.1,),
+        MINIMIZE: (),
+    },
     log_scale=True,
     train=train,
 )

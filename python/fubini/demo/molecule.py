@@ -14,7 +14,7 @@ import numpy as np
 import pennylane as qml
 import torch
 
-from fubini.demo.training import Case, Rates, Run, Tick, minimise
+from fubini.demo.training import MINIMIZE, Case, Rates, Run, Tick, minimise
 
 DISTANCE = 1.3228  # bohr; the bond's length at equilibrium is about 1.40
 LAYERS = 2
@@ -54,7 +54,7 @@ def train(optimizer: str, rates: Rates, steps: int, seed: int, tick: Tick) -> Ru
 
     Args:
         optimizer: A name of the case's rates.
-        rates: The learning rate.
+        rates: The learning rate, if it has one.
         steps: Number of steps.
         seed: Seed of the start, which is uniform in [0, 2 pi).
         tick: Called after every step.
@@ -68,7 +68,7 @@ def train(optimizer: str, rates: Rates, steps: int, seed: int, tick: Tick) -> Ru
         make_circuit(),
         start,
         optimizer,
-        rates[0],
+        rates,
         lam=1e-3,
         minimum=hydrogen()[1],
         tolerance=CHEMICAL_ACCURACY,
@@ -86,7 +86,13 @@ CASE = Case(
     quick_steps=3,
     rate_names=("lr",),
     grid=((0.03,), (0.1,), (0.3,), (1.0,), (3.0,)),
-    rates={"SGD": (1.0,), "Adam": (1.0,), "QNG diag": (0.3,), "QNG block-diag": (0.3,)},
+    rates={
+        "SGD": (1.0,),
+        "Adam": (1.0,),
+        "QNG diag": (0.3,),
+        "QNG block-diag": (0.3,),
+        MINIMIZE: (),
+    },
     log_scale=True,
     train=train,
 )

@@ -15,6 +15,7 @@ APPROX: Mapping[str, Literal["diag", "block-diag"]] = {
     "QNG block-diag": "block-diag",
 }
 
+MINIMIZE = "fubini.minimize"  # of energies, without a learning rate
 Rates = tuple[float, ...]
 Tick = Callable[[], None]
 
@@ -91,7 +92,7 @@ def minimise(
     qnode: Any,
     start: torch.Tensor,
     optimizer: str,
-    lr: float,
+    rates: Rates,
     *,
     lam: float,
     minimum: float,
@@ -105,7 +106,7 @@ def minimise(
         qnode: Takes one tensor, returns one number.
         start: Where to begin.
         optimizer: A name of the case's rates.
-        lr: Learning rate.
+        rates: The learning rate; none for MINIMIZE.
         lam: Damping of the metric.
         minimum: The exact minimum.
         tolerance: The case counts as solved once the value is that close to the minimum.
@@ -118,6 +119,29 @@ def minimise(
     params = torch.nn.Parameter(start.clone())
     energy = fubini.compiled(qnode)
     energy(params)  # compiles the circuit, which is no part of the training
+    losses: list[float] = []
+    moments: list[float] = []
+
+    def record() -> Run:
+        errors = [loss - minimum for loss in losses]
+        reached = next((k for k, error in enumerate(errors) if error <= tolerance), None)
+        measures = list(enumerate(errors))
+        return Run(optimizer, rates, losses, measures, reached, moments, moments[-1])
+
+    if optimizer == MINIMIZE:
+        problem = fubini.energy_problem(energy, params)
+        begin = time.process_time()
+        moments.append(0.0)
+
+        def stepped(_: Any, __: float) -> None:
+            moments.append(time.process_time() - begin)
+            tick()
+
+        losses += fubini.minimize(problem, max_steps=steps, callback=stepped).energies
+        for _ in range(len(losses), steps + 1):  # it ended by itself
+            tick()
+        return record()
+    (lr,) = rates
     opt: torch.optim.Optimizer
     if optimizer == "SGD":
         opt = torch.optim.SGD([params], lr=lr)
@@ -125,8 +149,6 @@ def minimise(
         opt = torch.optim.Adam([params], lr=lr)
     else:
         opt = fubini.QNGOptimizer([params], lr=lr, lam=lam, approx=APPROX[optimizer])
-    losses: list[float] = []
-    moments: list[float] = []
     begin = time.process_time()
     for _ in range(steps):
         moments.append(time.process_time() - begin)
@@ -138,9 +160,7 @@ def minimise(
         tick()
     moments.append(time.process_time() - begin)
     losses.append(energy(params.detach()).item())
-    errors = [loss - minimum for loss in losses]
-    reached = next((k for k, error in enumerate(errors) if error <= tolerance), None)
-    return Run(optimizer, (lr,), losses, list(enumerate(errors)), reached, moments, moments[-1])
+    return record()
 
 
 def score(run: Run, steps: int) -> tuple[float, float]:

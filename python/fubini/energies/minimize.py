@@ -5,17 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from fubini import _core
-from fubini.energies.problem import EnergyModel, EnergyProblem, energy_problem
+from fubini.energies.problem import EnergyProblem, energy_problem
 from fubini.options import Real
 
 _ACCEPT = 1e-4  # share of the predicted reduction that a step must bring
 _LARGEST = 1e16  # damping in units of the curvature at which no step is left
 _DENSE = 1500  # numbers up to which the curvature is a matrix
+_MANY, _DEAR = (
+    128,
+    2**17,
+)  # numbers, and these times amplitudes, from which products are cheaper far from the end
+_LATE = 1e-3  # share of the energy that a step is predicted to bring, below which the end is near
+_AS_PREDICTED = (
+    0.2  # error of a predicted reduction with which the matrix need not be computed anew
+)
+_LONGEST = 10  # steps without the matrix
+_FEW = 16  # numbers below which that saves nothing
+_TRUST = 3  # steps in a row that S has to predict better than nothing in its place
 
 
 @dataclass(frozen=True)
@@ -65,16 +76,22 @@ def minimize(
 ) -> Minimum:
     r"""Minimise the expectation value that a QNode computes, by Rayleigh-Gauss-Newton.
 
-    Every step solves :math:`(B + \mu I)\,d = -\nabla E` with the curvature :math:`B_{ij} = 2\,\mathrm{Re}\,\langle
-    \partial_i\psi|P(H - E)P|\partial_j\psi\rangle` of :meth:`EnergyProblem.curvature`. Near a ground state it is the
-    Hessian, so that convergence is superlinear; far from it, where B has negative eigenvalues, :math:`\mu` keeps the
-    matrix positive definite. :math:`\mu` starts at the largest entry on the diagonal of B, grows where a step does not
-    bring what the quadratic model promises and falls where it does (Nielsen 1999, *Damping parameter in Marquardt's
-    method*). Trial points cost a forward pass; B is kept while steps are refused. With more than 1500 numbers, products
-    with B take the place of the matrix, in conjugate gradients that stop at a direction of negative curvature (Steihaug
-    1983).
+    Every step solves :math:`(A + \mu I)\,d = -\nabla E`. A is the curvature :math:`B_{ij} = 2\,\mathrm{Re}\,\langle
+    \partial_i\psi|P(H - E)P|\partial_j\psi\rangle` of :meth:`EnergyProblem.curvature`. Near a ground state it is the Hessian,
+    so that convergence is superlinear; far from it, where B has negative eigenvalues, :math:`\mu` keeps the matrix positive
+    definite. :math:`\mu` starts at the largest entry on the diagonal of B, grows where a step does not bring what the
+    quadratic model promises and falls where it does (Nielsen 1999, *Damping parameter in Marquardt's method*). Trial points
+    cost a forward pass; A is kept while steps are refused.
 
-    The metric and the solve need no learning rate. Local minima and starts where the gradient is zero are where it
+    Towards the end, where steps are predicted to bring less than a thousandth of the energy, A has two more parts. Where the
+    circuit does not reach the ground state, the rest of the Hessian does not vanish: it is learnt from the gradients as by
+    Dennis, Gay and Welsch (1981, *An adaptive nonlinear least-squares algorithm*) and added once it has predicted the
+    reductions better. And with 16 numbers or more, while steps bring what was predicted, B is not computed anew: A has BFGS
+    updates from gradients, which cost less. With more than 1500 numbers, and during the first steps where there are many
+    numbers and amplitudes, products with B take the place of the matrix, in conjugate gradients that stop at a direction of
+    negative curvature (Steihaug 1983).
+
+    There is no learning rate. Local minima and starts where the gradient is zero are where it
     stays, as any descent method; start anew from other numbers.
 
     Example::
@@ -128,11 +145,11 @@ def minimize(
     found = _descend(problem, x, max_steps, target, tolerance, callback)
     if not given:
         problem.write(found[0])
-    x, model, energies, success, message = found
+    x, local, energies, success, message = found
     return Minimum(
         x,
-        model.energy,
-        model.gradient,
+        local.energy,
+        local.gradient,
         len(energies) - 1,
         problem.evaluations - before,
         success,
@@ -148,19 +165,18 @@ def _descend(
     target: float,
     tolerance: float,
     callback: Callable[[Real, float], Any] | None,
-) -> tuple[Real, EnergyModel, list[float], bool, str]:
-    dense = problem.size <= _DENSE
-    local: _Dense | _Products = (_Dense if dense else _Products)(problem, x)
+) -> tuple[Real, _Local, list[float], bool, str]:
+    local = _first(problem, x)
     mu, growth, small = local.scale, 2.0, 0
     energies = [local.energy]
     for _ in range(max_steps):
         if local.energy <= target:
-            return x, local.model, energies, True, "The target is reached."
-        if small > 1 or not local.model.gradient.any():
-            return x, local.model, energies, True, "The energy falls no further."
+            return x, local, energies, True, "The target is reached."
+        if (small > 1 and local.exact) or not local.gradient.any():
+            return x, local, energies, True, "The energy falls no further."
         while True:
             if mu > _LARGEST * local.scale:
-                return x, local.model, energies, True, "The energy falls no further."
+                return x, local, energies, True, "The energy falls no further."
             found = local.step(mu)
             if found is None:
                 mu *= 2.0
@@ -175,78 +191,151 @@ def _descend(
             ratio = actual / predicted
             if ratio > _ACCEPT:
                 break
+            if not local.exact:
+                local.renew(x)
+                continue
             # Reductions below the rounding of the energies say nothing, and none is left to be had.
             if predicted <= tolerance * abs(local.energy):
-                return x, local.model, energies, True, "The energy falls no further."
+                return x, local, energies, True, "The energy falls no further."
             mu *= growth
             growth *= 2.0
         x = x + change
         mu = max(mu * max(0.2, 1.0 - (2.0 * ratio - 1.0) ** 3), 1e-16 * local.scale)
         growth = 2.0
         small = small + 1 if max(actual, predicted) <= tolerance * abs(trial) else 0
-        local = type(local)(problem, x)
+        local = local.moved(x, change, predicted, actual)
         energies.append(local.energy)
         if callback is not None:
             callback(x, local.energy)
     if local.energy <= target:
-        return x, local.model, energies, True, "The target is reached."
-    return x, local.model, energies, False, f"The limit of {max_steps} steps is reached."
+        return x, local, energies, True, "The target is reached."
+    return x, local, energies, False, f"The limit of {max_steps} steps is reached."
+
+
+def _first(problem: EnergyProblem, x: Real) -> _Local:
+    """Products where the matrix is out of reach, and for the first steps where it is dear."""
+    if problem.size > _DENSE:
+        return _Products(problem, x, 2 * problem.size, last=True)
+    if problem.size >= _MANY and problem.size * problem.amplitudes >= _DEAR:
+        return _Products(problem, x, max(1, problem.size // 8), last=False)
+    return _Dense(problem, x)
+
+
+class _Local(Protocol):
+    """The quadratic model at a point."""
+
+    energy: float
+    gradient: Real
+    scale: float  # of the damping: a curvature
+    exact: bool  # whether the curvature is that of this point
+
+    def step(self, mu: float) -> tuple[Real, float] | None:
+        """Return the change and its predicted reduction; None where the damped curvature is not positive definite."""
+
+    def renew(self, x: Real) -> None:
+        """Compute the curvature at x, where the model is."""
+
+    def moved(self, x: Real, change: Real, predicted: float, actual: float) -> _Local:
+        """Return the model at x, which a step has led to."""
 
 
 class _Dense:
-    """The quadratic model at a point, with B as a matrix."""
+    """The curvature is a matrix: B, or B and what gradients say of the rest of the Hessian, or updated by gradients.
+
+    The rest of the Hessian, S, is learnt as by Dennis, Gay and Welsch (1981), *An adaptive nonlinear least-squares
+    algorithm*, and is added once it has predicted the reductions better for some steps in a row. Near the end, where a step
+    does what was predicted, B is not computed anew: the matrix has BFGS updates from gradients, which are cheaper.
+    """
 
     def __init__(self, problem: EnergyProblem, x: Real) -> None:
-        self.model = problem.model(x)
-        self.energy = self.model.energy
+        self._problem = problem
+        self._rest = np.zeros((problem.size, problem.size))
+        self._better = self._age = 0
+        self.renew(x)
 
-    @property
-    def scale(self) -> float:
-        """Of the damping: the largest curvature along an axis."""
-        return float(np.abs(self.model.curvature.diagonal()).max(initial=0.0)) or 1.0
+    def renew(self, x: Real) -> None:
+        self.energy, self.gradient, self._b = self._problem.expansion(x)
+        self.scale = float(np.abs(self._b.diagonal()).max(initial=0.0)) or 1.0
+        self._matrix = self._b + self._rest if self._better > _TRUST else self._b
+        self.exact, self._age = True, 0
 
     def step(self, mu: float) -> tuple[Real, float] | None:
-        """Return the change and its predicted reduction; None where the matrix is not positive definite.
-
-        Args:
-            mu: Damping.
-        """
-        model = self.model
-        d = solved(model.curvature, model.gradient, mu)
+        d = solved(self._matrix, self.gradient, mu)
         if d is None:
             return None
-        return -d, float(model.gradient @ d - 0.5 * d @ (model.curvature @ d))
+        return -d, float(self.gradient @ d - 0.5 * d @ (self._matrix @ d))
+
+    def moved(self, x: Real, change: Real, predicted: float, actual: float) -> _Dense:
+        before = self.gradient
+        late = predicted <= _LATE * abs(self.energy)
+        as_predicted = abs(actual / predicted - 1.0) < _AS_PREDICTED
+        if late and as_predicted and self._age < _LONGEST and len(x) >= _FEW:
+            self.energy, self.gradient = self._problem.value_and_gradient(x)
+            self._update(self.gradient - before, change)
+            return self
+        if self.exact and late:  # S says nothing of other points
+            slope, bd = float(before @ change), self._b @ change
+            plain = -slope - 0.5 * float(change @ bd)
+            other = plain - 0.5 * float(change @ (self._rest @ change))
+            self._better = self._better + 1 if abs(other - actual) < abs(plain - actual) else 0
+        self.renew(x)
+        if late:
+            self._learn(self.gradient - before, change)
+        return self
+
+    def _update(self, y: Real, d: Real) -> None:
+        ad = self._matrix @ d
+        yd, dad = float(y @ d), float(d @ ad)
+        if yd > 0.0 and dad > 0.0:
+            self._matrix = self._matrix + np.outer(y, y / yd) - np.outer(ad, ad / dad)
+        self.exact = False
+        self._age += 1
+
+    def _learn(self, y: Real, d: Real) -> None:
+        """Let (B + S) d be y, with the least change of S."""
+        wanted = y - self._b @ d
+        sd = self._rest @ d
+        dsd, yd = float(d @ sd), float(y @ d)
+        size = min(1.0, abs(float(d @ wanted) / dsd)) if dsd else 1.0
+        error = wanted - size * sd
+        if abs(yd) > 1e-8 * math.sqrt(float(y @ y) * float(d @ d)):
+            part = np.outer(error / yd - (0.5 * float(error @ d) / yd**2) * y, y)
+            self._rest = size * self._rest + part + part.T
+        if self._better > _TRUST:
+            self._matrix = self._b + self._rest
 
 
 class _Products:
-    """The same with products alone."""
+    """The curvature is known by its products alone."""
 
-    def __init__(self, problem: EnergyProblem, x: Real) -> None:
-        self._problem, self._x = problem, x
-        energy, gradient = problem.value_and_gradient(x)
-        none = np.zeros((0, 0))
-        self.model = EnergyModel(energy, gradient, none, none)
-        self.energy = energy
+    exact = True
 
-    @property
-    def scale(self) -> float:
-        """Of the damping: the curvature along the gradient."""
-        g = self.model.gradient
+    def __init__(self, problem: EnergyProblem, x: Real, limit: int, last: bool) -> None:
+        self._problem, self._limit, self._last = problem, limit, last
+        self._dear = False
+        self.renew(x)
+
+    def renew(self, x: Real) -> None:
+        self._x = x
+        self.energy, self.gradient = self._problem.value_and_gradient(x)
+        g = self.gradient
         length = float(np.linalg.norm(g)) or 1.0
-        return abs(float(g @ self._problem.curvature_product(self._x, g / length))) / length or 1.0
+        self.scale = abs(float(g @ self._problem.curvature_product(x, g / length))) / length or 1.0
+
+    def moved(self, x: Real, change: Real, predicted: float, actual: float) -> _Local:
+        if self._dear:
+            return _Dense(self._problem, x)
+        self.renew(x)
+        return self
 
     def step(self, mu: float) -> tuple[Real, float] | None:
-        """Return the change and its predicted reduction, by conjugate gradients.
-
-        Args:
-            mu: Damping.
-        """
-        gradient = self.model.gradient
+        """Conjugate gradients, which stop at a direction of negative curvature."""
+        gradient = self.gradient
         d, bd = np.zeros_like(gradient), np.zeros_like(gradient)
         r = -gradient
         p, rr = r, float(r @ r)
         enough = min(0.1, math.sqrt(math.sqrt(rr))) ** 2 * rr
-        for _ in range(2 * len(gradient)):
+        for _ in range(self._limit):
             bp = self._problem.curvature_product(self._x, p)
             bent = float(p @ bp) + mu * float(p @ p)
             if not bent > 0.0:
@@ -259,6 +348,8 @@ class _Products:
             if rr <= enough:
                 break
             p = r + (rr / last) * p
+        else:
+            self._dear = not self._last
         return d, float(-gradient @ d - 0.5 * d @ bd)
 
 

@@ -18,7 +18,7 @@ from fubini.devices.executor import device_reason
 from fubini.errors import UnsupportedCircuitError
 from fubini.metric.compiled_qnode import CompiledQNode, compiled
 from fubini.native.circuit import Circuit
-from fubini.options import Real
+from fubini.options import Complex, Real
 
 _ONE = np.ones(1)
 _REMEDY = (
@@ -79,16 +79,27 @@ class EnergyProblem:
     """
 
     def __init__(
-        self, circuit: Circuit, angles: _Angles, start: Real, arguments: _Arguments
+        self,
+        circuit: Circuit,
+        angles: _Angles,
+        start: Real,
+        arguments: _Arguments,
+        state: Complex | None = None,
     ) -> None:
         self.start = start
         self.evaluations = 0
         self._program, self._angles, self._arguments = circuit.program, angles, arguments
+        self._wires, self._state = circuit.num_wires, state
 
     @property
     def size(self) -> int:
         """P."""
         return len(self.start)
+
+    @property
+    def amplitudes(self) -> int:
+        """Of the state, 2^wires."""
+        return 1 << self._wires
 
     def energy(self, x: Real) -> float:
         """Return the energy.
@@ -105,7 +116,7 @@ class EnergyProblem:
             points: (k, P).
         """
         self.evaluations += len(points)
-        found: Real = _core.expval(self._program, self._angles.at(points))
+        found: Real = _core.expval(self._program, self._angles.at(points), self._state)
         return found[:, 0]
 
     def value_and_gradient(self, x: Real) -> tuple[float, Real]:
@@ -116,7 +127,9 @@ class EnergyProblem:
         """
         self.evaluations += 1
         x = np.asarray(x, dtype=np.float64)
-        values, gradient, _ = _core.vjp(self._program, self._angles.at(x[None]), np.ones((1, 1)))
+        values, gradient, _ = _core.vjp(
+            self._program, self._angles.at(x[None]), np.ones((1, 1)), self._state
+        )
         return float(values[0, 0]), self._angles.pull(x, gradient[0])
 
     def model(self, x: Real) -> EnergyModel:
@@ -128,8 +141,9 @@ class EnergyProblem:
         self.evaluations += 1
         x = np.asarray(x, dtype=np.float64)
         value, gradient, curvature, metric = _core.energy_curvature(
-            self._program, self._angles.at(x[None]), _ONE
+            self._program, self._angles.at(x[None]), _ONE, self._state
         )
+        assert metric is not None
         pull = self._angles
         return EnergyModel(
             float(value[0]),
@@ -138,6 +152,20 @@ class EnergyProblem:
             pull.pull_both(x, metric[0]),
         )
 
+    def expansion(self, x: Real) -> tuple[float, Real, Real]:
+        """Return the energy, its gradient, (P,), and its curvature, (P, P): :meth:`model` without the metric.
+
+        Args:
+            x: (P,).
+        """
+        self.evaluations += 1
+        x = np.asarray(x, dtype=np.float64)
+        value, gradient, curvature, _ = _core.energy_curvature(
+            self._program, self._angles.at(x[None]), _ONE, self._state, False
+        )
+        pull = self._angles
+        return float(value[0]), pull.pull(x, gradient[0]), pull.pull_both(x, curvature[0])
+
     def metric(self, x: Real) -> Real:
         """Return the Fubini-Study metric, (P, P).
 
@@ -145,7 +173,7 @@ class EnergyProblem:
             x: (P,).
         """
         x = np.asarray(x, dtype=np.float64)
-        found: Real = _core.metric(self._program, self._angles.at(x[None]))
+        found: Real = _core.metric(self._program, self._angles.at(x[None]), self._state)
         return self._angles.pull_both(x, found[0])
 
     def curvature(self, x: Real) -> Real:
@@ -158,7 +186,7 @@ class EnergyProblem:
         Args:
             x: (P,).
         """
-        return self.model(x).curvature
+        return self.expansion(x)[2]
 
     def curvature_product(self, x: Real, vectors: Real) -> Real:
         """Return the curvature times vectors, without the matrix.
@@ -174,7 +202,7 @@ class EnergyProblem:
         rows = np.atleast_2d(vectors)
         pushed = np.ascontiguousarray(self._angles.push(x, rows))[None]
         found = _core.energy_curvature_product(
-            self._program, self._angles.at(x[None]), _ONE, pushed
+            self._program, self._angles.at(x[None]), _ONE, pushed, self._state
         )[0]
         return np.array([self._angles.pull(x, f) for f in found]).reshape(vectors.shape)
 
@@ -348,8 +376,11 @@ def reason_against(form: Compiled) -> str:
     if len(measured) != 1 or measured[0].kind != "expval":
         kinds = [m.kind for m in measured]
         return f"expected a QNode that returns one expectation value, got {kinds}"
-    if form.circuit.takes_state:
-        return "expected a circuit that starts from |0...0>, got a prepared state"
+    if form.state_weighted or form.state_from_inputs:
+        return (
+            "expected an initial state that no argument of the QNode enters (it may be read from outside, as a NumPy array), "
+            "got amplitudes from a tensor"
+        )
     return ""
 
 
@@ -366,10 +397,11 @@ def problem_of(form: Compiled, whole: Real, columns: Any) -> EnergyProblem:
 
 def _problem(form: Compiled, whole: Real, columns: Any, arguments: _Arguments) -> EnergyProblem:
     start = whole[columns]
+    state = form.states([whole], np.zeros((1, 0)))
     tied = _tied(form.circuit, form.affine, whole, columns)
     if tied is not None:
-        return EnergyProblem(tied, _Angles(), start, arguments)
-    return EnergyProblem(form.circuit, _Mapped(form, whole, columns), start, arguments)
+        return EnergyProblem(tied, _Angles(), start, arguments, state)
+    return EnergyProblem(form.circuit, _Mapped(form, whole, columns), start, arguments, state)
 
 
 def _tied(circuit: Circuit, affine: Affine | None, whole: Real, columns: Any) -> Circuit | None:

@@ -227,7 +227,7 @@ def test_weights_that_are_computed_are_judged_by_the_closure():
     assert all(torch.equal(v, before[n]) for n, v in layer.state_dict().items())
 
 
-@pytest.mark.parametrize("sign", ["minus", "maximize", "both", "half", "constant"])
+@pytest.mark.parametrize("sign", ["minus", "maximize", "both", "half", "constant", "affine"])
 def test_multiples_of_the_energy_take_its_steps(sign):
     energy = fubini.compiled(ising())
     start = torch.tensor(np.random.default_rng(3).uniform(0, np.pi, (3, 2)))
@@ -237,6 +237,7 @@ def test_multiples_of_the_energy_take_its_steps(sign):
         "maximize": negative,
         "both": lambda w: -energy(w),
         "half": lambda w: 0.5 * energy(w),
+        "affine": lambda w: 1 + torch.stack([energy(w), energy(w)]).mean() / 7,
         "constant": lambda w: 1.0 + energy(w),
     }
     ends = []
@@ -365,6 +366,9 @@ def returning(measurement):
 E1 = fubini.compiled(qml.QNode(small, DEVICE))
 LOSSES = {
     "square": (lambda w, _: E1(w) ** 2, "another function of it"),
+    "exponential": (lambda w, _: 2 * E1(w).exp(), "another function of it"),
+    "product": (lambda w, _: 3 - E1(w) * E1(w), "another function of it"),
+    "inverse": (lambda w, _: torch.ones(()) / E1(w), "another function of it"),
     "penalty": (lambda w, _: E1(w) + 0.1 * (w**2).sum(), "further terms"),
     "factor": (lambda w, v: v * E1(w), "depends on a parameter of shape"),
     "probabilities": (

@@ -18,6 +18,7 @@ from fubini.energies.problem import EnergyProblem, problem_of, reason_against
 from fubini.errors import NumericalError, UnsupportedCircuitError
 from fubini.metric.call_metric import CallLayer
 from fubini.nn.evaluations import leaf_weights
+from fubini.optim.affine import is_affine
 from fubini.optim.proposal import Proposal
 from fubini.optim.quantum_source import (
     AnyLayer,
@@ -138,7 +139,7 @@ class EnergySource(QuantumSource):
     :math:`B_{ij} = 2 Re <d_i psi| P (H - E) P |d_j psi>`, see ``EnergyProblem.curvature``. The loss has to be the energy,
     plus a constant, or a multiple of it; several energies, each of a circuit of its own, their sum. That is seen from
     gradients, which must be a multiple c of the energy's, and, unless c is 1 or -1, from the loss, which must be c times
-    the energy: of any other function of it, B would be half of the curvature.
+    the energy or have a graph that says so: of any other function of it, B would be half of the curvature.
 
     Args:
         model: The model; None: as for ``QuantumSource``.
@@ -155,6 +156,7 @@ class EnergySource(QuantumSource):
         self._known: dict[Any, tuple[Compiled, EnergyProblem]] = {}
         self._sum = _Sum()
         self._loss: float | None = None
+        self._result: Any = None
         self._sign = self._factor = 1.0
         self._judged = self._closure = False
 
@@ -190,6 +192,7 @@ class EnergySource(QuantumSource):
             raise ValueError("maximize: expected the same in all groups with metric='energy'")
         self._sign = -1.0 if groups[0]["maximize"] else 1.0
         self._loss, self._judged, self._closure = now["loss"], now["judged"], now["closure"]
+        self._result = now["result"]
         moving = [p for p in self._owned if p.grad is not None and bool(p.grad.any())]
         strange = [p for p in moving if not self.covers(p)]
         if strange:
@@ -373,15 +376,17 @@ class EnergySource(QuantumSource):
                 + _REMEDY
             )
         loss, whole = self._loss, factor * self._sum.energy
-        if abs(factor) != 1.0 and (
-            loss is None or not abs(loss - whole) <= share * (abs(loss) + abs(whole)) + floor
-        ):
+        result, self._result = self._result, None
+        multiple = loss is not None and (
+            abs(loss - whole) <= share * (abs(loss) + abs(whole)) + floor
+        )
+        if abs(factor) != 1.0 and not multiple and not is_affine(result):
             got = "unknown without a closure" if loss is None else f"{loss:g}"
             raise UnsupportedCircuitError(
-                f"metric: expected a loss that is the energy, {self._sum.energy:g}, plus a constant, or a multiple of it, with "
+                f"metric: expected a loss that is the energy, {self._sum.energy:g}, or a number times it, plus a number, with "
                 f"'energy', got {got} with gradients {factor:g} times the energy's, as from another function of it; call "
-                "backward on the energy itself, with factors in the observable; a multiple needs step(closure)"
-                + _REMEDY
+                "backward on the energy itself, with factors in the observable; for others than 1 and -1 the loss has to be seen: "
+                "step(closure), with a closure that returns it" + _REMEDY
             )
         return factor
 

@@ -67,8 +67,8 @@ class Source(Protocol):
         Args:
             groups: Parameter groups.
             names: Names of the parameters, as far as there are any.
-            **now: ``loss``, a number or None; ``metric_fn`` of the closure; ``scale`` of the gradients; whether there
-                is a ``closure``, and whether steps are ``judged`` by a policy.
+            **now: ``loss``, a number or None, and ``result``, as the closure returned it; ``metric_fn`` of the closure;
+                ``scale`` of the gradients; whether there is a ``closure``, and whether steps are ``judged`` by a policy.
         """
         ...
 

@@ -80,7 +80,7 @@ class QNGOptimizer(Checkpointed):
       no closure is needed (one is where weights are computed from parameters; without it the damping is then a tenth of
       the largest curvature along an axis). With a number for lam that is the damping, raised to twice the size of the
       lowest eigenvalue of B where that is negative and lam too small for it. The loss may be a sum of such energies,
-      each of a circuit of its own, plus a constant, or minus that; a multiple of it where a closure returns it. All else
+      each of a circuit of its own, plus a constant, or minus that; a number times it where a closure returns it. All else
       is refused before anything changes: data, several expectation values, probabilities, variances, shots, circuits on
       devices, classical layers with a gradient, other functions of E. Up to 1500 numbers B is a matrix, above that
       products in conjugate gradients; ``approx=None`` makes it a matrix in any case.

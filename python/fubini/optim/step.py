@@ -104,6 +104,7 @@ class Stepping(torch.optim.Optimizer):
             self.param_groups,
             self._names,
             loss=value,
+            result=loss,
             metric_fn=metric_fn,
             scale=scale,
             closure=closure is not None,

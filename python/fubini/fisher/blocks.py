@@ -152,6 +152,16 @@ def requested_blocks(
     if parameters:
         found = chain_blocks(inner, seen, parameters, request, EXACT_LIMIT)
         if found is not None:
+            if known is not None and known.is_new(seen):
+                exact = replace(request, signs=None)
+                known.blocks(
+                    inner,
+                    seen,
+                    parameters,
+                    exact,
+                    EXACT_LIMIT,
+                    lambda: chain_blocks(inner, seen, parameters, exact, EXACT_LIMIT) or [],
+                )
             return found
 
     def general() -> list[Block]:

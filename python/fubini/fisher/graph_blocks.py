@@ -45,8 +45,14 @@ _WORK = 1 << 22
 _MANY = 1024
 
 
-class _Home(NamedTuple):
-    """The layer that a parameter belongs to, and its place among all."""
+class Home(NamedTuple):
+    """The layer that a parameter belongs to.
+
+    Attributes:
+        place: Among all modules.
+        name: Of the layer, or of its class.
+        module: The layer.
+    """
 
     place: int
     name: str
@@ -58,9 +64,26 @@ class KnownGraphs:
 
     def __init__(self) -> None:
         self._known: dict[Any, bool] = {}
-        self._homes: dict[Any, tuple[list[nn.Module], dict[int, _Home] | None]] = {}
+        self._homes: dict[Any, tuple[list[nn.Module], dict[int, Home] | None]] = {}
 
-    def homes(self, model: nn.Module, graph: Graph, known: set[int]) -> dict[int, _Home] | None:
+    def is_new(self, seen: Sequence[Seen]) -> bool:
+        """Return whether the graph of passes is yet to be compared.
+
+        Args:
+            seen: The passes.
+        """
+        graph: Graph | None = seen[0].graph
+        return graph is not None and graph.key not in self._known
+
+    def trusts(self, graph: Graph) -> bool:
+        """Return whether a graph's blocks were those of the general pass.
+
+        Args:
+            graph: Of a pass.
+        """
+        return bool(self._known.get(graph.key))
+
+    def homes(self, model: nn.Module, graph: Graph, known: set[int]) -> dict[int, Home] | None:
         """Return the layers of a graph's parameters by the parameter's identity; None where several layers have one.
 
         Args:
@@ -142,7 +165,7 @@ def graph_blocks(
         return None
     if request.samples is not None or not graph.is_intact:
         return None
-    uses = [o.use for o in graph.operations if o.use is not None and o.use.parameters]
+    uses = trained_uses(graph)
     trained, wanted = [p for use in uses for p in use.parameters], {id(p) for p in parameters}
     known = {id(p) for p in trained}
     if len(known) < len(trained) or len(wanted) < len(parameters) or not wanted <= known:
@@ -151,7 +174,7 @@ def graph_blocks(
     if homes is None or not all(_is_own(use, homes) for use in uses):
         return None
     data = f.shape[0]
-    if data * sum(_width(use) ** 2 for use in uses) > _WORK:
+    if not is_small(uses, data):
         return None
     if not all_finite(f):
         raise NumericalError("model: expected finite outputs, got NaN or infinity")
@@ -159,22 +182,41 @@ def graph_blocks(
         return None
     factor = output_factor(f, (data, f.shape[1] if f.ndim > 1 else 1), one.targets, request)
     cotangent = factor if f.ndim > 1 else factor[:, :, 0]
-    return _Backward(graph, homes, wanted, request, exact_limit).blocks(cotangent)
+    return Backward(graph, homes, wanted, request, exact_limit).blocks(cotangent)
 
 
-def _homes(model: nn.Module, known: set[int]) -> dict[int, _Home] | None:
+def trained_uses(graph: Graph) -> list[Use]:
+    """Return the layers of a graph whose parameters are in it.
+
+    Args:
+        graph: Of a pass.
+    """
+    return [o.use for o in graph.operations if o.use is not None and o.use.parameters]
+
+
+def is_small(uses: Sequence[Use], data: int) -> bool:
+    """Return whether calls are what the blocks for so many data cost, not the numbers.
+
+    Args:
+        uses: Of the layers.
+        data: N.
+    """
+    return data * sum(_width(use) ** 2 for use in uses) <= _WORK
+
+
+def _homes(model: nn.Module, known: set[int]) -> dict[int, Home] | None:
     """What ``KnownGraphs.homes`` returns."""
-    found: dict[int, _Home] = {}
+    found: dict[int, Home] = {}
     for place, (name, module) in enumerate(model.named_modules()):
         for p in module._parameters.values():
             if p is not None and id(p) in known:
                 if id(p) in found:
                     return None
-                found[id(p)] = _Home(place, name or type(module).__name__, module)
+                found[id(p)] = Home(place, name or type(module).__name__, module)
     return found
 
 
-def _is_own(use: Use, homes: dict[int, _Home]) -> bool:
+def _is_own(use: Use, homes: dict[int, Home]) -> bool:
     """Whether a use is what the layer that has the parameters does with them."""
     home = homes.get(id(use.parameters[0]))
     if home is None:
@@ -202,13 +244,21 @@ def _width(use: Use) -> int:
     return sum(first.shape) if use.kind == "linear" else sum(p.numel() for p in use.parameters)
 
 
-class _Backward:
-    """Carries the columns of the curvature of all outputs back through a graph."""
+class Backward:
+    """Carries the columns of the curvature of all outputs back through a graph.
+
+    Args:
+        graph: Of a pass.
+        homes: The layers of its parameters.
+        wanted: Identities of the parameters whose metric is wanted.
+        request: What is asked for.
+        exact_limit: Linear layers with at most so many parameters have exact blocks.
+    """
 
     def __init__(
         self,
         graph: Graph,
-        homes: dict[int, _Home],
+        homes: dict[int, Home],
         wanted: set[int],
         request: Request,
         exact_limit: int,
@@ -218,7 +268,11 @@ class _Backward:
         self._found: list[tuple[int, Block]] = []
 
     def blocks(self, factor: Real) -> list[Block] | None:
-        """Return the blocks for the factor (N, K, ...) of the curvature by the outputs; None: a layer has no rule here."""
+        """Return the blocks in the order of the layers; None where a layer has no rule here.
+
+        Args:
+            factor: Of the curvature by the outputs, (N, K, ...).
+        """
         operations = self._graph.operations
         waiting: list[list[Real | None]] = [[None] * len(o.shapes) for o in operations]
         waiting[0][self._graph.place] = factor
@@ -265,7 +319,7 @@ class _Backward:
         request, inputs = self._request, to_numpy(use.inputs)
         arrays = [to_numpy(w) for w in use.parameters or use.arrays]
         scaled = wanted and request.quantum == "fubini-study"
-        home = self._homes[id(use.parameters[0])] if wanted else _Home(0, "", nn.Identity())
+        home = self._homes[id(use.parameters[0])] if wanted else Home(0, "", nn.Identity())
         if factor.shape[1] == 1 and not scaled:  # one sweep along it
             _, passed = use.form.forward(arrays, inputs, True)
             by_inputs, rows = use.form.backward_rows(passed, factor[:, 0])

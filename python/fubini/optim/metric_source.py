@@ -15,7 +15,9 @@ from fubini.fisher.chain_plan import ChainPlan
 from fubini.fisher.columns import Request
 from fubini.fisher.graph import read_graph
 from fubini.fisher.graph_blocks import KnownGraphs
-from fubini.fisher.likelihood import OutputGradient, split_targets
+from fubini.fisher.graph_plan import GraphPlan, is_simple
+from fubini.fisher.likelihood import Likelihood, OutputGradient, split_targets
+from fubini.fisher.likelihoods import Poisson
 from fubini.fisher.losses import as_likelihood
 from fubini.nn.recorder import (
     ModelRecorder,
@@ -140,8 +142,10 @@ class FisherSource:
         if self._recorder is None:
             self._recorder = record(self._model, owner, surroundings=True)
         self._recorder.watch(self._owned)
-        # A chain is understood by its modules alone.
-        if self._request.approx is not None and not is_chain(self._model):
+        # A chain is understood by its modules alone; with counts, whole steps go by the graph.
+        request = self._request
+        by_graph = isinstance(request.likelihood, Poisson) and is_simple(request)
+        if request.approx is not None and (by_graph or not is_chain(self._model)):
             self._recorder.reader = read_graph
 
     @property
@@ -240,6 +244,34 @@ class FisherSource:
             step: Its number.
         """
         return _seed(step) if self._combines else None
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """What the outputs mean to the loss."""
+        return self._request.likelihood
+
+    def read_pass(self) -> Pass | None:
+        """Return the pass of a step that has no other, if its graph was read and it is one batch of numbers on the host."""
+        passes = [] if self._recorder is None else self._recorder.passes
+        if len(passes) != 1 or passes[0].graph is None:
+            return None
+        one = passes[0]
+        if one.kwargs or len(one.args) != 1:
+            return None
+        x = one.args[0]
+        usual = type(x) in (Tensor, torch.nn.Parameter) and x.ndim == 2 and x.numel() and x.is_cpu
+        return one if usual else None
+
+    def graph_plan(self, moving: Sequence[Tensor], seen: Pass) -> GraphPlan | None:
+        """Return how whole steps of the model are taken by the graph of its passes, if they are.
+
+        Args:
+            moving: The parameters that have gradients.
+            seen: What ``read_pass`` returned.
+        """
+        if not all(p in self._owned for p in moving):
+            return None
+        return GraphPlan.of(self._model, self._request, self._known, moving, seen)
 
     def _seen(self, passes: Sequence[Pass], targets: Any) -> list[Seen]:
         """The passes as they are to be run again, each with its targets."""

@@ -19,6 +19,7 @@ from fubini.optim.diagnostics import StepRecord
 from fubini.optim.direct import Direct, Taken, is_uniform
 from fubini.optim.energy_source import EnergyJudge, EnergySource
 from fubini.optim.gather import Gatherer, Moving
+from fubini.optim.graph_step import GraphStep
 from fubini.optim.groups import KINDS, damping_entries
 from fubini.optim.length import StepLength
 from fubini.optim.metric_history import MetricHistory
@@ -45,6 +46,7 @@ class Stepping(torch.optim.Optimizer):
     _policy: DampingPolicy | None
     _source: Source
     _chain: ChainStep | None
+    _graph: GraphStep | None
     _names: dict[Tensor, str]
     _last: StepRecord | None = None
     _units = 1.0
@@ -122,6 +124,8 @@ class Stepping(torch.optim.Optimizer):
         taken = None
         if plainly and self._chain is not None and metric_fn is None and targets is None:
             taken = self._chain.step(self.param_groups, self.state)
+            if taken is None and self._graph is not None:
+                taken = self._graph.step(self.param_groups, self.state)
         ready = time.perf_counter()
         if taken is None:
             distributed.together(
@@ -297,9 +301,10 @@ class Stepping(torch.optim.Optimizer):
             and not options["spring"]
             and options["update_every"] == 1
         )
-        self._chain = None
+        self._chain = self._graph = None
         if usual and isinstance(self._source, FisherSource):
             self._chain = ChainStep(self._source, self._history, options)
+            self._graph = GraphStep(self._source, self._history, options)
         self._collect()
 
     def _collect(self) -> None:

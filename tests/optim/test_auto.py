@@ -9,8 +9,8 @@ import torch
 
 import fubini
 from fubini.blocks import DenseBlock, FactorBlock, OperatorBlock
+from fubini.blocks.products import operator_block
 from fubini.metric.operator import layer_operator, metric_operator
-from fubini.optim.quantum_source import operator_block
 
 KINDS = {"dense": DenseBlock, "dual": FactorBlock, "matrix-free": OperatorBlock}
 

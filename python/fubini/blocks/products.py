@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 
+from fubini.arrays import to_numpy
 from fubini.blocks.base import Block, BlockInfo, checked
 from fubini.blocks.matrix import DenseBlock
 from fubini.errors import NumericalError
+from fubini.native.operator import MetricOperator
 from fubini.solvers.systems import CG, Dual, solve
 
 Tensor = torch.Tensor
@@ -277,3 +280,34 @@ class OperatorBlock(Block):
             tolerance=self._tolerance,
             max_iterations=self._max_iterations,
         )
+
+
+def operator_block(operator: MetricOperator, parameters: Sequence[Tensor], label: str) -> Block:
+    """Return a metric in the form that its operator chose: a matrix, a factor of one, or products alone.
+
+    Args:
+        operator: The metric.
+        parameters: Whose it is.
+        label: Name for messages.
+    """
+    device = parameters[0].device
+
+    def tensor(values: Any) -> Tensor:
+        return torch.as_tensor(values, dtype=torch.float64).detach().to(device)
+
+    if operator.form == "dense":
+        return DenseBlock(parameters, tensor(operator.dense()), label)
+    if operator.form == "dual":
+        return FactorBlock(parameters, tensor(operator.factor()).mT, label)
+
+    def inverse(damping: Tensor) -> Callable[[Tensor], Tensor]:
+        apply = operator.block_inverse(to_numpy(damping))
+        return lambda r: tensor(apply(to_numpy(r)))
+
+    return OperatorBlock(
+        parameters,
+        lambda v: tensor(operator @ v),
+        label,
+        diagonal=lambda: tensor(operator.diagonal()),
+        preconditioner=inverse,
+    )

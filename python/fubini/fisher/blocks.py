@@ -45,10 +45,11 @@ from fubini.fisher.columns import Part, Request, Trace, accumulate, check_reques
 from fubini.fisher.graph_blocks import KnownGraphs
 from fubini.fisher.losses import as_likelihood
 from fubini.fisher.operator import fisher_operator
-from fubini.fisher.passes import Layout, is_open, survey
+from fubini.fisher.passes import Layout, survey
 from fubini.fisher.quantum import QuantumCall
+from fubini.fisher.refused import check_parameters, no_rule, title
 from fubini.fisher.repeat import repeated
-from fubini.fisher.rules import BatchNormCall, NormCall, rule_for
+from fubini.fisher.rules import BatchNormCall, NormCall
 from fubini.nn.surroundings import Seen, Surroundings, without_autocast
 from fubini.options import Approx, LayerRule
 
@@ -166,7 +167,7 @@ def requested_blocks(
 
     def general() -> list[Block]:
         layout = survey(inner)
-        _check_parameters(parameters, layout.names)
+        check_parameters(parameters, layout.names)
         return _blocks(layout, seen, parameters, request) if parameters else []
 
     if known is None or not parameters:
@@ -183,7 +184,7 @@ def _blocks(
     ruled = {id(p) for group in groups for p in group.parameters}
     strangers = [p for p in parameters if id(p) not in ruled]
     if strangers and approx is not None and fallback is None:
-        raise TypeError(_no_rule(layout, strangers, trace))
+        raise TypeError(no_rule(layout, strangers, trace))
     if approx is None:
         return _joint(layout, seen, trace, parameters, groups, request)
     units = [_unit(group, trace, request) for group in groups]
@@ -282,7 +283,7 @@ def _unit(group: _Group, trace: Trace, request: Request) -> Unit:
     modules, parameters = group.modules, group.parameters
     calls = [(i, c) for i, c in enumerate(trace.calls) if any(c.module is m for m in modules)]
     kinds = set(group.kinds)
-    label = ", ".join(dict.fromkeys(call.name for _, call in calls)) or _title(modules[0])
+    label = ", ".join(dict.fromkeys(call.name for _, call in calls)) or title(modules[0])
     size = sum(p.numel() for p in parameters)
     if any(issubclass(k, QuantumCall) for k in kinds):
         if request.quantum == "gauss-newton":
@@ -315,41 +316,6 @@ def _unit(group: _Group, trace: Trace, request: Request) -> Unit:
         f"{label}: {size} parameters that layers of different kinds share have no rule for their Fisher block; use "
         "approx=None, approx='diag' or fallback='diagonal'"
     )
-
-
-def _title(module: torch.nn.Module) -> str:
-    return type(module).__name__
-
-
-def _no_rule(layout: Layout, strangers: Sequence[Tensor], trace: Trace) -> str:
-    """What to say about parameters without a rule."""
-    remedy = "use approx=None (the joint matrix), fallback='diagonal' or fallback='identity', or give it to another optimizer"
-    for p in strangers:
-        for part in trace.parts:
-            if id(p) in part.run.uncalled:
-                return f"{layout.names[id(p)]}: {part.run.uncalled[id(p)]}; or {remedy}"
-    homes: dict[int, torch.nn.Module] = {}
-    for module in layout.model.modules():
-        for owned in module._parameters.values():
-            homes.setdefault(id(owned), module)
-    # What computes a weight says more than what is left of the layer.
-    for p in sorted(strangers, key=lambda p: not _is_parametrization(homes[id(p)])):
-        home = homes[id(p)]
-        if rule_for(home) is None or not is_open(home):
-            computes = ", which computes another layer's" if _is_parametrization(home) else ""
-            return (
-                f"{layout.names[id(p)]}: expected a parameter of a layer with a rule for its Fisher block, got one of "
-                f"{_title(home)}{computes}; {remedy}"
-            )
-    return (
-        f"{layout.names[id(strangers[0])]}: expected a parameter that only its layer uses, and whose layer has parameters for "
-        "weights, got one that the model also uses outside of the layer's forward, or a layer whose weights are computed "
-        f"(by a hook, as pruning does, or another network); {remedy}"
-    )
-
-
-def _is_parametrization(module: torch.nn.Module) -> bool:
-    return isinstance(module, torch.nn.utils.parametrize.ParametrizationList)
 
 
 # -- the passes -----------------------------------------------------------------------------------------------------
@@ -421,23 +387,3 @@ def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
         if inner is None:
             return model
         model = inner
-
-
-def _check_parameters(parameters: Sequence[Tensor], names: Mapping[int, str]) -> None:
-    seen: set[int] = set()
-    for k, p in enumerate(parameters):
-        if id(p) not in names:
-            raise ValueError(
-                f"parameters: expected parameters of the model, got one of shape {tuple(p.shape)} at {k} that it does "
-                "not have"
-            )
-        name = names[id(p)]
-        if id(p) in seen:
-            raise ValueError(f"parameters: expected every parameter once, got {name} twice")
-        seen.add(id(p))
-        if p.is_complex():
-            raise TypeError(
-                f"{name}: expected a real parameter, got {p.dtype}; use torch.view_as_real"
-            )
-        if p.layout is not torch.strided:
-            raise TypeError(f"{name}: expected a dense parameter, got the layout {p.layout}")

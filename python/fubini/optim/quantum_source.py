@@ -1,6 +1,6 @@
 """Fubini-Study metrics of a model's quantum layers, from what each of them evaluated."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,7 +12,8 @@ import torch
 
 from fubini import _core
 from fubini.arrays import all_finite, to_numpy
-from fubini.blocks import Block, DenseBlock, FactorBlock, OperatorBlock, distributed
+from fubini.blocks import Block, DenseBlock, distributed
+from fubini.blocks.products import operator_block
 from fubini.errors import NumericalError
 from fubini.metric.call_metric import CallLayer
 from fubini.metric.operator import layer_operator
@@ -308,37 +309,6 @@ class QuantumSource:
                 weights = {n: members[0].values.get(n, w) for n, w in leaves.items()}
             found.append(_Inputs(members, rows, single, weights))  # type: ignore[arg-type]
         return found
-
-
-def operator_block(operator: MetricOperator, parameters: Sequence[Tensor], label: str) -> Block:
-    """Return a metric in the form that its operator chose: a matrix, a factor of one, or products alone.
-
-    Args:
-        operator: The metric.
-        parameters: Whose it is.
-        label: Name for messages.
-    """
-    device = parameters[0].device
-
-    def tensor(values: Any) -> Tensor:
-        return torch.as_tensor(values, dtype=torch.float64).detach().to(device)
-
-    if operator.form == "dense":
-        return DenseBlock(parameters, tensor(operator.dense()), label)
-    if operator.form == "dual":
-        return FactorBlock(parameters, tensor(operator.factor()).mT, label)
-
-    def inverse(damping: Tensor) -> Callable[[Tensor], Tensor]:
-        apply = operator.block_inverse(to_numpy(damping))
-        return lambda r: tensor(apply(to_numpy(r)))
-
-    return OperatorBlock(
-        parameters,
-        lambda v: tensor(operator @ v),
-        label,
-        diagonal=lambda: tensor(operator.diagonal()),
-        preconditioner=inverse,
-    )
 
 
 def is_plain(layer: _Layer) -> bool:

@@ -1,15 +1,13 @@
-"""Steps: what is evaluated, in which way a step is taken, and what policies, trust region and line search make of it."""
+"""Steps: what is evaluated, and in which way a step is taken."""
 
-import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
 
-from fubini.blocks import OperatorBlock, distributed
-from fubini.errors import NumericalError
+from fubini.blocks import distributed
 from fubini.nn.random_state import RandomState
 from fubini.optim.chain_step import ChainStep
 from fubini.optim.checks import check_gradients
@@ -24,8 +22,9 @@ from fubini.optim.groups import KINDS, damping_entries
 from fubini.optim.length import StepLength
 from fubini.optim.metric_history import MetricHistory
 from fubini.optim.metric_source import ROUGH, FisherSource, Source
-from fubini.optim.policies import Armijo, DampingPolicy, LevenbergMarquardt, TrustRegion
-from fubini.optim.proposal import Part, Proposal
+from fubini.optim.policies import Armijo, DampingPolicy
+from fubini.optim.proposal import Proposal
+from fubini.optim.trials import curvature_unit, take_step
 from fubini.solvers.damping import Absolute, Damping
 from fubini.torch_private import uncompiled
 
@@ -33,8 +32,6 @@ Tensor = torch.Tensor
 Group = MutableMapping[str, Any]
 # Frames between a warning in the first step and its caller, with the decorators that torch puts around step.
 _LEVELS = 5
-_RAISES = 100  # of the damping, before the curvature of an energy is positive
-_NOISE = 4e-15  # of a loss in double precision, relative
 
 
 class Stepping(torch.optim.Optimizer):
@@ -348,108 +345,3 @@ def is_judged(
     if len({bool(group["maximize"]) for group in groups}) > 1:
         raise ValueError("maximize: expected the same in all groups where the loss is judged")
     return True
-
-
-def take_step(
-    record: StepRecord,
-    damping_of: Callable[[Any], Damping],
-    policy: DampingPolicy | None,
-    rule: TrustRegion | Armijo | None,
-    judge: Judge | EnergyJudge | None,
-    exact: bool = False,
-) -> None:
-    """Try steps until one is good enough, and take it; else the parameters stay as they were, to the bit.
-
-    Args:
-        record: Has the proposal, and receives what became of it.
-        damping_of: The damping of a group.
-        policy: Chooses the damping and, with a judge, whether to keep a step.
-        rule: Chooses the length.
-        judge: Evaluates the loss again, for policies and rules that ask for it.
-        exact: Whether the metric is the curvature of the loss, which has a scale of its own and need not be positive.
-
-    Raises:
-        NumericalError: If the loss before the step or the last change that was tried is not finite, or a block is
-            singular.
-    """
-    proposal = record.proposal
-    objective = judge.objective(record.loss) if judge is not None else 0.0
-    searched = isinstance(rule, Armijo)
-    tries = policy.tries if policy is not None else 1
-    record.accepted = False
-    if exact and isinstance(policy, LevenbergMarquardt):
-        policy.begin(curvature_unit(proposal.parts))
-    # What costs no evaluation is no try: negative curvature that the damping does not make up for yet.
-    attempt, left = 0, _RAISES if exact else 0
-    while attempt < tries:
-        start = time.perf_counter()
-        scale = policy.scale if policy is not None and not exact else 1.0
-        try:
-            # Against the momentum of a step that was refused, no damping helps.
-            proposal.make(damping_of, scale, with_momentum=attempt == 0)
-        except NumericalError:
-            if policy is None or not policy.needs_closure or (attempt == tries - 1 and not left):
-                raise
-            policy.update(float("nan"), float("nan"))
-            record.solve_seconds += time.perf_counter() - start
-            attempt, left = (attempt, left - 1) if left else (attempt + 1, 0)
-            continue
-        attempt += 1
-        if isinstance(rule, TrustRegion):
-            proposal.shorten(rule.factor(1.0, proposal.curvature))
-        record.damping = proposal.strength
-        if judge is None:
-            operators = any(isinstance(part.block, OperatorBlock) for part in proposal.parts)
-            if operators and distributed.active():
-                _ = (
-                    proposal.curvature
-                )  # for the diagnostics: later it would need all processes at once
-            record.accepted = True
-        elif isinstance(rule, Armijo):
-            _search(record, rule, judge, objective)
-        else:
-            assert policy is not None
-            predicted, share = proposal.predicted, 1.0 if exact else proposal.share
-            proposal.save()
-            record.actual = objective - judge.at(proposal, 1.0)
-            record.evaluations += 1
-            # At a minimum, rounding says nothing about the step.
-            noise = _NOISE * abs(objective)
-            record.accepted = (
-                0.0 <= predicted <= noise and abs(record.actual) <= noise
-            ) or policy.update(record.actual, predicted, share)
-            if not record.accepted:
-                proposal.restore()
-        record.solve_seconds += time.perf_counter() - start
-        if record.accepted or searched:
-            break
-    start = time.perf_counter()
-    if record.accepted:
-        if judge is None:  # else the last trial was this step
-            proposal.apply()
-        proposal.remember()
-    record.update_seconds = time.perf_counter() - start
-
-
-def curvature_unit(parts: Sequence[Part]) -> float:
-    """Return the first damping of an energy's curvature: its largest size along an axis, or what makes a step of 1 rad.
-
-    Args:
-        parts: What moves; the blocks are the curvature.
-    """
-    sizes = [float(part.block.diagonal().max()) for part in parts if part.damped]
-    square = sum(float(part.gradient @ part.gradient) for part in parts)
-    return max([math.sqrt(square), *sizes])
-
-
-def _search(record: StepRecord, rule: Armijo, judge: Judge | EnergyJudge, objective: float) -> None:
-    proposal = record.proposal
-    proposal.save()
-    found = rule.search(lambda factor: judge.at(proposal, factor), objective, 1.0, proposal.slope)
-    record.accepted = found.success
-    record.evaluations += found.evaluations
-    record.actual = objective - found.loss
-    if found.success:
-        proposal.shorten(found.factor)
-    else:
-        proposal.restore()

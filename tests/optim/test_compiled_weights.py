@@ -5,49 +5,35 @@ The references are the same models written with ``QuantumLayer``, and explicit m
 
 import copy
 import pickle
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import pennylane as qml
 import pytest
 import torch
-from torch.utils.checkpoint import checkpoint
 
 import fubini
-
-Tensor = torch.Tensor
-WIRES = 3
-SHAPE = (2, WIRES)
-# The same angles, and sums in another order.
-EXACT = {"rtol": 0.0, "atol": 1e-12}
-X = torch.rand(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-Y = torch.rand(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-
-
-def body(inputs: Tensor, w: Tensor) -> None:
-    for i in range(WIRES):
-        qml.RY(inputs[..., i], i)
-    for layer in w:
-        for i in range(WIRES):
-            qml.RY(layer[i], i)
-            qml.RZ(0.5 * layer[i], i)
-        for i in range(WIRES - 1):
-            qml.CNOT([i, i + 1])
-
-
-def observables() -> Any:
-    return [qml.expval(qml.Z(i)) for i in range(WIRES)]
-
-
-def device(name: str = "default.qubit") -> Any:
-    return qml.device(name, wires=WIRES)
-
-
-@qml.qnode(device())
-def node(inputs: Tensor, w: Tensor) -> Any:
-    body(inputs, w)
-    return observables()
+from compiled_weights import (
+    EXACT,
+    SHAPE,
+    WIRES,
+    Bare,
+    Layered,
+    Tensor,
+    X,
+    Y,
+    batch,
+    body,
+    circuit,
+    device,
+    energy,
+    first_weights,
+    node,
+    observables,
+    other_energy,
+    rows,
+    trained,
+)
 
 
 @qml.qnode(device())
@@ -61,21 +47,6 @@ def amplitudes(inputs: Tensor, w: Tensor) -> Any:
     qml.AmplitudeEmbedding(inputs, range(2), pad_with=0.1, normalize=True)
     body(torch.zeros(WIRES), w)
     return observables()
-
-
-circuit = fubini.compiled(node)
-
-
-def first_weights() -> Tensor:
-    return torch.rand(SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-
-
-def batch(q: Any, x: Tensor, w: Any) -> Tensor:
-    return torch.stack(q(x, w), -1)
-
-
-def rows(q: Any, x: Tensor, w: Any) -> Tensor:
-    return torch.stack([torch.hstack(q(row, w)) for row in x])
 
 
 def by_name(q: Any, x: Tensor, w: Any) -> Tensor:
@@ -93,51 +64,6 @@ def parts(q: Any, x: Tensor, w: Any) -> Tensor:
 def mapped(q: Any, x: Tensor, w: Any) -> Tensor:
     q(x[0], w)  # compiled
     return torch.stack(torch.vmap(lambda row: q(row, w))(x), -1)
-
-
-class Bare(torch.nn.Module):
-    """As in PennyLane's tutorial on transfer learning: the weights are the model's own."""
-
-    def __init__(self, call: Callable[..., Tensor] = batch, q: Any = None) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.pre, self.post = torch.nn.Linear(5, WIRES).double(), torch.nn.Linear(WIRES, 2).double()
-        self.w = torch.nn.Parameter(first_weights())
-        self.call = call
-        if q is not None:
-            self.q = q
-
-    def weight(self) -> Any:
-        return self.w
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.tanh(self.pre(x)) * torch.pi / 2
-        q = getattr(self, "q", circuit)
-        return self.post(self.call(q, x, self.weight()).to(x))
-
-
-class Layered(Bare):
-    """The same with a layer."""
-
-    def __init__(self, qnode: Any = node, **options: Any) -> None:
-        super().__init__()
-        del self.w
-        self.q = fubini.QuantumLayer(qnode, {"w": SHAPE}, {"w": first_weights()}, **options)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.post(self.q(torch.tanh(self.pre(x)) * torch.pi / 2))
-
-
-def trained(model: torch.nn.Module, steps: int = 3, x: Tensor = X, **options: Any) -> Any:
-    """Take steps; the optimizer, and all parameters in one vector: those of the circuit first."""
-    usual = {} if "loss" in options else {"metric": "quantum"}
-    opt = fubini.QNGOptimizer(model, 0.1, **{**usual, **options})
-    for _ in range(steps):
-        opt.zero_grad()
-        torch.nn.functional.mse_loss(model(x), Y[: len(x)]).backward()
-        opt.step()
-    named = sorted(model.named_parameters(), key=lambda pair: pair[0].replace("q.w", "w"))
-    return opt, torch.cat([p.detach().reshape(-1) for _, p in named])
 
 
 @pytest.mark.parametrize("approx", [None, "block-diag", "diag", "auto"])
@@ -169,8 +95,6 @@ def test_devices(call: Any) -> None:
 
 
 # -- weights that are made of parameters ----------------------------------------------------------------------------
-
-
 class Split(Bare):
     """Two circuits with parts of one parameter."""
 
@@ -393,272 +317,7 @@ def test_vmap_over_something_else_than_inputs() -> None:
         trained(Both())
 
 
-# -- several calls and circuits -------------------------------------------------------------------------------------
-
-
-def energy_of(w: Tensor) -> Any:
-    body(torch.zeros(WIRES), w)
-    return qml.expval(qml.Z(0) @ qml.Z(1) + 0.3 * qml.X(2))
-
-
-def other_energy_of(w: Tensor) -> Any:
-    body(torch.ones(WIRES), torch.sin(w))
-    return qml.expval(qml.X(1))
-
-
-energy = fubini.compiled(qml.QNode(energy_of, device()))
-other_energy = fubini.compiled(qml.QNode(other_energy_of, device()))
-
-
-def natural(w: Tensor, gradient: Tensor, g: Tensor, lam: float = 0.1) -> Tensor:
-    damped = g + lam * torch.eye(len(g)).double()
-    return w - 0.1 * torch.linalg.solve(damped, gradient.reshape(-1)).reshape(w.shape)
-
-
-def full_metric(q: Any, w: Tensor) -> Tensor:
-    return fubini.metric_tensor(q, joint=True)(w.detach().requires_grad_()).detach()
-
-
-@pytest.mark.parametrize("make", [torch.nn.Parameter, lambda t: t.requires_grad_()])
-def test_bare_parameters_and_no_metric_function(make: Any) -> None:
-    w = make(first_weights())
-    opt = fubini.QNGOptimizer([w], 0.1, lam=0.1, approx=None)
-    for _ in range(2):
-        opt.zero_grad()
-        loss = energy(w)
-        loss.backward()
-        expected = natural(w.detach(), w.grad, full_metric(energy, w))
-        opt.step()
-        torch.testing.assert_close(w.detach(), expected, **EXACT)
-
-
-def test_two_circuits_that_share_a_weight_and_a_layer_besides() -> None:
-    layer = fubini.QuantumLayer(node, {"w": SHAPE}, {"w": first_weights()})
-    w = layer.w
-    opt = fubini.QNGOptimizer([w], 0.1, lam=0.1, approx=None)
-    x = X[:, :3]
-    (energy(w) + other_energy(w) + layer(x).sum()).backward()
-    metrics = [full_metric(q, w) for q in (energy, other_energy)]
-    metrics.append(fubini.metric_tensor(layer, reduce="mean", joint=True)(x).detach())
-    expected = natural(w.detach(), w.grad, sum(metrics))
-    opt.step()
-    torch.testing.assert_close(w.detach(), expected, rtol=0, atol=1e-11)
-
-
-def test_only_calls_whose_gradients_count() -> None:
-    w = torch.nn.Parameter(first_weights())
-    opt = fubini.QNGOptimizer([w], 0.1, lam=0.1, approx=None)
-    with torch.no_grad():
-        circuit(X[0, :3], w)
-    circuit(X[1, :3], w)  # never differentiated
-    torch.autograd.grad(circuit(X[2, :3], w)[0], w)
-    torch.func.grad(lambda v: circuit(X[3, :3], v)[0])(w.detach())
-    sum(circuit(X[4, :3], w)).backward()
-    g = fubini.metric_tensor(node, argnums=1, joint=True)(X[4, :3], w).detach()
-    expected = natural(w.detach(), w.grad, g)
-    opt.step()
-    torch.testing.assert_close(w.detach(), expected, **EXACT)
-
-
-def test_gradients_that_are_accumulated_and_those_that_are_not() -> None:
-    w = torch.nn.Parameter(first_weights())
-    opt = fubini.QNGOptimizer([w], 0.1, lam=0.1, approx=None)
-    for k in (0, 1):
-        sum(circuit(X[k, :3], w)).backward()
-    w.grad = None
-    for k in (2, 3, 4):
-        sum(circuit(X[k, :3], w)).backward()
-    metric = fubini.metric_tensor(node, argnums=1, reduce="mean", joint=True)
-    expected = natural(w.detach(), w.grad, metric(X[2:5, :3], w).detach())
-    opt.step()
-    torch.testing.assert_close(w.detach(), expected, **EXACT)
-
-
-def test_a_step_without_a_call_is_refused() -> None:
-    w = torch.nn.Parameter(first_weights())
-    opt = fubini.QNGOptimizer([w], 0.1)
-    energy(w).backward()
-    opt.step()
-    opt.zero_grad()
-    with torch.no_grad():
-        w.add_(0.1)
-    energy(w).backward()
-    with torch.no_grad():
-        w.add_(0.1)
-    energy(w).backward()
-    with pytest.raises(RuntimeError, match=r"energy_of\(w\): .*used different weights"):
-        opt.step()
-
-
-def test_losses_made_of_derivatives() -> None:
-    w = torch.nn.Parameter(first_weights())
-    opt = fubini.QNGOptimizer([w], 0.1, lam=0.1, approx=None)
-    (gradient,) = torch.autograd.grad(energy(w), w, create_graph=True)
-    gradient.square().sum().backward()
-    expected = natural(w.detach(), w.grad, full_metric(energy, w))
-    opt.step()
-    torch.testing.assert_close(w.detach(), expected, **EXACT)
-
-
-def test_damping_that_judges_the_loss() -> None:
-    w = torch.nn.Parameter(first_weights())
-    opt = fubini.QNGOptimizer([w], 1.0, approx=None, lam=fubini.LevenbergMarquardt())
-
-    def closure() -> Tensor:
-        opt.zero_grad()
-        loss = energy(w)
-        loss.backward()
-        return loss
-
-    values = [float(opt.step(closure).detach()) for _ in range(20)]
-    assert values == sorted(values, reverse=True)
-    assert values[-1] < -1.29  # the ground state of Z Z + .3 X is at -1.3
-
-
-def test_a_closure_s_own_metric_goes_first() -> None:
-    w = torch.nn.Parameter(first_weights())
-    opt = fubini.QNGOptimizer([w], 0.1, lam=0.0)
-
-    def closure() -> Any:
-        opt.zero_grad()
-        loss = energy(w)
-        loss.backward()
-        return loss, lambda _: 2.0 * torch.eye(w.numel()).double()
-
-    before = w.detach().clone()
-    opt.step(closure)
-    torch.testing.assert_close(w.detach(), before - 0.05 * w.grad, **EXACT)
-
-
-def test_weights_that_move_no_state() -> None:
-    def weighed(c: Tensor, w: Tensor) -> Any:
-        body(torch.zeros(WIRES), w)
-        return qml.expval(c[0] * qml.Z(0) + c[1] * qml.X(1))
-
-    q = fubini.compiled(qml.QNode(weighed, device()))
-    c, w = (
-        torch.nn.Parameter(torch.tensor([0.4, 0.3]).double()),
-        torch.nn.Parameter(first_weights()),
-    )
-    layer = fubini.QuantumLayer(q.qnode, {"c": (2,), "w": SHAPE}, {"c": c, "w": w})
-    opt = fubini.QNGOptimizer([c, w], 0.1, approx=None)
-    other = fubini.QNGOptimizer(layer, 0.1, approx=None)
-    q(c, w).backward()
-    layer().backward()
-    opt.step()
-    other.step()
-    torch.testing.assert_close(c, layer.c, **EXACT)
-    torch.testing.assert_close(w, layer.w, **EXACT)
-
-
-def test_a_frozen_weight() -> None:
-    def two(inputs: Tensor, v: Tensor, w: Tensor) -> Any:
-        body(inputs, v)
-        body(inputs, w)
-        return observables()
-
-    q = fubini.compiled(qml.QNode(two, device()))
-    v, w = (
-        torch.nn.Parameter(first_weights(), requires_grad=False),
-        torch.nn.Parameter(first_weights()),
-    )
-    layer = fubini.QuantumLayer(q.qnode, {"v": SHAPE, "w": SHAPE}, {"v": v, "w": w})
-    layer.v.requires_grad_(False)
-    opt = fubini.QNGOptimizer([v, w], 0.1)
-    other = fubini.QNGOptimizer(layer, 0.1)
-    for x in X[:, :3]:
-        sum(q(x, v, w)).backward()
-        layer(x).sum().backward()
-    opt.step()
-    other.step()
-    torch.testing.assert_close(w, layer.w, **EXACT)
-
-
-# -- where it is, and what is around it -----------------------------------------------------------------------------
-
-
-def test_attributes_globals_closures_copies_and_pickles() -> None:
-    _, expected = trained(Layered())
-    inner = fubini.compiled(node)
-    models = [Bare(), Bare(batch, inner), Bare(lambda q, x, w: batch(inner, x, w))]
-    models += [copy.deepcopy(models[0]), pickle.loads(pickle.dumps(models[1]))]
-    for model in models:
-        _, got = trained(model)
-        torch.testing.assert_close(got, expected, **EXACT)
-
-
-def test_two_optimizers_and_one_that_is_gone() -> None:
-    model, expected = Bare(), trained(Layered(), steps=1)[1]
-    others = [fubini.QNGOptimizer(m, 0.1, metric="quantum") for m in (model, Bare())]
-    del others[1]
-    _, got = trained(model, steps=1)
-    torch.testing.assert_close(got, expected, **EXACT)
-    others[0].step()
-
-
-def test_checkpoints() -> None:
-    class Saving(Bare):
-        def forward(self, x: Tensor) -> Tensor:
-            return checkpoint(super().forward, x, use_reentrant=False)  # type: ignore[no-any-return]
-
-    _, expected = trained(Layered())
-    for call in (batch, rows):
-        _, got = trained(Saving(call))
-        torch.testing.assert_close(got, expected, **EXACT)
-
-
-def test_copies_and_states_of_the_optimizer() -> None:
-    model = Bare()
-    opt, _ = trained(model)
-    model, opt = pickle.loads(pickle.dumps((model, opt)))
-    torch.nn.functional.mse_loss(model(X), Y).backward()
-    opt.step()
-    assert "node(w)" in opt.explain()
-
-
-def test_what_is_classical_is_told_once() -> None:
-    model = Bare()
-    opt = fubini.QNGOptimizer(model, 0.1)
-    torch.nn.functional.mse_loss(model(X), Y).backward()
-    with pytest.warns(
-        UserWarning, match=r"classical parameters \(pre\.weight, pre\.bias, post\.weight, \.\.\.\)"
-    ):
-        opt.step()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        opt.step()
-
-
-def test_shots_and_signal_to_noise() -> None:
-    q = fubini.compiled(
-        qml.set_shots(qml.QNode(energy_of, qml.device("default.qubit", wires=3, seed=1)), 50)
-    )
-    w = torch.nn.Parameter(first_weights())
-
-    class Energy(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.w = w
-
-        def forward(self) -> Tensor:
-            return q(self.w)
-
-    model = Energy()
-    opt = fubini.QNGOptimizer(model, 0.1, metric="quantum")
-    model().backward()
-    opt.step()
-    assert "energy_of(w), which runs on its device" in opt.explain()
-    opt = fubini.QNGOptimizer(model, 0.1, lam=fubini.SignalToNoise())
-    opt.zero_grad()
-    model().backward()
-    with pytest.raises(
-        ValueError, match=r"energy_of\(w\): a compiled QNode with shots.*QuantumLayer"
-    ):
-        opt.step()
-
-
 # -- Fisher matrices ------------------------------------------------------------------------------------------------
-
 FISHER: dict[str, dict[str, Any]] = {
     "blocks": {"loss": torch.nn.MSELoss()},
     "joint": {"loss": torch.nn.MSELoss(), "approx": None},

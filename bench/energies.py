@@ -4,7 +4,9 @@ Every case of ``problems/ground_states.py`` is run from the same random starts b
 All get their gradients from the native engine on one thread, but for PennyLane's own QNG, so the comparison is between
 optimizers; seconds are those of the CPU. Adam and PennyLane's QNG have the best learning rate of a grid on two other starts.
 A start succeeds to t when the energy is within t, relative, of the case's floor: the ground state where the ansatz reaches
-it from every start, else the lowest energy that any run found. Medians count starts that failed as infinite.
+it from every start, else the lowest energy that any run found. Which of many local minima a start leads to is chance: among
+the cases with fewer successes, those are named where chance would not do it (Fisher's exact test). Medians count starts
+that failed as infinite.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import scipy.stats
 
 import common
 from problems.descents import METHODS, Descent, descend
@@ -106,21 +109,35 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
-def verdict(results: dict[str, Any]) -> dict[str, list[str]]:
-    """The cases in which a peer has more successes, or fewer seconds, to the goal."""
-    fewer, slower = [], []
+def by_chance(ours: int, theirs: int, starts: int) -> bool:
+    """Whether so different numbers of successes come about, one time in twenty or more, where there is no difference."""
+    table = [[ours, starts - ours], [theirs, starts - theirs]]
+    return bool(scipy.stats.fisher_exact(table).pvalue >= 0.05)
+
+
+def verdict(results: dict[str, Any], starts: int) -> dict[str, list[str]]:
+    """The cases in which a peer has more successes, more than by chance, or fewer seconds, to the goal."""
+    fewer, beyond, slower = [], [], []
     for name, found in results.items():
         methods = found["methods"]
         peers = {n: m for n, m in methods.items() if n != OURS}
         key, ours = str(GOAL), methods[OURS]
-        if ours["success"][key] < max(m["success"][key] for m in peers.values()):
+        mine_reached = ours["success"][key]
+        best_reached = max(m["success"][key] for m in peers.values())
+        if mine_reached < best_reached:
             fewer.append(name)
+            if not by_chance(mine_reached, best_reached, starts):
+                beyond.append(name)
         times = [m["median_steps_evaluations_seconds"][key][2] for m in peers.values()]
         mine = ours["median_steps_evaluations_seconds"][key][2]
         best = min((t for t in times if t is not None), default=None)
         if best is not None and (mine is None or mine > best):
             slower.append(name)
-    return {"fewer successes": fewer, "more seconds": slower}
+    return {
+        "fewer successes": fewer,
+        "fewer successes, beyond chance,": beyond,
+        "more seconds": slower,
+    }
 
 
 def run(quick: bool) -> dict[str, Any]:
@@ -135,8 +152,9 @@ def run(quick: bool) -> dict[str, Any]:
     with common.threads(1), warnings.catch_warnings():
         # SciPy's line searches warn where rounding ends them.
         warnings.simplefilter("ignore")
-        results = dict(contest(make, 3 if quick else 10) for make in (QUICK if quick else CASES))
-    lost = verdict(results)
+        starts = 3 if quick else 10
+        results = dict(contest(make, starts) for make in (QUICK if quick else CASES))
+    lost = verdict(results, starts)
     for what, names in lost.items():
         print(
             f"\n{OURS}, relative error {GOAL:.0e}: {what} than the best peer on {names or 'no case'}"

@@ -155,7 +155,7 @@ def torch_lbfgs(case: Case, problem: Any, x: np.ndarray, watch: Watch, _: Any) -
         if done != iteration[0]:
             iteration[0] = done
             watch(value)
-        return torch.tensor(value)
+        return torch.tensor(value, dtype=torch.float64)
 
     opt.step(closure)
     watch(problem.energy(w.detach().numpy()))

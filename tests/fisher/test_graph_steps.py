@@ -177,3 +177,12 @@ def test_errors_are_those_of_the_general_pass() -> None:
     request = Request(Gaussian(), "true", None, None, "gauss-newton", "wires", "block-diag", None)
     with pytest.raises(fubini.NumericalError, match="finite outputs"):
         graph_blocks(model, [one], list(model.parameters()), request, 128, KnownGraphs())
+
+
+def test_activations_of_large_models_are_not_kept() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        return m.last(m.first(x).sin())
+
+    model = Of(forward, first=nn.Linear(40, 300), last=nn.Linear(300, 3))
+    assert seen_by(model, torch.randn(8, 40)).graph is not None
+    assert seen_by(model, torch.randn(40, 40)).graph is None

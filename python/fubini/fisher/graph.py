@@ -9,7 +9,7 @@ the pass itself has left, without another pass. A graph with anything else is no
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,8 @@ Real = npt.NDArray[np.float64]
 
 #: What is known besides the layers.
 RULES = FUNCTIONS | SHAPES
+# As in a chain: data times squared widths beyond which the general pass, which shares the work among threads, is quicker.
+_WORK = 1 << 22
 # More than this is no chain of a few layers, and takes longer to read than to run.
 _LONGEST = 256
 
@@ -93,6 +95,21 @@ class Graph:
         return self.values.unchanged()
 
 
+def is_small(uses: Sequence[Use], data: int) -> bool:
+    """Return whether calls are what the blocks for so many data cost, not the numbers.
+
+    Args:
+        uses: Of the layers.
+        data: N.
+    """
+    return data * sum(_width(use) ** 2 for use in uses) <= _WORK
+
+
+def _width(use: Use) -> int:
+    first = use.parameters[0]
+    return sum(first.shape) if use.kind == "linear" else sum(p.numel() for p in use.parameters)
+
+
 def read_graph(output: Tensor) -> Graph | None:
     """Return how a tensor came about, or None where that is not understood.
 
@@ -148,6 +165,9 @@ def _read(output: Tensor) -> Graph:
                 raise NotKnown
         operations.append(Operation(sources, mine, pull, use))
         key += kind, said, tuple(sources), tuple([shape[1:] for shape in mine])
+    uses = [o.use for o in operations if o.use is not None and o.use.parameters]
+    if not is_small(uses, data):  # activations are not to be kept in memory for nothing
+        raise NotKnown
     return Graph(operations, place, tuple(key), values)
 
 

@@ -19,7 +19,7 @@ from fubini.arrays import all_finite, to_numpy
 from fubini.blocks import Block
 from fubini.errors import NumericalError
 from fubini.fisher.columns import Request
-from fubini.fisher.graph import Graph, Use
+from fubini.fisher.graph import Graph, Use, is_small
 from fubini.fisher.layer_blocks import (
     circuit_block,
     circuit_block_of_rows,
@@ -39,8 +39,6 @@ Real = npt.NDArray[np.float64]
 # Rounding: sums of some hundred products in another order; of models in single precision, the general pass rounds what
 # lies between the layers.
 _CLOSE = {torch.float64: 1e-10, torch.float32: 1e-3}
-# As in a chain: data times squared widths beyond which the general pass, which shares the work among threads, is quicker.
-_WORK = 1 << 22
 # Graphs that are remembered. A model that makes another one in every step would fill the memory.
 _MANY = 1024
 
@@ -194,16 +192,6 @@ def trained_uses(graph: Graph) -> list[Use]:
     return [o.use for o in graph.operations if o.use is not None and o.use.parameters]
 
 
-def is_small(uses: Sequence[Use], data: int) -> bool:
-    """Return whether calls are what the blocks for so many data cost, not the numbers.
-
-    Args:
-        uses: Of the layers.
-        data: N.
-    """
-    return data * sum(_width(use) ** 2 for use in uses) <= _WORK
-
-
 def _homes(model: nn.Module, known: set[int]) -> dict[int, Home] | None:
     """What ``KnownGraphs.homes`` returns."""
     found: dict[int, Home] = {}
@@ -237,11 +225,6 @@ def _is_own(use: Use, homes: dict[int, Home]) -> bool:
     return len(own) == len(use.parameters) and all(
         p is q for p, q in zip(own, use.parameters, strict=True)
     )
-
-
-def _width(use: Use) -> int:
-    first = use.parameters[0]
-    return sum(first.shape) if use.kind == "linear" else sum(p.numel() for p in use.parameters)
 
 
 class Backward:

@@ -18,8 +18,8 @@ from fubini.arrays import to_numpy
 from fubini.blocks import Block, DenseBlock, KroneckerBlock
 from fubini.fisher.blocks import EXACT_LIMIT
 from fubini.fisher.columns import Request
-from fubini.fisher.graph import Graph
-from fubini.fisher.graph_blocks import Backward, Home, KnownGraphs, is_small, trained_uses
+from fubini.fisher.graph import Graph, is_small
+from fubini.fisher.graph_blocks import Backward, Home, KnownGraphs, trained_uses
 from fubini.fisher.layer_blocks import output_factor
 from fubini.fisher.likelihood import Likelihood
 from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian, Poisson

@@ -7,7 +7,7 @@ import torch
 
 from fubini.blocks import distributed
 from fubini.optim.checks import check_group, listed
-from fubini.optim.policies import Armijo, DampingPolicy, TrustRegion, as_policy
+from fubini.optim.policies import Armijo, DampingPolicy, TrustRegion, as_policy, is_policy
 from fubini.options import check_approx, check_number, check_rule, check_word
 from fubini.solvers.damping import Absolute, Damping, Diagonal, Relative
 
@@ -28,7 +28,7 @@ def group_damping(lam: Any) -> Damping:
         raise TypeError(
             f"lam: expected a number, a damping or a policy, got the class {lam.__name__}; write {lam.__name__}(...)"
         )
-    if not isinstance(lam, DampingPolicy | Damping):
+    if not (isinstance(lam, Damping) or is_policy(lam)):
         check_number("lam", lam)
         lam = float(lam)
     damping = as_policy(lam).damping_at(0)
@@ -70,7 +70,7 @@ def checked_group(
     if "params" not in group:
         raise ValueError(f"param_group: expected an entry 'params', got {sorted(map(str, group))}")
     if "lam" in group:
-        if policy is not None or isinstance(group["lam"], DampingPolicy):
+        if policy is not None or is_policy(group["lam"]):
             raise ValueError(
                 "lam: expected a number, Relative or Diagonal for a group; a policy is for all groups and goes to the "
                 "optimizer's lam"

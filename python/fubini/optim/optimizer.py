@@ -21,7 +21,14 @@ from fubini.optim.groups import (
 from fubini.optim.length import StepLength
 from fubini.optim.metric_source import Metric, make_source
 from fubini.optim.momentum import as_momentum
-from fubini.optim.policies import Armijo, DampingPolicy, Tikhonov, TrustRegion, own_policy
+from fubini.optim.policies import (
+    Armijo,
+    DampingPolicy,
+    Tikhonov,
+    TrustRegion,
+    is_policy,
+    own_policy,
+)
 from fubini.options import Approx, LayerRule
 from fubini.torch_private import TAKES_NAMES, load_compiler
 
@@ -252,7 +259,7 @@ class QNGOptimizer(Checkpointed):
         lam = chosen.lam
         self._policy: DampingPolicy | None = None
         damping = group_damping(lam)
-        if isinstance(lam, DampingPolicy) and not isinstance(lam, Tikhonov):
+        if is_policy(lam) and not isinstance(lam, Tikhonov):
             self._policy = own_policy(lam)
         self._data_parallel = isinstance(model, torch.nn.parallel.DistributedDataParallel)
         self._model = distributed.unwrapped(model)

@@ -13,7 +13,7 @@ import math
 import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 from fubini.solvers.damping import Damping, as_damping
 
@@ -511,6 +511,15 @@ def own_policy(policy: DampingPolicy) -> DampingPolicy:
     return other
 
 
+def is_policy(value: Any) -> TypeGuard[DampingPolicy]:
+    """Return whether a value is a damping policy; asking the protocol takes long, and numbers are the usual case.
+
+    Args:
+        value: What a caller passed as ``lam`` or ``damping``.
+    """
+    return not isinstance(value, int | float | Damping) and isinstance(value, DampingPolicy)
+
+
 def as_policy(value: Any) -> DampingPolicy:
     """Return a damping policy: itself, or :class:`Tikhonov` of a number or a :class:`~fubini.Damping`.
 
@@ -520,9 +529,7 @@ def as_policy(value: Any) -> DampingPolicy:
     Returns:
         The policy.
     """
-    if isinstance(value, DampingPolicy):
-        return value
-    return Tikhonov(value)
+    return value if is_policy(value) else Tikhonov(value)
 
 
 def _check_count(name: str, value: Any) -> None:

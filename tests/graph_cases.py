@@ -19,6 +19,8 @@ from quantum_layers import quantum
 
 Tensor = torch.Tensor
 
+quantum()  # the first circuit of a process loads what draws random numbers: later ones have the same weights
+
 
 class Of(nn.Module):
     """A model by its forward; layers are attributes."""

@@ -249,6 +249,21 @@ def test_multiples_of_the_energy_take_its_steps(sign):
     torch.testing.assert_close(ends[1], ends[0], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("factor", [1e-6, 0.3, 3.0, -2.0, 1e6])
+def test_multiples_are_known_to_the_end(factor):
+    """Gradients of little more than rounding tell a factor only roughly; the loss tells it too."""
+    w = torch.tensor([0.3, 0.7], dtype=torch.float64, requires_grad=True)
+    opt = QNGOptimizer([w], metric="energy", maximize=factor < 0)
+    losses = descend(opt, lambda: factor * E1(w), 25)
+    assert losses[-1] / factor == pytest.approx(-np.sqrt(1.25), abs=1e-14)
+    again = QNGOptimizer([w], metric="energy", maximize=factor < 0)
+    assert descend(again, lambda: factor * E1(w), 2)[-1] == pytest.approx(losses[-1], rel=1e-14)
+    v = torch.tensor([0.3, 0.7], dtype=torch.float64, requires_grad=True)
+    opt = QNGOptimizer([v], metric="energy", maximize=factor < 0)
+    losses = descend(opt, lambda: factor * (E1(v) + 1.0), 25)
+    assert losses[-1] / factor == pytest.approx(1.0 - np.sqrt(1.25), abs=1e-14)
+
+
 RNG = np.random.default_rng(5)
 MATRIX = RNG.normal(size=(8, 8))
 MATRIX = (MATRIX + MATRIX.T) / 2
@@ -439,6 +454,18 @@ def test_data_and_classical_layers_are_refused():
         descend(opt, model, 1)
     # Layers that the loss does not touch are none of its business.
     assert descend(opt, model.circuit, 8)[-1] == pytest.approx(-np.sqrt(1.25), abs=1e-6)
+
+
+def test_arguments_that_may_be_data_are_asked_for():
+    w = torch.tensor([0.3, 0.7], dtype=torch.float64, requires_grad=True)
+    opt = QNGOptimizer([w], metric="energy")
+    with pytest.raises(TypeError, match=r"fubini\.compiled\(qnode, weights=\['w'\]\)"):
+        descend(opt, lambda: E1(w + 1.0), 1)
+    assert w.tolist() == [0.3, 0.7]
+    energy = fubini.compiled(qml.QNode(small, DEVICE), weights=["w"])
+    opt.zero_grad()
+    losses = descend(opt, lambda: energy(w + 1.0), 20)
+    assert losses[-1] == pytest.approx(-np.sqrt(1.25), abs=1e-12)
 
 
 def test_options_that_do_not_go_with_it():

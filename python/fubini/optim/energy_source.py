@@ -196,6 +196,7 @@ class EnergySource(QuantumSource):
         moving = [p for p in self._owned if p.grad is not None and bool(p.grad.any())]
         strange = [p for p in moving if not self.covers(p)]
         if strange:
+            self._with_calls()  # asks which arguments are weights where that is why
             some = ", ".join(
                 names.get(p, f"a parameter of shape {tuple(p.shape)}") for p in strange[:3]
             )
@@ -359,26 +360,34 @@ class EnergySource(QuantumSource):
                 "metric: expected a finite energy and gradient, got NaN or infinity"
             )
         floor = 64.0 * eps * self._sum.rounding
-        length, share = float(np.linalg.norm(g)), math.sqrt(eps)
-        dot = float(g @ given)
+        length, size, share = float(np.linalg.norm(g)), float(np.linalg.norm(given)), math.sqrt(eps)
+        loss, energy = self._loss, self._sum.energy
+        ratio = None if loss is None or energy == 0.0 else loss / energy
         if length <= floor:  # nothing but rounding
-            factor = -1.0 if dot < 0.0 else 1.0
+            doubt = math.inf
+            factor = -1.0 if float(g @ given) < 0.0 else 1.0
+            likely = [c for c in (self._factor, ratio) if c is not None]
+            factor = next((c for c in likely if floor < size <= abs(c) * floor), factor)
         else:
-            factor = dot / length**2
-            if abs(abs(factor) - 1.0) <= share + floor / length:
+            doubt = share + floor / length  # near a minimum the gradients say little
+            factor = float(g @ given) / length**2
+            if abs(abs(factor) - 1.0) <= doubt:
                 factor = math.copysign(1.0, factor)
+            elif ratio is not None and abs(ratio - factor) <= doubt * abs(factor):
+                factor = ratio
+        floor *= max(1.0, abs(factor))
         error = float(np.linalg.norm(given - factor * g))
-        if error > share * float(np.linalg.norm(given)) + 2.0 * floor:
+        if error > share * size + 2.0 * floor:
             raise UnsupportedCircuitError(
                 "metric: expected gradients that are a multiple of the energy's with 'energy', got others "
-                f"(relative difference {error / max(float(np.linalg.norm(given)), 1e-300):.1e}), as from a loss with further terms, "
+                f"(relative difference {error / max(size, 1e-300):.1e}), as from a loss with further terms, "
                 "from several energies with different factors, or changed by hand; sum all terms in one observable"
                 + _REMEDY
             )
-        loss, whole = self._loss, factor * self._sum.energy
+        whole, near = factor * energy, min(doubt, 0.1)
         result, self._result = self._result, None
         multiple = loss is not None and (
-            abs(loss - whole) <= share * (abs(loss) + abs(whole)) + floor
+            abs(loss - whole) <= near * (abs(loss) + abs(whole)) + floor
         )
         if abs(factor) != 1.0 and not multiple and not is_affine(result):
             got = "unknown without a closure" if loss is None else f"{loss:g}"

@@ -295,13 +295,13 @@ class ChainPlan:
             ):
                 return False
         for circuit, example in zip(self._circuits, sized.examples, strict=True):
-            native: Any = as_native(circuit.module)
-            if native is not circuit.native:
+            module, native = circuit.module, circuit.native
+            if native is module:  # which has looked for its form in the pass
+                form = native._forms.latest
+            elif as_native(module) is native:
+                form = native._forms.find(native.qnode, example, ())
+            else:
                 return False
-            forms = native._forms
-            # A layer has just looked for its form, in the pass; a stand-in was not there.
-            looked = native is circuit.module
-            form = forms.latest if looked else forms.find(native.qnode, example, ())
             if form is not circuit.form:
                 return False
         return True

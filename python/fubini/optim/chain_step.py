@@ -220,10 +220,11 @@ class Averages:
             for kept in plan.kept
         ]
         size = sum(p.numel() for p in plan.parameters)
-        self.gradients = torch.zeros((2, size), dtype=torch.float64)
+        gradients = torch.zeros((2, size), dtype=torch.float64)
+        self.gradients = gradients.unbind()
         self._change = torch.zeros((1, size), dtype=torch.float64)
         even, odd = [[t.numpy() for t in one] for one in self.tensors]
-        plan.kernel.hold(even, odd, self.gradients.numpy(), self._change.numpy())
+        plan.kernel.hold(even, odd, gradients.numpy(), self._change.numpy())
         self.into, self.restored = 1, False
         self.decays = [0.0] * len(shapes)
         self._counts = [0] * len(self._places)
@@ -241,14 +242,13 @@ class Averages:
         if self._decay == 0.0:
             return True
         present = self.tensors[1 - self.into]
-        if not all(
-            state.get(p, _EMPTY).get(name) is present[k]
-            for p, places in self._places
-            for name, k in places
-        ):
-            if not self._restore(state):
-                return False
-            self.restored = True
+        for p, places in self._places:
+            entry = state.get(p, _EMPTY)
+            for name, k in places:
+                if entry.get(name) is not present[k]:
+                    self.restored = True
+        if self.restored and not self._restore(state):
+            return False
         for count, (_, places) in zip(self._counts, self._places, strict=True):
             fresh = (1.0 - self._decay) / (1.0 - self._decay ** (count + 1))
             for _, k in places:

@@ -362,7 +362,7 @@ def _stage(
     form = native._form((x[0] if alone else x).to(dtype))
     if isinstance(form.how, str) or (isinstance(form.how, Traced) and dtype is not torch.float64):
         return None
-    if signs is not None and not alone and _is_large(form, len(inputs)):
+    if signs is not None and not alone and is_large(form, len(inputs)):
         return _Combined(layer, parameters, inputs, form, signs)
     if alone:
         linear = linearise(native, x, differentiate, alone=True)
@@ -371,7 +371,7 @@ def _stage(
     return _Quantum(layer, parameters, x, linear, alone) if linear.parts < 2 else None
 
 
-def _is_large(form: Any, data: int) -> bool:
+def is_large(form: Any, data: int) -> bool:
     """Whether sweeps over a compiled circuit with several results are what a step costs."""
     how = form.how
     if not isinstance(how, Compiled) or how.state_weighted or form.kind == "tuple":

@@ -18,7 +18,7 @@ from fubini.arrays import shared_array
 from fubini.blocks import Block, DenseBlock, KroneckerBlock
 from fubini.compile.compiled import Compiled
 from fubini.fisher.blocks import EXACT_LIMIT
-from fubini.fisher.chain import OWN, Layer, collect, is_small, is_usual
+from fubini.fisher.chain import OWN, Layer, collect, is_large, is_small, is_usual
 from fubini.fisher.columns import Request
 from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian
 from fubini.nn.layer import QuantumLayer
@@ -66,11 +66,13 @@ class Sized(NamedTuple):
         share: Between the loss and the sum of its terms, see ``Likelihood.share``.
         size: By what a mean divides, see ``Likelihood.size``.
         examples: Inputs of every circuit, by which its forms are found.
+        large: Whether signs may combine the outputs of a circuit.
     """
 
     share: float
     size: int
     examples: tuple[Tensor, ...]
+    large: bool
 
 
 class ChainPlan:
@@ -257,7 +259,8 @@ class ChainPlan:
         if share is None:
             return None
         examples = tuple([self._example(data, c.width) for c in self._circuits])
-        return Sized(share, likelihood.size(f), examples)
+        large = any(is_large(circuit.form, data) for circuit in self._circuits)
+        return Sized(share, likelihood.size(f), examples, large)
 
     def holds(self, sized: Sized) -> bool:
         """Return whether the model is as it was, and its circuits serve so many inputs.
@@ -295,11 +298,11 @@ class ChainPlan:
             ):
                 return False
         for circuit, example in zip(self._circuits, sized.examples, strict=True):
-            module, native = circuit.module, circuit.native
-            if native is module:  # which has looked for its form in the pass
-                form = native._forms.latest
-            elif as_native(module) is native:
-                form = native._forms.find(native.qnode, example, ())
+            forms: Any = circuit.native._forms
+            if circuit.native is circuit.module:  # which has looked for its form in the pass
+                form = forms.latest
+            elif as_native(circuit.module) is circuit.native:
+                form = forms.find(circuit.module.qnode, example, ())
             else:
                 return False
             if form is not circuit.form:

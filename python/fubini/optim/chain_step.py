@@ -124,7 +124,7 @@ class ChainStep:
             lam *= damping * units
         if lam == 0.0:  # what moves nothing is then an error
             return None
-        rough = length is not None and damping >= ROUGH
+        rough = sized.large and length is not None and damping >= ROUGH
         square = plan.kernel.direction(
             to_numpy(seen.args[0]),
             gradients,

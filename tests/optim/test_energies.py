@@ -406,6 +406,25 @@ def test_other_devices_inputs_and_starts_are_refused():
         fubini.minimize(problem, max_steps=-1)
 
 
+def test_tensors_that_share_their_memory_are_refused():
+    @qml.qnode(qml.device("default.qubit", wires=1))
+    def circuit(a, b):
+        qml.RX(a[0], 0)
+        qml.RY(b[1], 0)
+        return qml.expval(qml.Z(0))
+
+    w = torch.tensor([0.3, 0.4], requires_grad=True)
+    for a, b in ((w, w), (w, w.detach()), (w.detach(), w)):
+        with pytest.raises(ValueError, match="memory that two arguments share"):
+            fubini.minimize(circuit, a, b)
+    with pytest.raises(ValueError, match="an expanded tensor"):
+        fubini.minimize(circuit, torch.tensor([0.3]).expand(2), torch.zeros(2))
+    assert w.tolist() == pytest.approx([0.3, 0.4])
+    constant = w.detach().clone()
+    found = fubini.minimize(circuit, w, constant.expand(2))
+    assert found.energy == pytest.approx(circuit(w, constant).item(), abs=1e-6)
+
+
 @pytest.mark.parametrize("wires", [["b", "a", "c"], [3, 1, 0, 2, 4]])
 def test_sparse_hamiltonians_are_sums_of_words(wires):
     rng = np.random.default_rng(len(wires))

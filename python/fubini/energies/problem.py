@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -340,7 +340,7 @@ def energy_problem(energy: Any, *args: Any, **kwargs: Any) -> EnergyProblem:
         TypeError: If energy is no QNode.
         UnsupportedCircuitError: If the circuit does not run natively, or returns something else than one expectation
             value.
-        ValueError: If nothing moves.
+        ValueError: If nothing moves, or what moves shares its memory, as one tensor for two arguments does.
     """
     qnode = energy.qnode if isinstance(energy, CompiledQNode) else compiled(energy).qnode
     reason = device_reason(qnode)
@@ -357,6 +357,7 @@ def energy_problem(energy: Any, *args: Any, **kwargs: Any) -> EnergyProblem:
         raise UnsupportedCircuitError(f"energy: {against}{_REMEDY}")
     moving = [v for v in found.tensors.values() if v.requires_grad] or list(found.tensors.values())
     ids = {id(v) for v in moving}
+    _check_apart(list(found.tensors.values()), ids)
     whole = np.concatenate([to_numpy(v).reshape(-1) for v in found.tensors.values()]).astype(float)
     mask = np.concatenate([np.full(v.numel(), id(v) in ids) for v in found.tensors.values()])
     columns = np.flatnonzero(mask)
@@ -364,6 +365,25 @@ def energy_problem(energy: Any, *args: Any, **kwargs: Any) -> EnergyProblem:
         raise ValueError("args: expected tensors with at least one number, got none")
     arguments = _Arguments(args, kwargs, [v for v in found.tensors.values() if id(v) in ids])
     return _problem(form, whole, columns, arguments)
+
+
+def _check_apart(tensors: Sequence[torch.Tensor], moving: Container[int]) -> None:
+    """Refuse tensors that move and whose numbers are not numbers of their own: one result could not be written to them."""
+    for k, v in enumerate(tensors):
+        twice = any(
+            w.data_ptr() == v.data_ptr() and (id(v) in moving or id(w) in moving)
+            for w in tensors[:k]
+            if v.numel()
+        )
+        expanded = id(v) in moving and any(
+            n > 1 and s == 0 for n, s in zip(v.shape, v.stride(), strict=True)
+        )
+        if twice or expanded:
+            got = "memory that two arguments share" if twice else "an expanded tensor"
+            raise ValueError(
+                f"args: expected tensors with memory of their own, because the result is written to them, got {got}; "
+                "write a QNode that uses one argument in both places, or pass v.clone()"
+            )
 
 
 def reason_against(form: Compiled) -> str:

@@ -29,8 +29,9 @@ using FloatArray = py::array_t<float, py::array::c_style>;
 BlockForm form_from(const std::string& name) {
     if (name == "none") return BlockForm::none;
     if (name == "dense") return BlockForm::dense;
+    if (name == "diagonal") return BlockForm::diagonal;
     if (name == "kronecker") return BlockForm::kronecker;
-    throw py::value_error("form: expected 'none', 'dense' or 'kronecker', got '" + name + "'");
+    throw py::value_error("form: expected 'none', 'dense', 'diagonal' or 'kronecker', got '" + name + "'");
 }
 
 Elementwise function_from(const std::string& name) {
@@ -74,7 +75,8 @@ class Chain {
                                   std::to_string(count));
         }
         const BlockForm kind = form_from(form);
-        if (kind == BlockForm::kronecker) throw py::value_error("form: expected 'none' or 'dense'");
+        if (kind == BlockForm::kronecker)
+            throw py::value_error("form: expected 'none', 'dense' or 'diagonal'");
         for (const py::array& w : weights) add_parameter(w, kind != BlockForm::none);
         programs_.push_back(circuit);
         maps_.push_back(map);
@@ -242,10 +244,10 @@ void register_fisher_chain(py::module_& m) {
         "Parameters are looked at in their memory, in the order of the layers.")
         .def(py::init<const std::string&>(), "family"_a)
         .def("add_linear", &Chain::add_linear, "weight"_a, "bias"_a, "form"_a,
-             "A linear layer, whose metric is 'dense', 'kronecker' or 'none'.")
+             "A linear layer, whose metric is 'dense', 'diagonal', 'kronecker' or 'none'.")
         .def("add_function", &Chain::add_function, "name"_a, "A function of each entry.")
         .def("add_circuit", &Chain::add_circuit, "program"_a, "map"_a, "weights"_a, "form"_a,
-             "A circuit, whose metric is 'dense' or 'none'.")
+             "A circuit, whose metric is 'dense', 'diagonal' or 'none'.")
         .def_property_readonly("matrices", &Chain::matrices,
                                "Shapes of the averaged matrices, in the order of the layers.")
         .def(

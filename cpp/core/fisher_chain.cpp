@@ -99,6 +99,7 @@ std::vector<std::vector<Index>> FisherChain::matrices() const {
     std::vector<std::vector<Index>> found;
     for (const Layer& layer : layers_) {
         if (layer.form == BlockForm::dense) found.push_back({layer.count, layer.count});
+        if (layer.form == BlockForm::diagonal) found.push_back({layer.count});
         if (layer.form == BlockForm::kronecker) {
             const Index width = layer.inputs + (layer.bias ? 1 : 0);
             found.push_back({1, layer.outputs, layer.outputs});
@@ -222,12 +223,21 @@ void FisherChain::replace_factor(Index rows, Index width) {
 
 void FisherChain::make_block(const Layer& layer, const Run& run, const double* from,
                              double* const* to) const {
+    const bool diagonal = layer.form == BlockForm::diagonal;
     if (layer.kind == Layer::Kind::circuit) {
-        if (run.along) {
-            rows_block(run.by_weights.data(), factor_.data * factor_.rows, layer.count, to[0]);
+        const double* rows = run.by_weights.data();
+        const Index count = factor_.data * factor_.rows;
+        if (run.along && diagonal) {
+            rows_diagonal(rows, count, layer.count, to[0]);
+        } else if (run.along) {
+            rows_block(rows, count, layer.count, to[0]);
+        } else if (diagonal) {
+            jacobian_diagonal(factor_, rows, layer.count, to[0]);
         } else {
-            jacobian_block(factor_, run.by_weights.data(), layer.count, to[0]);
+            jacobian_block(factor_, rows, layer.count, to[0]);
         }
+    } else if (diagonal) {
+        linear_diagonal(factor_, from, layer.inputs, layer.bias, to[0]);
     } else if (layer.form == BlockForm::dense) {
         linear_block(factor_, from, layer.inputs, layer.bias, to[0]);
     } else {
@@ -316,12 +326,14 @@ double FisherChain::direction(const Call& call, double* change) {
     output_factor(family_, runs_.back().values.data(), call.data, width, call.share, values_.data());
     factor_ = {values_.data(), call.data, width, width};
     average(call);
-    // Dense blocks are solved together; unknowns of Kronecker products are left for what follows.
+    // Unknowns of Kronecker products are left for what follows, the others are solved together.
     Preconditioner factors;
     double* const* matrix = call.after;
     for (const Layer& layer : layers_) {
         if (layer.form == BlockForm::dense) {
             if (!factors.add_dense(*matrix++, layer.count, call.damping)) return none;
+        } else if (layer.form == BlockForm::diagonal) {
+            if (!factors.add_diagonal(*matrix++, layer.count, call.damping)) return none;
         } else if (layer.form == BlockForm::kronecker) {
             factors.add_identity(layer.count);
             matrix += 2;

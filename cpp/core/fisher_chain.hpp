@@ -20,9 +20,9 @@ namespace fubini {
 /// Functions of each entry alone, as torch.nn has them.
 enum class Elementwise : std::int8_t { relu, sigmoid, silu, tanh };
 
-/// How the metric of a layer's parameters is kept: not at all, where they are not trained; as a matrix; or,
-/// of a linear layer, as the two factors of K-FAC.
-enum class BlockForm : std::int8_t { none, dense, kronecker };
+/// How the metric of a layer's parameters is kept: not at all, where they are not trained; as a matrix; as
+/// its diagonal; or, of a linear layer, as the two factors of K-FAC.
+enum class BlockForm : std::int8_t { none, dense, diagonal, kronecker };
 
 /// Blocks of the generalised Gauss-Newton matrix of a chain of layers, averaged over steps, and the direction
 /// that they give a gradient: what takes a call of gauss_newton.hpp and preconditioner.hpp for each layer, in
@@ -45,8 +45,8 @@ class FisherChain {
     [[nodiscard]] std::ptrdiff_t unknowns() const { return unknowns_; }
     /// Of the last layer.
     [[nodiscard]] std::ptrdiff_t outputs() const { return layers_.empty() ? -1 : layers_.back().outputs; }
-    /// Shapes of the matrices that are averaged, in the order of the layers: one for a dense block, left and
-    /// right for a Kronecker product.
+    /// Shapes of the matrices that are averaged, in the order of the layers: one for a dense block, the
+    /// diagonal alone for a diagonal one, left and right for a Kronecker product.
     [[nodiscard]] std::vector<std::vector<std::ptrdiff_t>> matrices() const;
 
     /// A forward pass of a circuit that was run before, for as many data.

@@ -204,6 +204,20 @@ void jacobian_block(const CurvatureFactor& factor, const double* jacobian, std::
     mirror(matrix, parameters);
 }
 
+void rows_diagonal(const double* rows, std::ptrdiff_t count, std::ptrdiff_t parameters, double* values) {
+    std::fill_n(values, parameters, 0.0);
+    for (std::ptrdiff_t k = 0; k < count; ++k, rows += parameters) {
+        for (std::ptrdiff_t p = 0; p < parameters; ++p) values[p] += rows[p] * rows[p];
+    }
+}
+
+void jacobian_diagonal(const CurvatureFactor& factor, const double* jacobian, std::ptrdiff_t parameters,
+                       double* values) {
+    Matrix rows(factor.data * factor.rows, parameters);
+    pull_factor(factor, jacobian, parameters, rows.data());
+    rows_diagonal(rows.data(), rows.rows(), parameters, values);
+}
+
 void linear_block(const CurvatureFactor& factor, const double* inputs, std::ptrdiff_t count, bool bias,
                   double* matrix) {
     const std::ptrdiff_t width = count + (bias ? 1 : 0), out = factor.width;
@@ -249,6 +263,25 @@ void linear_block(const CurvatureFactor& factor, const double* inputs, std::ptrd
         }
     }
     mirror(matrix, out * width);
+}
+
+void linear_diagonal(const CurvatureFactor& factor, const double* inputs, std::ptrdiff_t count, bool bias,
+                     double* values) {
+    const std::ptrdiff_t out = factor.width;
+    double* by_bias = values + out * count;
+    std::fill_n(values, out * (count + (bias ? 1 : 0)), 0.0);
+    std::vector<double> squares(static_cast<std::size_t>(out + count));
+    double* moments = squares.data() + out;  // of the inputs
+    for (std::ptrdiff_t n = 0; n < factor.data; ++n, inputs += count) {
+        rows_diagonal(factor.values + n * factor.rows * out, factor.rows, out, squares.data());
+        for (std::ptrdiff_t j = 0; j < count; ++j) moments[j] = inputs[j] * inputs[j];
+        for (std::ptrdiff_t i = 0; i < out; ++i) {
+            const double square = squares[static_cast<std::size_t>(i)];
+            double* to = values + i * count;
+            for (std::ptrdiff_t j = 0; j < count; ++j) to[j] += square * moments[j];
+            if (bias) by_bias[i] += square;
+        }
+    }
 }
 
 void kronecker_factors(const CurvatureFactor& factor, const double* inputs, std::ptrdiff_t count, bool bias,

@@ -58,10 +58,21 @@ void rows_block(const double* rows, std::ptrdiff_t count, std::ptrdiff_t paramet
 void jacobian_block(const CurvatureFactor& factor, const double* jacobian, std::ptrdiff_t parameters,
                     double* matrix);
 
+/// values (parameters): the diagonal of rows_block.
+void rows_diagonal(const double* rows, std::ptrdiff_t count, std::ptrdiff_t parameters, double* values);
+
+/// values (parameters): the diagonal of jacobian_block.
+void jacobian_diagonal(const CurvatureFactor& factor, const double* jacobian, std::ptrdiff_t parameters,
+                       double* values);
+
 /// The block of z = W a (+ b): sum_n H_n kron a_n a_n^T for inputs a (data, inputs). The parameters are W,
 /// row-major, and then b. matrix has width * (inputs + bias) rows.
 void linear_block(const CurvatureFactor& factor, const double* inputs, std::ptrdiff_t count, bool bias,
                   double* matrix);
+
+/// values (width * (inputs + bias)): the diagonal of linear_block.
+void linear_diagonal(const CurvatureFactor& factor, const double* inputs, std::ptrdiff_t count, bool bias,
+                     double* values);
 
 /// The factors of K-FAC's approximation of the same block: outer (width, width) = sum_n H_n, and inner
 /// (inputs

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <limits>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "core/affine.hpp"
@@ -143,6 +144,70 @@ TEST_CASE("the blocks of a chain are those of differences of its outputs") {
         theta[0] = std::numeric_limits<double>::quiet_NaN();
         CHECK(std::isnan(chain.direction(call, change.data())));
     }
+}
+
+TEST_CASE("diagonal blocks of a chain are the diagonals of its dense blocks") {
+    for (unsigned seed = 0; seed < 6; ++seed) {
+        tests::Random random(seed);
+        // Of rank 1, the circuit is swept along the factor, as it is where signs combine its outputs.
+        const std::ptrdiff_t classes = 2 + static_cast<std::ptrdiff_t>(seed) % 3 * 2;
+        const Program program = tests::random_program(random, 3, 12, 5, false);
+        const AffineMap map(random.vector(5), weights, features, {{0, 0, 1.0}, {1, 1, -0.5}, {2, 2, 0.7}},
+                            {{3, 0, 1.0}, {4, 1, 1.3}});
+        const std::vector<std::ptrdiff_t> sizes{features * (inputs + 1), weights, classes * results};
+        const std::ptrdiff_t count = sizes[0] + sizes[1] + sizes[2];
+        const Values x = random.vector(at(data * inputs), 1), gradient = random.vector(at(count)),
+                     theta = random.vector(at(count), 1);
+        FisherChain::Call call;
+        call.inputs = x.data();
+        call.data = data;
+        call.parameters = theta.data();
+        call.gradient = gradient.data();
+        call.damping = 0.5;
+        if (seed > 2) call.seed = seed;
+        const Values decays(3, 0.25);
+        call.decays = decays.data();
+        std::vector<std::vector<Values>> found;
+        Values change(at(count));
+        for (const BlockForm form : {BlockForm::dense, BlockForm::diagonal}) {
+            FisherChain chain(OutputFamily::categorical);
+            chain.add_linear(inputs, features, true, form);
+            chain.add_function(Elementwise::tanh);
+            chain.add_circuit(program, map, form);
+            chain.add_linear(results, classes, false, form);
+            std::vector<Values> before, after;
+            std::vector<const double*> from;
+            std::vector<double*> to;
+            for (const std::ptrdiff_t size : sizes) {
+                // The unit matrix, and its diagonal.
+                const bool dense = form == BlockForm::dense;
+                before.emplace_back(at(dense ? size * size : size));
+                for (std::ptrdiff_t i = 0; i < size; ++i) before.back()[at(dense ? i * (size + 1) : i)] = 1.0;
+                after.emplace_back(before.back().size());
+            }
+            for (std::size_t m = 0; m < 3; ++m) {
+                from.push_back(before[m].data());
+                to.push_back(after[m].data());
+            }
+            call.before = from.data();
+            call.after = to.data();
+            CHECK(std::isfinite(chain.direction(call, change.data())));
+            found.push_back(std::move(after));
+        }
+        std::ptrdiff_t start = 0;
+        for (std::size_t m = 0; m < 3; start += sizes[m++]) {
+            REQUIRE(found[1][m].size() == at(sizes[m]));
+            for (std::ptrdiff_t i = 0; i < sizes[m]; ++i) {
+                const double entry = found[1][m][at(i)];
+                CHECK(entry == doctest::Approx(found[0][m][at(i * (sizes[m] + 1))]).epsilon(1e-12));
+                CHECK(change[at(start + i)] ==
+                      doctest::Approx(gradient[at(start + i)] / (entry + call.damping)).epsilon(1e-12));
+            }
+        }
+    }
+}
+
+TEST_CASE("a chain does not begin with a function") {
     FisherChain empty(OutputFamily::gaussian);
     CHECK_THROWS_AS(empty.add_function(Elementwise::relu), std::invalid_argument);
 }

@@ -199,7 +199,7 @@ class FisherChain:
         ...
     def add_circuit(self, program: typing.Any, map: AngleMap, weights: collections.abc.Sequence[numpy.ndarray], form: str) -> None:
         """
-        A circuit, whose metric is 'dense' or 'none'.
+        A circuit, whose metric is 'dense', 'diagonal' or 'none'.
         """
     def add_function(self, name: str) -> None:
         """
@@ -207,7 +207,7 @@ class FisherChain:
         """
     def add_linear(self, weight: numpy.ndarray, bias: numpy.ndarray | None, form: str) -> None:
         """
-        A linear layer, whose metric is 'dense', 'kronecker' or 'none'.
+        A linear layer, whose metric is 'dense', 'diagonal', 'kronecker' or 'none'.
         """
     def direction(self, inputs: numpy.typing.NDArray[numpy.float64], gradients: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], into: typing.SupportsInt | typing.SupportsIndex, decays: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], damping: typing.SupportsFloat | typing.SupportsIndex, share: typing.SupportsFloat | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex | None, combine_from: typing.SupportsFloat | typing.SupportsIndex, by_outputs: numpy.typing.NDArray[numpy.float64] | None, passes: collections.abc.Sequence[Pass]) -> float:
         """

@@ -15,7 +15,7 @@ from torch import nn
 
 from fubini import _core
 from fubini.arrays import shared_array
-from fubini.blocks import Block, DenseBlock, KroneckerBlock
+from fubini.blocks import Block, DenseBlock, DiagonalBlock, KroneckerBlock
 from fubini.compile.compiled import Compiled
 from fubini.fisher.blocks import EXACT_LIMIT
 from fubini.fisher.chain import OWN, Layer, collect, is_large, is_small, is_usual
@@ -34,6 +34,8 @@ _FUNCTIONS: dict[Any, str] = {
 }  # fmt: skip
 # Up to so many columns, blocks are factorised with others in one call: see their ``factorise``.
 _COLUMNS, _ROWS = 256, 16
+# Of the tensors of a block, by its form.
+_NAMES = {"dense": ("matrix",), "diagonal": ("values",), "kronecker": ("left", "right")}
 
 
 class _Kept(NamedTuple):
@@ -47,7 +49,16 @@ class _Kept(NamedTuple):
     @property
     def names(self) -> tuple[str, ...]:
         """Of the block's tensors."""
-        return ("matrix",) if self.form == "dense" else ("left", "right")
+        return _NAMES[self.form]
+
+    def block(self, tensors: Iterator[Tensor]) -> Block:
+        """Return the block of the next tensors."""
+        mine = [next(tensors) for _ in self.names]
+        if self.form == "dense":
+            return DenseBlock(self.parameters, mine[0], self.label)
+        if self.form == "diagonal":
+            return DiagonalBlock(self.parameters, mine[0], self.label)
+        return KroneckerBlock(self.parameters, mine[0], mine[1], self.columns, self.label)
 
 
 class _Circuit(NamedTuple):
@@ -99,6 +110,7 @@ class ChainPlan:
         likelihood: Any = request.likelihood
         self._likelihood, self._layers = likelihood, layers
         self.reads_targets = getattr(likelihood, "ignore_index", None) is not None
+        self._is_diagonal = request.approx == "diag"
         self.dtype = layers[0].parameters[0].dtype
         self.kernel = _core.FisherChain(likelihood.name)
         self.kept: list[_Kept] = []
@@ -129,7 +141,7 @@ class ChainPlan:
         """
         likelihood: Any = request.likelihood
         if (
-            request.approx != "block-diag"
+            request.approx not in ("block-diag", "diag")
             or request.fisher != "true"
             or request.samples is not None
             or request.quantum != "gauss-newton"
@@ -175,7 +187,7 @@ class ChainPlan:
             size = sum(p.numel() for p in layer.parameters)
             columns = tuple(p.numel() // rows for p in layer.parameters)
             if any(mine):
-                form = "dense" if size <= EXACT_LIMIT else "kronecker"
+                form = self._form(size)
             if form == "kronecker" and not (rows <= _ROWS and rows < sum(columns) <= _COLUMNS):
                 raise _Unfit
             self._join(width)
@@ -184,8 +196,8 @@ class ChainPlan:
         elif type(module) in _FUNCTIONS:
             self.kernel.add_function(_FUNCTIONS[type(module)])
         elif type(module) in (QuantumLayer, TorchLayer):
-            self._add_circuit(layer, arrays, any(mine))
-            form = "dense" if any(mine) else "none"
+            form = self._form(0) if any(mine) else "none"
+            self._add_circuit(layer, arrays, form)
         else:
             raise _Unfit
         names, home = _home(module)
@@ -197,7 +209,13 @@ class ChainPlan:
         if form != "none":
             self.kept.append(_Kept(layer.name, layer.parameters, form, columns))
 
-    def _add_circuit(self, layer: Layer, arrays: list[Any], trained: bool) -> None:
+    def _form(self, size: int) -> str:
+        """The form of a block of so many parameters that are trained, as ``layer_blocks`` chooses it."""
+        if self._is_diagonal:
+            return "diagonal"
+        return "dense" if size <= EXACT_LIMIT else "kronecker"
+
+    def _add_circuit(self, layer: Layer, arrays: list[Any], block: str) -> None:
         native: Any = as_native(layer.module)
         if native is None or not layer.parameters:
             raise _Unfit
@@ -217,13 +235,11 @@ class ChainPlan:
         ):
             raise _Unfit
         size = sum(p.numel() for p in layer.parameters)
-        if trained and size > _COLUMNS:
+        if block == "dense" and size > _COLUMNS:
             raise _Unfit
         self._join(width)
         self._is_scalar = form.kind == "single" and not how.circuit.output_shapes[0]
-        self.kernel.add_circuit(
-            how.circuit.program, how.map, arrays, "dense" if trained else "none"
-        )
+        self.kernel.add_circuit(how.circuit.program, how.map, arrays, block)
         how.remembers = True
         self._circuits.append(_Circuit(layer.module, native, form, width))
         self._last = how.circuit.num_outputs
@@ -320,12 +336,7 @@ class ChainPlan:
             tensors: In the order of ``kernel.matrices``.
         """
         left = iter(tensors)
-        return [
-            DenseBlock(kept.parameters, next(left), kept.label)
-            if kept.form == "dense"
-            else KroneckerBlock(kept.parameters, next(left), next(left), kept.columns, kept.label)
-            for kept in self.kept
-        ]
+        return [kept.block(left) for kept in self.kept]
 
 
 class _Unfit(Exception):

@@ -324,9 +324,32 @@ def test_gradients_set_by_hand_are_refused(options: dict[str, Any]) -> None:
     opt = fubini.QNGOptimizer(module, lr=LR, **options)
     before = module.weights.detach().clone()
     [module.weights.grad] = torch.autograd.grad(module(X).square().mean(), [module.weights])
-    with pytest.raises(RuntimeError, match=r"set by hand after torch\.autograd\.grad"):
+    with pytest.raises(
+        RuntimeError, match=r"left \.grad of the weights .* torch\.autograd\.grad does"
+    ):
         opt.step()
     assert torch.equal(module.weights.detach(), before)
+
+
+def test_weights_that_the_caller_computes_are_refused_and_parametrised_ones_are_not() -> None:
+    model = torch.nn.Sequential(layer())
+    opt = fubini.QNGOptimizer(model, lr=LR, metric="fisher", likelihood="gaussian", approx=None)
+    doubled = {n: 2 * p for n, p in model.named_parameters()}
+    torch.func.functional_call(model, doubled, (X,)).square().mean().backward()
+    with pytest.raises(RuntimeError, match=r"functional_call.*torch\.nn\.utils\.parametrize"):
+        opt.step()
+
+    class Doubled(torch.nn.Module):
+        def forward(self, w: Tensor) -> Tensor:
+            return 2 * w
+
+    torch.nn.utils.parametrize.register_parametrization(model[0], "weights", Doubled())
+    opt = fubini.QNGOptimizer(model, lr=LR, metric="fisher", likelihood="gaussian", approx=None)
+    [weights] = model.parameters()
+    before = weights.detach().clone()
+    model(X).square().mean().backward()
+    opt.step()
+    assert not torch.equal(weights.detach(), before)
 
 
 def test_gradients_that_were_changed_after_a_backward_pass_count() -> None:

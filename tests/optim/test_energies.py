@@ -420,9 +420,89 @@ def test_tensors_that_share_their_memory_are_refused():
     with pytest.raises(ValueError, match="an expanded tensor"):
         fubini.minimize(circuit, torch.tensor([0.3]).expand(2), torch.zeros(2))
     assert w.tolist() == pytest.approx([0.3, 0.4])
+    base = torch.tensor([[0.3, 0.4], [0.5, 0.6], [0.7, 0.8]], dtype=torch.float64)
+    before = base.clone()
+    row = base.view(-1)
+    for a, b in (
+        (row[:2], row[1:3]),
+        (row[::2], row[2:4]),
+        (row[1:3], row.view(torch.float32)[4:6]),
+    ):
+        with pytest.raises(ValueError, match="memory of their own"):
+            fubini.minimize(circuit, a, b)
+    assert torch.equal(base, before)
+    found = fubini.minimize(circuit, base[:, 0], base[:, 1])  # columns interleave and share nothing
+    assert circuit(base[:, 0], base[:, 1]).item() == pytest.approx(found.energy, abs=1e-12)
     constant = w.detach().clone()
     found = fubini.minimize(circuit, w, constant.expand(2))
     assert found.energy == pytest.approx(circuit(w, constant).item(), abs=1e-6)
+
+
+def test_an_energy_that_is_constant_moves_nothing():
+    @qml.qnode(qml.device("default.qubit", wires=1))
+    def circuit(w):
+        qml.Rot(*w, wires=0)
+        return qml.expval(3.0 * qml.Identity(0))
+
+    start = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
+    w = start.clone()
+    found = fubini.minimize(circuit, w)
+    assert found.success
+    assert found.steps == 0
+    assert torch.equal(w, start)
+
+
+def test_the_first_damping_is_the_gradient_where_the_curvature_is_rounding():
+    @qml.qnode(qml.device("default.qubit", wires=1))
+    def circuit(w):
+        qml.RY(w[0], 0)
+        return qml.expval(qml.Z(0))
+
+    found = fubini.minimize(circuit, torch.tensor([np.pi / 2], dtype=torch.float64))
+    assert found.energy == pytest.approx(-1.0, abs=1e-14)
+    assert found.energies[1] == pytest.approx(-np.sin(1.0), abs=1e-6)  # a step of 1 rad
+    problem = fubini.energy_problem(circuit, torch.tensor([np.pi / 2]))
+    assert problem.magnitude == 1.0
+    assert 0.0 < problem.noise < 1e-14
+
+
+def test_refusals_of_arguments_have_a_remedy_that_works():
+    def function(w, h=0.7):
+        qml.RY(w[0], 0)
+        qml.RX(w[1], 0)
+        return qml.expval(qml.Z(0) + qml.s_prod(h, qml.X(0)))
+
+    circuit = qml.QNode(function, qml.device("default.qubit", wires=1))
+    lowest = -np.hypot(1.0, 0.7)
+    for w in (np.array([0.1, 0.2]), [0.1, 0.2], np.array([1, 2])):
+        with pytest.raises(UnsupportedCircuitError, match=r"torch\.as_tensor\(w\)$"):
+            fubini.minimize(circuit, w)
+    with pytest.raises(
+        UnsupportedCircuitError, match=r"torch\.as_tensor\(w, dtype=torch.float64\)$"
+    ):
+        fubini.minimize(circuit, torch.tensor([1, 2]))
+    w = np.array([0.1, 0.2])
+    assert fubini.minimize(circuit, torch.as_tensor(w)).energy == pytest.approx(lowest)
+    assert circuit(w) == pytest.approx(lowest)  # as_tensor shares the array's memory
+
+    h = torch.tensor(0.7, dtype=torch.float64)
+    with pytest.raises(UnsupportedCircuitError, match=r"its observable looks .* h\.item\(\)"):
+        fubini.minimize(circuit, torch.as_tensor(w), h)
+    assert fubini.minimize(circuit, torch.as_tensor(w), h.item()).energy == pytest.approx(lowest)
+    for made in (qml.Hamiltonian, qml.dot):
+
+        def other(w, h, made=made):
+            qml.RY(w[0], 0)
+            return qml.expval(made([1.0, h], [qml.Z(0), qml.X(0)]))
+
+        with pytest.raises(UnsupportedCircuitError, match="its observable looks"):
+            fubini.minimize(qml.QNode(other, circuit.device), torch.as_tensor(w), h)
+
+    def star(*arguments):
+        return function(*arguments)
+
+    with pytest.raises(UnsupportedCircuitError, match="name them, as in def circuit"):
+        fubini.minimize(qml.QNode(star, circuit.device), torch.as_tensor(w))
 
 
 @pytest.mark.parametrize("wires", [["b", "a", "c"], [3, 1, 0, 2, 4]])

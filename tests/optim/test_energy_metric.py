@@ -537,3 +537,68 @@ def test_blocks_of_matrices_and_products_are_the_same():
     definite = CurvatureBlock(DenseBlock(parameters, matrix @ matrix), True)
     assert definite.lowest == 0.0
     assert "raised" not in definite.solve(rhs, 0.1)[1].method
+
+
+# -- where rounding is all there is -----------------------------------------------------------------------------------
+
+
+def one_qubit(observable):
+    @qml.qnode(qml.device("default.qubit", wires=2))
+    def circuit(w):
+        qml.RY(w[0], 0)
+        qml.RX(w[1], 0)
+        qml.RZ(w[2], 1)
+        return qml.expval(observable)
+
+    return fubini.compiled(circuit), torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
+
+
+def taken(energy, w, steps, closure=False, **options):
+    """The energies before each step."""
+    opt = QNGOptimizer([w], metric="energy", **options)
+
+    def loss():
+        opt.zero_grad()
+        value = energy(w)
+        value.backward()
+        return value
+
+    found = []
+    for _ in range(steps):
+        value = opt.step(loss) if closure else loss()
+        if not closure:
+            opt.step()
+        found.append(value.item())
+    return found
+
+
+@pytest.mark.parametrize("closure", [False, True])
+@pytest.mark.parametrize("options", [{}, {"lam": 1e-20}, {"maximize": True}])
+def test_weights_stay_where_the_energy_is_constant(closure, options):
+    energy, start = one_qubit(3.0 * qml.Identity(0))
+    w = torch.nn.Parameter(start.clone())
+    taken(energy, w, 5, closure, **options)
+    assert torch.equal(w.detach(), start)
+
+
+def test_damping_by_the_diagonal_says_what_serves_weights_without_influence():
+    energy, start = one_qubit(qml.Z(0) + 0.3 * qml.X(0))
+    w = torch.nn.Parameter(start.clone())
+    with pytest.raises(NumericalError, match=r"pass lam=fubini\.Relative\(0\.5\) or a number"):
+        taken(energy, w, 4, lam=fubini.Diagonal(0.1))
+    for lam in (fubini.Relative(0.5), 0.5):
+        w = torch.nn.Parameter(start.clone())
+        losses = taken(energy, w, 4, lam=lam)
+        assert losses[-1] < losses[0]
+
+
+def test_gradients_by_a_cast_to_float32_are_the_energy_s():
+    energy, start = one_qubit(qml.Z(0) + 0.3 * qml.X(0))
+    w = torch.nn.Parameter(start.clone())
+    losses = taken(lambda w: energy(w.float().double()), w, 12)
+    assert losses[-1] == pytest.approx(-np.hypot(1.0, 0.3), abs=1e-6)
+    w = torch.nn.Parameter(start.clone())
+    with pytest.raises(UnsupportedCircuitError, match="cast to a narrower dtype"):
+        taken(lambda w: energy(w.half().double()), w, 1)
+    with pytest.raises(UnsupportedCircuitError, match="multiple of the energy's"):
+        taken(lambda w: energy(w.float().double()) + 1e-5 * w.float().sin().sum(), w, 1)

@@ -13,6 +13,7 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from fubini.blocks.base import Block, BlockInfo
 from fubini.blocks.matrix import DenseBlock
 from fubini.blocks.products import OperatorBlock
+from fubini.errors import NumericalError
 
 Tensor = torch.Tensor
 
@@ -30,13 +31,15 @@ class CurvatureBlock(Block):
         shifts: Whether ``solve`` raises the damping to twice the size of the lowest eigenvalue where that is negative and
             the damping does not exceed its size by a tenth, so that the direction always leads down. If not, it raises
             an error where the damping is too small, from which a policy learns.
+        noise: Length up to which a right-hand side is rounding. Its solution is zero: where an energy is constant, B is
+            rounding too, and any step would be as likely.
     """
 
     linear = False  # products have no numbers to be averaged
 
-    def __init__(self, inner: DenseBlock | OperatorBlock, shifts: bool) -> None:
+    def __init__(self, inner: DenseBlock | OperatorBlock, shifts: bool, noise: float = 0.0) -> None:
         super().__init__(inner.parameters, inner.label)
-        self.shifts = shifts
+        self.shifts, self.noise = shifts, noise
         self._inner = inner
 
     def product(self, v: Tensor) -> Tensor:
@@ -45,13 +48,26 @@ class CurvatureBlock(Block):
 
     def solve(self, rhs: Tensor, damping: Tensor | float) -> tuple[Tensor, BlockInfo]:
         """Solve ``(B + D) x = rhs``, see Block; with more damping where that was asked for."""
+        if self.noise and float(torch.linalg.vector_norm(rhs)) <= self.noise:
+            return torch.zeros_like(rhs), BlockInfo(self.label, self.size, "none: no gradient")
         least = float(damping.min()) if isinstance(damping, Tensor) else damping
         low = self.lowest if self.shifts else 0.0
         if low == 0.0 or least >= -_MARGIN * low:
-            return self._inner.solve(rhs, damping)
+            try:
+                return self._inner.solve(rhs, damping)
+            except NumericalError as error:
+                if isinstance(damping, Tensor) and least <= _ROUNDING * float(damping.max()):
+                    raise self._without_damping(least) from error
+                raise
         x, info = self._inner.solve(rhs, damping + (-2.0 * low - least))
         info.method += f", damping raised to {-2.0 * low:.3g} against negative curvature"
         return x, info
+
+    def _without_damping(self, least: float) -> NumericalError:
+        return NumericalError(
+            f"{self.label}: expected a damping above zero of every weight, got {least:g} for one without curvature, to which a "
+            "damping in proportion to the diagonal adds nothing however large lam is; pass lam=fubini.Relative(0.5) or a number"
+        )
 
     @cached_property
     def lowest(self) -> float:
@@ -112,7 +128,7 @@ class CurvatureBlock(Block):
 
     def scaled(self, factor: float) -> CurvatureBlock:
         """Return the block times a number of either sign."""
-        return CurvatureBlock(self._inner.scaled(factor), self.shifts)
+        return CurvatureBlock(self._inner.scaled(factor), self.shifts, abs(factor) * self.noise)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the block's numbers by name, see Block."""
@@ -120,11 +136,11 @@ class CurvatureBlock(Block):
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> CurvatureBlock:
         """Return a block with other numbers, see Block."""
-        return CurvatureBlock(self._inner.with_tensors(tensors), self.shifts)
+        return CurvatureBlock(self._inner.with_tensors(tensors), self.shifts, self.noise)
 
     def restrict(self, keep: Sequence[bool]) -> CurvatureBlock:
         """Return the block of some of the parameters, see Block."""
-        return CurvatureBlock(self._inner.restrict(keep), self.shifts)
+        return CurvatureBlock(self._inner.restrict(keep), self.shifts, self.noise)
 
 
 def curvature_block(
@@ -133,6 +149,7 @@ def curvature_block(
     matrix: Tensor | None,
     apply: Callable[[Tensor], Tensor],
     shifts: bool = True,
+    noise: float = 0.0,
 ) -> CurvatureBlock:
     """Return the block of a matrix, or of products where there is none.
 
@@ -142,10 +159,11 @@ def curvature_block(
         matrix: (n, n), symmetric; None for products alone.
         apply: Maps v (n,) to B v (n,).
         shifts: As for ``CurvatureBlock``.
+        noise: Likewise.
     """
     inner: DenseBlock | OperatorBlock
     if matrix is not None:
         inner = DenseBlock(parameters, matrix, label)
     else:
         inner = OperatorBlock(parameters, apply, label)
-    return CurvatureBlock(inner, shifts)
+    return CurvatureBlock(inner, shifts, noise)

@@ -154,13 +154,19 @@ def find(
     tensors = {n: v for n, v in arguments.items() if is_tensor(v)}
     constants = {n: v for n, v in arguments.items() if n not in tensors}
     if not tensors:
-        return "none of its arguments is a torch tensor"
+        return "none of its arguments is a torch tensor; pass weights as torch.as_tensor(w)"
     for name, value in constants.items():
         if type(value) not in _CONSTANTS:
-            return f"its argument {name} is of the type {type(value).__name__}, neither a torch tensor nor a number"
+            return (
+                f"its argument {name} is of the type {type(value).__name__}, neither a torch tensor nor a number; pass weights "
+                f"as torch.as_tensor({name}), and read what is constant from outside the function"
+            )
     for name, tensor in tensors.items():
         if tensor.dtype not in _REAL:
-            return f"its argument {name} is a tensor of {tensor.dtype}, not of float64 or float32"
+            return (
+                f"its argument {name} is a tensor of {tensor.dtype}, not of float64 or float32; pass weights as "
+                f"torch.as_tensor({name}, dtype=torch.float64)"
+            )
     shapes = tuple((n, v.shape, v.dtype, v.device) for n, v in tensors.items())
     # 1 and True are equal, and so are 0.0 and -0.0: the representation tells them apart.
     key = (shapes, tuple((n, repr(v)) for n, v in constants.items()), data)
@@ -249,7 +255,11 @@ def _of_function(function: Any) -> _Calls:
     kinds = {p.kind for p in signature.parameters.values()}
     parameter = inspect.Parameter
     unnamed = kinds & {parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY, parameter.VAR_KEYWORD}
-    reason = "it takes arguments without names of their own, such as *args" if unnamed else None
+    reason = (
+        "it takes arguments without names of their own, such as *args; name them, as in def circuit(a, b)"
+        if unnamed
+        else None
+    )
     positional = [n for n, p in signature.parameters.items() if p.kind is not p.KEYWORD_ONLY]
     # With arguments of the keyword alone, no call has all of them by position.
     names = tuple(positional) if len(positional) == len(signature.parameters) else ()

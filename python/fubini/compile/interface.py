@@ -161,6 +161,11 @@ class Functions(TorchFunctionMode):
             if predicate is not None:
                 recording.predicates.append(predicate)
                 return None
+            if _for_an_observable():
+                return (
+                    f"its observable looks at the values of its coefficients ({name}), which are no numbers but tensors (pass "
+                    "those that are constant as numbers, such as h.item())"
+                )
             return f"an operation in it looks at the values of its parameters ({name})"
         return f"it asks a tensor for {name}, so the circuit may depend on values"
 
@@ -192,6 +197,27 @@ def _on_the_way_to_numpy() -> bool:
     frame = sys._getframe(3)
     home = frame.f_globals.get("__name__")
     return home == "pennylane.math.single_dispatch" and frame.f_code.co_name == "_to_numpy_torch"
+
+
+_OBSERVABLES = (
+    "fubini.native.measurements",
+    "pennylane.pauli",
+    "pennylane.ops.functions.dot",
+    "pennylane.ops.op_math.sprod",
+    "pennylane.ops.op_math.linear_combination",
+)
+
+
+def _for_an_observable() -> bool:
+    """Whether operators are summed with coefficients, or what is measured is read."""
+    frame: Any = sys._getframe(3)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(
+        (*_CARRIERS, "pennylane", "fubini.circuit", "fubini.native")
+    ):
+        if frame.f_globals["__name__"].startswith(_OBSERVABLES):
+            return True
+        frame = frame.f_back
+    return False
 
 
 _PLAIN_TENSORS = (torch.Tensor, torch.nn.Parameter)

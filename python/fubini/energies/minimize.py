@@ -79,9 +79,9 @@ def minimize(
     Every step solves :math:`(A + \mu I)\,d = -\nabla E`. A is the curvature :math:`B_{ij} = 2\,\mathrm{Re}\,\langle
     \partial_i\psi|P(H - E)P|\partial_j\psi\rangle` of :meth:`EnergyProblem.curvature`. Near a ground state it is the Hessian,
     so that convergence is superlinear; far from it, where B has negative eigenvalues, :math:`\mu` keeps the matrix positive
-    definite. :math:`\mu` starts at the largest entry on the diagonal of B, grows where a step does not bring what the
-    quadratic model promises and falls where it does (Nielsen 1999, *Damping parameter in Marquardt's method*). Trial points
-    cost a forward pass; A is kept while steps are refused.
+    definite. :math:`\mu` starts at the largest entry on the diagonal of B (at the gradient's length where that is
+    rounding), grows where a step does not bring what the quadratic model promises and falls where it does (Nielsen 1999,
+    *Damping parameter in Marquardt's method*). Trial points cost a forward pass; A is kept while steps are refused.
 
     Towards the end, where steps are predicted to bring less than a thousandth of the energy, A has two more parts. Where the
     circuit does not reach the ground state, the rest of the Hessian does not vanish: it is learnt from the gradients as by
@@ -91,8 +91,8 @@ def minimize(
     numbers and amplitudes, products with B take the place of the matrix, in conjugate gradients that stop at a direction of
     negative curvature (Steihaug 1983).
 
-    There is no learning rate. Local minima and starts where the gradient is zero are where it
-    stays, as any descent method; start anew from other numbers.
+    There is no learning rate. Local minima and starts where the gradient is zero, but for rounding, are where it stays, as any
+    descent method; start anew from other numbers.
 
     Example::
 
@@ -172,7 +172,7 @@ def _descend(
     for _ in range(max_steps):
         if local.energy <= target:
             return x, local, energies, True, "The target is reached."
-        if (small > 1 and local.exact) or not local.gradient.any():
+        if (small > 1 and local.exact) or float(np.linalg.norm(local.gradient)) <= problem.noise:
             return x, local, energies, True, "The energy falls no further."
         while True:
             if mu > _LARGEST * local.scale:
@@ -239,6 +239,13 @@ class _Local(Protocol):
         """Return the model at x, which a step has led to."""
 
 
+def _scale(problem: EnergyProblem, curvature: float, gradient: Real) -> float:
+    """A curvature, or where that is rounding, the one with which the first step is 1 rad long."""
+    if curvature > problem.noise:
+        return curvature
+    return max(curvature, float(np.linalg.norm(gradient))) or 1.0
+
+
 class _Dense:
     """The curvature is a matrix: B, or B and what gradients say of the rest of the Hessian, or updated by gradients.
 
@@ -255,7 +262,9 @@ class _Dense:
 
     def renew(self, x: Real) -> None:
         self.energy, self.gradient, self._b = self._problem.expansion(x)
-        self.scale = float(np.abs(self._b.diagonal()).max(initial=0.0)) or 1.0
+        self.scale = _scale(
+            self._problem, float(np.abs(self._b.diagonal()).max(initial=0.0)), self.gradient
+        )
         self._matrix = self._b + self._rest if self._better > _TRUST else self._b
         self.exact, self._age = True, 0
 
@@ -320,7 +329,8 @@ class _Products:
         self.energy, self.gradient = self._problem.value_and_gradient(x)
         g = self.gradient
         length = float(np.linalg.norm(g)) or 1.0
-        self.scale = abs(float(g @ self._problem.curvature_product(x, g / length))) / length or 1.0
+        bent = abs(float(g @ self._problem.curvature_product(x, g / length))) / length
+        self.scale = _scale(self._problem, bent, g)
 
     def moved(self, x: Real, change: Real, predicted: float, actual: float) -> _Local:
         if self._dear:

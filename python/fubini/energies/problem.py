@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +19,11 @@ from fubini.devices.executor import device_reason
 from fubini.errors import UnsupportedCircuitError
 from fubini.metric.compiled_qnode import CompiledQNode, compiled
 from fubini.native.circuit import Circuit
-from fubini.options import Complex, Real
+from fubini.options import Complex, Index, Real
 
 _ONE = np.ones(1)
+#: Rounding of a gradient by one number, of an observable of size 1, with a margin of 16.
+NOISE = 16.0 * float(np.finfo(np.float64).eps)
 _REMEDY = (
     "; minimise it with a torch optimizer, fubini.QNGOptimizer or torch.optim, which take any loss"
 )
@@ -90,6 +93,10 @@ class EnergyProblem:
         self.evaluations = 0
         self._program, self._angles, self._arguments = circuit.program, angles, arguments
         self._wires, self._state = circuit.num_wires, state
+        [measured] = circuit.structure.measurements
+        self._magnitude = (
+            1.0 if measured.projector else float(sum(abs(c) for _, _, c in measured.terms))
+        )
 
     @property
     def size(self) -> int:
@@ -100,6 +107,16 @@ class EnergyProblem:
     def amplitudes(self) -> int:
         """Of the state, 2^wires."""
         return 1 << self._wires
+
+    @property
+    def magnitude(self) -> float:
+        """Of the observable, the sum of the sizes of its coefficients: energies are rounded in proportion to it."""
+        return self._magnitude
+
+    @property
+    def noise(self) -> float:
+        """Length up to which a gradient, (P,), is nothing but rounding."""
+        return NOISE * self._magnitude * math.sqrt(max(1, self.size))
 
     def energy(self, x: Real) -> float:
         """Return the energy.
@@ -348,9 +365,9 @@ def energy_problem(energy: Any, *args: Any, **kwargs: Any) -> EnergyProblem:
     form = None if isinstance(found, str) else found.compiled
     if form is None or isinstance(found, str):
         why = found if isinstance(found, str) else found.reason
-        raise UnsupportedCircuitError(
-            f"energy: expected a circuit that is compiled: {why}{_REMEDY}"
-        )
+        # Arguments that are no tensors are none for a torch optimizer either.
+        remedy = "" if "torch.as_tensor" in why else _REMEDY
+        raise UnsupportedCircuitError(f"energy: expected a circuit that is compiled: {why}{remedy}")
     against = reason_against(form)
     if against or found.known.data is not None:
         against = against or "expected a circuit without inputs, got a batch"
@@ -369,21 +386,30 @@ def energy_problem(energy: Any, *args: Any, **kwargs: Any) -> EnergyProblem:
 
 def _check_apart(tensors: Sequence[torch.Tensor], moving: Container[int]) -> None:
     """Refuse tensors that move and whose numbers are not numbers of their own: one result could not be written to them."""
-    for k, v in enumerate(tensors):
+    places = [_addresses(v) for v in tensors]
+    for k, (v, mine) in enumerate(zip(tensors, places, strict=True)):
         twice = any(
-            w.data_ptr() == v.data_ptr() and (id(v) in moving or id(w) in moving)
-            for w in tensors[:k]
-            if v.numel()
+            (id(v) in moving or id(w) in moving)
+            and v.device == w.device
+            and len(np.intersect1d(mine, theirs))
+            for w, theirs in zip(tensors[:k], places[:k], strict=True)
         )
-        expanded = id(v) in moving and any(
-            n > 1 and s == 0 for n, s in zip(v.shape, v.stride(), strict=True)
-        )
+        expanded = id(v) in moving and len(np.unique(mine)) < len(mine)
         if twice or expanded:
             got = "memory that two arguments share" if twice else "an expanded tensor"
             raise ValueError(
                 f"args: expected tensors with memory of their own, because the result is written to them, got {got}; "
                 "write a QNode that uses one argument in both places, or pass v.clone()"
             )
+
+
+def _addresses(tensor: torch.Tensor) -> Index:
+    """Where a tensor's numbers are, in words of four bytes, of which float64 has two: views may interleave or overlap."""
+    width = tensor.element_size()
+    found: Index = np.arange(tensor.data_ptr(), tensor.data_ptr() + width, 4)
+    for count, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        found = (found[:, None] + width * stride * np.arange(count)).reshape(-1)
+    return found
 
 
 def reason_against(form: Compiled) -> str:

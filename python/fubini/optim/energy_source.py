@@ -14,7 +14,7 @@ from fubini.arrays import to_numpy
 from fubini.blocks import distributed
 from fubini.blocks.curvature import CurvatureBlock, curvature_block
 from fubini.compile.compiled import Compiled
-from fubini.energies.problem import EnergyProblem, problem_of, reason_against
+from fubini.energies.problem import NOISE, EnergyProblem, problem_of, reason_against
 from fubini.errors import NumericalError, UnsupportedCircuitError
 from fubini.metric.call_metric import CallLayer
 from fubini.nn.evaluations import leaf_weights
@@ -33,6 +33,7 @@ from fubini.options import LayerRule, Real
 Tensor = torch.Tensor
 
 _DENSE = 1500  # numbers up to which the curvature is a matrix
+_CAST = 8.0 * float(np.finfo(np.float32).eps)  # error of gradients by a cast to float32
 _REMEMBERED = 16  # circuits over their weights
 _REMEDY = "; take metric='quantum', which fits any loss, or metric='fisher' with loss="
 
@@ -46,7 +47,6 @@ class _Term:
         x: The weights that move, (W,).
         jacobian: Their derivative by the parameters, (W, P); None where they are the parameters.
         count: How many passes evaluated it.
-        size: Of the observable: the sum of the sizes of its coefficients.
         now: Returns the weights as they are now, (W,), or None where that takes another forward pass.
     """
 
@@ -54,7 +54,6 @@ class _Term:
     x: Real
     jacobian: Real | None
     count: int
-    size: float
     now: Callable[[], Real | None]
 
     def pulled(self, gradient: Real) -> Real:
@@ -75,7 +74,7 @@ class _Term:
     def rounding(self) -> float:
         """Of its gradient, in units of the precision."""
         length = 1.0 if self.jacobian is None else max(1.0, float(np.linalg.norm(self.jacobian)))
-        return self.count * self.size * length * math.sqrt(len(self.x))
+        return self.count * self.problem.magnitude * length * math.sqrt(len(self.x))
 
 
 @dataclass(eq=False)
@@ -258,9 +257,10 @@ class EnergySource(QuantumSource):
                 energy, slope = term.problem.value_and_gradient(term.x)
             self._sum.energy += term.count * energy
             gradient += term.pulled(slope)
-            self._sum.rounding += term.rounding
         self._sum.gradients.append((parameters, gradient))
         self._sum.terms += terms
+        rounding = sum(term.rounding for term in terms)
+        self._sum.rounding += rounding
 
         def apply(v: Tensor) -> Tensor:
             vector = to_numpy(v)
@@ -269,7 +269,9 @@ class EnergySource(QuantumSource):
 
         label = ", ".join(layer.name for layer in unit)
         values = torch.from_numpy((matrix + matrix.T) / 2).to(device) if dense else None
-        return curvature_block(parameters, f"energy of {label}", values, apply), 1
+        return curvature_block(
+            parameters, f"energy of {label}", values, apply, noise=NOISE * rounding
+        ), 1
 
     def _terms(self, layer: AnyLayer, starts: Mapping[Tensor, int]) -> Iterator[_Term]:
         """The energies that a layer evaluated in the passes whose gradients are being applied."""
@@ -334,11 +336,9 @@ class EnergySource(QuantumSource):
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
             self._known[key] = form, problem_of(form, whole, columns)
-        [measured] = form.circuit.structure.measurements
-        size = 1.0 if measured.projector else sum(abs(c) for _, _, c in measured.terms)
         if form.decisions:  # other weights may have another circuit
             now = _unknown
-        return _Term(self._known[key][1], whole[columns], jacobian, count, size, now)
+        return _Term(self._known[key][1], whole[columns], jacobian, count, now)
 
     # -- the loss -----------------------------------------------------------------------------------------------------
 
@@ -355,12 +355,16 @@ class EnergySource(QuantumSource):
                     eps = max(eps, torch.finfo(p.dtype).eps)
                 start += p.numel()
         g, given = np.concatenate(mine), np.concatenate(theirs)
+        share, floor = math.sqrt(eps), 64.0 * eps * self._sum.rounding
+        if np.array_equal(
+            given, given.astype(np.float32)
+        ):  # by a cast to float32, of weights as well
+            share, floor = max(share, _CAST), max(floor, _CAST * self._sum.rounding)
         if not np.isfinite(g).all() or not math.isfinite(self._sum.energy):
             raise NumericalError(
                 "metric: expected a finite energy and gradient, got NaN or infinity"
             )
-        floor = 64.0 * eps * self._sum.rounding
-        length, size, share = float(np.linalg.norm(g)), float(np.linalg.norm(given)), math.sqrt(eps)
+        length, size = float(np.linalg.norm(g)), float(np.linalg.norm(given))
         loss, energy = self._loss, self._sum.energy
         ratio = None if loss is None or energy == 0.0 else loss / energy
         if length <= floor:  # nothing but rounding
@@ -381,8 +385,8 @@ class EnergySource(QuantumSource):
             raise UnsupportedCircuitError(
                 "metric: expected gradients that are a multiple of the energy's with 'energy', got others "
                 f"(relative difference {error / max(size, 1e-300):.1e}), as from a loss with further terms, "
-                "from several energies with different factors, or changed by hand; sum all terms in one observable"
-                + _REMEDY
+                "from several energies with different factors, changed by hand, or rounded where weights are cast to a "
+                "narrower dtype; sum all terms in one observable, keep the weights' dtype" + _REMEDY
             )
         whole, near = factor * energy, min(doubt, 0.1)
         result, self._result = self._result, None

@@ -359,7 +359,8 @@ def missing(recorder: PassRecorder, moving: Iterable[torch.Tensor], name: str = 
             f"{name}: the passes whose gradients are in .grad are not known, because a backward pass through the module left "
             ".grad of the weights that it used alone: torch.autograd.grad does, and so do weights that the caller computes and "
             "passes to the module (torch.func.functional_call); call the module with weights of its own (computed ones by "
-            "torch.nn.utils.parametrize, Fisher metrics of which take approx=None) and loss.backward() before step(), which may be followed by changes of .grad"
+            "torch.nn.utils.parametrize, Fisher metrics of which take approx=None) and loss.backward() before step(), which may "
+            "be followed by changes of .grad"
         )
     raise RuntimeError(
         f"{name}: the parameters have gradients, but no backward pass went through the module's forward into their .grad "

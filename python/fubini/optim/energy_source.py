@@ -356,9 +356,8 @@ class EnergySource(QuantumSource):
                 start += p.numel()
         g, given = np.concatenate(mine), np.concatenate(theirs)
         share, floor = math.sqrt(eps), 64.0 * eps * self._sum.rounding
-        if np.array_equal(
-            given, given.astype(np.float32)
-        ):  # by a cast to float32, of weights as well
+        # By a cast to float32, of the weights as well.
+        if np.array_equal(given, given.astype(np.float32)):
             share, floor = max(share, _CAST), max(floor, _CAST * self._sum.rounding)
         if not np.isfinite(g).all() or not math.isfinite(self._sum.energy):
             raise NumericalError(

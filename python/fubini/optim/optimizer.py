@@ -109,7 +109,8 @@ class QNGOptimizer(Checkpointed):
     computed (parametrised, pruned) have their metric pulled back to the parameters that they are computed from.
 
     Weights of a layer that move no state, such as coefficients of an observable, take the plain step, lr times the
-    gradient. Bare tensors that belong to no known layer and are no weights of a compiled QNode have the identity for a
+    gradient; so do, with ``loss=``, weights whose rows of the Fisher matrix are zero to the last digit, as where a softmax
+    is saturated and still wrong, so that the damping does not divide their gradient. Bare tensors that belong to no known layer and are no weights of a compiled QNode have the identity for a
     metric: they take the plain gradient, damped like the others, ``grad / (1 + lam)``.
 
     Ways of use::

@@ -25,7 +25,8 @@ _AS_PREDICTED = (
     0.2  # error of a predicted reduction with which the matrix need not be computed anew
 )
 _LONGEST = 10  # steps without the matrix
-_FEW = 16  # numbers below which that saves nothing
+# Below so many numbers that saves something in the last steps only, which bring less than that share.
+_FEW, _LAST = 16, 1e-5
 _TRUST = 3  # steps in a row that S has to predict better than nothing in its place
 
 
@@ -278,7 +279,8 @@ class _Dense:
         before = self.gradient
         late = predicted <= _LATE * abs(self.energy)
         as_predicted = abs(actual / predicted - 1.0) < _AS_PREDICTED
-        if late and as_predicted and self._age < _LONGEST and len(x) >= _FEW:
+        near = late if len(x) >= _FEW else predicted <= _LAST * abs(self.energy)
+        if near and as_predicted and self._age < _LONGEST:
             self.energy, self.gradient = self._problem.value_and_gradient(x)
             self._update(self.gradient - before, change)
             return self

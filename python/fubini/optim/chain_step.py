@@ -9,7 +9,6 @@ find them and leave theirs; two sets of them take turns, so that a step that can
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import MutableMapping, Sequence
 from typing import Any
 
@@ -21,42 +20,19 @@ from fubini.blocks import distributed
 from fubini.fisher import chain
 from fubini.fisher.chain_plan import ChainPlan, Sized
 from fubini.nn.recorder import Pass
-from fubini.optim.checks import check_group
 from fubini.optim.choices import PER_TERM
-from fubini.optim.direct import Group, Taken, is_uniform
+from fubini.optim.direct import Group, Taken
 from fubini.optim.length import StepLength
-from fubini.optim.metric_history import COUNT, PREFIX, MetricHistory
-from fubini.optim.metric_source import ROUGH, FisherSource
+from fubini.optim.metric_source import ROUGH
+from fubini.optim.planned_step import Averages, PlannedStep
 
 Tensor = torch.Tensor
-_NUMBERS = ("lr", "lam", "momentum", "weight_decay", "maximize", "damping")
-_PATIENCE = 64  # steps
-_EMPTY: dict[str, Any] = {}
 
 
-class ChainStep:
-    """Takes steps of a model that is a chain, as long as it stays one.
+class ChainStep(PlannedStep[ChainPlan]):
+    """Takes steps of a model that is a chain, as long as it stays one."""
 
-    Args:
-        source: The metric.
-        history: Of the metric in other steps.
-        options: The optimizer's, checked.
-    """
-
-    def __init__(
-        self, source: FisherSource, history: MetricHistory, options: MutableMapping[str, Any]
-    ) -> None:
-        self._source, self._history = source, history
-        self._by_length, self._in_units = (
-            bool(options.get("by_length")),
-            bool(options.get("reasons")),
-        )
-        self._plan: ChainPlan | None = None
-        self._wait = self._patience = 1  # steps until the next look whether there is a plan
-        self._numbers: list[tuple[Any, ...]] = []
-        self._owned: list[Tensor] = []
-        self._rest: list[Tensor] = []  # owned and not of the plan
-        self._averages: Averages | None = None
+    _averages: _Averages | None = None
 
     def step(self, groups: Sequence[Group], state: MutableMapping[Tensor, Any]) -> Taken | None:
         """Take a step; None, with nothing changed, where it has to be taken in another way.
@@ -72,14 +48,9 @@ class ChainStep:
         if seen is None or distributed.active() or not self._are_usual(groups):
             return None
         x = seen.args[0]
-        plan = self._plan
-        owned = [p for group in groups for p in group["params"]]
-        if plan is None or not (
-            len(owned) == len(self._owned) and all(map(operator.is_, owned, self._owned))
-        ):
-            plan = self._planned(owned, x)
-            if plan is None:
-                return None
+        plan = self._planned(groups, lambda moving: self._made(moving, x))
+        if plan is None:
+            return None
         if x.dtype is not plan.dtype or x.shape[1] != plan.width:
             self._given_up()
             return None
@@ -108,7 +79,7 @@ class ChainStep:
             by_outputs = to_numpy(seen.gradient)
         averages = self._averages
         if averages is None:
-            averages = self._averages = Averages(plan, self._history.decay)
+            averages = self._averages = _Averages(plan, self._history.decay)
         if gradients is None or not averages.begin(state):
             return None
         if averages.restored:
@@ -159,132 +130,23 @@ class ChainStep:
             units,
         )
 
-    def _are_usual(self, groups: Sequence[Group]) -> bool:
-        """Whether the groups have good numbers, the same for all; others are refused, or taken care of, elsewhere."""
-        numbers = [tuple([group[name] for name in _NUMBERS]) for group in groups]
-        if numbers == self._numbers:
-            return True
-        for group in groups:
-            check_group(group)
-        if not is_uniform(groups):
-            return False
-        self._numbers = numbers
-        return True
-
-    def _planned(self, owned: list[Tensor], inputs: Tensor) -> ChainPlan | None:
-        """A plan for these parameters, if it is time to look for one."""
-        self._plan = None
-        self._wait -= 1
-        if self._wait > 0:
-            return None
-        moving = [p for p in owned if p.grad is not None and p.numel()]
+    def _made(self, moving: list[Tensor], inputs: Tensor) -> ChainPlan | None:
         self._averages = None
-        plan = self._source.chain_plan(moving, inputs) if moving else None
-        if plan is None:
-            self._given_up()
-            return None
-        known = {id(p) for p in plan.parameters}
-        self._plan, self._owned, self._patience, self._wait = plan, owned, 1, 1
-        self._rest = [p for p in owned if id(p) not in known]
-        return plan
-
-    def _given_up(self) -> None:
-        """Look for another plan after some steps, ever more of them."""
-        self._plan, self._wait = None, self._patience
-        self._patience = min(2 * self._patience, _PATIENCE)
+        return self._source.chain_plan(moving, inputs)
 
 
-class Averages:
-    """The averaged matrices of a plan: two sets that take turns, one of which is in the optimizer's state.
-
-    Args:
-        plan: The plan.
-        decay: Of the average, see ``MetricHistory``; 0 for none.
-
-    Attributes:
-        tensors: Both sets.
-        gradients: Of all parameters side by side, for both sets.
-        into: Which set the present step writes.
-        decays: By which every matrix of the other set enters it.
-        restored: Whether ``begin`` took what others left in the state.
-    """
+class _Averages(Averages):
+    """Averages that the kernel writes, and with them those of the gradients of all parameters, side by side."""
 
     def __init__(self, plan: ChainPlan, decay: float) -> None:
-        self._decay = decay
-        shapes = plan.kernel.matrices
-        self.tensors = [[torch.zeros(s, dtype=torch.float64) for s in shapes] for _ in range(2)]
-        names = iter(range(len(shapes)))
-        # First parameter of every block, the entries of its state and their places among the matrices.
-        self._places = [
-            (kept.parameters[0], [(PREFIX + name, next(names)) for name in kept.names])
-            for kept in plan.kept
-        ]
+        blocks = [(kept.parameters[0], kept.names) for kept in plan.kept]
+        super().__init__(plan.kernel.matrices, blocks, decay)
         size = sum(p.numel() for p in plan.parameters)
         gradients = torch.zeros((2, size), dtype=torch.float64)
         self.gradients = gradients.unbind()
         self._change = torch.zeros((1, size), dtype=torch.float64)
-        even, odd = [[t.numpy() for t in one] for one in self.tensors]
+        even, odd = self.arrays
         plan.kernel.hold(even, odd, gradients.numpy(), self._change.numpy())
-        self.into, self.restored = 1, False
-        self.decays = [0.0] * len(shapes)
-        self._counts = [0] * len(self._places)
-
-    def begin(self, state: MutableMapping[Tensor, Any]) -> bool:
-        """Find the average so far.
-
-        Args:
-            state: The optimizer's, by parameter.
-
-        Returns:
-            Whether it is of this kind; if not, nothing has changed.
-        """
-        self.restored = False
-        if self._decay == 0.0:
-            return True
-        present = self.tensors[1 - self.into]
-        for p, places in self._places:
-            entry = state.get(p, _EMPTY)
-            for name, k in places:
-                if entry.get(name) is not present[k]:
-                    self.restored = True
-        if self.restored and not self._restore(state):
-            return False
-        for count, (_, places) in zip(self._counts, self._places, strict=True):
-            fresh = (1.0 - self._decay) / (1.0 - self._decay ** (count + 1))
-            for _, k in places:
-                self.decays[k] = 1.0 - fresh if count else 0.0
-        return True
-
-    def _restore(self, state: MutableMapping[Tensor, Any]) -> bool:
-        """Copy the average from the state, where others left it, as far as there is one."""
-        present, counts, found = self.tensors[1 - self.into], [], []
-        for p, places in self._places:
-            entry = state.get(p, _EMPTY)
-            names = {name for name in entry if name.startswith(PREFIX)}
-            counts.append(int(entry.get(COUNT, 0)) if names else 0)
-            if counts[-1]:
-                if names != {name for name, _ in places}:
-                    return False
-                found += [(entry[name], present[k]) for name, k in places]
-        if any(t.shape != mine.shape or t.dtype is not torch.float64 for t, mine in found):
-            return False
-        self._counts = counts
-        for t, mine in found:
-            mine.copy_(t)
-        return True
-
-    def keep(self, state: MutableMapping[Tensor, Any]) -> None:
-        """The step was taken: leave the average in the state."""
-        fresh = self.tensors[self.into]
-        self.into = 1 - self.into
-        if self._decay == 0.0:
-            return
-        for block, (p, places) in enumerate(self._places):
-            self._counts[block] += 1
-            entry = state[p]
-            entry[COUNT] = self._counts[block]
-            for name, k in places:
-                entry[name] = fresh[k]
 
 
 def _addresses(plan: ChainPlan) -> list[int] | None:

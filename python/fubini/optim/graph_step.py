@@ -7,7 +7,6 @@ sets of them take turns, so that a step that cannot be taken has changed nothing
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import MutableMapping, Sequence
 from typing import Any
 
@@ -18,42 +17,19 @@ from fubini.arrays import to_numpy
 from fubini.blocks import distributed
 from fubini.fisher.graph_plan import GraphPlan, Sized, average
 from fubini.nn.recorder import Pass
-from fubini.optim.checks import check_group
 from fubini.optim.choices import PER_TERM
-from fubini.optim.direct import Group, Taken, is_uniform
+from fubini.optim.direct import Group, Taken
 from fubini.optim.length import StepLength
-from fubini.optim.metric_source import FisherSource
+from fubini.optim.planned_step import Averages, PlannedStep
 from fubini.torch_private import flattened, foreach_add_, unflattened
 
 Tensor = torch.Tensor
-_NUMBERS = ("lr", "lam", "momentum", "weight_decay", "maximize", "damping")
-_PATIENCE = 64  # steps
-# Entries of the optimizer's state, see ``MetricHistory``.
-_PREFIX, _COUNT = "metric.", "metric_updates"
 
 
-class GraphStep:
-    """Takes steps of a model as long as its passes have one graph.
+class GraphStep(PlannedStep[GraphPlan]):
+    """Takes steps of a model as long as its passes have one graph."""
 
-    Args:
-        source: The metric.
-        history: Of the metric in other steps; told to forget where this took up its average.
-        options: The optimizer's, checked.
-    """
-
-    def __init__(
-        self, source: FisherSource, history: Any, options: MutableMapping[str, Any]
-    ) -> None:
-        self._source, self._history = source, history
-        self._decay = float(options["averaging"])
-        self._by_length = bool(options.get("by_length"))
-        self._in_units = bool(options.get("reasons"))
-        self._plan: GraphPlan | None = None
-        self._wait = self._patience = 1  # steps until the next look whether there is a plan
-        self._numbers: list[tuple[Any, ...]] = []
-        self._owned: list[Tensor] = []
-        self._rest: list[Tensor] = []  # owned and not of the plan
-        self._averages: _Averages | None = None
+    _averages: Averages | None = None
 
     def step(self, groups: Sequence[Group], state: MutableMapping[Tensor, Any]) -> Taken | None:
         """Take a step; None, with nothing changed, where it has to be taken in another way.
@@ -68,13 +44,9 @@ class GraphStep:
         seen = self._source.read_pass()
         if seen is None or distributed.active() or not self._are_usual(groups):
             return None
-        x, plan = seen.args[0], self._plan
-        owned = [p for group in groups for p in group["params"]]
-        same = len(owned) == len(self._owned) and all(map(operator.is_, owned, self._owned))
-        if plan is None or not same:
-            plan = self._planned(owned, seen)
-            if plan is None:
-                return None
+        x, plan = seen.args[0], self._planned(groups, lambda moving: self._made(moving, seen))
+        if plan is None:
+            return None
         sized = None
         if x.dtype is plan.dtype and x.shape[1] == plan.width and plan.holds(seen):
             sized = plan.sized(len(x))
@@ -150,106 +122,13 @@ class GraphStep:
             units,
         )
 
-    def _are_usual(self, groups: Sequence[Group]) -> bool:
-        """Whether the groups have good numbers, the same for all; others are refused, or taken care of, elsewhere."""
-        numbers = [tuple([group[name] for name in _NUMBERS]) for group in groups]
-        if numbers == self._numbers:
-            return True
-        for group in groups:
-            check_group(group)
-        if not is_uniform(groups):
-            return False
-        self._numbers = numbers
-        return True
-
-    def _planned(self, owned: list[Tensor], seen: Pass) -> GraphPlan | None:
-        """A plan for these parameters, if it is time to look for one."""
-        self._plan = self._averages = None
-        self._wait -= 1
-        if self._wait > 0:
-            return None
-        moving = [p for p in owned if p.grad is not None and p.numel()]
-        plan = self._source.graph_plan(moving, seen) if moving else None
-        if plan is None:
-            self._given_up()
-            return None
-        known = {id(p) for p in plan.parameters}
-        self._plan, self._owned, self._patience, self._wait = plan, owned, 1, 1
-        self._rest = [p for p in owned if id(p) not in known]
-        self._averages = _Averages(plan, self._decay)
+    def _made(self, moving: list[Tensor], seen: Pass) -> GraphPlan | None:
+        self._averages = None
+        plan = self._source.graph_plan(moving, seen)
+        if plan is not None:
+            blocks = [(form.parameters[0], form.names) for form in plan.forms]
+            self._averages = Averages(plan.shapes, blocks, self._history.decay)
         return plan
-
-    def _given_up(self) -> None:
-        """Look for another plan after some steps, ever more of them."""
-        self._plan, self._wait = None, self._patience
-        self._patience = min(2 * self._patience, _PATIENCE)
-
-
-class _Averages:
-    """The averaged matrices of a plan: two sets that take turns, one of which is in the optimizer's state."""
-
-    def __init__(self, plan: GraphPlan, decay: float) -> None:
-        self._decay = decay
-        self.tensors = [[torch.zeros(s, dtype=torch.float64) for s in plan.shapes] for _ in "ab"]
-        self.arrays = [[t.numpy() for t in one] for one in self.tensors]
-        names = iter(range(len(plan.shapes)))
-        # First parameter of every block, the entries of its state and their places among the matrices.
-        self._places = [
-            (form.parameters[0], [(_PREFIX + name, next(names)) for name in form.names])
-            for form in plan.forms
-        ]
-        self.into, self.restored = 1, False  # the set that is written
-        self.decays = [0.0] * len(plan.shapes)
-        self._counts = [0] * len(self._places)
-
-    def begin(self, state: MutableMapping[Tensor, Any]) -> bool:
-        """Find the average so far; False where it is of another kind."""
-        self.restored = False
-        if self._decay == 0.0:
-            return True
-        present = self.tensors[1 - self.into]
-        entries = [(state.get(p, {}), places) for p, places in self._places]
-        if not all(
-            entry.get(name) is present[k] for entry, places in entries for name, k in places
-        ):
-            if not self._restore(entries):
-                return False
-            self.restored = True
-        for count, (_, places) in zip(self._counts, self._places, strict=True):
-            fresh = (1.0 - self._decay) / (1.0 - self._decay ** (count + 1))
-            for _, k in places:
-                self.decays[k] = 1.0 - fresh if count else 0.0
-        return True
-
-    def _restore(self, entries: Sequence[tuple[Any, list[tuple[str, int]]]]) -> bool:
-        """Copy the average from the state, where others left it, as far as there is one."""
-        counts, found = [], []
-        for entry, places in entries:
-            names = {name for name in entry if name.startswith(_PREFIX)}
-            counts.append(int(entry.get(_COUNT, 0)) if names else 0)
-            if counts[-1]:
-                if names != {name for name, _ in places}:
-                    return False
-                found += [(entry[name], self.tensors[1 - self.into][k]) for name, k in places]
-        if any(t.shape != mine.shape or t.dtype is not torch.float64 for t, mine in found):
-            return False
-        self._counts = counts
-        for t, mine in found:
-            mine.copy_(t)
-        return True
-
-    def keep(self, state: MutableMapping[Tensor, Any]) -> None:
-        """The step was taken: leave the average in the state."""
-        fresh = self.tensors[self.into]
-        self.into = 1 - self.into
-        if self._decay == 0.0:
-            return
-        for block, (p, places) in enumerate(self._places):
-            self._counts[block] += 1
-            entry = state[p]
-            entry[_COUNT] = self._counts[block]
-            for name, k in places:
-                entry[name] = fresh[k]
 
 
 def _blocks(plan: GraphPlan, tensors: Sequence[Tensor]) -> list[tuple[Any, bool]]:

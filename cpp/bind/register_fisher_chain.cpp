@@ -53,8 +53,9 @@ class Chain {
         }
         expect_inputs(weight.shape(1));
         const BlockForm kind = form_from(form);
-        add_parameter(weight, kind != BlockForm::none);
-        if (bias) add_parameter(*bias, kind != BlockForm::none);
+        std::vector<py::array> parameters = {weight};
+        if (bias) parameters.push_back(*bias);
+        add_parameters(parameters, kind != BlockForm::none);
         chain_.add_linear(weight.shape(1), weight.shape(0), bias.has_value(), kind);
         if (chain_inputs_ < 0) chain_inputs_ = weight.shape(1);
     }
@@ -77,7 +78,7 @@ class Chain {
         const BlockForm kind = form_from(form);
         if (kind == BlockForm::kronecker)
             throw py::value_error("form: expected 'none', 'dense' or 'diagonal'");
-        for (const py::array& w : weights) add_parameter(w, kind != BlockForm::none);
+        add_parameters(weights, kind != BlockForm::none);
         programs_.push_back(circuit);
         maps_.push_back(map);
         chain_.add_circuit(*program, *map, kind);
@@ -111,7 +112,7 @@ class Chain {
         change_ = std::move(change);
     }
 
-    double direction(const RealArray& inputs, const std::vector<std::uintptr_t>& gradients, int into,
+    double direction(const RealArray& inputs, const std::vector<py::array>& gradients, int into,
                      const std::vector<double>& decays, double damping, double share,
                      std::optional<std::uint64_t> seed, double combine_from,
                      const std::optional<RealArray>& by_outputs, const std::vector<const Pass*>& passes) {
@@ -159,6 +160,7 @@ class Chain {
 
     /// Adds the direction, times a number, to the parameters.
     void move(double rate) {
+        if (change_.size() != chain_.unknowns()) throw py::value_error("hold: expected to be called");
         const double* from = change_.data();
         for (std::size_t k = 0; k < sources_.size(); ++k) {
             if (!trained_[k]) continue;
@@ -182,12 +184,13 @@ class Chain {
         }
     }
 
-    void add_parameter(const py::array& values, bool trained) {
-        const bool known = py::isinstance<RealArray>(values) || py::isinstance<FloatArray>(values);
-        if (!known || !is_plain(values))
-            throw py::type_error("parameters: expected contiguous arrays of float64 or float32");
-        sources_.push_back(values);
-        trained_.push_back(trained);
+    void add_parameters(const std::vector<py::array>& values, bool trained) {
+        for (const py::array& one : values) {
+            if (!(py::isinstance<RealArray>(one) || py::isinstance<FloatArray>(one)) || !is_plain(one))
+                throw py::type_error("parameters: expected contiguous arrays of float64 or float32");
+        }
+        sources_.insert(sources_.end(), values.begin(), values.end());
+        trained_.insert(trained_.end(), values.size(), trained);
     }
 
     template <class Number>
@@ -199,14 +202,18 @@ class Chain {
                                                  : copy_numbers<float>(from, like.size(), to);
     }
 
-    void copy_gradients(const std::vector<std::uintptr_t>& addresses, double* to) {
-        const auto count = static_cast<std::size_t>(std::count(trained_.begin(), trained_.end(), true));
-        if (addresses.size() != count || std::count(addresses.begin(), addresses.end(), 0U) > 0)
-            throw py::value_error("gradients: expected the address of one for every trained parameter");
-        auto next = addresses.begin();
+    void copy_gradients(const std::vector<py::array>& gradients, double* to) {
+        auto next = gradients.begin();
         for (std::size_t k = 0; k < sources_.size(); ++k) {
-            if (trained_[k]) to = copy_like(sources_[k], reinterpret_cast<const void*>(*next++), to);
+            if (!trained_[k]) continue;
+            const py::array& source = sources_[k];
+            if (next == gradients.end() || !next->dtype().equal(source.dtype()) ||
+                next->size() != source.size() || !is_plain(*next)) {
+                throw py::value_error("gradients: expected one like every trained parameter, contiguous");
+            }
+            to = copy_like(source, (next++)->data(), to);
         }
+        if (next != gradients.end()) throw py::value_error("gradients: expected one for every parameter");
     }
 
     static bool has_silent_row(const RealArray& values) {
@@ -246,8 +253,8 @@ void register_fisher_chain(py::module_& m) {
         .def("add_linear", &Chain::add_linear, "weight"_a, "bias"_a, "form"_a,
              "A linear layer, whose metric is 'dense', 'diagonal', 'kronecker' or 'none'.")
         .def("add_function", &Chain::add_function, "name"_a, "A function of each entry.")
-        .def("add_circuit", &Chain::add_circuit, "program"_a, "map"_a, "weights"_a, "form"_a,
-             "A circuit, whose metric is 'dense', 'diagonal' or 'none'.")
+        .def("add_circuit", &Chain::add_circuit, "program"_a.none(false), "map"_a.none(false), "weights"_a,
+             "form"_a, "A circuit, whose metric is 'dense', 'diagonal' or 'none'.")
         .def_property_readonly("matrices", &Chain::matrices,
                                "Shapes of the averaged matrices, in the order of the layers.")
         .def(
@@ -255,10 +262,8 @@ void register_fisher_chain(py::module_& m) {
             "Gives the memory: two sets of averages and gradients (2, n), in turn, and the direction (1, n).")
         .def("direction", &Chain::direction, "inputs"_a.noconvert(), "gradients"_a, "into"_a, "decays"_a,
              "damping"_a, "share"_a, "seed"_a, "combine_from"_a, "by_outputs"_a.noconvert(), "passes"_a,
-             "Makes the damped solution `change` for gradients at these addresses, of the parameters' sizes "
-             "and "
-             "dtype, with the average in set `into`; returns its product with the gradient. States are taken "
-             "of "
+             "Makes the damped solution `change` for gradients that are arrays like the trained parameters, "
+             "with the average in set `into`; returns its product with the gradient. States are taken of "
              "passes at the same angles. Not a number where anything is not finite, a block is not positive "
              "definite, or a row of by_outputs (data, outputs), the gradient by the outputs, is zero.")
         .def("move", &Chain::move, "rate"_a, "Adds rate times the direction to the parameters.");

@@ -71,7 +71,7 @@ class ChainStep(PlannedStep[ChainPlan]):
         state: MutableMapping[Tensor, Any],
     ) -> Taken | None:
         first = groups[0]
-        gradients = _addresses(plan)
+        gradients = _gradients(plan)
         by_outputs = None
         if plan.reads_targets:
             if seen.gradient is None:
@@ -149,8 +149,8 @@ class _Averages(Averages):
         plan.kernel.hold(even, odd, gradients.numpy(), self._change.numpy())
 
 
-def _addresses(plan: ChainPlan) -> list[int] | None:
-    """Where the gradients are; None where one is missing, or not like its parameter."""
+def _gradients(plan: ChainPlan) -> list[Any] | None:
+    """The gradients' memory; None where one is missing, or not like its parameter."""
     found = []
     for p in plan.parameters:
         g = p.grad
@@ -163,5 +163,5 @@ def _addresses(plan: ChainPlan) -> list[int] | None:
             or g.is_neg()
         ):
             return None
-        found.append(g.data_ptr())
+        found.append(g.detach().numpy())
     return found

@@ -26,6 +26,7 @@ import common
 import fubini
 from fubini.metric import circuits
 from fubini.native.circuit import Circuit
+from fubini.options import Approx
 
 CASES = [(4, 3), (8, 6), (10, 6), (12, 8)]
 INPUTS = 64
@@ -185,18 +186,17 @@ def case(
         differences[name] = float(np.abs(ours - expected).max())
         if differences[name] > 1e-9:
             raise RuntimeError(f"{name} differs by {differences[name]:.1e} at {wires} qubits")
+    forms: tuple[Approx, ...] = (None, "block-diag", "diag")
+    one = {form: fubini.metric_tensor(circuit, form) for form in forms}
+    mean = {form: fubini.metric_tensor(circuit, form, reduce="mean") for form in forms}
     calls: dict[str, Callable[[], Any]] = {
-        "full": lambda: fubini.metric_tensor(circuit)(angles),
-        "block-diag": lambda: fubini.metric_tensor(circuit, "block-diag")(angles),
-        "diag": lambda: fubini.metric_tensor(circuit, "diag")(angles),
+        "full": lambda: one[None](angles),
+        "block-diag": lambda: one["block-diag"](angles),
+        "diag": lambda: one["diag"](angles),
         "product": lambda: circuits.metric_vector_product(circuit, angles, vector),
-        f"full, mean of {INPUTS}": lambda: fubini.metric_tensor(circuit, reduce="mean")(batch),
-        f"block-diag, mean of {INPUTS}": lambda: fubini.metric_tensor(
-            circuit, "block-diag", reduce="mean"
-        )(batch),
-        f"diag, mean of {INPUTS}": lambda: fubini.metric_tensor(circuit, "diag", reduce="mean")(
-            batch
-        ),
+        f"full, mean of {INPUTS}": lambda: mean[None](batch),
+        f"block-diag, mean of {INPUTS}": lambda: mean["block-diag"](batch),
+        f"diag, mean of {INPUTS}": lambda: mean["diag"](batch),
         f"forward of {INPUTS}": lambda: circuit.expval(batch),
     }
     jax = jax_metric(wires, layers, weights) if wires >= 8 else None

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <iterator>
 #include <limits>
+#include <stdexcept>
+#include <string>
 #include <utility>
 
 #include "core/linear_algebra.hpp"
@@ -119,7 +121,11 @@ Preconditioner::~Preconditioner() = default;
 
 Index Preconditioner::size() const { return blocks_->size; }
 
-void Preconditioner::add_identity(Index n) { blocks_->size += n; }
+void Preconditioner::add_identity(Index n) {
+    if (n < 0 || n > std::numeric_limits<Index>::max() / 2 - blocks_->size)
+        throw std::invalid_argument("n: expected a number of parameters, got " + std::to_string(n));
+    blocks_->size += n;
+}
 
 bool Preconditioner::add_dense(const double* matrix, Index n, double damping) {
     std::vector<std::vector<Index>> parts = independent(matrix, n);

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 #include <array>
-#include <vector>
+#include <span>
 
 #include "core/observable_groups.hpp"
 
@@ -284,8 +284,11 @@ struct Alone {
     }
 };
 
+/// So many at once; more go the way of other words.
+constexpr std::size_t most_alone = 24;
+
 /// bra = the sum of these words on ket: all of them for one row after the other, which is written once.
-void apply_alone(const std::vector<Alone>& words, std::size_t rows, const double* ket, double* bra) {
+void apply_alone(std::span<const Alone> words, std::size_t rows, const double* ket, double* bra) {
     for (std::size_t r = 0; r < rows; ++r) {
         Vec re{}, im{};
         for (const Alone& word : words) {
@@ -306,19 +309,24 @@ void apply_alone(const std::vector<Alone>& words, std::size_t rows, const double
 void apply_observables(const Program& program, const Layout& layout, const Vec* weights, const double* ket,
                        double* bra, double* scratch) {
     const Plan& plan = program.plan();
-    std::vector<Alone> words;
+    std::array<Alone, most_alone> words;  // no memory is asked for in a sweep
+    std::size_t alone = 0;
     for_groups(plan.terms, [&](const Group& group) {
-        if (!Alone::is(group, layout)) return;
+        if (alone == words.size() || !Alone::is(group, layout)) return;
         const PauliTerm& term = group.terms.front();
-        words.push_back({group.x >> layout.lane_bits, term.z >> layout.lane_bits, group.odd,
-                         flipped(term.coefficient * word_factor(term) * weights[term.moment],
-                                 lane_signs(term.z, layout))});
+        words[alone++] = {
+            group.x >> layout.lane_bits, term.z >> layout.lane_bits, group.odd,
+            flipped(term.coefficient * word_factor(term) * weights[term.moment], lane_signs(term.z, layout))};
     });
-    apply_alone(words, layout.rows(), ket, bra);
+    apply_alone({words.data(), alone}, layout.rows(), ket, bra);
+    std::size_t left = alone;
     Vec* plane = &vec(scratch);
     auto* masks = reinterpret_cast<std::size_t*>(scratch + layout.rows() * lanes);
     for_groups(plan.terms, [&](const Group& group) {
-        if (Alone::is(group, layout)) return;
+        if (left > 0 && Alone::is(group, layout)) {
+            --left;
+            return;
+        }
         const Plane shape(group, layout);
         for (std::size_t t = 0; t < group.terms.size(); ++t) masks[t] = shape.mask(group.terms[t], layout);
         unfold(plane, shape.rows, masks, 0, group.terms.size(), [&](std::size_t t) {

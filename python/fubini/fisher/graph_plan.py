@@ -23,7 +23,8 @@ from fubini.fisher.graph_blocks import Backward, Home, KnownGraphs, trained_uses
 from fubini.fisher.layer_blocks import output_factor
 from fubini.fisher.likelihood import Likelihood
 from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian, Poisson
-from fubini.nn.recorder import Pass, weights_now
+from fubini.nn.recorder import Pass
+from fubini.nn.surroundings import weights_now
 from fubini.options import Real
 
 Tensor = torch.Tensor

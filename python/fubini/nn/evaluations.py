@@ -9,7 +9,7 @@ the loss, and whatever was done to the outputs.
 import gc
 import math
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,9 +17,10 @@ import torch
 from pennylane.qnn import TorchLayer
 
 from fubini.compile.compiled import Compiled
-from fubini.nn.gradients import batched_gradients
 from fubini.nn.recorder import Pass, PassRecorder
+from fubini.nn.roles import leaves_of
 from fubini.nn.shot_noise import ShotNoise
+from fubini.nn.surroundings import versions_of
 from fubini.torch_private import is_wrapped, uncompiled, unwrapped, without_transforms
 
 Tensor = torch.Tensor
@@ -66,41 +67,35 @@ class EvaluationRecorder(PassRecorder):
         self.keeps_noise = False
         self.known: set[int] = set()
 
-    def begin(
-        self, inputs: Tensor, weights: Mapping[str, Tensor]
-    ) -> tuple[Evaluation | None, dict[str, Tensor]]:
+    def begin(self, inputs: Tensor, weights: dict[str, Tensor]) -> Evaluation | None:
         """Take note of an evaluation.
 
         Args:
             inputs: (features,) or (batch, features).
-            weights: By name.
+            weights: By name; those to use take their places.
 
         Returns:
-            The evaluation, None where it is not recorded, and the weights to use.
+            The evaluation, None where it is not recorded.
         """
-        marked = dict(weights)
         if not self._active or self.paused or not torch.is_grad_enabled():
-            return None, marked
+            return None
         moving = {n: w for n, w in weights.items() if w.requires_grad and not is_wrapped(w)}
-        leaves = {n: self._leaves(w) for n, w in moving.items()}
+        leaves = {n: leaves_of(w, self._watched) for n, w in moving.items()}
         parameters = list(dict.fromkeys(p for found in leaves.values() for p in found))
         if not parameters:
-            return None, marked
-        state = [*weights.values(), *parameters]
-        versions = tuple((id(p), p._version, p.requires_grad) for p in state if p.is_leaf)
+            return None
+        versions = versions_of(p for p in [*weights.values(), *parameters] if p.is_leaf)
         rows = without_graph(inputs)
         count = math.prod(rows.shape[:-1])
         seen = Evaluation((rows,), {}, versions, parameters, count, single=inputs.ndim == 1)
-        kept = {n: w for n, w in weights.items() if not self._is_own(w, leaves.get(n, []))}
-        seen.values = {n: without_graph(w) for n, w in kept.items()}
-        # Marks are for what torch keeps of a backward pass, whatever transforms of torch.func are around.
-        with without_transforms(), torch.enable_grad():
-            for name, weight in moving.items():
-                if leaves[name]:
-                    marked[name] = weight.view_as(weight)
-                    source = weight if name in kept else None
-                    self._hook(marked[name], seen, name, source, leaves[name])
-        return seen, marked
+        for name, weight in weights.items():
+            if not self._is_own(weight, leaves.get(name, ())):
+                seen.values[name] = without_graph(weight)
+                seen.jacobians[name] = {}
+        for name, found in leaves.items():
+            if found:
+                weights[name] = self.mark(weights[name], seen, found, seen.jacobians.get(name))
+        return seen
 
     def close(self, seen: Evaluation | None, how: Any, noise: ShotNoise | None) -> None:
         """Take note of how an evaluation ran, and of the noise of its gradients.
@@ -118,44 +113,11 @@ class EvaluationRecorder(PassRecorder):
             seen.noise = noise
             noise.wanted = True
 
-    def _hook(
-        self,
-        mark: Tensor,
-        seen: Evaluation,
-        name: str,
-        source: Tensor | None,
-        leaves: Sequence[Tensor],
-    ) -> None:
-        def passed(_: Tensor) -> None:
-            # Behind the mark nothing has been freed yet.
-            if source is not None and name not in seen.jacobians and self._active:
-                seen.jacobians[name] = weight_jacobian(source, leaves)
-            self._passed(seen)
-
-        mark.register_hook(passed)  # type: ignore[no-untyped-call]
-
     def _is_own(self, weight: Tensor, leaves: Sequence[Tensor]) -> bool:
         """Whether a weight is one of the layer's own, or its copy in another dtype."""
         if id(weight) in self.known:
             return True
         return len(leaves) == 1 and id(leaves[0]) in self.known and _is_same(weight, leaves[0])
-
-    def _leaves(self, weight: Tensor) -> list[Tensor]:
-        """The parameters that are watched and enter a weight."""
-        if weight.is_leaf:
-            return [weight] if id(weight) in self._watched else []
-        found: dict[int, Tensor] = {}
-        waiting, seen = [weight.grad_fn], {weight.grad_fn}
-        while waiting:
-            node: Any = waiting.pop()
-            leaf = getattr(node, "variable", None)
-            if leaf is not None and id(leaf) in self._watched:
-                found[id(leaf)] = self._watched[id(leaf)]
-            for following, _ in node.next_functions:
-                if following is not None and following not in seen:
-                    seen.add(following)
-                    waiting.append(following)
-        return [p for i, p in self._watched.items() if i in found]
 
 
 class TorchLayerHook:
@@ -181,18 +143,6 @@ class TorchLayerHook:
         if self._plain:
             module.__dict__["qnode"] = self._plain.pop()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "TorchLayerHook":
-        return self._inert()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return TorchLayerHook._inert, ()
-
-    @staticmethod
-    def _inert() -> "TorchLayerHook":
-        recorder = EvaluationRecorder()
-        recorder.detach()
-        return TorchLayerHook(recorder)
-
 
 class _ReportingQNode:
     """A QNode whose evaluations are recorded."""
@@ -211,8 +161,9 @@ class _ReportingQNode:
         qnode, names, input_arg, recorder = self._fubini
         inputs = kwargs.get(input_arg)
         if not args and isinstance(inputs, Tensor):
-            _, marked = recorder.begin(inputs, {n: kwargs[n] for n in names if n in kwargs})
-            kwargs.update(marked)
+            weights = {n: kwargs[n] for n in names if n in kwargs}
+            recorder.begin(inputs, weights)
+            kwargs.update(weights)
         return qnode(*args, **kwargs)
 
 
@@ -240,35 +191,6 @@ def record_layer(layer: Any, owner: Any) -> EvaluationRecorder:
         layer._recorders = [*_alive(layer._recorders), weakref.ref(recorder)]
     weakref.finalize(owner, recorder.detach)
     return recorder
-
-
-class Watched:
-    """An evaluation of a ``QuantumLayer`` as all optimizers record it.
-
-    Args:
-        references: The layer's recorders.
-        inputs: (features,) or (batch, features).
-        weights: By name.
-
-    Attributes:
-        weights: To be used instead, by name.
-    """
-
-    def __init__(
-        self, references: Sequence[Any], inputs: Tensor, weights: Mapping[str, Tensor]
-    ) -> None:
-        self.weights = dict(weights)
-        self._seen: list[tuple[EvaluationRecorder, Evaluation | None]] = []
-        for reference in references:
-            recorder = reference()
-            if recorder is not None:
-                seen, self.weights = recorder.begin(inputs, self.weights)
-                self._seen.append((recorder, seen))
-
-    def close(self, how: Any, noise: ShotNoise | None) -> None:
-        """Take note of how it ran, see ``EvaluationRecorder``."""
-        for recorder, seen in self._seen:
-            recorder.close(seen, how, noise)
 
 
 # -- layers and their parameters --------------------------------------------------------------------------------
@@ -369,27 +291,6 @@ def _is_same(weight: Tensor, leaf: Tensor) -> bool:
     ):
         return False
     return getattr(node.next_functions[0][0], "variable", None) is leaf
-
-
-def weight_jacobian(weight: Tensor, leaves: Sequence[Tensor]) -> dict[Tensor, Tensor]:
-    """Return the derivatives of a computed weight, in the middle of a backward pass that has not reached it yet.
-
-    Args:
-        weight: The weight.
-        leaves: What it is computed from.
-
-    Returns:
-        (entries of the weight, entries of the leaf), float64, for the leaves that it depends on.
-    """
-    with without_transforms():
-        basis = torch.eye(weight.numel(), dtype=weight.dtype, device=weight.device)
-        basis = basis.reshape(-1, *weight.shape)
-        rows = batched_gradients(weight, list(leaves), basis)
-    return {
-        leaf: row.detach().reshape(len(basis), -1).double()
-        for leaf, row in zip(leaves, rows, strict=True)
-        if row is not None
-    }
 
 
 def without_graph(inputs: Tensor) -> Tensor:

@@ -1,6 +1,10 @@
 """Derivatives for many cotangents at once."""
 
+from collections.abc import Sequence
+
 import torch
+
+from fubini.torch_private import without_transforms
 
 Tensor = torch.Tensor
 
@@ -39,3 +43,24 @@ def batched_gradients(output: Tensor, leaves: list[Tensor], g: Tensor) -> list[T
             None if column[0] is None else torch.stack(list(column))
             for column in zip(*each, strict=True)
         ]
+
+
+def weight_jacobian(weight: Tensor, leaves: Sequence[Tensor]) -> dict[Tensor, Tensor]:
+    """Return the derivatives of a computed weight, in the middle of a backward pass that has not reached it yet.
+
+    Args:
+        weight: The weight.
+        leaves: What it is computed from.
+
+    Returns:
+        (entries of the weight, entries of the leaf), float64, for the leaves that it depends on.
+    """
+    with without_transforms():
+        basis = torch.eye(weight.numel(), dtype=weight.dtype, device=weight.device)
+        basis = basis.reshape(-1, *weight.shape)
+        rows = batched_gradients(weight, list(leaves), basis)
+    return {
+        leaf: row.detach().reshape(len(basis), -1).double()
+        for leaf, row in zip(leaves, rows, strict=True)
+        if row is not None
+    }

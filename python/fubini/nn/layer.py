@@ -1,6 +1,7 @@
 """A quantum circuit as a torch module, interchangeable with ``qml.qnn.TorchLayer``."""
 
 import copy
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from fubini.devices.executor import check_device, device_reason
 from fubini.errors import UnsupportedCircuitError
 from fubini.nn.copies import found_qnode, reduced, share_uncopyable
 from fubini.nn.device_pass import derivatives_of
-from fubini.nn.evaluations import Watched, register
+from fubini.nn.evaluations import EvaluationRecorder, register
 from fubini.nn.forms import Form, Forms, arranged, check_stack, tuples_are_stacked, with_leading
 from fubini.nn.layer_weights import (
     InitMethod,
@@ -123,7 +124,7 @@ class QuantumLayer(OnDevice):
         self._width: int | None = None
         self._forms = Forms()
         # Weak references to optimizers that want to know what is evaluated.
-        self._recorders: list[Any] = []
+        self._recorders: list[weakref.ref[EvaluationRecorder]] = []
         register(self)
 
     @classmethod
@@ -278,11 +279,12 @@ class QuantumLayer(OnDevice):
 
     def _evaluated(self, inputs: torch.Tensor, weights: list[torch.Tensor]) -> Any:
         flat = inputs if inputs.ndim < 3 else inputs.reshape(-1, inputs.shape[-1])
-        watched = None
+        watched = []
         if self._recorders:
             named = dict(zip(self.weight_shapes, weights, strict=True))
-            watched = Watched(self._recorders, flat, named)
-            weights = list(watched.weights.values())
+            alive = [r for reference in self._recorders if (r := reference()) is not None]
+            watched = [(recorder, recorder.begin(flat, named)) for recorder in alive]
+            weights = list(named.values())
         form, run = self._form_and_run(flat, weights)
         results: Any
         if isinstance(form.how, str):
@@ -293,8 +295,8 @@ class QuantumLayer(OnDevice):
             results = arranged(values.to(flat), circuit.output_shapes, form.kind)
         else:
             results = self._run(form, flat, weights)
-        if watched is not None:
-            watched.close(form.how, self.shot_noise)
+        for recorder, seen in watched:
+            recorder.close(seen, form.how, self.shot_noise)
         return results
 
     def compiled(self, inputs: torch.Tensor | None = None) -> Compiled | None:

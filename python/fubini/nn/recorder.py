@@ -1,25 +1,29 @@
 """Remembers what a module saw in the forward passes whose gradients are waiting for a step."""
 
+import contextlib
 import itertools
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from fubini.blocks import distributed
+from fubini.nn.gradients import weight_jacobian
 from fubini.nn.shot_noise import ShotNoise
-from fubini.nn.surroundings import Surroundings, copied
+from fubini.nn.surroundings import Surroundings, copied, parameters_of, versions_of
 from fubini.torch_private import (
     after_backward,
     current_backward,
     is_wrapped,
     pytree,
     uncompiled,
+    without_transforms,
 )
 
-_Gradients = list[tuple[torch.Tensor, torch.Tensor | None, int]]
+Tensor = torch.Tensor
+_Gradients = list[tuple[Tensor, Tensor | None, int]]
 
 
 @dataclass(eq=False)
@@ -45,13 +49,13 @@ class Pass:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     weights: tuple[tuple[int, int, bool], ...]
-    parameters: list[torch.Tensor]
+    parameters: list[Tensor]
     count: int
-    gradient: torch.Tensor | None = None
+    gradient: Tensor | None = None
     noise: ShotNoise | None = None
     backwards: set[int] = field(default_factory=set)
     surroundings: Surroundings | None = None
-    output: torch.Tensor | None = None
+    output: Tensor | None = None
     graph: Any = None
     number: int = field(default_factory=itertools.count().__next__)
 
@@ -68,7 +72,7 @@ class _Backward:
 
     number: int
     before: _Gradients
-    pending: dict[Pass, torch.Tensor | None] = field(default_factory=dict)
+    pending: dict[Pass, Tensor | None] = field(default_factory=dict)
 
 
 class PassRecorder:
@@ -91,7 +95,7 @@ class PassRecorder:
         self.passes: list[Pass] = []
         self.looked = False
         self.paused = False
-        self._watched: dict[int, torch.Tensor] = {}
+        self._watched: dict[int, Tensor] = {}
         self._active = True
         # Arguments and surroundings of the pass that is on its way.
         self._begun: tuple[Any, Any, Surroundings] | None = None
@@ -101,7 +105,7 @@ class PassRecorder:
         self._stale: list[Pass] = []  # recorded ones whose gradients are gone
         self._zeros: list[tuple[Any, int]] = []  # gradients that backward passes left at zero
 
-    def watch(self, parameters: Iterable[torch.Tensor]) -> None:
+    def watch(self, parameters: Iterable[Tensor]) -> None:
         """Say whose gradients count: others are not the optimizer's, which does not clear them.
 
         Args:
@@ -116,7 +120,7 @@ class PassRecorder:
         self._stale, self._zeros, self._watched = [], [], {}
         self._begun = self._last = None
 
-    def _passed(self, seen: Pass, gradient: torch.Tensor | None = None) -> None:
+    def _passed(self, seen: Pass, gradient: Tensor | None = None) -> None:
         """A backward pass went through the module; whether it reaches ``.grad`` is not known yet."""
         if not self._active or self.paused:
             return
@@ -128,7 +132,35 @@ class PassRecorder:
         if gradient is not None or seen not in backward.pending:
             backward.pending[seen] = gradient
 
-    def _begin(self, number: int, parameters: Sequence[torch.Tensor]) -> _Backward:
+    def mark(
+        self,
+        weight: Tensor,
+        seen: Pass,
+        leaves: Sequence[Tensor] = (),
+        jacobians: dict[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Return a view of a weight, by which a backward pass through what uses it is noticed.
+
+        Args:
+            weight: The weight.
+            seen: The pass that uses it.
+            leaves: The parameters that it is computed from.
+            jacobians: Receives its derivatives by these, before torch frees what they take; None: they are not wanted.
+        """
+        # Marks are for what torch keeps of a backward pass, whatever transforms of torch.func are around.
+        with without_transforms(), torch.enable_grad():
+            mark = weight.view_as(weight)
+
+            def passed(_: Tensor) -> None:
+                # Behind the mark nothing has been freed yet.
+                if jacobians is not None and not jacobians and self._active:
+                    jacobians.update(weight_jacobian(weight, leaves))
+                self._passed(seen)
+
+            mark.register_hook(passed)  # type: ignore[no-untyped-call]
+        return mark
+
+    def _begin(self, number: int, parameters: Sequence[Tensor]) -> _Backward:
         before = [(p, g := p.grad, 0 if g is None else g._version) for p in parameters]
         if self._is_without_gradient(before):
             self._stale = list(self.passes)
@@ -190,7 +222,7 @@ class ModelRecorder(PassRecorder):
         reader: Takes the (first) output of a pass to what is to be kept of its graph, where surroundings are kept.
     """
 
-    reader: Callable[[torch.Tensor], Any] | None = None
+    reader: Callable[[Tensor], Any] | None = None
 
     @uncompiled
     def begin(self, module: torch.nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
@@ -205,29 +237,20 @@ class ModelRecorder(PassRecorder):
         # The hook of an optimizer that dies while the model runs is called once more, without the keyword arguments.
         if len(rest) != 2 or not self._active or self.paused:
             return
-        self._attach(module, args, *rest)
-
-    def _attach(
-        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-    ) -> None:
+        kwargs, output = rest
         begun, self._begun = self._begun, None
-        if isinstance(output, torch.Tensor):
-            outputs = [output] if output.requires_grad else []
-        else:
-            leaves = pytree.tree_leaves(output)
-            outputs = [t for t in leaves if isinstance(t, torch.Tensor) and t.requires_grad]
+        leaves = pytree.tree_leaves(output)
+        outputs = [t for t in leaves if isinstance(t, Tensor) and t.requires_grad]
         # Inside torch.func there is no .grad to wait for.
         if not outputs or any(is_wrapped(t) for t in outputs):
             return
+        args, kwargs, around = begun or (copied(args), copied(kwargs), None)
         known = parameters_of(module)
-        weights = _weights_of(known)
+        weights = versions_of(known)
         parameters = [p for p in known if p.requires_grad and id(p) in self._watched]
         count = outputs[0].shape[0] if outputs[0].ndim else 1
-        if begun is None:
-            seen = Pass(copied(args), copied(kwargs), weights, parameters, count)
-        else:
-            args, kwargs, surroundings = begun
-            seen = Pass(args, kwargs, weights, parameters, count, surroundings=surroundings)
+        seen = Pass(args, kwargs, weights, parameters, count, surroundings=around)
+        if around is not None:
             seen.output = outputs[0].detach().clone()
             if self.reader is not None:
                 seen.graph = self.reader(outputs[0])
@@ -238,12 +261,12 @@ class ModelRecorder(PassRecorder):
             if base is not None and base.grad_fn is not None:
                 self._hook(base, seen, whole=False)
 
-    def _hook(self, output: torch.Tensor, seen: Pass, whole: bool) -> None:
-        def passed(grad: torch.Tensor) -> torch.Tensor | None:
+    def _hook(self, output: Tensor, seen: Pass, whole: bool) -> None:
+        def passed(grad: Tensor) -> Tensor | None:
             self._passed(seen, grad if whole else None)
             if not torch.is_grad_enabled():
                 return None
-            marked: torch.Tensor = _Marked.apply(  # type: ignore[no-untyped-call]
+            marked: Tensor = _Marked.apply(  # type: ignore[no-untyped-call]
                 grad, torch.zeros((), requires_grad=True), lambda: self._passed(seen)
             )
             return marked
@@ -255,69 +278,36 @@ class _Marked(torch.autograd.Function):
     """A tensor that says when its gradient is computed; the token makes it require one."""
 
     @staticmethod
-    def forward(ctx: Any, values: torch.Tensor, token: torch.Tensor, passed: Any) -> torch.Tensor:
+    def forward(ctx: Any, values: Tensor, token: Tensor, passed: Any) -> Tensor:
         ctx.passed = passed
         return values.view_as(values)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         ctx.passed()
         return gradient, None, None
 
 
-def record(module: torch.nn.Module, owner: Any, *, surroundings: bool = False) -> ModelRecorder:
+def record(module: torch.nn.Module, owner: Any) -> ModelRecorder:
     """Record a model's passes for as long as the owner lives.
 
     Args:
         module: The model.
         owner: The optimizer.
-        surroundings: Whether to keep what is needed to run the passes again.
 
     Returns:
         The recorder.
     """
     recorder = ModelRecorder()
-    handle = module.register_forward_hook(recorder, with_kwargs=True)
-    weakref.finalize(owner, handle.remove)
-    if surroundings:  # before other hooks, which may change arguments or draw random numbers
-        first = module.register_forward_pre_hook(recorder.begin, prepend=True, with_kwargs=True)
-        weakref.finalize(owner, first.remove)
+    handles = (
+        module.register_forward_hook(recorder, with_kwargs=True),
+        # Before other hooks, which may change arguments or draw random numbers.
+        module.register_forward_pre_hook(recorder.begin, prepend=True, with_kwargs=True),
+    )
+    for handle in handles:
+        weakref.finalize(owner, handle.remove)
     weakref.finalize(owner, recorder.detach)
     return recorder
-
-
-def parameters_of(module: torch.nn.Module) -> list[torch.Tensor]:
-    """Return a module's parameters, each once; a third of the time of ``module.parameters()``.
-
-    Args:
-        module: The module.
-    """
-    found: dict[int, torch.Tensor] = {}
-    seen = {id(module)}
-    waiting = [module]
-    while waiting:
-        one = waiting.pop()
-        for p in one._parameters.values():
-            if p is not None:
-                found[id(p)] = p
-        for child in reversed(one._modules.values()):
-            if child is not None and id(child) not in seen:
-                seen.add(id(child))
-                waiting.append(child)
-    return list(found.values())
-
-
-def weights_now(module: torch.nn.Module) -> tuple[tuple[int, int, bool], ...]:
-    """Return what passes note about a module's parameters, as it is now.
-
-    Args:
-        module: The module.
-    """
-    return _weights_of(parameters_of(module))
-
-
-def _weights_of(parameters: Sequence[torch.Tensor]) -> tuple[tuple[int, int, bool], ...]:
-    return tuple([(id(p), p._version, p.requires_grad) for p in parameters])
 
 
 def check_same_weights(name: str, passes: Sequence[Pass]) -> None:
@@ -337,7 +327,7 @@ def check_same_weights(name: str, passes: Sequence[Pass]) -> None:
         )
 
 
-def missing(recorder: PassRecorder, moving: Iterable[torch.Tensor], name: str = "model") -> bool:
+def missing(recorder: PassRecorder, moving: Iterable[Tensor], name: str = "model") -> bool:
     """Return whether there is no pass to take a metric from, and none is needed: all gradients are zero.
 
     Args:
@@ -370,22 +360,20 @@ def missing(recorder: PassRecorder, moving: Iterable[torch.Tensor], name: str = 
     )
 
 
-class paused:
+@contextlib.contextmanager
+def paused(recorders: Iterable[PassRecorder]) -> Iterator[None]:
     """Record no passes.
 
     Args:
         recorders: Those to pause.
     """
-
-    def __init__(self, recorders: Iterable[PassRecorder]) -> None:
-        self._recorders = list(recorders)
-
-    def __enter__(self) -> None:
-        for recorder in self._recorders:
-            recorder.paused = True
-
-    def __exit__(self, *error: object) -> None:
-        for recorder in self._recorders:
+    some = list(recorders)
+    for recorder in some:
+        recorder.paused = True
+    try:
+        yield
+    finally:
+        for recorder in some:
             recorder.paused = False
 
 
@@ -407,7 +395,7 @@ def _forget(noise: ShotNoise | None, gone: Callable[[int], bool]) -> None:
         noise.contributions[:] = [c for c in noise.contributions if not gone(c.backward)]
 
 
-def _has_changed(parameter: torch.Tensor, gradient: torch.Tensor | None, version: int) -> bool:
+def _has_changed(parameter: Tensor, gradient: Tensor | None, version: int) -> bool:
     """Whether a parameter has another gradient, or more was added to the one it had."""
     now = parameter.grad
     return now is not gradient or (now is not None and now._version != version)

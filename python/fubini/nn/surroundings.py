@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -89,20 +89,45 @@ class Surroundings(NamedTuple):
 
 
 def modules_of(module: torch.nn.Module) -> list[torch.nn.Module]:
-    """Return a module and all in it, each once, in some order: a third of the time of ``modules()``.
+    """Return a module and all in it, each once, in the order of ``modules()``: a third of its time.
 
     Args:
         module: The module.
     """
-    found, waiting = [module], [module]
+    found, waiting = [], [module]
     seen = {id(module)}
     while waiting:
-        for child in waiting.pop()._modules.values():
+        one = waiting.pop()
+        found.append(one)
+        for child in reversed(one._modules.values()):
             if child is not None and id(child) not in seen:
                 seen.add(id(child))
-                found.append(child)
                 waiting.append(child)
     return found
+
+
+def parameters_of(module: torch.nn.Module) -> list[Tensor]:
+    """Return a module's parameters, each once; a third of the time of ``module.parameters()``.
+
+    Args:
+        module: The module.
+    """
+    found: dict[int, Tensor] = {}
+    for one in modules_of(module):
+        for p in one._parameters.values():
+            if p is not None:
+                found[id(p)] = p
+    return list(found.values())
+
+
+def weights_now(module: torch.nn.Module) -> tuple[tuple[int, int, bool], ...]:
+    """Return what passes note about a module's parameters, as it is now."""
+    return versions_of(parameters_of(module))
+
+
+def versions_of(parameters: Iterable[Tensor]) -> tuple[tuple[int, int, bool], ...]:
+    """Return what passes note about parameters, as it is now."""
+    return tuple([(id(p), p._version, p.requires_grad) for p in parameters])
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 
 from fubini.circuit.arguments import place
-from fubini.nn.evaluations import weight_jacobian, without_graph
+from fubini.nn.evaluations import without_graph
 from fubini.nn.recorder import Pass, PassRecorder
 from fubini.nn.roles import Origin, leaves_of, origin_of, selection
+from fubini.nn.surroundings import versions_of
 from fubini.options import Index, Real
-from fubini.torch_private import is_wrapped, pytree, without_transforms
+from fubini.torch_private import is_wrapped, pytree
 
 Tensor = torch.Tensor
 #: An argument of a call: its position or its name.
@@ -109,43 +110,22 @@ class SeenCall(Pass):
         return id(self.qnode), tuple((slot, w.key()) for slot, w in self.of_weights.items())
 
 
-class CallRecorder(PassRecorder):
-    """Records those calls whose weights come from the same parameters."""
-
-    def mark(self, weight: Tensor, seen: SeenCall, slot: Slot) -> Tensor:
-        """Return a weight, marked."""
-        one = seen.of_weights.get(slot)
-        source = weight if one is not None and one.entries is None else None
-        # Marks are for what torch keeps of a backward pass, whatever transforms of torch.func are around.
-        with without_transforms(), torch.enable_grad():
-            mark = weight.view_as(weight)
-
-            def passed(_: Tensor) -> None:
-                # Behind the mark nothing has been freed yet.
-                if source is not None and one is not None and not one.jacobians and self._active:
-                    one.jacobians = weight_jacobian(source, one.leaves)
-                self._passed(seen)
-
-            mark.register_hook(passed)  # type: ignore[no-untyped-call]
-        return mark
-
-
 class CallWatch(PassRecorder):
     """What an optimizer sees of the calls of compiled QNodes. It has no passes of its own.
 
     Attributes:
         weights: Parameters that went into a call as weights, since the watch began, in order.
-        known: The recorders of calls, by their parameters.
+        known: By parameters, the recorder of the calls whose weights come from these.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.weights: dict[Tensor, None] = {}
-        self.known: dict[tuple[int, ...], CallRecorder] = {}
+        self.known: dict[tuple[int, ...], PassRecorder] = {}
         _watches.append(weakref.ref(self))
 
     @property
-    def recorders(self) -> list[CallRecorder]:
+    def recorders(self) -> list[PassRecorder]:
         """The recorders of the calls."""
         return list(self.known.values())
 
@@ -184,35 +164,35 @@ class CallWatch(PassRecorder):
         if not self._active or self.paused or not self._watched or not torch.is_grad_enabled():
             return
         origins = origins_of(compiled, call, self._watched)
-        unclear = {s: o for s, o in origins.items() if o.role == "unclear"}
-        if not any(o.leaves for o in origins.values()):
+        if not origins:
             return
         used = {id(p) for o in origins.values() for p in o.leaves}
         parameters = [p for i, p in self._watched.items() if i in used]
         key = tuple([id(p) for p in parameters])
         recorder = self.known.get(key)
         if recorder is None:
-            recorder = self.known[key] = CallRecorder()
+            recorder = self.known[key] = PassRecorder()
             recorder.watch(self._watched.values())
-        versions = tuple([(id(p), p._version, p.requires_grad) for p in parameters])
-        seen = SeenCall((), {}, versions, parameters, 1, qnode=compiled.qnode)
+        seen = SeenCall((), {}, versions_of(parameters), parameters, 1, qnode=compiled.qnode)
         seen.names = names = compiled.names_of(*call)
         for slot, origin in origins.items():
-            if origin.role == "weight" and origin.leaves:
+            if origin.role == "weight":
                 seen.of_weights[slot] = weight_seen(_value(call, slot), origin)
-            elif slot in unclear:
+            else:
                 seen.unclear[names.get(slot, str(slot))] = _reason(_value(call, slot))
         _keep_arguments(seen, call, names)
+
+        def marked(value: Any) -> Any:
+            tracked = isinstance(value, Tensor) and value.requires_grad and not is_wrapped(value)
+            return recorder.mark(value, seen) if tracked else value
+
         for slot in origins:
-
-            def marked(value: Any, slot: Slot = slot) -> Any:
-                tracked = (
-                    isinstance(value, Tensor) and value.requires_grad and not is_wrapped(value)
-                )
-                return recorder.mark(value, seen, slot) if tracked else value
-
-            value = _value(to, slot)
-            new = marked(value) if isinstance(value, Tensor) else pytree.tree_map(marked, value)
+            value, weight = _value(to, slot), seen.of_weights.get(slot)
+            if weight is None:
+                new = pytree.tree_map(marked, value)
+            else:
+                jacobians = weight.jacobians if weight.entries is None else None
+                new = recorder.mark(value, seen, weight.leaves, jacobians)
             place(*to, slot, new)
         self.weights.update(dict.fromkeys(p for w in seen.of_weights.values() for p in w.leaves))
 

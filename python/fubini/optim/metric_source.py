@@ -25,12 +25,10 @@ from fubini.nn.recorder import (
     PassRecorder,
     check_same_weights,
     missing,
-    parameters_of,
     paused,
     record,
-    weights_now,
 )
-from fubini.nn.surroundings import Seen, Surroundings, without_autocast
+from fubini.nn.surroundings import Seen, Surroundings, parameters_of, weights_now, without_autocast
 from fubini.optim.closure import undisturbed
 from fubini.optim.energy_source import EnergySource
 from fubini.optim.noisy_source import NoisySource
@@ -140,7 +138,7 @@ class FisherSource:
         mine = set(self._model.parameters())
         self._owned = {p for p in owned if p in mine}
         if self._recorder is None:
-            self._recorder = record(self._model, owner, surroundings=True)
+            self._recorder = record(self._model, owner)
         self._recorder.watch(self._owned)
         # A chain is understood by its modules alone; with counts, whole steps go by the graph.
         request = self._request

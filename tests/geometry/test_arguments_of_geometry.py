@@ -52,6 +52,24 @@ def test_imaginary_parts_are_refused_and_not_dropped(name, call):
         call()
 
 
+@pytest.mark.parametrize("batched", [False, True])
+def test_weights_of_a_layer_have_its_shapes(batched):
+    # Two weights in the wrong order were evolved as those of other gates.
+    @qml.qnode(qml.device("default.qubit", wires=1))
+    def circuit(a, b):
+        for k in range(2):
+            qml.RX(a[k], 0)
+        for k in range(3):
+            qml.RY(b[k], 0)
+        return qml.expval(qml.Z(0))
+
+    layer = fubini.QuantumLayer(circuit, {"a": 2, "b": 3})
+    a, b = (np.full((2, n) if batched else n, 0.1) for n in (2, 3))
+    fubini.evolve(layer, (a, b), 0.1, batched=batched)
+    with pytest.raises(ValueError, match=r"^a: expected the layer's shape \(2,\), got"):
+        fubini.evolve(layer, (b, a), 0.1, batched=batched)
+
+
 def test_complex_amplitudes_among_the_arguments_keep_their_imaginary_parts():
     # The data of a QNode became real numbers: |0> + i|1> was evolved as |0>.
     @qml.qnode(qml.device("default.qubit", wires=1))

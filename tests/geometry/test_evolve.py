@@ -11,9 +11,8 @@ from scipy.sparse.linalg import expm_multiply
 
 import fubini
 from fubini.geometry.ansatz import ansatz
-from fubini.geometry.flow import Flow
+from fubini.geometry.flow import Flow, velocity
 from fubini.geometry.hamiltonians import hamiltonian_of
-from fubini.geometry.principle import velocity
 from geometry_cases import (
     alternating,
     dense_tangents,

@@ -13,7 +13,7 @@ import torch
 import fubini
 from fubini.geometry.ansatz import ansatz
 from fubini.geometry.device_ansatz import device_ansatz
-from fubini.geometry.evolution_sampled import SampledEvolution
+from fubini.geometry.evolution_result import SampledEvolution
 from fubini.geometry.flow import Flow
 from fubini.geometry.flow_shots import SampledFlow
 from fubini.geometry.hamiltonians import hamiltonian_of

@@ -1,13 +1,13 @@
 """Circuits as functions of one flat vector of weights, evaluated for many such vectors at once."""
 
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pennylane as qml
 import torch
 
+from fubini import _core
 from fubini.arrays import like, to_numpy
 from fubini.circuit.arguments import check_finite_array, real_numbers
 from fubini.circuit.jacobian import Jacobian
@@ -16,15 +16,12 @@ from fubini.compile.calls import find
 from fubini.compile.compiled import Compiled
 from fubini.devices.executor import device_reason
 from fubini.errors import UnsupportedCircuitError
-from fubini.geometry.ansatz_arguments import (
-    ONE_INPUT,
-    argument_names,
-    layer_arguments,
-    plain,
-)
-from fubini.geometry.operators import Terms, one_value, own_terms, terms_of
+from fubini.geometry.ansatz_arguments import ONE_INPUT, layer_arguments, qnode_arguments
+from fubini.geometry.operators import Terms, measured_terms, own_terms
+from fubini.metric.engines import Point
 from fubini.metric.points import at_inputs, points
 from fubini.native.circuit import Circuit
+from fubini.native.pullback import Pullback
 from fubini.nn.qnode_function import plain_qnode
 from fubini.options import Complex, Index, Real
 
@@ -93,13 +90,20 @@ class Ansatz:
         Args:
             weights: Of any leading shape, which each argument gets.
         """
-        ends = np.cumsum([int(np.prod(s, dtype=int)) for s in self._shapes])
-        parts = np.split(weights, ends[:-1], axis=-1)
-        found = [
-            like(np.ascontiguousarray(p).reshape((*p.shape[:-1], *s)), t)
-            for p, s, t in zip(parts, self._shapes, self.templates, strict=True)
-        ]
+        found = [like(p, t) for p, t in zip(self._parts(weights), self.templates, strict=True)]
         return found[0] if len(found) == 1 else tuple(found)
+
+    def leaves(self, weights: Real) -> dict[str, torch.Tensor]:
+        """Return flat weights (P,) as new tensors by name, which require grad."""
+        parts = [torch.tensor(p, requires_grad=True) for p in self._parts(weights)]
+        return dict(zip(self.names, parts, strict=True))
+
+    def _parts(self, weights: Real) -> list[Real]:
+        ends = np.cumsum([int(np.prod(s, dtype=int)) for s in self._shapes])
+        return [
+            np.ascontiguousarray(p).reshape((*p.shape[:-1], *s))
+            for p, s in zip(np.split(weights, ends[:-1], axis=-1), self._shapes, strict=True)
+        ]
 
 
 class _Angles(Ansatz):
@@ -133,7 +137,7 @@ class _Form(Ansatz):
     def __init__(
         self,
         form: Compiled,
-        tensors: Mapping[str, torch.Tensor],
+        tensors: Mapping[str, Any],
         inputs: Real,
         names: Sequence[str],
         templates: Sequence[Any],
@@ -159,37 +163,41 @@ class _Form(Ansatz):
             others[self._columns] = 0.0
             offset = affine.constant + affine.weights @ others + affine.inputs @ inputs[0]
             self._linear = offset, np.ascontiguousarray(affine.weights[:, self._columns].T)
-            self._constant = form._constant_jacobian.by(self._columns)
+            self._constant = form.jacobian([], inputs).by(self._columns)
 
-    def _full(self, weights: Real) -> Real:
+    def _full(self, weights: Real) -> tuple[_core.Expression, Real, Real]:
+        """The map, and all that it is a function of."""
+        assert isinstance(self._form.map, _core.Expression)
         full = np.repeat(self._every[None], len(weights), axis=0)
         full[:, self._columns] = weights
-        return full
+        return self._form.map, full, np.repeat(self._inputs, len(weights), axis=0)
 
     def angles(self, weights: Real) -> Real:
         if self._linear is not None:
             offset, matrix = self._linear
             return offset + weights @ matrix
-        inputs = np.repeat(self._inputs, len(weights), axis=0)
-        found: Real = self._form.map.evaluate(self._full(weights), inputs)  # type: ignore[attr-defined]
+        expression, full, inputs = self._full(weights)
+        found = expression.evaluate(full, inputs)
         return np.ascontiguousarray(found[:, : self.circuit.num_angles])
 
     def jacobian(self, weights: Real) -> Jacobian:
         if self._linear is not None:
             return self._constant
-        rows = self._form.weighted
-        parts = [
-            self._form.map.jacobian(full, self._inputs, rows)[0]  # type: ignore[attr-defined]
-            for full in self._full(weights)
-        ]
-        return Jacobian(rows, np.concatenate(parts)).by(self._columns)
+        expression, full, inputs = self._full(weights)
+        found, _ = expression.jacobian(full, inputs, self._form.weighted)
+        return Jacobian(self._form.weighted, found).by(self._columns)
 
 
 class _Called(Ansatz):
     """A quantum function that runs for its angles in every evaluation."""
 
     def __init__(
-        self, at: Any, tape: Any, names: Sequence[str], templates: Sequence[Any], batched: bool
+        self,
+        at: Callable[[dict[str, torch.Tensor]], Point],
+        tape: Callable[[dict[str, torch.Tensor]], Any],
+        names: Sequence[str],
+        templates: Sequence[Any],
+        batched: bool,
     ) -> None:
         super().__init__(names, templates, batched)
         self._at, self._tape = at, tape
@@ -197,24 +205,12 @@ class _Called(Ansatz):
         self.circuit, self.initial = first.circuit, first.states
 
     def observable(self, remedy: str) -> Terms:
-        measured = self._tape(self._leaves(self.weights[0])).measurements
-        values = [m for m in measured if isinstance(m, qml.measurements.ExpectationMP)]
-        if len(values) != 1 or len(measured) != 1 or values[0].obs is None:
-            kinds = [type(m).__name__ for m in measured]
-            raise ValueError(one_value(kinds, remedy))
-        return terms_of("hamiltonian", values[0].obs, self.circuit)
+        measured = self._tape(self.leaves(self.weights[0])).measurements
+        return measured_terms(measured, self.circuit, remedy)
 
-    def _leaves(self, weights: Real) -> dict[str, torch.Tensor]:
-        ends = np.cumsum([int(np.prod(s, dtype=int)) for s in self._shapes])
-        parts = np.split(weights, ends[:-1])
-        leaves = [
-            torch.tensor(p.reshape(s), dtype=torch.float64, requires_grad=True)
-            for p, s in zip(parts, self._shapes, strict=True)
-        ]
-        return dict(zip(self.names, leaves, strict=True))
-
-    def _pullback(self, weights: Real) -> Any:
-        found = self._at(self._leaves(weights)).pullback
+    def _pullback(self, weights: Real) -> Pullback:
+        found = self._at(self.leaves(weights)).pullback
+        assert found is not None
         if found.batch is not None:
             raise ValueError(ONE_INPUT.format(f"a batch of {found.batch}"))
         if hasattr(self, "circuit") and found.circuit != self.circuit:
@@ -275,21 +271,11 @@ def _of_qnode(qnode: Any, weights: Any, inputs: Any, batched: bool) -> Ansatz:
             f"circuit: expected a QNode on a noiseless simulator, whose states are known, got one for which {reason}; use "
             "qml.QNode(qnode.func, qml.device('default.qubit'))"
         )
-    if weights is None:
-        raise ValueError("weights: expected the QNode's arguments, got None")
-    given = weights if isinstance(weights, tuple) else (weights,)
-    others = {} if inputs is None else inputs
-    if not isinstance(others, Mapping):
-        raise TypeError(
-            f"inputs: expected a dictionary of the QNode's other arguments, got {type(inputs).__name__}; "
-            "inputs={'x': x}"
-        )
-    names = argument_names(qnode, given, others)
+    names, given, fixed = qnode_arguments(qnode, weights, inputs)
     leaves = [
         torch.tensor(v[0] if batched else v, dtype=torch.float64, requires_grad=True)
         for v in _arrays(names, given, batched)
     ]
-    fixed = {n: plain(n, v) for n, v in others.items()}
     named = dict(zip(names, leaves, strict=True))
     found = find(qnode, (), {**named, **fixed})
     form = None if isinstance(found, str) else found.compiled
@@ -299,14 +285,14 @@ def _of_qnode(qnode: Any, weights: Any, inputs: Any, batched: bool) -> Ansatz:
             lambda own: at((), {**own, **fixed}),
             lambda own: user_tape(qnode, (), {**own, **fixed}, results=True),
             names,
-            list(given),
+            given,
             batched,
         )
     rows = to_numpy(found.inputs)
     if len(rows) != 1:
         raise ValueError(ONE_INPUT.format(f"a batch of {len(rows)}"))
     tensors = {n: t for n, t in found.tensors.items() if n != found.known.data}
-    return _Form(form, tensors, rows, names, list(given), batched)
+    return _Form(form, tensors, rows, names, given, batched)
 
 
 def _of_layer(layer: Any, weights: Any, inputs: Any, batched: bool) -> Ansatz:
@@ -322,27 +308,17 @@ def _of_layer(layer: Any, weights: Any, inputs: Any, batched: bool) -> Ansatz:
             "fubini.QuantumLayer(qml.QNode(layer.qnode.func, qml.device('default.qubit')), layer.weight_shapes, "
             "dict(layer.qnode_weights)) is one without noise"
         )
-    names, given, row = layer_arguments(layer, weights, inputs)
+    names, given, row = layer_arguments(layer, weights, inputs, batched)
     x = torch.empty(0, dtype=torch.float64) if row is None else row
-
-    def at(named: dict[str, torch.Tensor]) -> Any:
-        given = layer.no_inputs() if layer.input_arg is None else x
-        return at_inputs(layer, given, "native", None, named)
-
-    form = None
-    if hasattr(layer, "compiled"):
-        form = layer.compiled(None if layer.input_arg is None else x)
+    data = {} if row is None else {layer.input_arg: row}
+    form = layer.compiled(row) if hasattr(layer, "compiled") else None
     if form is None or form.decisions:
-        data = {} if layer.input_arg is None else {layer.input_arg: x}
-        tape = functools.partial(_layer_tape, layer.qnode, data)
-        return _Called(at, tape, names, given, batched)
-    first = {
-        n: torch.as_tensor(to_numpy(v)[0] if batched and np.ndim(v) else to_numpy(v))
-        for n, v in zip(names, given, strict=True)
-    }
-    rows = to_numpy(x).reshape(1, -1)
-    return _Form(form, first, rows, names, given, batched)
-
-
-def _layer_tape(qnode: Any, data: dict[str, Any], own: dict[str, torch.Tensor]) -> Any:
-    return user_tape(qnode, (), {**data, **own}, results=True)
+        return _Called(
+            lambda own: at_inputs(layer, x, "native", None, own),
+            lambda own: user_tape(layer.qnode, (), {**data, **own}, results=True),
+            names,
+            given,
+            batched,
+        )
+    own = dict(layer.qnode_weights)
+    return _Form(form, own, to_numpy(x).reshape(1, -1), names, given, batched)

@@ -2,13 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pennylane as qml
 import torch
 
-from fubini.arrays import to_numpy
 from fubini.circuit.angles import gate_tape
 from fubini.circuit.gate_layers import GateShape
 from fubini.circuit.pauli import word_masks
@@ -16,26 +16,10 @@ from fubini.circuit.tape import Gate, GateTape
 from fubini.devices.executor import Executor, device_reason, executor_of
 from fubini.errors import UnsupportedCircuitError
 from fubini.geometry.ansatz import Ansatz
-from fubini.geometry.ansatz_arguments import (
-    ONE_INPUT,
-    argument_names,
-    layer_arguments,
-    plain,
-)
-from fubini.geometry.operators import Terms, one_value, terms_of
+from fubini.geometry.ansatz_arguments import ONE_INPUT, layer_arguments, qnode_arguments
+from fubini.geometry.operators import Terms, measured_terms
 from fubini.nn.qnode_function import plain_qnode
 from fubini.options import Real
-
-
-@dataclasses.dataclass(frozen=True)
-class _Wires:
-    """What operators need of a circuit, where there is no native one."""
-
-    wires: tuple[Any, ...]
-
-    @property
-    def num_wires(self) -> int:
-        return len(self.wires)
 
 
 class DeviceAnsatz(Ansatz):
@@ -69,28 +53,28 @@ class DeviceAnsatz(Ansatz):
         tape = self.tape(self.weights[0])
         if tape.batch is not None:
             raise ValueError(ONE_INPUT.format(f"a batch of {tape.batch}"))
-        self.circuit = _Wires(tuple(tape.wires))  # type: ignore[assignment]
+        # What operators need of a circuit, where there is no native one.
+        wires = tuple(tape.wires)
+        self.circuit = SimpleNamespace(wires=wires, num_wires=len(wires))  # type: ignore[assignment]
         self._measured = tape.measurements
         #: Shots of every circuit, None for exact results.
         self.shots = tape.shots
 
     def tape(self, weights: Real) -> GateTape:
         """Return the gates at weights (P,)."""
-        ends = np.cumsum([int(np.prod(s, dtype=int)) for s in self._shapes])
-        parts = np.split(weights, ends[:-1])
-        leaves = {
-            n: torch.tensor(p.reshape(s), dtype=torch.float64)
-            for n, p, s in zip(self.names, parts, self._shapes, strict=True)
-        }
-        return gate_tape(self._qnode, (), {**leaves, **self._others}, self.names, pure=False)
+        arguments = {**self.leaves(weights), **self._others}
+        tape = gate_tape(self._qnode, (), arguments, self.names, pure=False)
+        for gate in tape.gates:
+            if isinstance(gate.operation, qml.operation.Channel):
+                raise UnsupportedCircuitError(
+                    f"circuit: {gate.operation.name} is a channel, and McLachlan's principle here is that of pure states; remove "
+                    "it, and evolve the circuit without noise"
+                )
+        return tape
 
     def observable(self, remedy: str) -> Terms:
         """See Ansatz."""
-        found = self._measured
-        expected = len(found) == 1 and isinstance(found[0], qml.measurements.ExpectationMP)
-        if not expected or found[0].obs is None:
-            raise ValueError(one_value([type(m).__name__ for m in found], remedy))
-        return terms_of("hamiltonian", found[0].obs, self.circuit)
+        return measured_terms(self._measured, self.circuit, remedy)
 
 
 def device_of(source: Any) -> str:
@@ -115,35 +99,17 @@ def device_ansatz(source: Any, weights: Any, inputs: Any) -> DeviceAnsatz:
         ValueError: For weights and inputs that do not fit.
     """
     if _is_layer(source):
-        return _of_layer(source, weights, inputs)
+        names, given, x = layer_arguments(source, weights, inputs, False)
+        data = {} if x is None else {source.input_arg: x}
+        executor = getattr(source, "executor", None) or executor_of(source.qnode.device)
+        return DeviceAnsatz(source.qnode, names, given, data, executor)
     qnode = plain_qnode(source)
-    if weights is None:
-        raise ValueError("weights: expected the QNode's arguments, got None")
-    given = weights if isinstance(weights, tuple) else (weights,)
-    others = {} if inputs is None else inputs
-    if not isinstance(others, Mapping):
-        raise TypeError(
-            f"inputs: expected a dictionary of the QNode's other arguments, got {type(inputs).__name__}; "
-            "inputs={'x': x}"
-        )
-    names = argument_names(qnode, given, others)
-    fixed = {n: plain(n, v) for n, v in others.items()}
-    return DeviceAnsatz(qnode, names, list(given), fixed, executor_of(qnode.device))
+    names, given, data = qnode_arguments(qnode, weights, inputs)
+    return DeviceAnsatz(qnode, names, given, data, executor_of(qnode.device))
 
 
 def _is_layer(source: Any) -> bool:
     return isinstance(source, torch.nn.Module) and hasattr(source, "qnode_weights")
-
-
-def _of_layer(layer: Any, weights: Any, inputs: Any) -> DeviceAnsatz:
-    names, given, x = layer_arguments(layer, weights, inputs)
-    for name, value in zip(names, given, strict=True):
-        expected, got = tuple(layer.qnode_weights[name].shape), np.shape(to_numpy(value))
-        if got != expected:
-            raise ValueError(f"{name}: expected the layer's shape {expected}, got {got}")
-    data = {} if x is None else {layer.input_arg: x}
-    executor = getattr(layer, "executor", None) or executor_of(layer.qnode.device)
-    return DeviceAnsatz(layer.qnode, names, given, data, executor)
 
 
 def with_word(tape: GateTape, word: str, wires: Sequence[int]) -> GateTape:
@@ -180,13 +146,3 @@ def operator_of(terms: Terms, wires: Sequence[Any]) -> Any:
         for word, on, c in terms
     }
     return qml.pauli.PauliSentence(words).operation(wire_order=list(wires))
-
-
-def refuse_noise(tape: GateTape) -> None:
-    """Raise an error for circuits with channels."""
-    for gate in tape.gates:
-        if isinstance(gate.operation, qml.operation.Channel):
-            raise UnsupportedCircuitError(
-                f"circuit: {gate.operation.name} is a channel, and McLachlan's principle here is that of pure states; remove "
-                "it, and evolve the circuit without noise"
-            )

@@ -1,20 +1,20 @@
 """Variational time evolution: the weights of a circuit move so that its state follows a Hamiltonian."""
 
+import math
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
-from fubini.geometry.ansatz import ansatz
+from fubini.geometry.ansatz import Ansatz, ansatz
 from fubini.geometry.device_ansatz import device_ansatz, device_of
-from fubini.geometry.evolution_bound import Bound
-from fubini.geometry.evolution_options import check_positive, observables_of, times_of
-from fubini.geometry.evolution_result import Evolution
-from fubini.geometry.evolution_shots import evolve_sampled
-from fubini.geometry.evolution_steps import METHODS, Path, steps
+from fubini.geometry.evolution_result import Evolution, times_of
+from fubini.geometry.evolution_steps import METHODS, Bound, steps
 from fubini.geometry.flow import Flow
-from fubini.geometry.flow_shots import SampledFlow
+from fubini.geometry.flow_shots import SampledFlow, evolve_sampled
 from fubini.geometry.hamiltonians import hamiltonian_of
-from fubini.geometry.operators import Terms
+from fubini.geometry.operators import Terms, terms_of
 from fubini.options import Real
 
 # At most so many weight vectors are evaluated in one call of the kernel, and tangents of so many numbers.
@@ -117,7 +117,7 @@ def evolve(
 
     Returns:
         The trajectory, with its bound of the error; ``extend`` goes on from there. With shots a
-        :class:`fubini.geometry.evolution_sampled.SampledEvolution`, which has errors of its estimates instead.
+        :class:`fubini.geometry.evolution_result.SampledEvolution`, which has errors of its estimates instead.
 
     Raises:
         TypeError: For a circuit, operator or option of another kind.
@@ -132,14 +132,14 @@ def evolve(
         raise ValueError(f"time: expected 'real' or 'imaginary', got {time!r}")
     if method not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(map(repr, METHODS))}, got {method!r}")
-    check_positive("tolerance", tolerance)
+    _check_positive("tolerance", tolerance)
     if (method == "RK4") != (step is not None):
         needs = (
             "a length of the steps for" if method == "RK4" else "None, as only 'RK4' has one, for"
         )
         raise ValueError(f"step: expected {needs} method={method!r}, got {step!r}")
     if step is not None:
-        check_positive("step", step)
+        _check_positive("step", step)
     moments, every = times_of(times)
     reason = device_of(circuit)
     if reason:
@@ -155,7 +155,7 @@ def evolve(
             raise ValueError(f"coefficients: expected a row of numbers, {_ONE_BY_ONE}, as {reason}")
         assert step is not None
         sampled = SampledFlow(there, energy, time, tolerance)
-        named = observables_of(there, observables)
+        named = _observables(there, observables)
         return evolve_sampled(sampled, named, step, tolerance, there.weights[0], moments, every)
     start = ansatz(circuit, weights, inputs, batched)
     whole = moments[-1] - moments[0]
@@ -168,10 +168,10 @@ def evolve(
             )
         first = np.repeat(first, given.batch, axis=0) if len(first) == 1 else first
     flow = Flow(start, given, time, tolerance / whole)
-    watched = observables_of(start, observables)
+    watched = _observables(start, observables)
     single = not batched and given.batch is None
-    run = _Run(flow, watched, method, tolerance, step, single)
-    return run.go(first, moments, every, np.zeros(len(first)))
+    bound = np.zeros(len(first))
+    return _evolved(flow, watched, method, tolerance, step, single, first, bound, moments, every)
 
 
 _ONE_BY_ONE = "for one trajectory; call evolve for each of them"
@@ -188,106 +188,89 @@ def _check_sampled(reason: str, batched: bool, method: str) -> None:
         raise ValueError(f"batched: expected False, {_ONE_BY_ONE}, as {reason}")
 
 
-class _Run:
-    """The options of an evolution, with which it goes on."""
+def _check_positive(name: str, value: Any) -> None:
+    """Raise an error unless a value is a positive, finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name}: expected a positive number, got {type(value).__name__}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name}: expected a positive number, got {value}")
 
-    def __init__(
-        self,
-        flow: Flow,
-        observables: dict[str, Terms],
-        method: str,
-        tolerance: float,
-        step: float | None,
-        single: bool,
-    ) -> None:
-        self._flow, self._observables, self._method = flow, observables, method
-        self._tolerance, self._step, self._single = tolerance, step, single
 
-    def go(self, weights: Real, times: Real, every: bool, bound: Real) -> Evolution:
-        """Return the evolution from weights (B, P) over the times; ``every``: at every step."""
-        flow = self._flow
-        before, count = flow.evaluations, 0
-        flow.allowed = self._tolerance / (times[-1] - times[0])
-        error = Bound(flow, bound)
-        moments, points, bounds = [times[0]], [weights], [bound]
-        following = 1
-        found = steps(flow, weights, times[0], times[-1], self._method, self._tolerance, self._step)
-        for one in found:
-            count += 1
-            path = one.polynomial()
-            inner = [one.end] if every else []
-            while not every and following < len(times) and times[following] <= one.end:
-                inner.append(float(times[following]))
-                following += 1
-            self._inside(error, path, one.start, one.end, inner, moments, points, bounds)
-        return self._result(
-            np.array(moments), np.stack(points), np.stack(bounds), flow.evaluations - before, count
+def _observables(start: Ansatz, given: Any) -> dict[str, Terms]:
+    """Return named observables as words on the circuit's wires."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        if not isinstance(given, list | tuple):
+            raise TypeError(
+                f"observables: expected a dictionary or a list of operators, got {type(given).__name__}"
+            )
+        given = {str(k): one for k, one in enumerate(given)}
+    if len({str(name) for name in given}) < len(given):
+        raise ValueError(f"observables: expected names that differ as text, got {list(given)}")
+    return {
+        str(name): terms_of(f"observables[{name!r}]", one, start.circuit)
+        for name, one in given.items()
+    }
+
+
+def _evolved(
+    flow: Flow,
+    observables: dict[str, Terms],
+    method: str,
+    tolerance: float,
+    step: float | None,
+    single: bool,
+    weights: Real,
+    bound: Real,
+    times: Real,
+    every: bool,
+) -> Evolution:
+    """Return the evolution from weights (B, P) and a bound (B,) over the times; ``every``: at every step."""
+    before, count = flow.evaluations, 0
+    flow.allowed = tolerance / (times[-1] - times[0])
+    error = Bound(flow, bound)
+    kept = [(float(times[0]), weights, bound)]
+    for one in steps(flow, weights, times[0], times[-1], method, tolerance, step):
+        count += 1
+        # Times that were asked for are as many as what is kept.
+        stops = [one.end] if every else times[len(kept) : np.searchsorted(times, one.end, "right")]
+        kept += [(t, at, error.angles) for t, at in error.along(one, stops)]
+    moments, points, bounds = (np.array(rows) for rows in zip(*kept, strict=True))
+    evaluations = flow.evaluations - before
+    found: list[tuple[Real, ...]] = []
+    numbers = (2 << flow.ansatz.circuit.num_wires) * flow.ansatz.size
+    size = max(1, min(_CHUNK, _NUMBERS // numbers) // points.shape[1])
+    for first in range(0, len(moments), size):
+        some, at = points[first : first + size], moments[first : first + size]
+        principle = flow.velocities(at, some)
+        found.append(
+            (
+                flow.energies(at, some),
+                principle.variances.reshape(some.shape[:2]),
+                principle.residuals.reshape(some.shape[:2]),
+                flow.expectations(some, list(observables.values())),
+            )
         )
-
-    @staticmethod
-    def _inside(
-        error: Bound,
-        path: Path,
-        start: float,
-        end: float,
-        inner: list[float],
-        moments: list[float],
-        points: list[Real],
-        bounds: list[Real],
-    ) -> None:
-        """Carry the bound along a step, and keep what is wanted of it."""
-        at = start
-        for t in inner:
-            error.add(path, at, t)
-            moments.append(t)
-            points.append(path(np.array([t]))[0][0])
-            bounds.append(error.angles.copy())
-            at = t
-        if at < end:
-            error.add(path, at, end)
-
-    def _result(
-        self, times: Real, points: Real, bounds: Real, evaluations: int, count: int
-    ) -> Evolution:
-        flow, terms = self._flow, list(self._observables.values())
-        energies, values, variances, residuals = [], [], [], []
-        numbers = (2 << flow.ansatz.circuit.num_wires) * flow.ansatz.size
-        size = max(1, min(_CHUNK, _NUMBERS // numbers) // points.shape[1])
-        for first in range(0, len(times), size):
-            some, at = points[first : first + size], times[first : first + size]
-            energies.append(flow.energies(at, some))
-            values.append(flow.expectations(some, terms))
-            found = flow.velocities(at, some)
-            variances.append(found.variances.reshape(some.shape[:2]))
-            residuals.append(found.residuals.reshape(some.shape[:2]))
-        joined = np.concatenate(values)
-
-        def squeezed(array: Real) -> Real:
-            return array[:, 0] if self._single else array
-
-        named = {n: squeezed(joined[..., k]) for k, n in enumerate(self._observables)}
-        flat = squeezed(points)
-        return Evolution(
-            times,
-            flow.ansatz.shaped(flat),
-            squeezed(np.concatenate(energies)),
-            squeezed(np.concatenate(variances)),
-            squeezed(np.concatenate(residuals)),
-            squeezed(bounds),
-            named,
-            flow.time,
-            self._method,
-            evaluations,
-            count,
-            flat,
-            flow.ansatz,
-            self._extended,
-        )
-
-    def _extended(self, result: Evolution, times: Any) -> Evolution:
-        """The whole of a result and what follows."""
-        moments, every = times_of(times, after=float(result.times[-1]))
-        flat = result._flat[:, None] if self._single else result._flat
-        last = np.atleast_1d(result.angle_bound[-1])
-        more = self.go(flat[-1], moments, every, last)
-        return result._joined(more)
+    columns = [*(np.concatenate(rows) for rows in zip(*found, strict=True)), points, bounds]
+    if single:
+        columns = [rows[:, 0] for rows in columns]
+    energies, variances, residuals, values, flat, bounds = columns
+    return Evolution(
+        times=moments,
+        weights=flow.ansatz.shaped(flat),
+        energies=energies,
+        variances=variances,
+        residuals=residuals,
+        angle_bound=bounds,
+        observables={n: values[..., k] for k, n in enumerate(observables)},
+        time=flow.time,
+        method=method,
+        evaluations=evaluations,
+        steps=count,
+        _flat=flat,
+        _ansatz=flow.ansatz,
+        _continue=partial(
+            _evolved, flow, observables, method, tolerance, step, single, points[-1], error.angles
+        ),
+    )

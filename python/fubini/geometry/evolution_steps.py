@@ -1,21 +1,31 @@
-r"""Steps of an evolution: the methods, and the path between their points.
+r"""Steps of an evolution: the methods, the path between their points, and a bound of the error along it.
 
 A step ends in a point and has a polynomial path to it, whose distance from what the Hamiltonian does bounds the error.
 
 ``"metric"`` is Dormand and Prince's pair of order 5(4) (J. Comput. Appl. Math. 6, 19 (1980)) with the error measured by the
 metric, :math:`\sqrt{e^\top g e}`, which is how far an error e of the weights moves the state: weights that do not
 matter, as they are at singular points, cost no steps. SciPy's methods control the error of the weights.
+
+The bound is one of the angle between the state on a path of weights and the exact one. In real time the exact evolution keeps angles, so that the angle grows by at most the distance r of the velocities,
+projected. In imaginary time, :math:`\frac{d}{dt}|\psi\rangle = -(H - E)|\psi\rangle`, two exact states at the angle d move
+apart by
+
+.. math:: d' = -\sin d [\cos d (E_\chi - E) - 2 h \sin d] \le \sin d [\cos d (E - E_\mathrm{min}) + 2 \sigma\sin d]
+
+with :math:`\chi` the second state's part beside the first, :math:`h = \mathrm{Re}\langle\psi|H|\chi\rangle \le \sigma`
+and :math:`\sigma^2 = \mathrm{Var} H`: the second derivative of the flow's potential, the energy. The integral is taken by
+Gauss' rule.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from fubini.errors import NumericalError
-from fubini.geometry.flow import Flow
+from fubini.geometry.flow import Flow, norms
 from fubini.options import Real
 
 SCIPY = ("RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA")
@@ -49,6 +59,10 @@ _SAFETY, _SHRINK, _GROW = 0.9, 0.2, 5.0
 # Attempts of steps from one time that was asked for to the next.
 _MOST = 20_000
 _SMALLEST = 1e-10
+
+# Gauss' rule of order 6 on [-1, 1].
+_NODES = np.array([-np.sqrt(0.6), 0.0, np.sqrt(0.6)])
+_WEIGHTS = np.array([5.0, 8.0, 5.0]) / 9.0
 
 # The path of any method as a polynomial through its values at Chebyshev's points, the ends of the step among them.
 _DEGREE = 8
@@ -166,21 +180,31 @@ def _path(start: float, size: float, weights: Real, stages: Real) -> Callable[[R
 
 
 def _fixed(flow: Flow, weights: Real, start: float, end: float, step: float) -> Iterator[Step]:
-    count = max(1, round((end - start) / step))
-    times = np.linspace(start, end, count + 1)
-    first = flow(start, weights)[0].weights
-    for t, following in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
+    def slope(t: float, at: Real) -> Real:
+        return flow(t, at)[0].weights
+
+    times = np.linspace(start, end, max(1, round((end - start) / step)) + 1)
+    first = slope(start, weights)
+    for t, following in itertools.pairwise(times.tolist()):
         size = following - t
-        second = flow(t + size / 2, weights + size / 2 * first)[0].weights
-        third = flow(t + size / 2, weights + size / 2 * second)[0].weights
-        fourth = flow(following, weights + size * third)[0].weights
-        new = weights + size / 6 * (first + 2 * second + 2 * third + fourth)
-        last = flow(following, new)[0].weights
+        new = runge_kutta(slope, t, following, weights, first)
+        last = slope(following, new)
         # Hermite's cubic is of a lower order than the step: the velocity in its middle makes up for it.
         half = 0.5 * (weights + new) + size / 8 * (first - last)
-        middle = flow(t + size / 2, half)[0].weights
+        middle = slope(t + size / 2, half)
         yield Step(t, following, weights, new, _quintic(t, size, weights, new, first, middle, last))
         weights, first = new, last
+
+
+def runge_kutta(
+    slope: Callable[[float, Real], Real], start: float, end: float, weights: Real, first: Real
+) -> Real:
+    """Return the weights after a step of the classical method of order 4, whose first slope is known."""
+    size = end - start
+    second = slope(start + size / 2, weights + size / 2 * first)
+    third = slope(start + size / 2, weights + size / 2 * second)
+    fourth = slope(end, weights + size * third)
+    return weights + size / 6 * (first + 2 * second + 2 * third + fourth)
 
 
 def _quintic(
@@ -245,3 +269,66 @@ def _stuck(t: float, speed: float) -> str:
         "leaves out what moves so fast, or start from other weights; where hamiltonian(t) jumps, evolve what is before and "
         "after by itself, each with its own hamiltonian, from the last weights on"
     )
+
+
+class Bound:
+    """The bound of B trajectories as they go on.
+
+    Args:
+        flow: What they follow.
+        angles: Where it starts, (B,).
+
+    Attributes:
+        angles: The bound, (B,), radians; at most pi / 2.
+    """
+
+    def __init__(self, flow: Flow, angles: Real) -> None:
+        self._flow, self.angles = flow, angles
+        self._lowest: Real | None = None
+
+    def along(self, step: Step, stops: Iterable[float]) -> Iterator[tuple[float, Real]]:
+        """Go along a step, and yield the rising times (t, weights (B, P)) on the way at which to stop."""
+        path, at = step.polynomial(), step.start
+        for stop in stops:
+            self._add(path, at, stop)
+            yield stop, path(np.array([stop]))[0][0]
+            at = stop
+        if at < step.end:
+            self._add(path, at, step.end)
+
+    def _add(self, path: Path, start: float, end: float) -> None:
+        """Go along a part of a path from start to end."""
+        half = 0.5 * (end - start)
+        times = start + half * (1.0 + _NODES)
+        points, velocities = path(times)
+        motion = self._flow.motion(times, points)
+        shape = points.shape[:2]
+        distances = motion.distances(velocities.reshape(-1, velocities.shape[-1])).reshape(shape)
+        missed = half * (_WEIGHTS @ distances)
+        if self._flow.time == "real":
+            self.angles = np.minimum(self.angles + missed, np.pi / 2)
+            return
+        energies = self._flow.energies(times, points)
+        above = half * (_WEIGHTS @ np.maximum(energies - self._bounds(times), 0.0))
+        spread = half * (_WEIGHTS @ norms(motion.states).reshape(shape))
+        # With sin d <= d and cos d <= 1, and d at most L: what follows is at most L where L was large enough. At pi / 2
+        # it is.
+        before = self.angles + missed
+
+        def after(largest: Real) -> Real:
+            found: Real = before * np.exp(above + 2.0 * spread * largest)
+            return np.minimum(found, np.pi / 2)
+
+        largest = before
+        for _ in range(3):
+            largest = after(largest)
+        largest = 1.01 * largest
+        found = after(largest)
+        self.angles = np.where(found <= largest, found, after(np.full_like(found, np.pi / 2)))
+
+    def _bounds(self, times: Real) -> Real:
+        if self._flow.hamiltonian.constant:
+            if self._lowest is None:
+                self._lowest = self._flow.hamiltonian.lowest(float(times[0]))
+            return self._lowest
+        return np.stack([self._flow.hamiltonian.lowest(float(t)) for t in times])

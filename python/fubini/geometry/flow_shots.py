@@ -1,6 +1,6 @@
 r"""McLachlan's principle on devices that return estimates: no states, but shots, and errors of what they estimate.
 
-The principle :math:`g\dot w = b` is that of :mod:`fubini.geometry.principle`. The metric comes from fidelities (Mari et al.
+The principle :math:`g\dot w = b` is that of :mod:`fubini.geometry.flow`. The metric comes from fidelities (Mari et al.
 2021, arXiv:2008.06517). In real time so does :math:`b_j = \sum_k h_k\,\mathrm{Im}\langle\partial_j\psi|(1 -
 |\psi\rangle\langle\psi|)P_k|\psi\rangle` of :math:`H = \sum_k h_k P_k`: these are entries of the metric of the circuit with
 one more gate :math:`\exp(-i s P_k)`, at s = 0. In imaginary time b is minus half the gradient of the energy, from shift rules.
@@ -13,12 +13,15 @@ classical Runge-Kutta method, whose steps average the noise of their four veloci
 residual is estimated from the same numbers, :math:`r^2 = \mathrm{Var} H - 2 b^\top\dot w + \dot w^\top g\dot w`, with an error
 of its own. It says what the ansatz misses, and not how far the noise has carried the weights: no bound is claimed.
 
-Without shots on a device that returns no states, everything is exact, and the velocity that of :mod:`fubini.geometry.principle`
+Without shots on a device that returns no states, everything is exact, and the velocity that of :mod:`fubini.geometry.flow`
 with its cut-off.
 """
 
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,11 +31,12 @@ from fubini.devices.full_metric import fidelity_job
 from fubini.devices.job import Job, together
 from fubini.devices.shifts import gradient_job, values_job
 from fubini.devices.signal_to_noise import SignalToNoise, snr_direction
-from fubini.geometry.device_ansatz import DeviceAnsatz, operator_of, refuse_noise, with_word
-from fubini.geometry.flow import Time
+from fubini.geometry.device_ansatz import DeviceAnsatz, operator_of, with_word
+from fubini.geometry.evolution_result import SampledEvolution
+from fubini.geometry.evolution_steps import runge_kutta
+from fubini.geometry.flow import Time, velocity
 from fubini.geometry.hamiltonians import Hamiltonian
 from fubini.geometry.operators import Terms, merged_terms
-from fubini.geometry.principle import velocity
 from fubini.options import Real
 
 
@@ -117,7 +121,7 @@ class SampledFlow:
         ansatz: The circuit.
         hamiltonian: Without an axis of trajectories.
         time: ``"real"`` or ``"imaginary"``.
-        allowed: What the cut-off may add to the residual of exact results, see :mod:`fubini.geometry.principle`.
+        allowed: What the cut-off may add to the residual of exact results, see :mod:`fubini.geometry.flow`.
 
     Attributes:
         evaluations: How many velocities were estimated.
@@ -153,7 +157,6 @@ class SampledFlow:
         self.evaluations += 1
         terms, constant = self.terms(t)
         tape = self.ansatz.tape(weights)
-        refuse_noise(tape)
         exact = tape.shots is None
         metric = fidelity_job(tape, tape.shots)
         job = together(
@@ -242,3 +245,82 @@ class SampledFlow:
 
         measured = replace(tape, measurements=tuple(measurements))
         return values_job(measured, shots=tape.shots).then(read)
+
+
+def evolve_sampled(
+    flow: SampledFlow,
+    observables: Mapping[str, Terms],
+    step: float,
+    tolerance: float,
+    weights: Real,
+    times: Real,
+    every: bool,
+) -> SampledEvolution:
+    """Evolve a circuit on a device by the classical Runge-Kutta method with fixed steps.
+
+    Args:
+        flow: The principle.
+        observables: What to measure along the way.
+        step: The longest step; those between two times are of equal length.
+        tolerance: What the cut-off of exact results may add to the state's error, as of :func:`fubini.evolve`.
+        weights: Where to start, (P,).
+        times: What the result has, the start first.
+        every: Whether it has the times of all steps too.
+
+    Returns:
+        The trajectory.
+    """
+    flow.allowed = tolerance / float(times[-1] - times[0])
+    operators = list(observables.values())
+    before, evaluations, count = flow.ansatz.executor.usage, flow.evaluations, 0
+    moments: list[float] = []
+    points: list[Real] = []
+    seen: list[Real] = []
+    residuals: list[tuple[float, float]] = []
+
+    def slope(t: float, w: Real) -> Real:
+        return flow(t, w)[0].weights
+
+    def visit(t: float, w: Real, wanted: bool) -> SampledVelocity:
+        found, values = flow(t, w, operators, wanted)
+        if wanted:
+            moments.append(t)
+            points.append(w)
+            seen.append(values)
+            residuals.append(found.missed(*values[:, 1].tolist()))
+        return found
+
+    for start, end in itertools.pairwise(times.tolist()):
+        steps = max(1, math.ceil((end - start) / step * (1.0 - 1e-12)))
+        grid = np.linspace(start, end, steps + 1).tolist()
+        count += steps
+        for number, (t, following) in enumerate(itertools.pairwise(grid)):
+            first = visit(t, weights, every or not number).weights
+            weights = runge_kutta(slope, t, following, weights, first)
+    visit(float(times[-1]), weights, True)
+    table, squares = np.stack(seen), np.array(residuals)
+    flat = np.stack(points)
+
+    return SampledEvolution(
+        times=np.array(moments),
+        weights=flow.ansatz.shaped(flat),
+        energies=table[:, 0, 0],
+        variances=table[:, 0, 1],
+        residuals=np.sqrt(np.maximum(squares[:, 0], 0.0)),
+        angle_bound=np.full(len(moments), np.nan),
+        observables={n: table[:, 0, 2 + k] for k, n in enumerate(observables)},
+        time=flow.time,
+        method="RK4",
+        evaluations=flow.evaluations - evaluations,
+        steps=count,
+        _flat=flat,
+        _ansatz=flow.ansatz,
+        _continue=partial(evolve_sampled, flow, observables, step, tolerance, weights),
+        shots=flow.ansatz.shots,
+        usage=flow.ansatz.executor.usage - before,
+        energy_errors=table[:, 1, 0],
+        variance_errors=table[:, 1, 1],
+        residual_squares=squares[:, 0],
+        residual_square_errors=squares[:, 1],
+        observable_errors={n: table[:, 1, 2 + k] for k, n in enumerate(observables)},
+    )

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fubini.geometry.evolution_bound import Bound
-from fubini.geometry.evolution_steps import steps
+from fubini.geometry.evolution_steps import Bound, steps
 from fubini.geometry.flow import Flow, Time
 from fubini.geometry.grown import Growth
 from fubini.geometry.hamiltonians import Hamiltonian
@@ -186,14 +185,9 @@ class _Run:
             if overshot and size > shortest:
                 self._window = size * max(0.1, 0.7 * self._tolerance / residual)
                 return
-            path, at = one.polynomial(), one.start
-            while len(self.kept) < len(times) and times[len(self.kept)] <= one.end:
-                t = float(times[len(self.kept)])
-                self._bound.add(path, at, t)
-                at = t
-                self.keep(path(np.array([t]))[0][0, 0])
-            if at < one.end:
-                self._bound.add(path, at, one.end)
+            done = np.searchsorted(times, one.end, "right")
+            for _, weights in self._bound.along(one, times[len(self.kept) : done].tolist()):
+                self.keep(weights[0])
             self.weights, self.now = one.last[0], one.end
             if robust > self._tolerance and self.grow(one.end):
                 break

@@ -1,6 +1,7 @@
 """PennyLane's Hermitian operators as sums of Pauli words over a circuit's wires, for tangents, matrices and products."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -89,15 +90,22 @@ def own_terms(circuit: Circuit, remedy: str) -> Terms:
     Raises:
         ValueError: If it does.
     """
-    found = [m for m in circuit.structure.measurements if m.kind == "expval"]
-    if len(found) != 1 or len(circuit.structure.measurements) != 1:
-        kinds = [m.kind for m in circuit.structure.measurements]
-        raise ValueError(one_value(kinds, remedy))
-    return worded(masked(found[0], circuit.num_wires), circuit.num_wires)
+    measured = circuit.structure.measurements
+    kinds = [m.kind for m in measured]
+    if kinds != ["expval"]:
+        raise ValueError(_no_value(kinds, remedy))
+    return worded(masked(measured[0], circuit.num_wires), circuit.num_wires)
 
 
-def one_value(kinds: list[str], remedy: str) -> str:
-    """Return the message for a circuit that measures something else than one expectation value."""
+def measured_terms(measured: Sequence[Any], circuit: Circuit, remedy: str) -> Terms:
+    """Return the observable of PennyLane's measurements, which are one expectation value; see :func:`own_terms`."""
+    found = measured[0] if len(measured) == 1 else None
+    if not isinstance(found, qml.measurements.ExpectationMP) or found.obs is None:
+        raise ValueError(_no_value([type(m).__name__ for m in measured], remedy))
+    return terms_of("hamiltonian", found.obs, circuit)
+
+
+def _no_value(kinds: list[str], remedy: str) -> str:
     return f"circuit: expected one that returns one expectation value, got {kinds or 'no measurement'}; {remedy}"
 
 

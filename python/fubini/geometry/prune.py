@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from fubini.geometry.evolution_steps import runge_kutta
 from fubini.geometry.pool import Chain, Element, StartGates
 from fubini.geometry.tangents import tangents
 from fubini.metric.spectrum import MetricSpectrum
@@ -78,7 +79,7 @@ def _led_to_zero(chain: Chain, weights: Real, number: int) -> Real:
     way = -values[number]
     others = np.arange(chain.size) != number
 
-    def velocity(at: Real) -> Real:
+    def velocity(_: float, at: Real) -> Real:
         vectors = tangents(chain, at[None]).weights[0]
         found = np.zeros(chain.size)
         found[number] = way
@@ -90,11 +91,6 @@ def _led_to_zero(chain: Chain, weights: Real, number: int) -> Real:
 
     steps = max(1, int(np.ceil(abs(way) / _STEP)))
     for _ in range(steps):
-        h = 1.0 / steps
-        k1 = velocity(values)
-        k2 = velocity(values + h / 2 * k1)
-        k3 = velocity(values + h / 2 * k2)
-        k4 = velocity(values + h * k3)
-        values = values + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+        values = runge_kutta(velocity, 0.0, 1.0 / steps, values, velocity(0.0, values))
     rest: Real = values[others]
     return rest

@@ -49,19 +49,12 @@ def plot_metric(
         >>> len(figure.axes) >= 2
         True
     """
-    try:
-        from matplotlib import colors
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
-    except ImportError as error:
-        raise ImportError(
-            "plot_metric: it needs matplotlib; install it: pip install matplotlib"
-        ) from error
+    figure = figure_for("plot_metric", (10, 4.4), figure)
+    from matplotlib import colors, ticker
+
     spectrum = metric if isinstance(metric, MetricSpectrum) else _spectrum(metric, labels, rcond)
     names = tuple(labels) if labels is not None else spectrum.labels
     size = len(spectrum.labels)
-    if figure is None:
-        figure = Figure(figsize=(10, 4.4), layout="constrained")
     heat, values = figure.subplots(1, 2, width_ratios=(1.15, 1))
 
     largest = float(np.abs(spectrum.matrix).max(initial=0.0)) or 1.0
@@ -99,16 +92,26 @@ def plot_metric(
         values.axhline(floor, color="0.6", lw=0.8, ls="--", label="cut-off")
     values.set_title("eigenvalues")
     values.set_xlabel("number")
-    values.xaxis.set_major_locator(MaxNLocator(integer=True))
+    values.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     values.legend(frameon=False)
-    for side in ("top", "right"):
-        values.spines[side].set_visible(False)
+    values.spines[["top", "right"]].set_visible(False)
     figure.suptitle(
         title
         if title is not None
         else f"{size} weights, rank {spectrum.rank}, condition number {spectrum.condition:.2g}"
     )
     return figure
+
+
+def figure_for(name: str, size: tuple[float, float], figure: Any) -> Any:
+    """Return a figure to draw into: the caller's, or a new one; an ImportError in the name of a function if it cannot be."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            f"{name}: it needs matplotlib; install it: pip install matplotlib"
+        ) from error
+    return Figure(figsize=size, layout="constrained") if figure is None else figure
 
 
 def _spectrum(metric: Any, labels: Any, rcond: float | None) -> MetricSpectrum:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fubini.blocks import Block, DenseBlock
-from fubini.fisher import blocks as fisher_module
+from fubini.fisher import kfac
 from fubini.fisher.blocks import fisher_blocks
 from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
 
@@ -141,4 +141,4 @@ class Tied(nn.Module):
 
 @pytest.fixture
 def kfac_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fisher_module, "EXACT_LIMIT", 0)
+    monkeypatch.setattr(kfac, "EXACT_LIMIT", 0)

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fubini.fisher import blocks as fisher_module
 from fubini.fisher.blocks import fisher_blocks
 from fubini.fisher.columns import Request
 from fubini.fisher.graph import read_graph
@@ -54,7 +53,6 @@ def both(
     asked = {"approx": "block-diag", "fisher": "true", "targets": None, "quantum": "gauss-newton"}
     asked.update(options)
     one = seen_by(model, x)
-    limit = fisher_module.EXACT_LIMIT
     request = Request(
         likelihood,
         asked["fisher"],
@@ -68,7 +66,7 @@ def both(
     one = Seen(one.args, {}, one.surroundings, one.output, asked["targets"], one.graph)
     found = None
     if one.graph is not None:
-        found = graph_blocks(model, [one], wanted, request, limit, KnownGraphs())
+        found = graph_blocks(model, [one], wanted, request, KnownGraphs())
     with one.surroundings.numbers():
         one.surroundings.random.restore()
         expected = fisher_blocks(model, (x,), {}, parameters=wanted, likelihood=likelihood, **asked)

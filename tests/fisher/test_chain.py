@@ -16,6 +16,7 @@ from fisher_cases import double_precision
 from fubini.blocks import Block
 from fubini.errors import NumericalError
 from fubini.fisher import blocks as fisher_module
+from fubini.fisher import kfac
 from fubini.fisher.blocks import fisher_blocks
 from fubini.fisher.chain import chain_blocks
 from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
@@ -166,7 +167,7 @@ def test_chains_have_the_blocks_of_the_general_pass(
     layers = [m for m in model.modules() if list(m.parameters(recurse=False))]
     wanted = [p for m in layers[frozen % len(layers) :] for p in m.parameters()]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fisher_module, "EXACT_LIMIT", limit)
+        patch.setattr(kfac, "EXACT_LIMIT", limit)
         compare(model, x, kind(reduction, 0.7), parameters=wanted, **options)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 import fubini
 from fisher_cases import double_precision
-from fubini.fisher import blocks as fisher_module
+from fubini.fisher import kfac
 from fubini.fisher.columns import Request
 from fubini.fisher.graph import RULES
 from fubini.fisher.graph_blocks import KnownGraphs, graph_blocks
@@ -73,7 +73,7 @@ def test_random_models_have_the_blocks_of_the_general_pass(seed: int) -> None:
         targets = f.argmax(1) if kind is Categorical else (f > 0).double()
         options.update(fisher="empirical", targets=targets)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fisher_module, "EXACT_LIMIT", draw.choice([0, 16, 128]))
+        patch.setattr(kfac, "EXACT_LIMIT", draw.choice([0, 16, 128]))
         compare(model, x, kind(draw.choice(["mean", "sum"]), 0.7), **options)
 
 
@@ -179,6 +179,4 @@ def test_other_models_take_the_general_pass(name: str) -> None:
     one = seen_by(model, torch.randn(5, 3))
     wanted = list(dict.fromkeys(model.parameters()))
     request = Request(Gaussian(), "true", None, None, "gauss-newton", "wires", "block-diag", None)
-    assert (
-        one.graph is None or graph_blocks(model, [one], wanted, request, 128, KnownGraphs()) is None
-    )
+    assert one.graph is None or graph_blocks(model, [one], wanted, request, KnownGraphs()) is None

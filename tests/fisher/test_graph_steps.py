@@ -52,7 +52,7 @@ def test_the_data_may_change_after_the_pass() -> None:
     x.zero_()
     wanted = list(model.parameters())
     request = Request(Gaussian(), "true", None, None, "gauss-newton", "wires", "block-diag", None)
-    found = graph_blocks(model, [one], wanted, request, 128, KnownGraphs())
+    found = graph_blocks(model, [one], wanted, request, KnownGraphs())
     assert found is not None
     expected = fisher_blocks(
         model, (copy,), {}, parameters=wanted, likelihood=Gaussian(), approx="block-diag"
@@ -176,7 +176,7 @@ def test_errors_are_those_of_the_general_pass() -> None:
     one = seen_by(model, torch.full((5, 3), float("nan")))
     request = Request(Gaussian(), "true", None, None, "gauss-newton", "wires", "block-diag", None)
     with pytest.raises(fubini.NumericalError, match="finite outputs"):
-        graph_blocks(model, [one], list(model.parameters()), request, 128, KnownGraphs())
+        graph_blocks(model, [one], list(model.parameters()), request, KnownGraphs())
 
 
 def test_activations_of_large_models_are_not_kept() -> None:

@@ -23,7 +23,7 @@ from fisher_cases import (
     reference,
 )
 from fubini.blocks import DenseBlock, DiagonalBlock, KroneckerBlock
-from fubini.fisher import blocks as fisher_module
+from fubini.fisher import kfac
 from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
 
 Tensor = torch.Tensor
@@ -119,7 +119,7 @@ LAYERS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
 def test_exact_blocks_of_every_layer(
     name: str, likelihood: Likelihood, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fisher_module, "EXACT_LIMIT", 10**6)
+    monkeypatch.setattr(kfac, "EXACT_LIMIT", 10**6)
     model, x = LAYERS[name]()
     model(x)
     parameters = list(model.parameters())

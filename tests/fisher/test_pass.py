@@ -25,7 +25,8 @@ from fisher_cases import (
 from fubini.blocks import DenseBlock, DiagonalBlock, KroneckerBlock
 from fubini.fisher import accumulators as fisher_units
 from fubini.fisher import blocks as fisher_module
-from fubini.fisher import likelihood as likelihood_module
+from fubini.fisher import kfac
+from fubini.fisher import likelihood_base as likelihood_module
 from fubini.fisher import passes as fisher_pass
 from fubini.fisher.blocks import fisher_blocks
 from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
@@ -393,7 +394,7 @@ def test_more_misuse_is_named() -> None:
 
 @pytest.mark.parametrize("limit", [0, 128])
 def test_unused_parameters_have_zero_blocks(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fisher_module, "EXACT_LIMIT", limit)
+    monkeypatch.setattr(kfac, "EXACT_LIMIT", limit)
     model = Reused()
     model.extra = nn.Sequential(nn.Linear(3, 2), nn.Conv1d(4, 2, 3, groups=2), nn.Embedding(5, 2))
     blocks = blocks_of(model, torch.randn(N, 4), "gaussian")

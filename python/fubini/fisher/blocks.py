@@ -22,7 +22,7 @@ Small models that are chains of layers have a pass of their own, with the same r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -34,29 +34,23 @@ from fubini.fisher.accumulators import (
     DiagonalUnit,
     ExactUnit,
     FactorUnit,
-    KroneckerUnit,
-    ScaledUnit,
     Unit,
 )
-from fubini.fisher.called import CompiledCall
-from fubini.fisher.calls import Call, KroneckerCall, LeafCall
+from fubini.fisher.calls import Call, LeafCall
 from fubini.fisher.chain import chain_blocks
 from fubini.fisher.columns import Part, Request, Trace, accumulate, check_request, curvature
 from fubini.fisher.graph_blocks import KnownGraphs
+from fubini.fisher.kfac import Group, groups_of, unit_of
 from fubini.fisher.losses import as_likelihood
 from fubini.fisher.operator import fisher_operator
-from fubini.fisher.passes import Layout, survey
 from fubini.fisher.quantum import QuantumCall
-from fubini.fisher.refused import check_parameters, no_rule, title
-from fubini.fisher.repeat import repeated
-from fubini.fisher.rules import BatchNormCall, NormCall
+from fubini.fisher.repeat import Layout, is_open, repeated, survey
+from fubini.fisher.rules import rule_for
 from fubini.nn.surroundings import Seen, Surroundings, without_autocast
 from fubini.options import Approx, LayerRule
 
 Tensor = torch.Tensor
 
-#: Layers with at most so many parameters have exact blocks.
-EXACT_LIMIT = 128
 #: Joint matrices are made up to this many parameters.
 DENSE_LIMIT = 4096
 #: Entries up to which the factor X of a joint matrix X^T X is kept.
@@ -123,7 +117,11 @@ def fisher_blocks(
     with without_autocast(), torch.no_grad():
         surroundings = Surroundings.now(_unwrapped(model))
         return requested_blocks(
-            model, [Seen(args, kwargs, surroundings, targets=targets)], parameters, request
+            model,
+            [Seen(args, kwargs, surroundings, targets=targets)],
+            parameters,
+            request,
+            KnownGraphs(),
         )
 
 
@@ -132,7 +130,7 @@ def requested_blocks(
     seen: Sequence[Seen],
     parameters: Sequence[Tensor],
     request: Request,
-    known: KnownGraphs | None = None,
+    known: KnownGraphs,
 ) -> list[Block]:
     """Return what ``fisher_blocks`` returns, for several passes; to be called without autocast and without gradients.
 
@@ -144,35 +142,33 @@ def requested_blocks(
         seen: The passes, at least one.
         parameters: As there.
         request: The other arguments, checked; the passes have targets of their own.
-        known: Where the passes' graphs have been read: those that were met before.
+        known: Graphs that were met before.
 
     Raises:
         RuntimeError: If a pass cannot be repeated.
     """
+    if not parameters:
+        return []
     inner = _unwrapped(model)
-    if parameters:
-        found = chain_blocks(inner, seen, parameters, request, EXACT_LIMIT)
-        if found is not None:
-            if known is not None and known.is_new(seen):
-                exact = replace(request, signs=None)
-                known.blocks(
-                    inner,
-                    seen,
-                    parameters,
-                    exact,
-                    EXACT_LIMIT,
-                    lambda: chain_blocks(inner, seen, parameters, exact, EXACT_LIMIT) or [],
-                )
-            return found
 
     def general() -> list[Block]:
         layout = survey(inner)
-        check_parameters(parameters, layout.names)
-        return _blocks(layout, seen, parameters, request) if parameters else []
+        _check_parameters(parameters, layout.names)
+        return _blocks(layout, seen, parameters, request)
 
-    if known is None or not parameters:
-        return general()
-    return known.blocks(inner, seen, parameters, request, EXACT_LIMIT, general)
+    found = chain_blocks(inner, seen, parameters, request)
+    if found is None:
+        return known.blocks(inner, seen, parameters, request, general)
+    if known.is_new(seen):
+        exact = replace(request, signs=None)
+        known.blocks(
+            inner,
+            seen,
+            parameters,
+            exact,
+            lambda: chain_blocks(inner, seen, parameters, exact) or [],
+        )
+    return found
 
 
 def _blocks(
@@ -180,14 +176,13 @@ def _blocks(
 ) -> list[Block]:
     names, approx, fallback = layout.names, request.approx, request.fallback
     trace = _traced(layout, seen, parameters, request)
-    groups = _groups(layout, parameters, trace)
-    ruled = {id(p) for group in groups for p in group.parameters}
-    strangers = [p for p in parameters if id(p) not in ruled]
+    groups = groups_of(layout, parameters, trace)
+    strangers = _without(parameters, groups)
     if strangers and approx is not None and fallback is None:
-        raise TypeError(no_rule(layout, strangers, trace))
+        raise TypeError(_no_rule(layout, strangers, trace))
     if approx is None:
         return _joint(layout, seen, trace, parameters, groups, request)
-    units = [_unit(group, trace, request) for group in groups]
+    units = [unit_of(group, trace, request) for group in groups]
     accumulate(trace, units, request)
     blocks = [unit.block() for unit in units]
     if strangers and fallback == "identity":
@@ -235,90 +230,10 @@ def _traced(
     )
 
 
-# -- what belongs together ------------------------------------------------------------------------------------------
-
-
-@dataclass(eq=False)
-class _Group:
-    """Layers that share parameters, directly or through others; usually one layer."""
-
-    modules: list[torch.nn.Module]
-    kinds: list[type[Call]]
-    parameters: list[Tensor]
-
-
-def _groups(layout: Layout, parameters: Sequence[Tensor], trace: Trace) -> list[_Group]:
-    """The layers with rules, and their parameters that are wanted and used in no other way."""
-    wanted = {id(p) for p in parameters}.difference(id(p) for p in trace.outside)
-    groups: list[_Group] = []
-    home: dict[int, _Group] = {}
-    # Calls of compiled QNodes are layers that are found on the way.
-    called = {
-        id(c.module): (c.name, c.module, CompiledCall)
-        for c in trace.calls
-        if isinstance(c, CompiledCall)
-    }
-    layers: list[tuple[str, Any, type[Call]]] = [*layout.layers, *called.values()]
-    for name, module, kind in layers:
-        mine = [p for p in kind.parameters_of(module).values() if id(p) in wanted]
-        if not mine:
-            continue
-        kind.refuse(module, name or type(module).__name__)
-        group, place = _Group([module], [kind], mine), len(groups)
-        for other in {id(home[id(p)]): home[id(p)] for p in mine if id(p) in home}.values():
-            place = min(place, groups.index(other))
-            groups.remove(other)
-            known = {id(p) for p in other.parameters}
-            more = [p for p in group.parameters if id(p) not in known]
-            group = _Group(
-                other.modules + group.modules, other.kinds + group.kinds, other.parameters + more
-            )
-        groups.insert(place, group)
-        home.update((id(p), group) for p in group.parameters)
-    return groups
-
-
-def _unit(group: _Group, trace: Trace, request: Request) -> Unit:
-    """How the block of layers that share parameters is computed."""
-    modules, parameters = group.modules, group.parameters
-    calls = [(i, c) for i, c in enumerate(trace.calls) if any(c.module is m for m in modules)]
-    kinds = set(group.kinds)
-    label = ", ".join(dict.fromkeys(call.name for _, call in calls)) or title(modules[0])
-    size = sum(p.numel() for p in parameters)
-    if any(issubclass(k, QuantumCall) for k in kinds):
-        if request.quantum == "gauss-newton":
-            kind = DiagonalUnit if request.approx == "diag" else ExactUnit
-            return kind(parameters, label, calls)
-        if not all(issubclass(k, QuantumCall) for k in kinds):
-            raise TypeError(
-                f"{label}: expected weights of quantum layers that classical layers do not share, for "
-                "quantum='fubini-study'; use quantum='gauss-newton' (metric='fisher')"
-            )
-        return ScaledUnit(parameters, label, calls, request.approx, request.layers)
-    if request.approx == "diag" or BatchNormCall in kinds:
-        return DiagonalUnit(parameters, label, calls)
-    if size <= EXACT_LIMIT:
-        return ExactUnit(parameters, label, calls)
-    first = group.kinds[0]
-    if len(kinds) == 1 and issubclass(first, KroneckerCall):
-        wanted = {id(p) for p in parameters}
-        shared = {
-            tuple((n, id(p)) for n, p in first.parameters_of(m).items() if id(p) in wanted)
-            for m in modules
-        }
-        if len(shared) == 1:
-            return KroneckerUnit(parameters, label, calls, modules[0], first)
-    elif kinds == {NormCall}:
-        return DiagonalUnit(parameters, label, calls)
-    if request.fallback == "diagonal":
-        return DiagonalUnit(parameters, label, calls)
-    raise TypeError(
-        f"{label}: {size} parameters that layers of different kinds share have no rule for their Fisher block; use "
-        "approx=None, approx='diag' or fallback='diagonal'"
-    )
-
-
-# -- the passes -----------------------------------------------------------------------------------------------------
+def _without(parameters: Sequence[Tensor], groups: Sequence[Group]) -> list[Tensor]:
+    """Those parameters that no group has."""
+    ruled = {i for group in groups for i in group.parameters}
+    return [p for p in parameters if id(p) not in ruled]
 
 
 def _leaf_calls(trace: Trace, leaves: Sequence[Tensor]) -> list[tuple[int, Call]]:
@@ -334,14 +249,14 @@ def _joint(
     seen: Sequence[Seen],
     trace: Trace,
     parameters: Sequence[Tensor],
-    groups: Sequence[_Group],
+    groups: Sequence[Group],
     request: Request,
 ) -> list[Block]:
     """One block over all parameters, in the order given; with Fubini-Study metrics, quantum layers have their own."""
     scaled: list[Unit] = []
     if request.quantum == "fubini-study":
         quantum = [g for g in groups if any(issubclass(k, QuantumCall) for k in g.kinds)]
-        scaled = [_unit(group, trace, request) for group in quantum]
+        scaled = [unit_of(group, trace, request) for group in quantum]
     apart = {id(p) for unit in scaled for p in unit.parameters}
     joint = [p for p in parameters if id(p) not in apart]
     size = sum(p.numel() for p in joint)
@@ -350,8 +265,7 @@ def _joint(
         count, terms, outputs = part.likelihood.counts(part.run.output)
         drawn = terms * outputs if request.samples is None else request.samples
         rows += count * (terms if request.fisher == "empirical" else drawn)
-    ruled = {id(p) for group in groups for p in group.parameters}
-    strangers = [p for p in joint if id(p) not in ruled]
+    strangers = _without(joint, groups)
     calls = [*enumerate(trace.calls), *_leaf_calls(trace, strangers)]
     units = list(scaled)
     if rows < size and rows <= DENSE_LIMIT and rows * size <= FACTOR_LIMIT:
@@ -376,6 +290,58 @@ def _joint(
 
 
 # -- checks -----------------------------------------------------------------------------------------------------------
+
+
+def _check_parameters(parameters: Sequence[Tensor], names: Mapping[int, str]) -> None:
+    """Refuse parameters that are not the model's, come twice, or are complex or sparse."""
+    seen: set[int] = set()
+    for k, p in enumerate(parameters):
+        if id(p) not in names:
+            raise ValueError(
+                f"parameters: expected parameters of the model, got one of shape {tuple(p.shape)} at {k} that it does "
+                "not have"
+            )
+        name = names[id(p)]
+        if id(p) in seen:
+            raise ValueError(f"parameters: expected every parameter once, got {name} twice")
+        seen.add(id(p))
+        if p.is_complex():
+            raise TypeError(
+                f"{name}: expected a real parameter, got {p.dtype}; use torch.view_as_real"
+            )
+        if p.layout is not torch.strided:
+            raise TypeError(f"{name}: expected a dense parameter, got the layout {p.layout}")
+
+
+def _no_rule(layout: Layout, strangers: Sequence[Tensor], trace: Trace) -> str:
+    """What to say about parameters without a rule."""
+    remedy = "use approx=None (the joint matrix), fallback='diagonal' or fallback='identity', or give it to another optimizer"
+    for p in strangers:
+        for part in trace.parts:
+            if id(p) in part.run.uncalled:
+                return f"{layout.names[id(p)]}: {part.run.uncalled[id(p)]}; or {remedy}"
+    homes: dict[int, torch.nn.Module] = {}
+    for module in layout.model.modules():
+        for owned in module._parameters.values():
+            homes.setdefault(id(owned), module)
+    # What computes a weight says more than what is left of the layer.
+    for p in sorted(strangers, key=lambda p: not _is_parametrization(homes[id(p)])):
+        home = homes[id(p)]
+        if rule_for(home) is None or not is_open(home):
+            computes = ", which computes another layer's" if _is_parametrization(home) else ""
+            return (
+                f"{layout.names[id(p)]}: expected a parameter of a layer with a rule for its Fisher block, got one of "
+                f"{type(home).__name__}{computes}; {remedy}"
+            )
+    return (
+        f"{layout.names[id(strangers[0])]}: expected a parameter that only its layer uses, and whose layer has parameters for "
+        "weights, got one that the model also uses outside of the layer's forward, or a layer whose weights are computed "
+        f"(by a hook, as pruning does, or another network); {remedy}"
+    )
+
+
+def _is_parametrization(module: torch.nn.Module) -> bool:
+    return isinstance(module, torch.nn.utils.parametrize.ParametrizationList)
 
 
 def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from fubini import _core
+from fubini.fisher.passes import Pass
 from fubini.fisher.quantum import QuantumCall, covariances
 from fubini.nn.call_forms import CallForm, call_form
 from fubini.nn.linearise import Linearised
@@ -20,24 +21,6 @@ from fubini.torch_private import is_wrapped
 
 Tensor = torch.Tensor
 Real = npt.NDArray[np.float64]
-
-
-class Uncut(Protocol):
-    """What is noted about calls without a rule."""
-
-    uncut: set[str]
-    uncalled: dict[int, str]
-
-
-@dataclass(eq=False)
-class Called:
-    """What stands for a layer: the parameters that a call got.
-
-    Attributes:
-        parameters: By name.
-    """
-
-    parameters: dict[str, Tensor]
 
 
 class CompiledCall(QuantumCall):
@@ -58,7 +41,7 @@ class CompiledCall(QuantumCall):
         self._form, size = form, sum(p.numel() for p in leaves)
         self._jacobian = np.concatenate([w.jacobian(starts, size) for w in weights])
         self._is_plain = np.array_equal(self._jacobian, np.eye(size))
-        module = Called({str(k): p for k, p in enumerate(leaves)})
+        module = SimpleNamespace(parameters={str(k): p for k, p in enumerate(leaves)})
         super().__init__(module, name, inputs, alone=inputs.ndim == 1)
 
     @classmethod
@@ -96,7 +79,7 @@ def compiled_call(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     parameters: Mapping[int, Tensor],
-    notes: Uncut,
+    notes: Pass,
 ) -> tuple[CompiledCall | None, CallForm | None]:
     """Return a call of a compiled QNode with parameters of a model, ready for a Fisher pass.
 
@@ -105,7 +88,7 @@ def compiled_call(
         args: Positional arguments.
         kwargs: Keyword arguments.
         parameters: The model's, by identity.
-        notes: Where it is noted why there is no rule for a call.
+        notes: The pass, where it is noted why there is no rule for a call.
 
     Returns:
         The call and its compiled circuit; None for both where torch has to differentiate through it.

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fubini.fisher.likelihood import Likelihood, OutputGradient, identity
+from fubini.fisher.likelihood_base import Likelihood, OutputGradient, identity
 
 Tensor = torch.Tensor
 

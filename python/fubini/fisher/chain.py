@@ -101,7 +101,7 @@ class _Parametrised(_Stage):
     parameters: tuple[Tensor, ...]
 
     @abstractmethod
-    def block(self, factor: Real, request: Request, exact_limit: int) -> Block:
+    def block(self, factor: Real, request: Request) -> Block:
         """Return the block of the parameters."""
 
 
@@ -115,10 +115,8 @@ class _Linear(_Parametrised):
     def pull(self, factor: Real) -> Real:
         return _core.pull_factor(factor, self._weight)
 
-    def block(self, factor: Real, request: Request, exact_limit: int) -> Block:
-        return linear_block(
-            self.name, self.parameters, factor, self._inputs, request.approx, exact_limit
-        )
+    def block(self, factor: Real, request: Request) -> Block:
+        return linear_block(self.name, self.parameters, factor, self._inputs, request.approx)
 
 
 class _Elementwise(_Stage):
@@ -158,7 +156,7 @@ class _Quantum(_Parametrised):
         assert jacobian is not None
         return _core.pull_factor(factor, jacobian)
 
-    def block(self, factor: Real, request: Request, exact_limit: int) -> Block:
+    def block(self, factor: Real, request: Request) -> Block:
         name, mine, linear = self.name, self.parameters, self._linear
         if request.quantum == "gauss-newton":
             return circuit_block(name, mine, factor, linear.by_weights, request.approx)
@@ -197,7 +195,7 @@ class _Combined(_Parametrised):
     def pull(self, factor: Real) -> Real:
         return self._along(factor)[0][:, None]
 
-    def block(self, factor: Real, request: Request, exact_limit: int) -> Block:
+    def block(self, factor: Real, request: Request) -> Block:
         by_weights = self._along(factor)[1]
         return circuit_block_of_rows(self.name, self.parameters, by_weights, request.approx)
 
@@ -207,7 +205,6 @@ def chain_blocks(
     seen: Sequence[Seen],
     parameters: Sequence[Tensor],
     request: Request,
-    exact_limit: int,
 ) -> list[Block] | None:
     """Return the Fisher blocks of a chain, or None where the model or what is asked for needs the general pass.
 
@@ -216,7 +213,6 @@ def chain_blocks(
         seen: The passes.
         parameters: The parameters whose metric is wanted, at least one.
         request: What is asked for, checked.
-        exact_limit: Linear layers with at most so many parameters have exact blocks.
 
     Returns:
         The blocks, in the order of the layers.
@@ -234,7 +230,7 @@ def chain_blocks(
     x, targets = joined
     alone = seen[0].args[0].ndim == 1
     with seen[0].surroundings.flags(model):
-        return _blocks(model, x, targets, alone, parameters, request, exact_limit)
+        return _blocks(model, x, targets, alone, parameters, request)
 
 
 def _blocks(
@@ -244,7 +240,6 @@ def _blocks(
     alone: bool,
     parameters: Sequence[Tensor],
     request: Request,
-    exact_limit: int,
 ) -> list[Block] | None:
     """The blocks for all inputs, (N, features), which came alone, one by one, or as batches."""
     dtype = parameters[0].dtype
@@ -277,9 +272,7 @@ def _blocks(
         raise NumericalError("model: expected finite outputs, got NaN or infinity")
     if request.likelihood.counts(f)[0] != len(values):
         return None
-    return _pulled_back(
-        stages, output_factor(f, values.shape, targets, request), request, exact_limit
-    )
+    return _pulled_back(stages, output_factor(f, values.shape, targets, request), request)
 
 
 def _joined(seen: Sequence[Seen], dtype: torch.dtype) -> tuple[Tensor, Any] | None:
@@ -381,9 +374,7 @@ def is_large(form: Any, data: int) -> bool:
     return circuit.num_outputs > 1 and work >= SWEEPS
 
 
-def _pulled_back(
-    stages: Sequence[_Stage], factor: Real, request: Request, exact_limit: int
-) -> list[Block]:
+def _pulled_back(stages: Sequence[_Stage], factor: Real, request: Request) -> list[Block]:
     trained = {
         i: stage
         for i, stage in enumerate(stages)
@@ -399,7 +390,7 @@ def _pulled_back(
         if isinstance(stage, _Combined):
             stage.rank = rank
         if i in trained:
-            blocks.append(trained[i].block(factor, request, exact_limit))
+            blocks.append(trained[i].block(factor, request))
         if i > first:
             factor = stages[i].pull(factor)
     return blocks[::-1]

@@ -17,9 +17,9 @@ from fubini import _core
 from fubini.arrays import shared_array
 from fubini.blocks import Block, DenseBlock, DiagonalBlock, KroneckerBlock
 from fubini.compile.compiled import Compiled
-from fubini.fisher.blocks import EXACT_LIMIT
 from fubini.fisher.chain import OWN, Layer, collect, is_large, is_small, is_usual
 from fubini.fisher.columns import Request
+from fubini.fisher.kfac import form_of
 from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian
 from fubini.nn.layer import QuantumLayer
 from fubini.nn.recorder import ModelRecorder
@@ -110,7 +110,7 @@ class ChainPlan:
         likelihood: Any = request.likelihood
         self._likelihood, self._layers = likelihood, layers
         self.reads_targets = getattr(likelihood, "ignore_index", None) is not None
-        self._is_diagonal = request.approx == "diag"
+        self._approx = request.approx
         self.dtype = layers[0].parameters[0].dtype
         self.kernel = _core.FisherChain(likelihood.name)
         self.kept: list[_Kept] = []
@@ -187,7 +187,7 @@ class ChainPlan:
             size = sum(p.numel() for p in layer.parameters)
             columns = tuple(p.numel() // rows for p in layer.parameters)
             if any(mine):
-                form = self._form(size)
+                form = form_of(size, self._approx)
             if form == "kronecker" and not (rows <= _ROWS and rows < sum(columns) <= _COLUMNS):
                 raise _Unfit
             self._join(width)
@@ -196,7 +196,7 @@ class ChainPlan:
         elif type(module) in _FUNCTIONS:
             self.kernel.add_function(_FUNCTIONS[type(module)])
         elif type(module) in (QuantumLayer, TorchLayer):
-            form = self._form(0) if any(mine) else "none"
+            form = form_of(0, self._approx) if any(mine) else "none"
             self._add_circuit(layer, arrays, form)
         else:
             raise _Unfit
@@ -208,12 +208,6 @@ class ChainPlan:
             self._parameters.append(one)
         if form != "none":
             self.kept.append(_Kept(layer.name, layer.parameters, form, columns))
-
-    def _form(self, size: int) -> str:
-        """The form of a block of so many parameters that are trained, as ``layer_blocks`` chooses it."""
-        if self._is_diagonal:
-            return "diagonal"
-        return "dense" if size <= EXACT_LIMIT else "kronecker"
 
     def _add_circuit(self, layer: Layer, arrays: list[Any], block: str) -> None:
         native: Any = as_native(layer.module)

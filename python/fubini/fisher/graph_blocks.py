@@ -102,7 +102,6 @@ class KnownGraphs:
         seen: Sequence[Seen],
         parameters: Sequence[Tensor],
         request: Request,
-        exact_limit: int,
         general: Callable[[], list[Block]],
     ) -> list[Block]:
         """Return the Fisher blocks.
@@ -112,13 +111,12 @@ class KnownGraphs:
             seen: The passes.
             parameters: The parameters whose metric is wanted, at least one.
             request: What is asked for, checked.
-            exact_limit: Linear layers with at most so many parameters have exact blocks.
             general: Returns what the general pass gives.
         """
         graph: Graph | None = seen[0].graph
         if graph is None or self._known.get(graph.key) is False:
             return general()
-        found = graph_blocks(model, seen, parameters, request, exact_limit, self)
+        found = graph_blocks(model, seen, parameters, request, self)
         if found is None:
             return general()
         if self._known.get(graph.key):
@@ -136,7 +134,6 @@ def graph_blocks(
     seen: Sequence[Seen],
     parameters: Sequence[Tensor],
     request: Request,
-    exact_limit: int,
     graphs: KnownGraphs,
 ) -> list[Block] | None:
     """Return the Fisher blocks by the graph of the one pass, or None where they need the general pass.
@@ -146,7 +143,6 @@ def graph_blocks(
         seen: Likewise.
         parameters: Likewise.
         request: Likewise.
-        exact_limit: Likewise.
         graphs: Remembers the layers.
 
     Returns:
@@ -180,7 +176,7 @@ def graph_blocks(
         return None
     factor = output_factor(f, (data, f.shape[1] if f.ndim > 1 else 1), one.targets, request)
     cotangent = factor if f.ndim > 1 else factor[:, :, 0]
-    return Backward(graph, homes, wanted, request, exact_limit).blocks(cotangent)
+    return Backward(graph, homes, wanted, request).blocks(cotangent)
 
 
 def trained_uses(graph: Graph) -> list[Use]:
@@ -235,7 +231,6 @@ class Backward:
         homes: The layers of its parameters.
         wanted: Identities of the parameters whose metric is wanted.
         request: What is asked for.
-        exact_limit: Linear layers with at most so many parameters have exact blocks.
     """
 
     def __init__(
@@ -244,10 +239,9 @@ class Backward:
         homes: dict[int, Home],
         wanted: set[int],
         request: Request,
-        exact_limit: int,
     ) -> None:
         self._graph, self._homes, self._wanted = graph, homes, wanted
-        self._request, self._limit = request, exact_limit
+        self._request = request
         self._found: list[tuple[int, Block]] = []
 
     def blocks(self, factor: Real) -> list[Block] | None:
@@ -291,7 +285,7 @@ class Backward:
         if wanted:
             home = self._homes[id(use.parameters[0])]
             approx, inputs = self._request.approx, to_numpy(use.inputs)
-            block = linear_block(home.name, use.parameters, factor, inputs, approx, self._limit)
+            block = linear_block(home.name, use.parameters, factor, inputs, approx)
             self._found.append((home.place, block))
         if not before:
             return [None]

@@ -16,12 +16,11 @@ from torch import nn
 from fubini import _core
 from fubini.arrays import to_numpy
 from fubini.blocks import Block, DenseBlock, KroneckerBlock
-from fubini.fisher.blocks import EXACT_LIMIT
 from fubini.fisher.columns import Request
 from fubini.fisher.graph import Graph, is_small
 from fubini.fisher.graph_blocks import Backward, Home, KnownGraphs, trained_uses
 from fubini.fisher.layer_blocks import output_factor
-from fubini.fisher.likelihood import Likelihood
+from fubini.fisher.likelihood_base import Likelihood
 from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian, Poisson
 from fubini.nn.recorder import Pass
 from fubini.nn.surroundings import weights_now
@@ -228,7 +227,7 @@ class GraphPlan:
             factor = output_factor(seen.output, shape, None, self._request)
         else:
             factor = _core.output_factor(likelihood.name, f.reshape(len(f), -1), share)
-        backward = Backward(seen.graph, self._homes, self._trained, self._request, EXACT_LIMIT)
+        backward = Backward(seen.graph, self._homes, self._trained, self._request)
         return backward.blocks(factor if f.ndim > 1 else factor[:, :, 0])
 
     def factors(self, matrices: Sequence[Real], damping: float) -> _core.Preconditioner | None:

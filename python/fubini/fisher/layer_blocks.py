@@ -13,6 +13,7 @@ from fubini.arrays import to_numpy
 from fubini.blocks import Block, DenseBlock, DiagonalBlock, KroneckerBlock
 from fubini.fisher.accumulators import symmetric, weighted_metric
 from fubini.fisher.columns import Request
+from fubini.fisher.kfac import form_of
 from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian
 from fubini.fisher.quantum import QuantumCall
 from fubini.nn.linearise import Linearised
@@ -53,7 +54,6 @@ def linear_block(
     factor: Real,
     inputs: Real,
     approx: Any,
-    exact_limit: int,
 ) -> Block:
     """Return the block of a linear layer.
 
@@ -63,15 +63,15 @@ def linear_block(
         factor: (N, K, outputs).
         inputs: (N, inputs).
         approx: As for ``fisher_blocks``, not None.
-        exact_limit: Up to so many parameters the block is exact.
     """
     bias, width, rows = len(parameters) > 1, inputs.shape[1], factor.shape[2]
-    if approx == "diag":
+    form = form_of(rows * (width + bias), approx)
+    if form == "diagonal":
         squares = np.square(factor).sum(1)
         weight = (squares.T @ np.square(inputs)).reshape(-1)
         values = np.concatenate([weight, squares.sum(0)]) if bias else weight
         return DiagonalBlock(parameters, torch.from_numpy(values), name)
-    if rows * (width + bias) <= exact_limit:
+    if form == "dense":
         matrix = _core.linear_block(factor, inputs, bias)
         return DenseBlock(parameters, torch.from_numpy(matrix), name)
     outer, inner = _core.kronecker_factors(factor, inputs, bias)

@@ -32,7 +32,7 @@ from typing import Any
 import torch
 
 from fubini.fisher.categorical import Categorical
-from fubini.fisher.likelihood import Likelihood, OutputGradient, identity
+from fubini.fisher.likelihood_base import Likelihood, OutputGradient, identity
 
 __all__ = ["Bernoulli", "Categorical", "Gaussian", "Likelihood", "OutputGradient", "Poisson"]
 

@@ -9,7 +9,7 @@ import pennylane as qml
 import torch
 
 from fubini.blocks import OperatorBlock
-from fubini.fisher.passes import Layout, again, call_model, check_output, replaced_forwards
+from fubini.fisher.repeat import Layout, again, call_model, check_output, replaced_forwards
 from fubini.nn.stand_in import as_native
 from fubini.nn.surroundings import Plainly, Seen, without_autocast
 

@@ -16,7 +16,7 @@ from fubini.fisher.columns import Request
 from fubini.fisher.graph import read_graph
 from fubini.fisher.graph_blocks import KnownGraphs
 from fubini.fisher.graph_plan import GraphPlan, is_simple
-from fubini.fisher.likelihood import Likelihood, OutputGradient, split_targets
+from fubini.fisher.likelihood_base import Likelihood, OutputGradient, split_targets
 from fubini.fisher.likelihoods import Poisson
 from fubini.fisher.losses import as_likelihood
 from fubini.nn.recorder import (

@@ -80,7 +80,7 @@ def test_a_graph_that_hooks_change_is_refused_once_and_for_all() -> None:
         )
 
     for count in (1, 2, 3):
-        known.blocks(model, [seen_by(model, x)], wanted, request, 128, general)
+        known.blocks(model, [seen_by(model, x)], wanted, request, general)
         assert len(calls) == count
 
 

@@ -15,14 +15,21 @@ from torch import nn
 
 from fubini import _core
 from fubini.arrays import shared_array
-from fubini.blocks import Block, DenseBlock, DiagonalBlock, KroneckerBlock
 from fubini.compile.compiled import Compiled
-from fubini.fisher.chain import OWN, Layer, collect, is_large, is_small, is_usual
+from fubini.fisher.chain import (
+    OWN,
+    Layer,
+    chain_layers,
+    has_recorders_alone,
+    is_large,
+    is_small_chain,
+    is_usual,
+)
 from fubini.fisher.columns import Request
 from fubini.fisher.kfac import form_of
-from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian
+from fubini.fisher.likelihoods import CLOSED_FORM
+from fubini.fisher.plan import Form, Plan, Sized, is_simple
 from fubini.nn.layer import QuantumLayer
-from fubini.nn.recorder import ModelRecorder
 from fubini.nn.stand_in import as_native
 from fubini.torch_private import has_global_hook
 
@@ -34,31 +41,6 @@ _FUNCTIONS: dict[Any, str] = {
 }  # fmt: skip
 # Up to so many columns, blocks are factorised with others in one call: see their ``factorise``.
 _COLUMNS, _ROWS = 256, 16
-# Of the tensors of a block, by its form.
-_NAMES = {"dense": ("matrix",), "diagonal": ("values",), "kronecker": ("left", "right")}
-
-
-class _Kept(NamedTuple):
-    """The block of a layer: its parameters, and its form for the kernel."""
-
-    label: str
-    parameters: tuple[Tensor, ...]
-    form: str
-    columns: tuple[int, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of the block's tensors."""
-        return _NAMES[self.form]
-
-    def block(self, tensors: Iterator[Tensor]) -> Block:
-        """Return the block of the next tensors."""
-        mine = [next(tensors) for _ in self.names]
-        if self.form == "dense":
-            return DenseBlock(self.parameters, mine[0], self.label)
-        if self.form == "diagonal":
-            return DiagonalBlock(self.parameters, mine[0], self.label)
-        return KroneckerBlock(self.parameters, mine[0], mine[1], self.columns, self.label)
 
 
 class _Circuit(NamedTuple):
@@ -70,23 +52,7 @@ class _Circuit(NamedTuple):
     width: int
 
 
-class Sized(NamedTuple):
-    """What holds for one number of inputs.
-
-    Attributes:
-        share: Between the loss and the sum of its terms, see ``Likelihood.share``.
-        size: By what a mean divides, see ``Likelihood.size``.
-        examples: Inputs of every circuit, by which its forms are found.
-        large: Whether signs may combine the outputs of a circuit.
-    """
-
-    share: float
-    size: int
-    examples: tuple[Tensor, ...]
-    large: bool
-
-
-class ChainPlan:
+class ChainPlan(Plan):
     """A chain, prepared for the kernel.
 
     Args:
@@ -97,35 +63,26 @@ class ChainPlan:
 
     Attributes:
         kernel: Makes steps.
-        kept: The blocks, in the order of the layers.
-        parameters: Those that are trained, in the order of the blocks.
-        dtype: Of all parameters.
-        width: Of the inputs.
-        reads_targets: Whether the metric depends on which outputs have no gradient.
     """
 
     def __init__(
         self, model: nn.Module, request: Request, layers: Sequence[Layer], trained: set[int]
     ) -> None:
-        likelihood: Any = request.likelihood
-        self._likelihood, self._layers = likelihood, layers
-        self.reads_targets = getattr(likelihood, "ignore_index", None) is not None
-        self._approx = request.approx
+        super().__init__(request)
+        self._layers, self._approx = layers, request.approx
         self.dtype = layers[0].parameters[0].dtype
-        self.kernel = _core.FisherChain(likelihood.name)
-        self.kept: list[_Kept] = []
+        self.kernel = _core.FisherChain(request.likelihood.name)
         self._circuits: list[_Circuit] = []
         self._modules = [
             (m, type(m), tuple(m._modules.values()) if type(m) is nn.Sequential else None)
             for m in _walked(model)
         ]
         self._parameters: list[tuple[Any, str, Tensor, int, torch.Size, bool]] = []
-        self._sizes: dict[int, Sized | None] = {}
         self.width = 0
         self._is_scalar = False
         for layer in layers:
             self._add(layer, trained)
-        self.parameters = [p for kept in self.kept for p in kept.parameters]
+        self.parameters = [p for form in self.forms for p in form.parameters]
 
     @classmethod
     def of(
@@ -139,20 +96,14 @@ class ChainPlan:
             trained: The parameters whose metric is wanted, at least one.
             inputs: (N, features), of a pass that was seen.
         """
-        likelihood: Any = request.likelihood
         if (
-            request.approx not in ("block-diag", "diag")
-            or request.fisher != "true"
-            or request.samples is not None
-            or request.quantum != "gauss-newton"
-            or type(likelihood) not in (Categorical, Bernoulli, Gaussian)
-            or getattr(likelihood, "weight", None) is not None
-            or getattr(likelihood, "pos_weight", None) is not None
-            or getattr(likelihood, "normalised", False)
+            request.approx is None
+            or not is_simple(request)
+            or type(request.likelihood) not in CLOSED_FORM
         ):
             return None
-        layers: list[Layer] = []
-        if not collect(model, "", layers, top=True):
+        layers = chain_layers(model)
+        if layers is None:
             return None
         layers = [layer for layer in layers if type(layer.module) is not nn.Identity]
         every = [p for layer in layers for p in layer.parameters]
@@ -207,7 +158,7 @@ class ChainPlan:
             one = (home, name, p, p.data_ptr(), p.shape, id(p) in trained)
             self._parameters.append(one)
         if form != "none":
-            self.kept.append(_Kept(layer.name, layer.parameters, form, columns))
+            self.forms.append(Form(layer.name, layer.parameters, form, columns))
 
     def _add_circuit(self, layer: Layer, arrays: list[Any], block: str) -> None:
         native: Any = as_native(layer.module)
@@ -248,29 +199,14 @@ class ChainPlan:
     def _example(self, data: int, width: int) -> Tensor:
         return torch.empty((data, width), dtype=self.dtype)
 
-    def sized(self, data: int) -> Sized | None:
-        """Return what holds for so many inputs; None where that is to be computed in another way.
-
-        Args:
-            data: N.
-        """
-        if data not in self._sizes:
-            if len(self._sizes) > 64:
-                self._sizes.clear()
-            self._sizes[data] = self._made(data)
-        return self._sizes[data]
-
     def _made(self, data: int) -> Sized | None:
         f = torch.empty((data,) if self._is_scalar else (data, self._last), dtype=torch.float64)
-        likelihood = self._likelihood
-        if not is_small(self._layers, data) or likelihood.counts(f)[0] != data:
-            return None
-        share = likelihood.share(f)
-        if share is None:
+        found = self._sized(f) if is_small_chain(self._layers, data) else None
+        if found is None:
             return None
         examples = tuple([self._example(data, c.width) for c in self._circuits])
         large = any(is_large(circuit.form, data) for circuit in self._circuits)
-        return Sized(share, likelihood.size(f), examples, large)
+        return found._replace(examples=examples, large=large)
 
     def holds(self, sized: Sized) -> bool:
         """Return whether the model is as it was, and its circuits serve so many inputs.
@@ -292,10 +228,7 @@ class ChainPlan:
                 or (children is not None and tuple(module._modules.values()) != children)
             ):
                 return False
-        if any(type(h) is not ModelRecorder for h in top._forward_hooks.values()) or any(
-            type(getattr(h, "__self__", None)) is not ModelRecorder
-            for h in top._forward_pre_hooks.values()
-        ):
+        if not has_recorders_alone(top):
             return False
         for home, name, p, pointer, shape, trained in self._parameters:
             if (
@@ -322,15 +255,6 @@ class ChainPlan:
     def passes(self) -> list[Any]:
         """Return the last pass of every circuit, whose states may serve once more."""
         return [circuit.form.how.last for circuit in self._circuits]
-
-    def blocks(self, tensors: Sequence[Tensor]) -> list[Block]:
-        """Return the blocks of these matrices.
-
-        Args:
-            tensors: In the order of ``kernel.matrices``.
-        """
-        left = iter(tensors)
-        return [kept.block(left) for kept in self.kept]
 
 
 class _Unfit(Exception):

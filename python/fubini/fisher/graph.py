@@ -20,6 +20,7 @@ import torch
 from fubini.fisher.graph_functions import FUNCTIONS
 from fubini.fisher.graph_shapes import SHAPES
 from fubini.fisher.graph_values import NotKnown, Pull, Values
+from fubini.fisher.stages import is_small
 from fubini.nn.native_pass import compiled_call_of
 from fubini.torch_private import node_number, node_shapes
 
@@ -28,8 +29,6 @@ Real = npt.NDArray[np.float64]
 
 #: What is known besides the layers.
 RULES = FUNCTIONS | SHAPES
-# As in a chain: data times squared widths beyond which the general pass, which shares the work among threads, is quicker.
-_WORK = 1 << 22
 # More than this is no chain of a few layers, and takes longer to read than to run.
 _LONGEST = 256
 
@@ -39,20 +38,16 @@ class Use:
     """A use of a layer with parameters: ``torch.nn.Linear``, or a compiled circuit.
 
     Attributes:
-        kind: ``"linear"`` or ``"circuit"``.
         parameters: Weight and bias, or the weights of the circuit in order; none of them trained: none at all.
         inputs: (N, inputs), detached.
-        matrix: Of a linear layer that is not trained: its weight, (outputs, inputs).
-        form: The compiled circuit.
-        arrays: The weights of a circuit that is not trained.
+        weights: What it computes with: the weight, (outputs, inputs), or the weights of the circuit.
+        form: The compiled circuit; None for a linear layer.
     """
 
-    kind: str
     parameters: tuple[Tensor, ...]
     inputs: Tensor
-    matrix: Tensor | None = None
+    weights: tuple[Tensor, ...]
     form: Any = None
-    arrays: tuple[Tensor, ...] = ()
 
 
 @dataclass(eq=False)
@@ -95,19 +90,23 @@ class Graph:
         return self.values.unchanged()
 
 
-def is_small(uses: Sequence[Use], data: int) -> bool:
-    """Return whether calls are what the blocks for so many data cost, not the numbers.
+def trained_uses(operations: Sequence[Operation]) -> list[Use]:
+    """Return the layers among operations whose parameters are in the graph.
 
     Args:
-        uses: Of the layers.
+        operations: Of a graph.
+    """
+    return [o.use for o in operations if o.use is not None and o.use.parameters]
+
+
+def is_small_graph(uses: Sequence[Use], data: int) -> bool:
+    """Return whether layers are small enough for a graph to be worth its reading.
+
+    Args:
+        uses: The layers.
         data: N.
     """
-    return data * sum(_width(use) ** 2 for use in uses) <= _WORK
-
-
-def _width(use: Use) -> int:
-    first = use.parameters[0]
-    return sum(first.shape) if use.kind == "linear" else sum(p.numel() for p in use.parameters)
+    return is_small([(use.form is None, use.parameters) for use in uses], data)
 
 
 def read_graph(output: Tensor) -> Graph | None:
@@ -165,8 +164,9 @@ def _read(output: Tensor) -> Graph:
                 raise NotKnown
         operations.append(Operation(sources, mine, pull, use))
         key += kind, said, tuple(sources), tuple([shape[1:] for shape in mine])
-    uses = [o.use for o in operations if o.use is not None and o.use.parameters]
-    if not is_small(uses, data):  # activations are not to be kept in memory for nothing
+    if not is_small_graph(
+        trained_uses(operations), data
+    ):  # activations are not to be kept in memory for nothing
         raise NotKnown
     return Graph(operations, place, tuple(key), values)
 
@@ -207,7 +207,7 @@ def _linear(node: Any, saved: str, weight: Any, bias: Any, has_bias: bool, value
     if weight is None:
         if bias is not None:
             raise NotKnown
-        return Use("linear", (), torch.empty(0), matrix=values.keep(node._saved_mat2).mT)
+        return Use((), torch.empty(0), (values.keep(node._saved_mat2).mT,))
     if type(weight).__name__ != "TBackward0":
         raise NotKnown
     parameters = [_parameter(weight.next_functions[0][0])]
@@ -215,7 +215,7 @@ def _linear(node: Any, saved: str, weight: Any, bias: Any, has_bias: bool, value
         parameters.append(_parameter(bias))
     if parameters[0].ndim != 2 or any(p.ndim != 1 for p in parameters[1:]):
         raise NotKnown
-    return Use("linear", tuple(parameters), values.keep(getattr(node, saved)))
+    return Use(tuple(parameters), values.keep(getattr(node, saved)), tuple(parameters))
 
 
 def _circuit(node: Any, after: Any, values: Values) -> tuple[Use, Any]:
@@ -227,9 +227,9 @@ def _circuit(node: Any, after: Any, values: Values) -> tuple[Use, Any]:
         raise NotKnown
     x, weights = values.keep(inputs), [edge[0] for edge in after[1:]]
     if all(w is None for w in weights):
-        frozen = tuple([values.keep(w) for w in arrays])
-        return Use("circuit", (), x, form=form, arrays=frozen), after[:1]
-    return Use("circuit", tuple([_parameter(w) for w in weights]), x, form=form), after[:1]
+        return Use((), x, tuple([values.keep(w) for w in arrays]), form), after[:1]
+    parameters = tuple([_parameter(w) for w in weights])
+    return Use(parameters, x, parameters, form), after[:1]
 
 
 def _parameter(node: Any) -> Tensor:

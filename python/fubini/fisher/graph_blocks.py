@@ -14,22 +14,14 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from fubini import _core
 from fubini.arrays import all_finite, to_numpy
 from fubini.blocks import Block
 from fubini.errors import NumericalError
 from fubini.fisher.columns import Request
-from fubini.fisher.graph import Graph, Use, is_small
-from fubini.fisher.layer_blocks import (
-    circuit_block,
-    circuit_block_of_rows,
-    linear_block,
-    metric_block,
-    output_factor,
-    quantum_call,
-)
+from fubini.fisher.graph import Graph, Use, is_small_graph, trained_uses
 from fubini.fisher.quantum import QuantumCall
 from fubini.fisher.rules import LinearCall, rule_for
+from fubini.fisher.stages import CircuitStage, LinearStage, RowStage, Stage, output_factor
 from fubini.nn.linearise import Linearised
 from fubini.nn.surroundings import Seen, modules_of
 
@@ -55,6 +47,10 @@ class Home(NamedTuple):
     place: int
     name: str
     module: nn.Module
+
+
+#: Of layers without parameters that are wanted.
+_NOBODY = Home(0, "", nn.Identity())
 
 
 class KnownGraphs:
@@ -159,7 +155,7 @@ def graph_blocks(
         return None
     if request.samples is not None or not graph.is_intact:
         return None
-    uses = trained_uses(graph)
+    uses = trained_uses(graph.operations)
     trained, wanted = [p for use in uses for p in use.parameters], {id(p) for p in parameters}
     known = {id(p) for p in trained}
     if len(known) < len(trained) or len(wanted) < len(parameters) or not wanted <= known:
@@ -168,7 +164,7 @@ def graph_blocks(
     if homes is None or not all(_is_own(use, homes) for use in uses):
         return None
     data = f.shape[0]
-    if not is_small(uses, data):
+    if not is_small_graph(uses, data):
         return None
     if not all_finite(f):
         raise NumericalError("model: expected finite outputs, got NaN or infinity")
@@ -176,16 +172,7 @@ def graph_blocks(
         return None
     factor = output_factor(f, (data, f.shape[1] if f.ndim > 1 else 1), one.targets, request)
     cotangent = factor if f.ndim > 1 else factor[:, :, 0]
-    return Backward(graph, homes, wanted, request).blocks(cotangent)
-
-
-def trained_uses(graph: Graph) -> list[Use]:
-    """Return the layers of a graph whose parameters are in it.
-
-    Args:
-        graph: Of a pass.
-    """
-    return [o.use for o in graph.operations if o.use is not None and o.use.parameters]
+    return pulled_back(graph, homes, wanted, request, cotangent)
 
 
 def _homes(model: nn.Module, known: set[int]) -> dict[int, Home] | None:
@@ -209,7 +196,7 @@ def _is_own(use: Use, homes: dict[int, Home]) -> bool:
     if kind is None:
         return False
     own: Sequence[Any]
-    if use.kind == "linear":
+    if use.form is None:
         if kind is not LinearCall:
             return False
         bias = module._parameters.get("bias")
@@ -223,97 +210,63 @@ def _is_own(use: Use, homes: dict[int, Home]) -> bool:
     )
 
 
-class Backward:
-    """Carries the columns of the curvature of all outputs back through a graph.
+def pulled_back(
+    graph: Graph, homes: dict[int, Home], wanted: set[int], request: Request, factor: Real
+) -> list[Block] | None:
+    """Carry the columns of the curvature of all outputs back through a graph.
 
     Args:
         graph: Of a pass.
         homes: The layers of its parameters.
         wanted: Identities of the parameters whose metric is wanted.
         request: What is asked for.
+        factor: Of the curvature by the outputs, (N, K, ...).
+
+    Returns:
+        The blocks in the order of the layers; None where some parameters of a layer are wanted and others not.
     """
+    found: list[tuple[int, Block]] = []
+    waiting: list[list[Real | None]] = [[None] * len(o.shapes) for o in graph.operations]
+    waiting[0][graph.place] = factor
+    for k, operation in enumerate(graph.operations):
+        g, waiting[k] = waiting[k], []
+        parts: Sequence[Real | None]
+        if operation.use is None:
+            assert operation.pull is not None
+            parts = operation.pull(g)
+        else:
+            use, before = operation.use, operation.sources[0] is not None
+            mine = [id(p) in wanted for p in use.parameters]
+            if any(mine) and not all(mine):
+                return None
+            assert g[0] is not None
+            columns = np.ascontiguousarray(g[0])
+            home = homes[id(use.parameters[0])] if any(mine) else _NOBODY
+            stage = _stage(use, home, columns, before, request)
+            if any(mine):
+                found.append((home.place, stage.block(columns, request)))
+            parts = [stage.pull(columns) if before else None]
+        for source, part in zip(operation.sources, parts, strict=True):
+            if source is not None and part is not None:
+                number, place = source
+                there = waiting[number][place]
+                waiting[number][place] = part if there is None else there + part
+    return [block for _, block in sorted(found, key=lambda one: one[0])]
 
-    def __init__(
-        self,
-        graph: Graph,
-        homes: dict[int, Home],
-        wanted: set[int],
-        request: Request,
-    ) -> None:
-        self._graph, self._homes, self._wanted = graph, homes, wanted
-        self._request = request
-        self._found: list[tuple[int, Block]] = []
 
-    def blocks(self, factor: Real) -> list[Block] | None:
-        """Return the blocks in the order of the layers; None where a layer has no rule here.
-
-        Args:
-            factor: Of the curvature by the outputs, (N, K, ...).
-        """
-        operations = self._graph.operations
-        waiting: list[list[Real | None]] = [[None] * len(o.shapes) for o in operations]
-        waiting[0][self._graph.place] = factor
-        for k, operation in enumerate(operations):
-            g, waiting[k] = waiting[k], []
-            parts: Sequence[Real | None]
-            if operation.use is None:
-                assert operation.pull is not None
-                parts = operation.pull(g)
-            else:
-                assert g[0] is not None
-                before = operation.sources[0] is not None
-                done = self._layer(operation.use, np.ascontiguousarray(g[0]), before)
-                if done is None:
-                    return None
-                parts = done
-            for source, part in zip(operation.sources, parts, strict=True):
-                if source is not None and part is not None:
-                    number, place = source
-                    there = waiting[number][place]
-                    waiting[number][place] = part if there is None else there + part
-        return [block for _, block in sorted(self._found, key=lambda one: one[0])]
-
-    def _layer(self, use: Use, factor: Real, before: bool) -> list[Real | None] | None:
-        mine = [id(p) in self._wanted for p in use.parameters]
-        if any(mine) and not all(mine):
-            return None
-        if use.kind == "linear":
-            return self._linear(use, factor, before, any(mine))
-        return self._circuit(use, factor, before, any(mine))
-
-    def _linear(self, use: Use, factor: Real, before: bool, wanted: bool) -> list[Real | None]:
-        if wanted:
-            home = self._homes[id(use.parameters[0])]
-            approx, inputs = self._request.approx, to_numpy(use.inputs)
-            block = linear_block(home.name, use.parameters, factor, inputs, approx)
-            self._found.append((home.place, block))
-        if not before:
-            return [None]
-        weight = use.parameters[0] if use.matrix is None else use.matrix
-        return [_core.pull_factor(factor, to_numpy(weight))]
-
-    def _circuit(self, use: Use, factor: Real, before: bool, wanted: bool) -> list[Real | None]:
-        request, inputs = self._request, to_numpy(use.inputs)
-        arrays = [to_numpy(w) for w in use.parameters or use.arrays]
-        scaled = wanted and request.quantum == "fubini-study"
-        home = self._homes[id(use.parameters[0])] if wanted else Home(0, "", nn.Identity())
-        if factor.shape[1] == 1 and not scaled:  # one sweep along it
-            _, passed = use.form.forward(arrays, inputs, True)
-            by_inputs, rows = use.form.backward_rows(passed, factor[:, 0])
-            if wanted:
-                block = circuit_block_of_rows(home.name, use.parameters, rows, request.approx)
-                self._found.append((home.place, block))
-            return [by_inputs[:, None] if before else None]
-        values, by_weights, jacobian = use.form.linearise(arrays, inputs, before)
-        if scaled:
-            linear = Linearised(values, by_weights, jacobian, 1)
-            call = quantum_call(home.module, home.name, use.inputs, linear, False)
-            block = metric_block(home.name, use.parameters, factor, call, request)
-            self._found.append((home.place, block))
-        elif wanted:
-            block = circuit_block(home.name, use.parameters, factor, by_weights, request.approx)
-            self._found.append((home.place, block))
-        return [None if jacobian is None else _core.pull_factor(factor, jacobian)]
+def _stage(use: Use, home: Home, factor: Real, before: bool, request: Request) -> Stage:
+    """The layer at its inputs, with its derivatives by them if there is something before it."""
+    parameters = () if home is _NOBODY else use.parameters
+    inputs, weights = to_numpy(use.inputs), [to_numpy(w) for w in use.weights]
+    if use.form is None:
+        return LinearStage(home.name, parameters, inputs, weights[0])
+    scaled = parameters and request.quantum == "fubini-study"
+    if factor.shape[1] == 1 and not scaled:  # one sweep along it
+        _, passed = use.form.forward(weights, inputs, True)
+        return RowStage(home.name, parameters, use.form, passed)
+    values, by_weights, by_inputs = use.form.linearise(weights, inputs, before)
+    linear = Linearised(values, by_weights, by_inputs, 1)
+    return CircuitStage(home.name, parameters, home.module, use.inputs, linear)
 
 
 def _is_close(found: Sequence[Block], expected: Sequence[Block]) -> bool:

@@ -6,8 +6,7 @@ have the same graph.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,97 +14,21 @@ from torch import nn
 
 from fubini import _core
 from fubini.arrays import to_numpy
-from fubini.blocks import Block, DenseBlock, KroneckerBlock
+from fubini.blocks import Block, KroneckerBlock
 from fubini.fisher.columns import Request
-from fubini.fisher.graph import Graph, is_small
-from fubini.fisher.graph_blocks import Backward, Home, KnownGraphs, trained_uses
-from fubini.fisher.layer_blocks import output_factor
-from fubini.fisher.likelihood_base import Likelihood
-from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian, Poisson
+from fubini.fisher.graph import Graph, is_small_graph, trained_uses
+from fubini.fisher.graph_blocks import Home, KnownGraphs, pulled_back
+from fubini.fisher.likelihoods import Poisson
+from fubini.fisher.plan import Form, Plan, Sized, is_simple
+from fubini.fisher.stages import output_factor
 from fubini.nn.recorder import Pass
 from fubini.nn.surroundings import weights_now
 from fubini.options import Real
 
 Tensor = torch.Tensor
 
-#: Likelihoods whose metric is that of the outputs alone.
-FAMILIES: tuple[type[Likelihood], ...] = (Categorical, Bernoulli, Gaussian, Poisson)
 
-
-class Form(NamedTuple):
-    """A block without its numbers.
-
-    Attributes:
-        label: Of the block.
-        parameters: Likewise.
-        columns: Of a Kronecker product, see ``KroneckerBlock``; none for a matrix.
-    """
-
-    label: str
-    parameters: tuple[Tensor, ...]
-    columns: tuple[int, ...]
-
-    @classmethod
-    def of(cls, block: Block) -> Form:
-        """Return what is known of a block.
-
-        Args:
-            block: A matrix or a Kronecker product.
-        """
-        parameters = tuple(block.parameters)
-        columns: tuple[int, ...] = ()
-        if isinstance(block, KroneckerBlock):
-            rows = block.tensors()["left"].shape[1]
-            columns = tuple(p.numel() // rows for p in parameters)
-        return cls(block.label, parameters, columns)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of the block's tensors."""
-        return ("left", "right") if self.columns else ("matrix",)
-
-    def block(self, tensors: Iterator[Tensor]) -> Block:
-        """Return the block of the next matrices.
-
-        Args:
-            tensors: In the order of the blocks.
-        """
-        if not self.columns:
-            return DenseBlock(self.parameters, next(tensors), self.label)
-        left, right = next(tensors), next(tensors)
-        return KroneckerBlock(self.parameters, left, right, self.columns, self.label)
-
-    def factorise(
-        self, factors: _core.Preconditioner, matrices: Iterator[Real], damping: float
-    ) -> bool:
-        """Give the next matrices to the kernel; see ``Block.factorise``.
-
-        Args:
-            factors: Of the blocks before.
-            matrices: In the order of the blocks.
-            damping: What is added to the diagonal.
-
-        Returns:
-            Whether it is positive definite.
-        """
-        if not self.columns:
-            return factors.add_dense(next(matrices), damping)
-        return factors.add_kronecker(next(matrices), next(matrices), self.columns, damping)
-
-
-class Sized(NamedTuple):
-    """What holds for one number of inputs.
-
-    Attributes:
-        share: Between the loss and the sum of its terms, see ``Likelihood.share``.
-        size: By what a mean divides, see ``Likelihood.size``.
-    """
-
-    share: float
-    size: int
-
-
-class GraphPlan:
+class GraphPlan(Plan):
     """A model whose passes have one graph.
 
     Args:
@@ -116,12 +39,7 @@ class GraphPlan:
         trained: Identities of the parameters that are trained.
 
     Attributes:
-        forms: Of the blocks, in the order of the layers.
-        shapes: Of their matrices.
-        parameters: Those that are trained, in the order of the blocks.
-        dtype: Of all parameters, and of the inputs.
-        width: Of the inputs.
-        reads_targets: Whether the metric depends on which outputs have no gradient.
+        shapes: Of the blocks' matrices.
         is_solvable: Whether blocks of these forms are factorised in one call.
     """
 
@@ -133,16 +51,15 @@ class GraphPlan:
         homes: dict[int, Home],
         trained: set[int],
     ) -> None:
-        self._model, self._request, self._key = model, request, seen.graph.key
+        super().__init__(request)
+        self._model, self._key = model, seen.graph.key
         self._homes, self._trained = homes, trained
-        self._uses = trained_uses(seen.graph)
-        self._sizes: dict[int, Sized | None] = {}
-        self.reads_targets = getattr(request.likelihood, "ignore_index", None) is not None
+        self._uses = trained_uses(seen.graph.operations)
         assert seen.output is not None
         self._outputs = seen.output.shape[1:]
         self.width, self.dtype = seen.args[0].shape[1], seen.args[0].dtype
-        blocks = self.blocks(seen, 1.0) or []
-        self.forms = [Form.of(block) for block in blocks]
+        blocks = self.metric(seen, 1.0) or []
+        self.forms = [_form_of(block) for block in blocks]
         self.shapes = [tuple(t.shape) for block in blocks for t in block.tensors().values()]
         self.parameters = [p for form in self.forms for p in form.parameters]
         self.is_solvable = bool(blocks) and all(
@@ -170,33 +87,20 @@ class GraphPlan:
         graph: Graph | None = seen.graph
         if graph is None or seen.output is None or not graphs.trusts(graph):
             return None
-        if not is_simple(request) or any(p.dtype is not seen.args[0].dtype for p in trained):
+        if request.approx != "block-diag" or not is_simple(request):
             return None
-        known = {id(p) for use in trained_uses(graph) for p in use.parameters}
+        if any(p.dtype is not seen.args[0].dtype for p in trained):
+            return None
+        known = {id(p) for use in trained_uses(graph.operations) for p in use.parameters}
         homes, wanted = graphs.homes(model, graph, known), {id(p) for p in trained}
         if homes is None or not wanted <= known:
             return None
         plan = cls(model, request, seen, homes, wanted)
         return plan if plan.is_solvable and plan.sized(len(seen.args[0])) is not None else None
 
-    def sized(self, data: int) -> Sized | None:
-        """Return what holds for so many inputs; None where that is to be computed in another way.
-
-        Args:
-            data: N.
-        """
-        if data not in self._sizes:
-            if len(self._sizes) > 64:
-                self._sizes.clear()
-            self._sizes[data] = self._made(data)
-        return self._sizes[data]
-
     def _made(self, data: int) -> Sized | None:
-        f, likelihood = torch.empty((data, *self._outputs)), self._request.likelihood
-        if not is_small(self._uses, data) or likelihood.counts(f)[0] != data:
-            return None
-        share = likelihood.share(f)
-        return None if share is None else Sized(share, likelihood.size(f))
+        f = torch.empty((data, *self._outputs))
+        return self._sized(f) if is_small_graph(self._uses, data) else None
 
     def holds(self, seen: Pass) -> bool:
         """Return whether a pass is one of those that the plan is for.
@@ -213,7 +117,7 @@ class GraphPlan:
             and weights_now(self._model) == seen.weights
         )
 
-    def blocks(self, seen: Pass, share: float) -> list[Block] | None:
+    def metric(self, seen: Pass, share: float) -> list[Block] | None:
         """Return the metric of a pass.
 
         Args:
@@ -227,8 +131,8 @@ class GraphPlan:
             factor = output_factor(seen.output, shape, None, self._request)
         else:
             factor = _core.output_factor(likelihood.name, f.reshape(len(f), -1), share)
-        backward = Backward(seen.graph, self._homes, self._trained, self._request)
-        return backward.blocks(factor if f.ndim > 1 else factor[:, :, 0])
+        columns = factor if f.ndim > 1 else factor[:, :, 0]
+        return pulled_back(seen.graph, self._homes, self._trained, self._request, columns)
 
     def factors(self, matrices: Sequence[Real], damping: float) -> _core.Preconditioner | None:
         """Return the factors of the damped blocks; None where one is singular.
@@ -242,23 +146,13 @@ class GraphPlan:
         return factors if found else None
 
 
-def is_simple(request: Request) -> bool:
-    """Return whether what is asked for is the metric of known outputs alone, by one number for all terms.
-
-    Args:
-        request: What is asked for, checked.
-    """
-    likelihood: Any = request.likelihood
-    return (
-        request.approx == "block-diag"
-        and request.fisher == "true"
-        and request.samples is None
-        and request.quantum == "gauss-newton"
-        and type(likelihood) in FAMILIES
-        and getattr(likelihood, "weight", None) is None
-        and getattr(likelihood, "pos_weight", None) is None
-        and not getattr(likelihood, "normalised", False)
-    )
+def _form_of(block: Block) -> Form:
+    """What is known of a matrix or a Kronecker product besides its numbers."""
+    if not isinstance(block, KroneckerBlock):
+        return Form(block.label, block.parameters, "dense")
+    rows = block.tensors()["left"].shape[1]
+    columns = tuple([p.numel() // rows for p in block.parameters])
+    return Form(block.label, block.parameters, "kronecker", columns)
 
 
 def average(

@@ -212,3 +212,7 @@ class Poisson(_Elementwise):
 
     def _sample(self, z: Tensor) -> Tensor:
         return torch.poisson(z.exp() if self.log_input else z)
+
+
+#: Those whose closed form the kernel has; each has a word that stands for it.
+CLOSED_FORM: tuple[type[Likelihood], ...] = (Categorical, Bernoulli, Gaussian)

@@ -2,43 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
-from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Poisson
+from fubini.fisher.likelihoods import (
+    CLOSED_FORM,
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    Likelihood,
+    Poisson,
+)
 
-
-def _cross_entropy(loss: Any, reduction: Any) -> Likelihood:
-    return Categorical(
-        reduction,
-        weight=loss.weight,
-        label_smoothing=loss.label_smoothing,
-        ignore_index=loss.ignore_index,
-    )
-
-
-def _nll(loss: Any, reduction: Any) -> Likelihood:
-    return Categorical(
-        reduction, weight=loss.weight, ignore_index=loss.ignore_index, normalised=True
-    )
-
-
-def _bernoulli(loss: Any, reduction: Any) -> Likelihood:
-    return Bernoulli(reduction, weight=loss.weight, pos_weight=loss.pos_weight)
-
-
-def _poisson(loss: Any, reduction: Any) -> Likelihood:
-    return Poisson(reduction, log_input=loss.log_input, eps=loss.eps)
-
-
-_KNOWN: dict[Any, Callable[[Any, Any], Likelihood]] = {
-    nn.CrossEntropyLoss: _cross_entropy,
-    nn.NLLLoss: _nll,
-    nn.BCEWithLogitsLoss: _bernoulli,
-    nn.MSELoss: lambda loss, reduction: Gaussian(reduction),
-    nn.PoissonNLLLoss: _poisson,
+# For every loss its likelihood, and the options that both have besides the reduction.
+_KNOWN: dict[Any, tuple[Callable[..., Likelihood], tuple[str, ...]]] = {
+    nn.CrossEntropyLoss: (Categorical, ("weight", "label_smoothing", "ignore_index")),
+    nn.NLLLoss: (functools.partial(Categorical, normalised=True), ("weight", "ignore_index")),
+    nn.BCEWithLogitsLoss: (Bernoulli, ("weight", "pos_weight")),
+    nn.MSELoss: (Gaussian, ()),
+    nn.PoissonNLLLoss: (Poisson, ("log_input", "eps")),
 }
 # What to do about others.
 _REMEDIES: dict[Any, str] = {
@@ -74,7 +59,7 @@ def as_likelihood(value: Any, argument: str = "likelihood") -> Likelihood:
         return value
     if isinstance(value, nn.Module):
         return _of_loss(value, argument)
-    for kind in (Categorical, Bernoulli, Gaussian):
+    for kind in CLOSED_FORM:
         if isinstance(value, str) and value == kind.name:
             return kind()
     raise ValueError(
@@ -85,7 +70,7 @@ def as_likelihood(value: Any, argument: str = "likelihood") -> Likelihood:
 
 def _of_loss(loss: nn.Module, argument: str) -> Likelihood:
     kind: Any = type(loss)
-    for known, make in _KNOWN.items():
+    for known, (make, names) in _KNOWN.items():
         if not issubclass(kind, known) or kind.forward is not known.forward:
             continue
         if loss.reduction == "none":
@@ -93,21 +78,12 @@ def _of_loss(loss: nn.Module, argument: str) -> Likelihood:
                 f"{argument}: expected {known.__name__} with reduction='mean' or 'sum', got 'none'; pass the likelihood of "
                 "what is done with its results, such as Categorical('sum'), or Gaussian(scale=...)"
             )
-        return make(loss, loss.reduction)
-    names = ", ".join(known.__name__ for known in _KNOWN)
-    remedy = next(
-        (
-            text.replace("likelihood=", f"{argument}=")
-            for other, text in _REMEDIES.items()
-            if issubclass(kind, other)
-        ),
-        "",
-    )
+        return make(loss.reduction, **{name: getattr(loss, name) for name in names})
+    losses = ", ".join(known.__name__ for known in _KNOWN)
+    remedies = [text for other, text in _REMEDIES.items() if issubclass(kind, other)]
+    remedy = "or an object of fubini.fisher.likelihoods that has the loss's curvature"
+    if remedies:
+        remedy = remedies[0].replace("likelihood=", f"{argument}=")
     raise TypeError(
-        f"{argument}: expected one of the losses {names}, got {kind.__name__}"
-        + (
-            f"; {remedy}"
-            if remedy
-            else "; or an object of fubini.fisher.likelihoods that has the loss's curvature"
-        )
+        f"{argument}: expected one of the losses {losses}, got {kind.__name__}; {remedy}"
     )

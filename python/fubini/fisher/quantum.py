@@ -59,7 +59,9 @@ class QuantumCall(Call):
         return inputs
 
     @classmethod
-    def at(cls, module: Any, name: str, inputs: Tensor, linear: Linearised) -> QuantumCall:
+    def at(
+        cls, module: Any, name: str, inputs: Tensor, linear: Linearised, alone: bool
+    ) -> QuantumCall:
         """Return a call whose results and derivatives are known; it has no ``outputs``.
 
         Args:
@@ -67,10 +69,11 @@ class QuantumCall(Call):
             name: As for Call.
             inputs: (L, d).
             linear: The results and derivatives at the inputs.
+            alone: As for QuantumCall.
         """
         call = cls.__new__(cls)
         call.module, call.name, call.inputs, call.linear = module, name, inputs, linear
-        call.alone = False
+        call.alone = alone
         call.parameters = cls.parameters_of(module)
         return call
 

@@ -18,7 +18,8 @@ from torch.autograd.graph import increment_version
 from fubini.arrays import to_numpy
 from fubini.blocks import distributed
 from fubini.fisher import chain
-from fubini.fisher.chain_plan import ChainPlan, Sized
+from fubini.fisher.chain_plan import ChainPlan
+from fubini.fisher.plan import Sized
 from fubini.nn.recorder import Pass
 from fubini.optim.choices import PER_TERM
 from fubini.optim.direct import Group, Taken
@@ -139,7 +140,7 @@ class _Averages(Averages):
     """Averages that the kernel writes, and with them those of the gradients of all parameters, side by side."""
 
     def __init__(self, plan: ChainPlan, decay: float) -> None:
-        blocks = [(kept.parameters[0], kept.names) for kept in plan.kept]
+        blocks = [(form.parameters[0], form.names) for form in plan.forms]
         super().__init__(plan.kernel.matrices, blocks, decay)
         size = sum(p.numel() for p in plan.parameters)
         gradients = torch.zeros((2, size), dtype=torch.float64)

@@ -15,7 +15,8 @@ import torch
 from fubini import _core
 from fubini.arrays import to_numpy
 from fubini.blocks import distributed
-from fubini.fisher.graph_plan import GraphPlan, Sized, average
+from fubini.fisher.graph_plan import GraphPlan, average
+from fubini.fisher.plan import Sized
 from fubini.nn.recorder import Pass
 from fubini.optim.choices import PER_TERM
 from fubini.optim.direct import Group, Taken
@@ -85,7 +86,7 @@ class GraphStep(PlannedStep[GraphPlan]):
             lam *= (1.0 if length is None else length.damping) * units
         if lam == 0.0:  # what moves nothing is then an error
             return None
-        blocks = plan.blocks(seen, sized.share)
+        blocks = plan.metric(seen, sized.share)
         if blocks is None:
             return None
         average(
@@ -113,7 +114,7 @@ class GraphStep(PlannedStep[GraphPlan]):
         metric = averages.tensors[averages.into]
         averages.keep(state)
         return Taken(
-            lambda: _blocks(plan, metric),
+            lambda: [(block, True) for block in plan.blocks(metric)],
             lam,
             gradient,
             [dict(g) for g in groups],
@@ -129,8 +130,3 @@ class GraphStep(PlannedStep[GraphPlan]):
             blocks = [(form.parameters[0], form.names) for form in plan.forms]
             self._averages = Averages(plan.shapes, blocks, self._history.decay)
         return plan
-
-
-def _blocks(plan: GraphPlan, tensors: Sequence[Tensor]) -> list[tuple[Any, bool]]:
-    left = iter(tensors)
-    return [(form.block(left), True) for form in plan.forms]

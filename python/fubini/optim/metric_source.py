@@ -10,15 +10,16 @@ import torch
 
 from fubini.blocks import distributed
 from fubini.fisher.blocks import requested_blocks
-from fubini.fisher.chain import is_chain
+from fubini.fisher.chain import chain_layers
 from fubini.fisher.chain_plan import ChainPlan
 from fubini.fisher.columns import Request
 from fubini.fisher.graph import read_graph
 from fubini.fisher.graph_blocks import KnownGraphs
-from fubini.fisher.graph_plan import GraphPlan, is_simple
+from fubini.fisher.graph_plan import GraphPlan
 from fubini.fisher.likelihood_base import Likelihood, OutputGradient, split_targets
 from fubini.fisher.likelihoods import Poisson
 from fubini.fisher.losses import as_likelihood
+from fubini.fisher.plan import is_simple
 from fubini.nn.recorder import (
     ModelRecorder,
     Pass,
@@ -142,8 +143,9 @@ class FisherSource:
         self._recorder.watch(self._owned)
         # A chain is understood by its modules alone; with counts, whole steps go by the graph.
         request = self._request
-        by_graph = isinstance(request.likelihood, Poisson) and is_simple(request)
-        if request.approx is not None and (by_graph or not is_chain(self._model)):
+        counts = isinstance(request.likelihood, Poisson) and request.approx == "block-diag"
+        by_graph = counts and is_simple(request)
+        if request.approx is not None and (by_graph or chain_layers(self._model) is None):
             self._recorder.reader = read_graph
 
     @property

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
+from fubini.fisher.plan import Plan
 from fubini.optim.checks import check_group
 from fubini.optim.direct import Group, is_uniform
 from fubini.optim.metric_history import COUNT, PREFIX, MetricHistory
@@ -17,16 +18,6 @@ Tensor = torch.Tensor
 _NUMBERS = ("lr", "lam", "momentum", "weight_decay", "maximize", "damping")
 _PATIENCE = 64  # steps
 _EMPTY: dict[str, Any] = {}
-
-
-class Plan(Protocol):
-    """What was prepared for the steps of a model.
-
-    Attributes:
-        parameters: That a step moves.
-    """
-
-    parameters: Sequence[Tensor]
 
 
 P = TypeVar("P", bound=Plan)

@@ -4,9 +4,7 @@ Each is written with the functions that the kernel has, so that values and deriv
 the derivative 0 at 0, and the larger and the smaller of two equal numbers have half of it each.
 """
 
-import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,103 +14,85 @@ from fubini.compile.graph import Graph
 from fubini.compile.rules import (
     codes_of,
     combined,
-    dims_of,
+    elementwise,
+    largest_of,
     mapped,
     multiplied,
     reduced,
+    reduction,
     root_of,
     rule,
-    squeezed,
 )
 from fubini.compile.shadow import Codes, Shadow, UnknownError
 
 # -- activations ----------------------------------------------------------------------------------------------------
 
 
-def _sum(graph: Graph, *terms: tuple[float, int]) -> int:
-    return graph.sum(0.0, [(c, u, -1) for c, u in terms])
+@elementwise("leaky_relu")
+def _leaky_relu(graph: Graph, u: int, slope: float = 0.01) -> int:
+    return graph.linear((float(slope), u), (1.0 - float(slope), graph.unary("relu", u)))
 
 
-@rule("leaky_relu")
-def _leaky_relu(shadow: Shadow, a: torch.Tensor, slope: float = 0.01) -> Codes:
-    graph, s = shadow.graph, float(slope)
-    return mapped(shadow.of(a), lambda u: _sum(graph, (s, u), (1.0 - s, graph.unary("relu", u))))
-
-
-@rule("elu")
-def _elu(
-    shadow: Shadow, a: torch.Tensor, alpha: float = 1, scale: float = 1, inner: float = 1
-) -> Codes:
+@elementwise("elu")
+def _elu(graph: Graph, u: int, alpha: float = 1, scale: float = 1, inner: float = 1) -> int:
     if alpha != 1 or inner != 1:
         raise UnknownError("it uses elu with other numbers than 1")
-    graph, factor = shadow.graph, float(scale)
-
-    def elu(u: int) -> int:
-        # max(u, 0) as u + max(-u, 0), whose derivative at 0 is 1
-        below = graph.unary("relu", _sum(graph, (-1.0, u)))
-        exponential = graph.unary("expm1", _sum(graph, (-1.0, below)))
-        return _sum(graph, (factor, _sum(graph, (1.0, u), (1.0, below))), (factor, exponential))
-
-    return mapped(shadow.of(a), elu)
+    # max(u, 0) as u + max(-u, 0), whose derivative at 0 is 1
+    below = graph.unary("relu", graph.linear((-1.0, u)))
+    exponential = graph.unary("expm1", graph.linear((-1.0, below)))
+    above = graph.linear((1.0, u), (1.0, below))
+    return graph.linear((float(scale), above), (float(scale), exponential))
 
 
-@rule("gelu")
-def _gelu(shadow: Shadow, a: torch.Tensor, approximate: str = "none") -> Codes:
-    graph = shadow.graph
-
-    def gelu(u: int) -> int:
-        if approximate == "none":
-            share = graph.unary("erf", _sum(graph, (math.sqrt(0.5), u)))
-        else:
-            c = math.sqrt(2.0 / math.pi)
-            inside = graph.sum(0.0, [(c, u, -1), (0.044715 * c, graph.power(u, 2.0), u)])
-            share = graph.unary("tanh", inside)
-        return graph.sum(0.0, [(0.5, u, -1), (0.5, u, share)])
-
-    return mapped(shadow.of(a), gelu)
+@elementwise("silu")
+def _silu(graph: Graph, u: int) -> int:
+    return graph.product(u, graph.unary("sigmoid", u))
 
 
-@rule("softplus")
-def _softplus(shadow: Shadow, a: torch.Tensor, beta: float = 1, threshold: float = 20) -> Codes:
+@elementwise("gelu")
+def _gelu(graph: Graph, u: int, approximate: str = "none") -> int:
+    if approximate == "none":
+        share = graph.unary("erf", graph.linear((math.sqrt(0.5), u)))
+    else:
+        c = math.sqrt(2.0 / math.pi)
+        inside = graph.sum(0.0, [(c, u, -1), (0.044715 * c, graph.power(u, 2.0), u)])
+        share = graph.unary("tanh", inside)
+    return graph.sum(0.0, [(0.5, u, -1), (0.5, u, share)])
+
+
+@elementwise("softplus")
+def _softplus(graph: Graph, u: int, beta: float = 1, threshold: float = 20) -> int:
     if beta != 1 or threshold != 20:
         raise UnknownError("it uses softplus with another scale or threshold than torch's")
-    graph = shadow.graph
-    return mapped(shadow.of(a), lambda u: graph.unary("softplus", u))
+    return graph.unary("softplus", u)
 
 
-@rule("mish")
-def _mish(shadow: Shadow, a: torch.Tensor) -> Codes:
-    graph = shadow.graph
-
-    def mish(u: int) -> int:
-        return graph.sum(0.0, [(1.0, u, graph.unary("tanh", graph.unary("softplus", u)))])
-
-    return mapped(shadow.of(a), mish)
+@elementwise("mish")
+def _mish(graph: Graph, u: int) -> int:
+    return graph.product(u, graph.unary("tanh", graph.unary("softplus", u)))
 
 
 # -- limits ---------------------------------------------------------------------------------------------------------
 
 
 def _limited(
-    graph: Graph, low: float | None, high: float | None, at_limits: float = 1.0
-) -> Callable[[int], int]:
+    graph: Graph, u: int, low: float | None, high: float | None, at_limits: float = 1.0
+) -> int:
+    if low is not None and high is not None and not low < high:
+        raise UnknownError("it limits numbers to an empty interval")
     # One chain of the larger and the smaller has the derivative 1/2 at the limits themselves, another one 3/4; their
     # combinations have any, and the same value.
-
-    def limited(u: int) -> int:
-        once = twice = u
-        if low is not None:
-            limit = graph.constant(low)
-            once = graph.binary("maximum", u, limit)
-            twice = graph.binary("maximum", u, once)
-        if high is not None:
-            limit = graph.constant(high)
-            once = graph.binary("minimum", once, limit)
-            twice = graph.binary("minimum", twice, graph.binary("minimum", twice, limit))
-        share = 4.0 * at_limits - 2.0
-        return _sum(graph, (share, twice), (1.0 - share, once))
-
-    return limited
+    once = twice = u
+    if low is not None:
+        limit = graph.constant(low)
+        once = graph.binary("maximum", u, limit)
+        twice = graph.binary("maximum", u, once)
+    if high is not None:
+        limit = graph.constant(high)
+        once = graph.binary("minimum", once, limit)
+        twice = graph.binary("minimum", twice, graph.binary("minimum", twice, limit))
+    share = 4.0 * at_limits - 2.0
+    return graph.linear((share, twice), (1.0 - share, once))
 
 
 @rule("clamp", "clip", "clamp_min", "clamp_max")
@@ -121,21 +101,15 @@ def _clamp(
 ) -> Codes:
     if name == "clamp_max":
         min, max = None, min
-    limits = [None if v is None else _number(shadow, v) for v in (min, max)]
-    low, high = limits
-    if low is not None and high is not None and not low < high:
-        raise UnknownError("it limits numbers to an empty interval")
-    if any(v is not None and math.isnan(v) for v in limits):
+    low, high = (None if v is None else _number(shadow, v) for v in (min, max))
+    if any(v is not None and math.isnan(v) for v in (low, high)):
         raise UnknownError("it limits numbers by NaN")
-    return mapped(shadow.of(a), _limited(shadow.graph, low, high))
+    return mapped(shadow.of(a), lambda u: _limited(shadow.graph, u, low, high))
 
 
-@rule("hardtanh")
-def _hardtanh(shadow: Shadow, a: torch.Tensor, low: float = -1, high: float = 1) -> Codes:
-    if not low < high:
-        raise UnknownError("it limits numbers to an empty interval")
-    limited = _limited(shadow.graph, float(low), float(high), at_limits=0.0)
-    return mapped(shadow.of(a), limited)
+@elementwise("hardtanh")
+def _hardtanh(graph: Graph, u: int, low: float = -1, high: float = 1) -> int:
+    return _limited(graph, u, float(low), float(high), at_limits=0.0)
 
 
 def _number(shadow: Shadow, value: Any) -> float:
@@ -163,7 +137,7 @@ def _where(shadow: Shadow, condition: Any, a: Any, b: Any) -> Codes:
 
 @rule("masked_fill")
 def _masked_fill(shadow: Shadow, a: torch.Tensor, condition: Any, value: Any) -> Codes:
-    return np.where(_mask(shadow, condition), codes_of(shadow, value), shadow.of(a))
+    return _where(shadow, condition, value, a)
 
 
 @rule("tril", "triu")
@@ -176,16 +150,14 @@ def _triangle(shadow: Shadow, a: torch.Tensor, diagonal: int = 0, *, name: str) 
 # -- statistics of features -----------------------------------------------------------------------------------------
 
 
-def _variance(graph: Graph, correction: float) -> Callable[[list[int]], int]:
-    def variance(nodes: list[int]) -> int:
-        count = len(nodes)
-        if count - correction <= 0:
-            raise UnknownError("it takes the variance of too few numbers")
-        mean = graph.sum(0.0, [(1.0 / count, n, -1) for n in nodes])
-        apart = [_sum(graph, (1.0, n), (-1.0, mean)) for n in nodes]
-        return graph.sum(0.0, [(1.0 / (count - correction), n, n) for n in apart])
-
-    return variance
+def _variance(graph: Graph, nodes: list[int], correction: float | None) -> int:
+    count = len(nodes)
+    freedom = count - (1.0 if correction is None else float(correction))
+    if freedom <= 0:
+        raise UnknownError("it takes the variance of too few numbers")
+    mean = graph.linear(*((1.0 / count, n) for n in nodes))
+    apart = [graph.linear((1.0, n), (-1.0, mean)) for n in nodes]
+    return graph.sum(0.0, [(1.0 / freedom, n, n) for n in apart])
 
 
 @rule("var", "std")
@@ -200,41 +172,31 @@ def _spread(
 ) -> Codes:
     if a.ndim == 0 or isinstance(dim, bool) or isinstance(correction, bool):
         raise UnknownError(f"it uses {name} in a way that is not understood")
-    graph, dims = shadow.graph, dims_of(dim)
-    variance = _variance(graph, 1.0 if correction is None else float(correction))
+    graph = shadow.graph
 
-    def deviation(nodes: list[int]) -> int:
-        # The derivative where all numbers are equal is zero in torch, as it is of the larger of zero and something tiny.
-        return root_of(graph, variance(nodes))
+    def spread(nodes: list[int]) -> int:
+        square = _variance(graph, nodes, correction)
+        return square if name == "var" else root_of(graph, square)
 
-    codes = reduced(shadow.of(a), dims, variance if name == "var" else deviation)
-    return squeezed(codes, dims, keepdim)
+    return reduced(shadow.of(a), dim, spread, keepdim)
 
 
-@rule("logsumexp")
-def _logsumexp(shadow: Shadow, a: torch.Tensor, dim: Any, keepdim: bool = False) -> Codes:
-    if a.ndim == 0:
-        return shadow.of(a)
-    graph, dims = shadow.graph, dims_of(dim)
-    return squeezed(
-        reduced(shadow.of(a), dims, lambda nodes: _log_total(graph, nodes)), dims, keepdim
-    )
+@reduction("logsumexp")
+def _log_total(graph: Graph, nodes: list[int]) -> int:
+    if len(nodes) == 1:
+        return nodes[0]
+    # The largest is taken off, as torch does: an infinite logarithm may be the argument of a function that is finite there.
+    largest = largest_of(graph, nodes)
+    powers = [graph.unary("exp", graph.linear((1.0, n), (-1.0, largest))) for n in nodes]
+    total = graph.linear(*((1.0, power) for power in powers))
+    return graph.linear((1.0, largest), (1.0, graph.unary("log", total)))
 
 
 @rule("_log_softmax")
 def _log_softmax(shadow: Shadow, a: torch.Tensor, dim: int, half_to_float: bool = False) -> Codes:
     codes = shadow.of(a)
-    totals = reduced(codes, [dim], lambda nodes: _log_total(shadow.graph, nodes))
+    totals = reduced(codes, dim, lambda nodes: _log_total(shadow.graph, nodes))
     return combined(shadow, codes, totals, 1.0, -1.0)
-
-
-def _log_total(graph: Graph, nodes: list[int]) -> int:
-    # The largest is taken off, as torch does: an infinite logarithm may be the argument of a function that is finite there.
-    largest = functools.reduce(functools.partial(graph.binary, "maximum"), nodes)
-    powers = [graph.unary("exp", _sum(graph, (1.0, n), (-1.0, largest))) for n in nodes]
-    return _sum(
-        graph, (1.0, largest), (1.0, graph.unary("log", _sum(graph, *((1.0, u) for u in powers))))
-    )
 
 
 @rule("lerp")

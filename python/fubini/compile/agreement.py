@@ -23,24 +23,21 @@ Theirs = Callable[[dict[int, torch.Tensor]], Real]
 Ours = Callable[[Real, Real], Real]
 
 
-class Columns:
-    """Numbers of one each, or of one for each input, as the columns of a matrix.
+def columns_of(tensors: Sequence[torch.Tensor], rows: int) -> Theirs:
+    """Return numbers of one each, or of one for each input, as the columns of a matrix.
 
     Args:
         tensors: (), or (B,).
         rows: B.
+
+    Returns:
+        From the memory behind the operations to the matrix, (B, k).
     """
-
-    def __init__(self, tensors: Sequence[torch.Tensor], rows: int) -> None:
-        self._places = []
-        for key, size, stride, offset in map(Place.of, tensors):
-            step = next((s for n, s in zip(size, stride, strict=True) if n > 1), 0)
-            self._places.append(Place(key, (rows,), (step,), offset))
-
-    def __call__(self, memory: dict[int, torch.Tensor]) -> Real:
-        """Return the matrix, (B, k)."""
-        result: Real = torch.stack([p.within(memory) for p in self._places], 1).numpy()
-        return result
+    places = []
+    for key, size, stride, offset in map(Place.of, tensors):
+        step = next((s for n, s in zip(size, stride, strict=True) if n > 1), 0)
+        places.append(Place(key, (rows,), (step,), offset))
+    return lambda memory: torch.stack([p.within(memory) for p in places], 1).numpy()
 
 
 def points(num_weights: int, rows: int, width: int, count: int) -> Iterator[tuple[Real, Real]]:

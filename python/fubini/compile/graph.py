@@ -6,7 +6,6 @@ constants are folded, so that an angle that is a weight as it stands is that wei
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -52,26 +51,12 @@ class Node(NamedTuple):
     terms: tuple[Term, ...] = ()
 
 
-@dataclass(frozen=True)
-class AffineForm:
-    """constant + sum of coefficients times leaves.
-
-    Attributes:
-        constant: The constant.
-        leaves: Coefficients by leaf node.
-    """
-
-    constant: float
-    leaves: dict[int, float]
-
-
 class Graph:
     """Nodes in order: arguments come before what uses them."""
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self._known: dict[Node, int] = {}
-        self._affine: dict[int, AffineForm | None] = {}
 
     def __len__(self) -> int:
         return len(self.nodes)
@@ -122,14 +107,14 @@ class Graph:
             elif len(factors) == 2:
                 kept.append((coefficient, min(factors), max(factors)))
             else:
-                constant = self._linear(kept, constant, coefficient, factors[0])
+                constant = self._append(kept, constant, coefficient, factors[0])
         if not kept:
             return self.constant(constant)
         if len(kept) == 1 and kept[0][2] < 0 and kept[0][0] == 1.0 and constant == 0.0:
             return kept[0][1]
         return self._add(Node("sum", (), constant, tuple(kept)))
 
-    def _linear(self, kept: list[Term], constant: float, coefficient: float, node: int) -> float:
+    def _append(self, kept: list[Term], constant: float, coefficient: float, node: int) -> float:
         """Append c u to terms; a u that is a single term itself, a (b t + d), is written out. Returns the constant."""
         inner = self.nodes[node]
         if inner.kind == "sum" and len(inner.terms) == 1:
@@ -138,6 +123,14 @@ class Graph:
             return constant + coefficient * inner.constant
         kept.append((coefficient, node, -1))
         return constant
+
+    def linear(self, *terms: tuple[float, int]) -> int:
+        """Return the sum of c u; ``terms``: (c, u)."""
+        return self.sum(0.0, [(c, u, -1) for c, u in terms])
+
+    def product(self, u: int, v: int, c: float = 1.0) -> int:
+        """Return c u v."""
+        return self.sum(0.0, [(c, u, v)])
 
     def unary(self, kind: str, argument: int) -> int:
         """Return a function of one node, by its name in ``UNARY``."""
@@ -151,7 +144,7 @@ class Graph:
         first, second = self.value(a), self.value(b)
         if kind == "quotient" and second is not None and second != 0.0:
             # u / c and u * (1 / c) differ in the last bit; that is below the kernel's own rounding.
-            return self.sum(0.0, [(1.0 / second, a, -1)])
+            return self.linear((1.0 / second, a))
         if kind == "power" and second is not None:
             return self.power(a, second)
         if first is not None and second is not None:
@@ -163,7 +156,7 @@ class Graph:
         if exponent == 1.0:
             return argument
         if exponent == 2.0:
-            return self.sum(0.0, [(1.0, argument, argument)])
+            return self.product(argument, argument)
         known = self.value(argument)
         if known is not None:
             with np.errstate(all="ignore"):
@@ -172,46 +165,12 @@ class Graph:
 
     # -- what the nodes are -----------------------------------------------------------------------------------------
 
-    def affine(self, node: int) -> AffineForm | None:
-        """Return a node as an affine function of the leaves, or None where it is none."""
-        # Without recursion: sums of sums may be deep.
-        waiting = [node]
-        while waiting:
-            top = waiting[-1]
-            if top in self._affine:
-                waiting.pop()
-                continue
-            needed = [n for n in self.arguments(top) if n not in self._affine]
-            if needed:
-                waiting += needed
-                continue
-            self._affine[top] = self._affine_of(top)
-            waiting.pop()
-        return self._affine[node]
-
     def arguments(self, index: int) -> list[int]:
         """Return the nodes that a node is computed from."""
         node = self.nodes[index]
         if node.kind == "sum":
             return [n for _, u, v in node.terms for n in (u, v) if n >= 0]
         return [] if node.kind in ("weight", "input") else list(node.arguments)
-
-    def _affine_of(self, index: int) -> AffineForm | None:
-        node = self.nodes[index]
-        if node.kind in ("weight", "input"):
-            return AffineForm(0.0, {index: 1.0})
-        if node.kind != "sum":
-            return None
-        constant = node.constant
-        leaves: dict[int, float] = {}
-        for coefficient, u, v in node.terms:
-            form = self._affine[u]
-            if v >= 0 or form is None:
-                return None
-            constant += coefficient * form.constant
-            for leaf, value in form.leaves.items():
-                leaves[leaf] = leaves.get(leaf, 0.0) + coefficient * value
-        return AffineForm(constant, leaves)
 
     def reached(self, roots: Sequence[int]) -> list[int]:
         """Return the nodes that roots need, in order."""
@@ -235,6 +194,15 @@ def _folded(function: object, value: float) -> float:
 _NUMPY = {
     "quotient": np.divide, "power": np.power, "atan2": np.arctan2, "maximum": np.maximum, "minimum": np.minimum,
 }  # fmt: skip
+
+
+def is_affine(graph: Graph, roots: Sequence[int]) -> bool:
+    """Say whether all roots are constants plus multiples of leaves."""
+    nodes = (graph.nodes[index] for index in graph.reached(roots))
+    return all(
+        node.kind in ("weight", "input", "sum") and all(v < 0 for _, _, v in node.terms)
+        for node in nodes
+    )
 
 
 def depends(graph: Graph, roots: Sequence[int], leaf: str) -> list[bool]:

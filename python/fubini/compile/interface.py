@@ -141,7 +141,7 @@ class Functions(TorchFunctionMode):
         tracked = [
             t
             for t in tensors_in((*args, *kwargs.values()))
-            if _has_memory(t) and recording.shadow.tracks(t)
+            if type(t) in _PLAIN_TENSORS and recording.shadow.tracks(t)
         ]
         if not tracked:
             return None
@@ -173,11 +173,7 @@ class Functions(TorchFunctionMode):
         """PennyLane asks whether amplitudes are normalised: ``allclose(norm, 1)`` in StatePrep."""
         if name != "numpy" or len(tracked) != 1:
             return None
-        frame: Any = sys._getframe(3)
-        while frame is not None and frame.f_globals.get("__name__", "").startswith(
-            ("torch", "fubini.compile", "autoray", "pennylane.math")
-        ):
-            frame = frame.f_back
+        frame = _asker()
         if frame is None or frame.f_code.co_name != "_preprocess":
             return None
         home = frame.f_globals
@@ -236,10 +232,6 @@ def _is_constant(index: Any) -> bool:
 _ENDS = {int, type(None)}
 
 
-def _has_memory(tensor: torch.Tensor) -> bool:
-    return type(tensor) in _PLAIN_TENSORS
-
-
 _CONVERSIONS = ("__float__", "__int__", "__bool__", "__complex__", "__index__")
 
 
@@ -257,10 +249,16 @@ def _name_of(function: Callable[..., Any]) -> str:
 _CARRIERS = ("torch", "fubini.compile", "autoray", "pennylane.math", "pennylane.numpy")
 
 
-def _by_user() -> bool:
-    """Whether a function of torch was called outside PennyLane, which asks for validation only."""
+def _asker() -> Any:
+    """The frame of who asks, behind those that carry a call to torch."""
     frame: Any = sys._getframe(2)
     while frame is not None and frame.f_globals.get("__name__", "").startswith(_CARRIERS):
         frame = frame.f_back
+    return frame
+
+
+def _by_user() -> bool:
+    """Whether a function of torch was called outside PennyLane, which asks for validation only."""
+    frame = _asker()
     name = frame.f_globals.get("__name__", "") if frame is not None else ""
     return not name.startswith(("pennylane", "fubini"))

@@ -46,11 +46,9 @@ def _flip(shadow: Shadow, a: torch.Tensor, dims: Sequence[int]) -> Codes:
 
 @rule("roll")
 def _roll(shadow: Shadow, a: torch.Tensor, shifts: Any, dims: Any = ()) -> Codes:
-    amounts = dims_of(shifts) or [0]
-    axes = dims_of(dims)
-    if not axes:
-        return np.roll(shadow.of(a), amounts[0])
-    return np.roll(shadow.of(a), amounts, axes)
+    # torch rolls all numbers in one line where no dimensions are named.
+    amounts, axes = dims_of(shifts), dims_of(dims)
+    return np.roll(shadow.of(a), amounts, axes) if axes else np.roll(shadow.of(a), amounts[0])
 
 
 @rule("index_select")

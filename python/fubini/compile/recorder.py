@@ -20,7 +20,7 @@ from fubini.compile.graph import Graph
 from fubini.compile.hooks import running
 from fubini.compile.interface import Functions, Predicate, failure, tensors_in
 from fubini.compile.replay import Replay
-from fubini.compile.rules import RULES
+from fubini.compile.rules import RULES, codes_of
 from fubini.compile.shadow import Codes, Shadow, UnknownError
 
 assert activations  # rules of their own
@@ -82,9 +82,8 @@ class Recording:
 
     def __enter__(self) -> Self:
         self._modes = contextlib.ExitStack()
-        modes: list[Any] = [Functions(self), _Operations(self)]
-        for mode in modes:
-            self._modes.enter_context(mode)
+        self._modes.enter_context(Functions(self))
+        self._modes.enter_context(_Operations(self))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -165,16 +164,9 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if mutated:
             if kwargs.get("out") is not None or len(mutated) != 1 or mutated[0] is not args[0]:
                 raise UnknownError(f"it uses {name}, which is not understood")
-            if name == "copy_":
-                return np.array(np.broadcast_to(shadow.of(args[1]), tuple(args[0].shape)))
-            if name in ("fill_", "zero_"):
-                value = args[1] if name == "fill_" else 0.0
-                codes = (
-                    shadow.of(value)
-                    if isinstance(value, torch.Tensor)
-                    else shadow.constant(float(value))
-                )
-                return np.array(np.broadcast_to(codes, tuple(args[0].shape)))
+            if name in ("copy_", "fill_", "zero_"):
+                value = 0.0 if name == "zero_" else args[1]
+                return np.array(np.broadcast_to(codes_of(shadow, value), tuple(args[0].shape)))
             name = name.removesuffix("_")
         rule = RULES.get(name)
         if rule is None:
@@ -188,12 +180,6 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
             options = {}
         elif options.pop("dtype", None) not in (None, torch.float64, torch.float32):
             raise UnknownError("it changes the type of numbers")
-        code = getattr(rule, "__code__", None)
-        if (
-            code is not None
-            and "name" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-        ):
-            options["name"] = name
         found = rule(shadow, *args, **options)
         return None if found is None else np.array(found)
 

@@ -1,5 +1,6 @@
 """From what was recorded to the map of a compiled circuit: which expressions are its angles and amplitudes."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,10 +9,10 @@ import pennylane as qml
 import torch
 
 from fubini.arrays import to_numpy
-from fubini.compile.agreement import Columns, Ours, Theirs, same
+from fubini.compile.agreement import Ours, Theirs, columns_of, same
 from fubini.compile.call import Arguments
 from fubini.compile.compiled import Affine, Compiled, Guard, Normalised, Traced
-from fubini.compile.graph import Graph, depends, expression
+from fubini.compile.graph import Graph, depends, expression, is_affine
 from fubini.compile.interface import Predicate
 from fubini.compile.recorder import Recording
 from fubini.compile.replay import Place
@@ -165,18 +166,13 @@ def _places(op: Any, circuit: Circuit) -> list[int]:
 
 
 def _affine(graph: Graph, angles: list[int], num_weights: int, width: int) -> Affine | None:
-    forms = [graph.affine(angle) for angle in angles]
-    if any(form is None for form in forms):
+    if not is_affine(graph, angles):
         return None
-    constant = np.zeros(len(angles))
-    weights, inputs = np.zeros((len(angles), num_weights)), np.zeros((len(angles), width))
-    for row, form in enumerate(forms):
-        assert form is not None
-        constant[row] = form.constant
-        for leaf, coefficient in form.leaves.items():
-            node = graph.nodes[leaf]
-            (weights if node.kind == "weight" else inputs)[row, node.arguments[0]] = coefficient
-    return Affine(constant, weights, inputs)
+    made = expression(graph, angles, len(angles), num_weights, width)
+    origin = np.zeros(num_weights), np.zeros((1, width))
+    weights, inputs = made.jacobian(*origin, range(len(angles)), True)
+    assert inputs is not None
+    return Affine(made.evaluate(*origin)[0], weights[0], inputs[0])
 
 
 def _decision(
@@ -195,15 +191,14 @@ def _repeats(found: Compiled, reading: Reading, arguments: Arguments) -> bool:
     for column, value in enumerate(reading.parts.values):
         single = isinstance(value, torch.Tensor) and value.ndim == 0
         expected[:, column] = value.item() if single else to_numpy(value).reshape(-1)
-    low = arguments.inputs is not None and arguments.inputs.dtype is torch.float32
-    low = low or any(w.dtype is torch.float32 for w in arguments.weights)
+    given = (*arguments.weights, arguments.inputs)
+    low = any(t is not None and t.dtype is torch.float32 for t in given)
     tolerance = 1e-4 if low else 1e-10  # what the function's own rounding makes of a short formula
-    same = np.allclose(angles, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
+    close = functools.partial(np.allclose, rtol=tolerance, atol=tolerance, equal_nan=True)
     states = found.states(weights, inputs)
-    if states is None:
-        return same
-    started = to_numpy(reading.state, np.complex128)
-    return same and np.allclose(states, started, rtol=tolerance, atol=tolerance, equal_nan=True)
+    return close(angles, expected) and (
+        states is None or close(states, to_numpy(reading.state, np.complex128))
+    )
 
 
 def _replays(found: Compiled, reading: Reading, recording: Recording, arguments: Arguments) -> bool:
@@ -211,42 +206,30 @@ def _replays(found: Compiled, reading: Reading, recording: Recording, arguments:
     shadow, replay = recording.shadow, recording.replay
     if not replay:  # then all that is in it are parts of weights and inputs
         return True
-    columns, tensors = [], []
-    for column, value in enumerate(reading.parts.values):
-        if (
-            isinstance(value, torch.Tensor)
-            and shadow.tracks(value)
-            and not recording.is_leaf(value)
-        ):
-            columns.append(column)
-            tensors.append(value)
-    ends = np.cumsum([w.numel() for w in arguments.weights])[:-1]
-    shapes = [tuple(w.shape) for w in arguments.weights]
 
-    def parts(weights: Real) -> list[Real]:
-        split = np.split(weights, ends) if shapes else []
-        return [w.reshape(shape) for w, shape in zip(split, shapes, strict=True)]
+    def computed(value: Any) -> bool:
+        tracked = isinstance(value, torch.Tensor) and shadow.tracks(value)
+        return tracked and not recording.is_leaf(value)
 
-    rows = arguments.batch or 1
+    rows, values = arguments.batch or 1, reading.parts.values
     pairs: list[tuple[Theirs, Ours]] = []
+    columns = [k for k, value in enumerate(values) if computed(value)]
     if columns:
-        pairs.append((Columns(tensors, rows), lambda w, x: found.angles(parts(w), x)[:, columns]))
+        theirs = columns_of([values[k] for k in columns], rows)
+        pairs.append((theirs, lambda w, x: found.angles([w], x)[:, columns]))
     op = reading.parts.preparation
-    if op is not None and isinstance(op.parameters[0], torch.Tensor):
-        value = op.parameters[0]
-        if shadow.tracks(value) and not recording.is_leaf(value):
-            order = _places(op, found.circuit)
+    if op is not None and any(map(computed, op.parameters)):
+        order, place = _places(op, found.circuit), Place.of(op.parameters[0])
 
-            def amplitudes(weights: Real, inputs: Real) -> Real:
-                states = found.states(parts(weights), inputs)
-                assert states is not None
-                return states.real[:, order]
+        def amplitudes(weights: Real, inputs: Real) -> Real:
+            states = found.states([weights], inputs)
+            assert states is not None
+            return states.real[:, order]
 
-            place = Place.of(value)
-            pairs.append((lambda memory: place.within(memory).numpy(), amplitudes))
+        pairs.append((lambda memory: place.within(memory).numpy(), amplitudes))
     for decision, predicate in zip(found.decisions, recording.predicates, strict=True):
-        if not recording.is_leaf(predicate.tensor):
-            pairs.append((Columns([predicate.tensor], rows), decision.norms.evaluate))
+        if computed(predicate.tensor):
+            pairs.append((columns_of([predicate.tensor], rows), decision.norms.evaluate))
     try:
         return same(replay, pairs, arguments.num_weights, rows, arguments.width)
     finally:

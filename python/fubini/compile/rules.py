@@ -6,7 +6,7 @@ operation without a rule is not understood, and the function that uses it runs i
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from fubini.compile.shadow import Codes, Shadow, UnknownError, joined_rows, spli
 #: From the arguments of an operation to the codes of its result; None where nothing of the leaves is in it.
 Rule = Callable[..., Codes | None]
 
-_R = TypeVar("_R", bound=Rule)
+_R = TypeVar("_R", bound=Callable[..., Any])
 
 TINY = 2.0**-1074  # the smallest number, whose root is exact
 
@@ -27,11 +27,42 @@ RULES: dict[str, Rule] = {}
 
 
 def rule(*names: str) -> Callable[[_R], _R]:
-    """Put a rule on the list, by names of ATen operations."""
+    """Put a rule on the list, by names of ATen operations; one with a keyword-only argument, name, is told which it is."""
 
     def register(function: _R) -> _R:
+        told = function.__code__.co_kwonlyargcount
         for name in names:
-            RULES[name] = function
+            RULES[name] = functools.partial(function, name=name) if told else function
+        return function
+
+    return register
+
+
+def elementwise(*names: str) -> Callable[[_R], _R]:
+    """Put a function of one node on the list: (graph, node, options of the operation) -> node."""
+
+    def register(function: _R) -> _R:
+        def every(shadow: Shadow, a: torch.Tensor, *args: Any, **options: Any) -> Codes:
+            graph = shadow.graph
+            return mapped(shadow.of(a), lambda u: function(graph, u, *args, **options))
+
+        rule(*names)(every)
+        return function
+
+    return register
+
+
+def reduction(*names: str) -> Callable[[_R], _R]:
+    """Put a function of many nodes on the list, which is applied along dimensions: (graph, nodes, options) -> node."""
+
+    def register(function: _R) -> _R:
+        def along(
+            shadow: Shadow, a: torch.Tensor, dim: Any = None, keepdim: bool = False, **options: Any
+        ) -> Codes:
+            graph = shadow.graph
+            return reduced(shadow.of(a), dim, lambda n: function(graph, n, **options), keepdim)
+
+        rule(*names)(along)
         return function
 
     return register
@@ -52,12 +83,7 @@ def codes_of(shadow: Shadow, value: Any) -> Codes:
 def mapped(codes: Codes, function: Callable[[int], int]) -> Codes:
     """Apply a function of nodes to every element, once for each distinct node."""
     nodes, rows = split(codes)
-    if nodes.size and (nodes == nodes.reshape(-1)[0]).all():
-        return (np.int64(function(int(nodes.reshape(-1)[0]))) << 32) | rows
-    distinct, inverse = np.unique(nodes.reshape(-1), return_inverse=True)
-    found = np.array([function(node) for node in distinct.tolist()], dtype=np.int64)
-    result: Codes = (found[inverse].reshape(nodes.shape) << 32) | rows
-    return result
+    return _each(nodes, function) | rows
 
 
 def paired(a: Codes, b: Codes, function: Callable[[int, int], int]) -> Codes:
@@ -65,79 +91,87 @@ def paired(a: Codes, b: Codes, function: Callable[[int, int], int]) -> Codes:
     first, second = np.broadcast_arrays(a, b)
     nodes, rows = split(first)
     others, other_rows = split(second)
-    joined = joined_rows([rows, other_rows])
-    pairs = (nodes << 32) | others
-    if pairs.size and (pairs == pairs.reshape(-1)[0]).all():
-        node = function(int(nodes.reshape(-1)[0]), int(others.reshape(-1)[0]))
-        return (np.int64(node) << 32) | joined
-    distinct, inverse = np.unique(pairs.reshape(-1), return_inverse=True)
-    found = np.array([function(p >> 32, p & 0xFFFFFFFF) for p in distinct.tolist()], dtype=np.int64)
-    result: Codes = (found[inverse].reshape(nodes.shape) << 32) | joined
-    return result
+    found = _each(nodes << 32 | others, lambda pair: function(pair >> 32, pair & 0xFFFFFFFF))
+    return found | joined_rows([rows, other_rows])
 
 
-def _scaled(shadow: Shadow, codes: Codes, factor: float) -> Codes:
-    if factor == 1.0:
-        return codes
-    return mapped(codes, lambda u: shadow.graph.sum(0.0, [(factor, u, -1)]))
-
-
-def _unary(kind: str) -> Rule:
-    def rule(shadow: Shadow, a: torch.Tensor) -> Codes:
-        return mapped(shadow.of(a), lambda u: shadow.graph.unary(kind, u))
-
-    return rule
+def _each(keys: Codes, function: Callable[[int], int]) -> Codes:
+    """Codes without rows of a function of every key, which is called once for each distinct one."""
+    if keys.size and (keys == keys.reshape(-1)[0]).all():
+        found = np.full(keys.shape, function(int(keys.reshape(-1)[0])), dtype=np.int64)
+    else:
+        distinct, inverse = np.unique(keys.reshape(-1), return_inverse=True)
+        values = np.array([function(key) for key in distinct.tolist()], dtype=np.int64)
+        found = values[inverse].reshape(keys.shape)
+    return found << 32
 
 
 for _name in UNARY:
-    RULES[_name] = _unary(_name)
+    elementwise(_name)(lambda graph, u, kind=_name: graph.unary(kind, u))
 for _alias, _name in (
     ("arcsin", "asin"), ("arccos", "acos"), ("arctan", "atan"), ("arcsinh", "asinh"), ("arccosh", "acosh"),
     ("arctanh", "atanh"), ("absolute", "abs"), ("special_erf", "erf"), ("special_erfc", "erfc"),
 ):  # fmt: skip
     RULES[_alias] = RULES[_name]
+for _names, _factor in (
+    ("neg negative", -1.0),
+    ("deg2rad", math.pi / 180),
+    ("rad2deg", 180 / math.pi),
+):
+    elementwise(*_names.split())(lambda graph, u, factor=_factor: graph.linear((factor, u)))
+
+
+@elementwise("square")
+def _square(graph: Graph, u: int) -> int:
+    return graph.product(u, u)
 
 
 def combined(shadow: Shadow, a: Codes, b: Codes, c: float = 1.0, d: float = 1.0) -> Codes:
     """C a + d b, element by element."""
-    graph = shadow.graph
-    return paired(a, b, lambda u, v: graph.sum(0.0, [(c, u, -1), (d, v, -1)]))
+    return paired(a, b, lambda u, v: shadow.graph.linear((c, u), (d, v)))
 
 
 def multiplied(shadow: Shadow, a: Codes, b: Codes, c: float = 1.0) -> Codes:
     """C a b, element by element."""
-    return paired(a, b, lambda u, v: shadow.graph.sum(0.0, [(c, u, v)]))
+    return paired(a, b, lambda u, v: shadow.graph.product(u, v, c))
 
 
-@rule("add", "sub", "subtract")
-def _add(shadow: Shadow, a: Any, b: Any, alpha: float = 1, *, name: str) -> Codes:
-    factor = -float(alpha) if name.startswith("sub") else float(alpha)
-    return combined(shadow, codes_of(shadow, a), codes_of(shadow, b), 1.0, factor)
+@rule("add")
+def _add(shadow: Shadow, a: Any, b: Any, alpha: float = 1) -> Codes:
+    return combined(shadow, codes_of(shadow, a), codes_of(shadow, b), 1.0, float(alpha))
+
+
+@rule("sub", "subtract")
+def _sub(shadow: Shadow, a: Any, b: Any, alpha: float = 1) -> Codes:
+    return _add(shadow, a, b, -alpha)
 
 
 @rule("rsub")
 def _rsub(shadow: Shadow, a: Any, b: Any, alpha: float = 1) -> Codes:
-    return _add(shadow, b, a, alpha, name="sub")
+    return _add(shadow, b, a, -alpha)
 
 
 @rule("mul", "multiply")
 def _mul(shadow: Shadow, a: Any, b: Any) -> Codes:
     for value, factor in ((a, b), (b, a)):
         if isinstance(factor, complex):  # the exponent of qml.evolve
-            codes = shadow.of(value)
-            parts = (_scaled(shadow, codes, c) for c in (factor.real, factor.imag))
-            return np.stack(list(parts), axis=-1)
+            parts = (codes_of(shadow, c) for c in (factor.real, factor.imag))
+            return np.stack([multiplied(shadow, shadow.of(value), c) for c in parts], axis=-1)
     return multiplied(shadow, codes_of(shadow, a), codes_of(shadow, b))
+
+
+@rule("addcmul")
+def _addcmul(shadow: Shadow, a: Any, b: Any, c: Any, value: float = 1) -> Codes:
+    product = multiplied(shadow, shadow.of(b), shadow.of(c), float(value))
+    return combined(shadow, shadow.of(a), product)
 
 
 def _binary(kind: str) -> Rule:
     def rule(shadow: Shadow, a: Any, b: Any, rounding_mode: str | None = None) -> Codes:
         if rounding_mode is not None:  # of a quotient
             raise UnknownError("it rounds")
-        graph = shadow.graph
-        return paired(
-            codes_of(shadow, a), codes_of(shadow, b), lambda u, v: graph.binary(kind, u, v)
-        )
+        first, second = codes_of(shadow, a), codes_of(shadow, b)
+        return paired(first, second, functools.partial(shadow.graph.binary, kind))
 
     return rule
 
@@ -149,53 +183,26 @@ for _names, _name in (
     RULES.update(dict.fromkeys(_names.split(), _binary(_name)))
 
 
-@rule("neg", "negative")
-def _neg(shadow: Shadow, a: torch.Tensor) -> Codes:
-    return _scaled(shadow, shadow.of(a), -1.0)
-
-
-@rule("square")
-def _square(shadow: Shadow, a: torch.Tensor) -> Codes:
-    return mapped(shadow.of(a), lambda u: shadow.graph.power(u, 2.0))
-
-
-@rule("deg2rad", "rad2deg")
-def _degrees(shadow: Shadow, a: torch.Tensor, *, name: str) -> Codes:
-    return _scaled(shadow, shadow.of(a), math.pi / 180 if name == "deg2rad" else 180 / math.pi)
-
-
-@rule("silu")
-def _silu(shadow: Shadow, a: torch.Tensor) -> Codes:
-    graph = shadow.graph
-    return mapped(shadow.of(a), lambda u: graph.sum(0.0, [(1.0, u, graph.unary("sigmoid", u))]))
-
-
-@rule("addcmul")
-def _addcmul(
-    shadow: Shadow, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, value: float = 1
-) -> Codes:
-    product = multiplied(shadow, shadow.of(b), shadow.of(c), float(value))
-    return combined(shadow, shadow.of(a), product)
-
-
-# -- sums of many ---------------------------------------------------------------------------------------------------
+# -- of many numbers ------------------------------------------------------------------------------------------------
 
 
 def reduced(
-    codes: Codes, dims: Sequence[int] | None, function: Callable[[list[int]], int]
+    codes: Codes, dim: Any, function: Callable[[list[int]], int], keepdim: bool = True
 ) -> Codes:
-    """Apply a function of many nodes along dimensions, which come last and are kept with length 1."""
-    axes = tuple(range(codes.ndim)) if not dims else tuple(d % max(codes.ndim, 1) for d in dims)
-    kept = tuple(k for k in range(codes.ndim) if k not in axes)
-    moved = codes.transpose(kept + axes).reshape(math.prod(codes.shape[k] for k in kept), -1)
-    result = _rowwise(moved, function)
-    return result.reshape([1 if k in axes else codes.shape[k] for k in range(codes.ndim)])
+    """Apply a function of many nodes along dimensions; None: along all."""
+    whole = np.atleast_1d(codes)
+    axes = {d % whole.ndim for d in dims_of(dim) or range(whole.ndim)}
+    kept = [k for k in range(whole.ndim) if k not in axes]
+    moved = whole.transpose(*kept, *sorted(axes)).reshape(
+        math.prod(whole.shape[k] for k in kept), -1
+    )
+    shape = [1 if k in axes else n for k, n in enumerate(codes.shape) if keepdim or k not in axes]
+    return _rowwise(moved, function).reshape(shape)
 
 
 def _rowwise(codes: Codes, function: Callable[[list[int]], int]) -> Codes:
     """(m, k) -> (m,), once for each distinct row of nodes."""
     nodes, rows = split(codes)
-    joined = _row_of_each(rows)
     known: dict[bytes, int] = {}
     result = np.empty(len(nodes), dtype=np.int64)
     for k, row in enumerate(nodes):
@@ -203,7 +210,7 @@ def _rowwise(codes: Codes, function: Callable[[list[int]], int]) -> Codes:
         if key not in known:
             known[key] = function(row.tolist())
         result[k] = known[key]
-    return (result << 32) | joined
+    return (result << 32) | _row_of_each(rows)
 
 
 def _row_of_each(rows: Codes) -> Codes:
@@ -211,58 +218,24 @@ def _row_of_each(rows: Codes) -> Codes:
     return joined_rows(list(rows.T)) if rows.shape[1] else np.zeros(len(rows), dtype=np.int64)
 
 
-def squeezed(codes: Codes, dims: Sequence[int] | None, keepdim: bool) -> Codes:
-    """Return the result of ``reduced`` without the dimensions, unless they are kept."""
-    if keepdim:
-        return codes
-    if not dims:
-        return codes.reshape(())
-    axes = {d % max(codes.ndim, 1) for d in dims}
-    return codes.reshape([n for k, n in enumerate(codes.shape) if k not in axes])
+def dims_of(dim: Any) -> list[int]:
+    """Return dimensions as a list; an empty one for all of them."""
+    return [dim] if isinstance(dim, int) else list(dim or ())
 
 
-def dims_of(dim: Any) -> list[int] | None:
-    """Return dimensions as a list; None for all of them."""
-    return [dim] if isinstance(dim, int) else (list(dim) if dim is not None else None)
+@reduction("sum")
+def _total(graph: Graph, nodes: list[int]) -> int:
+    return graph.linear(*((1.0, n) for n in nodes))
 
 
-@rule("sum", "mean")
-def _sum(
-    shadow: Shadow,
-    a: torch.Tensor,
-    dim: Any = None,
-    keepdim: bool = False,
-    dtype: Any = None,
-    *,
-    name: str,
-) -> Codes:
-    codes, dims = shadow.of(a), dims_of(dim)
-    count = a.numel() if not dims else math.prod(a.shape[d] for d in dims) if a.ndim else 1
-    factor = 1.0 / max(count, 1) if name == "mean" else 1.0
-    if a.ndim == 0:
-        return _scaled(shadow, codes, factor)
-    found = reduced(
-        codes, dims, lambda nodes: shadow.graph.sum(0.0, [(factor, n, -1) for n in nodes])
-    )
-    return squeezed(found, dims, keepdim)
+@reduction("mean")
+def _mean(graph: Graph, nodes: list[int]) -> int:
+    return graph.linear(*((1.0 / len(nodes), n) for n in nodes))
 
 
-@rule("prod")
-def _prod(
-    shadow: Shadow, a: torch.Tensor, dim: Any = None, keepdim: bool = False, dtype: Any = None
-) -> Codes:
-    graph = shadow.graph
-
-    def product(nodes: list[int]) -> int:
-        result = nodes[0] if nodes else graph.constant(1.0)
-        for node in nodes[1:]:
-            result = graph.sum(0.0, [(1.0, result, node)])
-        return result
-
-    codes, dims = shadow.of(a), dims_of(dim)
-    if a.ndim == 0:
-        return codes
-    return squeezed(reduced(codes, dims, product), dims, keepdim)
+@reduction("prod")
+def _product(graph: Graph, nodes: list[int]) -> int:
+    return functools.reduce(graph.product, nodes) if nodes else graph.constant(1.0)
 
 
 def root_of(graph: Graph, square: int) -> int:
@@ -275,31 +248,22 @@ def root_of(graph: Graph, square: int) -> int:
 
 @rule("linalg_vector_norm")
 def _norm(
-    shadow: Shadow,
-    a: torch.Tensor,
-    order: float = 2,
-    dim: Any = None,
-    keepdim: bool = False,
-    dtype: Any = None,
+    shadow: Shadow, a: torch.Tensor, order: float = 2, dim: Any = None, keepdim: bool = False
 ) -> Codes:
     if order != 2:
         raise UnknownError("it takes a norm other than the Euclidean one")
     graph = shadow.graph
-    codes, dims = shadow.of(a), dims_of(dim)
-    if a.ndim == 0:
-        return mapped(codes, lambda u: graph.unary("abs", u))
 
     def norm(nodes: list[int]) -> int:
-        # The derivative of a norm of zero is zero in torch, as it is of the largest of zero and something tiny.
-        square = graph.sum(0.0, [(1.0, n, n) for n in nodes])
-        return root_of(graph, square)
+        if a.ndim == 0:
+            return graph.unary("abs", nodes[0])
+        return root_of(graph, graph.sum(0.0, [(1.0, n, n) for n in nodes]))
 
-    found = reduced(codes, dims, norm)
-    return squeezed(found, dims, keepdim)
+    return reduced(shadow.of(a), dim, norm, keepdim)
 
 
 @rule("cumsum", "cumprod")
-def _cumulated(shadow: Shadow, a: torch.Tensor, dim: int, dtype: Any = None, *, name: str) -> Codes:
+def _cumulated(shadow: Shadow, a: torch.Tensor, dim: int, *, name: str) -> Codes:
     codes = np.array(shadow.of(a))
     join = combined if name == "cumsum" else multiplied
     if a.ndim:
@@ -309,20 +273,21 @@ def _cumulated(shadow: Shadow, a: torch.Tensor, dim: int, dtype: Any = None, *, 
     return codes
 
 
+def largest_of(graph: Graph, nodes: list[int]) -> int:
+    """The node of the largest number."""
+    return functools.reduce(functools.partial(graph.binary, "maximum"), nodes)
+
+
 @rule("_softmax")
 def _softmax(shadow: Shadow, a: torch.Tensor, dim: int, half_to_float: bool = False) -> Codes:
-    graph = shadow.graph
-    codes = shadow.of(a)
+    graph, codes = shadow.graph, shadow.of(a)
     # The largest is taken off, as torch does: exponentials of numbers beyond 700 are infinite.
-    largest = reduced(
-        codes,
-        [dim],
-        functools.partial(functools.reduce, functools.partial(graph.binary, "maximum")),
+    apart = combined(
+        shadow, codes, reduced(codes, dim, lambda nodes: largest_of(graph, nodes)), 1.0, -1.0
     )
-    apart = combined(shadow, codes, largest, 1.0, -1.0)
-    powers = mapped(apart, lambda u: graph.unary("exp", u))
-    total = reduced(powers, [dim], lambda nodes: graph.sum(0.0, [(1.0, n, -1) for n in nodes]))
-    return paired(powers, total, lambda u, v: graph.binary("quotient", u, v))
+    powers = mapped(apart, functools.partial(graph.unary, "exp"))
+    total = reduced(powers, dim, lambda nodes: _total(graph, nodes))
+    return paired(powers, total, functools.partial(graph.binary, "quotient"))
 
 
 # -- products of matrices -------------------------------------------------------------------------------------------
@@ -350,30 +315,16 @@ def _contracted(shadow: Shadow, a: Codes, b: Codes) -> Codes:
     return (result << 32) | joined_rows([own[:, None], other[None, :]])
 
 
-@rule("mm")
-def _mm(shadow: Shadow, a: torch.Tensor, b: torch.Tensor) -> Codes:
-    return _contracted(shadow, shadow.of(a), shadow.of(b))
-
-
-@rule("mv")
-def _mv(shadow: Shadow, a: torch.Tensor, b: torch.Tensor) -> Codes:
-    return _contracted(shadow, shadow.of(a), shadow.of(b)[:, None])[:, 0]
-
-
-@rule("dot", "vdot")
-def _dot(shadow: Shadow, a: torch.Tensor, b: torch.Tensor) -> Codes:
-    return _contracted(shadow, shadow.of(a)[None], shadow.of(b)[:, None]).reshape(())
-
-
-@rule("bmm")
-def _bmm(shadow: Shadow, a: torch.Tensor, b: torch.Tensor) -> Codes:
+@rule("mm", "mv", "dot", "vdot", "bmm")
+def _matmul(shadow: Shadow, a: torch.Tensor, b: torch.Tensor) -> Codes:
     first, second = shadow.of(a), shadow.of(b)
-    return np.stack([_contracted(shadow, x, y) for x, y in zip(first, second, strict=True)])
+    if first.ndim == 3:
+        return np.stack([_contracted(shadow, x, y) for x, y in zip(first, second, strict=True)])
+    columns = second if second.ndim == 2 else second[:, None]
+    found = _contracted(shadow, np.atleast_2d(first), columns)
+    return found.reshape(first.shape[:-1] + second.shape[1:])
 
 
 @rule("addmm", "addmv", "baddbmm")
-def _addmm(
-    shadow: Shadow, base: Any, a: Any, b: Any, beta: float = 1, alpha: float = 1, *, name: str
-) -> Codes:
-    product = {"addmm": _mm, "addmv": _mv, "baddbmm": _bmm}[name](shadow, a, b)
-    return combined(shadow, shadow.of(base), product, float(beta), float(alpha))
+def _addmm(shadow: Shadow, base: Any, a: Any, b: Any, beta: float = 1, alpha: float = 1) -> Codes:
+    return combined(shadow, shadow.of(base), _matmul(shadow, a, b), float(beta), float(alpha))

@@ -3,7 +3,7 @@
 import dis
 import sys
 import types
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from fubini.circuit.unfold import words
 
@@ -13,8 +13,9 @@ _NAMES_FREE = {"LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF"}
 _NAMES_SET = {"STORE_GLOBAL", "DELETE_GLOBAL"}
 _NAMES_ATTRIBUTE = {
     "STORE_ATTR", "DELETE_ATTR", "LOAD_SUPER_ATTR", "LOAD_SUPER_METHOD", "LOAD_ZERO_SUPER_ATTR",
-    "LOAD_ZERO_SUPER_METHOD",
+    "LOAD_ZERO_SUPER_METHOD", "IMPORT_FROM",
 }  # fmt: skip
+_LOADS = {"LOAD_CONST", "LOAD_FAST", "LOAD_GLOBAL", "LOAD_DEREF"}
 _SETS = {"STORE_ATTR", "DELETE_ATTR"}
 _SETTERS = ("setattr", "delattr", "__setattr__", "__delattr__")
 _NAMES_LOCAL = {"STORE_NAME", "DELETE_NAME"}  # in the body of a class
@@ -76,15 +77,6 @@ class Scan:
     problem: str | None
 
 
-@dataclass
-class _Draft:
-    uses: set[Use] = field(default_factory=set)
-    attributes: set[str] = field(default_factory=set)
-    imports: list[tuple[str, tuple[str, ...], int]] = field(default_factory=list)
-    written: set[str] = field(default_factory=set)
-    problem: str | None = None
-
-
 _scans: dict[int, tuple[types.CodeType, Scan]] = {}
 
 
@@ -99,41 +91,42 @@ def scan(code: types.CodeType) -> Scan:
 
 
 def _scan(code: types.CodeType) -> Scan:
-    draft = _Draft()
+    uses: set[Use] = set()
+    attributes: set[str] = set()
+    imports: list[tuple[str, tuple[str, ...], int]] = []
+    written: set[str] = set()
+    problem: str | None = None
     instructions = [
         i for i in dis.get_instructions(code) if i.opname not in {"CACHE", "EXTENDED_ARG"}
     ]
     for k, instruction in enumerate(instructions):
         name, what = instruction.opname, instruction.argval
         if name in _NAMES_GLOBAL or (name in _NAMES_FREE and what in code.co_freevars):
-            draft.uses.add(_use(instructions, k))
+            uses.add(_use(instructions, k))
         elif name in _NAMES_CHAIN or name in _NAMES_ATTRIBUTE:
-            draft.attributes.add(what)
+            attributes.add(what)
         elif name == "IMPORT_NAME":
-            names = instructions[k - 1].argval
-            level = instructions[k - 2].argval
-            draft.imports.append((what, tuple(names or ()), level))
-        elif name == "IMPORT_FROM":
-            draft.attributes.add(what)
+            level, names = (i.argval for i in instructions[k - 2 : k])
+            imports.append((what, tuple(names or ()), level))
         elif name in _NAMES_SET:
-            draft.written.add(what)
+            written.add(what)
         elif instruction.opcode in dis.hasname and name not in _NAMES_LOCAL | _NAMES_FREE:
-            draft.problem = f"it uses {name}, which is not understood"
+            problem = f"it uses {name}, which is not understood"
         elif name in {"IMPORT_STAR", "LOAD_LOCALS"} or "IMPORT_STAR" in instruction.argrepr:
-            draft.problem = "it imports everything of a module"
-    for name in sorted(draft.attributes):
+            problem = "it imports everything of a module"
+    for name in sorted(attributes):
         if name.startswith("__") and name.endswith("__") and name not in HARMLESS:
-            draft.problem = f"it reads {name}, through which anything may be reached"
+            problem = f"it reads {name}, through which anything may be reached"
     return Scan(
-        tuple(draft.uses),
-        frozenset(draft.attributes),
+        tuple(uses),
+        frozenset(attributes),
         frozenset(c for c in code.co_consts if isinstance(c, str)),
-        tuple(draft.imports),
-        frozenset(draft.written),
+        tuple(imports),
+        frozenset(written),
         tuple(c for c in code.co_consts if isinstance(c, types.CodeType)),
         frozenset(i.offset for k, i in enumerate(instructions) if _by_constant(instructions, k)),
         any(i.opname in _SETS or i.argval in _SETTERS for i in instructions),
-        draft.problem,
+        problem,
     )
 
 
@@ -142,12 +135,7 @@ def _by_constant(instructions: list[dis.Instruction], k: int) -> bool:
     if instructions[k].opname != "CALL" or count not in {2, 3}:
         return False
     before = [i for i in instructions[max(k - 4, 0) : k] if i.opname not in {"PRECALL", "NOP"}]
-    if count == 3 and before[-1].opname not in {
-        "LOAD_CONST",
-        "LOAD_FAST",
-        "LOAD_GLOBAL",
-        "LOAD_DEREF",
-    }:
+    if count == 3 and before[-1].opname not in _LOADS:
         return False
     name = before[1 - count]
     return name.opname == "LOAD_CONST" and isinstance(name.argval, str)
@@ -162,7 +150,7 @@ def _use(instructions: list[dis.Instruction], k: int) -> Use:
     called = changed = False
     for following in instructions[k + 1 :]:
         if following.opname not in _NAMES_CHAIN or following.is_jump_target or called:
-            changed = not called and following.opname in {"STORE_ATTR", "DELETE_ATTR"}
+            changed = not called and following.opname in _SETS
             break
         chain.append(following.argval)
         method = sys.version_info >= (3, 12) and bool((following.arg or 0) & 1)

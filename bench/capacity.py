@@ -20,7 +20,7 @@ import pennylane as qml
 import common
 import fubini
 from fubini.geometry.capacity import effective_dimension, fisher, reading
-from fubini.geometry.pool import Chain, pool_of
+from fubini.geometry.pool import pool_of
 from fubini.geometry.report_model import Model, model_of
 
 GOAL = 1000.0
@@ -123,8 +123,8 @@ def pool_case(qubits: int, size: int, seconds: float) -> dict[str, Any]:
         for k in range(qubits)
         for letter in (qml.X, qml.Y, qml.Z)
     ]
-    made, start = pool_of(pool, qml.sum(*ring), lambda: [qml.X(k) for k in range(0, qubits, 2)])
-    chain = Chain(start, made.elements[:: size // 16][:16], made.wires, made.terms)
+    made = pool_of(pool, qml.sum(*ring), lambda: [qml.X(k) for k in range(0, qubits, 2)])
+    chain = made.chain(made.elements[:: size // 16][:16], True)
     weights = np.random.default_rng(0).normal(size=chain.size)
     with common.threads(1):
         timings = common.interleaved(

@@ -17,7 +17,7 @@ import torch
 import fubini
 from circuits import ANGLE_GATES, random_circuit
 from fubini.geometry.minimise import hessian, minimise
-from fubini.geometry.pool import Chain, pool_of
+from fubini.geometry.pool import pool_of
 from geometry_cases import ising, random_hamiltonian
 
 MOLECULES = Path(__file__).parents[1] / "molecules"
@@ -101,8 +101,8 @@ def test_gradients_of_a_pool_are_finite_differences() -> None:
         for op in KINDS
     ]
     np.testing.assert_allclose(found.gradients, expected, atol=1e-8)
-    pool, gates = pool_of(KINDS, hamiltonian, start)
-    psi = Chain(gates, [], pool.wires).state(np.zeros(0))
+    pool = pool_of(KINDS, hamiltonian, start)
+    psi = pool.chain([]).state(np.zeros(0))
     np.testing.assert_allclose(pool.gradients(psi), expected, atol=1e-8)
     assert found.best() == int(np.argmax(np.abs(expected)))
 
@@ -302,8 +302,8 @@ def test_every_score_finds_the_ground_state_of_an_ising_chain(score: Any) -> Non
 
 def test_newtons_method_finds_what_scipy_finds() -> None:
     hamiltonian, prepare, pool = molecule("h4")
-    made, gates = pool_of(pool, hamiltonian, prepare)
-    chain = Chain(gates, made.elements[:8], made.wires, made.terms)
+    made = pool_of(pool, hamiltonian, prepare)
+    chain = made.chain(made.elements[:8], True)
     rng = np.random.default_rng(0)
     for _ in range(3):
         first = 0.3 * rng.normal(size=8)
@@ -374,8 +374,8 @@ def test_a_pool_of_two_hundred_costs_less_than_twenty_gradients() -> None:
     found = fubini.grow(hamiltonian, pool, prepare)
     many = [qml.SingleExcitation(0.0, w) for w in itertools.permutations(range(8), 2)]
     many += [qml.DoubleExcitation(0.0, list(w)) for w in itertools.permutations(range(8), 4)]
-    made, _ = pool_of(many[:200], hamiltonian, prepare)
-    chain = found._chain()
+    made = pool_of(many[:200], hamiltonian, prepare)
+    chain = found._pool.chain(found._elements, True)
 
     def seconds(call: Callable[[], Any]) -> float:
         times = []

@@ -1,6 +1,7 @@
 """Growing a circuit, one operation of a pool after the other: for ground states (ADAPT-VQE) and along an evolution."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,12 @@ import torch
 from fubini.arrays import to_numpy
 from fubini.circuit.arguments import check_finite_array, real_numbers
 from fubini.geometry.flow import Time
-from fubini.geometry.grow_evolution import Course, follow
+from fubini.geometry.grow_evolution import Course
 from fubini.geometry.grown import Grown, Growth
 from fubini.geometry.minimise import minimise
 from fubini.geometry.operators import spectral_bound
-from fubini.geometry.pool import Chain, Element, Pool, Start, StartGates, pool_of
-from fubini.geometry.scores import PoolScores, Score, behind, scores
+from fubini.geometry.pool import Chain, Element, Pool, Start, pool_of
+from fubini.geometry.scores import PoolScores, Score, first_best, scores
 from fubini.options import Real
 
 #: (energy, weights) -> weights, with the energy a torch function of the weights.
@@ -79,42 +80,34 @@ def grow(
         UnsupportedCircuitError: If the engine does not know an operation.
     """
     _check(times, time, score, tolerance, max_operations)
-    first: Real = np.zeros(0)
-    elements: list[Element] = []
-    if isinstance(start, Grown):
-        found = _behind(start, pool, hamiltonian)
-        gates, elements, first = start._start, list(start._elements), start.weights.copy()
-    else:
-        found, gates = pool_of(pool, hamiltonian, start)
+    found, elements, weights = _begun(hamiltonian, pool, start)
     bound = 1e-3 if tolerance is None else float(tolerance)
     if times is None:
-        return _ground(
-            hamiltonian,
-            found,
-            gates,
-            elements,
-            first,
-            score or "gradient",
-            bound,
-            max_operations,
-            optimize,
-        )
+        kind = score or "gradient"
+        return _ground(hamiltonian, found, elements, weights, kind, bound, max_operations, optimize)
     if optimize is not None:
         raise ValueError(
             "optimize: expected None in time, where weights follow an equation of motion"
         )
-    course = follow(
-        gates,
-        elements,
-        first,
-        found,
-        real_numbers("times", times),
-        time,
-        score or "gain",
-        bound,
-        max_operations,
+    moments = real_numbers("times", times)
+    course = Course(found, elements, weights, time, score or "gain", bound, max_operations)
+    course.follow(moments)
+    trajectory = np.zeros((len(moments), len(course.elements)))
+    for row, kept in zip(trajectory, course.kept, strict=True):
+        row[: len(kept)] = kept
+    return Grown(
+        hamiltonian,
+        trajectory[-1],
+        found.chain(course.elements, True).energy(trajectory[-1]),
+        tuple(course.history),
+        course.failure or f"the residual stayed near or below {bound:.2g}",
+        moments,
+        trajectory,
+        np.array(course.residuals),
+        np.array(course.angles),
+        _pool=found,
+        _elements=tuple(course.elements),
     )
-    return _of_course(hamiltonian, found, gates, course)
 
 
 def pool_scores(
@@ -148,29 +141,29 @@ def pool_scores(
         UnsupportedCircuitError: As there.
     """
     _check_word("time", time, ("real", "imaginary"))
-    if isinstance(start, Grown):
-        found = _behind(start, pool, hamiltonian)
-        return scores(behind(start._start, start._elements, found), start.weights, found, time)
-    found, gates = pool_of(pool, hamiltonian, start)
-    return scores(behind(gates, [], found), np.zeros(0), found, time)
+    found, elements, weights = _begun(hamiltonian, pool, start)
+    return scores(found.chain([*elements, *found.elements]), weights, found, time)
 
 
-def _behind(start: Grown, pool: Sequence[Any], hamiltonian: Any) -> Pool:
-    """The pool behind a circuit that was grown before."""
-    wires = [qml.Identity(w) for w in start._wires]
-    found, _ = pool_of(pool, hamiltonian, start._start.function, wires)
-    if start._start.state is not None and found.wires != start._wires:
+def _begun(
+    hamiltonian: Any, pool: Sequence[Any], start: Start | Grown | None
+) -> tuple[Pool, list[Element], Real]:
+    """The pool behind the start; the elements and weights of a circuit that was grown before."""
+    if not isinstance(start, Grown):
+        return pool_of(pool, hamiltonian, start), [], np.zeros(0)
+    wires = [qml.Identity(w) for w in start.wires]
+    found = pool_of(pool, hamiltonian, start._pool.start.function, wires)
+    if found.start.state is not None and found.wires != start.wires:
         raise ValueError(
             f"start: expected a circuit on the wires {list(found.wires)} of the pool, because it begins with a state vector, "
-            f"got one on {list(start._wires)}; prepare the state on all of them"
+            f"got one on {list(start.wires)}; prepare the state on all of them"
         )
-    return found
+    return found, list(start._elements), start.weights.copy()
 
 
 def _ground(
     hamiltonian: Any,
     pool: Pool,
-    start: StartGates,
     elements: list[Element],
     weights: Real,
     score: Score,
@@ -180,7 +173,7 @@ def _ground(
 ) -> Grown:
     scale = max(1e-300, spectral_bound(pool.terms))
     history: list[Growth] = []
-    chain = Chain(start, elements, pool.wires, pool.terms)
+    chain = pool.chain(elements, True)
     if len(elements):
         weights = _optimised(chain, weights, scale, optimize)
     energy = chain.energy(weights)
@@ -197,12 +190,13 @@ def _ground(
             break
         if score == "gradient":  # one sweep tells them all
             values = np.abs(gradients)
-            chosen = int(np.flatnonzero(values >= values.max() * (1.0 - 1e-9))[0])
+            chosen = first_best(values)
         else:
-            every = scores(behind(start, elements, pool), weights, pool, "imaginary")
+            everything = pool.chain([*elements, *pool.elements])
+            every = scores(everything, weights, pool, "imaginary")
             values, chosen = every.by(score), every.best(score)
         longer = [*elements, pool.elements[chosen]]
-        following = Chain(start, longer, pool.wires, pool.terms)
+        following = pool.chain(longer, True)
         there = _optimised(following, np.append(weights, 0.0), scale, optimize)
         lower = following.energy(there)
         if lower > energy - 1e-14 * scale:
@@ -214,15 +208,12 @@ def _ground(
         )
     return Grown(
         hamiltonian,
-        tuple(one.operation for one in elements),
         weights,
         energy,
         tuple(history),
         reason,
-        _start=start,
+        _pool=pool,
         _elements=tuple(elements),
-        _wires=pool.wires,
-        _terms=pool.terms,
     )
 
 
@@ -233,7 +224,7 @@ def _optimised(chain: Chain, weights: Real, scale: float, optimize: Optimize | N
         raise TypeError(
             f"optimize: expected a function of the energy and of weights, got {type(optimize).__name__}"
         )
-    given = optimize(_Energy(chain), torch.from_numpy(weights.copy()))
+    given = optimize(partial(_ChainEnergy.apply, chain), torch.from_numpy(weights.copy()))
     found = real_numbers("optimize", given).reshape(-1)
     if found.shape != weights.shape:
         raise ValueError(
@@ -243,19 +234,9 @@ def _optimised(chain: Chain, weights: Real, scale: float, optimize: Optimize | N
     return found
 
 
-class _Energy:
-    """The energy of a chain as a torch function of the weights."""
-
-    def __init__(self, chain: Chain) -> None:
-        self._chain = chain
-
-    def __call__(self, weights: torch.Tensor) -> torch.Tensor:
-        """Return the energy at weights (P,), differentiable once."""
-        value: torch.Tensor = _ChainEnergy.apply(self._chain, weights)  # type: ignore[no-untyped-call]
-        return value
-
-
 class _ChainEnergy(torch.autograd.Function):
+    """The energy of a chain as a torch function of the weights (P,), differentiable once."""
+
     @staticmethod
     def forward(ctx: Any, chain: Chain, weights: torch.Tensor) -> torch.Tensor:
         ctx.chain, ctx.weights = chain, to_numpy(weights)
@@ -266,30 +247,6 @@ class _ChainEnergy(torch.autograd.Function):
     def backward(ctx: Any, cotangent: torch.Tensor) -> Any:
         gradient = torch.from_numpy(ctx.chain.gradient(ctx.weights))
         return None, cotangent * gradient.to(cotangent)
-
-
-def _of_course(hamiltonian: Any, pool: Pool, start: StartGates, course: Course) -> Grown:
-    elements = course.elements
-    chain = Chain(start, elements, pool.wires, pool.terms)
-    trajectory = np.zeros((len(course.weights), len(elements)))
-    for row, weights in zip(trajectory, course.weights, strict=True):
-        row[: len(weights)] = weights
-    return Grown(
-        hamiltonian,
-        tuple(one.operation for one in elements),
-        trajectory[-1],
-        chain.energy(trajectory[-1]),
-        tuple(course.history),
-        course.reason,
-        course.times,
-        trajectory,
-        course.residuals,
-        course.angles,
-        _start=start,
-        _elements=tuple(elements),
-        _wires=pool.wires,
-        _terms=pool.terms,
-    )
 
 
 def _check(times: Any, time: Any, score: Any, tolerance: Any, max_operations: Any) -> None:

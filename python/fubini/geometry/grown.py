@@ -1,4 +1,7 @@
-"""A circuit that was grown: operations with one weight each, its history, and what is redundant in it."""
+"""A circuit that was grown: operations with one weight each, its history, and what is redundant in it.
+
+What is redundant is left out: the others take over what it does, along the metric's null directions.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -7,10 +10,18 @@ from typing import Any
 import numpy as np
 import pennylane as qml
 
-from fubini.geometry.operators import Terms
-from fubini.geometry.pool import Chain, Element, StartGates
-from fubini.geometry.prune import without_redundant
+from fubini.geometry.evolution_steps import runge_kutta
+from fubini.geometry.pool import Chain, Element, Pool
+from fubini.geometry.tangents import tangents
+from fubini.metric.spectrum import MetricSpectrum
 from fubini.options import Complex, Real
+
+# Of a squared tangent that must be spanned by the others for its operation to be a candidate.
+_REDUNDANT = 1e-9
+# Radians of the weight per step of the integration.
+_STEP = 0.05
+# Singular values below this part of the largest are no directions to move in.
+_RCOND = 1e-6
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,6 @@ class Grown:
     """
 
     hamiltonian: Any
-    operations: tuple[Any, ...]
     weights: Real
     energy: float
     history: tuple[Growth, ...]
@@ -67,15 +77,18 @@ class Grown:
     trajectory: Real | None = None
     residuals: Real | None = None
     angle_bound: Real | None = None
-    _start: StartGates = field(repr=False, kw_only=True)
+    _pool: Pool = field(repr=False, kw_only=True)
     _elements: tuple[Element, ...] = field(repr=False, kw_only=True)
-    _wires: tuple[Any, ...] = field(repr=False, kw_only=True)
-    _terms: Terms = field(repr=False, kw_only=True)
+
+    @property
+    def operations(self) -> tuple[Any, ...]:
+        """What was added, in the order in which it acts; the parameters are 0."""
+        return tuple(one.operation for one in self._elements)
 
     @property
     def wires(self) -> tuple[Any, ...]:
         """Wires of the circuit, the most significant bit first."""
-        return self._wires
+        return self._pool.wires
 
     @property
     def infidelity_bound(self) -> Real | None:
@@ -93,7 +106,7 @@ class Grown:
         Raises:
             ValueError: If there are more or fewer.
         """
-        self._start.queue()
+        self._pool.start.queue()
         values = self.weights if weights is None else weights
         if len(values) != len(self._elements):
             raise ValueError(
@@ -114,7 +127,7 @@ class Grown:
             self.circuit(weights)
             return qml.expval(self.hamiltonian)
 
-        chosen = qml.device("default.qubit", wires=list(self._wires)) if device is None else device
+        chosen = qml.device("default.qubit", wires=list(self.wires)) if device is None else device
         return qml.QNode(energy, chosen, **options)
 
     def state(self, weights: Any = None) -> Complex:
@@ -127,12 +140,9 @@ class Grown:
             (N,) or (T, N).
         """
         values = self.weights if weights is None else np.asarray(weights, dtype=float)
-        chain = self._chain()
+        chain = self._pool.chain(self._elements)
         found = chain.circuit.state(chain.angles(np.atleast_2d(values)), chain.initial)
         return found if values.ndim > 1 else found[0]
-
-    def _chain(self) -> Chain:
-        return Chain(self._start, self._elements, self._wires, self._terms)
 
     def pruned(self, infidelity: float = 1e-9) -> "Grown":
         """Return the circuit without operations whose tangents the others span.
@@ -152,15 +162,11 @@ class Grown:
         """
         if not 0.0 <= infidelity < 1.0:
             raise ValueError(f"infidelity: expected a number from 0 to 1, got {infidelity!r}")
-        elements, weights = without_redundant(
-            self._start, self._elements, self.weights, self._wires, infidelity
-        )
-        chain = Chain(self._start, elements, self._wires, self._terms)
+        elements, weights = _without_redundant(self._pool, self._elements, self.weights, infidelity)
         return replace(
             self,
-            operations=tuple(one.operation for one in elements),
             weights=weights,
-            energy=chain.energy(weights),
+            energy=self._pool.chain(elements, True).energy(weights),
             reason=f"{self.reason}; {len(self._elements) - len(elements)} operations pruned",
             times=None,
             trajectory=None,
@@ -177,7 +183,7 @@ class Grown:
             when = f"t = {step.time:.4g}, " if self.times is not None else ""
             what = "residual" if self.times is not None else "energy"
             lines.append(
-                f"  {number + 1:3d} {step.operation.name} on {_wires(step.operation.wires)}: {when}score {step.score:.3g}, "
+                f"  {number + 1:3d} {step.operation.name} on [{', '.join(map(str, step.operation.wires))}]: {when}score {step.score:.3g}, "
                 f"{what} {step.after:.10g}"
             )
         if self.infidelity_bound is not None and self.times is not None:
@@ -187,5 +193,64 @@ class Grown:
         return "\n".join(lines)
 
 
-def _wires(wires: Sequence[Any]) -> str:
-    return "[" + ", ".join(map(str, wires)) + "]"
+def _without_redundant(
+    pool: Pool, elements: Sequence[Element], weights: Real, infidelity: float
+) -> tuple[list[Element], Real]:
+    """Return the elements that are needed, and weights (P,) at which they make the same state, to a given infidelity."""
+    kept, values = list(elements), weights.copy()
+    target = pool.chain(kept).state(values)
+    tried: set[int] = set()
+    while kept:
+        candidates = [k for k in _redundant(pool.chain(kept), values) if id(kept[k]) not in tried]
+        if not candidates:
+            break
+        # The one with the least to take over first.
+        number = min(candidates, key=lambda k: abs(_reduced(kept[k], float(values[k]))))
+        fewer = kept[:number] + kept[number + 1 :]
+        values_at = values.copy()
+        values_at[number] = _reduced(kept[number], float(values[number]))
+        there = _led_to_zero(pool.chain(kept), values_at, number)
+        fidelity = abs(np.vdot(target, pool.chain(fewer).state(there))) ** 2
+        if 1.0 - fidelity <= infidelity + 1e-14:
+            kept, values = fewer, there
+        else:
+            tried.add(id(kept[number]))
+    return kept, values
+
+
+def _redundant(chain: Chain, weights: Real) -> list[int]:
+    """Weights whose tangents the others span: those that a null direction of the metric moves."""
+    metric = tangents(chain, weights[None]).metric()[0]
+    spectrum = MetricSpectrum.of_matrix(metric, rcond=_REDUNDANT)
+    null = spectrum.eigenvectors[:, spectrum.rank :]
+    return np.flatnonzero((null**2).sum(axis=1) > 1e-6).tolist()
+
+
+def _reduced(one: Element, weight: float) -> float:
+    """A weight up to full turns."""
+    if not one.periodic:
+        return float(weight)
+    return float((weight + 2 * np.pi) % (4 * np.pi) - 2 * np.pi)
+
+
+def _led_to_zero(chain: Chain, weights: Real, number: int) -> Real:
+    """The other weights, after one has gone to 0 while they made up for it, by a Runge-Kutta integration."""
+    values = weights.copy()
+    way = -values[number]
+    others = np.arange(chain.size) != number
+
+    def velocity(_: float, at: Real) -> Real:
+        vectors = tangents(chain, at[None]).weights[0]
+        found = np.zeros(chain.size)
+        found[number] = way
+        if others.any():
+            u, s, vt = np.linalg.svd(vectors[others].T, full_matrices=False)
+            keep = s > _RCOND * s.max(initial=0.0)
+            found[others] = -(vt[keep].T / s[keep]) @ (u[:, keep].T @ vectors[number]) * way
+        return found
+
+    steps = max(1, int(np.ceil(abs(way) / _STEP)))
+    for _ in range(steps):
+        values = runge_kutta(velocity, 0.0, 1.0 / steps, values, velocity(0.0, values))
+    rest: Real = values[others]
+    return rest

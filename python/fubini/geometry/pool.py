@@ -157,37 +157,23 @@ class Chain(Ansatz):
         measured: Terms | None = None,
     ) -> None:
         self.size = len(elements)
-        self.names = ["weights"]
         self.initial = start.state
-        slot = len(start.angles)
-        gates, angles = list(start.gates), [start.angles]
-        rows: list[int] = []
-        columns: list[int] = []
-        coefficients: list[float] = []
-        for number, one in enumerate(elements):
+        counts = [len(start.angles), *(len(one.offsets) for one in elements)]
+        gates = list(start.gates)
+        for one, slot in zip(elements, np.cumsum(counts).tolist(), strict=False):
             gates += shifted(one.gates, slot)
-            angles.append(one.offsets)
-            for k, slope in enumerate(one.slopes):
-                if slope:
-                    rows.append(slot + k)
-                    columns.append(number)
-                    coefficients.append(slope)
-            slot += len(one.offsets)
-        self._offsets = np.concatenate(angles)
+        self._offsets = np.concatenate([start.angles, *(one.offsets for one in elements)])
+        slopes = np.concatenate([np.zeros(counts[0]), *(one.slopes for one in elements)])
+        owners = np.repeat(np.arange(-1, self.size), counts)
+        rows = np.flatnonzero(slopes)
+        self._jacobian = Jacobian.gather(rows, owners[rows], slopes[rows][None], self.size)
         measurements = () if measured is None else (Measurement("expval", terms=measured),)
         takes = start.state is not None
-        self.circuit = Circuit(Structure(wires, slot, tuple(gates), measurements, takes))
-        self._rows, self._columns = np.array(rows, dtype=np.intp), np.array(columns, dtype=np.intp)
-        self._coefficients = np.array(coefficients)
-        self._jacobian = Jacobian.gather(
-            self._rows, self._columns, self._coefficients[None], self.size
-        )
+        self.circuit = Circuit(Structure(wires, sum(counts), tuple(gates), measurements, takes))
 
     def angles(self, weights: Real) -> Real:
         """Return the angles (B, A) at weights (B, P)."""
-        found = np.repeat(self._offsets[None], len(weights), axis=0)
-        found[:, self._rows] += self._coefficients * weights[:, self._columns]
-        return found
+        return self._offsets + self.push(weights)
 
     def jacobian(self, weights: Real) -> Jacobian:
         """Return the angles' derivative by the weights, the same for all weights."""
@@ -206,23 +192,19 @@ class Chain(Ansatz):
         """Return its gradient by the weights, (P,)."""
         angles = self.angles(weights[None])
         by_angles = self.circuit.vjp(angles, np.ones((1, 1)), self.initial)
-        found: Real = self._pulled(by_angles)[0]
+        found: Real = self.pull(by_angles)[0]
         return found
 
     def push(self, vectors: Real) -> Real:
         """Return directions of the angles (c, A) for directions of the weights (c, P)."""
         found = np.zeros((len(vectors), self.circuit.num_angles))
-        found[:, self._rows] = self._coefficients * vectors[:, self._columns]
+        found[:, self._jacobian.rows] = self._jacobian.push(vectors)[0]
         return found
 
     def pull(self, by_angles: Real) -> Real:
         """Return derivatives by the weights (c, P) of what has derivatives (c, A) by the angles."""
-        return self._pulled(by_angles)
-
-    def _pulled(self, by_angles: Real) -> Real:
-        result = np.zeros((len(by_angles), self.size))
-        np.add.at(result.T, self._columns, (by_angles[:, self._rows] * self._coefficients).T)
-        return result
+        found: Real = self._jacobian.pull(by_angles[None, :, self._jacobian.rows])[0]
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,17 +273,23 @@ def started(function: Any, others: Sequence[Any]) -> tuple[StartGates, tuple[Any
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Candidates for the next operation.
+    """Candidates for the next operation of a circuit.
 
     Attributes:
+        start: Of the circuit.
         elements: The candidates.
         wires: Of the circuit.
         terms: Words of the Hamiltonian.
     """
 
+    start: StartGates
     elements: tuple[Element, ...]
     wires: tuple[Any, ...]
     terms: Terms
+
+    def chain(self, elements: Sequence[Element], measured: bool = False) -> Chain:
+        """Return the circuit of elements behind the start; ``measured``: it measures the Hamiltonian."""
+        return Chain(self.start, elements, self.wires, self.terms if measured else None)
 
     @cached_property
     def _alone(self) -> Chain:
@@ -322,19 +310,14 @@ class Pool:
         return found
 
 
-def pool_of(
-    operations: Any, hamiltonian: Any, start: Any, others: Sequence[Any] = ()
-) -> tuple[Pool, StartGates]:
-    """Return a pool of candidates for a Hamiltonian, and the start of the circuit.
+def pool_of(operations: Any, hamiltonian: Any, start: Any, others: Sequence[Any] = ()) -> Pool:
+    """Return a pool of candidates for a Hamiltonian, behind the start of a circuit.
 
     Args:
         operations: Operations with one parameter each.
         hamiltonian: A Hermitian operator.
         start: As for :func:`started`.
         others: More operations, whose wires count.
-
-    Returns:
-        Both.
 
     Raises:
         TypeError: If an argument is of another kind.
@@ -347,4 +330,4 @@ def pool_of(
     elements = tuple(element(op, f"pool[{k}]") for k, op in enumerate(operations))
     gates, wires = started(start, [*operations, *others])
     empty = Circuit(Structure(wires, 0, (), ()))
-    return Pool(elements, wires, terms_of("hamiltonian", hamiltonian, empty)), gates
+    return Pool(gates, elements, wires, terms_of("hamiltonian", hamiltonian, empty))

@@ -11,14 +11,13 @@ t, three numbers:
   (adaptive variational simulation, Yao et al. 2021, arXiv:2011.00622). Candidates that the circuit can do already gain nothing.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
 from fubini.geometry.flow import Time
-from fubini.geometry.pool import Chain, Pool, StartGates
+from fubini.geometry.pool import Chain, Pool
 from fubini.geometry.tangents import tangents, times_minus_i
 from fubini.options import Real
 
@@ -72,9 +71,13 @@ class PoolScores:
 
     def best(self, score: Score = "gradient") -> int:
         """Return the number of the best candidate; of equals the first."""
-        values = self.by(score)
-        # Equal up to rounding: symmetric candidates must not be told apart by the last bit.
-        return int(np.flatnonzero(values >= values.max() * (1.0 - 1e-9))[0])
+        return first_best(self.by(score))
+
+
+def first_best(values: Real) -> int:
+    """Return the number of the largest value; of equals the first."""
+    # Equal up to rounding: symmetric candidates must not be told apart by the last bit.
+    return int(np.flatnonzero(values >= values.max() * (1.0 - 1e-9))[0])
 
 
 def scores(chain: Chain, weights: Real, pool: Pool, time: Time, cut: float = SPANNED) -> PoolScores:
@@ -129,14 +132,3 @@ def missed(vectors: Real, target: Real, cut: float) -> tuple[Real, Real]:
     _, values, rows = np.linalg.svd(vectors, full_matrices=False)
     basis: Real = rows[values > cut * values.max(initial=0.0)]
     return basis, target - basis.T @ (basis @ target)
-
-
-def behind(start: StartGates, grown: Sequence[Any], pool: Pool) -> Chain:
-    """Return a circuit with all candidates behind it, for :func:`scores`.
-
-    Args:
-        start: Of the circuit.
-        grown: Its elements.
-        pool: The candidates.
-    """
-    return Chain(start, [*grown, *pool.elements], pool.wires)

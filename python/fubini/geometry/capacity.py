@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fubini.circuit.arguments import real_numbers
+from fubini.circuit.arguments import check_finite_array, real_numbers
 from fubini.fisher.losses import as_likelihood
 from fubini.native.measurements import Measurement
 from fubini.options import Real
@@ -173,22 +173,21 @@ def vanishes(fishers: Real) -> bool:
     return not float(np.trace(fishers, axis1=1, axis2=2).mean()) > _ZERO
 
 
-def normalised(fishers: Real) -> Real:
-    """Return Fisher matrices scaled so that their mean trace is the number of weights (Abbas et al. 2021, eq. 3).
+def normalised(eigenvalues: npt.NDArray[np.floating[Any]]) -> Real:
+    """Return eigenvalues of Fisher matrices, scaled so that their mean trace is their number (Abbas et al. 2021, eq. 3).
 
     Args:
-        fishers: (T, P, P).
+        eigenvalues: (T, P).
 
     Raises:
         ValueError: If all are zero: the results do not depend on the weights.
     """
-    trace = float(np.trace(fishers, axis1=1, axis2=2).mean())
-    if vanishes(fishers):
+    trace = float(eigenvalues.sum(axis=1).mean())
+    if not trace > _ZERO:
         raise ValueError(
             "fishers: expected Fisher information that is not zero everywhere; the results do not depend on the weights"
         )
-    scaled: Real = fishers * (fishers.shape[-1] / trace)
-    return scaled
+    return np.asarray(eigenvalues * (eigenvalues.shape[1] / trace), dtype=np.float64)
 
 
 def effective_dimension(
@@ -226,8 +225,7 @@ def effective_dimension(
         raise ValueError(
             f"fishers: expected shape (draws, P, P), got {matrices.shape}; for one matrix F pass F[None]"
         )
-    if not np.isfinite(matrices).all():
-        raise ValueError("fishers: expected finite numbers, got NaN or infinity")
+    check_finite_array("fishers", matrices)
     asymmetry = float(np.abs(matrices - matrices.swapaxes(1, 2)).max())
     if asymmetry > _ROUNDING * float(np.abs(matrices).max()):
         raise ValueError(
@@ -238,8 +236,7 @@ def effective_dimension(
         raise ValueError(
             f"fishers: expected no negative eigenvalues, got {lowest.min():.3g}; Fisher matrices have none"
         )
-    scaled = normalised(matrices)
-    values = np.maximum(np.linalg.eigvalsh(scaled), 0.0)  # they are not negative but for rounding
+    values = np.maximum(normalised(lowest), 0.0)  # they are not negative but for rounding
     numbers = real_numbers("data", data)
     found = [_of_eigenvalues(values, float(n), gamma) for n in numbers.reshape(-1)]
     return found[0] if not numbers.ndim else np.array(found).reshape(numbers.shape)

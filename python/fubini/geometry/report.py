@@ -18,13 +18,7 @@ from fubini.circuit.arguments import real_numbers
 from fubini.geometry.capacity import Reading, check_data, fisher, reading
 from fubini.geometry.report_model import Model, Weights, model_of, of_family
 from fubini.geometry.report_result import Report
-from fubini.geometry.trend import (
-    GradientMoments,
-    GradientTrend,
-    GradientVariance,
-    trend,
-    variance_of,
-)
+from fubini.geometry.trend import GradientMoments, GradientVariance, trend
 from fubini.metric.compiled_qnode import CompiledQNode
 from fubini.options import Real
 from fubini.runtime import check_fits
@@ -100,7 +94,8 @@ def report(
     if radius is not None and not 0.0 < float(real_numbers("radius", radius)) < math.inf:
         raise ValueError(f"radius: expected a finite number above 0, got {radius!r}")
     smaller: list[tuple[int, GradientVariance]] = []
-    if _is_family(model):
+    one = isinstance(model, qml.QNode | CompiledQNode | torch.nn.Module)
+    if callable(model) and not one:
         found, smaller = _family(model, inputs, weights, sizes, draws, seed, init_method)
     else:
         if sizes is not None:
@@ -110,11 +105,16 @@ def report(
         found = model_of(model, inputs, weights)
     read, text = reading(found.measurements, likelihood)
     drawn = found.draws(draws, seed, init_method)
-    _check_memory(found, draws)
+    at_once = 4.0 * len(found.inputs) * found.outputs * found.size
+    check_fits(
+        f"{draws} Fisher matrices of {found.size} weights, and {len(found.inputs)} Jacobians",
+        2.0 * draws * found.size**2 + at_once,
+        "take fewer draws or inputs",
+    )
     moments = GradientMoments()
     fishers = _fishers(found, drawn, read, moments)
     gradients = moments.variance()
-    course: GradientTrend | None = None
+    course = None
     if sizes is not None:
         every = [*smaller, (max(int(n) for n in sizes), gradients)]
         course = trend([n for n, _ in every], [v for _, v in every])
@@ -151,11 +151,6 @@ def _fishers(
     return np.concatenate(found)
 
 
-def _is_family(model: Any) -> bool:
-    known = isinstance(model, qml.QNode | CompiledQNode | torch.nn.Module)
-    return callable(model) and not known
-
-
 def _family(
     family: Callable[[int], Any],
     inputs: Any,
@@ -181,19 +176,13 @@ def _family(
     smaller = []
     for n in every[:-1]:
         one = of_family(family, n, inputs)
-        smaller.append((n, variance_of(one, one.draws(draws, seed, init_method))))
+        moments = GradientMoments()
+        for _, jacobian in one.linearised(one.draws(draws, seed, init_method)):
+            moments.add(jacobian)
+        smaller.append((n, moments.variance()))
     return of_family(family, every[-1], inputs), smaller
 
 
 def _check_count(name: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
-
-
-def _check_memory(model: Model, draws: int) -> None:
-    at_once = 4.0 * len(model.inputs) * model.outputs * model.size
-    check_fits(
-        f"{draws} Fisher matrices of {model.size} weights, and {len(model.inputs)} Jacobians",
-        2.0 * draws * model.size**2 + at_once,
-        "take fewer draws or inputs",
-    )

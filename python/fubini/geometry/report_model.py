@@ -109,26 +109,16 @@ class Model:
             weights: (T, P).
         """
         inputs = to_numpy(self.inputs)
-        form = self._compiled()
-        each = 24.0 * len(inputs) * self.outputs * max(self.size, 1)
-        if form is None:
+        form = self.layer.compiled(_passed(self.layer, self.inputs))
+        if form is None or form.batch not in (None, len(inputs)):
             for row in weights:
                 results, jacobian = self._by_torch(row)
                 yield results[None], jacobian[None]
             return
-        each += 24.0 * len(inputs) * self.outputs * form.circuit.num_angles
+        each = 24.0 * len(inputs) * self.outputs * (self.size + form.circuit.num_angles)
         width = max(1, int(_CHUNK_BYTES / each))
         for first in range(0, len(weights), width):
             yield self._natively(form, weights[first : first + width], inputs)
-
-    def _compiled(self) -> Compiled | None:
-        form = self.layer.compiled(self._passed())
-        if form is None or form.batch not in (None, len(self.inputs)):
-            return None
-        return form
-
-    def _passed(self) -> torch.Tensor:
-        return self.layer.no_inputs() if self.layer.input_arg is None else self.inputs
 
     def _natively(self, form: Compiled, weights: Real, inputs: Real) -> tuple[Real, Real]:
         draws, count = len(weights), len(inputs)
@@ -171,8 +161,8 @@ class Model:
         """The same for one draw, where the quantum function runs in every call."""
         named = {n: w.requires_grad_() for n, w in self._named(weights).items()}
         rows, derivatives = [], []
-        alone = [self._passed()] if self.layer.input_arg is None else list(self.inputs)
-        for x in alone:
+        passed = _passed(self.layer, self.inputs)
+        for x in [passed] if self.layer.input_arg is None else passed:
             with torch.enable_grad():
                 out = self.layer.values(x, list(named.values())).reshape(-1)
                 grads = [
@@ -221,7 +211,16 @@ def model_of(model: Any, inputs: Any, weights: Weights | None) -> Model:
     current = [to_numpy(w).reshape(-1) for w in layer.qnode_weights.values()]
     if not sum(map(len, current)):
         raise ValueError("weights: expected at least one weight, got none")
-    measurements, wires = _measured(layer, x)
+    form = layer.compiled(_passed(layer, x))
+    if form is not None:
+        structure = form.circuit.structure
+    else:
+        named = {n: w.detach() for n, w in layer.qnode_weights.items()}
+        data = {} if layer.input_arg is None else {layer.input_arg: x[0]}
+        structure = read(
+            user_tape(layer.qnode, (), {**data, **named}), layer.qnode.device
+        ).structure
+    measurements, wires = structure.measurements, len(structure.wires)
     if not sum(m.columns for m in measurements):
         raise UnsupportedCircuitError(
             "qnode: expected expectation values, variances or probabilities, got a circuit that returns its state; return "
@@ -321,24 +320,11 @@ def _inputs(layer: QuantumLayer, inputs: Any) -> torch.Tensor:
     return torch.from_numpy(values.reshape(-1, values.shape[-1]).copy())
 
 
-def _measured(layer: QuantumLayer, inputs: torch.Tensor) -> tuple[tuple[Measurement, ...], int]:
-    x = inputs if layer.input_arg is not None else layer.no_inputs()
-    form = layer.compiled(x)
-    if form is not None:
-        structure = form.circuit.structure
-    else:
-        named = {n: w.detach() for n, w in layer.qnode_weights.items()}
-        data = {} if layer.input_arg is None else {layer.input_arg: inputs[0]}
-        tape = user_tape(layer.qnode, (), {**data, **named})
-        structure = read(tape, layer.qnode.device).structure
-    return structure.measurements, len(structure.wires)
+def _passed(layer: QuantumLayer, inputs: torch.Tensor) -> torch.Tensor:
+    return layer.no_inputs() if layer.input_arg is None else inputs
 
 
-#: What makes a circuit of a number of qubits.
-Family = Callable[[int], Any]
-
-
-def of_family(family: Family, size: int, inputs: Any) -> Model:
+def of_family(family: Callable[[int], Any], size: int, inputs: Any) -> Model:
     """Return the circuit of a size of a family.
 
     Args:

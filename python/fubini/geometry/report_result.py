@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from fubini.geometry.capacity import effective_dimension, normalised, vanishes
-from fubini.geometry.report_plot import plot_report
 from fubini.geometry.trend import SILENT, GradientTrend, GradientVariance
+from fubini.metric.plot import figure_for
 from fubini.metric.spectrum import MetricSpectrum
 from fubini.options import Index, Real
 
@@ -104,7 +104,7 @@ class Report:
     @cached_property
     def fisher_eigenvalues(self) -> Real:
         """Eigenvalues of the Fisher matrices, scaled to a mean trace of P, in falling order, (T, P)."""
-        return np.asarray(np.linalg.eigvalsh(normalised(self.fisher))[:, ::-1], dtype=np.float64)
+        return normalised(np.linalg.eigvalsh(self.fisher)[:, ::-1])
 
     @cached_property
     def fisher_ranks(self) -> Index:
@@ -148,23 +148,31 @@ class Report:
         Raises:
             ImportError: If matplotlib is missing.
         """
-        return plot_report(self, figure)
+        figure = figure_for("plot", (10, 7), figure)
+        ((metric, fisher), (gradient, dimension)) = figure.subplots(2, 2)
+        _draw_spectrum(metric, np.array([s.eigenvalues for s in self.spectra]), "metric")
+        metric.set_title(f"metric: rank {self.rank} of {self.size}")
+        if not vanishes(self.fisher):
+            _draw_spectrum(fisher, self.fisher_eigenvalues, "Fisher information")
+            fisher.set_title(f"Fisher information: rank {self.fisher_ranks.max()} of {self.size}")
+            _draw_dimension(dimension, self)
+        _draw_gradients(gradient, self)
+        for axes in (metric, fisher, gradient, dimension):
+            axes.spines[["top", "right"]].set_visible(False)
+        figure.suptitle(f"{self.name}: {self.wires} qubits, {self.size} weights")
+        return figure
 
     def __repr__(self) -> str:
         return str(self)
 
     def __str__(self) -> str:
-        return "\n".join(self._lines())
-
-    def _lines(self) -> list[str]:
-        return [self._head(), *self._metric_lines(), *self._gradient_lines(), *self._fisher_lines()]
-
-    def _head(self) -> str:
         data = f"{self.inputs} inputs" if self.inputs else "no data"
-        return (
+        head = (
             f"Report on {self.name}: {self.wires} qubits, {self.size} weights, {data}, {self.results} results; "
             f"{len(self.fisher)} random weights"
         )
+        parts = [*self._metric_lines(), *self._gradient_lines(), *self._fisher_lines()]
+        return "\n".join([head, *parts])
 
     def _metric_lines(self) -> list[str]:
         one = self.spectra[int(self.ranks.argmax())]
@@ -219,3 +227,50 @@ class Report:
     def _dimension(self, local: bool) -> str:
         value = float(self.effective_dimension(local=local))
         return f"{value:.3g} of {self.size} ({value / self.size:.2f})"
+
+
+def _draw_spectrum(axes: Any, values: Any, label: str) -> None:
+    """Median and range over the draws of every eigenvalue."""
+    floor = max(float(values.max()), 1e-300) * 1e-16
+    shown = np.maximum(values, floor)
+    number = np.arange(1, values.shape[1] + 1)
+    axes.fill_between(number, shown.min(axis=0), shown.max(axis=0), alpha=0.25, lw=0, color="C0")
+    axes.semilogy(number, np.median(shown, axis=0), "o-", ms=3, lw=1, color="C0")
+    axes.set_xlabel("number")
+    axes.set_ylabel(f"eigenvalue, {label}")
+
+
+def _draw_gradients(axes: Any, report: Report) -> None:
+    axes.set_ylabel("variance of the gradient")
+    axes.set_yscale("log")
+    course = report.trend
+    if course is None:
+        each = report.gradients.each.mean(axis=0)
+        axes.bar(
+            np.arange(report.size), np.maximum(each, max(each.max(), 1e-300) * 1e-6), color="C1"
+        )
+        axes.set_xlabel("weight")
+        axes.set_title(f"gradients: mean variance {report.gradients.mean:.2g}")
+        return
+    sizes = np.array(course.sizes)
+    axes.errorbar(sizes, course.variances, course.errors, fmt="o", ms=4, color="C1")
+    if np.isfinite(course.rate):
+        middle = sizes.mean()
+        level = np.exp(np.log(course.variances).mean())
+        law = level * 2.0 ** (-course.rate * (sizes - middle))
+        axes.plot(sizes, law, "--", lw=1, color="0.5", label=f"2^(-{course.rate:.2f} n)")
+        axes.legend(frameon=False)
+    axes.set_xlabel("qubits")
+    axes.set_title(f"gradients: {course.verdict}")
+
+
+def _draw_dimension(axes: Any, report: Report) -> None:
+    data = np.geomspace(max(100, 20 / report.gamma), 1e6, 25)
+    axes.semilogx(data, report.effective_dimension(data) / report.size, label="global", color="C2")
+    if report.local_fisher is not None and not vanishes(report.local_fisher):
+        local = report.effective_dimension(data, local=True) / report.size
+        axes.semilogx(data, local, "--", label="local", color="C2")
+    axes.legend(frameon=False)
+    axes.set_xlabel("data")
+    axes.set_ylabel("effective dimension / weights")
+    axes.set_title("normalised effective dimension")

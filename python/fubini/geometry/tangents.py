@@ -24,7 +24,6 @@ from fubini.circuit.jacobian import Jacobian
 from fubini.geometry.ansatz import Ansatz
 from fubini.geometry.operators import Terms
 from fubini.native.circuit import Circuit
-from fubini.native.derivative import tangent_states
 from fubini.native.measurements import Measurement
 from fubini.native.program import gates_of
 from fubini.options import Complex, Real
@@ -48,18 +47,6 @@ class Tangents:
     def metric(self) -> Real:
         """Return the Fubini-Study metric over the weights, (B, P, P)."""
         return hermitian(self.weights @ self.weights.transpose(0, 2, 1))
-
-    def overlaps(self) -> Real:
-        r"""Return Re <d_j psi|P (-i O_m)|psi>, (B, M, P): what McLachlan's principle in real time equates g v with."""
-        return self.operators @ self.weights.transpose(0, 2, 1)
-
-    def gradients(self) -> Real:
-        """Return the gradients of the operators' expectation values by the weights, (B, M, P)."""
-        return -2.0 * times_minus_i(self.operators) @ self.weights.transpose(0, 2, 1)
-
-    def covariances(self) -> Real:
-        """Return Re<O_m O_n> - <O_m><O_n>, (B, M, M); the variances are its diagonal."""
-        return hermitian(self.operators @ self.operators.transpose(0, 2, 1))
 
 
 def times_minus_i(vectors: Real) -> Real:
@@ -94,23 +81,18 @@ def tangents(ansatz: Ansatz, weights: Real, operators: Sequence[Terms] = ()) -> 
     )
     angles = np.zeros((batch, count + extra))
     angles[:, :count] = ansatz.angles(weights)
-    program = extended(circuit, operators) if extra else circuit.program
+    program = _known(circuit, operators, _extended) if extra else circuit.program
     columns = [*jacobian.rows.tolist(), *range(count, count + extra)]
     found = _core.metric_factor(program, angles, ansatz.initial, columns)
     every = found.reshape(rows, batch, width).transpose(1, 0, 2)
     if batch > 1:  # a factor of the mean metric
         every = every * np.sqrt(batch)
     own = every[:, : rows - extra]
-    return Tangents(pulled(jacobian, own), every[:, rows - extra :])
+    return Tangents(_pulled(jacobian, own), every[:, rows - extra :])
 
 
-def pulled(jacobian: Jacobian, vectors: Real) -> Real:
-    """Return derivatives by the weights (B, P, d) of what has the derivatives (B, k, d) by angles.
-
-    Args:
-        jacobian: Of the angles, for one or for B weight vectors.
-        vectors: One for each row of the Jacobian.
-    """
+def _pulled(jacobian: Jacobian, vectors: Real) -> Real:
+    """Derivatives by the weights (B, P, d) of what has the derivatives (B, k, d) by the angles of a Jacobian."""
     columns, coefficients = jacobian.columns, jacobian.coefficients
     if columns is None or coefficients is None:
         result: Real = jacobian.values.transpose(0, 2, 1) @ vectors
@@ -126,16 +108,6 @@ def pulled(jacobian: Jacobian, vectors: Real) -> Real:
     else:
         result[:, columns] = vectors
     return result
-
-
-def extended(circuit: Circuit, operators: Sequence[Terms]) -> _core.Program:
-    """Return the program of a circuit with exp(-i t_m O_m) behind it, to first order in t, at angles that come last.
-
-    Args:
-        circuit: The circuit.
-        operators: O_m as words; their order does not matter to first order in t, at t = 0.
-    """
-    return _known(circuit, operators, _extended)
 
 
 # Programs of circuits with operators, by the identity of the circuit and of the words: these take long to hash. What is
@@ -160,6 +132,7 @@ def _known(
 
 
 def _extended(circuit: Circuit, operators: Sequence[Terms]) -> _core.Program:
+    """The program with exp(-i t_m O_m) behind it, whose words may stand in any order at t = 0; the t come last."""
     builder = gates_of(circuit.structure, more=len(operators))
     for number, terms in enumerate(operators, circuit.num_angles):
         for word, wires, coefficient in terms:
@@ -188,27 +161,3 @@ def expectations(ansatz: Ansatz, weights: Real, operators: Sequence[Terms]) -> R
 def _measuring(circuit: Circuit, operators: Sequence[Terms]) -> _core.Program:
     measured = tuple(Measurement("expval", terms=terms) for terms in operators)
     return Circuit(replace(circuit.structure, measurements=measured)).program
-
-
-def derivative_states(ansatz: Ansatz, weights: Real) -> tuple[Complex, Complex]:
-    """Return the states and their derivatives by the weights, with the part along the state, as complex amplitudes.
-
-    Args:
-        ansatz: The circuit.
-        weights: (B, P), finite.
-
-    Returns:
-        psi (B, N) and d psi (B, P, N), up to a unitary common to those of one weight vector.
-
-    Raises:
-        MemoryError: If they are larger than the bound.
-    """
-    jacobian = ansatz.jacobian(weights)
-    angles = np.ascontiguousarray(ansatz.angles(weights))
-    found = [
-        tangent_states(ansatz.circuit, row[None], ansatz.initial, jacobian.rows) for row in angles
-    ]
-    psi = np.stack([one for one, _ in found])
-    by_angles = np.stack([some for _, some in found])
-    real = pulled(jacobian, np.ascontiguousarray(by_angles).view(np.float64))
-    return psi, np.ascontiguousarray(real).view(np.complex128)

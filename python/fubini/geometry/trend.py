@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fubini.geometry.report_model import Model
 from fubini.options import Real
 
 # Rates below this are not worth a word, whatever their significance: a tenth of a bit per qubit.
@@ -110,14 +109,6 @@ class GradientMoments:
         return GradientVariance(each, float(each.sum()) / seen, spread / seen, seen)
 
 
-def variance_of(model: Model, weights: Real) -> GradientVariance:
-    """Return the variance of a model's gradients over given weights (T, P)."""
-    moments = GradientMoments()
-    for _, jacobian in model.linearised(weights):
-        moments.add(jacobian)
-    return moments.variance()
-
-
 def trend(sizes: list[int], variances: list[GradientVariance]) -> GradientTrend:
     """Fit an exponential and a power law.
 
@@ -148,11 +139,9 @@ def trend(sizes: list[int], variances: list[GradientVariance]) -> GradientTrend:
 
 def _line(x: Real, y: Real, widths: Real) -> tuple[float, float, float]:
     """Slope, its standard error, and mean squared residual in units of the widths."""
-    design = np.stack([np.ones_like(x), x], axis=1) / widths[:, None]
-    inverse = np.linalg.pinv(design.T @ design)
-    found = inverse @ design.T @ (y / widths)
-    residual = y / widths - design @ found
+    (slope, start), covariance = np.polyfit(x, y, 1, w=1.0 / widths, cov="unscaled")
+    residual = (y - start - slope * x) / widths
     misfit = float(residual @ residual) / len(x)
     # Where the law is only roughly true, the deviations from it say how well the slope is known.
     spread = max(1.0, float(residual @ residual) / max(1, len(x) - 2))
-    return float(found[1]), float(np.sqrt(inverse[1, 1] * spread)), misfit
+    return float(slope), float(np.sqrt(covariance[0, 0] * spread)), misfit

@@ -62,6 +62,8 @@ class Block(ABC):
     #: Whether the element-wise mean of several blocks' ``tensors()`` gives the block of the mean metric (for Kronecker
     #: factors: the mean of the factors, which is what K-FAC averages).
     linear = True
+    #: Of the block's numbers: attributes, after an underscore, and in this order what the class takes after the parameters.
+    names: tuple[str, ...] = ()
 
     def __init__(self, parameters: Sequence[Tensor], label: str = "") -> None:
         if not parameters:
@@ -134,21 +136,23 @@ class Block(ABC):
             {name: decay * mine[name] + (1.0 - decay) * theirs[name] for name in mine}
         )
 
-    @abstractmethod
-    def scaled(self, factor: float) -> Self:
-        """Return the block times a number >= 0."""
-
-    @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """Return the block's numbers by name, for state dictionaries and for averages over processes."""
+        return {name: getattr(self, f"_{name}") for name in self.names}
 
-    @abstractmethod
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
         """Return a block like this one with other numbers.
 
         Args:
             tensors: What ``tensors()`` returned.
         """
+        return self._like(self.parameters, [tensors[name] for name in self.names])
+
+    def _like(self, parameters: Sequence[Tensor], numbers: Sequence[Tensor]) -> Self:
+        """A block of this kind."""
+        kind: Any = type(self)
+        made: Self = kind(parameters, *numbers, label=self.label)
+        return made
 
     @abstractmethod
     def restrict(self, keep: Sequence[bool]) -> Block:
@@ -200,14 +204,23 @@ class Block(ABC):
             return damping
         return torch.full((self.size,), damping, dtype=torch.float64, device=self.device)
 
-    def _residual(self, x: Tensor, rhs: Tensor, damping: Tensor | float) -> Callable[[], float]:
-        def compute() -> float:
+    def _info(
+        self,
+        method: str,
+        condition: Callable[[], float],
+        x: Tensor,
+        rhs: Tensor,
+        damping: Tensor | float,
+    ) -> BlockInfo:
+        """What is known about the solution x."""
+
+        def residual() -> float:
             shift = self._entries(damping)
             shift = shift if x.ndim == 1 else shift[:, None]
             error = self.product(x) + shift * x - rhs
             return float(error.norm() / rhs.norm().clamp_min(1e-300))
 
-        return compute
+        return BlockInfo(self.label, self.size, method, 0, condition, residual)
 
     def _singular(self, damping: Tensor | float, reason: str = "") -> NumericalError:
         return NumericalError(

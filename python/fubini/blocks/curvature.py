@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -128,7 +128,13 @@ class CurvatureBlock(Block):
 
     def scaled(self, factor: float) -> CurvatureBlock:
         """Return the block times a number of either sign."""
-        return CurvatureBlock(self._inner.scaled(factor), self.shifts, abs(factor) * self.noise)
+        inner = self._inner
+        if isinstance(inner, DenseBlock):
+            inner = inner.with_tensors({"matrix": factor * inner.dense()})
+        else:
+            products = inner.product
+            inner = OperatorBlock(inner.parameters, lambda v: factor * products(v), inner.label)
+        return CurvatureBlock(inner, self.shifts, abs(factor) * self.noise)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the block's numbers by name, see Block."""
@@ -141,29 +147,3 @@ class CurvatureBlock(Block):
     def restrict(self, keep: Sequence[bool]) -> CurvatureBlock:
         """Return the block of some of the parameters, see Block."""
         return CurvatureBlock(self._inner.restrict(keep), self.shifts, self.noise)
-
-
-def curvature_block(
-    parameters: Sequence[Tensor],
-    label: str,
-    matrix: Tensor | None,
-    apply: Callable[[Tensor], Tensor],
-    shifts: bool = True,
-    noise: float = 0.0,
-) -> CurvatureBlock:
-    """Return the block of a matrix, or of products where there is none.
-
-    Args:
-        parameters: As for Block.
-        label: As for Block.
-        matrix: (n, n), symmetric; None for products alone.
-        apply: Maps v (n,) to B v (n,).
-        shifts: As for ``CurvatureBlock``.
-        noise: Likewise.
-    """
-    inner: DenseBlock | OperatorBlock
-    if matrix is not None:
-        inner = DenseBlock(parameters, matrix, label)
-    else:
-        inner = OperatorBlock(parameters, apply, label)
-    return CurvatureBlock(inner, shifts, noise)

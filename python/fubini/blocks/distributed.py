@@ -227,12 +227,12 @@ def _summed(block: OperatorBlock, count: float) -> Block:
     table = torch.tensor([count, float(known)], dtype=torch.float64, device=block.device)
     total, knowing = _all_reduced(table).tolist()
     weight = count / total
-    return block._like(
+    everywhere = knowing == dist.get_world_size()
+    return OperatorBlock(
         block.parameters,
         lambda v: _all_reduced(weight * block.product(v)),
-        (lambda: _all_reduced(weight * block.diagonal()))
-        if knowing == dist.get_world_size()
-        else None,
+        block.label,
+        diagonal=(lambda: _all_reduced(weight * block.diagonal())) if everywhere else None,
     )
 
 

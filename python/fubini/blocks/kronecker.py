@@ -5,7 +5,7 @@ They are damped exactly, through the eigenvectors of a factor, and not by splitt
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,8 @@ class KroneckerBlock(Block):
         columns: Number of columns of each parameter.
         label: As for Block.
     """
+
+    names = ("left", "right")
 
     def __init__(
         self,
@@ -108,8 +110,7 @@ class KroneckerBlock(Block):
             products = values.clip(0.0)[:, :, None] * spectrum[:, None, :] + lam
             return float(products.max() / products.min())
 
-        residual = self._residual(x, rhs, damping)
-        return x, BlockInfo(self.label, self.size, "eigen", 0, condition, residual)
+        return x, self._info("eigen", condition, x, rhs, damping)
 
     def factorise(self, factors: _core.Preconditioner, damping: float) -> bool:
         """Give the block to the kernel, see Block; for few rows, as ``solve``."""
@@ -153,21 +154,8 @@ class KroneckerBlock(Block):
         right = self._right.diagonal(dim1=-2, dim2=-1)
         return self._vector((left[:, :, None] * right[:, None])[..., None], 1)
 
-    def scaled(self, factor: float) -> KroneckerBlock:
-        """Return the block times a number, which goes into L, see Block."""
-        return KroneckerBlock(
-            self.parameters, self._left * factor, self._right, self._columns, self.label
-        )
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the numbers by name, see Block."""
-        return {"left": self._left, "right": self._right}
-
-    def with_tensors(self, tensors: Mapping[str, Tensor]) -> KroneckerBlock:
-        """Return a block with other numbers, see Block."""
-        return KroneckerBlock(
-            self.parameters, tensors["left"], tensors["right"], self._columns, self.label
-        )
+    def _like(self, parameters: Sequence[Tensor], numbers: Sequence[Tensor]) -> KroneckerBlock:
+        return KroneckerBlock(parameters, numbers[0], numbers[1], self._columns, self.label)
 
     def restrict(self, keep: Sequence[bool]) -> KroneckerBlock:
         """Return the block of some of the parameters, see Block."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,8 @@ class DiagonalBlock(Block):
         label: As for Block.
     """
 
+    names = ("values",)
+
     def __init__(self, parameters: Sequence[Tensor], values: Tensor, label: str = "") -> None:
         super().__init__(parameters, label)
         self._values = checked("values", values, (self.size,))
@@ -45,13 +47,8 @@ class DiagonalBlock(Block):
         if not bool((damped > 0).all()):
             raise self._singular(damping)
         x = rhs / (damped if rhs.ndim == 1 else damped[:, None])
-        return x, BlockInfo(
-            self.label,
-            self.size,
-            "diagonal",
-            0,
-            lambda: float(damped.max() / damped.min()),
-            self._residual(x, rhs, damping),
+        return x, self._info(
+            "diagonal", lambda: float(damped.max() / damped.min()), x, rhs, damping
         )
 
     def factorise(self, factors: _core.Preconditioner, damping: float) -> bool:
@@ -63,22 +60,10 @@ class DiagonalBlock(Block):
         """Return the diagonal, (n,)."""
         return self._values
 
-    def scaled(self, factor: float) -> DiagonalBlock:
-        """Return the block times a number, see Block."""
-        return DiagonalBlock(self.parameters, self._values * factor, self.label)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the numbers by name, see Block."""
-        return {"values": self._values}
-
-    def with_tensors(self, tensors: Mapping[str, Tensor]) -> DiagonalBlock:
-        """Return a block with other numbers, see Block."""
-        return DiagonalBlock(self.parameters, tensors["values"], self.label)
-
     def restrict(self, keep: Sequence[bool]) -> DiagonalBlock:
         """Return the block of some of the parameters, see Block."""
         parameters, index = self._kept(keep)
-        return DiagonalBlock(parameters, self._values[index], self.label)
+        return self._like(parameters, [self._values[index]])
 
 
 class DenseBlock(Block):
@@ -89,6 +74,8 @@ class DenseBlock(Block):
         matrix: (n, n), symmetric.
         label: As for Block.
     """
+
+    names: tuple[str, ...] = ("matrix",)
 
     def __init__(self, parameters: Sequence[Tensor], matrix: Tensor, label: str = "") -> None:
         super().__init__(parameters, label)
@@ -123,8 +110,7 @@ class DenseBlock(Block):
             _, info = solve(damped, rhs, method="cholesky", return_info=True)
             return float(info.condition)
 
-        residual = self._residual(x, rhs, damping)
-        return BlockInfo(self.label, self.size, "cholesky", 0, condition, residual)
+        return self._info("cholesky", condition, x, rhs, damping)
 
     def _damped(self, damping: Tensor | float) -> Tensor:
         damped = self._matrix.clone()
@@ -146,22 +132,10 @@ class DenseBlock(Block):
         """Return G, (n, n)."""
         return self._matrix
 
-    def scaled(self, factor: float) -> DenseBlock:
-        """Return the block times a number, see Block."""
-        return DenseBlock(self.parameters, self._matrix * factor, self.label)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the numbers by name, see Block."""
-        return {"matrix": self._matrix}
-
-    def with_tensors(self, tensors: Mapping[str, Tensor]) -> DenseBlock:
-        """Return a block with other numbers, see Block."""
-        return DenseBlock(self.parameters, tensors["matrix"], self.label)
-
-    def restrict(self, keep: Sequence[bool]) -> DenseBlock:
+    def restrict(self, keep: Sequence[bool]) -> Self:
         """Return the block of some of the parameters, see Block."""
         parameters, index = self._kept(keep)
-        return DenseBlock(parameters, self._matrix[index][:, index], self.label)
+        return self._like(parameters, [v[index][:, index] for v in self.tensors().values()])
 
     @property
     def is_one_part(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -25,6 +25,8 @@ class NoisyBlock(DenseBlock):
         tolerance: Signal-to-noise ratio at which a direction counts half.
         label: As for Block.
     """
+
+    names = ("matrix", "errors", "covariance")
 
     def __init__(
         self,
@@ -65,47 +67,8 @@ class NoisyBlock(DenseBlock):
         kept = found.eigenvalues[found.weights > 0.5]
         condition = float(kept.max() / kept.min()) if kept.size and kept.min() > 0 else float("nan")
         x = torch.from_numpy(found.values).to(rhs)
-        info = BlockInfo(
-            self.label,
-            self.size,
-            "signal-to-noise",
-            0,
-            lambda: condition,
-            self._residual(x, rhs, torch.zeros_like(rhs)),
-        )
-        return x, info
+        return x, self._info("signal-to-noise", lambda: condition, x, rhs, 0.0)
 
-    def scaled(self, factor: float) -> NoisyBlock:
-        """Return the block times a number, see Block; the gradient stays."""
-        return self.with_tensors(
-            {
-                "matrix": self._matrix * factor,
-                "errors": self._errors * factor,
-                "covariance": self._covariance,
-            }
-        )
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the numbers by name, see Block."""
-        return {
-            "matrix": self._matrix,
-            "errors": self._errors,
-            "covariance": self._covariance,
-        }
-
-    def with_tensors(self, tensors: Mapping[str, Tensor]) -> NoisyBlock:
-        """Return a block with other numbers, see Block."""
-        return NoisyBlock(
-            self.parameters,
-            tensors["matrix"],
-            tensors["errors"],
-            tensors["covariance"],
-            self._tolerance,
-            self.label,
-        )
-
-    def restrict(self, keep: Sequence[bool]) -> NoisyBlock:
-        """Return the block of some of the parameters, see Block."""
-        parameters, index = self._kept(keep)
-        parts = [v[index][:, index] for v in (self._matrix, self._errors, self._covariance)]
-        return NoisyBlock(parameters, parts[0], parts[1], parts[2], self._tolerance, self.label)
+    def _like(self, parameters: Sequence[Tensor], numbers: Sequence[Tensor]) -> NoisyBlock:
+        matrix, errors, covariance = numbers
+        return NoisyBlock(parameters, matrix, errors, covariance, self._tolerance, self.label)

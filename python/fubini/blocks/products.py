@@ -17,6 +17,7 @@ from fubini.solvers.systems import CG, Dual, solve
 
 Tensor = torch.Tensor
 Preconditioner = Callable[[Tensor], Callable[[Tensor], Tensor]]
+_TOLERANCE = 1e-10  # residual at which conjugate gradients stop, relative to the right-hand side
 
 
 class FactorBlock(Block):
@@ -30,6 +31,7 @@ class FactorBlock(Block):
 
     # The mean of factors is no factor of the mean: rows of several factors are stacked instead, see average.
     linear = False
+    names = ("factor",)
 
     def __init__(self, parameters: Sequence[Tensor], factor: Tensor, label: str = "") -> None:
         super().__init__(parameters, label)
@@ -57,9 +59,7 @@ class FactorBlock(Block):
             values = torch.linalg.eigvalsh(factor.mT @ factor).clamp_min(0)
             return float(values.max() + 1.0)
 
-        return x, BlockInfo(
-            self.label, self.size, "dual", 0, condition, self._residual(x, rhs, damping)
-        )
+        return x, self._info("dual", condition, x, rhs, damping)
 
     def diagonal(self) -> Tensor:
         """Return the diagonal, (n,)."""
@@ -76,24 +76,12 @@ class FactorBlock(Block):
         rows = torch.cat([decay**0.5 * self._factor, (1.0 - decay) ** 0.5 * other._factor])
         if len(rows) > self.size:
             rows = torch.linalg.qr(rows, mode="r").R
-        return FactorBlock(self.parameters, rows, self.label)
-
-    def scaled(self, factor: float) -> FactorBlock:
-        """Return the block times a number, see Block."""
-        return FactorBlock(self.parameters, self._factor * factor**0.5, self.label)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the numbers by name, see Block."""
-        return {"factor": self._factor}
-
-    def with_tensors(self, tensors: Mapping[str, Tensor]) -> FactorBlock:
-        """Return a block with other numbers (any number of rows), see Block."""
-        return FactorBlock(self.parameters, tensors["factor"], self.label)
+        return self._like(self.parameters, [rows])
 
     def restrict(self, keep: Sequence[bool]) -> FactorBlock:
         """Return the block of some of the parameters, see Block."""
         parameters, index = self._kept(keep)
-        return FactorBlock(parameters, self._factor[:, index], self.label)
+        return self._like(parameters, [self._factor[:, index]])
 
 
 class OperatorBlock(Block):
@@ -107,8 +95,7 @@ class OperatorBlock(Block):
             n products, and the preconditioner is the damping alone.
         preconditioner: Maps the damping (n,) to an approximate inverse of the damped metric, a function of residuals
             (..., n); None: the damped diagonal.
-        tolerance: Residual at which conjugate gradients stop, relative to the right-hand side.
-        max_iterations: Their limit; None: 10 n, at least 100.
+        max_iterations: Limit of conjugate gradients; None: 10 n, at least 100.
     """
 
     linear = False
@@ -121,14 +108,13 @@ class OperatorBlock(Block):
         *,
         diagonal: Callable[[], Tensor] | None = None,
         preconditioner: Preconditioner | None = None,
-        tolerance: float = 1e-10,
         max_iterations: int | None = None,
     ) -> None:
         super().__init__(parameters, label)
         self._apply = apply
         self._preconditioner = preconditioner
         self._find_diagonal = diagonal
-        self._tolerance, self._max_iterations = tolerance, max_iterations
+        self._max_iterations = max_iterations
 
     def still(self) -> Tensor | None:
         """Return which entries move nothing, see Block: what a product with a vector without zeros leaves at zero."""
@@ -156,22 +142,17 @@ class OperatorBlock(Block):
             return self.product(v.mT).mT + damping * v
 
         columns = (rhs if rhs.ndim == 2 else rhs[:, None]).mT
-        method = CG(self._tolerance, self._max_iterations, invert)
+        method = CG(_TOLERANCE, self._max_iterations, invert)
         x, info = solve(damped, columns.contiguous(), method=method, throw=False, return_info=True)
         if (info.status > 1).any():
             raise NumericalError(
                 f"{self.label}: conjugate gradients stopped after {int(info.iterations.max())} iterations at a residual of "
-                f"{float(info.residual.max()):.1e}, expected {self._tolerance:g}; pass a larger lam"
+                f"{float(info.residual.max()):.1e}, expected {_TOLERANCE:g}; pass a larger lam"
             )
         solution = x.mT if rhs.ndim == 2 else x[0]
         worst = float(info.residual.max())
-        return solution, BlockInfo(
-            self.label,
-            self.size,
-            "cg",
-            int(info.iterations.max()),
-            _residual=lambda: worst,
-        )
+        iterations = int(info.iterations.max())
+        return solution, BlockInfo(self.label, self.size, "cg", iterations, _residual=lambda: worst)
 
     def _inverse(self, damping: Tensor) -> Callable[[Tensor], Tensor]:
         if self._preconditioner is not None:
@@ -197,37 +178,6 @@ class OperatorBlock(Block):
             unit[i] = 0.0
         return result
 
-    def average(self, other: Block, decay: float) -> OperatorBlock:
-        """Raise a ValueError: there are no numbers to average.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError(
-            f"{self.label}: a metric known by its products alone cannot be averaged over steps; "
-            "use no averaging, or approx='block-diag'"
-        )
-
-    def scaled(self, factor: float) -> OperatorBlock:
-        """Return the block times a number, see Block."""
-        known, inverse = self._find_diagonal, self._preconditioner
-
-        def preconditioner(damping: Tensor) -> Callable[[Tensor], Tensor]:
-            assert inverse is not None
-            apply = inverse(damping / factor)
-            return lambda r: apply(r) / factor
-
-        return self._like(
-            self.parameters,
-            lambda v: factor * self._apply(v),
-            None if known is None else lambda: factor * self.diagonal(),
-            None if inverse is None else preconditioner,
-        )
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return nothing: there are no numbers."""
-        return {}
-
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> OperatorBlock:
         """Return the block itself: there are no numbers."""
         return self
@@ -236,48 +186,26 @@ class OperatorBlock(Block):
         """Return the block of some of the parameters, see Block."""
         parameters, index = self._kept(keep)
 
-        def apply(v: Tensor) -> Tensor:
-            whole = torch.zeros(self.size, dtype=torch.float64, device=self.device)
-            whole[index] = v
-            return self._apply(whole)[index]
+        def on_part(function: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
+            whole = v.new_zeros(*v.shape[:-1], self.size)
+            whole[..., index] = v
+            return function(whole)[..., index]
 
         known, inverse = self._find_diagonal, self._preconditioner
 
         def preconditioner(damping: Tensor) -> Callable[[Tensor], Tensor]:
             assert inverse is not None
-            everywhere = torch.full((self.size,), float(damping.mean()), dtype=torch.float64)
-            everywhere = everywhere.to(damping.device)
+            everywhere = damping.new_full((self.size,), float(damping.mean()))
             everywhere[index] = damping
             invert = inverse(everywhere)
+            return lambda r: on_part(invert, r)
 
-            def on_part(r: Tensor) -> Tensor:
-                whole = torch.zeros(*r.shape[:-1], self.size, dtype=r.dtype, device=r.device)
-                whole[..., index] = r
-                return invert(whole)[..., index]
-
-            return on_part
-
-        return self._like(
-            parameters,
-            apply,
-            None if known is None else lambda: self.diagonal()[index],
-            None if inverse is None else preconditioner,
-        )
-
-    def _like(
-        self,
-        parameters: Sequence[Tensor],
-        apply: Callable[[Tensor], Tensor],
-        diagonal: Callable[[], Tensor] | None,
-        preconditioner: Preconditioner | None = None,
-    ) -> OperatorBlock:
         return OperatorBlock(
             parameters,
-            apply,
+            lambda v: on_part(self._apply, v),
             self.label,
-            diagonal=diagonal,
-            preconditioner=preconditioner,
-            tolerance=self._tolerance,
+            diagonal=None if known is None else lambda: self.diagonal()[index],
+            preconditioner=None if inverse is None else preconditioner,
             max_iterations=self._max_iterations,
         )
 

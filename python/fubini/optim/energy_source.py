@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from fubini.arrays import to_numpy
-from fubini.blocks import distributed
-from fubini.blocks.curvature import CurvatureBlock, curvature_block
+from fubini.blocks import DenseBlock, OperatorBlock, distributed
+from fubini.blocks.curvature import CurvatureBlock
 from fubini.compile.compiled import Compiled
 from fubini.energies.problem import NOISE, EnergyProblem, problem_of, reason_against
 from fubini.errors import NumericalError, UnsupportedCircuitError
@@ -211,11 +211,13 @@ class EnergySource(QuantumSource):
         found = super().blocks(moving, targets, step)
         factor = self._factor = self._checked_factor(moving)
         factor *= self._sign
-        scaled = found if factor == 1.0 else [(b.scaled(factor), n) for b, n in found]
         shifts = not (self._judged and (self._closure or self.judge() is not None))
-        for block, _ in scaled:
+        scaled: list[Counted] = []
+        for block, count in found:
             assert isinstance(block, CurvatureBlock)
+            block = block if factor == 1.0 else block.scaled(factor)
             block.shifts = shifts
+            scaled.append((block, count))
         return scaled
 
     def judge(self) -> EnergyJudge | None:
@@ -268,10 +270,13 @@ class EnergySource(QuantumSource):
             return torch.from_numpy(total).to(device)
 
         label = ", ".join(layer.name for layer in unit)
-        values = torch.from_numpy((matrix + matrix.T) / 2).to(device) if dense else None
-        return curvature_block(
-            parameters, f"energy of {label}", values, apply, noise=NOISE * rounding
-        ), 1
+        inner: DenseBlock | OperatorBlock
+        if dense:
+            values = torch.from_numpy((matrix + matrix.T) / 2).to(device)
+            inner = DenseBlock(parameters, values, f"energy of {label}")
+        else:
+            inner = OperatorBlock(parameters, apply, f"energy of {label}")
+        return CurvatureBlock(inner, True, NOISE * rounding), 1
 
     def _terms(self, layer: AnyLayer, starts: Mapping[Tensor, int]) -> Iterator[_Term]:
         """The energies that a layer evaluated in the passes whose gradients are being applied."""

@@ -191,7 +191,7 @@ def test_changed_numbers_are_seen() -> None:
         opt.param_groups[0]["lam"] *= 2.0
 
     kept, opt = trained({"metric": "quantum", "update_every": 10}, D)
-    assert opt._direct._factored is not None
+    assert opt._direct._factors is not None
     changed, _ = trained({"metric": "quantum", "update_every": 10}, D, between)
     assert not torch.equal(kept[2], changed[2])
 
@@ -206,4 +206,4 @@ def test_other_ways_are_not_taken_directly() -> None:
         {"lam": 0.0},
     ):
         _, opt = trained({"metric": "quantum", **options}, D)
-        assert opt._direct._factored is None
+        assert opt._direct._factors is None

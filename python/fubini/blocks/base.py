@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Self
 
 import torch
@@ -62,8 +63,8 @@ class Block(ABC):
     #: Whether the element-wise mean of several blocks' ``tensors()`` gives the block of the mean metric (for Kronecker
     #: factors: the mean of the factors, which is what K-FAC averages).
     linear = True
-    #: Of the block's numbers: attributes, after an underscore, and in this order what the class takes after the parameters.
-    names: tuple[str, ...] = ()
+    # The block's numbers by name, in the order in which the class takes them after the parameters.
+    _numbers: Mapping[str, Tensor] = MappingProxyType({})
 
     def __init__(self, parameters: Sequence[Tensor], label: str = "") -> None:
         if not parameters:
@@ -138,7 +139,7 @@ class Block(ABC):
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the block's numbers by name, for state dictionaries and for averages over processes."""
-        return {name: getattr(self, f"_{name}") for name in self.names}
+        return dict(self._numbers)
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
         """Return a block like this one with other numbers.
@@ -146,9 +147,9 @@ class Block(ABC):
         Args:
             tensors: What ``tensors()`` returned.
         """
-        return self._like(self.parameters, [tensors[name] for name in self.names])
+        return self._like(self.parameters, *map(tensors.__getitem__, self._numbers))
 
-    def _like(self, parameters: Sequence[Tensor], numbers: Sequence[Tensor]) -> Self:
+    def _like(self, parameters: Sequence[Tensor], *numbers: Tensor) -> Self:
         """A block of this kind."""
         kind: Any = type(self)
         made: Self = kind(parameters, *numbers, label=self.label)

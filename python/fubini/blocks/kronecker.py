@@ -40,8 +40,6 @@ class KroneckerBlock(Block):
         label: As for Block.
     """
 
-    names = ("left", "right")
-
     def __init__(
         self,
         parameters: Sequence[Tensor],
@@ -62,6 +60,7 @@ class KroneckerBlock(Block):
             "left", left, (groups, rows) if left.ndim == 2 else (groups, rows, rows)
         )
         self._right = checked("right", right, (groups, width, width))
+        self._numbers = {"left": self._left, "right": self._right}
         self._columns = tuple(columns)
         self._spectra: dict[str, Any] = {}
 
@@ -154,8 +153,9 @@ class KroneckerBlock(Block):
         right = self._right.diagonal(dim1=-2, dim2=-1)
         return self._vector((left[:, :, None] * right[:, None])[..., None], 1)
 
-    def _like(self, parameters: Sequence[Tensor], numbers: Sequence[Tensor]) -> KroneckerBlock:
-        return KroneckerBlock(parameters, numbers[0], numbers[1], self._columns, self.label)
+    def _like(self, parameters: Sequence[Tensor], *numbers: Tensor) -> KroneckerBlock:
+        left, right = numbers
+        return KroneckerBlock(parameters, left, right, self._columns, self.label)
 
     def restrict(self, keep: Sequence[bool]) -> KroneckerBlock:
         """Return the block of some of the parameters, see Block."""

@@ -31,11 +31,10 @@ class DiagonalBlock(Block):
         label: As for Block.
     """
 
-    names = ("values",)
-
     def __init__(self, parameters: Sequence[Tensor], values: Tensor, label: str = "") -> None:
         super().__init__(parameters, label)
         self._values = checked("values", values, (self.size,))
+        self._numbers = {"values": self._values}
 
     def product(self, v: Tensor) -> Tensor:
         """Return G v, see Block."""
@@ -63,7 +62,7 @@ class DiagonalBlock(Block):
     def restrict(self, keep: Sequence[bool]) -> DiagonalBlock:
         """Return the block of some of the parameters, see Block."""
         parameters, index = self._kept(keep)
-        return self._like(parameters, [self._values[index]])
+        return self._like(parameters, self._values[index])
 
 
 class DenseBlock(Block):
@@ -75,11 +74,10 @@ class DenseBlock(Block):
         label: As for Block.
     """
 
-    names: tuple[str, ...] = ("matrix",)
-
     def __init__(self, parameters: Sequence[Tensor], matrix: Tensor, label: str = "") -> None:
         super().__init__(parameters, label)
         self._matrix = checked("matrix", matrix, (self.size, self.size))
+        self._numbers = {"matrix": self._matrix}
 
     def product(self, v: Tensor) -> Tensor:
         """Return G v, see Block."""
@@ -135,7 +133,7 @@ class DenseBlock(Block):
     def restrict(self, keep: Sequence[bool]) -> Self:
         """Return the block of some of the parameters, see Block."""
         parameters, index = self._kept(keep)
-        return self._like(parameters, [v[index][:, index] for v in self.tensors().values()])
+        return self._like(parameters, *(v[index][:, index] for v in self._numbers.values()))
 
     @property
     def is_one_part(self) -> bool:

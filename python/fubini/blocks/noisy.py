@@ -26,8 +26,6 @@ class NoisyBlock(DenseBlock):
         label: As for Block.
     """
 
-    names = ("matrix", "errors", "covariance")
-
     def __init__(
         self,
         parameters: Sequence[Tensor],
@@ -40,6 +38,7 @@ class NoisyBlock(DenseBlock):
         super().__init__(parameters, matrix, label)
         self._errors = checked("errors", errors, (self.size, self.size))
         self._covariance = checked("covariance", covariance, (self.size, self.size))
+        self._numbers = {**self._numbers, "errors": self._errors, "covariance": self._covariance}
         self._tolerance = tolerance
 
     @property
@@ -69,6 +68,6 @@ class NoisyBlock(DenseBlock):
         x = torch.from_numpy(found.values).to(rhs)
         return x, self._info("signal-to-noise", lambda: condition, x, rhs, 0.0)
 
-    def _like(self, parameters: Sequence[Tensor], numbers: Sequence[Tensor]) -> NoisyBlock:
+    def _like(self, parameters: Sequence[Tensor], *numbers: Tensor) -> NoisyBlock:
         matrix, errors, covariance = numbers
         return NoisyBlock(parameters, matrix, errors, covariance, self._tolerance, self.label)

@@ -31,11 +31,11 @@ class FactorBlock(Block):
 
     # The mean of factors is no factor of the mean: rows of several factors are stacked instead, see average.
     linear = False
-    names = ("factor",)
 
     def __init__(self, parameters: Sequence[Tensor], factor: Tensor, label: str = "") -> None:
         super().__init__(parameters, label)
         self._factor = checked("factor", factor, (factor.shape[0], self.size))
+        self._numbers = {"factor": self._factor}
 
     def product(self, v: Tensor) -> Tensor:
         """Return G v, see Block."""
@@ -76,12 +76,12 @@ class FactorBlock(Block):
         rows = torch.cat([decay**0.5 * self._factor, (1.0 - decay) ** 0.5 * other._factor])
         if len(rows) > self.size:
             rows = torch.linalg.qr(rows, mode="r").R
-        return self._like(self.parameters, [rows])
+        return self._like(self.parameters, rows)
 
     def restrict(self, keep: Sequence[bool]) -> FactorBlock:
         """Return the block of some of the parameters, see Block."""
         parameters, index = self._kept(keep)
-        return self._like(parameters, [self._factor[:, index]])
+        return self._like(parameters, self._factor[:, index])
 
 
 class OperatorBlock(Block):

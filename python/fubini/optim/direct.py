@@ -28,65 +28,14 @@ Group = MutableMapping[str, Any]
 _SAME = ("lr", "lam", "damping", "maximize")
 
 
-@dataclass(eq=False)
-class Factored:
-    """The factors of a damped metric, and whose they are.
-
-    Attributes:
-        blocks: The metric, and the identity of parameters that have none.
-        damped: Whether the damping is added to a block.
-        lam: What is added to the diagonal of damped blocks.
-        factors: Of the kernel, in the order of the blocks' parameters.
-        parameters: In that order.
-    """
-
-    blocks: tuple[Block, ...]
-    damped: tuple[bool, ...]
-    lam: float
-    factors: _core.Preconditioner
-    parameters: list[Tensor]
-
-    @classmethod
-    def of(cls, blocks: Sequence[tuple[Block, bool]], lam: float) -> Factored | None:
-        """Return the factors, or None where a block is of another form, on another device or singular.
-
-        Args:
-            blocks: Each with whether it is damped; an undamped one is the identity.
-            lam: The damping.
-        """
-        factors = _core.Preconditioner()
-        for block, damped in blocks:
-            if not damped:
-                factors.add_identity(block.size)
-            elif not block.factorise(factors, lam):
-                return None
-        parameters = [p for block, _ in blocks for p in block.parameters]
-        return cls(
-            tuple(b for b, _ in blocks), tuple(d for _, d in blocks), lam, factors, parameters
-        )
-
-    def serves(self, blocks: Sequence[tuple[Block, bool]], lam: float) -> bool:
-        """Return whether these are the factors of a metric.
-
-        Args:
-            blocks: As for ``of``.
-            lam: Likewise.
-        """
-        return (
-            lam == self.lam
-            and len(blocks) == len(self.blocks)
-            and all(
-                b is known and d is damped
-                for (b, d), known, damped in zip(blocks, self.blocks, self.damped, strict=True)
-            )
-        )
-
-
 class Direct:
     """Takes steps with the factors of the last metric, as long as that is the metric."""
 
     def __init__(self) -> None:
-        self._factored: Factored | None = None
+        self._metric: list[tuple[Block, bool]] = []
+        self._lam = math.nan
+        self._factors: _core.Preconditioner | None = None
+        self._parameters: list[Tensor] = []  # in the order of the blocks
 
     def step(
         self,
@@ -108,34 +57,52 @@ class Direct:
         Returns:
             What became of it.
         """
-        known = self._factored
-        if known is None or not known.serves(blocks, lam):
-            known = self._factored = Factored.of(blocks, lam)
-            if known is None:
-                return None
-        gradient = _gradient(known.parameters)
+        if not self._serves(blocks, lam):
+            self._factors = factored(blocks, lam)
+            self._metric, self._lam = [] if self._factors is None else list(blocks), lam
+            self._parameters = [p for block, _ in blocks for p in block.parameters]
+        if self._factors is None:
+            return None
+        gradient = flat_gradient(self._parameters)
         values = None if gradient is None else shared_array(gradient)
         if gradient is None or values is None:
             return None
-        maximize = bool(groups[0]["maximize"])
-        found, square = known.factors.apply(values)
+        found, square = self._factors.apply(values)
         if not math.isfinite(square):
             return None
-        rate = -float(groups[0]["lr"])
-        after = length
-        if length is not None:
-            after = length.after(square / units)
-            rate *= after.factor
-        change = torch.from_numpy(found)
-        change.mul_(-rate if maximize else rate)
+        rate, after = rate_of(groups[0], length, square, units)
         if _core.first_not_finite([found]) >= 0:
             return None
-        pieces = unflattened(change, known.parameters)
-        if any(p.dtype is not torch.float64 for p in known.parameters):
-            pieces = [x.to(p.dtype) for x, p in zip(pieces, known.parameters, strict=True)]
-        foreach_add_(known.parameters, pieces)
-        metric = tuple(zip(known.blocks, known.damped, strict=True))
+        add(self._parameters, found, rate)
+        metric = self._metric
         return Taken(lambda: metric, lam, gradient, [dict(g) for g in groups], length, after, units)
+
+    def _serves(self, blocks: Sequence[tuple[Block, bool]], lam: float) -> bool:
+        """Whether the factors are those of this damped metric."""
+        return (
+            lam == self._lam
+            and len(blocks) == len(self._metric)
+            and all(
+                b is known and d is damped
+                for (b, d), (known, damped) in zip(blocks, self._metric, strict=True)
+            )
+        )
+
+
+def factored(blocks: Sequence[tuple[Block, bool]], lam: float) -> _core.Preconditioner | None:
+    """Return the factors of a damped metric, or None where a block is of another form, on another device or singular.
+
+    Args:
+        blocks: Each with whether it is damped; an undamped one is the identity.
+        lam: The damping.
+    """
+    factors = _core.Preconditioner()
+    for block, damped in blocks:
+        if not damped:
+            factors.add_identity(block.size)
+        elif not block.factorise(factors, lam):
+            return None
+    return factors
 
 
 @dataclass(eq=False)
@@ -193,14 +160,51 @@ def is_uniform(groups: Sequence[Group]) -> bool:
     return True
 
 
-def _gradient(parameters: Sequence[Tensor]) -> Tensor | None:
-    """The gradients side by side, float64, in memory of their own; None where one is missing."""
-    gradients: list[Tensor] = []
-    for p in parameters:
-        gradient = p.grad
-        if gradient is None:
-            return None
-        gradients.append(gradient)
+def rate_of(
+    group: Group, length: StepLength | None, square: float, units: float
+) -> tuple[float, StepLength | None]:
+    """Return what a direction is multiplied with to be the change, and the running length with it.
+
+    Args:
+        group: The first parameter group.
+        length: What bounds the length of steps, or None.
+        square: Of the direction, its squared length in the damped metric.
+        units: See ``Proposal``.
+    """
+    rate = float(group["lr"])
+    if length is not None:
+        length = length.after(square / units)
+        rate *= length.factor
+    return (rate if group["maximize"] else -rate), length
+
+
+def add(parameters: Sequence[Tensor], direction: Any, rate: float) -> None:
+    """Move parameters.
+
+    Args:
+        parameters: What moves.
+        direction: (n,), float64; is written to.
+        rate: What it is multiplied with.
+    """
+    change = torch.from_numpy(direction).mul_(rate)
+    first = parameters[0].dtype
+    if all(p.dtype is first for p in parameters):
+        pieces = unflattened(change.to(first), parameters)
+    else:
+        pieces = unflattened(change, parameters)
+        pieces = [x.to(p.dtype) for x, p in zip(pieces, parameters, strict=True)]
+    foreach_add_(parameters, pieces)
+
+
+def flat_gradient(parameters: Sequence[Tensor]) -> Tensor | None:
+    """Return the gradients side by side, float64, in memory of their own; None where one is missing.
+
+    Args:
+        parameters: Whose they are.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if len(gradients) < len(parameters):
+        return None
     if any(g.dtype is not torch.float64 for g in gradients):
         gradients = [g.to(torch.float64) for g in gradients]
     flat = flattened(gradients).detach()

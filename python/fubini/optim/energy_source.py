@@ -19,10 +19,10 @@ from fubini.errors import NumericalError, UnsupportedCircuitError
 from fubini.metric.call_metric import CallLayer
 from fubini.nn.evaluations import leaf_weights
 from fubini.optim.affine import is_affine
+from fubini.optim.gather import Counted
 from fubini.optim.proposal import Proposal
 from fubini.optim.quantum_source import (
     AnyLayer,
-    Counted,
     QuantumSource,
     _Layer,
     is_plain,

@@ -1,6 +1,11 @@
-"""What moves in a step: gradients and metric blocks, averaged over the processes, reused and averaged over steps."""
+"""What moves in a step: gradients and metric blocks, averaged over the processes, reused and averaged over steps.
 
+The metric comes from a source, of which there is one for each kind.
+"""
+
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
 import torch
@@ -8,16 +13,72 @@ import torch
 from fubini.arrays import first_not_finite
 from fubini.blocks import Block, distributed
 from fubini.errors import NumericalError
+from fubini.nn.recorder import PassRecorder
 from fubini.nn.surroundings import without_autocast
 from fubini.optim.closure_metric import closure_blocks
 from fubini.optim.metric_history import MetricHistory
-from fubini.optim.metric_source import Source
 from fubini.optim.proposal import Part, plain
-from fubini.optim.quantum_source import Counted
 from fubini.torch_private import flattened
 
 Tensor = torch.Tensor
 Group = MutableMapping[str, Any]
+#: A block of this process, and by how many inputs it is an average (its weight among several processes).
+Counted = tuple[Block, float]
+
+
+class Source(ABC):
+    """Where the metric of a step comes from.
+
+    Attributes:
+        found: Whether the model has layers with a metric.
+        rough: Whether steps are so long that more noise in the metric does not matter.
+        closure_metric: Whether the closure brings a metric, which goes before that of compiled QNodes.
+        sums: Whether the loss is a sum over inputs rather than a mean.
+    """
+
+    found = rough = closure_metric = sums = False
+
+    @abstractmethod
+    def attach(self, owner: Any, owned: AbstractSet[Tensor]) -> None:
+        """Find the parameters of the optimizer that have a metric, and start recording the passes through them."""
+
+    def begin(  # noqa: B027 - most have nothing to check
+        self, groups: Sequence[Mapping[str, Any]], names: Mapping[Any, str], **now: Any
+    ) -> None:
+        """Check what is known when a step begins, before its metric is computed.
+
+        Args:
+            groups: Parameter groups.
+            names: Names of the parameters, as far as there are any.
+            **now: ``loss``, a number or None, and ``result``, as the closure returned it; ``metric_fn`` of the closure;
+                ``scale`` of the gradients; whether there is a ``closure``, and whether steps are ``judged`` by a policy.
+        """
+
+    def explain(self) -> list[str]:
+        """Return lines about the metric of the last step."""
+        return []
+
+    @abstractmethod
+    def covers(self, parameter: Tensor) -> bool:
+        """Return whether the parameter has a metric."""
+
+    @property
+    def called(self) -> dict[Tensor, None]:
+        """The parameters that were weights of compiled QNodes and have their metric, in order."""
+        return {}
+
+    @abstractmethod
+    def blocks(self, moving: Sequence[Tensor], targets: Any, step: int) -> list[Counted]:
+        """Return the blocks of those units that have a moving parameter; random labels differ from step to step."""
+
+    def units(self) -> float:
+        """Return the loss in units of the mean of its terms: their number for a sum, times the scale of the loss."""
+        return 1.0
+
+    @property
+    @abstractmethod
+    def recorders(self) -> list[PassRecorder]:
+        """The recorders that are attached."""
 
 
 class Moving(NamedTuple):

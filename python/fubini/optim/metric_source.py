@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 
@@ -16,7 +16,7 @@ from fubini.fisher.columns import Request
 from fubini.fisher.graph import read_graph
 from fubini.fisher.graph_blocks import KnownGraphs
 from fubini.fisher.graph_plan import GraphPlan
-from fubini.fisher.likelihood_base import Likelihood, OutputGradient, split_targets
+from fubini.fisher.likelihood_base import OutputGradient, split_targets
 from fubini.fisher.likelihoods import Poisson
 from fubini.fisher.losses import as_likelihood
 from fubini.fisher.plan import is_simple
@@ -32,8 +32,9 @@ from fubini.nn.recorder import (
 from fubini.nn.surroundings import Seen, Surroundings, parameters_of, weights_now, without_autocast
 from fubini.optim.closure import undisturbed
 from fubini.optim.energy_source import EnergySource
+from fubini.optim.gather import Counted, Source
 from fubini.optim.noisy_source import NoisySource
-from fubini.optim.quantum_source import Counted, QuantumSource
+from fubini.optim.quantum_source import QuantumSource
 
 Tensor = torch.Tensor
 Metric = Literal["quantum", "fisher", "hybrid", "energy"]
@@ -44,63 +45,11 @@ _STRIDE = 0x9E3779B97F4A7C15  # odd and large, so that the seeds of neighbouring
 ROUGH = 0.3
 # From this decay on, an average has so many steps in it that random signs are averaged out as well.
 _MANY = 0.8
+# Options of a Fisher matrix, besides its kind.
+_FISHER = ("likelihood", "approx", "fisher", "samples", "fallback", "layers", "averaging")
 
 
-class Source(Protocol):
-    """What the optimizer asks of a metric."""
-
-    found: bool  # whether the model has layers with a metric
-    rough: bool  # whether steps are so long that more noise in the metric does not matter
-    closure_metric: (
-        bool  # whether the closure brings a metric, which goes before that of compiled QNodes
-    )
-    sums: bool  # whether the loss is a sum over inputs rather than a mean
-
-    def attach(self, owner: Any, owned: AbstractSet[Tensor]) -> None:
-        """Find the parameters of the optimizer that have a metric, and start recording the passes through them."""
-        ...
-
-    def begin(
-        self, groups: Sequence[Mapping[str, Any]], names: Mapping[Any, str], **now: Any
-    ) -> None:
-        """Check what is known when a step begins, before its metric is computed.
-
-        Args:
-            groups: Parameter groups.
-            names: Names of the parameters, as far as there are any.
-            **now: ``loss``, a number or None, and ``result``, as the closure returned it; ``metric_fn`` of the closure;
-                ``scale`` of the gradients; whether there is a ``closure``, and whether steps are ``judged`` by a policy.
-        """
-        ...
-
-    def explain(self) -> list[str]:
-        """Return lines about the metric of the last step."""
-        ...
-
-    def covers(self, parameter: Tensor) -> bool:
-        """Return whether the parameter has a metric."""
-        ...
-
-    @property
-    def called(self) -> dict[Tensor, None]:
-        """The parameters that were weights of compiled QNodes and have their metric, in order."""
-        ...
-
-    def blocks(self, moving: Sequence[Tensor], targets: Any, step: int) -> list[Counted]:
-        """Return the blocks of those units that have a moving parameter; random labels differ from step to step."""
-        ...
-
-    def units(self) -> float:
-        """Return the loss in units of the mean of its terms: their number for a sum, times the scale of the loss."""
-        ...
-
-    @property
-    def recorders(self) -> list[PassRecorder]:
-        """The recorders that are attached."""
-        ...
-
-
-class FisherSource:
+class FisherSource(Source):
     """Fisher information of the model's output distribution, by a pass of its own over what the model last saw.
 
     Args:
@@ -112,7 +61,6 @@ class FisherSource:
     """
 
     found = True
-    rough = closure_metric = False
 
     def __init__(
         self,
@@ -155,29 +103,9 @@ class FisherSource:
 
     def units(self) -> float:
         """See Source; of this process."""
-        likelihood = self._request.likelihood
-        if not self.sums:
-            return likelihood.scale
-        assert self._recorder is not None
-        sizes = [
-            p.count if p.output is None else likelihood.size(p.output)
-            for p in self._recorder.passes
-        ]
-        return likelihood.scale * sum(sizes)
-
-    @property
-    def called(self) -> dict[Tensor, None]:
-        """See Source: none is told apart."""
-        return {}
-
-    def begin(
-        self, groups: Sequence[Mapping[str, Any]], names: Mapping[Any, str], **now: Any
-    ) -> None:
-        """See Source: nothing."""
-
-    def explain(self) -> list[str]:
-        """See Source: nothing."""
-        return []
+        size = self._request.likelihood.size
+        passes = self._recorder.passes if self._recorder and self.sums else []
+        return self.units_of(sum(p.count if p.output is None else size(p.output) for p in passes))
 
     def covers(self, parameter: Tensor) -> bool:
         """See Source."""
@@ -230,10 +158,10 @@ class FisherSource:
         return ChainPlan.of(self._model, self._request, moving, inputs)
 
     def units_of(self, size: int) -> float:
-        """Return ``units`` of one pass.
+        """Return ``units`` of passes.
 
         Args:
-            size: By what a mean over it divides.
+            size: By what a mean over them divides.
         """
         return self._request.likelihood.scale * (size if self.sums else 1)
 
@@ -245,29 +173,12 @@ class FisherSource:
         """
         return _seed(step) if self._combines else None
 
-    @property
-    def likelihood(self) -> Likelihood:
-        """What the outputs mean to the loss."""
-        return self._request.likelihood
-
-    def read_pass(self) -> Pass | None:
-        """Return the pass of a step that has no other, if its graph was read and it is one batch of numbers on the host."""
-        passes = [] if self._recorder is None else self._recorder.passes
-        if len(passes) != 1 or passes[0].graph is None:
-            return None
-        one = passes[0]
-        if one.kwargs or len(one.args) != 1:
-            return None
-        x = one.args[0]
-        usual = type(x) in (Tensor, torch.nn.Parameter) and x.ndim == 2 and x.numel() and x.is_cpu
-        return one if usual else None
-
     def graph_plan(self, moving: Sequence[Tensor], seen: Pass) -> GraphPlan | None:
         """Return how whole steps of the model are taken by the graph of its passes, if they are.
 
         Args:
             moving: The parameters that have gradients.
-            seen: What ``read_pass`` returned.
+            seen: What ``only_pass`` returned, with a graph.
         """
         if not all(p in self._owned for p in moving):
             return None
@@ -326,18 +237,7 @@ def make_source(model: torch.nn.Module | None, options: Mapping[str, Any]) -> So
     return FisherSource(
         model,
         metric=metric,
-        **{
-            k: options[k]
-            for k in (
-                "likelihood",
-                "approx",
-                "fisher",
-                "samples",
-                "fallback",
-                "layers",
-                "averaging",
-            )
-        },
+        **{name: options[name] for name in _FISHER},
     )
 
 

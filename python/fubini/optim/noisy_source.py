@@ -11,7 +11,8 @@ from fubini.blocks import NoisyBlock
 from fubini.errors import UnsupportedCircuitError
 from fubini.metric.call_metric import CallLayer
 from fubini.nn.shot_noise import estimated_metric, gradient_covariance, layer_tape
-from fubini.optim.quantum_source import AnyLayer, Counted, QuantumSource, is_plain, places
+from fubini.optim.gather import Counted
+from fubini.optim.quantum_source import AnyLayer, QuantumSource, is_plain, places
 from fubini.options import Approx, LayerRule, Real
 
 Tensor = torch.Tensor

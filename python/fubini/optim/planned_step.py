@@ -1,29 +1,35 @@
-"""What steps by a plan have in common: when to look for a plan, and averages that are written in place."""
+"""What steps by a plan have in common: when to look for a plan, how a step goes, and averages that are written in place."""
 
 from __future__ import annotations
 
+import math
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
 
-from fubini.fisher.plan import Plan
+from fubini.blocks import distributed
+from fubini.fisher.plan import Form, Plan, Sized
+from fubini.nn.recorder import Pass
 from fubini.optim.checks import check_group
-from fubini.optim.direct import Group, is_uniform
+from fubini.optim.choices import PER_TERM
+from fubini.optim.direct import Group, Taken, is_uniform, rate_of
+from fubini.optim.length import StepLength
 from fubini.optim.metric_history import COUNT, PREFIX, MetricHistory
-from fubini.optim.metric_source import FisherSource
+from fubini.optim.metric_source import ROUGH, FisherSource
 
 Tensor = torch.Tensor
+P = TypeVar("P", bound=Plan)
+#: A direction: its squared length in the damped metric, the gradient, and what moves the parameters by a multiple of it.
+Direction = tuple[float, Tensor, Callable[[float], None]]
 _NUMBERS = ("lr", "lam", "momentum", "weight_decay", "maximize", "damping")
 _PATIENCE = 64  # steps
 _EMPTY: dict[str, Any] = {}
 
 
-P = TypeVar("P", bound=Plan)
-
-
-class PlannedStep(Generic[P]):
+class PlannedStep(ABC, Generic[P]):
     """Takes steps of a model by a plan, as long as the plan fits.
 
     Args:
@@ -32,6 +38,8 @@ class PlannedStep(Generic[P]):
         options: The optimizer's, checked.
     """
 
+    _by_graph = False  # whether plans are for passes whose graph was read
+
     def __init__(
         self, source: FisherSource, history: MetricHistory, options: MutableMapping[str, Any]
     ) -> None:
@@ -39,10 +47,92 @@ class PlannedStep(Generic[P]):
         self._by_length = bool(options.get("by_length"))
         self._in_units = bool(options.get("reasons"))
         self._plan: P | None = None
+        self._averages: Any = None
         self._wait = self._patience = 1  # steps until the next look whether there is a plan
         self._numbers: list[tuple[Any, ...]] = []
         self._owned: list[Tensor] = []
         self._rest: list[Tensor] = []  # owned and not of the plan
+
+    def step(self, groups: Sequence[Group], state: MutableMapping[Tensor, Any]) -> Taken | None:
+        """Take a step; None, with nothing changed, where it has to be taken in another way.
+
+        Args:
+            groups: Parameter groups.
+            state: The optimizer's, by parameter.
+
+        Returns:
+            What became of it.
+        """
+        seen = self._source.only_pass()
+        if seen is None or (self._by_graph and seen.graph is None):
+            return None
+        if distributed.active() or not self._are_usual(groups):
+            return None
+        plan = self._planned(groups, seen)
+        if plan is None:
+            return None
+        x, first, averages = seen.args[0], groups[0], self._averages
+        if x.dtype is not plan.dtype or x.shape[1] != plan.width:
+            self._given_up()
+            return None
+        sized = plan.sized(len(x))
+        if sized is None:
+            return None
+        if any(p.grad is not None for p in self._rest) or not self._holds(plan, seen, sized):
+            self._given_up()
+            return None
+        if (plan.reads_targets and seen.gradient is None) or not averages.begin(state):
+            return None
+        if averages.restored:
+            self._history.forget()
+        length = StepLength.of(first) if self._by_length else None
+        units = self._source.units_of(sized.size) if self._in_units else 1.0
+        damping = 1.0 if length is None else length.damping
+        lam = float(first["lam"])
+        if first["damping"] == PER_TERM:
+            lam *= damping * units
+        if lam == 0.0:  # what moves nothing is then an error
+            return None
+        rough = int(first["steps"]) if length is not None and damping >= ROUGH else None
+        found = self._direction(plan, seen, sized, lam, rough)
+        if found is None or not math.isfinite(found[0]):
+            return None
+        square, gradient, move = found
+        rate, after = rate_of(first, length, square, units)
+        move(rate)
+        metric = averages.tensors[averages.into]
+        averages.keep(state)
+        return Taken(
+            lambda: [(block, True) for block in plan.blocks(metric)],
+            lam,
+            gradient,
+            [dict(g) for g in groups],
+            length,
+            after,
+            units,
+        )
+
+    @abstractmethod
+    def _made(self, moving: list[Tensor], seen: Pass) -> tuple[P, Averages] | None:
+        """A plan for the parameters that move, and its averages; None if there is none."""
+
+    @abstractmethod
+    def _holds(self, plan: P, seen: Pass, sized: Sized) -> bool:
+        """Whether the model is as it was."""
+
+    @abstractmethod
+    def _direction(
+        self, plan: P, seen: Pass, sized: Sized, lam: float, rough: int | None
+    ) -> Direction | None:
+        """The direction by a pass; None where it has to be found in another way.
+
+        Args:
+            plan: The plan.
+            seen: The pass.
+            sized: What holds for its number of inputs.
+            lam: The damping.
+            rough: The number of the step, if it is so long that more noise in the metric does not matter.
+        """
 
     def _are_usual(self, groups: Sequence[Group]) -> bool:
         """Whether the groups have good numbers, the same for all; others are refused, or taken care of, elsewhere."""
@@ -56,18 +146,8 @@ class PlannedStep(Generic[P]):
         self._numbers = numbers
         return True
 
-    def _planned(
-        self, groups: Sequence[Group], make: Callable[[list[Tensor]], P | None]
-    ) -> P | None:
-        """The plan of these groups' parameters; a new one, if it is time to look for one.
-
-        Args:
-            groups: Parameter groups.
-            make: Makes a plan for the parameters that move, and what belongs to it; None if there is none.
-
-        Returns:
-            The plan; None if there is none for now.
-        """
+    def _planned(self, groups: Sequence[Group], seen: Pass) -> P | None:
+        """The plan of these groups' parameters; a new one, if it is time to look for one; None if there is none for now."""
         owned = [p for group in groups for p in group["params"]]
         if self._plan is not None and (
             len(owned) == len(self._owned) and all(map(operator.is_, owned, self._owned))
@@ -78,14 +158,15 @@ class PlannedStep(Generic[P]):
         if self._wait > 0:
             return None
         moving = [p for p in owned if p.grad is not None and p.numel()]
-        plan = make(moving) if moving else None
-        if plan is None:
+        found = self._made(moving, seen) if moving else None
+        if found is None:
             self._given_up()
             return None
-        known = {id(p) for p in plan.parameters}
-        self._plan, self._owned, self._patience, self._wait = plan, owned, 1, 1
+        self._plan, self._averages = found
+        known = {id(p) for p in self._plan.parameters}
+        self._owned, self._patience, self._wait = owned, 1, 1
         self._rest = [p for p in owned if id(p) not in known]
-        return plan
+        return self._plan
 
     def _given_up(self) -> None:
         """Look for another plan after some steps, ever more of them."""
@@ -100,7 +181,7 @@ class Averages:
 
     Args:
         shapes: Of the matrices.
-        blocks: For every block its first parameter and the names of its matrices, in the order of the shapes.
+        forms: Of the blocks, in the order of the shapes.
         decay: Of the average, see ``MetricHistory``; 0 for none.
 
     Attributes:
@@ -114,7 +195,7 @@ class Averages:
     def __init__(
         self,
         shapes: Sequence[Sequence[int]],
-        blocks: Iterable[tuple[Tensor, Iterable[str]]],
+        forms: Iterable[Form],
         decay: float,
     ) -> None:
         self._decay = decay
@@ -123,7 +204,8 @@ class Averages:
         numbers = iter(range(len(shapes)))
         # First parameter of every block, the entries of its state and their places among the matrices.
         self._places = [
-            (p, [(PREFIX + name, next(numbers)) for name in names]) for p, names in blocks
+            (form.parameters[0], [(PREFIX + name, next(numbers)) for name in form.names])
+            for form in forms
         ]
         self.into, self.restored = 1, False
         self.decays = [0.0] * len(shapes)

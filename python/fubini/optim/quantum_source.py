@@ -12,7 +12,7 @@ import torch
 
 from fubini import _core
 from fubini.arrays import all_finite, to_numpy
-from fubini.blocks import Block, DenseBlock, distributed
+from fubini.blocks import DenseBlock, distributed
 from fubini.blocks.products import operator_block
 from fubini.errors import NumericalError
 from fubini.metric.call_metric import CallLayer
@@ -31,12 +31,11 @@ from fubini.nn.layer import QuantumLayer
 from fubini.nn.recorder import PassRecorder, check_same_weights, missing, paused
 from fubini.nn.surroundings import without_autocast
 from fubini.nn.watched_calls import CallWatch, SeenCall, watch_calls
+from fubini.optim.gather import Counted, Source
 from fubini.options import Approx, LayerRule
 
 Tensor = torch.Tensor
 Real = npt.NDArray[np.float64]
-#: A block of this process, and by how many inputs it is an average (its weight among several processes).
-Counted = tuple[Block, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +82,7 @@ class _Inputs:
     weights: Mapping[str, Tensor] | None
 
 
-class QuantumSource:
+class QuantumSource(Source):
     """Fubini-Study metrics of all quantum layers of a model, from the inputs that each of them saw.
 
     A quantum layer needs only its own inputs, so each has a recorder of its own and the model is not run again. Calls of
@@ -104,7 +103,6 @@ class QuantumSource:
         self._units: list[list[AnyLayer]] = []  # layers that share parameters are one unit
         self._covered: set[Tensor] = set()
         self._watch: CallWatch | None = None
-        self.found = self.sums = self.closure_metric = self.rough = False
 
     def attach(self, owner: Any, owned: AbstractSet[Tensor]) -> None:
         """See Source."""
@@ -129,19 +127,6 @@ class QuantumSource:
             layer = _Layer(name, module, recorder, tuple(parameters), plain)
             self._units = _joined(self._units, layer)
         self._covered = {p for unit in self._units for p in _parameters(unit)}
-
-    def begin(
-        self, groups: Sequence[Mapping[str, Any]], names: Mapping[Any, str], **now: Any
-    ) -> None:
-        """See Source: nothing."""
-
-    def explain(self) -> list[str]:
-        """See Source: nothing."""
-        return []
-
-    def units(self) -> float:
-        """See Source: no loss is known."""
-        return 1.0
 
     def _named(self, owned: AbstractSet[Tensor]) -> Iterator[tuple[str, Any]]:
         if self._model is not None:

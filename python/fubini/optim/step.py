@@ -16,12 +16,12 @@ from fubini.optim.closure import Closure, Judge, evaluated, number
 from fubini.optim.diagnostics import StepRecord
 from fubini.optim.direct import Direct, Taken, is_uniform
 from fubini.optim.energy_source import EnergyJudge, EnergySource
-from fubini.optim.gather import Gatherer, Moving
+from fubini.optim.gather import Gatherer, Moving, Source
 from fubini.optim.graph_step import GraphStep
 from fubini.optim.groups import KINDS, damping_entries
 from fubini.optim.length import StepLength
 from fubini.optim.metric_history import MetricHistory
-from fubini.optim.metric_source import ROUGH, FisherSource, Source
+from fubini.optim.metric_source import ROUGH, FisherSource
 from fubini.optim.policies import Armijo, DampingPolicy
 from fubini.optim.proposal import Proposal
 from fubini.optim.trials import curvature_unit, take_step

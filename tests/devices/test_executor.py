@@ -116,6 +116,20 @@ def test_a_device_that_never_answers_in_time() -> None:
         job_on(dev).run(executor)
 
 
+def test_a_timeout_of_the_devices_own_is_tried_again() -> None:
+    class Queued(Serial):
+        def execute(self, circuits: Any, execution_config: Any = None) -> Any:
+            if not self.calls:
+                self.calls += 1
+                raise TimeoutError("the queue is full")
+            return super().execute(circuits, execution_config)
+
+    dev = Queued(wires=2)
+    executor = Executor(dev, timeout=60.0, retries=1, backoff=0.01)
+    np.testing.assert_array_equal(job_on(dev).run(executor).jacobian, expected())
+    assert dev.calls == 2
+
+
 def test_backoff_doubles(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr("time.sleep", pauses.append)

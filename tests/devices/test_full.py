@@ -144,7 +144,7 @@ def test_some_entries_alone() -> None:
     tape = tape_of(layered, dev, [[0.3, 0.8], [-0.4, 1.1]])
     pairs = [(0, 3), (2, 2)]
     job = fidelity_job(tape, None, pairs)
-    assert sum(s.circuits for s in job.sweeps) == 4 + 1
+    assert sum(s.rows for s in job.sweeps) == 4 + 1
     expected = geometric_tensor(tape).real
     mask = np.zeros((4, 4), dtype=bool)
     for i, j in pairs:

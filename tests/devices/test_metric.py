@@ -12,8 +12,8 @@ from circuits import ANGLE_GATES, DEVICES, FIXED_GATES, random_circuit
 from devices_common import Serial, full_metric, metric_blocks, spread, tape_of
 from fubini.circuit.angles import gate_tape
 from fubini.circuit.gate_layers import find_layers
-from fubini.devices.branches import auxiliary_wires
 from fubini.devices.executor import executor_of
+from fubini.devices.states import auxiliary_wires
 
 
 @pytest.mark.parametrize("device", DEVICES)

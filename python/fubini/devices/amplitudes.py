@@ -5,16 +5,13 @@ of the results times the squared norms is the derivative by the real part of amp
 Nothing is divided by, so that amplitudes that are zero are as good as others.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import pennylane as qml
 
 from fubini.arrays import to_numpy
 from fubini.circuit.tape import GateTape
-from fubini.devices.executor import Array
 from fubini.devices.job import Job
-from fubini.devices.readout import estimates_of, readout_of
+from fubini.devices.readout import Estimates, readout_of
 from fubini.devices.sweep import repeated
 from fubini.options import Real
 
@@ -49,13 +46,11 @@ def amplitude_job(tape: GateTape, real: bool) -> Job[Real]:
     count = len(moved)
     preparation = qml.StatePrep(moved.reshape(count * rows, size), first.wires, validate_norm=False)
     operations = [preparation, *(repeated(op, count) for op in others)]
-    readout = readout_of(tape, tape.shots)
-    sweeps = readout.sweeps(operations, count * rows, tape.shots)
 
-    def finish(answers: Sequence[Sequence[Array]]) -> Real:
-        features = estimates_of(readout, answers, (count, rows), tape.shots).features
-        weighted = 0.5 * squares[..., None] * features
+    def derivatives(seen: Estimates) -> Real:
+        weighted = 0.5 * squares[..., None] * seen.features
         difference = weighted[: count // 2] - weighted[count // 2 :]
         return np.ascontiguousarray(difference.transpose(1, 2, 0))
 
-    return Job(tuple(sweeps), finish)
+    readout = readout_of(tape, tape.shots)
+    return readout.job(operations, (count, rows), tape.shots).then(derivatives)

@@ -36,6 +36,11 @@ class DiagonalBasis:
     wires: tuple[Any, ...]
     sums: tuple[PauliSum, ...]
 
+    @property
+    def measurement(self) -> Any:
+        """Of the probabilities of all outcomes."""
+        return qml.probs(wires=list(self.wires))
+
     def values(self) -> np.ndarray[Any, np.dtype[np.float64]]:
         """The value of every sum for every outcome, (sums, 2^wires)."""
         outcomes = np.arange(1 << len(self.wires))
@@ -96,85 +101,49 @@ def _local(terms: PauliSum, used: Sequence[int], count: int) -> PauliSum:
     return on_bits(terms, [1 << (count - 1 - w) for w in used])
 
 
-class _Conjugation:
-    """Pauli words carried through Clifford gates, signs included (Aaronson and Gottesman 2004)."""
-
-    def __init__(self, words: Sequence[tuple[int, int]], wires: int) -> None:
-        self.x = [x for x, _ in words]
-        self.z = [z for _, z in words]
-        self.sign = [1] * len(words)
-        self.wires = wires
-        self.gates: list[tuple[str, tuple[int, ...]]] = []
-
-    def bit(self, mask: int, wire: int) -> int:
-        return mask >> (self.wires - 1 - wire) & 1
-
-    def apply(self, name: str, *wires: int) -> None:
-        self.gates.append((name, wires))
-        for k in range(len(self.x)):
-            if name == "CZ":
-                self._hadamard(k, wires[1])
-                self._cnot(k, *wires)
-                self._hadamard(k, wires[1])
-            elif name == "CNOT":
-                self._cnot(k, *wires)
-            elif name == "H":
-                self._hadamard(k, wires[0])
-            else:  # the adjoint of S: X -> -Y, Y -> X
-                if self.bit(self.x[k], wires[0]):
-                    if not self.bit(self.z[k], wires[0]):
-                        self.sign[k] = -self.sign[k]
-                    self.z[k] ^= 1 << (self.wires - 1 - wires[0])
-
-    def _hadamard(self, k: int, wire: int) -> None:
-        x, z = self.bit(self.x[k], wire), self.bit(self.z[k], wire)
-        if x & z:
-            self.sign[k] = -self.sign[k]
-        if x != z:
-            self.x[k] ^= 1 << (self.wires - 1 - wire)
-            self.z[k] ^= 1 << (self.wires - 1 - wire)
-
-    def _cnot(self, k: int, control: int, target: int) -> None:
-        xc, zc = self.bit(self.x[k], control), self.bit(self.z[k], control)
-        xt, zt = self.bit(self.x[k], target), self.bit(self.z[k], target)
-        if xc & zt & (xt ^ zc ^ 1):
-            self.sign[k] = -self.sign[k]
-        self.x[k] ^= xc << (self.wires - 1 - target)
-        self.z[k] ^= zt << (self.wires - 1 - control)
-
-
 def _clifford_basis(
     sums: Sequence[PauliSum], used: Sequence[int], labels: Sequence[Any]
 ) -> DiagonalBasis:
+    """Words carried through Clifford gates, signs included (Aaronson and Gottesman 2004)."""
     local = [_local(s, used, len(labels)) for s in sums]
     words = list(dict.fromkeys((x, z) for s in local for x, z, _ in s))
-    wires = len(used)
-    table = _Conjugation(words, wires)
-    for k in range(len(words)):
-        if not table.x[k]:
-            continue
-        pivot = next(w for w in range(wires) if table.bit(table.x[k], w))
-        for w in range(wires):
-            if w != pivot and table.bit(table.x[k], w):
-                table.apply("CNOT", pivot, w)
-        if table.bit(table.z[k], pivot):
-            table.apply("S+", pivot)
-        for w in range(wires):
-            if w != pivot and table.bit(table.z[k], w):
-                table.apply("CZ", pivot, w)
-        # The word is X on the pivot; all others commute with it, so that Z there stays diagonal from now on.
-        table.apply("H", pivot)
     chosen = [labels[w] for w in used]
-    make = {
-        "H": qml.Hadamard,
-        "S+": lambda wires: qml.adjoint(qml.S(wires)),
-        "CNOT": qml.CNOT,
-        "CZ": qml.CZ,
-    }
-    gates = [make[name](wires=[chosen[w] for w in where]) for name, where in table.gates]
-    image = {w: (table.z[k], table.sign[k]) for k, w in enumerate(words)}
-    diagonal = tuple(tuple((0, image[x, z][0], c * image[x, z][1]) for x, z, c in s) for s in local)
-    return DiagonalBasis(tuple(gates), tuple(chosen), diagonal)
+    bits = 1 << np.arange(len(used))[::-1]
+    # Letters of every word, (words, wires), and whether its sign has changed.
+    x, z = (np.array([word[k] for word in words])[:, None] & bits > 0 for k in (0, 1))
+    flipped = np.zeros(len(words), dtype=bool)
+    gates: list[Any] = []
+    for k in range(len(words)):
+        if not x[k].any():
+            continue
+        pivot, *others = np.flatnonzero(x[k]).tolist()
+        for w in others:
+            gates.append(qml.CNOT([chosen[pivot], chosen[w]]))
+            flipped ^= x[:, pivot] & z[:, w] & ~(x[:, w] ^ z[:, pivot])
+            x[:, w] ^= x[:, pivot]
+            z[:, pivot] ^= z[:, w]
+        if z[k, pivot]:
+            gates.append(qml.adjoint(qml.S(chosen[pivot])))  # X -> -Y, Y -> X
+            flipped ^= x[:, pivot] & ~z[:, pivot]
+            z[:, pivot] ^= x[:, pivot]
+        for w in np.flatnonzero(z[k]).tolist():
+            gates.append(qml.CZ([chosen[pivot], chosen[w]]))
+            flipped ^= x[:, pivot] & x[:, w] & (z[:, pivot] ^ z[:, w])
+            z[:, pivot] ^= x[:, w]
+            z[:, w] ^= x[:, pivot]
+        # The word is X on the pivot; all others commute with it, so that Z there stays diagonal from now on.
+        gates.append(qml.Hadamard(chosen[pivot]))
+        flipped ^= x[:, pivot] & z[:, pivot]
+        x[:, pivot], z[:, pivot] = z[:, pivot].copy(), x[:, pivot].copy()
+    masks, signs = (z @ bits).tolist(), np.where(flipped, -1.0, 1.0).tolist()
+    place = {word: k for k, word in enumerate(words)}
+    diagonal = []
+    for terms in local:
+        places = [place[term[:2]] for term in terms]
+        diagonal.append(
+            tuple((0, masks[k], signs[k] * c) for k, (_, _, c) in zip(places, terms, strict=True))
+        )
+    return DiagonalBasis(tuple(gates), tuple(chosen), tuple(diagonal))
 
 
 def _dense_basis(

@@ -17,30 +17,27 @@ from fubini.circuit.gate_layers import Layer
 from fubini.circuit.tape import GateTape
 from fubini.devices.basis import DiagonalBasis, diagonal_basis
 from fubini.devices.executor import Array
-from fubini.devices.job import Job
+from fubini.devices.job import Job, Measured
 from fubini.devices.shifts import check_shots
-from fubini.devices.sweep import Sweep
+from fubini.devices.sweep import sweep_of
 from fubini.errors import UnsupportedCircuitError
 from fubini.options import LayerRule, Real
 
 
 @dataclass(frozen=True)
-class MetricEstimate:
+class MetricEstimate(Measured):
     """The metric over the trainable angles, and its standard errors.
 
     Attributes:
         values: (1 or batch, angles, angles); zero outside the blocks.
-        errors: Of the same shape; zeros for exact results and for entries that are not measured. Their squares are
-            unbiased; where a variance is near the largest possible, its error is of order 1/shots and may be estimated
-            as 0.
+        variances: Of the same shape; zeros for exact results and for entries that are not measured. They are unbiased;
+            where a variance is near the largest possible, its error is of order 1/shots and may be estimated as 0.
         means: (1 or batch, angles), the generators' expectation values.
         independent: (angles, angles), over how many inputs an entry was measured: 1 for a layer that no input precedes,
             in between where only parts of it were.
         circuits: How many circuits were run for every input.
     """
 
-    values: Real
-    errors: Real
     means: Real
     independent: Real
     circuits: int
@@ -58,7 +55,7 @@ class MetricEstimate:
             Two arrays (weights, weights).
         """
         mean = (np.swapaxes(jacobian, 1, 2) @ self.values @ jacobian).mean(axis=0)
-        noise = self.errors**2 / self.independent
+        noise = self.variances / self.independent
         square = jacobian**2
         variance = (np.swapaxes(square, 1, 2) @ noise @ square).mean(axis=0)
         used = jacobian != 0
@@ -123,13 +120,14 @@ def metric_job(
         layer for layer in tape.layers(layers) if any(order[i] in chosen for i in layer.gates)
     ]
     bases = [layer_basis(tape, layer) for layer in wanted]
-    sweeps = []
-    for layer, basis in zip(wanted, bases, strict=True):
-        operations = [tape.gates[i].operation for i in layer.before]
-        rows = tape.batch if any(op.batch_size is not None for op in operations) else None
-        sweeps.append(
-            Sweep((*operations, *basis.gates), (qml.probs(wires=list(basis.wires)),), rows, shots)
+    sweeps = [
+        sweep_of(
+            [*(tape.gates[i].operation for i in layer.before), *basis.gates],
+            basis.measurement,
+            shots,
         )
+        for layer, basis in zip(wanted, bases, strict=True)
+    ]
 
     def finish(answers: list[list[Array]]) -> MetricEstimate:
         count = len(order)
@@ -151,7 +149,7 @@ def metric_job(
             variances[:, indices[:, None], indices] = variance
             means[:, indices] = mean
             independent[indices[:, None], indices] = len(block)
-        return MetricEstimate(values, np.sqrt(variances), means, independent, len(wanted))
+        return MetricEstimate(values, variances, means, independent, len(wanted))
 
     return Job(tuple(sweeps), finish)
 

@@ -1,7 +1,9 @@
 """Running circuits on a device that costs time or money: chunks, retries, accounts, and nothing paid for twice."""
 
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,12 +13,12 @@ import pennylane as qml
 
 from fubini.arrays import to_numpy
 from fubini.devices.adjoint import REFUSALS, differentiated, differentiates
-from fubini.devices.sweep import Sweep, rows_of, tape_key
-from fubini.devices.usage import Call, Progress, Usage, progress_of, usage_of
+from fubini.devices.sweep import Sweep, is_derived, tape_key
+from fubini.devices.usage import Progress, Usage, progress_of, usage_of
 from fubini.errors import NumericalError, UnsupportedCircuitError
 
 Array = npt.NDArray[Any]
-_Runs = Callable[[list[Any]], list[list[Array]]]
+_Answers = list[list[Array]]  # for every tape its measurements' results
 
 # Devices that run a tape whose parameters have a leading axis, and the bytes that one row of n wires takes there: some
 # copies of the state or of the density matrix.
@@ -88,7 +90,9 @@ class Executor:
     progress: bool | Progress = False
     usage: Usage = field(default_factory=Usage, init=False)
     _paid: dict[Any, list[list[Array]]] = field(default_factory=dict, init=False, repr=False)
-    _late: list[tuple[bool, Call]] = field(default_factory=list, init=False, repr=False)
+    _late: list[tuple[list[Any], Future[_Answers]]] = field(
+        default_factory=list, init=False, repr=False
+    )
     _unused_runs: int = field(default=0, init=False, repr=False)
     _differentiable: dict[Any, bool] = field(default_factory=dict, init=False, repr=False)
 
@@ -120,12 +124,9 @@ class Executor:
         Returns:
             Calls, tapes, circuits and shots.
         """
-        orders = [self._order(sweep) for sweep in sweeps]
-        derived = [bool(order.sweep.by) for order in orders for _ in order.tapes]
-        calls = len(self._calls(derived, range(len(derived))))
-        circuits = sum(order.sweep.circuits for order in orders)
-        shots = sum(order.sweep.circuits * (order.sweep.shots or 0) for order in orders)
-        return Usage(calls, len(derived), circuits, shots)
+        tapes = [tape for sweep in sweeps for tape in self._order(sweep).tapes]
+        calls = self._calls(tapes, range(len(tapes)))
+        return sum((usage_of([tapes[k] for k in call]) for call in calls), Usage())
 
     def run(self, sweeps: Sequence[Sweep]) -> list[list[Array]]:
         """Execute circuits.
@@ -146,23 +147,17 @@ class Executor:
         orders = [self._order(sweep) for sweep in sweeps]
         for order in orders:
             self._check_wires(order.sweep)
-        derived = [bool(order.sweep.by) for order in orders for _ in order.tapes]
-        answers = self._execute([tape for order in orders for tape in order.tapes], derived)
+        answers = self._execute([tape for order in orders for tape in order.tapes])
         results = []
         for order in orders:
             mine = [next(answers) for _ in order.tapes]
-            count = 2 if order.sweep.by else len(order.sweep.measurements)
-            if order.sweep.rows is None:
-                parts = [np.asarray(a)[None] for a in mine[0]]
-            elif order.broadcast:
-                rows = [len(a[0]) for a in mine]
-                if sum(rows) != order.sweep.rows:
-                    raise UnsupportedCircuitError(
-                        f"device: {self.device.name} returned {sum(rows)} results for {order.sweep.rows} settings"
-                    )
-                parts = [np.concatenate([a[m] for a in mine]) for m in range(count)]
-            else:
-                parts = rows_of(mine, count)
+            rows = sum(len(a[0]) for a in mine) if order.broadcast else order.sweep.rows
+            if rows != order.sweep.rows:
+                raise UnsupportedCircuitError(
+                    f"device: {self.device.name} returned {rows} results for {order.sweep.rows} settings"
+                )
+            join = np.concatenate if order.broadcast else np.stack
+            parts: list[Array] = [join(part) for part in zip(*mine, strict=True)]
             results.append(parts if order.which is None else [p[order.which] for p in parts])
         return results
 
@@ -183,8 +178,8 @@ class Executor:
         if key not in self._differentiable:
             if len(self._differentiable) >= _FORGET_STRUCTURES:
                 self._differentiable.clear()
-            first = sweep if sweep.rows is None else sweep.take(np.zeros(1, dtype=np.intp))
-            self._differentiable[key] = differentiates(self.device, first.single_tapes()[0])
+            (tape,) = sweep.take(np.zeros(1, dtype=np.intp)).single_tapes()
+            self._differentiable[key] = differentiates(self.device, tape)
         return self._differentiable[key]
 
     # -- orders -------------------------------------------------------------------------------------------------
@@ -193,15 +188,12 @@ class Executor:
         which = None
         if sweep.shots is None:
             sweep, which = sweep.distinct()
-        if sweep.rows is None:
-            return _Order(sweep, [sweep.broadcast_tape()], False, which)
         if sweep.rows < 2 or not self._takes_broadcast(sweep):
             return _Order(sweep, sweep.single_tapes(), False, which)
         wires = len(sweep.wires if self.device.wires is None else self.device.wires)
         room = max(1, self.memory // _BROADCASTING[self.device.name](wires))
         starts = range(0, sweep.rows, room)
         chunks = [sweep.take(np.arange(s, min(s + room, sweep.rows))) for s in starts]
-        chunks = [sweep] if len(starts) == 1 else chunks
         return _Order(sweep, [chunk.broadcast_tape() for chunk in chunks], True, which)
 
     def _takes_broadcast(self, sweep: Sweep) -> bool:
@@ -214,16 +206,11 @@ class Executor:
         kinds = {type(op).__name__ for op in moving}
         return self.device.name != "default.mixed" or refused.isdisjoint(kinds)
 
-    def _per_call(self, tapes: int) -> int:
-        if self.tapes_per_call is not None:
-            return self.tapes_per_call
-        return max(1, tapes) if self.device.name in SIMULATORS else _TAPES_PER_CALL
-
-    def _calls(self, derived: Sequence[bool], which: Iterable[int]) -> list[list[int]]:
+    def _calls(self, tapes: Sequence[Any], which: Sequence[int]) -> list[list[int]]:
         """The tapes of every call: results and derivatives are asked for separately."""
-        step = self._per_call(len(derived))
-        which = list(which)
-        kinds = [[k for k in which if derived[k] is kind] for kind in (False, True)]
+        step = max(1, len(tapes)) if self.device.name in SIMULATORS else _TAPES_PER_CALL
+        step = step if self.tapes_per_call is None else self.tapes_per_call
+        kinds = [[k for k in which if is_derived(tapes[k]) is kind] for kind in (False, True)]
         return [kind[s : s + step] for kind in kinds for s in range(0, len(kind), step)]
 
     def _check_wires(self, sweep: Sweep) -> None:
@@ -238,41 +225,35 @@ class Executor:
 
     # -- execution ----------------------------------------------------------------------------------------------
 
-    def _execute(self, tapes: list[Any], derived: list[bool]) -> Iterator[list[Array]]:
-        done = self._paid_for(tapes, derived)
+    def _execute(self, tapes: list[Any]) -> Iterator[list[Array]]:
+        done = self._paid_for(tapes)
         open_ = [k for k, answer in enumerate(done) if answer is None]
         show = progress_of(self.progress, len(tapes))
         show(len(tapes) - len(open_))
         try:
-            for chunk in self._calls(derived, open_):
-                run = self._differentiate if derived[chunk[0]] else self._call
-                self._attempts(run, tapes, chunk, done)
+            for chunk in self._calls(tapes, open_):
+                self._attempts(tapes, chunk, done)
                 show(sum(answer is not None for answer in done))
         except BaseException:
             # Kept for the next attempt, an interrupted one (control-C) included.
-            for tape, kind, answer in zip(tapes, derived, done, strict=True):
-                if answer is not None:
-                    self._keep(tape, kind, answer)
+            self._keep(tapes, done)
             self._unused_runs = 0
             raise
         finally:
             show(None)
         return iter([answer for answer in done if answer is not None])
 
-    def _paid_for(self, tapes: list[Any], derived: list[bool]) -> list[list[Array] | None]:
+    def _paid_for(self, tapes: list[Any]) -> list[list[Array] | None]:
         """Results of runs that failed, and of calls that took too long; each at most once, as samples must differ."""
         done: list[list[Array] | None] = [None] * len(tapes)
-        for late in [late for late in self._late if late[1].finished]:
+        for late in [late for late in self._late if late[1].done()]:
             self._late.remove(late)
-            kind, call = late
-            if call.error is None:
-                for tape, answer in zip(call.tapes, call.result(), strict=True):
-                    if _finite(answer):
-                        self._keep(tape, kind, answer)
+            if late[1].exception() is None:
+                self._keep(late[0], late[1].result())
         if not self._paid and not self._late:
             return done
-        for k, (tape, kind) in enumerate(zip(tapes, derived, strict=True)):
-            kept = self._paid.get((kind, tape_key(tape)))
+        for k, tape in enumerate(tapes):
+            kept = self._paid.get(tape_key(tape))
             if kept:
                 done[k] = kept.pop()
         self._unused_runs = 0 if any(a is not None for a in done) else self._unused_runs + 1
@@ -281,36 +262,36 @@ class Executor:
             self._late.clear()
         return done
 
-    def _keep(self, tape: Any, kind: bool, answer: list[Array]) -> None:
-        self._paid.setdefault((kind, tape_key(tape)), []).append(answer)
+    def _keep(self, tapes: list[Any], answers: Sequence[list[Array] | None]) -> None:
+        for tape, answer in zip(tapes, answers, strict=True):
+            if answer is not None and _finite(answer):
+                self._paid.setdefault(tape_key(tape), []).append(answer)
 
-    def _attempts(self, run: _Runs, tapes: list[Any], indices: list[int], done: list[Any]) -> None:
+    def _attempts(self, tapes: list[Any], indices: list[int], done: list[Any]) -> None:
         problem: Exception | None = None
-        pending: Call | None = None
+        pending: tuple[list[Any], Future[_Answers]] | None = None
         for attempt in range(self.retries + 1):
             if attempt:
                 time.sleep(self.backoff * 2.0 ** (attempt - 1))
-            chosen = [tapes[k] for k in indices]
+            if pending is None or not pending[1].done():  # else it is late, but paid for
+                chosen = [tapes[k] for k in indices]
+                self.usage = self.usage + usage_of(chosen)
+                pending = chosen, self._started(chosen)
             try:
-                if pending is not None and pending.finished:
-                    answers, pending = pending.result(), None  # late, but paid for
-                else:
-                    self.usage = self.usage + usage_of(chosen)
-                    pending = Call(run, chosen)
-                    answers = pending.within(self.timeout)
-                    pending = None
+                answers = pending[1].result(self.timeout)
             except UnsupportedCircuitError:
                 raise
             except REFUSALS as error:  # a second attempt would only repeat it
                 raise UnsupportedCircuitError(
                     f"device: {self.device.name} refused a circuit: {error}"
                 ) from error
-            except TimeoutError as error:
-                problem = error
-                continue
             except Exception as error:  # noqa: BLE001 - what plugins raise for a failing network or queue
-                problem, pending = error, None
+                if pending[1].done():
+                    problem, pending = error, None
+                else:
+                    problem = TimeoutError(f"no answer within {self.timeout:g} s")
                 continue
+            pending = None
             bad = []
             for k, answer in zip(indices, answers, strict=True):
                 if _finite(answer):
@@ -324,7 +305,7 @@ class Executor:
             )
             indices = bad
         if pending is not None:  # still running, or just about to end: the next run asks again
-            self._late.append((run == self._differentiate, pending))
+            self._late.append(pending)
         tries = f"{self.retries + 1} attempts" if self.retries else "1 attempt"
         kept = sum(answer is not None for answer in done)
         text = (
@@ -335,10 +316,26 @@ class Executor:
             raise NumericalError(text)
         raise DeviceExecutionError(f"device: {self.device.name} failed: {text}") from problem
 
-    def _differentiate(self, tapes: list[Any]) -> list[list[Array]]:
-        return differentiated(self.device, tapes)
+    def _started(self, tapes: list[Any]) -> Future[_Answers]:
+        """A call of the device: over, or, where it may take too long, in a thread of its own."""
+        outcome: Future[_Answers] = Future()
 
-    def _call(self, tapes: list[Any]) -> list[list[Array]]:
+        def run() -> None:
+            try:
+                outcome.set_result(self._call(tapes))
+            except BaseException as error:  # noqa: BLE001 - raised where the answer is waited for
+                outcome.set_exception(error)
+
+        if self.timeout is None:
+            run()
+        else:
+            # A thread that does not keep Python from ending, as those of an executor do.
+            threading.Thread(target=run, daemon=True).start()
+        return outcome
+
+    def _call(self, tapes: list[Any]) -> _Answers:
+        if is_derived(tapes[0]):
+            return differentiated(self.device, tapes)
         answers = qml.execute(tapes, self.device, diff_method=None, interface="numpy", cache=False)
         if len(answers) != len(tapes):
             raise UnsupportedCircuitError(

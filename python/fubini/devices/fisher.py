@@ -11,7 +11,7 @@ outcome's share of F is too small by the factor 1 - (1 - p)^(N+1).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,9 @@ from fubini import _core
 from fubini.arrays import hermitian
 from fubini.circuit.gate_layers import GateShape
 from fubini.circuit.tape import Gate, GateTape
-from fubini.devices.executor import STATE_VECTORS, Array, Executor
+from fubini.devices.executor import STATE_VECTORS, Executor
 from fubini.devices.gradient import Gradient
-from fubini.devices.job import Job, together
+from fubini.devices.job import Job, Measured, together
 from fubini.devices.shifts import frequencies, gradient_job, has_rule
 from fubini.errors import NumericalError
 from fubini.options import Real
@@ -34,26 +34,6 @@ _CUTOFF = 1e-12
 _CUTOFF_OF_STATES = 1e-18
 # Second derivatives below this are rounding of zero.
 _FLAT = 1e-9
-
-
-@dataclass(frozen=True)
-class FisherEstimate:
-    """A Fisher matrix, or metric, over the trainable angles, and its standard errors.
-
-    Attributes:
-        values: (1 or batch, angles, angles).
-        variances: Unbiased estimates of the values' variances, of the same shape; zeros for exact results. For a value
-            that is itself of the order of its error they are negative now and then.
-    """
-
-    values: Real
-    variances: Real
-
-    @property
-    def errors(self) -> Real:
-        """Standard errors, 0 where the estimate of the variance is negative."""
-        result: Real = np.sqrt(np.maximum(self.variances, 0.0))
-        return result
 
 
 def classical_fisher(probabilities: Real, derivatives: Real, cutoff: float = _CUTOFF) -> Real:
@@ -67,11 +47,8 @@ def classical_fisher(probabilities: Real, derivatives: Real, cutoff: float = _CU
     Returns:
         (batch, angles, angles).
     """
-    seen = probabilities > cutoff
-    scaled = (
-        derivatives
-        * np.where(seen, 1.0 / np.sqrt(np.where(seen, probabilities, 1.0)), 0.0)[..., None]
-    )
+    roots = np.sqrt(np.where(probabilities > cutoff, probabilities, np.inf))
+    scaled = derivatives / roots[..., None]
     return hermitian(np.swapaxes(scaled, 1, 2) @ scaled)
 
 
@@ -137,7 +114,7 @@ def _curvatures(tape: GateTape, found: Gradient) -> Real:
 
 def fisher_job(
     tape: GateTape, *, wires: Sequence[Any] | None = None, shots: int | None = None
-) -> Job[FisherEstimate]:
+) -> Job[Measured]:
     """Return the job that finds the Fisher information of the measured distribution over the trainable angles.
 
     It runs the circuits of a parameter-shift gradient and the circuit itself. With shots the result is nearly unbiased,
@@ -159,28 +136,25 @@ def fisher_job(
     measured = replace(tape, measurements=(qml.probs(wires=labels),))
     job = gradient_job(measured, shots=shots, values=True, rule="shift")
 
-    def finish(answers: list[list[Array]]) -> FisherEstimate:
-        found = job.finish(answers)
-        if shots is not None:
-            return _sampled_fisher(found, shots)
-        return exact(found, _CUTOFF)
+    if shots is not None:
+        return job.then(lambda found: _sampled_fisher(found, shots))
 
-    def exact(found: Gradient, cutoff: float) -> FisherEstimate:
+    def exact(found: Gradient, cutoff: float = _CUTOFF) -> Measured:
         assert found.values is not None
         values = classical_fisher(found.values, found.jacobian, cutoff)
         if (found.values <= cutoff).any():
             limits = vanishing_outcomes(found.values, _curvatures(measured, found), cutoff)
             values = values + limits[:, :, None] * np.eye(limits.shape[1])
-        return FisherEstimate(values, np.zeros_like(values))
+        return Measured(values, np.zeros_like(values))
 
-    def choose(executor: Executor) -> Job[FisherEstimate]:
-        cutoff = _CUTOFF_OF_STATES if executor.device.name in STATE_VECTORS else _CUTOFF
-        return Job(job.sweeps, lambda answers: exact(job.finish(answers), cutoff))
+    def choose(executor: Executor) -> Job[Measured]:
+        of_states = executor.device.name in STATE_VECTORS
+        return job.then(lambda found: exact(found, _CUTOFF_OF_STATES if of_states else _CUTOFF))
 
-    return Job(job.sweeps, finish, None if shots is not None else choose)
+    return replace(job.then(exact), choose=choose)
 
 
-def _sampled_fisher(found: Gradient, shots: int) -> FisherEstimate:
+def _sampled_fisher(found: Gradient, shots: int) -> Measured:
     """From frequencies: of the circuit itself, and of the circuits whose sums are the derivatives."""
     assert found.base is not None
     count = found.jacobian.shape[2]
@@ -194,7 +168,7 @@ def _sampled_fisher(found: Gradient, shots: int) -> FisherEstimate:
         _sampled_row(row, frequencies[:, b], which, coefficients, shots)
         for b, row in enumerate(seen)
     ]
-    return FisherEstimate(np.stack([v for v, _ in rows]), np.stack([v for _, v in rows]))
+    return Measured(*(np.stack(part) for part in zip(*rows, strict=True)))
 
 
 def _sampled_row(
@@ -253,7 +227,7 @@ def random_basis_metric_job(
     depth: int | None = None,
     shots: int | None = None,
     seed: int | None = None,
-) -> Job[FisherEstimate]:
+) -> Job[Measured]:
     """Return the job that estimates the Fubini-Study metric by the Fisher information in random bases.
 
     Every basis costs what :func:`fisher_job` costs. A basis is made by ``depth`` layers of Haar-random rotations of every
@@ -284,16 +258,15 @@ def random_basis_metric_job(
     for _ in range(bases):
         gates = [Gate(op, None, False, everything) for op in _random_basis(tape.wires, layers, rng)]
         jobs.append(fisher_job(replace(tape, gates=(*tape.gates, *gates)), shots=shots))
-    joined = together(*jobs)
 
-    def finish(answers: list[list[Array]]) -> FisherEstimate:
-        found = 0.5 * np.stack([one.values for one in joined.finish(answers)])
-        values = found.mean(axis=0)
+    def mean(found: tuple[Measured, ...]) -> Measured:
+        halves = 0.5 * np.stack([one.values for one in found])
+        values = halves.mean(axis=0)
         if bases == 1:
-            return FisherEstimate(values, np.full_like(values, np.inf))
-        return FisherEstimate(values, found.var(axis=0, ddof=1) / bases)
+            return Measured(values, np.full_like(values, np.inf))
+        return Measured(values, halves.var(axis=0, ddof=1) / bases)
 
-    return Job(joined.sweeps, finish)
+    return together(*jobs).then(mean)
 
 
 def _random_basis(wires: Any, layers: int, rng: np.random.Generator) -> list[Any]:
@@ -301,9 +274,8 @@ def _random_basis(wires: Any, layers: int, rng: np.random.Generator) -> list[Any
     for layer in range(layers):
         for wire in wires:
             phi, omega = rng.uniform(0.0, 2.0 * np.pi, 2)
-            theta = np.arccos(
-                rng.uniform(-1.0, 1.0)
-            )  # sin(theta) is the density of Haar-random rotations
+            # sin(theta) is the density of Haar-random rotations.
+            theta = np.arccos(rng.uniform(-1.0, 1.0))
             operations.append(qml.Rot(phi, theta, omega, wires=wire))
         for k in range(layer % 2, len(wires) - 1, 2):
             operations.append(qml.CZ([wires[k], wires[k + 1]]))

@@ -7,6 +7,7 @@ et al. 2021, arXiv:2008.06517); F is the probability that the circuit followed b
 circuits are twice as deep, and no wire is needed.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -20,9 +21,9 @@ from fubini.devices.block_metric import MetricEstimate, metric_job, refuse_chann
 from fubini.devices.executor import Array
 from fubini.devices.hessian import PairPlan, pair_plan, squared
 from fubini.devices.insertion import controlled_word, labelled_letters, prepared
-from fubini.devices.job import Job
+from fubini.devices.job import Job, together
 from fubini.devices.shifts import at_settings, check_shots, refuse_without_rule
-from fubini.devices.sweep import Sweep
+from fubini.devices.sweep import Sweep, sweep_of
 from fubini.errors import UnsupportedCircuitError
 from fubini.options import Real
 
@@ -118,21 +119,16 @@ def _hadamard_job(tape: GateTape, shots: int | None, auxiliary: Any) -> Job[Metr
                         controlled_word(labelled_letters(u, v, tape), auxiliary, 0),
                         qml.Hadamard(auxiliary),
                     ]
-                    moving = any(op.batch_size is not None for op in circuit)
-                    rows = tape.batch if moving else None
-                    sweeps.append(
-                        Sweep(tuple(circuit), (qml.probs(wires=[auxiliary]),), rows, shots)
-                    )
+                    sweeps.append(sweep_of(circuit, qml.probs(wires=[auxiliary]), shots))
                     terms.append((order[first], order[second], a * b))
     # <K> without the identity's part, which drops out of covariances.
     offsets = np.array([sum(c for x, z, c in g if not x | z) for g in tape.generators(trainable)])
 
-    def finish(answers: list[list[Array]]) -> MetricEstimate:
-        inner = blocks.finish(answers[: len(blocks.sweeps)])
-        tests = answers[len(blocks.sweeps) :]
+    def metric(found: tuple[MetricEstimate, list[list[Array]]]) -> MetricEstimate:
+        inner, tests = found
         rows = max([len(inner.values), *(len(seen) for (seen,) in tests)])
         values = np.broadcast_to(inner.values, (rows, *inner.values.shape[1:])).copy()
-        variances = np.broadcast_to(inner.errors**2, values.shape).copy()
+        variances = np.broadcast_to(inner.variances, values.shape).copy()
         independent = inner.independent.copy()
         for (i, j, coefficient), (seen,) in zip(terms, tests, strict=True):
             overlap = seen[:, 0] - seen[:, 1]
@@ -159,16 +155,16 @@ def _hadamard_job(tape: GateTape, shots: int | None, auxiliary: Any) -> Job[Metr
             if average > 0:
                 independent[i, j] = independent[j, i] = variances[:, i, j].mean() / average
         circuits = inner.circuits + len(terms)
-        return MetricEstimate(values, np.sqrt(variances), inner.means, independent, circuits)
+        return MetricEstimate(values, variances, inner.means, independent, circuits)
 
-    return Job((*blocks.sweeps, *sweeps), finish)
+    return together(blocks, Job(tuple(sweeps), lambda answers: answers)).then(metric)
 
 
 # -- without ----------------------------------------------------------------------------------------------------
 
 
-def fidelity_sweep(tape: GateTape, settings: Real, shots: int | None) -> Sweep:
-    """Return the circuits whose probability of zeros is the fidelity with the circuit at other angles.
+def fidelities_job(tape: GateTape, settings: Real, shots: int | None) -> Job[Real]:
+    """Return the job that finds fidelities with the circuit at other angles.
 
     Args:
         tape: The circuit.
@@ -176,14 +172,15 @@ def fidelity_sweep(tape: GateTape, settings: Real, shots: int | None) -> Sweep:
         shots: Of every circuit.
 
     Returns:
-        The sweep; it measures probabilities of all wires.
+        The job; its result is (settings, 1 or batch), the probability that all wires are measured as 0.
     """
     plain = _without_preparation(tape)
+    shape = settings.shape[:2]
     here = np.repeat(np.broadcast_to(plain.angles, settings.shape[1:])[None], len(settings), axis=0)
     back = [_inverse(op) for op in reversed(at_settings(plain, here))]
     measurement = (qml.probs(wires=list(tape.wires)),)
-    rows = settings.shape[0] * settings.shape[1]
-    return Sweep((*at_settings(plain, settings), *back), measurement, rows, shots)
+    sweep = Sweep((*at_settings(plain, settings), *back), measurement, math.prod(shape), shots)
+    return Job((sweep,), lambda answers: answers[0][0].reshape(*shape, -1)[..., 0])
 
 
 def _inverse(op: Any) -> Any:
@@ -225,25 +222,17 @@ def fidelity_job(
     rows, count = tape.rows, len(tape.trainable)
     # The circuit with itself has fidelity 1 and is not run.
     run = [k for k, setting in enumerate(plan.settings) if setting]
-    sweep = fidelity_sweep(tape, plan.angles(tape.at)[run], shots)
 
-    def finish(answers: list[list[Array]]) -> MetricEstimate:
-        zeros = fidelities(answers[0], (len(run), rows))[:, :, None]
+    def metric(zeros: Real) -> MetricEstimate:
         values = np.ones((len(plan.settings), rows, 1))
-        values[run] = zeros
+        values[run, :, 0] = zeros
         noise = np.zeros_like(values)
         if shots is not None:
-            noise[run] = zeros * (1.0 - zeros) / (shots - 1)
-        metric = -0.5 * plan.matrices(values, count)[:, 0]
-        errors = 0.5 * np.sqrt(squared(plan).matrices(noise, count)[:, 0])
+            noise[run, :, 0] = zeros * (1.0 - zeros) / (shots - 1)
+        found = -0.5 * plan.matrices(values, count)[:, 0]
+        variances = 0.25 * squared(plan).matrices(noise, count)[:, 0]
         independent = np.full((count, count), float(rows))
         means = np.full((rows, count), np.nan)  # fidelities do not tell them
-        return MetricEstimate(metric, errors, means, independent, len(run))
+        return MetricEstimate(found, variances, means, independent, len(run))
 
-    return Job((sweep,), finish)
-
-
-def fidelities(answers: Sequence[Array], shape: tuple[int, ...]) -> Real:
-    """Return the probability of zeros of a :func:`fidelity_sweep`'s answers, in the given shape."""
-    result: Real = answers[0].reshape(*shape, -1)[..., 0]
-    return result
+    return fidelities_job(tape, plan.angles(tape.at)[run], shots).then(metric)

@@ -1,13 +1,12 @@
 """Derivatives of a QNode's results, with what they are made of, so that shots give their errors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from fubini import _core
 from fubini.devices.readout import Estimates
 from fubini.options import Real
 
@@ -33,38 +32,30 @@ class Gradient:
 
     Attributes:
         values: (1 or batch, outputs); None where the circuit itself was not run.
-        jacobian: (1 or batch, outputs, angles).
+        by_features: Derivatives of the features, (1 or batch, features, angles).
         base: What the circuit itself gave, else None.
         terms: What the derivatives are made of; empty where the device gave them itself.
         slopes: (1 or batch, outputs, features).
     """
 
     values: Real | None
-    jacobian: Real
+    by_features: Real
     base: Estimates | None
     terms: tuple[Terms, ...]
     slopes: Real
 
+    @cached_property
+    def jacobian(self) -> Real:
+        """Derivatives of the results, (1 or batch, outputs, angles)."""
+        return self.slopes @ self.by_features
+
     @property
     def errors(self) -> Real:
         """Standard errors of the Jacobian, (1 or batch, outputs, angles); zeros for an analytic device."""
-        variance = np.zeros_like(self.jacobian)
-        for terms in self.terms:
-            found = terms.seen.variance(self.slopes)  # (circuits, batch, outputs)
-            weighted = terms.coefficients[:, None, None] ** 2 * found
-            np.add.at(variance.transpose(2, 0, 1), terms.angles, weighted)
-        if self.base is not None and self.base.shots is not None:
-            features = self.base.readout.squared
-            derivative = self._feature_jacobian
-            unit = np.eye(len(self.base.readout.constant))
-            noise = self.base.variance(unit)
-            for output, feature in features:
-                variance[:, output] += 4.0 * derivative[:, feature] ** 2 * noise[:, feature, None]
+        variance = self._variance(self.slopes)
+        for output, derivative, noise in self._squares():
+            variance[:, output] += 4.0 * derivative**2 * noise[:, None]
         return np.sqrt(variance)
-
-    @property
-    def _feature_jacobian(self) -> Real:
-        return contracted(self.terms, self.jacobian.shape[2])
 
     def covariance(self, cotangents: Real) -> Real:
         """Return the covariance of the estimates of cotangents @ jacobian.
@@ -75,31 +66,26 @@ class Gradient:
         Returns:
             (batch, angles, angles).
         """
-        functional = (cotangents[:, None, :] @ self.slopes)[:, 0]
-        count = self.jacobian.shape[2]
-        rows = len(functional)
-        result = np.zeros((rows, count, count))
-        for terms in self.terms:
-            found = terms.seen.variance(functional[:, None, :])[..., 0]  # (circuits, batch)
-            weighted = terms.coefficients[:, None] ** 2 * found
-            for circuit, angle in enumerate(terms.angles):
-                result[:, angle, angle] += weighted[circuit]
-        if self.base is not None and self.base.shots is not None:
-            noise = self.base.variance(np.eye(len(self.base.readout.constant)))
-            derivative = self._feature_jacobian
-            for output, feature in self.base.readout.squared:
-                # -2 <O> d<O>: the estimate of <O> is common to all angles.
-                shared = -2.0 * cotangents[:, output, None] * derivative[:, feature]
-                result += (shared[:, :, None] * shared[:, None, :]) * noise[:, feature, None, None]
+        variance = self._variance(cotangents[:, None, :] @ self.slopes)[:, 0]
+        result = variance[:, :, None] * np.eye(variance.shape[1])
+        for output, derivative, noise in self._squares():
+            # -2 <O> d<O>: the estimate of <O> is common to all angles.
+            shared = -2.0 * cotangents[:, output, None] * derivative
+            result += (shared[:, :, None] * shared[:, None, :]) * noise[:, None, None]
         return result
 
+    def _variance(self, functionals: Real) -> Real:
+        """Of functionals @ by_features, (batch, functionals, angles)."""
+        variance = np.zeros((*functionals.shape[:2], self.by_features.shape[2]))
+        for terms in self.terms:
+            found = terms.seen.variance(functionals)  # (circuits, batch, functionals)
+            weighted = terms.coefficients[:, None, None] ** 2 * found
+            np.add.at(variance.transpose(2, 0, 1), terms.angles, weighted)
+        return variance
 
-def contracted(blocks: Sequence[Terms], count: int) -> Real:
-    """Sum the terms: (1 or batch, features, count)."""
-    total: Any = 0.0
-    for block in blocks:
-        features = np.ascontiguousarray(block.seen.features)
-        total = total + _core.shift_sum(
-            block.angles.astype(np.int64), np.ascontiguousarray(block.coefficients), features, count
-        )
-    return np.asarray(total)
+    def _squares(self) -> Iterator[tuple[int, Real, Real]]:
+        """For every output that is made of a square: its number, the squared feature's derivative and variance."""
+        if self.base is not None and self.base.shots is not None:
+            noise = self.base.variance(np.eye(len(self.base.readout.constant)))
+            for output, feature in self.base.readout.squared:
+                yield output, self.by_features[:, feature], noise[:, feature]

@@ -1,7 +1,7 @@
 """Second derivatives by shifting two angles: of a QNode's results, and of fidelities."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -9,9 +9,8 @@ import numpy.typing as npt
 from fubini import _core
 from fubini.circuit.observables import refuse_computed
 from fubini.circuit.tape import GateTape
-from fubini.devices.executor import Array
-from fubini.devices.job import Job
-from fubini.devices.readout import Estimates, estimates_of, readout_of
+from fubini.devices.job import Job, Measured
+from fubini.devices.readout import Estimates, readout_of
 from fubini.devices.shifts import at_settings, check_shots, refuse_without_rule
 from fubini.errors import UnsupportedCircuitError
 from fubini.options import Real
@@ -120,20 +119,7 @@ def _single(angle: int, shift: float, period: float | None) -> Setting:
     return ((angle, shift),) if abs(shift) > 1e-12 else ()
 
 
-@dataclass(frozen=True)
-class Hessian:
-    """Second derivatives of a circuit's results by its trainable angles.
-
-    Attributes:
-        values: (1 or batch, outputs, angles, angles).
-        errors: Standard errors of the same shape; zeros for exact results.
-    """
-
-    values: Real
-    errors: Real
-
-
-def hessian_job(tape: GateTape, *, shots: int | None = None) -> Job[Hessian]:
+def hessian_job(tape: GateTape, *, shots: int | None = None) -> Job[Measured]:
     """Return the job that finds second derivatives of expectation values and probabilities.
 
     For P angles with two-term rules it runs 2 P (P - 1) + P + 1 circuits for every input and setting of the readout.
@@ -143,7 +129,7 @@ def hessian_job(tape: GateTape, *, shots: int | None = None) -> Job[Hessian]:
         shots: Of every circuit; None for exact results.
 
     Returns:
-        The job.
+        The job; its result is (1 or batch, outputs, angles, angles).
 
     Raises:
         UnsupportedCircuitError: For variances, and gates without a shift rule.
@@ -160,20 +146,15 @@ def hessian_job(tape: GateTape, *, shots: int | None = None) -> Job[Hessian]:
     plan = pair_plan(found)
     rows, count = tape.rows, len(found)
     moved = plan.angles(tape.at)
-    sweeps = readout.sweeps(at_settings(tape, moved), len(moved) * rows, shots)
 
-    def finish(answers: list[list[Array]]) -> Hessian:
-        seen: Estimates = estimates_of(readout, answers, (len(moved), rows), shots)
-        features = np.ascontiguousarray(readout.results(seen.features))
-        values = plan.matrices(features, count)
-        if shots is None:
-            return Hessian(values, np.zeros_like(values))
+    def hessian(seen: Estimates) -> Measured:
+        values = plan.matrices(readout.results(seen.features), count)
         noise = seen.variance(readout.linear)
-        return Hessian(values, np.sqrt(squared(plan).matrices(noise, count)))
+        return Measured(values, squared(plan).matrices(noise, count))
 
-    return Job(tuple(sweeps), finish)
+    return readout.job(at_settings(tape, moved), (len(moved), rows), shots).then(hessian)
 
 
 def squared(plan: PairPlan) -> PairPlan:
     """Return the plan that adds up variances: the same with squared coefficients."""
-    return PairPlan(plan.settings, plan.pairs, plan.entry, plan.setting, plan.coefficient**2)
+    return replace(plan, coefficient=plan.coefficient**2)

@@ -8,18 +8,18 @@ import pennylane as qml
 
 from fubini.circuit.pauli import PauliSum, word_letters
 from fubini.circuit.tape import GateTape
-from fubini.devices.readout import Readout, with_auxiliary
-from fubini.devices.sweep import Sweep
+from fubini.devices.job import Job
+from fubini.devices.readout import Estimates, Readout, with_auxiliary
 
 
-def word_blocks(
+def word_jobs(
     tape: GateTape,
     angle: int,
     generator: PauliSum,
     readout: Readout,
     shots: int | None,
     auxiliary: Any,
-) -> list[tuple[Any, Any, Readout, list[Sweep], int]]:
+) -> list[tuple[float, Job[Estimates]]]:
     """Return the circuits that add up to the derivative by one angle.
 
     Args:
@@ -31,34 +31,32 @@ def word_blocks(
         auxiliary: Label of the wire for Hadamard tests; None: two circuits per word instead of one test.
 
     Returns:
-        For every circuit the angle, its coefficient, the readout, its sweeps, and 1 for their settings.
+        For every circuit its coefficient, and the job that runs it; estimates have a leading axis of length 1.
     """
     place = tape.trainable[angle] + 1
-    operations = tape.operations
-    blocks = []
+    before, behind = tape.operations[:place], tape.operations[place:]
+    shape = (1, tape.rows)
+    jobs = []
     for x, z, coefficient in generator:
         if not x | z:
             continue
         letters = labelled_letters(x, z, tape)
         if auxiliary is not None:
             # Branches psi and P psi of the auxiliary qubit: <Y O> = Im <psi|O|P psi>, and d<O>/dt is twice that.
-            own = with_auxiliary(readout, auxiliary)
-            end = [qml.adjoint(qml.S(auxiliary)), qml.Hadamard(auxiliary)]
             circuit = [
-                *prepared(operations[:place], qml.Hadamard(auxiliary)),
+                *prepared(before, qml.Hadamard(auxiliary)),
                 controlled_word(letters, auxiliary),
-                *operations[place:],
-                *end,
+                *behind,
+                qml.adjoint(qml.S(auxiliary)),
+                qml.Hadamard(auxiliary),
             ]
-            sweeps = own.sweeps(circuit, tape.batch, shots)
-            blocks.append((np.array([angle]), np.array([2.0 * coefficient]), own, sweeps, 1))
+            job = with_auxiliary(readout, auxiliary).job(circuit, shape, shots)
+            jobs.append((2.0 * coefficient, job))
             continue
         for sign in (1.0, -1.0):
             turn = qml.PauliRot(sign * np.pi / 2, "".join(letters.values()), wires=list(letters))
-            circuit = [*operations[:place], turn, *operations[place:]]
-            sweeps = readout.sweeps(circuit, tape.batch, shots)
-            blocks.append((np.array([angle]), np.array([sign * coefficient]), readout, sweeps, 1))
-    return blocks
+            jobs.append((sign * coefficient, readout.job([*before, turn, *behind], shape, shots)))
+    return jobs
 
 
 def prepared(operations: Sequence[Any], *gates: Any) -> list[Any]:
@@ -79,9 +77,12 @@ def labelled_letters(x: int, z: int, tape: GateTape) -> dict[Any, str]:
     return {tape.wires[position]: letter for position, letter in letters.items()}
 
 
+def word(letters: dict[Any, str]) -> list[Any]:
+    """Return the gates of a Pauli word."""
+    paulis = {"X": qml.X, "Y": qml.Y, "Z": qml.Z}
+    return [paulis[letter](wire) for wire, letter in letters.items()]
+
+
 def controlled_word(letters: dict[Any, str], control: Any, value: int = 1) -> Any:
     """Return a Pauli word controlled by a wire; ``value``: for which value of the control it acts."""
-    paulis = {"X": qml.X, "Y": qml.Y, "Z": qml.Z}
-    word = qml.prod(*(paulis[letter](wire) for wire, letter in letters.items()))
-    base = word if len(letters) > 1 else paulis[next(iter(letters.values()))](next(iter(letters)))
-    return qml.ctrl(base, control=control, control_values=[value])
+    return qml.ctrl(qml.prod(*word(letters)), control=control, control_values=[value])

@@ -2,18 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Generic, TypeVar
+
+import numpy as np
 
 from fubini.devices.executor import Array, Executor
 from fubini.devices.sweep import Sweep
 from fubini.devices.usage import Usage
+from fubini.options import Real
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 U = TypeVar("U")
 
 
 @dataclass(frozen=True)
-class Job(Generic[T]):
+class Job(Generic[T_co]):
     """Work for a device.
 
     Attributes:
@@ -23,10 +27,10 @@ class Job(Generic[T]):
     """
 
     sweeps: tuple[Sweep, ...]
-    finish: Callable[[list[list[Array]]], T]
-    choose: Callable[[Executor], "Job[T]"] | None = None
+    finish: Callable[[list[list[Array]]], T_co]
+    choose: Callable[[Executor], "Job[T_co]"] | None = None
 
-    def on(self, executor: Executor) -> "Job[T]":
+    def on(self, executor: Executor) -> "Job[T_co]":
         """Return the job for a device.
 
         Args:
@@ -37,7 +41,7 @@ class Job(Generic[T]):
         """
         return self if self.choose is None else self.choose(executor)
 
-    def then(self, function: Callable[[T], U]) -> "Job[U]":
+    def then(self, function: Callable[[T_co], U]) -> "Job[U]":
         """Return the job whose result is computed from this one's.
 
         Args:
@@ -64,7 +68,7 @@ class Job(Generic[T]):
         """
         return executor.cost(self.on(executor).sweeps)
 
-    def run(self, executor: Executor) -> T:
+    def run(self, executor: Executor) -> T_co:
         """Execute the circuits.
 
         Args:
@@ -77,6 +81,26 @@ class Job(Generic[T]):
         return chosen.finish(executor.run(chosen.sweeps))
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Numbers, and how far they may be off.
+
+    Attributes:
+        values: (1 or batch, ..., angles, angles).
+        variances: Estimates of the values' variances, of the same shape; zeros for exact results. Those without bias are
+            negative now and then, where a value is itself of the order of its error.
+    """
+
+    values: Real
+    variances: Real
+
+    @property
+    def errors(self) -> Real:
+        """Standard errors, 0 where the estimate of the variance is negative."""
+        result: Real = np.sqrt(np.maximum(self.variances, 0.0))
+        return result
+
+
 def together(*jobs: Job[Any]) -> Job[tuple[Any, ...]]:
     """Return one job that does several in one execution.
 
@@ -86,23 +110,13 @@ def together(*jobs: Job[Any]) -> Job[tuple[Any, ...]]:
     Returns:
         The job; its result is the tuple of theirs.
     """
-    ends = []
-    total = 0
-    for job in jobs:
-        total += len(job.sweeps)
-        ends.append(total)
 
     def finish(answers: list[list[Array]]) -> tuple[Any, ...]:
-        starts = [0, *ends[:-1]]
-        return tuple(
-            job.finish(answers[start:end])
-            for job, start, end in zip(jobs, starts, ends, strict=True)
-        )
+        left = iter(answers)
+        return tuple(job.finish(list(islice(left, len(job.sweeps)))) for job in jobs)
 
-    choose = None
-    if any(job.choose is not None for job in jobs):
+    def choose(executor: Executor) -> Job[tuple[Any, ...]]:
+        return together(*(job.on(executor) for job in jobs))
 
-        def choose(executor: Executor) -> Job[tuple[Any, ...]]:
-            return together(*(job.on(executor) for job in jobs))
-
-    return Job(tuple(sweep for job in jobs for sweep in job.sweeps), finish, choose)
+    sweeps = tuple(sweep for job in jobs for sweep in job.sweeps)
+    return Job(sweeps, finish, choose if any(job.choose is not None for job in jobs) else None)

@@ -9,8 +9,7 @@ import numpy as np
 
 from fubini.circuit.tape import GateTape
 from fubini.devices.block_metric import refuse_channels
-from fubini.devices.executor import Array
-from fubini.devices.full_metric import fidelities, fidelity_sweep
+from fubini.devices.full_metric import fidelities_job
 from fubini.devices.job import Job
 from fubini.devices.shifts import check_shots
 from fubini.errors import NumericalError
@@ -78,19 +77,16 @@ class QNSPSA:
         angles = e * np.einsum("baw,scw->scba", tape.jacobian, moves)
         rows = tape.rows
         settings = (tape.at + angles).reshape(4 * count, rows, -1)
-        sweep = fidelity_sweep(tape, settings, shots)
 
-        def finish(answers: list[list[Array]]) -> Real:
-            f = fidelities(answers[0], (4, count, rows)).mean(axis=2)
+        def estimate(fidelities: Real) -> Real:
+            f = fidelities.reshape(4, count, rows).mean(axis=2)
             difference = f[0] - f[1] - f[2] + f[3]
             outer = first[:, :, None] * second[:, None, :]
             outer = outer + np.swapaxes(outer, 1, 2)
-            result: Real = (-difference / (8.0 * e * e) @ outer.reshape(count, -1)).reshape(
-                size, size
-            )
+            result: Real = np.tensordot(-difference / (8.0 * e * e), outer, axes=1)
             return result / count
 
-        return Job((sweep,), finish)
+        return fidelities_job(tape, settings, shots).then(estimate)
 
     def update(self, estimate: Real) -> None:
         """Take an estimate into the running mean.

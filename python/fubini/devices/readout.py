@@ -6,8 +6,9 @@ the observed frequencies, so that its variance can be estimated without bias fro
 linear feature: it is <O^2> - <O>^2, made of two.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,11 +21,14 @@ from fubini.circuit.pauli import (
     PauliSum,
     parity_signs,
     pauli_sum,
+    spread,
     symmetric_product,
     word_letters,
 )
 from fubini.circuit.tape import GateTape
 from fubini.devices.basis import to_z_basis
+from fubini.devices.executor import Array
+from fubini.devices.job import Job
 from fubini.devices.sweep import Sweep
 from fubini.errors import UnsupportedCircuitError
 from fubini.options import Real
@@ -66,16 +70,32 @@ class Readout:
     squared: tuple[tuple[int, int], ...]
     shapes: tuple[tuple[int, ...], ...]
 
-    def sweeps(self, operations: Sequence[Any], rows: int | None, shots: int | None) -> list[Sweep]:
-        """Return the circuits that measure everything behind operations, at so many settings."""
-        return [
+    def job(
+        self, operations: Sequence[Any], shape: tuple[int, ...], shots: int | None
+    ) -> "Job[Estimates]":
+        """Return the job that measures everything behind operations.
+
+        Args:
+            operations: Of the circuit.
+            shape: Leading shape of the result; as many rows as it says have the operations, or none.
+            shots: Per circuit; None for exact results.
+
+        Returns:
+            The job, with a circuit for every setting.
+        """
+        rows = math.prod(shape)
+
+        def finish(answers: list[list[Array]]) -> Estimates:
+            outcomes = []
+            for parts in answers:
+                seen = np.concatenate([np.real(p).reshape(len(p), -1) for p in parts], axis=1)
+                outcomes.append(np.broadcast_to(seen, (rows, seen.shape[1])).reshape(*shape, -1))
+            return Estimates(self, tuple(outcomes), shots)
+
+        sweeps = [
             Sweep((*operations, *one.gates), one.measurements, rows, shots) for one in self.settings
         ]
-
-    @property
-    def outputs(self) -> int:
-        """Number of real results."""
-        return len(self.linear)
+        return Job(tuple(sweeps), finish)
 
     def results(self, features: Real, variances: Real | None = None) -> Real:
         """Return the QNode's results.
@@ -124,6 +144,16 @@ class Estimates:
             total = total + seen @ setting.matrix.T
         return total
 
+    def at(self, which: int | slice) -> "Estimates":
+        """Return some of the estimates along their first axis."""
+        return replace(self, outcomes=tuple(seen[which] for seen in self.outcomes))
+
+    @property
+    def results(self) -> Real:
+        """The QNode's results, (..., outputs); those of variances are without bias."""
+        noise = None if self.shots is None else self.variance(np.eye(len(self.readout.constant)))
+        return self.readout.results(self.features, noise)
+
     def variance(self, functionals: Real) -> Real:
         """Return unbiased estimates of the variances of linear functions of the features.
 
@@ -146,38 +176,15 @@ class Estimates:
         return np.asarray(total)
 
 
-def estimates_of(
-    readout: Readout, answers: Sequence[Sequence[Any]], shape: tuple[int, ...], shots: int | None
-) -> Estimates:
-    """Return estimates from the answers to the sweeps of all settings.
-
-    Args:
-        readout: What was measured.
-        answers: For every setting its measurements' results, (rows, ...).
-        shape: Leading shape of the result, instead of rows.
-        shots: Per circuit; None for exact results.
-
-    Returns:
-        The estimates.
-    """
-    outcomes = []
-    rows = int(np.prod(shape, dtype=int))
-    for parts in answers:
-        seen = np.concatenate([np.real(p).reshape(len(p), -1) for p in parts], axis=1)
-        outcomes.append(np.broadcast_to(seen, (rows, seen.shape[1])).reshape(*shape, -1))
-    return Estimates(readout, tuple(outcomes), shots)
-
-
 def exact_readout(tape: GateTape) -> Readout:
     """Return the readout of an analytic device: the QNode's measurements, all in one circuit."""
-    measured: list[Any] = []
-
-    def observable(obs: Any, squared: bool) -> None:
-        measured.append(qml.expval(_square(obs) if squared else obs))
-
-    rows, shapes = _rows(tape, measured.append, observable)
-    count = 1 + max((feature for feature, _ in rows), default=-1)
-    return _readout([Setting((), tuple(measured), np.eye(count))], np.zeros(count), rows, shapes)
+    linear_in_state, rows, shapes = _outputs(tape)
+    measured = tuple(
+        m if _kind(m) == "probs" else qml.expval(_square(m.obs) if squared else m.obs)
+        for m, squared in linear_in_state
+    )
+    count = sum(_size(m) for m in measured)
+    return _readout([Setting((), measured, np.eye(count))], np.zeros(count), rows, shapes)
 
 
 def sampled_readout(tape: GateTape) -> Readout:
@@ -191,23 +198,26 @@ def sampled_readout(tape: GateTape) -> Readout:
     """
     labels = list(tape.wires)
     positions = {label: k for k, label in enumerate(labels)}
-    groups: list[tuple[str, Any]] = []  # per feature: its sum, or (wires, outcome)
+    linear_in_state, rows, shapes = _outputs(tape)
+    # What is added up: feature, letters of a word, coefficient, outcome of these letters; None: its sign.
+    parts: list[tuple[int, dict[int, str], float, int | None]] = []
+    count = 0
+    for measurement, squared in linear_in_state:
+        size = _size(measurement)
+        if _kind(measurement) == "probs":
+            if measurement.obs is not None:
+                raise UnsupportedCircuitError(
+                    "qnode: qml.probs(op=...) with shots is not supported; rotate the wires and use qml.probs(wires=...)"
+                )
+            letters = dict.fromkeys((positions[w] for w in measurement.wires), "Z")
+            parts += [(count + k, letters, 1.0, k) for k in range(size)]
+        else:
+            terms = _terms(measurement.obs, positions, len(labels))
+            terms = symmetric_product(terms, terms) if squared else terms
+            parts += [(count, word_letters(x, z, len(labels)), c, None) for x, z, c in terms]
+        count += size
 
-    def outcomes(measurement: Any) -> None:
-        if measurement.obs is not None:
-            raise UnsupportedCircuitError(
-                "qnode: qml.probs(op=...) with shots is not supported; rotate the wires and use qml.probs(wires=...)"
-            )
-        wires = [positions[w] for w in measurement.wires]
-        groups.extend(("outcome", (wires, outcome)) for outcome in range(1 << len(wires)))
-
-    def observable(obs: Any, squared: bool) -> None:
-        terms = _terms(obs, positions, len(labels))
-        groups.append(("sum", symmetric_product(terms, terms) if squared else terms))
-
-    rows, shapes = _rows(tape, outcomes, observable)
-    bases = _bases(groups, len(labels))
-    constant = np.zeros(len(groups))
+    bases = _bases([letters for _, letters, _, _ in parts if letters])
     settings = []
     for basis in bases:
         wires = sorted(basis)
@@ -217,35 +227,19 @@ def sampled_readout(tape: GateTape) -> Readout:
             )
         gates = tuple(g for w in wires for g in to_z_basis(basis[w], labels[w]))
         measured = (qml.probs(wires=[labels[w] for w in wires]),)
-        settings.append((wires, basis, gates, measured, np.zeros((len(groups), 1 << len(wires)))))
-    for feature, (kind, what) in enumerate(groups):
-        if kind == "outcome":
-            where, outcome = what
-            wires, _, _, _, matrix = next(
-                s for s in settings if all(s[1].get(w) == "Z" for w in where)
-            )
-            index = np.arange(matrix.shape[1])
-            seen = np.zeros_like(index)
-            for w in where:
-                seen = 2 * seen + (index >> (len(wires) - 1 - wires.index(w)) & 1)
-            matrix[feature] = seen == outcome
+        settings.append(Setting(gates, measured, np.zeros((count, 1 << len(wires)))))
+    constant = np.zeros(count)
+    for feature, letters, coefficient, outcome in parts:
+        if not letters:
+            constant[feature] += coefficient
             continue
-        for x, z, coefficient in what:
-            if not x | z:
-                constant[feature] += coefficient
-                continue
-            letters = word_letters(x, z, len(labels))
-            wires, _, _, _, matrix = next(
-                s for s in settings if all(s[1].get(w) == letter for w, letter in letters.items())
-            )
-            mask = sum(1 << (len(wires) - 1 - wires.index(w)) for w in letters)
-            matrix[feature] += coefficient * parity_signs(np.arange(matrix.shape[1]) & mask)
-    return _readout(
-        [Setting(gates, measured, matrix) for _, _, gates, measured, matrix in settings],
-        constant,
-        rows,
-        shapes,
-    )
+        home = next(k for k, basis in enumerate(bases) if basis.items() >= letters.items())
+        wires, matrix = sorted(bases[home]), settings[home].matrix
+        bits = [1 << (len(wires) - 1 - wires.index(w)) for w in letters]
+        seen = np.arange(matrix.shape[1]) & sum(bits)
+        values = parity_signs(seen) if outcome is None else seen == spread(outcome, bits)
+        matrix[feature] += coefficient * values
+    return _readout(settings, constant, rows, shapes)
 
 
 def with_auxiliary(readout: Readout, wire: Any) -> Readout:
@@ -257,38 +251,30 @@ def with_auxiliary(readout: Readout, wire: Any) -> Readout:
     Raises:
         UnsupportedCircuitError: For probabilities of an operator's eigenvalues.
     """
+    signs = np.array([1.0, -1.0])
     settings = []
     for setting in readout.settings:
         measurements: list[Any] = []
         pieces: list[Real] = []
-        start = 0
-        for measurement in setting.measurements:
-            if isinstance(measurement, qml.measurements.ProbabilityMP):
-                size = 1 << len(measurement.wires)
-                if measurement.obs is not None:
-                    raise UnsupportedCircuitError(
-                        "qnode: qml.probs(op=...) cannot be read out by a Hadamard test; rotate the wires and use "
-                        "qml.probs(wires=...)"
-                    )
-                measurements.append(qml.probs(wires=[*measurement.wires, wire]))
-                block = setting.matrix[:, start : start + size]
-                pieces.append(np.kron(block, np.array([1.0, -1.0])))
-            else:
-                size = 1
+        ends = np.cumsum([_size(m) for m in setting.measurements])
+        blocks = np.split(setting.matrix, ends[:-1], axis=1)
+        for measurement, block in zip(setting.measurements, blocks, strict=True):
+            if not isinstance(measurement, qml.measurements.ProbabilityMP):
                 measurements.append(qml.expval(measurement.obs @ qml.Z(wire)))
-                pieces.append(setting.matrix[:, start : start + 1])
-            start += size
+                pieces.append(block)
+                continue
+            if measurement.obs is not None:
+                raise UnsupportedCircuitError(
+                    "qnode: qml.probs(op=...) cannot be read out by a Hadamard test; rotate the wires and use "
+                    "qml.probs(wires=...)"
+                )
+            measurements.append(qml.probs(wires=[*measurement.wires, wire]))
+            pieces.append(np.kron(block, signs))
         settings.append(Setting(setting.gates, tuple(measurements), np.concatenate(pieces, axis=1)))
     if readout.constant.any():
-        matrix = np.outer(readout.constant, np.array([1.0, -1.0]))
-        settings.append(Setting((), (qml.probs(wires=[wire]),), matrix))
-    return Readout(
-        tuple(settings),
-        np.zeros_like(readout.constant),
-        readout.linear,
-        readout.squared,
-        readout.shapes,
-    )
+        measured = (qml.probs(wires=[wire]),)
+        settings.append(Setting((), measured, np.outer(readout.constant, signs)))
+    return replace(readout, settings=tuple(settings), constant=np.zeros_like(readout.constant))
 
 
 def readout_of(tape: GateTape, shots: int | None) -> Readout:
@@ -332,14 +318,8 @@ def _square(obs: Any) -> Any:
     return qml.Hermitian(matrix @ matrix, wires=obs.wires)
 
 
-def _bases(groups: Sequence[tuple[str, Any]], wires: int) -> list[dict[int, str]]:
+def _bases(wanted: Sequence[dict[int, str]]) -> list[dict[int, str]]:
     """Product bases that serve all words: every word joins the first basis that it fits."""
-    wanted: list[dict[int, str]] = []
-    for kind, what in groups:
-        if kind == "outcome":
-            wanted.append(dict.fromkeys(what[0], "Z"))
-        else:
-            wanted += [word_letters(x, z, wires) for x, z, _ in what if x | z]
     bases: list[dict[int, str]] = []
     for letters in sorted(wanted, key=len, reverse=True):
         home = next(
@@ -356,31 +336,30 @@ def _bases(groups: Sequence[tuple[str, Any]], wires: int) -> list[dict[int, str]
 _Rows = list[tuple[int, int | None]]
 
 
-def _rows(
-    tape: GateTape, outcomes: Callable[[Any], None], observable: Callable[[Any, bool], None]
-) -> tuple[_Rows, list[tuple[int, ...]]]:
-    """The outputs of a QNode, and shapes of its measurements; ``outcomes`` and ``observable`` take the features in order."""
+def _outputs(tape: GateTape) -> tuple[list[tuple[Any, bool]], _Rows, list[tuple[int, ...]]]:
+    """Measurements that are linear in the state, whether of the observable's square, outputs, and shapes."""
+    measured: list[tuple[Any, bool]] = []
     rows: _Rows = []
     shapes: list[tuple[int, ...]] = []
     count = 0
     for measurement in tape.measurements:
         kind = _kind(measurement)
-        if kind == "probs":
-            outcomes(measurement)
-            size = 1 << len(measurement.wires)
-            shapes.append((size,))
-            rows += [(count + k, None) for k in range(size)]
-            count += size
-            continue
-        shapes.append(())
-        observable(measurement.obs, False)
-        if kind == "expval":
-            rows.append((count, None))
-        else:
-            observable(measurement.obs, True)
+        size = _size(measurement)
+        shapes.append((size,) if kind == "probs" else ())
+        measured.append((measurement, False))
+        if kind == "var":
+            measured.append((measurement, True))
             rows.append((count + 1, count))
+        else:
+            rows += [(count + k, None) for k in range(size)]
         count = rows[-1][0] + 1
-    return rows, shapes
+    return measured, rows, shapes
+
+
+def _size(measurement: Any) -> int:
+    """Number of features."""
+    probabilities = isinstance(measurement, qml.measurements.ProbabilityMP)
+    return 1 << len(measurement.wires) if probabilities else 1
 
 
 def _readout(

@@ -10,6 +10,7 @@ arXiv:1608.00677). A simulator that differentiates exact results by itself needs
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,10 +21,10 @@ from fubini.circuit.observables import refuse_computed
 from fubini.circuit.pauli import PauliSum, bits_of, dense, on_bits, words_commute
 from fubini.circuit.tape import GateTape
 from fubini.devices.executor import Array, Executor
-from fubini.devices.gradient import Gradient, Terms, contracted
-from fubini.devices.insertion import word_blocks
-from fubini.devices.job import Job
-from fubini.devices.readout import Estimates, Readout, estimates_of, readout_of
+from fubini.devices.gradient import Gradient, Terms
+from fubini.devices.insertion import word_jobs
+from fubini.devices.job import Job, together
+from fubini.devices.readout import Estimates, Readout, readout_of
 from fubini.devices.sweep import Sweep, repeated
 from fubini.errors import UnsupportedCircuitError
 from fubini.options import Real
@@ -162,53 +163,43 @@ def gradient_job(
     if with_base:
         settings = np.concatenate([settings, at[None]])
 
-    blocks: list[tuple[Any, Any, Readout, list[Sweep], int]] = []
+    # For every job the angles of its circuits, and their coefficients.
+    blocks: list[tuple[Any, Any, Job[Estimates]]] = []
     if len(settings):
-        sweeps = readout.sweeps(at_settings(tape, settings), len(settings) * rows, shots)
-        index, weight = np.array(plan.index, dtype=np.intp), np.array(plan.coefficient)
-        blocks.append((index, weight, readout, sweeps, len(settings)))
+        job = readout.job(at_settings(tape, settings), (len(settings), rows), shots)
+        blocks.append((np.array(plan.index, dtype=np.int64), np.array(plan.coefficient), job))
     for j in by_words:
-        blocks += word_blocks(tape, j, generators[j], readout, shots, auxiliary)
+        for coefficient, job in word_jobs(tape, j, generators[j], readout, shots, auxiliary):
+            blocks.append((np.array([j]), np.array([coefficient]), job))
 
-    def finish(answers: list[list[Array]]) -> Gradient:
-        start = 0
-        terms = []
-        own_base = base
-        for index, weight, own, own_sweeps, count in blocks:
-            mine = answers[start : start + len(own_sweeps)]
-            start += len(own_sweeps)
-            seen = estimates_of(own, mine, (count, rows), shots)
-            if count > len(index):  # the last one is the circuit itself
-                own_base = Estimates(own, tuple(o[-1] for o in seen.outcomes), shots)
-                seen = Estimates(own, tuple(o[:-1] for o in seen.outcomes), shots)
-            if len(index):
-                terms.append(Terms(index, weight, seen))
-        if own_base is None:
+    def gradient(found: tuple[Estimates, ...]) -> Gradient:
+        terms, own = [], base
+        for (index, weight, _), seen in zip(blocks, found, strict=True):
+            if with_base and own is None:  # the last one is the circuit itself
+                own, seen = seen.at(-1), seen.at(slice(-1))
+            terms.append(Terms(index, weight, seen))
+        if own is None:
             slopes = np.broadcast_to(readout.linear, (rows, *readout.linear.shape))
         else:
-            slopes = readout.slopes(own_base.features)
-        by_features = (
-            contracted(terms, len(trainable))
-            if terms
-            else np.zeros((rows, readout.linear.shape[1], len(trainable)))
-        )
-        results = None
-        if values and own_base is not None:
-            noise = None if shots is None else own_base.variance(np.eye(len(readout.constant)))
-            results = readout.results(own_base.features, noise)
-        return Gradient(results, slopes @ by_features, own_base, tuple(terms), slopes)
+            slopes = readout.slopes(own.features)
+        results = own.results if values and own is not None else None
+        by_features = np.zeros((rows, readout.linear.shape[1], len(trainable)))
+        for block in terms:
+            features = np.ascontiguousarray(block.seen.features)
+            by_features += _core.shift_sum(
+                block.angles, block.coefficients, features, len(trainable)
+            )
+        return Gradient(results, by_features, own, tuple(terms), slopes)
 
     def choose(executor: Executor) -> Job[Gradient]:
-        if (
-            executor.broadcasts
-        ):  # all shifts in one tape are quicker than derivatives input by input
+        if executor.broadcasts:  # all shifts in one tape are quicker than derivatives by input
             return shifted
         other = _adjoint_job(tape, readout, chosen, values, base)
         return other if executor.differentiates(other.sweeps[0]) else shifted
 
-    shifted = Job(tuple(s for block in blocks for s in block[3]), finish)
+    shifted = together(*(job for _, _, job in blocks)).then(gradient)
     if rule is None and shifts is None and shots is None:
-        return Job(shifted.sweeps, finish, choose)
+        return replace(shifted, choose=choose)
     return shifted
 
 
@@ -220,16 +211,16 @@ def _adjoint_job(
     chosen = sorted(angles)
     linear = all(isinstance(m, qml.measurements.ExpectationMP) for m in setting.measurements)
     by = tuple(tape.trainable[j] for j in chosen) if linear else ()
-    sweep = Sweep(tuple(tape.operations), setting.measurements, tape.batch, None, by)
+    sweep = Sweep(tuple(tape.operations), setting.measurements, tape.rows, None, by)
 
     def finish(answers: list[list[Array]]) -> Gradient:
         ((results, derivatives),) = answers
         own = Estimates(readout, (results,), None)
+        known = own if base is None else base
         by_features = np.zeros((*results.shape, len(tape.trainable)))
         by_features[..., chosen] = derivatives
-        slopes = readout.slopes((own if base is None else base).features)
-        found = readout.results(own.features) if values else None
-        return Gradient(found, slopes @ by_features, own if base is None else base, (), slopes)
+        slopes = readout.slopes(known.features)
+        return Gradient(own.results if values else None, by_features, known, (), slopes)
 
     return Job((sweep,), finish)
 
@@ -244,7 +235,7 @@ def _required(job: Job[Gradient]) -> Job[Gradient]:
             )
         return job
 
-    return Job(job.sweeps, job.finish, choose)
+    return replace(job, choose=choose)
 
 
 def values_job(tape: GateTape, *, shots: int | None = None) -> Job[Estimates]:
@@ -258,10 +249,7 @@ def values_job(tape: GateTape, *, shots: int | None = None) -> Job[Estimates]:
         The job; its result has features of shape (1 or batch, features).
     """
     check_shots(shots)
-    readout = readout_of(tape, shots)
-    sweeps = readout.sweeps(tape.operations, tape.batch, shots)
-    rows = (tape.rows,)
-    return Job(tuple(sweeps), lambda answers: estimates_of(readout, answers, rows, shots))
+    return readout_of(tape, shots).job(tape.operations, (tape.rows,), shots)
 
 
 def check_shots(shots: int | None) -> None:

@@ -13,7 +13,6 @@ import numpy.typing as npt
 import pennylane as qml
 
 from fubini.circuit.unfold import dimensions, rebind
-from fubini.options import Real
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +22,7 @@ class Sweep:
     Attributes:
         operations: In order; a parameter of a row-dependent operation has a leading axis of length ``rows``.
         measurements: What every row measures.
-        rows: Number of settings, None for a circuit without such an axis.
+        rows: Number of settings, 1 for a circuit without such an axis.
         shots: Of every row; None for exact results.
         by: Indices of operations by whose angle the device differentiates the results by itself; such a sweep's answer
             is the results of all measurements, and their derivatives.
@@ -31,21 +30,9 @@ class Sweep:
 
     operations: tuple[Any, ...]
     measurements: tuple[Any, ...]
-    rows: int | None = None
+    rows: int = 1
     shots: int | None = None
     by: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        for op in self.operations:
-            if op.batch_size not in (None, self.rows):
-                raise ValueError(
-                    f"operations: expected parameters of {self.rows} rows, got {op.batch_size} in {op.name}"
-                )
-
-    @property
-    def circuits(self) -> int:
-        """Number of circuits: settings that a device without broadcasting runs one by one."""
-        return 1 if self.rows is None else self.rows
 
     @property
     def wires(self) -> Any:
@@ -56,30 +43,31 @@ class Sweep:
 
     def distinct(self) -> tuple["Sweep", npt.NDArray[np.intp] | None]:
         """Return the sweep over rows that differ, and for every row which of them it is; None: all differ."""
-        if self.rows is None or self.rows < 2:
+        if self.rows < 2:
             return self, None
         columns = [
-            np.ascontiguousarray(p).reshape(self.rows, -1)
+            np.ascontiguousarray(p).reshape(self.rows, -1).view(np.uint8)
             for op in self.operations
             if op.batch_size is not None
             for p, n in zip(op.data, _dims(op), strict=True)
             if np.ndim(p) > n
         ]
-        if not columns:
-            return self.take(np.zeros(1, dtype=np.intp)), np.zeros(self.rows, dtype=np.intp)
-        joined = np.concatenate([c.view(np.uint8).reshape(self.rows, -1) for c in columns], axis=1)
-        keys = np.ascontiguousarray(joined).view(f"V{joined.shape[1]}").reshape(-1)
-        _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+        joined = np.concatenate([np.zeros((self.rows, 0), np.uint8), *columns], axis=1)
+        keys = [row.tobytes() for row in joined]
+        first: dict[bytes, int] = {}
+        for row, key in enumerate(keys):
+            first.setdefault(key, row)
         if len(first) == self.rows:
             return self, None
-        order = np.argsort(first)  # in the order in which they were asked for
-        rank = np.empty_like(order)
-        rank[order] = np.arange(len(order))
-        return self.take(first[order]), rank[inverse.reshape(-1)]
+        rank = {key: k for k, key in enumerate(first)}
+        rows = np.array(list(first.values()))
+        return self.take(rows), np.array([rank[key] for key in keys])
 
     def take(self, rows: npt.NDArray[np.intp]) -> "Sweep":
         """Return the sweep over some of the rows."""
-        operations = tuple(_at(op, rows) for op in self.operations)
+        operations = tuple(
+            op if op.batch_size is None else rebind(op, _data(op, rows)) for op in self.operations
+        )
         return Sweep(operations, self.measurements, len(rows), self.shots, self.by)
 
     def broadcast_tape(self) -> Any:
@@ -88,36 +76,33 @@ class Sweep:
 
     def single_tapes(self) -> list[Any]:
         """Return one tape per row."""
-        if self.rows is None:
-            return [self.broadcast_tape()]
         columns = [_single(op, self.rows) for op in self.operations]
-        return [
-            self._tape(
-                [
-                    column if isinstance(column, qml.operation.Operator) else column[row]
-                    for column in columns
-                ]
-            )
-            for row in range(self.rows)
-        ]
+        return [self._tape([column[row] for column in columns]) for row in range(self.rows)]
 
     def _tape(self, operations: Sequence[Any]) -> Any:
-        tape = qml.tape.QuantumScript(operations, self.measurements, shots=self.shots)
+        trainable = []
         if self.by:
             starts = np.cumsum([0, *(len(op.data) for op in operations)])
-            tape.trainable_params = starts[list(self.by)].tolist()
-        return tape
+            trainable = starts[list(self.by)].tolist()
+        return qml.tape.QuantumScript(operations, self.measurements, self.shots, trainable)
+
+
+def is_derived(tape: Any) -> bool:
+    """Return whether a device is to give a tape's derivatives with its results."""
+    return bool(tape.trainable_params)
+
+
+def sweep_of(operations: Sequence[Any], measurement: Any, shots: int | None = None) -> Sweep:
+    """Return the sweep over the rows that the operations have, if any."""
+    rows = next((op.batch_size for op in operations if op.batch_size is not None), 1)
+    return Sweep(tuple(operations), (measurement,), rows, shots)
 
 
 def repeated(op: Any, times: int) -> Any:
     """Return an operation whose rows, if it has any, come several times over."""
     if op.batch_size is None:
         return op
-    data = [
-        np.tile(p, (times,) + (1,) * (np.ndim(p) - 1)) if np.ndim(p) > n else p
-        for p, n in zip(op.data, _dims(op), strict=True)
-    ]
-    return rebind(op, data)
+    return rebind(op, _data(op, np.tile(np.arange(op.batch_size), times)))
 
 
 def _dims(op: Any) -> tuple[int, ...]:
@@ -125,21 +110,19 @@ def _dims(op: Any) -> tuple[int, ...]:
     return dimensions(op) or (0,) * len(op.data)
 
 
-def _at(op: Any, rows: Any) -> Any:
-    if op.batch_size is None:
-        return op
-    data = [p[rows] if np.ndim(p) > n else p for p, n in zip(op.data, _dims(op), strict=True)]
-    return rebind(op, data)
+def _data(op: Any, rows: Any) -> list[Any]:
+    """The parameters at some rows."""
+    return [p[rows] if np.ndim(p) > n else p for p, n in zip(op.data, _dims(op), strict=True)]
 
 
-def _single(op: Any, rows: int) -> Any:
+def _single(op: Any, rows: int) -> list[Any]:
     """The operation of every row; rows with equal parameters share it."""
     if op.batch_size is None:
-        return op
+        return [op] * rows
     seen: dict[bytes, Any] = {}
     result = []
     for row in range(rows):
-        data = [p[row] if np.ndim(p) > n else p for p, n in zip(op.data, _dims(op), strict=True)]
+        data = _data(op, row)
         key = b"".join(np.ascontiguousarray(v).tobytes() for v in data)
         if key not in seen:
             seen[key] = rebind(op, data)
@@ -174,16 +157,3 @@ def _settings(op: Any) -> str:
         if isinstance(v, str | int | bool | float | tuple | list)
     }
     return f"{inner}{plain}{getattr(op, 'control_values', '')}"
-
-
-def rows_of(answer: Sequence[Any], count: int) -> list[Real]:
-    """Arrays of single rows stacked, measurement by measurement.
-
-    Args:
-        answer: For every row its measurements' results.
-        count: Number of measurements.
-
-    Returns:
-        One array per measurement, (rows, ...).
-    """
-    return [np.stack([np.asarray(row[m]) for row in answer]) for m in range(count)]

@@ -1,7 +1,6 @@
-"""Single calls of a device: what they execute, how long they may take, how they are shown."""
+"""What calls of a device execute, and how they are shown."""
 
 import operator
-import threading
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from typing import Any
@@ -34,62 +33,6 @@ class Usage:
 
     def __str__(self) -> str:
         return f"{self.calls} device calls, {self.tapes} tapes, {self.circuits} circuits, {self.shots} shots"
-
-
-class Call:
-    """A call of the device that may be waited for.
-
-    Args:
-        function: Runs tapes.
-        tapes: The tapes.
-
-    Attributes:
-        error: What a finished call raised.
-    """
-
-    def __init__(self, function: Callable[[list[Any]], Any], tapes: list[Any]) -> None:
-        self._function, self.tapes = function, tapes
-        self._value: Any = None
-        self.error: BaseException | None = None
-        self._thread: threading.Thread | None = None
-
-    def within(self, timeout: float | None) -> Any:
-        """Call the function and return what it returns.
-
-        Args:
-            timeout: Seconds to wait, None for ever.
-
-        Returns:
-            The results.
-
-        Raises:
-            TimeoutError: If it takes longer; it goes on in its thread.
-        """
-        if timeout is None:
-            return self._function(self.tapes)
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        self._thread.join(timeout)
-        if self._thread.is_alive():
-            raise TimeoutError(f"no answer within {timeout:g} s")
-        return self.result()
-
-    @property
-    def finished(self) -> bool:
-        """Whether a call that took too long has ended by now."""
-        return self._thread is not None and not self._thread.is_alive()
-
-    def result(self) -> Any:
-        """Return what a finished call returned, or raise what it raised."""
-        if self.error is not None:
-            raise self.error
-        return self._value
-
-    def _run(self) -> None:
-        try:
-            self._value = self._function(self.tapes)
-        except BaseException as error:  # noqa: BLE001 - raised where the answer is waited for
-            self.error = error
 
 
 def usage_of(tapes: list[Any]) -> Usage:

@@ -14,7 +14,7 @@ from fubini.circuit.jacobian import Jacobian
 from fubini.circuit.tape import GateTape
 from fubini.compile.calls import compiled_call
 from fubini.devices.executor import Executor, device_reason, executor_of
-from fubini.devices.metric import geometric_tensor, metric_job
+from fubini.devices.metric import geometric_tensor_job, metric_job
 from fubini.devices.mixed import mixed_metric_job
 from fubini.errors import UnsupportedCircuitError
 from fubini.native.pullback import Pullback, assembled
@@ -123,8 +123,8 @@ class Point:
         tape, jacobian = self._device_jacobian()
         self._check_fits(1, jacobian, reduce)
         # Without entries of weights there is nothing to measure.
-        executor = executor_of(self.device) if self.executor is None else self.executor
-        blocks = metric_job(tape, executor, approx, layers).run(executor) if jacobian.size else []
+        runner = self._runner
+        blocks = metric_job(tape, runner, approx, layers).run(runner) if jacobian.size else []
         return assembled(
             [(block.angles, block.values) for block in blocks], jacobian, tape.batch, reduce
         )
@@ -142,7 +142,7 @@ class Point:
             return self.pullback.geometric_tensor(reduce)
         tape, jacobian = self._device_jacobian()
         self._check_fits(2, jacobian, reduce)
-        values = geometric_tensor(tape, self.device, self.executor)
+        values = geometric_tensor_job(tape, self._runner).run(self._runner)
         slots = list(range(values.shape[-1]))
         result: Complex = assembled([(slots, values)], jacobian, tape.batch, reduce)
         return result
@@ -173,9 +173,12 @@ class Point:
                 f"qnode: expected no shots for the metric of a mixed state, which is that of its density matrix, got {tape.shots}"
             )
         self._check_fits(1, jacobian, reduce)
-        executor = executor_of(self.device) if self.executor is None else self.executor
-        values = mixed_metric_job(tape, self.device).run(executor)
+        values = mixed_metric_job(tape, self.device).run(self._runner)
         return assembled([(list(range(values.shape[-1])), values)], jacobian, tape.batch, reduce)
+
+    @property
+    def _runner(self) -> Executor:
+        return executor_of(self.device) if self.executor is None else self.executor
 
     def _check_fits(self, doubles: int, jacobian: Jacobian, reduce: Reduce) -> None:
         assert self.tape is not None

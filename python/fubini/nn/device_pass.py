@@ -113,16 +113,10 @@ def run_shifted(circuit: ShiftedCircuit, executor: Executor) -> Tensor:
     result: Tensor
     moves = bool(circuit.angles) or circuit.state is not None
     if not moves or not torch.is_grad_enabled():
-        result = torch.from_numpy(_results(circuit.job.run(executor)))
+        result = torch.from_numpy(circuit.job.run(executor).results)
     else:
         result = _Shifted.apply(circuit, executor, circuit.state, *circuit.angles)  # type: ignore[no-untyped-call]
     return result if circuit.mixture is None else circuit.mixture(result)
-
-
-def _results(seen: Estimates) -> Any:
-    readout = seen.readout
-    noise = None if seen.shots is None else seen.variance(np.eye(len(readout.constant)))
-    return readout.results(seen.features, noise)
 
 
 class _Shifted(torch.autograd.Function):
@@ -139,7 +133,7 @@ class _Shifted(torch.autograd.Function):
             ctx.measured = own.run(executor)
             return torch.from_numpy(ctx.measured.values)
         ctx.measured, ctx.seen = None, circuit.job.run(executor)
-        return torch.from_numpy(_results(ctx.seen))
+        return torch.from_numpy(ctx.seen.results)
 
     @staticmethod
     @uncompiled

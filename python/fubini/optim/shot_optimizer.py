@@ -225,6 +225,6 @@ class ShotQNGOptimizer(torch.optim.Optimizer):
             metric = metric_job(tape, shots=split.metric, layers=self._layers, angles=measured)
             return gradient, metric
 
-        counted = [sum(s.circuits for s in job.sweeps) for job in jobs(Split(2, 2))]
+        counted = [sum(s.rows for s in job.sweeps) for job in jobs(Split(2, 2))]
         split = split_shots(self._shots, counted[0], counted[1], self._ratio)
         return together(*jobs(split)), split

@@ -8,14 +8,16 @@ differences of f as weights in the eigenbasis (Daleckii and Krein 1965).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
-from fubini.solvers.factored import conjugate_gradients
 from fubini.solvers.methods import Plan, SolveStatus
+from fubini.solvers.products import conjugate_gradients
 
 Tensor = torch.Tensor
+Solver: TypeAlias = Callable[..., Tensor]
+Pull: TypeAlias = Callable[..., tuple[Tensor, ...]]
 EPSILON = 2.220446049250313e-16
 SUSPICIOUS_GROWTH = (
     1e11  # as in the kernel: a solution that large means a condition number at least as large
@@ -36,40 +38,35 @@ def damped_matrix(matrix: Tensor, kind: str, lam: Tensor) -> Tensor:
     return symmetric + torch.diag_embed(added)
 
 
-def spectral_weights(values: Tensor, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
-    """Return f, f' and which eigenvalues count, for eigenvalues [batch, n] in rising order."""
+def spectral_weights(values: Tensor, plan: Plan) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return f, f', which eigenvalues count, and how f changes with the largest magnitude.
+
+    Args:
+        values: Eigenvalues [batch, n] in rising order.
+        plan: Of a spectral method.
+    """
     rcond = values.shape[-1] * EPSILON if plan.rcond < 0 else plan.rcond
     cut = rcond * values.abs().amax(-1, keepdim=True)
     kept = values.abs() > cut
     safe = torch.where(kept, values, torch.ones_like(values))
     zero = torch.zeros_like(values)
-    if plan.name == "power":
-        p = plan.exponent
-        return (
-            torch.where(kept, safe.abs() ** -p, zero),
-            torch.where(kept, -p * safe.abs() ** (-p - 1), zero),
-            kept,
-        )
     if plan.smooth:
         # 1 / (v (1 + (c/v)^6)) = v^5 / (v^6 + c^6), scaled by c or v so that the powers stay in range
-        unit = torch.where(values.abs() > cut, values.abs(), cut).clamp_min(1e-300)
+        unit = torch.where(kept, values.abs(), cut).clamp_min(1e-300)
         v, c = values / unit, cut / unit
         bottom = v**6 + c**6
         bottom = torch.where(bottom > 0, bottom, torch.ones_like(bottom))
-        slope = (5 * v**4 * bottom - 6 * v**10) / bottom**2
-        return v**5 / bottom / unit, slope / unit**2, kept
-    return torch.where(kept, 1 / safe, zero), torch.where(kept, -1 / safe**2, zero), kept
-
-
-def cutoff_slopes(values: Tensor, plan: Plan) -> Tensor:
-    """Return how the smooth weights change with the largest magnitude, for eigenvalues [batch, n]."""
-    rcond = values.shape[-1] * EPSILON if plan.rcond < 0 else plan.rcond
-    cut = rcond * values.abs().amax(-1, keepdim=True)
-    unit = torch.where(values.abs() > cut, values.abs(), cut).clamp_min(1e-300)
-    v, c = values / unit, cut / unit
-    bottom = v**6 + c**6
-    bottom = torch.where(bottom > 0, bottom, torch.ones_like(bottom))
-    return -6 * rcond * v**5 * c**5 / bottom**2 / unit**2
+        slope = (5 * v**4 * bottom - 6 * v**10) / bottom**2 / unit**2
+        by_cut = -6 * rcond * v**5 * c**5 / bottom**2 / unit**2
+        return v**5 / bottom / unit, slope, kept, by_cut
+    p = plan.exponent
+    size = safe.abs() if plan.name == "power" else safe
+    return (
+        torch.where(kept, size**-p, zero),
+        torch.where(kept, -p * size ** (-p - 1), zero),
+        kept,
+        zero,
+    )
 
 
 def solve_on_device(
@@ -172,7 +169,7 @@ def _spectral(
     which: Tensor,
 ) -> None:
     values, vectors = torch.linalg.eigh(a[which])
-    weights, _, kept = spectral_weights(values, plan)
+    weights, _, kept, _ = spectral_weights(values, plan)
     x[which] = vectors @ (weights[..., None] * (vectors.mT @ b[which]))
     info["rank"][which] = kept.sum(-1)
     info["smallest"][which], info["largest"][which] = values[:, 0], values[:, -1]
@@ -203,28 +200,41 @@ def _cg(a: Tensor, b: Tensor, plan: Plan, info: dict[str, Tensor]) -> tuple[Tens
 
 
 class Implicit(torch.autograd.Function):
-    """``x = A^-1 b`` for damped symmetric A [batch, n, n], any number of times differentiable.
+    """``x = A^-1 b`` for symmetric A that is made of tensors, any number of times differentiable.
 
-    ``solver(a, b)`` returns x without derivatives; a known x can be handed over to save the first solve.
+    ``solver(b, *tensors)`` returns x without derivatives; a known x can be handed over to save the first solve.
+    ``pull(w, x, *tensors)`` returns the gradients for the tensors, w being the solution for the gradient of x.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, a: Tensor, b: Tensor, solver: Callable[[Tensor, Tensor], Tensor], x: Tensor | None
+        ctx: Any, solver: Solver, pull: Pull, x: Tensor | None, b: Tensor, *tensors: Tensor
     ) -> Tensor:
         """Return x."""
-        x = solver(a, b) if x is None else x.clone()
-        ctx.save_for_backward(a, x)
-        ctx.solver = solver
+        x = solver(b, *tensors) if x is None else x.clone()
+        ctx.save_for_backward(x, *tensors)
+        ctx.solver, ctx.pull = solver, pull
         return x
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Return gradients for a and b."""
-        a, x = ctx.saved_tensors
-        w = implicit(a, grads[0], ctx.solver, None)
-        outer = w @ x.mT
-        return -(outer + outer.mT) / 2 if ctx.needs_input_grad[0] else None, w, None, None
+        """Return gradients for b and the tensors."""
+        x, *tensors = ctx.saved_tensors
+        w = implicit(ctx.solver, ctx.pull, None, grads[0], *tensors)
+        nothing = (None,) * len(tensors)
+        pulled = ctx.pull(w, x, *tensors) if any(ctx.needs_input_grad[4:]) else nothing
+        return None, None, None, w, *pulled
+
+
+def pull_matrix(w: Tensor, x: Tensor, _: Tensor) -> tuple[Tensor]:
+    """Return the gradient for a symmetric matrix [batch, n, n] itself."""
+    outer = w @ x.mT
+    return (-(outer + outer.mT) / 2,)
+
+
+def pull_factor(w: Tensor, x: Tensor, factor: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+    """Return gradients for factor X [batch, n, m] and lam [batch] of the matrix X X^T + lam I."""
+    return -(w @ (x.mT @ factor) + x @ (w.mT @ factor)), -(w * x).sum((-1, -2))
 
 
 class Spectral(torch.autograd.Function):
@@ -257,7 +267,7 @@ class Spectral(torch.autograd.Function):
             return torch.zeros_like(a), torch.zeros_like(b)
         values, vectors = torch.linalg.eigh(torch.where(ctx.solved[:, None, None], a, 0.0))
         vectors = torch.where(ctx.solved[:, None, None], vectors, float("nan"))
-        weights, slopes, kept = spectral_weights(values, ctx.plan)
+        weights, slopes, kept, by_cut = spectral_weights(values, ctx.plan)
         grad_b = vectors @ (weights[..., None] * (vectors.mT @ grad))
         gap = values[:, :, None] - values[:, None, :]
         close = gap.abs() <= 1e-7 * values.abs().amax(-1)[:, None, None]
@@ -274,7 +284,7 @@ class Spectral(torch.autograd.Function):
             quotient = torch.where(both, -weights[:, :, None] * weights[:, None, :], quotient)
         inner = vectors.mT @ (grad @ b.mT) @ vectors
         if ctx.plan.smooth:  # the cut-off moves with the largest eigenvalue
-            moved = cutoff_slopes(values, ctx.plan) * inner.diagonal(dim1=-2, dim2=-1)
+            moved = by_cut * inner.diagonal(dim1=-2, dim2=-1)
             top = values.abs().argmax(-1, keepdim=True)
             quotient = quotient * inner + torch.diag_embed(
                 torch.zeros_like(values).scatter(
@@ -306,50 +316,13 @@ class Once(torch.autograd.Function):
         )
 
 
-class ImplicitDual(torch.autograd.Function):
-    """``x = (X X^T + lam I)^-1 b`` with ``solver(factor, lam, b)``, any number of times differentiable."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        factor: Tensor,
-        lam: Tensor,
-        b: Tensor,
-        solver: Callable[[Tensor, Tensor, Tensor], Tensor],
-        x: Tensor | None,
-    ) -> Tensor:
-        """Return x for factor [batch, n, m], lam [batch] and b [batch, n, k]."""
-        x = solver(factor, lam, b) if x is None else x.clone()
-        ctx.save_for_backward(factor, lam, x)
-        ctx.solver = solver
-        return x
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Return gradients for factor, lam and b."""
-        factor, lam, x = ctx.saved_tensors
-        w = implicit_dual(factor, lam, grads[0], ctx.solver)
-        grad_factor = -(w @ (x.mT @ factor) + x @ (w.mT @ factor))
-        return grad_factor, -(w * x).sum((-1, -2)), w, None, None
-
-
-def implicit(
-    a: Tensor, b: Tensor, solver: Callable[[Tensor, Tensor], Tensor], x: Tensor | None
-) -> Tensor:
+def implicit(solver: Solver, pull: Pull, x: Tensor | None, b: Tensor, *tensors: Tensor) -> Tensor:
     """Return :class:`Implicit`'s x."""
-    result: Tensor = Implicit.apply(a, b, solver, x)  # type: ignore[no-untyped-call]
+    result: Tensor = Implicit.apply(solver, pull, x, b, *tensors)  # type: ignore[no-untyped-call]
     return result
 
 
 def spectral(a: Tensor, b: Tensor, plan: Plan, x: Tensor) -> Tensor:
     """Return :class:`Spectral`'s x."""
     result: Tensor = Spectral.apply(a, b, plan, x)  # type: ignore[no-untyped-call]
-    return result
-
-
-def implicit_dual(
-    factor: Tensor, lam: Tensor, b: Tensor, solver: Callable[[Tensor, Tensor, Tensor], Tensor]
-) -> Tensor:
-    """Return :class:`ImplicitDual`'s x."""
-    result: Tensor = ImplicitDual.apply(factor, lam, b, solver, None)  # type: ignore[no-untyped-call]
     return result

@@ -184,18 +184,18 @@ def make_info(status: NDArray[np.int8], details: Any, batch_shape: tuple[int, ..
 
     Args:
         status: One number for each system.
-        details: The other fields by name, or None where there was nothing to solve.
+        details: The other fields by name, as far as they are known, or None.
         batch_shape: The leading dimensions of the matrices.
 
     Returns:
         The information.
     """
-    if details is None:
-        unknown, none = np.full(len(status), np.nan), np.zeros(len(status), dtype=np.int64)
-        details = {"method": none, "rank": none, "iterations": none}
-        details |= dict.fromkeys(("condition", "smallest", "largest", "residual"), unknown)
+    unknown, none = np.full(status.size, np.nan), np.zeros(status.size, dtype=np.int64)
+    known = dict.fromkeys(("condition", "smallest", "largest", "residual"), unknown)
+    known |= dict.fromkeys(("method", "rank", "iterations"), none)
+    known |= details or {}
     names = np.array([*(_core.solve_method_name(i) for i in range(6)), "dual"])
-    shaped = {name: values.reshape(batch_shape) for name, values in details.items()}
+    shaped = {name: values.reshape(batch_shape) for name, values in known.items()}
     shaped["method"] = names[shaped["method"]]
     return SolveInfo(status=status.reshape(batch_shape), **shaped)
 

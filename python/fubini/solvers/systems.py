@@ -23,7 +23,6 @@ from fubini.solvers.methods import (
     Dual,
     Method,
     Pinv,
-    Plan,
     Power,
     SolveInfo,
     SolveStatus,
@@ -32,7 +31,7 @@ from fubini.solvers.methods import (
     raise_failures,
 )
 from fubini.solvers.products import solve_operator
-from fubini.solvers.run import attach_gradient, solve_numpy, solve_values
+from fubini.solvers.run import attach_gradient, check_shapes, solve_values
 from fubini.torch_private import is_forward_mode, is_wrapped
 
 # Methods without options of their own, for matrices alone.
@@ -94,11 +93,14 @@ def solve(
         >>> fubini.solve(g, np.array([2.0, 1.0]))
         array([1., 0.])
     """
-    _refuse_tangents(matrix, rhs, getattr(damping, "lam", damping))
+    given = isinstance(damping, Damping)
+    lam, kind = (damping.lam, damping.kind) if given else (damping, "absolute")
+    _refuse_tangents(matrix, rhs, lam)
     # The common case crosses into the kernel at once: anything else would cost more than a 4x4 system itself.
     x: Any
-    if isinstance(method, str) and method in _DIRECT and rcond is None and not return_info:
-        x = _solve_fast(matrix, rhs, damping, method)
+    plain = type(lam) is float and rcond is None and not return_info
+    if plain and isinstance(method, str) and method in _DIRECT:
+        x = _solve_fast(matrix, rhs, lam, kind, method)
         if x is not None:
             return x
     operator = callable(matrix) and not is_tensor(matrix)
@@ -110,17 +112,16 @@ def solve(
             raise_failures(info.status)
         return (x, info) if return_info else x
     _check_kinds(matrix, rhs)
-    if is_tensor(matrix):
-        x, info = _solve_tensor(matrix, rhs, added, plan, return_info, throw)
-    else:
-        a, b = real_array("matrix", matrix), real_array("rhs", rhs)
-        _check_shapes(a.shape, b.shape, plan.name != "dual")
-        x, info = solve_numpy(a, b, added, plan, symmetry_tolerance(matrix), return_info)
+    with torch.no_grad():
+        tolerance = symmetry_tolerance(matrix)
+        x, info = solve_values(matrix, rhs, added, plan, tolerance, return_info)
         dtype = result_dtype(matrix, rhs)
         fit(x, info.status, dtype)
-        if throw:
-            raise_failures(info.status)
-        x = like(x, rhs, dtype)
+    if throw:
+        raise_failures(info.status)
+    if _wants_gradient(matrix, rhs, added.lam) and is_tensor(matrix):
+        x = attach_gradient(matrix, rhs, added, plan, x, info)
+    x = x.to(dtype) if is_tensor(x) else like(x, rhs, dtype)
     return (x, info) if return_info else x
 
 
@@ -158,10 +159,11 @@ def solve_blocks(
         raise ValueError(
             f"rhs: expected {len(matrices)} entries, one for each matrix, got {len(rhs)}"
         )
-    _refuse_tangents(*matrices, *rhs, getattr(damping, "lam", damping))
-    x, status = _blocks_fast(list(matrices), list(rhs), damping)
-    if x is None:
-        x, status = _blocks_slow(matrices, rhs, damping)
+    given = isinstance(damping, Damping)
+    lam, kind = (damping.lam, damping.kind) if given else (damping, "absolute")
+    _refuse_tangents(*matrices, *rhs, lam)
+    found = _blocks_fast(list(matrices), list(rhs), lam, kind) if type(lam) is float else None
+    x, status = found or _blocks_slow(matrices, rhs, damping)
     if throw:
         raise_failures(status, "block")
     return (x, status) if return_status else x
@@ -189,7 +191,7 @@ def _blocks_slow(
     for one, vector in zip(a, b, strict=True):
         if one.ndim != 2:
             raise ValueError(f"matrices: expected shapes (n, n), got {one.shape}")
-        _check_shapes(one.shape, vector.shape)
+        check_shapes(one.shape, vector.shape)
     strengths = np.broadcast_to(strengths, len(a))
     tolerances = np.array([symmetry_tolerance(one) for one in matrices])
     x: list[Any] = [None] * len(a)
@@ -214,36 +216,25 @@ def _blocks_slow(
 
 
 def _blocks_fast(
-    matrices: list[Any], rhs: list[Any], damping: Any
-) -> tuple[list[Any] | None, NDArray[np.int8]]:
-    kind = "absolute"
-    if isinstance(damping, Damping):
-        damping, kind = damping.lam, damping.kind
+    matrices: list[Any], rhs: list[Any], lam: float, kind: str
+) -> tuple[list[Any], NDArray[np.int8]] | None:
     tensors = bool(matrices) and isinstance(matrices[0], torch.Tensor)
-    if type(damping) is not float:
-        return None, np.empty(0, np.int8)
     if tensors:
         try:  # refuses what needs a gradient, lives elsewhere or is lazily negated
             matrices, rhs = [one.numpy() for one in matrices], [one.numpy() for one in rhs]
         except (AttributeError, RuntimeError, TypeError):
-            return None, np.empty(0, np.int8)
-    solved = _core.solve_list_fast(matrices, rhs, damping, kind)
-    if solved is None:
-        return None, np.empty(0, np.int8)
-    x, status = solved
-    return [torch.from_numpy(one) for one in x] if tensors else x, status
+            return None
+    solved = _core.solve_list_fast(matrices, rhs, lam, kind)
+    if solved is None or not tensors:
+        return solved
+    return [torch.from_numpy(one) for one in solved[0]], solved[1]
 
 
-def _solve_fast(matrix: Any, rhs: Any, damping: Any, method: str) -> Any:
-    kind = "absolute"
-    if isinstance(damping, Damping):
-        damping, kind = damping.lam, damping.kind
-    if type(damping) is not float:
-        return None
+def _solve_fast(matrix: Any, rhs: Any, lam: float, kind: str, method: str) -> Any:
     if not isinstance(matrix, torch.Tensor):
-        return _core.solve_fast(matrix, rhs, damping, kind, method)
+        return _core.solve_fast(matrix, rhs, lam, kind, method)
     try:  # refuses what needs a gradient, lives elsewhere, is lazily negated or inside a transform of torch.func
-        x = _core.solve_fast(matrix.numpy(), rhs.numpy(), damping, kind, method)
+        x = _core.solve_fast(matrix.numpy(), rhs.numpy(), lam, kind, method)
     except (AttributeError, RuntimeError, TypeError):
         return None
     return None if x is None else torch.from_numpy(x)
@@ -267,32 +258,6 @@ def _wants_gradient(*values: Any) -> bool:
     )
 
 
-def _solve_tensor(
-    matrix: torch.Tensor,
-    rhs: torch.Tensor,
-    damping: Damping,
-    plan: Plan,
-    want_info: bool,
-    throw: bool,
-) -> tuple[torch.Tensor, SolveInfo]:
-    for name, one in (("matrix", matrix), ("rhs", rhs)):
-        if one.is_complex() or one.layout is not torch.strided or one.is_quantized:
-            real_array(name, one)  # which says what is wrong
-    _check_shapes(tuple(matrix.shape), tuple(rhs.shape), plan.name != "dual")
-    dtype = result_dtype(matrix, rhs)
-    differentiable = _wants_gradient(matrix, rhs, damping.lam)
-    tolerance = symmetry_tolerance(matrix)
-    with torch.no_grad():
-        x, info = solve_values(matrix, rhs, damping, plan, tolerance, want_info)
-        fit(x, info.status, dtype)
-    if throw:
-        raise_failures(info.status)
-    if not differentiable:
-        return x.to(matrix.device, dtype), info
-    x = attach_gradient(matrix, rhs, damping, plan, x, info)
-    return x.to(dtype), info
-
-
 def _check_kinds(matrix: Any, rhs: Any) -> None:
     if is_tensor(matrix) != is_tensor(rhs):
         kind = "torch.Tensor" if is_tensor(matrix) else "NumPy array"
@@ -307,16 +272,4 @@ def _check_kinds(matrix: Any, rhs: Any) -> None:
     if is_tensor(matrix) and matrix.device != rhs.device:
         raise ValueError(
             f"rhs: expected device {matrix.device} like matrix, got {rhs.device}; use .to(device)"
-        )
-
-
-def _check_shapes(matrix: tuple[int, ...], rhs: tuple[int, ...], square: bool = True) -> None:
-    if len(matrix) < 2 or (square and matrix[-1] != matrix[-2]):
-        wanted = "(..., n, n)" if square else "(..., n, m)"
-        raise ValueError(f"matrix: expected shape {wanted}, got {matrix}")
-    vector = matrix[:-1]
-    if rhs != vector and (len(rhs) != len(matrix) or rhs[:-1] != vector):
-        raise ValueError(
-            f"rhs: expected shape (..., n) = {vector} or (..., n, k) = ({', '.join(map(str, vector))}, k), got {rhs}; "
-            "batch dimensions are not broadcast, use numpy.broadcast_to or Tensor.expand"
         )

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from fubini.blocks import Block, DenseBlock, DiagonalBlock, FactorBlock, KroneckerBlock
 from fubini.fisher.calls import Call, KroneckerCall
-from fubini.fisher.quantum import QuantumCall
-from fubini.metric.points import at_inputs, layer_metric
-from fubini.nn.layer import QuantumLayer
-from fubini.nn.stand_in import as_native
-from fubini.options import Approx, LayerRule
+from fubini.options import Approx, Index, LayerRule, Real
 
 Tensor = torch.Tensor
-Real = npt.NDArray[np.float64]
 Cotangents = list[Tensor | None]
 
 # Entries of an array of rows that is made at once.
@@ -42,7 +37,7 @@ class Unit(ABC):
         self.size = sum(p.numel() for p in parameters)
         order = {id(p): i for i, p in enumerate(parameters)}
         # For every use the rule's names of the parameters by their positions in the block.
-        self._calls: list[tuple[int, Call, dict[int, str]]] = []
+        self._calls: list[tuple[int, Any, dict[int, str]]] = []
         for number, call in calls:
             names = {order[id(p)]: n for n, p in call.parameters.items() if id(p) in order}
             if names:
@@ -61,75 +56,91 @@ class Unit(ABC):
     def block(self) -> Block:
         """Return the block."""
 
-    def _live(self, cotangents: Cotangents) -> list[tuple[Call, Tensor, dict[int, str]]]:
+    def _live(self, cotangents: Cotangents) -> list[tuple[Any, Tensor, dict[int, str]]]:
         return [
             (call, g, names)
             for number, call, names in self._calls
             if (g := cotangents[number]) is not None
         ]
 
-    def _rows(self, cotangents: Cotangents, data: int, part: slice) -> Tensor | None:
-        """Derivatives by the parameters, (K, data in the part, P), summed over all uses."""
-        live = self._live(cotangents)
-        if not live:
-            return None
-        parts: list[Tensor | None] = [None] * len(self.parameters)
-        for call, g, names in live:
-            rows = call.rows(g, data, part)
-            for position, name in names.items():
-                before = parts[position]
-                parts[position] = rows[name] if before is None else before + rows[name]
-        known = next(part for part in parts if part is not None)
-        return torch.cat(
-            [
-                known.new_zeros(*known.shape[:2], p.numel()) if found is None else found
-                for found, p in zip(parts, self.parameters, strict=True)
-            ],
-            dim=2,
-        )
-
-    def _chunks(self, cotangents: Cotangents, data: int) -> list[slice]:
-        """Parts of the data whose rows fit into memory at once."""
+    def _rows(self, cotangents: Cotangents, data: int) -> Iterator[Tensor]:
+        """Derivatives by the parameters, (K, n, P), summed over all uses: for so many data at once as memory allows."""
         live = self._live(cotangents)
         columns = len(live[0][1]) if live else 1
         count = max(1, _CHUNK // max(1, columns * self.size))
-        return [slice(start, start + count) for start in range(0, data, count)]
-
-    def _only(self, cotangents: Cotangents) -> tuple[Call, Tensor, tuple[str, ...]] | None:
-        """The one use, where there is one and it has all parameters in order."""
-        live = self._live(cotangents)
-        if len(live) != 1 or len(live[0][2]) != len(self.parameters):
-            return None
-        call, g, names = live[0]
-        return call, g, tuple(names.values())
+        for start in range(0, data if live else 0, count):
+            parts: dict[int, Tensor] = {}
+            for call, g, names in live:
+                rows = call.rows(g, data, slice(start, start + count))
+                for position, name in names.items():
+                    parts[position] = _plus(parts.get(position), rows[name])
+            lead = next(iter(parts.values())).shape[:2]
+            found = [
+                parts[i] if i in parts else self._zeros(*lead, p.numel())
+                for i, p in enumerate(self.parameters)
+            ]
+            yield torch.cat(found, dim=2)
 
     def _zeros(self, *shape: int) -> Tensor:
         return torch.zeros(*shape, dtype=torch.float64, device=self.parameters[0].device)
 
 
-class ExactUnit(Unit):
-    """The exact matrix."""
+class _SumUnit(Unit):
+    """What is a sum over the rows of all data."""
 
-    _matrix: Tensor | None = None
+    _total: Tensor | None = None
 
     def add(self, cotangents: Cotangents, data: int) -> None:
         """Take note of a backward pass, see Unit."""
-        only = self._only(cotangents)
-        matrix = None if only is None else only[0].gram(only[1], data, only[2])
-        if matrix is not None:
-            self._matrix = matrix if self._matrix is None else self._matrix + matrix
+        live, cheaper = self._live(cotangents), None
+        # The one use, where there is one and it has all parameters in order.
+        if len(live) == 1 and len(live[0][2]) == len(self.parameters):
+            call, g, names = live[0]
+            cheaper = self._at_once(call, g, data, tuple(names.values()))
+        if cheaper is not None:
+            self._total = _plus(self._total, cheaper)
             return
-        for part in self._chunks(cotangents, data):
-            rows = self._rows(cotangents, data, part)
-            if rows is not None:
-                flat = rows.flatten(0, 1)
-                product = flat.mT @ flat
-                self._matrix = product if self._matrix is None else self._matrix + product
+        for rows in self._rows(cotangents, data):
+            self._total = _plus(self._total, self._term(rows))
+
+    @abstractmethod
+    def _at_once(self, call: Call, g: Tensor, data: int, names: tuple[str, ...]) -> Tensor | None:
+        """The sum over the rows of a call, where there is a cheaper way."""
+
+    @abstractmethod
+    def _term(self, rows: Tensor) -> Tensor:
+        """The sum over these rows."""
+
+
+class ExactUnit(_SumUnit):
+    """The exact matrix."""
+
+    def _at_once(self, call: Call, g: Tensor, data: int, names: tuple[str, ...]) -> Tensor | None:
+        return call.gram(g, data, names)
+
+    def _term(self, rows: Tensor) -> Tensor:
+        flat = rows.flatten(0, 1)
+        return flat.mT @ flat
 
     def block(self) -> Block:
         """Return the block."""
-        matrix = self._zeros(self.size, self.size) if self._matrix is None else self._matrix
+        matrix = self._zeros(self.size, self.size) if self._total is None else self._total
         return DenseBlock(self.parameters, symmetric(matrix), self.label)
+
+
+class DiagonalUnit(_SumUnit):
+    """The exact diagonal."""
+
+    def _at_once(self, call: Call, g: Tensor, data: int, names: tuple[str, ...]) -> Tensor | None:
+        return call.squares(g, data, names)
+
+    def _term(self, rows: Tensor) -> Tensor:
+        return rows.square().sum((0, 1))
+
+    def block(self) -> Block:
+        """Return the block."""
+        values = self._zeros(self.size) if self._total is None else self._total
+        return DiagonalBlock(self.parameters, values, self.label)
 
 
 class FactorUnit(Unit):
@@ -139,42 +150,15 @@ class FactorUnit(Unit):
         self, parameters: Sequence[Tensor], label: str, calls: Sequence[tuple[int, Call]]
     ) -> None:
         super().__init__(parameters, label, calls)
-        self._factors: list[Tensor] = []
+        self._factors = [self._zeros(0, self.size)]
 
     def add(self, cotangents: Cotangents, data: int) -> None:
         """Take note of a backward pass, see Unit."""
-        rows = self._rows(cotangents, data, slice(None))
-        if rows is not None:
-            self._factors.append(rows.flatten(0, 1))
+        self._factors += [rows.flatten(0, 1) for rows in self._rows(cotangents, data)]
 
     def block(self) -> Block:
         """Return the block."""
-        factor = torch.cat(self._factors) if self._factors else self._zeros(0, self.size)
-        return FactorBlock(self.parameters, factor, self.label)
-
-
-class DiagonalUnit(Unit):
-    """The exact diagonal."""
-
-    _values: Tensor | None = None
-
-    def add(self, cotangents: Cotangents, data: int) -> None:
-        """Take note of a backward pass, see Unit."""
-        only = self._only(cotangents)
-        values = None if only is None else only[0].squares(only[1], data, only[2])
-        if values is not None:
-            self._values = values if self._values is None else self._values + values
-            return
-        for part in self._chunks(cotangents, data):
-            rows = self._rows(cotangents, data, part)
-            if rows is not None:
-                squares = rows.square().sum((0, 1))
-                self._values = squares if self._values is None else self._values + squares
-
-    def block(self) -> Block:
-        """Return the block."""
-        values = self._zeros(self.size) if self._values is None else self._values
-        return DiagonalBlock(self.parameters, values, self.label)
+        return FactorBlock(self.parameters, torch.cat(self._factors), self.label)
 
 
 class KroneckerUnit(Unit):
@@ -198,36 +182,28 @@ class KroneckerUnit(Unit):
     ) -> None:
         super().__init__(parameters, label, calls)
         self._kind, self._module = kind, module
-        position = {id(p): i for i, p in enumerate(parameters)}
-        known = kind.parameters_of(module).items()
-        names = {position[id(p)]: name for name, p in known if id(p) in position}
-        self._names = tuple(names[i] for i in sorted(names))
+        known = {id(p): name for name, p in kind.parameters_of(module).items()}
+        self._names = tuple([known[id(p)] for p in parameters])
         self._outer: Tensor | None = None
-        self._inner: Tensor | None = None
-        self._count = 0
-        self._seen: set[int] = set()
+        # Whose inputs count: their moments are the same in all backward passes.
+        self._used: dict[int, Any] = {}
 
     def add(self, cotangents: Cotangents, data: int) -> None:
         """Take note of a backward pass, see Unit."""
         for call, g, _ in self._live(cotangents):
-            assert isinstance(call, KroneckerCall)
-            outer = call.outer(g)
-            self._outer = outer if self._outer is None else self._outer + outer
-            # The moments of the inputs are the same in all backward passes.
-            if id(call) not in self._seen:
-                self._seen.add(id(call))
-                inner, count = call.inner(self._names)
-                self._inner = inner if self._inner is None else self._inner + inner
-                self._count += count
+            self._outer = _plus(self._outer, call.outer(g))
+            self._used[id(call)] = call
 
     def block(self) -> Block:
         """Return the block."""
-        if self._outer is None or self._inner is None:
-            outer, inner = (
-                self._zeros(*s) for s in self._kind.factor_shapes(self._module, self._names)
-            )
+        if self._outer is None:
+            shapes = self._kind.factor_shapes(self._module, self._names)
+            outer, inner = [self._zeros(*shape) for shape in shapes]
         else:
-            outer, inner = self._outer, self._inner / self._count
+            moments, counts = zip(
+                *[call.inner(self._names) for call in self._used.values()], strict=True
+            )
+            outer, inner = self._outer, functools.reduce(_plus, moments) / sum(counts)
         left, right = (inner, outer) if self._kind.inputs_first else (outer, inner)
         columns = self._kind.columns(self._module, self._names)
         return KroneckerBlock(self.parameters, left, right, columns, self.label)
@@ -260,13 +236,11 @@ class ScaledUnit(Unit):
 
     def add(self, cotangents: Cotangents, data: int) -> None:
         """Take note of a backward pass, see Unit."""
-        live: dict[
-            int, Any
-        ] = {}  # for every pass how many inputs of the layers each column reaches, (K, data)
+        # For every pass how many inputs of the layers each column reaches, (K, data).
+        live: dict[int, Any] = {}
         for number, call, _ in self._calls:
             g = cotangents[number]
             if g is not None:
-                assert isinstance(call, QuantumCall)
                 self._factors[number] = call.curvature_factor(g, self._factors.get(number))
                 reached = (call.flat(g) != 0.0).any(-1).reshape(len(g), data, -1).sum(-1)
                 live[call.part] = live.get(call.part, 0) + reached
@@ -275,18 +249,15 @@ class ScaledUnit(Unit):
 
     def block(self) -> Block:
         """Return the block."""
-        calls = [(i, c, names) for i, c, names in self._calls if isinstance(c, QuantumCall)]
-        sizes = [p.numel() for p in self.parameters]
-        places = np.split(np.arange(self.size), np.cumsum(sizes)[:-1])
+        places = _places(self.parameters)
         # (sum of m Jacobians)^T B (the same) <= m times the sum of the single terms
         matrix = np.zeros((self.size, self.size))
-        for number, call, names in calls:
+        for number, call, names in self._calls:
             if number not in self._factors:
                 continue
             bounds = 4.0 * self._uses[call.part] * call.bound(self._factors[number])
-            own = weighted_metric(call, bounds, self._approx, self._layers)
-            ends = np.cumsum([w.numel() for w in call.parameters.values()])
-            mine = dict(zip(call.parameters, np.split(np.arange(len(own)), ends[:-1]), strict=True))
+            own = call.weighted_metric(bounds, self._approx, self._layers)
+            mine = dict(zip(call.parameters, _places(call.parameters.values()), strict=True))
             source = np.concatenate([mine[name] for name in names.values()])
             target = np.concatenate([places[i] for i in names])
             matrix[np.ix_(target, target)] += own[np.ix_(source, source)]
@@ -294,45 +265,14 @@ class ScaledUnit(Unit):
         return DenseBlock(self.parameters, symmetric(values), self.label)
 
 
-def weighted_metric(call: QuantumCall, weights: Real, approx: Approx, layers: LayerRule) -> Real:
-    """Return the sum over a call's inputs of the layer's Fubini-Study metrics, each times a number, (P, P).
-
-    Args:
-        call: The call.
-        weights: One number for each input.
-        approx: Which part of the metric over angles to take.
-        layers: Which gates form a block.
-    """
-    found = call.weighted_metric(weights, approx, layers)
-    if found is not None:
-        return found
-    layer = as_native(call.module) or call.module
-    inputs = call.inputs.detach().reshape(-1, call.inputs.shape[-1])
-    if call.alone:
-        rows = zip(weights, inputs, strict=True)
-        parts = [_weighted(layer, x, np.array([w]), approx, layers) for w, x in rows]
-        return np.asarray(sum(parts))
-    return _weighted(layer, inputs, weights, approx, layers)
+def _places(parameters: Iterable[Tensor]) -> list[Index]:
+    """Where the entries of each are among those of all."""
+    sizes = [p.numel() for p in parameters]
+    return np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
 
 
-def _weighted(
-    layer: QuantumLayer, inputs: Tensor, weights: Real, approx: Approx, layers: LayerRule
-) -> Real:
-    """The same at inputs (L, d), or (d,) for one."""
-    pullback = at_inputs(layer, inputs).pullback
-    if pullback is not None:
-        return pullback.weighted_sum(weights, approx, layers)
-    size = sum(w.numel() for w in layer.qnode_weights.values())
-    if inputs.ndim == 1:
-        return float(weights[0]) * layer_metric(layer, inputs, approx, layers)
-    count = max(1, _CHUNK // (size * size))
-    total = np.zeros((size, size))
-    for start in range(0, len(inputs), count):
-        part = slice(start, start + count)
-        metrics = layer_metric(layer, inputs[part], approx, layers)
-        lead = np.broadcast_to(metrics, (len(weights[part]), size, size))
-        total += np.tensordot(weights[part], lead, 1)
-    return total
+def _plus(before: Tensor | None, more: Tensor) -> Tensor:
+    return more if before is None else before + more
 
 
 def symmetric(matrix: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from fubini import _core
@@ -16,11 +15,10 @@ from fubini.fisher.quantum import QuantumCall, covariances
 from fubini.nn.call_forms import CallForm, call_form
 from fubini.nn.linearise import Linearised
 from fubini.nn.watched_calls import WeightSeen, origins_of, slotted, weight_seen
-from fubini.options import Approx, LayerRule
+from fubini.options import Approx, LayerRule, Real
 from fubini.torch_private import is_wrapped
 
 Tensor = torch.Tensor
-Real = npt.NDArray[np.float64]
 
 
 class CompiledCall(QuantumCall):

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pennylane.qnn import TorchLayer
 from torch import nn
@@ -30,10 +29,10 @@ from fubini.nn.linearise import linearise, linearise_native
 from fubini.nn.recorder import ModelRecorder
 from fubini.nn.stand_in import as_native
 from fubini.nn.surroundings import Seen
+from fubini.options import Real
 from fubini.torch_private import has_global_hook
 
 Tensor = torch.Tensor
-Real = npt.NDArray[np.float64]
 
 # Functions of each entry alone, without parameters, randomness or memory. Exactly these classes: a subclass may do
 # anything.

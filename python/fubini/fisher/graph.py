@@ -13,8 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from fubini.fisher.graph_functions import FUNCTIONS
@@ -25,7 +23,6 @@ from fubini.nn.native_pass import compiled_call_of
 from fubini.torch_private import node_number, node_shapes
 
 Tensor = torch.Tensor
-Real = npt.NDArray[np.float64]
 
 #: What is known besides the layers.
 RULES = FUNCTIONS | SHAPES

@@ -6,11 +6,11 @@ graph, such as hooks on its tensors, is found out then. Graphs that pass are tak
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -24,9 +24,9 @@ from fubini.fisher.rules import LinearCall, rule_for
 from fubini.fisher.stages import CircuitStage, LinearStage, RowStage, Stage, output_factor
 from fubini.nn.linearise import Linearised
 from fubini.nn.surroundings import Seen, modules_of
+from fubini.options import Real
 
 Tensor = torch.Tensor
-Real = npt.NDArray[np.float64]
 
 # Rounding: sums of some hundred products in another order; of models in single precision, the general pass rounds what
 # lies between the layers.
@@ -190,24 +190,16 @@ def _homes(model: nn.Module, known: set[int]) -> dict[int, Home] | None:
 def _is_own(use: Use, homes: dict[int, Home]) -> bool:
     """Whether a use is what the layer that has the parameters does with them."""
     home = homes.get(id(use.parameters[0]))
-    if home is None:
+    kind = None if home is None else rule_for(home.module)
+    if home is None or kind is None:
         return False
-    kind, module = rule_for(home.module), home.module
-    if kind is None:
+    if kind is not LinearCall if use.form is None else not issubclass(kind, QuantumCall):
         return False
-    own: Sequence[Any]
-    if use.form is None:
-        if kind is not LinearCall:
-            return False
-        bias = module._parameters.get("bias")
-        own = [module._parameters.get("weight"), *([] if bias is None else [bias])]
-    elif issubclass(kind, QuantumCall):
-        own = list(kind.parameters_of(module).values())
-    else:
-        return False
-    return len(own) == len(use.parameters) and all(
-        p is q for p, q in zip(own, use.parameters, strict=True)
-    )
+    return _are_same(list(kind.parameters_of(home.module).values()), use.parameters)
+
+
+def _are_same(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+    return len(found) == len(expected) and all(map(operator.is_, found, expected))
 
 
 def pulled_back(
@@ -278,8 +270,7 @@ def _is_close(found: Sequence[Block], expected: Sequence[Block]) -> bool:
         if (
             type(block) is not type(other)
             or mine.keys() != theirs.keys()
-            or len(block.parameters) != len(other.parameters)
-            or any(p is not q for p, q in zip(block.parameters, other.parameters, strict=True))
+            or not _are_same(block.parameters, other.parameters)
         ):
             return False
         close = _CLOSE.get(block.parameters[0].dtype, 0.0)

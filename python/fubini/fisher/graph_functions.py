@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
 from fubini.arrays import to_numpy
-from fubini.fisher.graph_values import (
-    NotKnown,
-    Real,
-    Rule,
-    Shape,
-    Values,
-    axis_of,
-    check_fits,
-)
+from fubini.fisher.graph_values import NotKnown, Rule, Shape, Values, axis_of, check_fits
+from fubini.options import Real
 
 Tensor = torch.Tensor
 aten = torch.ops.aten
@@ -35,49 +28,31 @@ def _function(saved: str, slope: Callable[[Real], Any]) -> Rule:
     return rule
 
 
-def _torch_function(backward: Any, *names: str) -> Rule:
+def _torch_function(backward: Callable[..., Tensor], *names: str) -> Rule:
     """The same by torch's own derivative, which takes the cotangent and what is saved under these names."""
 
     def rule(node: Any, _: list[Shape], arguments: list[Shape | None], values: Values) -> Any:
-        found = [getattr(node, f"_saved_{name}") for name in names]
-        kept = [values.keep(v) if isinstance(v, Tensor) else v for v in found]
-        numbers = tuple([v for v in kept if not isinstance(v, Tensor)])
-        first = next(v for v in kept if isinstance(v, Tensor))
+        kept = values.keep(node._saved_self)
+        options = tuple([getattr(node, f"_saved_{name}") for name in names])
 
         def pull(g: Any) -> Any:
-            slope = backward(torch.ones_like(first, dtype=torch.float64), *_double(kept))
+            x = kept.to(torch.float64)
+            slope = backward(torch.ones_like(x), x, *options)
             return (g[0] * slope.numpy()[:, None],)
 
-        return pull, numbers
+        return pull, options
 
     return rule
 
 
-def _double(values: Sequence[Any]) -> list[Any]:
-    return [v.to(torch.float64) if isinstance(v, Tensor) else v for v in values]
+def _gelu_backward(g: Tensor, x: Tensor, how: str) -> Tensor:
+    result: Tensor = aten.gelu_backward(g, x, approximate=how)
+    return result
 
 
-def _gelu(node: Any, _: list[Shape], arguments: list[Shape | None], values: Values) -> Any:
-    kept, how = values.keep(node._saved_self), node._saved_approximate
-
-    def pull(g: Any) -> Any:
-        x = kept.to(torch.float64)
-        slope = aten.gelu_backward(torch.ones_like(x), x, approximate=how)
-        return (g[0] * slope.numpy()[:, None],)
-
-    return pull, how
-
-
-def _elu(node: Any, _: list[Shape], arguments: list[Shape | None], values: Values) -> Any:
-    kept = values.keep(node._saved_self)
-    numbers = node._saved_alpha, node._saved_scale, node._saved_input_scale
-
-    def pull(g: Any) -> Any:
-        x = kept.to(torch.float64)
-        slope = aten.elu_backward(torch.ones_like(x), *numbers, False, x)
-        return (g[0] * slope.numpy()[:, None],)
-
-    return pull, numbers
+def _elu_backward(g: Tensor, x: Tensor, *numbers: float) -> Tensor:
+    result: Tensor = aten.elu_backward(g, *numbers, False, x)
+    return result
 
 
 def _power(node: Any, _: list[Shape], arguments: list[Shape | None], values: Values) -> Any:
@@ -208,14 +183,14 @@ FUNCTIONS: dict[str, Rule] = {
     "SqrtBackward0": _function("_saved_result", lambda y: 0.5 / y),
     "ReciprocalBackward0": _function("_saved_result", lambda y: -y * y),
     "AbsBackward0": _function("_saved_self", np.sign),
-    "SiluBackward0": _torch_function(aten.silu_backward, "self"),
-    "MishBackward0": _torch_function(aten.mish_backward, "self"),
-    "SoftplusBackward0": _torch_function(aten.softplus_backward, "self", "beta", "threshold"),
-    "HardtanhBackward0": _torch_function(aten.hardtanh_backward, "self", "min_val", "max_val"),
-    "HardsigmoidBackward0": _torch_function(aten.hardsigmoid_backward, "self"),
-    "HardswishBackward0": _torch_function(aten.hardswish_backward, "self"),
-    "GeluBackward0": _gelu,
-    "EluBackward0": _elu,
+    "SiluBackward0": _torch_function(aten.silu_backward),
+    "MishBackward0": _torch_function(aten.mish_backward),
+    "SoftplusBackward0": _torch_function(aten.softplus_backward, "beta", "threshold"),
+    "HardtanhBackward0": _torch_function(aten.hardtanh_backward, "min_val", "max_val"),
+    "HardsigmoidBackward0": _torch_function(aten.hardsigmoid_backward),
+    "HardswishBackward0": _torch_function(aten.hardswish_backward),
+    "GeluBackward0": _torch_function(_gelu_backward, "approximate"),
+    "EluBackward0": _torch_function(_elu_backward, "alpha", "scale", "input_scale"),
     "PowBackward0": _power,
     "AddBackward0": _sum_of(1.0),
     "SubBackward0": _sum_of(-1.0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,15 +52,34 @@ def _permute(node: Any, shapes: list[Shape], arguments: list[Shape | None], _: V
     return lambda g: (g[0].transpose(back),), tuple(order)
 
 
-def _placed(where: tuple[Any, ...], shape: Shape) -> Pull:
-    """Back to the places that the results were taken from."""
+def _placed(places: Sequence[tuple[Any, ...]], shape: Shape) -> Pull:
+    """Back to the places that each of the results was taken from."""
 
     def pull(g: Any) -> Any:
-        result = np.zeros((*g[0].shape[:2], *shape[1:]))
-        result[(slice(None), slice(None), *where)] = g[0]
+        lead = next(one for one in g if one is not None).shape[:2]
+        result = np.zeros((*lead, *shape[1:]))
+        for place, one in zip(places, g, strict=True):
+            if one is not None:
+                result[place] = one
         return (result,)
 
     return pull
+
+
+def _taken(places: Sequence[tuple[Any, ...]], arguments: list[Shape | None]) -> Pull:
+    """From the places in the result that each of the arguments has."""
+
+    def pull(g: Any) -> Any:
+        return [
+            None if a is None else g[0][place] for a, place in zip(arguments, places, strict=True)
+        ]
+
+    return pull
+
+
+def _before(axis: int) -> tuple[slice, ...]:
+    """All of a cotangent's axes before one of the values'."""
+    return (slice(None),) * (axis + 1)
 
 
 def _slice_of(node: Any, shapes: list[Shape], arguments: list[Shape | None], _: Values) -> Any:
@@ -73,15 +93,14 @@ def _slice_of(node: Any, shapes: list[Shape], arguments: list[Shape | None], _: 
         if part.step != 1 or len(taken) != shape[0]:
             raise NotKnown
         return lambda g: (g[0],), None
-    where = *(slice(None),) * (dim - 1), part
-    return _placed(where, shape), (dim, taken.start, taken.stop, taken.step)
+    return _placed([(*_before(dim), part)], shape), (dim, taken.start, taken.stop, taken.step)
 
 
 def _select(node: Any, shapes: list[Shape], arguments: list[Shape | None], _: Values) -> Any:
     shape = known_shape(arguments[0], shapes[0])
     dim = axis_of(node._saved_dim, len(shape))
     index = signed(node._saved_index) % shape[dim]
-    return _placed((*(slice(None),) * (dim - 1), index), shape), (dim, index)
+    return _placed([(*_before(dim), index)], shape), (dim, index)
 
 
 def _cat(node: Any, shapes: list[Shape], arguments: list[Shape | None], _: Values) -> Any:
@@ -97,16 +116,11 @@ def _cat(node: Any, shapes: list[Shape], arguments: list[Shape | None], _: Value
         sizes[unknown[0]] = shape[axis] - sum(sizes)
     if sum(sizes) != shape[axis]:
         raise NotKnown
-    starts = [0, *itertools.accumulate(sizes)]
-    before = (slice(None),) * (axis + 1)
-
-    def pull(g: Any) -> Any:
-        return [
-            None if a is None else g[0][(*before, slice(starts[k], starts[k + 1]))]
-            for k, a in enumerate(arguments)
-        ]
-
-    return pull, (axis, tuple(sizes))
+    ends = itertools.accumulate(sizes)
+    places = [
+        (*_before(axis), slice(end - size, end)) for size, end in zip(sizes, ends, strict=True)
+    ]
+    return _taken(places, arguments), (axis, tuple(sizes))
 
 
 def _stack(node: Any, shapes: list[Shape], arguments: list[Shape | None], _: Values) -> Any:
@@ -114,12 +128,8 @@ def _stack(node: Any, shapes: list[Shape], arguments: list[Shape | None], _: Val
     for argument in arguments:
         if argument is not None and len(argument) != len(shapes[0]) - 1:
             raise NotKnown
-    before = (slice(None),) * (axis + 1)
-
-    def pull(g: Any) -> Any:
-        return [None if a is None else g[0][(*before, k)] for k, a in enumerate(arguments)]
-
-    return pull, axis
+    places = [(*_before(axis), k) for k in range(len(arguments))]
+    return _taken(places, arguments), axis
 
 
 def _split(node: Any, shapes: list[Shape], arguments: list[Shape | None], _: Values) -> Any:
@@ -129,17 +139,9 @@ def _split(node: Any, shapes: list[Shape], arguments: list[Shape | None], _: Val
     ends = [0, *itertools.accumulate(1 if each else s[axis] for s in shapes)]
     if ends[-1] != shape[axis]:
         raise NotKnown
-    before = (slice(None),) * (axis + 1)
-
-    def pull(g: Any) -> Any:
-        lead = next(one for one in g if one is not None).shape[:2]
-        result = np.zeros((*lead, *shape[1:]))
-        for k, one in enumerate(g):
-            if one is not None:
-                result[(*before, k if each else slice(ends[k], ends[k + 1]))] = one
-        return (result,)
-
-    return pull, (axis, tuple(ends))
+    parts: Any = range(len(shapes)) if each else itertools.starmap(slice, itertools.pairwise(ends))
+    places = [(*_before(axis), part) for part in parts]
+    return _placed(places, shape), (axis, tuple(ends))
 
 
 def _reduced(mean: bool) -> Rule:

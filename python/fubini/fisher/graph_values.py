@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
+from fubini.options import Real
+
 Tensor = torch.Tensor
-Real = npt.NDArray[np.float64]
 Shape = tuple[int, ...]
 #: From cotangents of the results (N, K, ...) to those of the arguments.
 Pull = Callable[[list[Real | None]], Sequence[Real | None]]

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from fubini import _core
@@ -15,18 +14,18 @@ from fubini.arrays import to_numpy
 from fubini.circuit.pauli import applied
 from fubini.errors import UnsupportedCircuitError
 from fubini.fisher.calls import Call
+from fubini.metric.points import at_inputs, layer_metric
 from fubini.native.circuit import Circuit
 from fubini.native.measurements import Measurement, masked
 from fubini.native.metric import observable_covariances
+from fubini.nn.layer import QuantumLayer
 from fubini.nn.linearise import Linearised, flat_weights, linearise, trace
 from fubini.nn.stand_in import as_native
-from fubini.options import Approx, LayerRule
+from fubini.options import Approx, Complex, LayerRule, Real
 
 Tensor = torch.Tensor
-Real = npt.NDArray[np.float64]
-Complex = npt.NDArray[np.complex128]
 
-# Entries of an array of amplitudes that is made at once.
+# Entries of an array of amplitudes, or of metrics, that is made at once.
 _CHUNK = 1 << 24
 
 
@@ -165,29 +164,57 @@ class QuantumCall(Call):
         Args:
             factor: F with ``B = F^T F``, (L, rows, M).
         """
-        flat = self.inputs.detach()
-        flat = flat.reshape(math.prod(flat.shape[:-1]), flat.shape[-1])
-        factor = np.ascontiguousarray(factor)
-        if self.alone:
-            found = np.concatenate([_covariances(self.module, row) for row in flat])
-        else:
-            found = _covariances(self.module, flat)
-        return _core.largest_eigenvalues(factor, found)
+        inputs = self._flat_inputs()
+        each = inputs if self.alone else [inputs]
+        found = np.concatenate([_covariances(self.module, x) for x in each])
+        return _core.largest_eigenvalues(np.ascontiguousarray(factor), found)
 
-    def weighted_metric(self, weights: Real, approx: Approx, layers: LayerRule) -> Real | None:
-        """Return the sum over the inputs of the Fubini-Study metrics, each times a number; None: as the layer has it.
+    def weighted_metric(self, weights: Real, approx: Approx, layers: LayerRule) -> Real:
+        """Return the sum over the inputs of the layer's Fubini-Study metrics, each times a number, (P, P).
 
         Args:
             weights: One number for each input.
             approx: Which part of the metric over angles to take.
             layers: Which gates form a block.
         """
-        return None
+        layer = as_native(self.module) or self.module
+        inputs = self._flat_inputs()
+        if not self.alone:
+            return _weighted(layer, inputs, weights, approx, layers)
+        each = [
+            _weighted(layer, x, weights[k : k + 1], approx, layers) for k, x in enumerate(inputs)
+        ]
+        return np.asarray(sum(each))
+
+    def _flat_inputs(self) -> Tensor:
+        """(L, d)."""
+        x = self.inputs.detach()
+        return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
     def _by_weights(self, data: int) -> Real:
         """(D, T M, P)."""
         jacobian = self.linear.by_weights
         return jacobian.reshape(data, -1, jacobian.shape[2])
+
+
+def _weighted(
+    layer: QuantumLayer, inputs: Tensor, weights: Real, approx: Approx, layers: LayerRule
+) -> Real:
+    """The sum of a layer's metrics, each times a number, at inputs (L, d), or (d,) for one."""
+    pullback = at_inputs(layer, inputs).pullback
+    if pullback is not None:
+        return pullback.weighted_sum(weights, approx, layers)
+    size = sum(w.numel() for w in layer.qnode_weights.values())
+    if inputs.ndim == 1:
+        return float(weights[0]) * layer_metric(layer, inputs, approx, layers)
+    count = max(1, _CHUNK // (size * size))
+    total = np.zeros((size, size))
+    for start in range(0, len(inputs), count):
+        part = slice(start, start + count)
+        metrics = layer_metric(layer, inputs[part], approx, layers)
+        lead = np.broadcast_to(metrics, (len(weights[part]), size, size))
+        total += np.tensordot(weights[part], lead, 1)
+    return total
 
 
 def _covariances(layer: Any, inputs: Tensor) -> Real:

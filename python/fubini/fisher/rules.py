@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -17,79 +18,16 @@ from fubini.nn.layer import QuantumLayer
 Tensor = torch.Tensor
 
 
-class LinearCall(KroneckerCall):
-    """``torch.nn.Linear``."""
+class PatchCall(KroneckerCall):
+    """A layer that is linear in the patches of its inputs that its places see."""
 
-    def _evaluate(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.module.weight, self.module.bias)
+    @abstractmethod
+    def _gradients(self, g: Tensor, data: int) -> Tensor:
+        """(K, D, groups, T, out), float64; T counts the places of a datum."""
 
-    def pull(self, g: Tensor) -> Tensor:
-        """Return the cotangents of the inputs, see Call."""
-        pulled: Tensor = g @ self.module.weight
-        return pulled
-
-    def rows(self, g: Tensor, data: int, part: slice) -> dict[str, Tensor]:
-        """Return the derivatives by the parameters, see Call."""
-        g, a = self._split(g, data)
-        g, a = g[:, part], a[part]
-        weight: Tensor = g.mT @ a
-        return {"weight": weight.flatten(2), "bias": g.sum(2)}
-
-    def gram(self, g: Tensor, data: int, names: tuple[str, ...]) -> Tensor | None:
-        """Return the sum of the outer products of all rows, see Call."""
-        if self.inputs.ndim != 2 or len(self.inputs) != data or "weight" not in names:
-            return None
-        # sum_n B_n kron a_n a_n^T with the curvature B_n of the loss by datum n's outputs
-        g, a = g.double().permute(1, 2, 0), self._augmented(self.inputs.detach().double(), names)
-        curvatures = torch.bmm(g, g.mT).reshape(data, -1)
-        moments = (a.unsqueeze(2) * a.unsqueeze(1)).reshape(data, -1)
-        order = _kronecker_order(g.shape[1], a.shape[1], "bias" in names, g.device)
-        return torch.take(curvatures.mT @ moments, order)
-
-    def squares(self, g: Tensor, data: int, names: tuple[str, ...]) -> Tensor | None:
-        """Return the sum of the squares of all rows, see Call."""
-        g, a = self._split(g, data)
-        if a.shape[1] > 1:
-            return None
-        curvature = g[:, :, 0].square().sum(0)  # (D, out)
-        parts = {"weight": curvature.mT @ a[:, 0].square(), "bias": curvature.sum(0)}
-        return torch.cat([parts[name].reshape(-1) for name in names])
-
-    def outer(self, g: Tensor) -> Tensor:
-        """Return the sum of g g^T over all positions, see KroneckerCall."""
-        g = g.reshape(-1, g.shape[-1]).double()
-        return (g.mT @ g)[None]
-
-    def inner(self, names: tuple[str, ...]) -> tuple[Tensor, int]:
-        """Return the sum of a a^T over all positions, see KroneckerCall."""
-        a = self.inputs.detach().reshape(-1, self.inputs.shape[-1]).double()
-        a = self._augmented(a, names)
-        return (a.mT @ a)[None], len(a)
-
-    def _split(self, g: Tensor, data: int) -> tuple[Tensor, Tensor]:
-        """(K, D, T, out) and (D, T, in), float64."""
-        g = g.reshape(len(g), data, -1, g.shape[-1]).double()
-        return g, self.inputs.detach().reshape(data, -1, self.inputs.shape[-1]).double()
-
-    @staticmethod
-    def _augmented(a: Tensor, names: tuple[str, ...]) -> Tensor:
-        if "weight" not in names:
-            return a.new_ones(*a.shape[:-1], 1)
-        return functional.pad(a, (0, 1), value=1.0) if "bias" in names else a
-
-
-class ConvCall(KroneckerCall):
-    """``torch.nn.Conv1d`` and ``Conv2d``, with stride, padding of every mode, dilation and groups."""
-
-    def fits(self, data: int) -> bool:
-        """Whether the outputs may hold so many data, see Call."""
-        return super().fits(data) if self._batched() else data == 1
-
-    def _evaluate(self, x: Tensor) -> Tensor:
-        result: Tensor = self.module._conv_forward(
-            x, self.module.weight.detach(), self._detached("bias")
-        )
-        return result
+    @abstractmethod
+    def _patches(self, data: int) -> Tensor:
+        """(D, groups, T, in), float64: the inputs that each place sees."""
 
     def rows(self, g: Tensor, data: int, part: slice) -> dict[str, Tensor]:
         """Return the derivatives by the parameters, see Call."""
@@ -104,18 +42,69 @@ class ConvCall(KroneckerCall):
 
     def inner(self, names: tuple[str, ...]) -> tuple[Tensor, int]:
         """Return the sum of a a^T over all positions, see KroneckerCall."""
-        a = LinearCall._augmented(self._patches(1)[0], names)
+        a = _augmented(self._patches(1)[0], names)
         return a.mT @ a, a.shape[1]
 
+
+class LinearCall(PatchCall):
+    """``torch.nn.Linear``."""
+
+    def _evaluate(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.module.weight, self.module.bias)
+
+    def pull(self, g: Tensor) -> Tensor:
+        """Return the cotangents of the inputs, see Call."""
+        pulled: Tensor = g @ self.module.weight
+        return pulled
+
+    def gram(self, g: Tensor, data: int, names: tuple[str, ...]) -> Tensor | None:
+        """Return the sum of the outer products of all rows, see Call."""
+        if self.inputs.ndim != 2 or len(self.inputs) != data or "weight" not in names:
+            return None
+        # sum_n B_n kron a_n a_n^T with the curvature B_n of the loss by datum n's outputs
+        g, a = g.double().permute(1, 2, 0), _augmented(self.inputs.detach().double(), names)
+        curvatures = torch.bmm(g, g.mT).reshape(data, -1)
+        moments = (a.unsqueeze(2) * a.unsqueeze(1)).reshape(data, -1)
+        order = _kronecker_order(g.shape[1], a.shape[1], "bias" in names, g.device)
+        return torch.take(curvatures.mT @ moments, order)
+
+    def squares(self, g: Tensor, data: int, names: tuple[str, ...]) -> Tensor | None:
+        """Return the sum of the squares of all rows, see Call."""
+        g, a = self._gradients(g, data), self._patches(data)
+        if a.shape[2] > 1:
+            return None
+        curvature = g[:, :, 0, 0].square().sum(0)  # (D, out)
+        parts = {"weight": curvature.mT @ a[:, 0, 0].square(), "bias": curvature.sum(0)}
+        return torch.cat([parts[name].reshape(-1) for name in names])
+
     def _gradients(self, g: Tensor, data: int) -> Tensor:
-        """(K, D, groups, T, out), float64; T counts a datum's images and the places in them."""
+        return g.reshape(len(g), data, 1, -1, g.shape[-1]).double()
+
+    def _patches(self, data: int) -> Tensor:
+        return self.inputs.detach().reshape(data, 1, -1, self.inputs.shape[-1]).double()
+
+
+class ConvCall(PatchCall):
+    """``torch.nn.Conv1d`` and ``Conv2d``, with stride, padding of every mode, dilation and groups."""
+
+    def fits(self, data: int) -> bool:
+        """Whether the outputs may hold so many data, see Call."""
+        return super().fits(data) if self._batched() else data == 1
+
+    def _evaluate(self, x: Tensor) -> Tensor:
+        result: Tensor = self.module._conv_forward(
+            x, self.module.weight.detach(), self._detached("bias")
+        )
+        return result
+
+    def _gradients(self, g: Tensor, data: int) -> Tensor:
+        # T counts a datum's images and the places in them.
         groups, channels = self.module.groups, self.module.out_channels
         places = self.outputs[0, 0].numel() if self._batched() else self.outputs[0].numel()
         g = g.double().reshape(len(g), data, -1, groups, channels // groups, places)
         return g.permute(0, 1, 3, 2, 5, 4).flatten(3, 4)
 
     def _patches(self, data: int) -> Tensor:
-        """(D, groups, T, in), float64: the inputs that each place sees."""
         module = self.module
         x = self.inputs.detach().double()
         x = x if self._batched() else x[None]
@@ -145,15 +134,13 @@ class EmbeddingCall(KroneckerCall):
     @classmethod
     def refuse(cls, module: Any, name: str) -> None:
         """Raise an error where an option of the layer has no rule, see Call."""
-        for option in ("sparse", "scale_grad_by_freq"):
+        for option, why in (
+            ("sparse", "its gradients are sparse"),
+            ("scale_grad_by_freq", "it rescales gradients"),
+        ):
             if getattr(module, option):
                 raise TypeError(
-                    f"{name}: expected an Embedding with {option}=False, got {option}=True; "
-                    + (
-                        "its gradients are sparse"
-                        if option == "sparse"
-                        else "it rescales gradients"
-                    )
+                    f"{name}: expected an Embedding with {option}=False, got {option}=True; {why}"
                 )
         if module.max_norm is not None:
             raise TypeError(
@@ -281,6 +268,13 @@ class BatchNormCall(NormCall):
     def _summed(self, g: Tensor, data: int, part: slice) -> Tensor:
         shape = (len(g), data, -1, self.module.num_features, g[0, 0, 0].numel())
         return g.reshape(shape)[:, part].sum((2, 4))
+
+
+def _augmented(a: Tensor, names: tuple[str, ...]) -> Tensor:
+    """Inputs with a 1 appended where there is a bias, or the 1 alone."""
+    if "weight" not in names:
+        return a.new_ones(*a.shape[:-1], 1)
+    return functional.pad(a, (0, 1), value=1.0) if "bias" in names else a
 
 
 @functools.lru_cache(maxsize=256)

@@ -17,7 +17,7 @@ import torch
 from fubini import _core
 from fubini.arrays import to_numpy
 from fubini.blocks import Block, DenseBlock, DiagonalBlock, KroneckerBlock
-from fubini.fisher.accumulators import symmetric, weighted_metric
+from fubini.fisher.accumulators import symmetric
 from fubini.fisher.columns import Request
 from fubini.fisher.kfac import form_of
 from fubini.fisher.likelihoods import CLOSED_FORM
@@ -171,7 +171,7 @@ class CircuitStage(Stage):
             return self._gauss_newton(factor, self.linear.by_weights, request.approx)
         call = QuantumCall.at(self.module, self.name, self.inputs, self.linear, self.alone)
         bounds = 4.0 * call.bound(factor)
-        found = torch.from_numpy(weighted_metric(call, bounds, request.approx, request.layers))
+        found = torch.from_numpy(call.weighted_metric(bounds, request.approx, request.layers))
         return DenseBlock(self.parameters, symmetric(found), self.name)
 
 

@@ -503,6 +503,19 @@ def test_large_batches_are_bounded_in_parts(monkeypatch: pytest.MonkeyPatch) -> 
         torch.testing.assert_close(block.dense(), other.dense(), rtol=1e-9, atol=1e-13)
 
 
+@pytest.mark.parametrize("function", [expvals, probabilities])
+def test_observables_of_too_many_words_are_applied_to_states(
+    function: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x = hybrid(function), torch.randn(N, 4)
+    model(x)
+    expected = blocks_of(model, x, quantum="fubini-study")
+    monkeypatch.setattr(fisher_quantum, "observable_covariances", lambda *_: None)
+    for block, other in zip(blocks_of(model, x, quantum="fubini-study"), expected, strict=True):
+        # the largest eigenvalue of the same matrix, by other sums
+        torch.testing.assert_close(block.dense(), other.dense(), rtol=1e-9, atol=1e-13)
+
+
 def test_what_has_no_scale_is_refused() -> None:
     for function, kind, message in [
         (variances, "native", "measures variances"),

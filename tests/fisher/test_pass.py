@@ -26,7 +26,6 @@ from fubini.blocks import DenseBlock, DiagonalBlock, KroneckerBlock
 from fubini.fisher import accumulators as fisher_units
 from fubini.fisher import blocks as fisher_module
 from fubini.fisher import kfac
-from fubini.fisher import likelihood_base as likelihood_module
 from fubini.fisher import passes as fisher_pass
 from fubini.fisher.blocks import fisher_blocks
 from fubini.fisher.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
@@ -442,7 +441,6 @@ def test_many_columns_are_carried_in_parts(
     targets = f.argmax(likelihood.dim) if isinstance(likelihood, Categorical) else (f > 0).double()
     options = {"fisher": fisher, "targets": targets}
     expected = {a: blocks_of(model, x, likelihood, approx=a, **options) for a in (None, "diag")}
-    monkeypatch.setattr(likelihood_module, "_SMALL", 0)
     monkeypatch.setattr(fisher_units, "_CHUNK", 1)
     for width in (1, 200):  # one column at a time, and a few of two terms
         monkeypatch.setattr(fisher_pass, "_CHUNK", width)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from fubini.blocks import Block, DenseBlock, DiagonalBlock, FactorBlock, KroneckerBlock
-from fubini.fisher.calls import Call, KroneckerCall
+from fubini.fisher.calls import Call, KroneckerCall, plus
 from fubini.options import Approx, Index, LayerRule, Real
 
 Tensor = torch.Tensor
-Cotangents = list[Tensor | None]
+#: What ``Pass.backward`` returns.
+Cotangents = Mapping[int, Tensor]
 
 # Entries of an array of rows that is made at once.
 _CHUNK = 1 << 24
@@ -27,28 +28,26 @@ class Unit(ABC):
     Args:
         parameters: In the block's order.
         label: For messages.
-        calls: Uses of layers, with their numbers in the pass; those of others count for nothing.
+        calls: Uses of layers; those of others count for nothing.
     """
 
-    def __init__(
-        self, parameters: Sequence[Tensor], label: str, calls: Sequence[tuple[int, Call]]
-    ) -> None:
+    def __init__(self, parameters: Sequence[Tensor], label: str, calls: Sequence[Call]) -> None:
         self.parameters, self.label = list(parameters), label
         self.size = sum(p.numel() for p in parameters)
         order = {id(p): i for i, p in enumerate(parameters)}
         # For every use the rule's names of the parameters by their positions in the block.
-        self._calls: list[tuple[int, Any, dict[int, str]]] = []
-        for number, call in calls:
+        self._calls: list[tuple[Any, dict[int, str]]] = []
+        for call in calls:
             names = {order[id(p)]: n for n, p in call.parameters.items() if id(p) in order}
             if names:
-                self._calls.append((number, call, dict(sorted(names.items()))))
+                self._calls.append((call, dict(sorted(names.items()))))
 
     @abstractmethod
     def add(self, cotangents: Cotangents, data: int) -> None:
         """Take note of a backward pass.
 
         Args:
-            cotangents: For every call of the pass those of its outputs, (K, *outputs.shape), or None.
+            cotangents: For calls of the pass those of their outputs, (K, *outputs.shape).
             data: Number of data.
         """
 
@@ -58,9 +57,9 @@ class Unit(ABC):
 
     def _live(self, cotangents: Cotangents) -> list[tuple[Any, Tensor, dict[int, str]]]:
         return [
-            (call, g, names)
-            for number, call, names in self._calls
-            if (g := cotangents[number]) is not None
+            (call, cotangents[call.key], names)
+            for call, names in self._calls
+            if call.key in cotangents
         ]
 
     def _rows(self, cotangents: Cotangents, data: int) -> Iterator[Tensor]:
@@ -73,7 +72,7 @@ class Unit(ABC):
             for call, g, names in live:
                 rows = call.rows(g, data, slice(start, start + count))
                 for position, name in names.items():
-                    parts[position] = _plus(parts.get(position), rows[name])
+                    parts[position] = plus(parts.get(position), rows[name])
             lead = next(iter(parts.values())).shape[:2]
             found = [
                 parts[i] if i in parts else self._zeros(*lead, p.numel())
@@ -98,10 +97,10 @@ class _SumUnit(Unit):
             call, g, names = live[0]
             cheaper = self._at_once(call, g, data, tuple(names.values()))
         if cheaper is not None:
-            self._total = _plus(self._total, cheaper)
+            self._total = plus(self._total, cheaper)
             return
         for rows in self._rows(cotangents, data):
-            self._total = _plus(self._total, self._term(rows))
+            self._total = plus(self._total, self._term(rows))
 
     @abstractmethod
     def _at_once(self, call: Call, g: Tensor, data: int, names: tuple[str, ...]) -> Tensor | None:
@@ -146,9 +145,7 @@ class DiagonalUnit(_SumUnit):
 class FactorUnit(Unit):
     """The factor X of the exact matrix X^T X."""
 
-    def __init__(
-        self, parameters: Sequence[Tensor], label: str, calls: Sequence[tuple[int, Call]]
-    ) -> None:
+    def __init__(self, parameters: Sequence[Tensor], label: str, calls: Sequence[Call]) -> None:
         super().__init__(parameters, label, calls)
         self._factors = [self._zeros(0, self.size)]
 
@@ -176,7 +173,7 @@ class KroneckerUnit(Unit):
         self,
         parameters: Sequence[Tensor],
         label: str,
-        calls: Sequence[tuple[int, Call]],
+        calls: Sequence[Call],
         module: torch.nn.Module,
         kind: type[KroneckerCall],
     ) -> None:
@@ -191,7 +188,7 @@ class KroneckerUnit(Unit):
     def add(self, cotangents: Cotangents, data: int) -> None:
         """Take note of a backward pass, see Unit."""
         for call, g, _ in self._live(cotangents):
-            self._outer = _plus(self._outer, call.outer(g))
+            self._outer = plus(self._outer, call.outer(g))
             self._used[id(call)] = call
 
     def block(self) -> Block:
@@ -203,7 +200,7 @@ class KroneckerUnit(Unit):
             moments, counts = zip(
                 *[call.inner(self._names) for call in self._used.values()], strict=True
             )
-            outer, inner = self._outer, functools.reduce(_plus, moments) / sum(counts)
+            outer, inner = self._outer, functools.reduce(plus, moments) / sum(counts)
         left, right = (inner, outer) if self._kind.inputs_first else (outer, inner)
         columns = self._kind.columns(self._module, self._names)
         return KroneckerBlock(self.parameters, left, right, columns, self.label)
@@ -224,7 +221,7 @@ class ScaledUnit(Unit):
         self,
         parameters: Sequence[Tensor],
         label: str,
-        calls: Sequence[tuple[int, Call]],
+        calls: Sequence[Call],
         approx: Approx,
         layers: LayerRule,
     ) -> None:
@@ -236,15 +233,13 @@ class ScaledUnit(Unit):
 
     def add(self, cotangents: Cotangents, data: int) -> None:
         """Take note of a backward pass, see Unit."""
-        # For every pass how many inputs of the layers each column reaches, (K, data).
-        live: dict[int, Any] = {}
-        for number, call, _ in self._calls:
-            g = cotangents[number]
-            if g is not None:
-                self._factors[number] = call.curvature_factor(g, self._factors.get(number))
-                reached = (call.flat(g) != 0.0).any(-1).reshape(len(g), data, -1).sum(-1)
-                live[call.part] = live.get(call.part, 0) + reached
-        for part, counts in live.items():
+        reached: dict[int, Any] = {}
+        for call, g, _ in self._live(cotangents):
+            self._factors[call.key] = call.curvature_factor(g, self._factors.get(call.key))
+            # How many inputs of the layers each column reaches in the pass, (K, data).
+            counts = (call.flat(g) != 0.0).any(-1).reshape(len(g), data, -1).sum(-1)
+            reached[call.part] = reached.get(call.part, 0) + counts
+        for part, counts in reached.items():
             self._uses[part] = max(self._uses.get(part, 1), int(counts.max(initial=1)))
 
     def block(self) -> Block:
@@ -252,10 +247,10 @@ class ScaledUnit(Unit):
         places = _places(self.parameters)
         # (sum of m Jacobians)^T B (the same) <= m times the sum of the single terms
         matrix = np.zeros((self.size, self.size))
-        for number, call, names in self._calls:
-            if number not in self._factors:
+        for call, names in self._calls:
+            if call.key not in self._factors:
                 continue
-            bounds = 4.0 * self._uses[call.part] * call.bound(self._factors[number])
+            bounds = 4.0 * self._uses[call.part] * call.bound(self._factors[call.key])
             own = call.weighted_metric(bounds, self._approx, self._layers)
             mine = dict(zip(call.parameters, _places(call.parameters.values()), strict=True))
             source = np.concatenate([mine[name] for name in names.values()])
@@ -269,10 +264,6 @@ def _places(parameters: Iterable[Tensor]) -> list[Index]:
     """Where the entries of each are among those of all."""
     sizes = [p.numel() for p in parameters]
     return np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
-
-
-def _plus(before: Tensor | None, more: Tensor) -> Tensor:
-    return more if before is None else before + more
 
 
 def symmetric(matrix: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ from fubini.fisher.accumulators import (
     FactorUnit,
     Unit,
 )
-from fubini.fisher.calls import Call, LeafCall
+from fubini.fisher.calls import LeafCall
 from fubini.fisher.chain import chain_blocks
 from fubini.fisher.columns import Part, Request, Trace, accumulate, check_request, curvature
 from fubini.fisher.graph_blocks import KnownGraphs
@@ -191,7 +191,7 @@ def _blocks(
             blocks.append(DiagonalBlock([p], ones, names[id(p)]))
     elif strangers:
         # A parameter that is used outside of its layer has calls of the layer as well.
-        calls = [*enumerate(trace.calls), *_leaf_calls(trace, strangers)]
+        calls = [*trace.calls, *(LeafCall(p, "", p) for p in strangers)]
         others = [DiagonalUnit([p], names[id(p)], calls) for p in strangers]
         accumulate(trace, others, request, strangers, joined=True)
         blocks += [unit.block() for unit in others]
@@ -236,11 +236,6 @@ def _without(parameters: Sequence[Tensor], groups: Sequence[Group]) -> list[Tens
     return [p for p in parameters if id(p) not in ruled]
 
 
-def _leaf_calls(trace: Trace, leaves: Sequence[Tensor]) -> list[tuple[int, Call]]:
-    """Parameters without a rule, numbered as ``Pass.backward`` has their gradients."""
-    return [(len(trace.calls) + i, LeafCall(p, "", p)) for i, p in enumerate(leaves)]
-
-
 # -- the joint matrix -----------------------------------------------------------------------------------------------
 
 
@@ -266,7 +261,7 @@ def _joint(
         drawn = terms * outputs if request.samples is None else request.samples
         rows += count * (terms if request.fisher == "empirical" else drawn)
     strangers = _without(joint, groups)
-    calls = [*enumerate(trace.calls), *_leaf_calls(trace, strangers)]
+    calls = [*trace.calls, *(LeafCall(p, "", p) for p in strangers)]
     units = list(scaled)
     if rows < size and rows <= DENSE_LIMIT and rows * size <= FACTOR_LIMIT:
         units.append(FactorUnit(joint, "model", calls))

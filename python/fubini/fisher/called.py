@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from fubini import _core
 from fubini.fisher.passes import Pass
 from fubini.fisher.quantum import QuantumCall, covariances
 from fubini.nn.call_forms import CallForm, call_form
@@ -58,13 +57,11 @@ class CompiledCall(QuantumCall):
         self.linear = Linearised(values, by_weights, by_inputs, 1)
         return torch.from_numpy(values).to(x.device).reshape(*x.shape[:-1], -1)
 
-    def bound(self, factor: Real) -> Real:
-        """Return s (L,) with ``J^T B J <= 4 s g`` at each input, see QuantumCall."""
+    def _covariances(self) -> Real:
         form = self._form
         angles = form.compiled.angles(form.arrays, form.rows)
         states = form.compiled.states(form.arrays, form.rows)
-        found = covariances(form.compiled.circuit, angles, states)
-        return _core.largest_eigenvalues(np.ascontiguousarray(factor), found)
+        return covariances(form.compiled.circuit, angles, states)
 
     def weighted_metric(self, weights: Real, approx: Approx, layers: LayerRule) -> Real:
         """Return the sum over the inputs of the metrics, each times a number, see QuantumCall."""

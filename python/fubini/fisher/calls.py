@@ -47,6 +47,11 @@ class Call(ABC):
         with torch.no_grad():
             self.outputs = self._evaluate(inputs.detach())
 
+    @property
+    def key(self) -> int:
+        """Of the cotangents of its outputs, see ``Pass.backward``."""
+        return id(self)
+
     @classmethod
     def parameters_of(cls, module: Any) -> dict[str, Tensor]:
         """Return the layer's parameters that have rules, by name."""
@@ -177,6 +182,11 @@ class LeafCall(Call):
         inputs: The parameter.
     """
 
+    @property
+    def key(self) -> int:
+        """Of the gradient by the parameter, see ``Pass.backward``."""
+        return id(self.module)
+
     @classmethod
     def parameters_of(cls, module: Any) -> dict[str, Tensor]:
         """Return the parameter."""
@@ -188,3 +198,8 @@ class LeafCall(Call):
     def rows(self, g: Tensor, data: int, part: slice) -> dict[str, Tensor]:
         """Return the derivatives by the parameter, see Call."""
         return {"": g.reshape(len(g), 1, -1)[:, part].double()}
+
+
+def plus(before: Tensor | None, more: Tensor) -> Tensor:
+    """Return a sum so far with another term."""
+    return more if before is None else before + more

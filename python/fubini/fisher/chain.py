@@ -162,25 +162,16 @@ def _links(
 
 def _joined(seen: Sequence[Seen], dtype: torch.dtype) -> tuple[Tensor, Any] | None:
     """The inputs of all passes, (N, features), and their targets: no stage of a chain mixes data. Else None."""
-    if any(
-        one.kwargs
-        or len(one.args) != 1
-        or not is_usual(one.args[0], dtype)
-        or one.args[0].ndim not in (1, 2)
-        or not one.args[0].numel()
-        for one in seen
-    ):
-        return None
-    inputs = [one.args[0] for one in seen]
+    inputs: list[Tensor] = []
+    for one in seen:
+        x = one.args[0] if len(one.args) == 1 and not one.kwargs else None
+        if x is None or not is_usual(x, dtype) or x.ndim not in (1, 2) or not x.numel():
+            return None
+        inputs.append(x)
     if len(seen) == 1:
         return (inputs[0], seen[0].targets) if inputs[0].ndim == 2 else None
-    first = seen[0]
-    if any(
-        one.args[0].ndim != inputs[0].ndim
-        or one.args[0].shape[-1] != inputs[0].shape[-1]
-        or one.surroundings.training != first.surroundings.training
-        for one in seen
-    ):
+    training = [one.surroundings.training for one in seen]
+    if len({(x.ndim, x.shape[-1], t) for x, t in zip(inputs, training, strict=True)}) > 1:
         return None
     join = torch.cat if inputs[0].ndim == 2 else torch.stack
     found = [one.targets for one in seen]

@@ -151,11 +151,12 @@ class ChainPlan(Plan):
             self._add_circuit(layer, arrays, form)
         else:
             raise _Unfit
-        names, home = _home(module)
-        if len(names) != len(layer.parameters):
-            raise _Unfit
-        for name, p in zip(names, layer.parameters, strict=True):
-            one = (home, name, p, p.data_ptr(), p.shape, id(p) in trained)
+        home = module.qnode_weights if type(module) is TorchLayer else module._parameters
+        names = {id(p): name for name, p in home.items()}
+        for p, is_trained in zip(layer.parameters, mine, strict=True):
+            if id(p) not in names:
+                raise _Unfit
+            one = (home, names[id(p)], p, p.data_ptr(), p.shape, is_trained)
             self._parameters.append(one)
         if form != "none":
             self.forms.append(Form(layer.name, layer.parameters, form, columns))
@@ -266,13 +267,3 @@ def _walked(module: nn.Module) -> Iterator[nn.Module]:
     if type(module) is nn.Sequential:
         for child in module:
             yield from _walked(child)
-
-
-def _home(module: Any) -> tuple[list[str], Any]:
-    """Names of a layer's parameters in order, and the dictionary that has them."""
-    if type(module) is TorchLayer:
-        return list(module.qnode_weights), module.qnode_weights
-    if type(module) is QuantumLayer:
-        return list(module.weight_shapes), module._parameters
-    names = [name for name, p in module._parameters.items() if p is not None]
-    return names, module._parameters

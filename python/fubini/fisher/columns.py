@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fubini.fisher.accumulators import Cotangents, Unit
+from fubini.fisher.accumulators import Unit
 from fubini.fisher.calls import Call
 from fubini.fisher.likelihoods import Likelihood, OutputGradient
 from fubini.fisher.passes import Pass
@@ -144,18 +144,12 @@ def accumulate(
         leaves: Parameters without a rule whose gradients are wanted.
         joined: Whether the batches count as one datum each.
     """
-    before = 0
     for part in trace.parts:
-        own = len(part.run.calls)
-        after = len(trace.calls) - before - own
         data = 1 if joined else part.data
         for some in columns(part, data, request):
-            found = part.run.backward(some, leaves)
-            nothing: Cotangents = [None]
-            cotangents = nothing * before + found[:own] + nothing * after + found[own:]
+            cotangents = part.run.backward(some, leaves)
             for unit in units:
                 unit.add(cotangents, data)
-        before += own
 
 
 def columns(part: Part, data: int, request: Request) -> Iterator[Tensor]:

@@ -111,39 +111,32 @@ def _factor(value: Any, shape: Shape, values: Values) -> Callable[[], Any]:
     return made
 
 
-def _product(node: Any, shapes: list[Shape], arguments: list[Shape | None], values: Values) -> Any:
-    shape = shapes[0]
-    first, second = arguments
-    check_fits(shape, first)
-    check_fits(shape, second)
-    a = None if second is None else _factor(node._saved_self, shape, values)
-    b = None if first is None else _factor(node._saved_other, shape, values)
+def _binary(
+    by_first: Callable[[Real, Any], Real],
+    by_second: Callable[[Real, Any, Any], Real],
+    reads_second: bool,
+) -> Rule:
+    """Of a product or quotient, by what its arguments make of a cotangent; the first one's may always take the second."""
 
-    def pull(g: Any) -> Any:
-        return (
-            None if first is None or b is None else _summed(g[0] * b(), first),
-            None if second is None or a is None else _summed(g[0] * a(), second),
-        )
+    def rule(node: Any, shapes: list[Shape], arguments: list[Shape | None], values: Values) -> Any:
+        shape, (first, second) = shapes[0], arguments
+        check_fits(shape, first)
+        check_fits(shape, second)
+        a = None if second is None else _factor(node._saved_self, shape, values)
+        b = None
+        if reads_second or first is not None:
+            b = _factor(node._saved_other, shape, values)
 
-    return pull, None
+        def pull(g: Any) -> Any:
+            x, y = a and a(), b and b()
+            return (
+                None if first is None else _summed(by_first(g[0], y), first),
+                None if second is None else _summed(by_second(g[0], x, y), second),
+            )
 
+        return pull, None
 
-def _quotient(node: Any, shapes: list[Shape], arguments: list[Shape | None], values: Values) -> Any:
-    shape = shapes[0]
-    first, second = arguments
-    check_fits(shape, first)
-    check_fits(shape, second)
-    below = _factor(node._saved_other, shape, values)
-    above = None if second is None else _factor(node._saved_self, shape, values)
-
-    def pull(g: Any) -> Any:
-        b = below()
-        return (
-            None if first is None else _summed(g[0] / b, first),
-            None if second is None or above is None else _summed(-g[0] * above() / b**2, second),
-        )
-
-    return pull, None
+    return rule
 
 
 def _minus(node: Any, _: list[Shape], arguments: list[Shape | None], values: Values) -> Any:
@@ -194,8 +187,8 @@ FUNCTIONS: dict[str, Rule] = {
     "PowBackward0": _power,
     "AddBackward0": _sum_of(1.0),
     "SubBackward0": _sum_of(-1.0),
-    "MulBackward0": _product,
-    "DivBackward0": _quotient,
+    "MulBackward0": _binary(lambda g, b: g * b, lambda g, a, b: g * a, False),
+    "DivBackward0": _binary(lambda g, b: g / b, lambda g, a, b: -g * a / b**2, True),
     "NegBackward0": _minus,
     "RsubBackward1": _minus,
     "SoftmaxBackward0": _softmax(False),

@@ -105,8 +105,8 @@ def unit_of(group: Group, trace: Trace, request: Request) -> Unit:
         TypeError: If there is no rule for layers of these kinds together.
     """
     modules, parameters, kinds = group.modules, list(group.parameters.values()), set(group.kinds)
-    calls = [(i, c) for i, c in enumerate(trace.calls) if any(c.module is m for m in modules)]
-    label = ", ".join(dict.fromkeys(c.name for _, c in calls)) or type(modules[0]).__name__
+    calls = [c for c in trace.calls if any(c.module is m for m in modules)]
+    label = ", ".join(dict.fromkeys(c.name for c in calls)) or type(modules[0]).__name__
     if any(issubclass(k, QuantumCall) for k in kinds):
         if request.quantum == "gauss-newton":
             kind = DiagonalUnit if request.approx == "diag" else ExactUnit

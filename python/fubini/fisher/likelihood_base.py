@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -13,9 +12,6 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 
 Tensor = torch.Tensor
-
-# Identity matrices up to this size are kept.
-_SMALL = 256
 
 
 @dataclass(frozen=True)
@@ -317,13 +313,6 @@ def identity(z: Tensor, part: slice) -> Tensor:
     """Rows of the identity over the last dimension of z."""
     size = z.shape[-1]
     start, stop, _ = part.indices(size)
-    if size <= _SMALL:
-        return _eye(size, z.dtype, z.device)[start:stop]
     rows = z.new_zeros(stop - start, size)
     rows.diagonal(start).fill_(1.0)
     return rows
-
-
-@functools.lru_cache(maxsize=16)
-def _eye(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.eye(size, dtype=dtype, device=device)

@@ -44,7 +44,7 @@ def fisher_operator(
     """
     sizes = [p.numel() for p in parameters]
     products = [
-        _Product(layout, one, parameters, curvature)
+        _product(layout, one, parameters, curvature)
         for one, curvature in zip(seen, curvatures, strict=True)
     ]
 
@@ -52,60 +52,51 @@ def fisher_operator(
         parts = torch.split(v, sizes)
         result = [torch.zeros_like(part) for part in parts]
         for product in products:
-            product.add(parts, result)
+            product(parts, result)
         return torch.cat(result)
 
     found = None if diagonal is None else lambda: diagonal
     return OperatorBlock(parameters, apply, "model", diagonal=found)
 
 
-class _Product:
-    """The product with the matrix of one pass."""
+def _product(
+    layout: Layout,
+    seen: Seen,
+    parameters: Sequence[Tensor],
+    curvature: Callable[[Tensor], Tensor],
+) -> Callable[[Sequence[Tensor], Sequence[Tensor]], None]:
+    """A function that adds to a result the product of one pass's matrix with a vector, both parameter by parameter."""
+    model = layout.model
+    copies = {id(p): p.detach().clone().requires_grad_() for p in parameters}
+    replaced = {n: copies.get(id(p), p.detach()) for n, p in model.named_parameters()}
+    with again(layout, seen), replaced_forwards(_torch_layers(model, copies)), Plainly():
+        output = check_output(call_model(layout, seen, replaced))
+        u = torch.zeros_like(output, requires_grad=True)
+        every = torch.autograd.grad(
+            output, list(copies.values()), u, create_graph=True, allow_unused=True
+        )
+    numbers = [i for i, one in enumerate(every) if one is not None and one.requires_grad]
+    pulled, leaves = [every[i] for i in numbers], [copies[id(parameters[i])] for i in numbers]
 
-    def __init__(
-        self,
-        layout: Layout,
-        seen: Seen,
-        parameters: Sequence[Tensor],
-        curvature: Callable[[Tensor], Tensor],
-    ) -> None:
-        model, self._curvature = layout.model, curvature
-        copies = {id(p): p.detach().clone().requires_grad_() for p in parameters}
-        replaced = {n: copies.get(id(p), p.detach()) for n, p in model.named_parameters()}
-        with again(layout, seen), replaced_forwards(_torch_layers(model, copies)), Plainly():
-            self._output = check_output(call_model(layout, seen, replaced))
-            self._leaves = [copies[id(p)] for p in parameters]
-            self._u = torch.zeros_like(self._output, requires_grad=True)
-            self._pulled = torch.autograd.grad(
-                self._output, self._leaves, self._u, create_graph=True, allow_unused=True
-            )
-
-    def add(self, parts: Sequence[Tensor], result: Sequence[Tensor]) -> None:
-        """Add the product with a vector, parameter by parameter."""
-        pulled = [
-            (i, one) for i, one in enumerate(self._pulled) if one is not None and one.requires_grad
-        ]
-        if not pulled:
+    def add(parts: Sequence[Tensor], result: Sequence[Tensor]) -> None:
+        if not numbers:
             return
-        vectors = [parts[i].reshape(self._leaves[i].shape).to(self._leaves[i]) for i, _ in pulled]
+        vectors = [
+            parts[i].reshape(leaf.shape).to(leaf) for i, leaf in zip(numbers, leaves, strict=True)
+        ]
         with without_autocast():
             try:
-                (pushed,) = torch.autograd.grad(
-                    [one for _, one in pulled], self._u, vectors, retain_graph=True
-                )
+                (pushed,) = torch.autograd.grad(pulled, u, vectors, retain_graph=True)
             except RuntimeError as error:
                 raise TypeError(
                     f"model: expected operations with second derivatives, for products with its joint metric ({error}); "
                     "use approx='block-diag'"
                 ) from error
-            back = torch.autograd.grad(
-                self._output,
-                [self._leaves[i] for i, _ in pulled],
-                self._curvature(pushed),
-                retain_graph=True,
-            )
-        for (i, _), part in zip(pulled, back, strict=True):
-            result[i] += part.reshape(-1).to(result[i])
+            back = torch.autograd.grad(output, leaves, curvature(pushed), retain_graph=True)
+        for i, part in zip(numbers, back, strict=True):
+            result[i].add_(part.reshape(-1).to(result[i]))
+
+    return add
 
 
 def _torch_layers(

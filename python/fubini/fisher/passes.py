@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fubini.fisher.calls import Call
+from fubini.fisher.calls import Call, plus
 from fubini.nn.gradients import batched_gradients
 
 Tensor = torch.Tensor
@@ -113,7 +113,7 @@ class Pass:
 
     # -- backward -----------------------------------------------------------------------------------------------
 
-    def backward(self, columns: Tensor, leaves: Sequence[Tensor] = ()) -> list[Tensor | None]:
+    def backward(self, columns: Tensor, leaves: Sequence[Tensor] = ()) -> dict[int, Tensor]:
         """Carry cotangents of the output back.
 
         Args:
@@ -121,32 +121,29 @@ class Pass:
             leaves: Further leaves of torch's graph whose gradients are wanted.
 
         Returns:
-            For every call the cotangents of its outputs, (K, *outputs.shape), or None where there is no path; then the
-            gradients by the leaves, (K, *leaf.shape), or None.
+            For every call that there is a path to the cotangents of its outputs, (K, *outputs.shape), by its key; likewise
+            the gradients by the leaves, (K, *leaf.shape), by their identity.
         """
-        extra = list(leaves)
-        cotangents: list[Tensor | None] = [None] * (len(self.calls) + len(extra))
+        cotangents: dict[int, Tensor] = {}
 
         def send(sink: Tensor, source: int | list[int], g: Tensor) -> None:
             if isinstance(source, int):
-                numbers = [source]
+                keys = [self.calls[source].key]
                 parts: list[Tensor | None] = [g]
             elif sink.requires_grad:
-                numbers = [*source, *range(len(self.calls), len(cotangents))]
-                targets = [*(self._leaves[i] for i in source), *extra]
+                keys = [*(self.calls[i].key for i in source), *map(id, leaves)]
+                targets = [*(self._leaves[i] for i in source), *leaves]
                 parts = batched_gradients(sink, targets, g) if targets else []
             else:
                 return
-            for number, part in zip(numbers, parts, strict=True):
+            for key, part in zip(keys, parts, strict=True):
                 if part is not None:
-                    known = cotangents[number]
-                    cotangents[number] = part if known is None else known + part
+                    cotangents[key] = plus(cotangents.get(key), part)
 
         send(self.output, self._output_source, columns)
-        for i in range(len(self.calls) - 1, -1, -1):
-            g, call = cotangents[i], self.calls[i]
-            if g is not None and call.inputs.requires_grad:
-                send(call.inputs, self._sources[i], call.pull(g))
+        for call, source in zip(reversed(self.calls), reversed(self._sources), strict=True):
+            if call.key in cotangents and call.inputs.requires_grad:
+                send(call.inputs, source, call.pull(cotangents[call.key]))
         return cotangents
 
     def width(self) -> int:
@@ -176,10 +173,11 @@ class Pass:
         column = numbers.reshape(self.output.shape).to(self.output)
         columns = torch.stack([column] * len(subsets))
         columns[~subsets.to(column.device)] = 0.0
-        for call, g in zip(self.calls, self.backward(columns), strict=True):
-            if g is None:
+        found = self.backward(columns)
+        for call in self.calls:
+            if call.key not in found:
                 continue
-            for mine, one in zip(subsets, g, strict=True):
+            for mine, one in zip(subsets, found[call.key], strict=True):
                 rows = call_rows(call, one, data)
                 if bool((rows[~mine.to(rows.device)] != 0).any()):
                     return False

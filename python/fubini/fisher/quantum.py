@@ -14,7 +14,7 @@ from fubini.arrays import to_numpy
 from fubini.circuit.pauli import applied
 from fubini.errors import UnsupportedCircuitError
 from fubini.fisher.calls import Call
-from fubini.metric.points import at_inputs, layer_metric
+from fubini.metric.points import at_inputs
 from fubini.native.circuit import Circuit
 from fubini.native.measurements import Measurement, masked
 from fubini.native.metric import observable_covariances
@@ -25,7 +25,7 @@ from fubini.options import Approx, Complex, LayerRule, Real
 
 Tensor = torch.Tensor
 
-# Entries of an array of amplitudes, or of metrics, that is made at once.
+# Entries of an array of amplitudes that is made at once.
 _CHUNK = 1 << 24
 
 
@@ -87,14 +87,9 @@ class QuantumCall(Call):
             return torch.stack([v.reshape(*lead, -1) for v in vectors])
         return values.reshape(lead if parts == 0 else (*lead, -1))
 
-    @property
-    def positions(self) -> int:
-        """Number of inputs in the whole batch."""
-        return len(self.linear.values)
-
     def fits(self, data: int) -> bool:
         """Whether the inputs may hold so many data, see Call."""
-        return self.positions % data == 0
+        return len(self.linear.values) % data == 0
 
     # Jacobians are NumPy arrays; so are the products with them, which are small and many.
 
@@ -164,10 +159,13 @@ class QuantumCall(Call):
         Args:
             factor: F with ``B = F^T F``, (L, rows, M).
         """
+        return _core.largest_eigenvalues(np.ascontiguousarray(factor), self._covariances())
+
+    def _covariances(self) -> Real:
+        """C of every input, (L, M, M)."""
         inputs = self._flat_inputs()
         each = inputs if self.alone else [inputs]
-        found = np.concatenate([_covariances(self.module, x) for x in each])
-        return _core.largest_eigenvalues(np.ascontiguousarray(factor), found)
+        return np.concatenate([_covariances(self.module, x) for x in each])
 
     def weighted_metric(self, weights: Real, approx: Approx, layers: LayerRule) -> Real:
         """Return the sum over the inputs of the layer's Fubini-Study metrics, each times a number, (P, P).
@@ -201,20 +199,12 @@ def _weighted(
     layer: QuantumLayer, inputs: Tensor, weights: Real, approx: Approx, layers: LayerRule
 ) -> Real:
     """The sum of a layer's metrics, each times a number, at inputs (L, d), or (d,) for one."""
-    pullback = at_inputs(layer, inputs).pullback
-    if pullback is not None:
-        return pullback.weighted_sum(weights, approx, layers)
-    size = sum(w.numel() for w in layer.qnode_weights.values())
-    if inputs.ndim == 1:
-        return float(weights[0]) * layer_metric(layer, inputs, approx, layers)
-    count = max(1, _CHUNK // (size * size))
-    total = np.zeros((size, size))
-    for start in range(0, len(inputs), count):
-        part = slice(start, start + count)
-        metrics = layer_metric(layer, inputs[part], approx, layers)
-        lead = np.broadcast_to(metrics, (len(weights[part]), size, size))
-        total += np.tensordot(weights[part], lead, 1)
-    return total
+    point = at_inputs(layer, inputs)
+    if point.pullback is not None:
+        return point.pullback.weighted_sum(weights, approx, layers)
+    metrics = point.metric(approx, layers, None)
+    each = np.broadcast_to(metrics, (len(weights), *metrics.shape[-2:]))
+    return np.tensordot(weights, each, 1)
 
 
 def _covariances(layer: Any, inputs: Tensor) -> Real:

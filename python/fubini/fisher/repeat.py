@@ -111,7 +111,6 @@ def repeated(
     Raises:
         RuntimeError: If the model returns something else than in the pass.
     """
-    precisions = {p.dtype for p in layout.model.parameters()}
 
     def attempt(cut: bool) -> Pass:
         return run(layout, seen, wanted=parameters, fixed_statistics=fixed_statistics, cut=cut)
@@ -120,15 +119,15 @@ def repeated(
         # Nobody knows what a forward of the user's does with cut layers: see what it returns without.
         plain = attempt(cut=False)
         seen = replace(seen, output=plain.output.detach())
-    try:
-        result = attempt(cut=True)
-    except RuntimeError:
-        result = attempt(cut=False)
-    if _same(result, seen, layout, precisions):
-        return result
-    result = attempt(cut=False)
-    if _same(result, seen, layout, precisions):
-        return result
+    for cut in (True, False):
+        try:
+            result = attempt(cut)
+        except RuntimeError:
+            if not cut:
+                raise
+        else:
+            if _same(result, seen, layout):
+                return result
     raise RuntimeError(
         "model: expected a forward pass that can be repeated, because the metric must be that of the pass whose gradient "
         "is applied; with the same weights, arguments, buffers, training flags and states of the global random generators of "
@@ -137,13 +136,14 @@ def repeated(
     )
 
 
-def _same(found: Pass, seen: Seen, layout: Layout, precisions: Collection[torch.dtype]) -> bool:
+def _same(found: Pass, seen: Seen, layout: Layout) -> bool:
     """Whether a pass returned what it returned the first time, up to rounding; true where that is not to be expected."""
     before, now = seen.output, found.output.detach()
     if before is None or layout.has_shots:
         return True
     if before.shape != now.shape:
         return False
+    precisions = {p.dtype for p in layout.parameters.values()}
     tolerance = max(_ROUNDING.get(t, _COARSE) for t in (before.dtype, now.dtype, *precisions))
     if found.autocast or seen.surroundings.autocast:
         tolerance = _COARSE

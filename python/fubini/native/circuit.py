@@ -10,6 +10,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pennylane as qml
 
 from fubini import _core
@@ -218,10 +219,7 @@ class Circuit:
         Raises:
             ValueError: For a wrong shape, or a circuit that measures nothing but the state.
         """
-        values, single = self.batch_of(angles)
-        self._check_measured()
-        result = _core.expval(self._program, values, self.states_of(state, len(values)))
-        return result[0] if single else result
+        return self._swept(_core.expval, angles, state)
 
     def state(self, angles: Any, state: Any = None) -> Complex:
         """Computes the final states.
@@ -233,9 +231,7 @@ class Circuit:
         Returns:
             Amplitudes, shape (B, N) or (N,).
         """
-        values, single = self.batch_of(angles)
-        result = _core.state(self._program, values, self.states_of(state, len(values)))
-        return result[0] if single else result
+        return self._swept(_core.state, angles, state, measured=False)
 
     def vjp(self, angles: Any, cotangents: Any, state: Any = None) -> Real:
         """Pulls cotangents of the results back to the angles, by one reverse sweep.
@@ -251,15 +247,8 @@ class Circuit:
         Raises:
             ValueError: For a wrong shape, or a circuit that measures nothing but the state.
         """
-        values, single = self.batch_of(angles)
-        self._check_measured()
-        weights = matrix_argument(
-            "cotangents", cotangents, "(B, M)", (len(values), self.num_outputs), single
-        )
-        _, gradient, _ = _core.vjp(
-            self._program, values, weights, self.states_of(state, len(values))
-        )
-        return gradient[0] if single else gradient
+        also = "cotangents", cotangents, "(B, M)", self.num_outputs
+        return self._swept(lambda *given: _core.vjp(*given)[1], angles, state, also)
 
     def jvp(self, angles: Any, tangents: Any, state: Any = None) -> Real:
         """Pushes tangents of the angles forward to the results, by one forward sweep.
@@ -275,13 +264,8 @@ class Circuit:
         Raises:
             ValueError: For a wrong shape, or a circuit that measures nothing but the state.
         """
-        values, single = self.batch_of(angles)
-        self._check_measured()
-        directions = matrix_argument(
-            "tangents", tangents, "(B, A)", (len(values), self.num_angles), single
-        )
-        result = _core.jvp(self._program, values, directions, self.states_of(state, len(values)))
-        return result[0] if single else result
+        also = "tangents", tangents, "(B, A)", self.num_angles
+        return self._swept(_core.jvp, angles, state, also)
 
     def jacobian(self, angles: Any, state: Any = None) -> Real:
         """Computes the Jacobian of the results.
@@ -296,9 +280,28 @@ class Circuit:
         Raises:
             ValueError: For a wrong shape, or a circuit that measures nothing but the state.
         """
+        return self._swept(_core.jacobian, angles, state)
+
+    def _swept(
+        self,
+        sweep: Callable[..., Any],
+        angles: Any,
+        state: Any,
+        *others: tuple[str, Any, str, int],
+        measured: bool = True,
+    ) -> npt.NDArray[Any]:
+        """What a function of the kernel returns for a batch, or a row; others: name, value, shape in words, columns."""
         values, single = self.batch_of(angles)
-        self._check_measured()
-        result = _core.jacobian(self._program, values, self.states_of(state, len(values)))
+        if measured and self.num_outputs == 0:
+            raise ValueError(
+                "circuit: it measures no real quantity (expval, var, probs). Use circuit.state(angles)."
+            )
+        rows = [
+            matrix_argument(name, given, shape, (len(values), columns), single)
+            for name, given, shape, columns in others
+        ]
+        states = self.states_of(state, len(values))
+        result: npt.NDArray[Any] = sweep(self._program, values, *rows, states)
         return result[0] if single else result
 
     def batch_of(self, angles: Any) -> tuple[Real, bool]:
@@ -348,12 +351,6 @@ class Circuit:
                 f"state: expected shape (B, N) = ({batch}, {2**self.num_wires}), got {np.shape(state)}"
             )
         return values
-
-    def _check_measured(self) -> None:
-        if self.num_outputs == 0:
-            raise ValueError(
-                "circuit: it measures no real quantity (expval, var, probs). Use circuit.state(angles)."
-            )
 
     # --- identity ----------------------------------------------------------------------------------------------
 

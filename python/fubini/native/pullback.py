@@ -81,7 +81,7 @@ class Pullback:
             return self._along(directions, reduce).reshape(shape)
         mean = mean or rows == 1
         once = mean and self.jacobian.inputs == 1  # averaged before it is pulled back
-        parts = [(0, len(self.angles), self)] if once else list(self._parts(mean))
+        parts = list(self._parts(mean))
         # Besides the result, the largest piece's metric over the angles, and once more while it is scaled.
         pieces = 1 if once else max(last - first for first, last, _ in parts)
         count = float(rows) * self.size**2 + 2.0 * pieces * len(self.jacobian.rows) ** 2
@@ -90,20 +90,24 @@ class Pullback:
             placed = self.jacobian.placed(self._angle_blocks(approx, layers, True))
             if placed is not None:
                 return placed.reshape(shape)
-        total: Real | None = None
+        if len(parts) == 1:
+            return self._assembled(approx, layers, mean).reshape(shape)
+        total = np.zeros((rows, self.size, self.size))
         for first, last, part in parts:
-            at = slice(None) if mean else slice(first, last)
-            blocks = part._weight_blocks(approx, layers, mean)
-            if len(parts) == len(blocks) == 1 and len(blocks[0][0]) == self.size:
-                return blocks[0][1].reshape(shape)
-            if total is None:
-                total = np.zeros((rows, self.size, self.size))
-            for columns, matrices in blocks:
-                total[at, columns[:, None], columns] += (
-                    matrices * ((last - first) / len(self.angles)) if mean else matrices
-                )
-        assert total is not None
+            found = part._assembled(approx, layers, mean)
+            if mean:
+                total += found * ((last - first) / len(self.angles))
+            else:
+                total[first:last] = found
         return total.reshape(shape)
+
+    def _assembled(self, approx: Approx, layers: LayerRule, mean: bool) -> Real:
+        """The metric over the weights, (batch, P, P), or (P, P) for the mean, of all inputs at once."""
+        once = mean and self.jacobian.inputs == 1
+        blocks = self._angle_blocks(approx, layers, once)
+        if once:
+            return assembled([(s, v[None]) for s, v in blocks], self.jacobian, None, None)
+        return assembled(blocks, self.jacobian, len(self.angles), "mean" if mean else None)
 
     def weighted_sum(
         self, weights: Real, approx: Approx = None, layers: LayerRule = "wires"
@@ -168,12 +172,9 @@ class Pullback:
         for row in range(len(self.angles)):
             _, derivatives = self.derivative_states(row)
             tensor = hermitian(derivatives.conj() @ derivatives.T)
-            columns, matrices = self.jacobian.of(row, row + 1).congruence(
-                (self.jacobian.rows.tolist(), tensor[None])
-            )
-            total[0 if mean else row, columns[:, None], columns] += (
-                matrices[0] / len(self.angles) if mean else matrices[0]
-            )
+            block = self.jacobian.rows.tolist(), tensor[None]
+            found = assembled([block], self.jacobian.of(row, row + 1), None, None)
+            total[0 if mean else row] += found / len(self.angles) if mean else found
         return total.reshape(shape)
 
     def derivative_states(self, row: int) -> tuple[Complex, Complex]:
@@ -215,12 +216,8 @@ class Pullback:
             Pairs of weights (c,) and matrices (c, c); weights that no angle depends on are in none.
         """
         native_metric.check_finite("angles", self.angles, self.batch is None)
-        sums: list[WeightBlock] = []
-        for first, last, part in self._parts(True):
-            scale = (last - first) / len(self.angles)
-            found = part._weight_blocks("block-diag", layers, True)
-            sums = merged([*sums, *((c, scale * m) for c, m in found)])
-        return [(columns, matrices[0]) for columns, matrices in sums]
+        blocks = merged(self._mean_blocks("block-diag", layers))
+        return [(columns, matrices[0]) for columns, matrices in blocks]
 
     def product(self, vectors: Real) -> Real:
         """Return the full metric's mean over the inputs times vectors, without forming it.
@@ -249,10 +246,8 @@ class Pullback:
         """Return the diagonal of the full metric's mean over the inputs, (P,), exactly."""
         result = np.zeros(self.size)
         if not self.jacobian.shared:
-            for first, last, part in self._parts(True):
-                scale = (last - first) / len(self.angles)
-                for columns, matrices in part._weight_blocks("diag", "wires", True):
-                    result[columns] += scale * np.diagonal(matrices[0])
+            for columns, matrices in self._mean_blocks("diag", "wires"):
+                result[columns] += np.diagonal(matrices[0])
             return result
         # Angles that share a weight are correlated: one product per weight has what is between them.
         width = 64
@@ -293,34 +288,28 @@ class Pullback:
             jacobian = self.jacobian.of(first, last)
             yield first, last, replace(self, angles=angles, states=states, jacobian=jacobian)
 
-    def _weight_blocks(self, approx: Approx, layers: LayerRule, mean: bool) -> list[WeightBlock]:
-        """Pulled-back blocks (rows, c, c), one row for the mean over these inputs."""
-        first = mean and self.jacobian.inputs == 1
-        blocks: list[AngleBlock] = []
-        for slots, values in self._angle_blocks(approx, layers, first):
-            blocks.append((slots, values[None] if first else values))
-        pulled = [self.jacobian.congruence(block) for block in blocks]
-        if mean and not first:
-            return [(c, _mean(m)) for c, m in pulled]
-        return pulled
+    def _mean_blocks(self, approx: Approx, layers: LayerRule) -> Iterator[WeightBlock]:
+        """Pulled-back blocks (1, c, c) whose sum is the mean over the inputs."""
+        once = self.jacobian.inputs == 1
+        for first, last, part in self._parts(True):
+            for slots, values in part._angle_blocks(approx, layers, once):
+                block = slots, values[None] if once else values
+                columns, matrices = part.jacobian.congruence(block)
+                scale = (last - first) / len(self.angles)
+                yield columns, scale * (matrices if once else _mean(matrices))
 
     def _angle_blocks(
         self, approx: Approx, layers: LayerRule, mean: bool
     ) -> list[tuple[Sequence[int], Real]]:
+        reduce: Reduce = "mean" if mean else None
         if approx is None:
             rows = self.jacobian.rows.tolist()
-            reduce: Reduce = "mean" if mean else None
             full = native_metric.full_metric(self.circuit, self.angles, self.states, reduce, rows)
             return [(rows, full)]
+        diagonal, trainable = approx == "diag", self.trainable
         return list(
             native_metric.metric_blocks(
-                self.circuit,
-                self.angles,
-                self.states,
-                "mean" if mean else None,
-                layers,
-                approx == "diag",
-                self.trainable,
+                self.circuit, self.angles, self.states, reduce, layers, diagonal, trainable
             )
         )
 
@@ -335,7 +324,7 @@ def _places(slots: tuple[tuple[int, ...], ...], size: int, diagonal: bool) -> In
 def assembled(
     blocks: Iterable[AngleBlock], jacobian: Jacobian, batch: int | None, reduce: Reduce
 ) -> npt.NDArray[Any]:
-    """Return the matrix over the weights of blocks over the angles that a device measured.
+    """Return the matrix over the weights of blocks over the angles.
 
     Args:
         blocks: Covariances (1 or batch, m, m) or variances (1 or batch, m).
@@ -353,11 +342,15 @@ def assembled(
         columns, matrices = jacobian.congruence((slots, _mean(values) if early else values))
         pulled.append((columns, _mean(matrices) if mean else matrices))
     size = jacobian.size
-    rows = max([1 if mean else jacobian.inputs, *(len(matrices) for _, matrices in pulled)])
-    dtype = complex if any(np.iscomplexobj(m) for _, m in pulled) else float
-    total: npt.NDArray[Any] = np.zeros((rows, size, size), dtype=dtype)
-    for columns, matrices in pulled:
-        total[:, columns[:, None], columns] += matrices
+    if len(pulled) == 1 and len(pulled[0][0]) == size:
+        total = pulled[0][1]
+    else:
+        rows = max([1 if mean else jacobian.inputs, *(len(matrices) for _, matrices in pulled)])
+        dtype = complex if any(np.iscomplexobj(m) for _, m in pulled) else float
+        total = np.zeros((rows, size, size), dtype=dtype)
+        for columns, matrices in pulled:
+            total[:, columns[:, None], columns] += matrices
+    rows = len(total)
     if not mean and batch is not None:
         return np.broadcast_to(total, (batch, size, size)) if rows == 1 else total
     return total.reshape(size, size)

@@ -217,7 +217,7 @@ def _covariances(layer: Any, inputs: Tensor) -> Real:
         )
     form = native.compiled(inputs)
     if form is None:
-        circuit, torch_angles, torch_state = trace(native, inputs, {})
+        circuit, torch_angles, torch_state = trace(native, inputs)
         angles = to_numpy(torch_angles)
         states = None if torch_state is None else to_numpy(torch_state, np.complex128)
     else:

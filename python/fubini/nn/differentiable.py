@@ -5,28 +5,108 @@ pullback can be differentiated once more, because the kernel has exact Hessian p
 Each function has its own vmap rule, which folds the mapped dimension into the batch.
 """
 
+import types
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
+from fubini import _core
 from fubini.arrays import to_numpy
-from fubini.nn.kernels import Amplitudes, Kernel, Sweeps
-from fubini.torch_private import batched, is_legacy_batched, legacy_vmap_level, unbatched
+from fubini.native.circuit import Circuit
+from fubini.options import Real
+from fubini.torch_private import batched, is_legacy_batched, legacy_vmap_level, pytree, unbatched
 
 Tensor = torch.Tensor
+Maybe = Tensor | None
+Amplitudes = npt.NDArray[np.complex128] | None
 
 
-def values(kernel: Kernel, rows: Tensor, state: Tensor | None = None) -> Tensor:
+@dataclass(frozen=True)
+class Sweeps:
+    """The measurements of a circuit, as functions of rows of angles (B, A) and of initial states (B, N) where it takes them."""
+
+    circuit: Circuit
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of results M of a row."""
+        return self.circuit.num_outputs
+
+    def values(self, rows: Real, state: Amplitudes) -> Real:
+        """The results, (B, M)."""
+        return _core.expval(self.circuit.program, rows, state)
+
+    def vjp(self, rows: Real, state: Amplitudes, cotangents: Real) -> Real:
+        """The gradient by rows of the results weighted by cotangents (B, M)."""
+        return _core.vjp(self.circuit.program, rows, cotangents, state)[1]
+
+    def vjp_with_state(
+        self, rows: Real, state: Amplitudes, cotangents: Real
+    ) -> tuple[Real, Amplitudes]:
+        """The gradients by angles and by initial states, whose derivatives by real and imaginary parts are its own."""
+        _, gradient, by_state = _core.vjp(self.circuit.program, rows, cotangents, state, True)
+        return gradient, by_state
+
+    def jvp(self, rows: Real, state: Amplitudes, tangents: Real, moves: Amplitudes) -> Real:
+        """The derivative of the results, (B, M), along tangents of rows and moves of states."""
+        return _core.jvp(self.circuit.program, rows, tangents, state, moves)
+
+    def hessian_product(
+        self, rows: Real, state: Amplitudes, cotangents: Real, vectors: Real
+    ) -> Real:
+        """The second derivative by rows of the weighted results, times vectors like the rows."""
+        return _core.hessian_product(self.circuit.program, rows, cotangents, vectors, state)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The outputs of a compiled expression, which has no state, as functions of weights (B, P) and features (B, d) side by side."""
+
+    expression: _core.Expression
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of results M of a row."""
+        return self.expression.num_outputs
+
+    def _parts(self, rows: Real) -> tuple[Real, Real]:
+        """Weights, which may differ between inputs, and features."""
+        size = self.expression.num_weights
+        return np.ascontiguousarray(rows[:, :size]), np.ascontiguousarray(rows[:, size:])
+
+    def values(self, rows: Real, state: Amplitudes) -> Real:
+        """The results, (B, M)."""
+        return self.expression.evaluate(*self._parts(rows))
+
+    def vjp(self, rows: Real, state: Amplitudes, cotangents: Real) -> Real:
+        """The gradient by rows of the results weighted by cotangents (B, M)."""
+        return np.concatenate(self.expression.vjp(*self._parts(rows), cotangents), axis=1)
+
+    def jvp(self, rows: Real, state: Amplitudes, tangents: Real, moves: Amplitudes) -> Real:
+        """The derivative of the results, (B, M), along tangents of rows and moves of states."""
+        return self.expression.jvp(*self._parts(rows), *self._parts(tangents))
+
+    def hessian_product(
+        self, rows: Real, state: Amplitudes, cotangents: Real, vectors: Real
+    ) -> Real:
+        """The second derivative by rows of the weighted results, times vectors like the rows."""
+        parts = (*self._parts(rows), cotangents, *self._parts(vectors))
+        return np.concatenate(self.expression.hessian_product(*parts), axis=1)
+
+
+Kernel = Sweeps | Outputs
+
+
+def values(kernel: Kernel, rows: Tensor, state: Maybe = None) -> Tensor:
     """Return the kernel's results, (B, M), differentiably, for float64 rows (B, L) and complex128 states (B, N) on the CPU."""
     found: Tensor = _apply(_Values, kernel, rows, state)
     return found
 
 
-def pullback(
-    kernel: Kernel, rows: Tensor, cotangents: Tensor, state: Tensor | None = None
-) -> Tensor:
+def pullback(kernel: Kernel, rows: Tensor, cotangents: Tensor, state: Maybe = None) -> Tensor:
     """Return the gradient by rows, (B, L), of the results weighted by cotangents (B, M), differentiably."""
     found: Tensor = _apply(_Pullback, kernel, rows, state, cotangents)
     return found
@@ -40,75 +120,71 @@ def pullback_with_state(
     return by_angles, by_state
 
 
-def _apply(function: Any, kernel: Any, *values: Tensor | None) -> Any:
+def _apply(function: Any, kernel: Any, *values: Maybe) -> Any:
     """function.apply, which torch leaves untyped."""
     if any(value is not None and is_legacy_batched(value) for value in values):
         return _apply_batched(function, kernel, *values)
     return function.apply(kernel, *values)
 
 
-@dataclass(frozen=True)
-class _VmapInfo:
-    batch_size: int
-
-
-def _apply_batched(function: Any, kernel: Any, *values: Tensor | None) -> Any:
+def _apply_batched(function: Any, kernel: Any, *values: Maybe) -> Any:
     """The same under ``is_grads_batched`` and ``vectorize``, whose vmap does not ask functions for their rule."""
     level = legacy_vmap_level()
-    size = 0
-    whole: list[Tensor | None] = []
-    dims: list[int | None] = [None]
-    for value in values:
-        if value is not None and is_legacy_batched(value):
-            value, dim = unbatched(value, level), 0
-            size = len(value)
-        else:
-            dim = None
-        whole.append(value)
-        dims.append(dim)
-    results, _ = function.vmap(_VmapInfo(size), tuple(dims), kernel, *whole)
-    if isinstance(results, tuple):
-        return tuple(batched(result, level) for result in results)
-    return batched(results, level)
+    dims = [0 if v is not None and is_legacy_batched(v) else None for v in values]
+    pairs: Any = zip(values, dims, strict=True)
+    whole = [value if dim is None else unbatched(value, level) for value, dim in pairs]
+    info = types.SimpleNamespace(batch_size=len(whole[dims.index(0)]))
+    results, _ = function.vmap(info, (None, *dims), kernel, *whole)
+    return pytree.tree_map(lambda result: batched(result, level), results)
 
 
-def _fold(
-    info: Any, in_dims: tuple[int | None, ...], *values: Tensor | None
-) -> list[Tensor | None]:
+def _fold(info: Any, in_dims: tuple[int | None, ...], *values: Maybe) -> list[Maybe]:
     """Moves the mapped dimension into the batch; tensors that are not mapped are repeated."""
-    folded: list[Tensor | None] = []
+    folded: list[Maybe] = []
     for value, dim in zip(values, in_dims, strict=True):
         if value is None:
             folded.append(None)
             continue
         if dim is None:
-            whole = value.expand(info.batch_size, *value.shape)
-        else:
-            whole = value.movedim(dim, 0)
-        folded.append(whole.flatten(0, 1))
+            value, dim = value.expand(info.batch_size, *value.shape), 0
+        folded.append(value.movedim(dim, 0).flatten(0, 1))
     return folded
 
 
 def _folds_vmap(function: Any) -> Any:
     """Gives an autograd function the vmap rule of a batched function: the mapped dimension joins the batch."""
 
-    def vmap(info: Any, in_dims: Any, kernel: Any, *values: Tensor | None) -> tuple[Any, Any]:
+    def vmap(info: Any, in_dims: Any, kernel: Any, *values: Maybe) -> tuple[Any, Any]:
         def unfold(result: Tensor) -> Tensor:
             return result.view(info.batch_size, len(result) // info.batch_size, *result.shape[1:])
 
         results = _apply(function, kernel, *_fold(info, in_dims[1:], *values))
-        if isinstance(results, tuple):
-            return tuple(unfold(r) for r in results), (0,) * len(results)
-        return unfold(results), 0
+        return pytree.tree_map(unfold, results), 0
 
     function.vmap = staticmethod(vmap)
     function.generate_vmap_rule = False
     return function
 
 
-def _complex(value: Tensor | None) -> Amplitudes:
+def _complex(value: Maybe) -> Amplitudes:
     """Amplitudes as the kernel takes them."""
     return None if value is None else to_numpy(value, np.complex128)
+
+
+def _refuse_second_state_derivative(wanted: bool) -> Any:
+    if wanted:
+        raise NotImplementedError(
+            "fubini: second derivatives that involve the initial state (StatePrep, AmplitudeEmbedding) are not "
+            "available. Detach the amplitudes, or use QuantumLayer(..., engine='device') on default.qubit with "
+            "diff_method='backprop'."
+        )
+
+
+def _refuse_third_derivative(*_: Any) -> Any:
+    raise NotImplementedError(
+        "fubini: third derivatives of a circuit are not available. Use QuantumLayer(..., engine='device') on "
+        "default.qubit with diff_method='backprop'."
+    )
 
 
 class _Function(torch.autograd.Function):
@@ -126,11 +202,11 @@ class _Values(_Function):
     """Rows (B, L), state -> (B, M)."""
 
     @staticmethod
-    def forward(kernel: Kernel, rows: Tensor, state: Tensor | None) -> Tensor:
+    def forward(kernel: Kernel, rows: Tensor, state: Maybe) -> Tensor:
         return torch.from_numpy(kernel.values(to_numpy(rows), _complex(state)))
 
     @staticmethod
-    def backward(ctx: Any, cotangents: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, cotangents: Tensor) -> tuple[None, Maybe, Maybe]:
         rows, state = ctx.saved_tensors
         if state is not None and ctx.needs_input_grad[2]:
             both = _apply(_PullbackWithState, ctx.kernel, rows, state, cotangents)
@@ -138,9 +214,7 @@ class _Values(_Function):
         return None, _apply(_Pullback, ctx.kernel, rows, state, cotangents), None
 
     @staticmethod
-    def jvp(
-        ctx: Any, _kernel: None, tangents: Tensor | None, state_tangents: Tensor | None
-    ) -> Tensor:
+    def jvp(ctx: Any, _kernel: None, tangents: Maybe, state_tangents: Maybe) -> Tensor:
         rows, state = ctx.saved_tensors
         if tangents is None:
             tangents = torch.zeros_like(rows)
@@ -153,12 +227,11 @@ class _Pullback(_Function):
     """Rows (B, L), state, cotangents (B, M) -> gradient (B, L)."""
 
     @staticmethod
-    def forward(kernel: Kernel, rows: Tensor, state: Tensor | None, cotangents: Tensor) -> Tensor:
-        found = kernel.vjp(to_numpy(rows), _complex(state), to_numpy(cotangents))
-        return torch.from_numpy(found)
+    def forward(kernel: Kernel, rows: Tensor, state: Maybe, cotangents: Tensor) -> Tensor:
+        return torch.from_numpy(kernel.vjp(to_numpy(rows), _complex(state), to_numpy(cotangents)))
 
     @staticmethod
-    def backward(ctx: Any, vectors: Tensor) -> tuple[None, Tensor | None, None, Tensor | None]:
+    def backward(ctx: Any, vectors: Tensor) -> tuple[None, Maybe, None, Maybe]:
         rows, state, cotangents = ctx.saved_tensors
         _refuse_second_state_derivative(ctx.needs_input_grad[2])
         by_rows = by_cotangents = None
@@ -169,13 +242,8 @@ class _Pullback(_Function):
         return None, by_rows, None, by_cotangents
 
     @staticmethod
-    def jvp(
-        ctx: Any,
-        _kernel: None,
-        tangents: Tensor | None,
-        state_tangents: Tensor | None,
-        cotangent_tangents: Tensor | None,
-    ) -> Tensor:
+    def jvp(ctx: Any, _kernel: None, *moves: Maybe) -> Tensor:
+        tangents, state_tangents, cotangent_tangents = moves
         rows, state, cotangents = ctx.saved_tensors
         _refuse_second_state_derivative(state_tangents is not None)
         result: Tensor = torch.zeros_like(rows)
@@ -191,20 +259,12 @@ class _Pushforward(_Function):
     """Rows (B, L), state, tangents (B, L), state tangents -> (B, M); linear in the tangents."""
 
     @staticmethod
-    def forward(
-        kernel: Kernel,
-        rows: Tensor,
-        state: Tensor | None,
-        tangents: Tensor,
-        state_tangents: Tensor | None,
-    ) -> Tensor:
-        moves = to_numpy(tangents), _complex(state_tangents)
-        return torch.from_numpy(kernel.jvp(to_numpy(rows), _complex(state), *moves))
+    def forward(kernel: Kernel, rows: Tensor, state: Maybe, tangents: Tensor, moves: Maybe) -> Any:
+        along = to_numpy(tangents), _complex(moves)
+        return torch.from_numpy(kernel.jvp(to_numpy(rows), _complex(state), *along))
 
     @staticmethod
-    def backward(
-        ctx: Any, cotangents: Tensor
-    ) -> tuple[None, Tensor | None, None, Tensor | None, None]:
+    def backward(ctx: Any, cotangents: Tensor) -> tuple[None, Maybe, None, Maybe, None]:
         rows, state, tangents, state_tangents = ctx.saved_tensors
         _refuse_second_state_derivative(state_tangents is not None or ctx.needs_input_grad[2])
         by_rows = by_tangents = None
@@ -215,23 +275,16 @@ class _Pushforward(_Function):
         return None, by_rows, None, by_tangents, None
 
     @staticmethod
-    def jvp(
-        ctx: Any,
-        _kernel: None,
-        directions: Tensor | None,
-        state_directions: Tensor | None,
-        tangent_directions: Tensor | None,
-        state_tangent_directions: Tensor | None,
-    ) -> Tensor:
+    def jvp(ctx: Any, _kernel: None, *moves: Maybe) -> Tensor:
+        directions, state_directions, tangent_directions, state_tangent_directions = moves
         rows, state, tangents, state_tangents = ctx.saved_tensors
         moving = (state_tangents, state_directions, state_tangent_directions)
         _refuse_second_state_derivative(any(part is not None for part in moving))
         columns = ctx.kernel.num_outputs
         result: Tensor = rows.new_zeros(len(rows), columns)
         if tangent_directions is not None:
-            result = result + _apply(
-                _Pushforward, ctx.kernel, rows, state, tangent_directions, None
-            )
+            pushed = _apply(_Pushforward, ctx.kernel, rows, state, tangent_directions, None)
+            result = result + pushed
         if directions is not None:
             # d^2 f[direction, tangent], one output at a time: (Hessian of output m times direction) . tangent.
             for m in range(columns):
@@ -262,13 +315,7 @@ class _PullbackWithState(_Last):
         gradient, state_gradient = kernel.vjp_with_state(*parts)
         return torch.from_numpy(gradient), torch.from_numpy(state_gradient)
 
-    @staticmethod
-    def backward(ctx: Any, *vectors: Tensor) -> Any:
-        _refuse_second_state_derivative(True)
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor) -> Any:
-        _refuse_second_state_derivative(True)
+    backward = jvp = staticmethod(lambda *_: _refuse_second_state_derivative(True))  # type: ignore[assignment]
 
 
 @_folds_vmap
@@ -277,31 +324,9 @@ class _HessianProduct(_Last):
 
     @staticmethod
     def forward(
-        kernel: Kernel, rows: Tensor, state: Tensor | None, cotangents: Tensor, vectors: Tensor
+        kernel: Kernel, rows: Tensor, state: Maybe, cotangents: Tensor, vectors: Tensor
     ) -> Tensor:
         moves = to_numpy(cotangents), to_numpy(vectors)
         return torch.from_numpy(kernel.hessian_product(to_numpy(rows), _complex(state), *moves))
 
-    @staticmethod
-    def backward(ctx: Any, *vectors: Tensor) -> Any:
-        _refuse_third_derivative()
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor) -> Any:
-        _refuse_third_derivative()
-
-
-def _refuse_second_state_derivative(wanted: bool) -> None:
-    if wanted:
-        raise NotImplementedError(
-            "fubini: second derivatives that involve the initial state (StatePrep, AmplitudeEmbedding) are not "
-            "available. Detach the amplitudes, or use QuantumLayer(..., engine='device') on default.qubit with "
-            "diff_method='backprop'."
-        )
-
-
-def _refuse_third_derivative() -> None:
-    raise NotImplementedError(
-        "fubini: third derivatives of a circuit are not available. Use QuantumLayer(..., engine='device') on "
-        "default.qubit with diff_method='backprop'."
-    )
+    backward = jvp = staticmethod(_refuse_third_derivative)  # type: ignore[assignment]

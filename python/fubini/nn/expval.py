@@ -7,8 +7,7 @@ import torch
 from fubini import _core
 from fubini.arrays import to_numpy
 from fubini.native.circuit import Circuit
-from fubini.nn.differentiable import pullback, values
-from fubini.nn.kernels import Sweeps
+from fubini.nn.differentiable import Sweeps, pullback, values
 from fubini.torch_private import is_legacy_batched, is_plain, uncompiled
 
 Tensor = torch.Tensor

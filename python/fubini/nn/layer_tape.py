@@ -16,19 +16,24 @@ def layer_arguments(layer: Any, inputs: torch.Tensor, weights: Mapping[str, Any]
 
 
 def layer_tape(
-    layer: Any, inputs: torch.Tensor, weights: Mapping[str, Any], *, pure: bool = False
+    layer: Any,
+    inputs: torch.Tensor,
+    weights: Mapping[str, Any] | None = None,
+    *,
+    pure: bool = False,
 ) -> GateTape:
     """Return the gates of a layer's circuit, decided by values as in its forward.
 
     Args:
         layer: A QuantumLayer or TorchLayer.
         inputs: (features,) or (batch, features).
-        weights: By name; they are what the Jacobian is by.
+        weights: By name; they are what the Jacobian is by. None: the layer's own.
         pure: As for ``fubini.circuit.angles.gate_tape``.
 
     Returns:
         The circuit at these inputs and weights.
     """
+    weights = layer.qnode_weights if weights is None else weights
     if inputs.is_floating_point():  # the layer, too, passes weights of the inputs' dtype
         weights = {name: w.to(inputs) for name, w in weights.items()}
     passed = layer_arguments(layer, inputs, weights)

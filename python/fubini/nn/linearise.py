@@ -16,7 +16,9 @@ from fubini.errors import UnsupportedCircuitError
 from fubini.native.circuit import Circuit
 from fubini.native.reading import read
 from fubini.nn.expval import expval
+from fubini.nn.gradients import batched_gradients
 from fubini.nn.layer import QuantumLayer
+from fubini.nn.layer_tape import layer_arguments
 from fubini.nn.native_pass import started
 from fubini.nn.stand_in import as_native
 from fubini.options import Real
@@ -59,14 +61,13 @@ def linearise(layer: Any, inputs: Tensor, want_inputs: bool, *, alone: bool = Fa
     """
     native = as_native(layer)
     if native is None:
-        return _on_device(layer, inputs, want_inputs)
-    if alone:
-        form = native._form(inputs[0])
-        if isinstance(form.how, Compiled) and not (form.how.state_weighted or form.how.decisions):
-            return linearise_native(native, form, inputs, want_inputs)
-        each = [linearise_native(native, native._form(x), x, want_inputs) for x in inputs]
-        return _stacked(each)
-    return linearise_native(native, native._form(inputs), inputs, want_inputs)
+        return _stacked([_on_device(layer, x, want_inputs) for x in inputs.detach()])
+    form = native._form(inputs[0] if alone else inputs)
+    how = form.how
+    compiled = isinstance(how, Compiled) and not (how.state_weighted or how.decisions)
+    if compiled or not alone:
+        return linearise_native(native, form, inputs, want_inputs)
+    return _stacked([linearise_native(native, native._form(x), x, want_inputs) for x in inputs])
 
 
 def linearise_native(
@@ -106,21 +107,21 @@ def flat_weights(layer: QuantumLayer) -> Real:
 
 
 def trace(
-    layer: QuantumLayer, inputs: Tensor, weights: dict[str, Tensor]
+    layer: QuantumLayer, inputs: Tensor, weights: dict[str, Tensor] | None = None
 ) -> tuple[Circuit, Tensor, Tensor | None]:
     """Run a layer's quantum function.
 
     Args:
         layer: The layer.
         inputs: (L, d), or (d,).
-        weights: Weights by name, in place of the layer's own.
+        weights: By name, in place of the layer's own.
 
     Returns:
         The circuit, its angles (L, A) and initial states (L, N) or None, with their graphs.
     """
-    constant = {name: w.detach().to(inputs) for name, w in layer.qnode_weights.items()}
-    data = {} if layer.input_arg is None else {layer.input_arg: inputs}
-    tape = user_tape(layer.qnode, (), {**data, **constant, **weights})
+    if weights is None:
+        weights = {name: w.detach().to(inputs) for name, w in layer.qnode_weights.items()}
+    tape = user_tape(layer.qnode, (), layer_arguments(layer, inputs, weights))
     count = len(inputs) if inputs.ndim > 1 else 1
     circuit, angles, state = started(read(tape, layer.qnode.device), (count,))
     return circuit, angles, None if state is None else state.expand(count, -1)
@@ -153,68 +154,53 @@ def _traced(layer: QuantumLayer, inputs: Tensor, want_inputs: bool, kind: str) -
                 )
         values = expval(circuit, angles, state)
         rows, size = angles.shape
-        by_angles = _core.jacobian(
-            circuit.program,
-            to_numpy(angles),
-            None if state is None else to_numpy(state, np.complex128),
-        )
+        states = None if state is None else to_numpy(state, np.complex128)
+        by_angles = _core.jacobian(circuit.program, to_numpy(angles), states)
         columns = [np.zeros((rows, size, w.numel())) for w in leaves]
         if angles.requires_grad:
             # Angle a of input b has its own row: it may depend on weights and inputs together.
             seeds = torch.eye(rows * size, dtype=torch.float64).reshape(-1, rows, size)
-            parts = torch.autograd.grad(
-                angles, leaves, seeds, is_grads_batched=True, retain_graph=True, allow_unused=True
-            )
-            columns = [
-                zero if part is None else to_numpy(part).reshape(rows, size, -1)
-                for zero, part in zip(columns, parts, strict=True)
-            ]
+            for k, part in enumerate(batched_gradients(angles, leaves, seeds)):
+                if part is not None:
+                    columns[k] = to_numpy(part).reshape(rows, size, -1)
+        by_weights = by_angles @ np.concatenate(columns, axis=2)
         by_inputs = None
-        if want_inputs:
-            by_inputs = _input_jacobian(values, x)
-    by_weights = by_angles @ np.concatenate(columns, axis=2)
+        if want_inputs:  # row b depends on input b alone
+            parts = [_gradient(column.sum(), [x]) for column in values.unbind(dim=1)]
+            by_inputs = np.stack([part.reshape(rows, -1) for part in parts], axis=1)
     return Linearised(to_numpy(values), by_weights, by_inputs, _parts(kind, circuit))
 
 
-def _input_jacobian(values: Tensor, inputs: Tensor) -> Real:
-    """(L, M) by (L, d) or (d,), where row b depends on input b alone."""
-    parts = [
-        torch.autograd.grad(column.sum(), inputs, retain_graph=True, allow_unused=True)[0]
-        for column in values.unbind(dim=1)
-    ]
-    zero = torch.zeros_like(inputs)
-    rows = [zero if part is None else part for part in parts]
-    return to_numpy(torch.stack([row.reshape(-1, inputs.shape[-1]) for row in rows], dim=1))
-
-
-def _on_device(layer: Any, inputs: Tensor, want_inputs: bool) -> Linearised:
-    weights = list(layer.qnode_weights.values())
-    values, by_weights, by_inputs = [], [], []
-    for one in inputs.detach():
-        with torch.enable_grad():
-            x = one.clone().requires_grad_(want_inputs)
-            if isinstance(layer, QuantumLayer):
-                shaped = evaluated(layer) if layer.input_arg is None else evaluated(layer, x)
-            else:
-                shaped = type(layer).forward(layer, x)
-            result = shaped.reshape(-1)
-            leaves = [w for w in weights if w.requires_grad] + [x] * want_inputs
-            rows = [
-                torch.autograd.grad(entry, leaves, retain_graph=True, allow_unused=True)
-                if entry.requires_grad
-                else (None,) * len(leaves)
-                for entry in result
-            ]
-        values.append(to_numpy(result))
-        table = [dict(zip(map(id, leaves), row, strict=True)) for row in rows]
-        by_weights.append([_joined(weights, row) for row in table])
-        by_inputs.append([_joined([x], row) for row in table])
+def _on_device(layer: Any, one: Tensor, want_inputs: bool) -> Linearised:
+    """At one input (d,), result by result."""
+    with torch.enable_grad():
+        x = one.clone().requires_grad_(want_inputs)
+        if isinstance(layer, QuantumLayer):
+            shaped = evaluated(layer) if layer.input_arg is None else evaluated(layer, x)
+        else:
+            shaped = type(layer).forward(layer, x)
+        leaves = [*layer.qnode_weights.values(), x]
+        jacobian = np.array([[_gradient(entry, leaves) for entry in shaped.reshape(-1)]])
+    size = jacobian.shape[2] - len(x)
     return Linearised(
-        np.array(values),
-        np.array(by_weights).reshape(len(inputs), len(table), sum(w.numel() for w in weights)),
-        np.array(by_inputs).reshape(*np.shape(by_inputs)[:2], -1) if want_inputs else None,
-        0 if shaped.ndim == 0 else 1 if shaped.ndim == 1 else len(shaped),
+        to_numpy(shaped).reshape(1, -1),
+        jacobian[:, :, :size],
+        jacobian[:, :, size:] if want_inputs else None,
+        len(shaped) if shaped.ndim > 1 else shaped.ndim,
     )
+
+
+def _gradient(value: Tensor, leaves: list[Tensor]) -> Real:
+    """The gradient by all leaves, side by side; zeros where there is no path."""
+    parts = [torch.zeros_like(leaf) for leaf in leaves]
+    moving = [k for k, leaf in enumerate(leaves) if leaf.requires_grad]
+    if moving and value.requires_grad:
+        found = torch.autograd.grad(
+            value, [leaves[k] for k in moving], retain_graph=True, materialize_grads=True
+        )
+        for k, part in zip(moving, found, strict=True):
+            parts[k] = part
+    return np.concatenate([to_numpy(part).reshape(-1) for part in parts])
 
 
 def evaluated(layer: QuantumLayer, *args: Any, **kwargs: Any) -> Tensor:
@@ -225,13 +211,3 @@ def evaluated(layer: QuantumLayer, *args: Any, **kwargs: Any) -> Tensor:
     finally:
         if instead is not None:
             layer.__dict__["_instead"] = instead
-
-
-def _joined(leaves: list[Tensor], row: dict[int, Tensor | None]) -> Real:
-    parts = [row.get(id(leaf)) for leaf in leaves]
-    return np.concatenate(
-        [
-            np.zeros(leaf.numel()) if part is None else to_numpy(part).reshape(-1)
-            for leaf, part in zip(leaves, parts, strict=True)
-        ]
-    )

@@ -12,9 +12,8 @@ from fubini.circuit.tape import user_tape
 from fubini.compile.compiled import Compiled
 from fubini.native.circuit import Circuit, circuit_of
 from fubini.native.reading import Reading, read
-from fubini.nn.differentiable import pullback, pullback_with_state, values
+from fubini.nn.differentiable import Outputs, Sweeps, pullback, pullback_with_state, values
 from fubini.nn.expval import expval
-from fubini.nn.kernels import Outputs, Sweeps
 from fubini.torch_private import is_legacy_batched, is_node_of, is_plain, uncompiled
 
 Tensor = torch.Tensor

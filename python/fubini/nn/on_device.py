@@ -1,21 +1,50 @@
 """What a layer does on its PennyLane device: who runs its circuits, what they return, and what a step costs."""
 
+import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pennylane as qml
 import torch
 
 from fubini.circuit.observables import by_words
 from fubini.devices.executor import Executor, executor_of
+from fubini.devices.metric import metric_job
+from fubini.devices.readout import Estimates, readout_of
+from fubini.devices.shifts import gradient_job
 from fubini.devices.usage import Usage
 from fubini.errors import UnsupportedCircuitError
-from fubini.nn.device_pass import derivatives_of, run_shifted, shifted_circuit
+from fubini.nn.device_pass import derivatives_of, own_derivatives, run_shifted, shifted_circuit
 from fubini.nn.forms import Form, Forms, arranged, check_results, tuples_are_stacked
+from fubini.nn.layer_tape import layer_tape
 from fubini.nn.shot_noise import ShotNoise
-from fubini.nn.step_cost import StepCost, step_cost
-from fubini.options import LayerRule
+from fubini.options import Approx, LayerRule
+
+_NOTHING = Usage()
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What a step executes on a layer's device; failing calls that are repeated are not counted.
+
+    Attributes:
+        forward: The layer's results, and their derivatives where the device has its own.
+        backward: Their derivatives from shifted circuits.
+        metric: The metric of ``QNGOptimizer(metric="quantum")``; nothing for a circuit that has none.
+    """
+
+    forward: Usage = _NOTHING
+    backward: Usage = _NOTHING
+    metric: Usage = _NOTHING
+
+    @property
+    def total(self) -> Usage:
+        """All together."""
+        return self.forward + self.backward + self.metric
+
+    def __str__(self) -> str:
+        return f"forward: {self.forward}; backward: {self.backward}; metric: {self.metric}"
 
 
 class OnDevice(torch.nn.Module):
@@ -63,7 +92,7 @@ class OnDevice(torch.nn.Module):
     def cost(
         self,
         inputs: torch.Tensor | None = None,
-        approx: Literal["block-diag", "diag"] | None = "block-diag",
+        approx: Approx = "block-diag",
         layers: LayerRule = "wires",
     ) -> StepCost:
         """Say what a training step on these inputs will execute on the device, without executing anything.
@@ -88,9 +117,22 @@ class OnDevice(torch.nn.Module):
             raise UnsupportedCircuitError(
                 "cost: PennyLane differentiates this layer and decides what is executed; use diff_method='parameter-shift'"
             )
-        named = self._arguments(flat, weights)
-        circuit = shifted_circuit(self.qnode, named)
-        return step_cost(self, circuit, flat, approx, layers)
+        circuit = shifted_circuit(self.qnode, self._arguments(flat, weights))
+        executor, tape = self.executor, circuit.tape
+        forward, backward = circuit.job.cost(executor), _NOTHING
+        own = own_derivatives(circuit, executor)
+        if own is not None:
+            forward = own.cost(executor)
+        elif circuit.angles:
+            known = Estimates(readout_of(tape, tape.shots), (), tape.shots)  # from the forward pass
+            job = gradient_job(tape, shots=tape.shots, rule="shift", base=known)
+            backward = job.cost(executor)
+        metric = _NOTHING
+        with contextlib.suppress(UnsupportedCircuitError):  # channels, of which there is none
+            gates = layer_tape(self, flat)
+            if gates.jacobian.size:
+                metric = metric_job(gates, executor, approx, layers).cost(executor)
+        return StepCost(forward, backward, metric)
 
     def _derivatives(self) -> str:
         source = derivatives_of(self.qnode)

@@ -1,7 +1,7 @@
 """Puts QuantumLayers in the place of a model's TorchLayers."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pennylane as qml
@@ -54,23 +54,16 @@ def replace_torch_layers(model: torch.nn.Module, *, engine: Engine = "auto") -> 
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     check_engine(engine)
     made: dict[int, _Replacement] = {}
-    for path, layer in _torch_layers(model):
+
+    def found(path: str, layer: Any) -> Any:
         if id(layer) not in made:
             made[id(layer)] = _Replacement(path, layer, engine)
+        return layer
+
+    _exchange(model, found)  # an error comes before anything is changed
     for one in made.values():
         one.apply()
-
-    def replaced(value: Any) -> Any:
-        return made[id(value)].result if id(value) in made else value
-
-    seen: set[int] = set()
-    for module in list(model.modules()):
-        for name, child in module._modules.items():  # named_children() skips repetitions
-            module._modules[name] = replaced(child)
-        for name, value in list(module.__dict__.items()):
-            if name not in _OF_MODULES and name != STAND_IN:
-                module.__dict__[name] = _exchanged(value, replaced, seen)
-    result: torch.nn.Module = replaced(model)
+    result: torch.nn.Module = _exchange(model, lambda _, layer: made[id(layer)].result)
     return result
 
 
@@ -162,26 +155,19 @@ def _blank(kind: Any) -> Any:
     return native.__new__(native)
 
 
-def _torch_layers(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:
-    """All TorchLayers of a model, with where they are; a TorchLayer inside of another is the other's."""
+def _exchange(model: torch.nn.Module, by: Callable[[str, Any], Any]) -> Any:
+    """The model with ``by(path, layer)`` in the place of every TorchLayer, also in containers that are attributes."""
     seen: set[int] = set()
-    for name, module in model.named_modules():
-        if isinstance(module, qml.qnn.TorchLayer):
-            yield name, module
-        for attribute, value in list(module.__dict__.items()):
-            if attribute not in _OF_MODULES and attribute != STAND_IN:
-                for layer in _inside(value, seen):
-                    yield f"{name}.{attribute}".lstrip("."), layer
-
-
-def _inside(value: Any, seen: set[int]) -> Iterator[Any]:
-    """The TorchLayers in lists, tuples, sets and dictionaries."""
-    if isinstance(value, qml.qnn.TorchLayer):
-        yield value
-    elif isinstance(value, dict | list | tuple | set) and id(value) not in seen:
-        seen.add(id(value))
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from _inside(one, seen)
+    for path, module in list(model.named_modules()):
+        start = f"{path}." if path else ""
+        for name, child in module._modules.items():  # named_children() skips repetitions
+            if isinstance(child, qml.qnn.TorchLayer):
+                module._modules[name] = by(start + name, child)
+        for name, value in list(module.__dict__.items()):
+            if name not in _OF_MODULES and name != STAND_IN:
+                here = functools.partial(by, start + name)
+                module.__dict__[name] = _exchanged(value, here, seen)
+    return by("", model) if isinstance(model, qml.qnn.TorchLayer) else model
 
 
 def _exchanged(value: Any, replaced: Callable[[Any], Any], seen: set[int]) -> Any:

@@ -10,15 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
-from fubini.circuit.angles import gate_tape
 from fubini.circuit.tape import GateTape
 from fubini.devices.block_metric import MetricEstimate, metric_job
 from fubini.devices.full_metric import full_metric_job
 from fubini.devices.gradient import Gradient
 from fubini.devices.job import Job
-from fubini.nn.layer_tape import layer_arguments
 from fubini.options import LayerRule, Real
 
 
@@ -50,13 +47,6 @@ class ShotNoise:
 
     wanted: bool = False
     contributions: list[Contribution] = field(default_factory=list)
-
-
-def layer_tape(layer: Any, inputs: torch.Tensor) -> GateTape:
-    """Return the circuit of a layer at inputs, over its weights; ``inputs``: (batch, features)."""
-    weights = layer.qnode_weights
-    arguments = layer_arguments(layer, inputs, weights)
-    return gate_tape(layer.qnode, (), arguments, list(weights), pure=False)
 
 
 def estimated_metric(

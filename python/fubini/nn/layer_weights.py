@@ -90,40 +90,26 @@ def data_argument(
         ValueError: If names of the weights do not fit the QNode.
     """
     parameters = inspect.signature(qnode.func).parameters
-    kinds = [p.kind for p in parameters.values()]
+    starred = [n for n, p in parameters.items() if p.kind is p.VAR_POSITIONAL]
+    keywords = [n for n, p in parameters.items() if p.kind is p.VAR_KEYWORD]
+    wanted = [n for n in parameters if n not in (input_arg, *starred, *keywords)]
+    required = [n for n in wanted if parameters[n].default is inspect.Parameter.empty]
+    missing = [n for n in required if n not in weight_shapes]
     if input_arg not in parameters:
-        unknown = [
-            name
-            for name, p in parameters.items()
-            if name not in weight_shapes
-            and p.default is inspect.Parameter.empty
-            and p.kind is not inspect.Parameter.VAR_POSITIONAL
-        ]
-        if unknown:
+        if missing or keywords:
             raise TypeError(
                 f"qnode: expected an argument named {input_arg!r} for the data, got {list(parameters)}; rename it, or "
                 f"call {layer}.set_input_argument(name) first. For a layer without data give every argument "
-                f"a shape in weight_shapes; {unknown} have none"
+                f"a shape in weight_shapes; {missing + keywords} have none"
             )
         input_arg = None
-    if inspect.Parameter.VAR_POSITIONAL in kinds:
+    if starred:
         raise TypeError("qnode: expected named arguments only, got *args")
     if input_arg in weight_shapes:
         raise ValueError(
             f"weight_shapes: {input_arg!r} is the data and has no weight shape; remove it"
         )
-    wanted = [
-        name
-        for name, p in parameters.items()
-        if name != input_arg and p.kind is not inspect.Parameter.VAR_KEYWORD
-    ]
-    missing = [
-        n
-        for n in wanted
-        if n not in weight_shapes and parameters[n].default is inspect.Parameter.empty
-    ]
-    unknown = [n for n in weight_shapes if n not in wanted]
-    if missing or (unknown and inspect.Parameter.VAR_KEYWORD not in kinds):
+    if missing or not (keywords or set(weight_shapes) <= set(wanted)):
         raise ValueError(
             f"weight_shapes: expected shapes for the QNode's arguments {wanted}, got {list(weight_shapes)}"
         )

@@ -88,12 +88,12 @@ def compiled_call(
     Returns:
         The call and its compiled circuit; None for both where torch has to differentiate through it.
     """
-    call = list(args), dict(kwargs)
+    call = slotted(args, kwargs)
     origins = origins_of(function, call, parameters)
     weights = {s: o for s, o in origins.items() if o.role == "weight"}
     if not weights:
         return None, None
-    names = function.names_of(*call)
+    names = function.names_of(call)
     title = f"{getattr(function.qnode.func, '__name__', 'circuit')}({', '.join(names[s] for s in weights)})"
 
     def without(reason: str) -> tuple[None, None]:
@@ -103,24 +103,19 @@ def compiled_call(
                 notes.uncalled[id(p)] = f"it is a weight of {title}, {reason}"
         return None, None
 
-    seen = {
-        s: weight_seen(args[s] if isinstance(s, int) else kwargs[s], o) for s, o in weights.items()
-    }
+    seen = {s: weight_seen(call[s], o) for s, o in weights.items()}
     computed = [names[s] for s, w in seen.items() if w.entries is None]
     if computed:
         return without(
             f"whose argument {computed[0]} is computed from it, which has no rule for a Fisher block; pass the parameter and "
             "compute in the quantum function"
         )
-    tensors = {s: v for s, v in slotted(*call) if isinstance(v, Tensor)}
+    tensors = {s: v for s, v in call.items() if isinstance(v, Tensor)}
     if any(is_wrapped(v) for v in tensors.values()):
         return without(
             "which torch.func maps or differentiates; call it with a batch, (batch, features), as its one argument for data"
         )
-    plain = (
-        [v.detach() if isinstance(v, Tensor) else v for v in args],
-        {n: v.detach() if isinstance(v, Tensor) else v for n, v in kwargs.items()},
-    )
+    plain = {**call, **{s: v.detach() for s, v in tensors.items()}}
     fixed = [
         s for s, v in tensors.items() if isinstance(v, torch.nn.Parameter) and s not in weights
     ]

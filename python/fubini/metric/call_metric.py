@@ -4,7 +4,7 @@ Calls whose circuit is compiled to the same form, such as those of a loop over t
 kernel. The others take a metric each, by the gates of their tape or on their device.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from fubini.arrays import all_finite, to_numpy
-from fubini.circuit.arguments import place
 from fubini.compile.calls import find
 from fubini.devices.executor import device_reason
 from fubini.errors import NumericalError, UnsupportedCircuitError
@@ -21,7 +20,7 @@ from fubini.native.operator import MetricOperator
 from fubini.native.pullback import Pullback
 from fubini.nn.call_forms import CallForm, call_form
 from fubini.nn.recorder import check_same_weights
-from fubini.nn.watched_calls import SeenCall, Slot, WeightSeen, slotted
+from fubini.nn.watched_calls import Call, SeenCall, Slot, WeightSeen, unslotted
 from fubini.options import Approx, LayerRule, Real
 
 Tensor = torch.Tensor
@@ -160,11 +159,11 @@ class CallLayer:
         known: dict[Any, int] = {}
         for call in self.passes:
             _check_finite(self, call)
-            now = _arguments(call, {s: w.now() for s, w in call.of_weights.items()})
+            now = _arguments(call)
             form = call_form(call.qnode, self.names, now, call.of_weights, call.fixed, call.mapped)
             if form is None:
                 raise UnsupportedCircuitError(
-                    f"{self.title}: expected a circuit that is compiled: {_why(call.qnode, *now)}{remedy}"
+                    f"{self.title}: expected a circuit that is compiled: {_why(call.qnode, now)}{remedy}"
                 )
             # Weights that are computed have derivatives of their own in every call.
             own = id(call) if any(w.entries is None for w in call.of_weights.values()) else None
@@ -213,8 +212,7 @@ class CallLayer:
         """Whether an argument's rows are a batch of inputs, so that it is no weight."""
         if device_reason(call.qnode) or call.mapped:
             return False
-        args, kwargs = _arguments(call, {s: w.now() for s, w in call.of_weights.items()})
-        found = find(call.qnode, args, kwargs)
+        found = find(call.qnode, *unslotted(_arguments(call)))
         return not isinstance(found, str) and found.known.data == name
 
     def _unclear(self, call: SeenCall, name: str, reason: str) -> str:
@@ -228,9 +226,9 @@ class CallLayer:
         )
 
 
-def _why(qnode: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> str:
+def _why(qnode: Any, call: Call) -> str:
     """Why a call is not compiled."""
-    found = device_reason(qnode) or find(qnode, args, kwargs)
+    found = device_reason(qnode) or find(qnode, *unslotted(call))
     if isinstance(found, str):
         return found
     return found.reason if found.compiled is None else "its initial state or its batch has weights"
@@ -241,7 +239,7 @@ def _batches(layer: CallLayer) -> list[_Batch]:
     others: list[_Batch] = []
     for call in layer.passes:
         _check_finite(layer, call)
-        now = _arguments(call, {s: w.now() for s, w in call.of_weights.items()})
+        now = _arguments(call)
         form = call_form(call.qnode, layer.names, now, call.of_weights, call.fixed, call.mapped)
         if form is None:
             others += _points(layer, call)
@@ -260,20 +258,16 @@ def _batches(layer: CallLayer) -> list[_Batch]:
 def _points(layer: CallLayer, call: SeenCall) -> list[_Batch]:
     """The points of a call that is not compiled; of each of its inputs, where they are many."""
     if call.mapped:
-        slot = next(
-            s
-            for s, v in slotted(call.args, call.kwargs)
-            if isinstance(v, Tensor) and s not in call.fixed
-        )
-        rows = call.args[slot] if isinstance(slot, int) else call.kwargs[slot]
-        return [_point(layer, call, {slot: row}) for row in rows]
+        others = {s: v for s, v in call.arguments.items() if s not in call.fixed}
+        slot = next(s for s, v in others.items() if isinstance(v, Tensor))
+        return [_point(layer, call, {slot: row}) for row in others[slot]]
     return [_point(layer, call, {})]
 
 
 def _point(layer: CallLayer, call: SeenCall, changed: Mapping[Slot, Any]) -> _Batch:
     qnode = call.qnode
     weights = {s: w.now().clone().requires_grad_() for s, w in call.of_weights.items()}
-    args, kwargs = _arguments(call, {**weights, **changed})
+    args, kwargs = unslotted({**call.arguments, **weights, **changed})
     names = layer.names
     by_name = {names[s]: s for s in call.of_weights}
     if any(isinstance(s, str) for s in weights) and any(isinstance(s, int) for s in weights):
@@ -294,19 +288,13 @@ def _point(layer: CallLayer, call: SeenCall, changed: Mapping[Slot, Any]) -> _Ba
     return _Batch(point, call, slots, batch)
 
 
-def _arguments(call: SeenCall, values: Mapping[Slot, Any]) -> tuple[list[Any], dict[str, Any]]:
-    args, kwargs = list(call.args), dict(call.kwargs)
-    for slot, value in values.items():
-        place(args, kwargs, slot, value)
-    return args, kwargs
+def _arguments(call: SeenCall) -> Call:
+    """The arguments of a call, with the weights as they are now."""
+    return {**call.arguments, **{s: w.now() for s, w in call.of_weights.items()}}
 
 
 def _check_finite(layer: CallLayer, call: SeenCall) -> None:
-    values: Iterable[tuple[Slot, Any]] = [
-        *((s, w.now()) for s, w in call.of_weights.items()),
-        *slotted(call.args, call.kwargs),
-    ]
-    for slot, value in values:
+    for slot, value in _arguments(call).items():
         if isinstance(value, Tensor) and not all_finite(value):
             raise NumericalError(
                 f"{layer.title}.{layer.names[slot]}: expected finite numbers, got NaN or infinity"

@@ -8,12 +8,11 @@ import numpy as np
 import torch
 
 from fubini.arrays import to_numpy
-from fubini.circuit.arguments import place
 from fubini.compile.calls import Found, find
 from fubini.compile.compiled import Compiled
 from fubini.devices.executor import device_reason
 from fubini.native.pullback import Pullback
-from fubini.nn.watched_calls import Slot, slotted
+from fubini.nn.watched_calls import Call, Slot, unslotted
 from fubini.options import Index, Real
 
 Tensor = torch.Tensor
@@ -59,7 +58,7 @@ class CallForm:
 def call_form(
     qnode: Any,
     names: Mapping[Slot, str],
-    call: tuple[list[Any], dict[str, Any]],
+    call: Call,
     weights: Collection[Slot],
     fixed: Collection[Slot] = (),
     mapped: bool = False,
@@ -79,30 +78,27 @@ def call_form(
     """
     if device_reason(qnode):
         return None
-    args, kwargs = list(call[0]), dict(call[1])
-    tensors = {s: v for s, v in slotted(args, kwargs) if isinstance(v, Tensor)}
+    tensors = {s: v for s, v in call.items() if isinstance(v, Tensor)}
     data = [s for s in tensors if s not in weights and s not in fixed]
-    every: Tensor | None = None
-    if mapped:
-        every = tensors[data[0]]
-        place(args, kwargs, data[0], every[0])
+    every = tensors[data[0]] if mapped else None
+    if every is not None:
         tensors[data[0]] = every[0]
+    args, kwargs = unslotted({**call, **tensors})
     found: Found | str = ""
     form: Compiled | None = None
     one_dtype = len({v.dtype for v in tensors.values()}) == 1
-    if len(data) == 1 and tensors[data[0]].ndim in (1, 2) and one_dtype:
-        found = find(qnode, args, kwargs, names[data[0]])
+    # As inputs if they may be, else with all tensors for weights.
+    names_of_data = [names[s] for s in data if len(data) == 1 and tensors[s].ndim in (1, 2)]
+    for inputs in [*names_of_data[:one_dtype], None]:
+        found = find(qnode, args, kwargs, inputs)
         form = None if isinstance(found, str) else found.compiled
-    if form is None:
-        found = find(qnode, args, kwargs)
-        form = None if isinstance(found, str) else found.compiled
+        if form is not None:
+            break
     if isinstance(found, str) or form is None or form.state_weighted or found.known.numbers_alone:
         return None
-    rows = to_numpy(found.inputs)
-    if every is not None:
-        rows = to_numpy(every)
-        if found.known.data is None or not form.decides(found.arrays(), rows):
-            return None
+    rows = to_numpy(found.inputs if every is None else every)
+    if every is not None and not (found.known.data and form.decides(found.arrays(), rows)):
+        return None
     of_name = {names[s]: s for s in tensors}
     if found.known.data is not None and of_name[found.known.data] in weights:
         return None  # a batch of weights

@@ -5,7 +5,7 @@ import functools
 import inspect
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pennylane as qml
@@ -21,7 +21,7 @@ from fubini.native.circuit import Circuit, circuit_of
 from fubini.native.reading import read
 from fubini.nn.copies import found_qnode, reduced
 from fubini.nn.native_pass import run_compiled, run_reading
-from fubini.nn.watched_calls import anyone_watches, watched
+from fubini.nn.watched_calls import Slot, anyone_watches, watched
 from fubini.torch_private import is_traced, uncompiled
 
 #: What takes the place of calls in this thread, as ``instead``.
@@ -66,7 +66,7 @@ class QNodeFunction:
 
     def _start(self) -> None:
         self._last: str | None = None
-        self._names: dict[int, dict[int | str, str]] = {}
+        self._names: dict[int, dict[Slot, str]] = {}
         functools.update_wrapper(self, self.qnode.func, updated=())
 
     @uncompiled
@@ -100,16 +100,15 @@ class QNodeFunction:
         self._last = form.explain("its tensors")
         return _arranged(values.to(_device(found)), form.circuit, found.known.run.kind)
 
-    def names_of(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[int | str, str]:
+    def names_of(self, call: Iterable[Slot]) -> dict[Slot, str]:
         """Return the names of the arguments of a call by position and by name."""
-        count = len(args)
+        slots = list(call)
+        count = sum(isinstance(slot, int) for slot in slots)
         if count not in self._names:
-            positions: dict[int | str, str] = {
-                k: str(k) for k in range(count)
-            }  # of calls that the QNode will refuse
-            self._names[count] = {**positions, **argument_names(self.qnode.func, count)}
+            self._names[count] = argument_names(self.qnode.func, count)
         names = self._names[count]
-        others: dict[int | str, str] = {n: n for n in kwargs if n not in names}  # of **kwargs
+        # Of **kwargs, and of calls that the QNode will refuse.
+        others = {slot: str(slot) for slot in slots if slot not in names}
         return {**names, **others} if others else names
 
     def native_reason(self) -> str:

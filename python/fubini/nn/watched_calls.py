@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from fubini.circuit.arguments import place
 from fubini.nn.evaluations import without_graph
 from fubini.nn.recorder import Pass, PassRecorder
 from fubini.nn.roles import Origin, leaves_of, origin_of, selection
@@ -26,6 +25,8 @@ from fubini.torch_private import is_wrapped, pytree
 Tensor = torch.Tensor
 #: An argument of a call: its position or its name.
 Slot = int | str
+#: The arguments of a call, positions first.
+Call = Mapping[Slot, Any]
 
 
 @dataclass(eq=False)
@@ -87,10 +88,11 @@ class WeightSeen:
 
 @dataclass(eq=False)
 class SeenCall(Pass):
-    """A call of a compiled QNode. Arguments are as they were passed, tensors detached and copied, weights left out.
+    """A call of a compiled QNode.
 
     Attributes:
         qnode: The QNode.
+        arguments: As they were passed, tensors detached and copied; None for weights.
         of_weights: The weights by their slot.
         unclear: Names of arguments that may be weights or not, with the reason.
         names: Of the arguments by slot.
@@ -99,6 +101,7 @@ class SeenCall(Pass):
     """
 
     qnode: Any = None
+    arguments: Call = field(default_factory=dict)
     of_weights: dict[Slot, WeightSeen] = field(default_factory=dict)
     unclear: dict[str, str] = field(default_factory=dict)
     names: Mapping[Slot, str] = field(default_factory=dict)
@@ -148,12 +151,7 @@ class CallWatch(PassRecorder):
             recorder.detach()
         self.known, self.weights = {}, {}
 
-    def begin(
-        self,
-        compiled: Any,
-        call: tuple[list[Any], dict[str, Any]],
-        to: tuple[list[Any], dict[str, Any]],
-    ) -> None:
+    def begin(self, compiled: Any, call: Call, to: dict[Slot, Any]) -> None:
         """Take note of a call.
 
         Args:
@@ -174,12 +172,12 @@ class CallWatch(PassRecorder):
             recorder = self.known[key] = PassRecorder()
             recorder.watch(self._watched.values())
         seen = SeenCall((), {}, versions_of(parameters), parameters, 1, qnode=compiled.qnode)
-        seen.names = names = compiled.names_of(*call)
+        seen.names = names = compiled.names_of(call)
         for slot, origin in origins.items():
             if origin.role == "weight":
-                seen.of_weights[slot] = weight_seen(_value(call, slot), origin)
+                seen.of_weights[slot] = weight_seen(call[slot], origin)
             else:
-                seen.unclear[names.get(slot, str(slot))] = _reason(_value(call, slot))
+                seen.unclear[names.get(slot, str(slot))] = _reason(call[slot])
         _keep_arguments(seen, call, names)
 
         def marked(value: Any) -> Any:
@@ -187,19 +185,16 @@ class CallWatch(PassRecorder):
             return recorder.mark(value, seen) if tracked else value
 
         for slot in origins:
-            value, weight = _value(to, slot), seen.of_weights.get(slot)
+            weight = seen.of_weights.get(slot)
             if weight is None:
-                new = pytree.tree_map(marked, value)
+                to[slot] = pytree.tree_map(marked, to[slot])
             else:
                 jacobians = weight.jacobians if weight.entries is None else None
-                new = recorder.mark(value, seen, weight.leaves, jacobians)
-            place(*to, slot, new)
+                to[slot] = recorder.mark(to[slot], seen, weight.leaves, jacobians)
         self.weights.update(dict.fromkeys(p for w in seen.of_weights.values() for p in w.leaves))
 
 
-def origins_of(
-    compiled: Any, call: tuple[list[Any], dict[str, Any]], watched: Mapping[int, Tensor]
-) -> dict[Slot, Origin]:
+def origins_of(compiled: Any, call: Call, watched: Mapping[int, Tensor]) -> dict[Slot, Origin]:
     """Return where every argument comes from that has anything to do with some parameters.
 
     Args:
@@ -208,13 +203,13 @@ def origins_of(
         watched: The parameters by identity.
     """
     found: dict[Slot, Origin] = {}
-    for slot, value in slotted(*call):
+    for slot, value in call.items():
         if isinstance(value, Tensor):
             if not value.requires_grad or is_wrapped(value):
                 continue
             if compiled.weights is None:
                 origin = origin_of(value, watched)
-            elif compiled.names_of(*call)[slot].split("[")[0] in compiled.weights:
+            elif compiled.names_of(call)[slot].split("[")[0] in compiled.weights:
                 origin = Origin("weight", leaves_of(value, watched))
             else:
                 continue
@@ -248,14 +243,15 @@ def watched(compiled: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> An
     Returns:
         The arguments to use instead, a list and a dictionary.
     """
-    to = list(args), dict(kwargs)
+    call = slotted(args, kwargs)
+    to = dict(call)
     for reference in list(_watches):
         watch = reference()
         if watch is None or not watch._active:
             _watches.remove(reference)
         else:
-            watch.begin(compiled, (list(args), dict(kwargs)), to)
-    return to
+            watch.begin(compiled, call, to)
+    return unslotted(to)
 
 
 def anyone_watches() -> bool:
@@ -287,41 +283,35 @@ def _reason(value: Any) -> str:
     return ""
 
 
-def _keep_arguments(
-    seen: SeenCall, call: tuple[list[Any], dict[str, Any]], names: Mapping[Slot, str]
-) -> None:
+def _keep_arguments(seen: SeenCall, call: Call, names: Mapping[Slot, str]) -> None:
     """Put copies of everything but the weights into a call."""
-    others = [
-        (s, v) for s, v in slotted(*call) if isinstance(v, Tensor) and s not in seen.of_weights
-    ]
-    fixed = [s for s, v in others if isinstance(v, torch.nn.Parameter) and not v.requires_grad]
-    seen.fixed = frozenset(fixed)
-    data = [(s, v) for s, v in others if s not in seen.fixed]
-    hidden = [s for s, v in others if is_wrapped(v)]
-    if hidden and (len(data) > 1 or data[0][1].ndim != 1):
+    rest = {s: v for s, v in call.items() if s not in seen.of_weights}
+    others = {s: v for s, v in rest.items() if isinstance(v, Tensor)}
+    parameters = {s: v for s, v in others.items() if isinstance(v, torch.nn.Parameter)}
+    seen.fixed = frozenset(s for s, v in parameters.items() if not v.requires_grad)
+    data = [s for s in others if s not in seen.fixed]
+    hidden = [s for s, v in others.items() if is_wrapped(v)]
+    if hidden and (len(data) > 1 or others[data[0]].ndim != 1):
         seen.unclear[names.get(hidden[0], str(hidden[0]))] = (
             "torch.func.vmap maps it; call the circuit with a batch, (batch, features), as its one argument for data"
         )
         return
-    copies = {s: without_graph(v) for s, v in others}
+    copies = {s: without_graph(v) for s, v in others.items()}
     if hidden:
         rows = copies[hidden[0]]
         copies[hidden[0]] = rows.reshape(math.prod(rows.shape[:-1]), rows.shape[-1])
         seen.mapped = True
-    if len(data) == 1 and copies[data[0][0]].ndim == 2:
-        seen.count = len(copies[data[0][0]])
-
-    def kept(slot: Slot, value: Any) -> Any:
-        return None if slot in seen.of_weights else copies.get(slot, value)
-
-    seen.args = tuple([kept(i, v) for i, v in enumerate(call[0])])
-    seen.kwargs = {n: kept(n, v) for n, v in call[1].items()}
+    if len(data) == 1 and copies[data[0]].ndim == 2:
+        seen.count = len(copies[data[0]])
+    seen.arguments = {**dict.fromkeys(call), **rest, **copies}
 
 
-def slotted(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[Slot, Any]]:
-    """Return the arguments of a call with their slots."""
-    return [*enumerate(args), *kwargs.items()]
+def slotted(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[Slot, Any]:
+    """Return the arguments of a call by their slots."""
+    return dict([*enumerate(args), *kwargs.items()])
 
 
-def _value(call: tuple[list[Any], dict[str, Any]], slot: Slot) -> Any:
-    return call[0][slot] if isinstance(slot, int) else call[1][slot]
+def unslotted(call: Call) -> tuple[list[Any], dict[str, Any]]:
+    """Return the positional and the keyword arguments of a call."""
+    positional = [v for s, v in call.items() if isinstance(s, int)]
+    return positional, {s: v for s, v in call.items() if isinstance(s, str)}

@@ -42,6 +42,17 @@ class Circuit:
     Args:
         structure: The circuit's structure.
 
+    Attributes:
+        structure: As above.
+        program: The compiled program, for the extension module's functions.
+        wires: Wire labels, most significant bit first.
+        num_wires: Number of wires n.
+        num_angles: Number of angles A.
+        takes_state: Whether each call brings the initial state.
+        measures_state: Whether the circuit returns ``qml.state()``.
+        num_outputs: Number of real results M of one batch element.
+        output_shapes: Shape of each measurement's result for one batch element, in the columns' order: () or (2^k,).
+
     Raises:
         UnsupportedCircuitError: For more than 24 wires.
 
@@ -65,8 +76,13 @@ class Circuit:
                 f"wires: the native engine takes up to {MAX_WIRES}, got {len(structure.wires)}. "
                 "Run the QNode on its device (engine='device')."
             )
-        self._structure = structure
-        self._program = program_of(structure)
+        self.structure = structure
+        self.program = program_of(structure)
+        self.wires, self.num_wires = structure.wires, len(structure.wires)
+        self.num_angles, self.takes_state = structure.num_angles, structure.takes_state
+        self.measures_state = any(m.kind == "state" for m in structure.measurements)
+        self.num_outputs = sum(m.columns for m in structure.measurements)
+        self.output_shapes = tuple(m.shape for m in structure.measurements if m.kind != "state")
 
     @classmethod
     def from_tape(cls, tape: Any, wires: Any = None) -> "Circuit":
@@ -105,63 +121,6 @@ class Circuit:
             tape, all_wires(tape, qnode.device) if measures_all_wires(tape) else None
         )
 
-    # --- structure ---------------------------------------------------------------------------------------------
-
-    @property
-    def structure(self) -> Structure:
-        """The circuit's structure."""
-        return self._structure
-
-    @property
-    def program(self) -> _core.Program:
-        """The compiled program, for the extension module's functions."""
-        return self._program
-
-    @property
-    def wires(self) -> tuple[Any, ...]:
-        """Wire labels, most significant bit first."""
-        return self._structure.wires
-
-    @property
-    def num_wires(self) -> int:
-        """Number of wires n."""
-        return len(self._structure.wires)
-
-    @property
-    def num_angles(self) -> int:
-        """Number of angles A."""
-        return self._structure.num_angles
-
-    @cached_property
-    def num_outputs(self) -> int:
-        """Number of real results M of one batch element."""
-        return sum(m.columns for m in self._structure.measurements)
-
-    @cached_property
-    def output_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Shape of each measurement's result for one batch element, in the columns' order: () or (2^k,)."""
-        return tuple(m.shape for m in self._structure.measurements if m.kind != "state")
-
-    @property
-    def takes_state(self) -> bool:
-        """Whether each call brings the initial state."""
-        return self._structure.takes_state
-
-    @property
-    def measures_state(self) -> bool:
-        """Whether the circuit returns ``qml.state()``."""
-        return any(m.kind == "state" for m in self._structure.measurements)
-
-    @cached_property
-    def generators(self) -> tuple[tuple[tuple[int, float], ...], ...]:
-        """For each angle the gates that it enters: ((index in ``structure.gates``, coefficient), ...)."""
-        found: list[list[tuple[int, float]]] = [[] for _ in range(self.num_angles)]
-        for index, gate in enumerate(self._structure.gates):
-            for parameter in gate.parameters:
-                if parameter.slot >= 0:
-                    found[parameter.slot].append((index, parameter.coefficient))
-        return tuple(tuple(entries) for entries in found)
-
     @cached_property
     def plans(self) -> dict[Any, Any]:
         """Layers of the circuit's gates that have been found, see ``native_metric.layer_plan``."""
@@ -197,7 +156,7 @@ class Circuit:
 
     def _read(self, tape: Any) -> Reading:
         found = read(tape, wires=self.wires)
-        if found.structure != self._structure:
+        if found.structure != self.structure:
             raise ValueError(
                 "tape: expected the structure that this circuit was compiled from, got another one (gates, wires, "
                 "constants or measurements differ). Compile it: Circuit.from_tape(tape)."
@@ -301,7 +260,7 @@ class Circuit:
             for name, given, shape, columns in others
         ]
         states = self.states_of(state, len(values))
-        result: npt.NDArray[Any] = sweep(self._program, values, *rows, states)
+        result: npt.NDArray[Any] = sweep(self.program, values, *rows, states)
         return result[0] if single else result
 
     def batch_of(self, angles: Any) -> tuple[Real, bool]:
@@ -363,24 +322,24 @@ class Circuit:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Circuit):
             return NotImplemented
-        return self._structure == other._structure
+        return self.structure == other.structure
 
     @cached_property
     def _hash(self) -> int:
-        return hash(self._structure)
+        return hash(self.structure)
 
     def __hash__(self) -> int:
         return self._hash
 
     def __reduce__(self) -> tuple[Callable[..., "Circuit"], tuple[Structure]]:
-        return Circuit, (self._structure,)
+        return Circuit, (self.structure,)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Circuit":
         return self
 
     def __repr__(self) -> str:
         return (
-            f"Circuit(wires={list(self.wires)}, gates={len(self._structure.gates)}, angles={self.num_angles}, "
+            f"Circuit(wires={list(self.wires)}, gates={len(self.structure.gates)}, angles={self.num_angles}, "
             f"outputs={self.num_outputs})"
         )
 

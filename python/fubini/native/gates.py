@@ -28,6 +28,9 @@ _FERMIONIC = {
     "FermionicDoubleExcitation": ("DoubleExcitation", 1.0),
 }
 
+#: What angles are the parameters of, just as they are.
+_WITH_ANGLES = frozenset({*TABLE, *_FERMIONIC, "PauliRot", "MultiRZ"})
+
 #: Constants on more wires than this are left to PennyLane's decomposition.
 MAX_MATRIX_WIRES = 8
 
@@ -76,7 +79,7 @@ def angle_values(op: Any) -> list[Any]:
     Returns:
         Scalars, or arrays of shape (B,) for a batch, of whatever library the operation holds.
     """
-    if op.name in TABLE:
+    if op.name in _WITH_ANGLES:
         return list(op.data)
     if isinstance(op, qml.ops.Adjoint) or _is_plain_controlled(op):
         return angle_values(op.base)
@@ -86,8 +89,6 @@ def angle_values(op: Any) -> list[Any]:
         coefficient = op.data[0]
         is_complex = "complex" in qml.math.get_dtype_name(coefficient)
         return [qml.math.imag(coefficient) if is_complex else 0.0]
-    if op.name in {"PauliRot", "MultiRZ"} or op.name in _FERMIONIC:
-        return list(op.data)
     return []
 
 
@@ -115,10 +116,8 @@ def native_gates(op: Any, first_slot: int = 0) -> list[NativeGate] | None:
         return [NativeGate("pauli", word, wires, parameters=(Parameter(first_slot),))]
     if name == "MultiRZ":
         return [NativeGate("pauli", "Z" * len(wires), wires, parameters=(Parameter(first_slot),))]
-    if isinstance(op, qml.ops.Adjoint):
-        return _adjoint(op, first_slot)
-    if _is_plain_controlled(op):
-        return _controlled(op, first_slot)
+    if isinstance(op, qml.ops.Adjoint) or _is_plain_controlled(op):
+        return _adjoint_or_controlled(op, first_slot)
     if isinstance(op, qml.ops.Exp):
         return _exponential(op, first_slot)
     if isinstance(op, qml.ops.Pow):
@@ -145,17 +144,12 @@ def _is_plain_controlled(op: Any) -> bool:
     return isinstance(op, qml.ops.Controlled) and op.name not in TABLE
 
 
-def _adjoint(op: Any, first_slot: int) -> list[NativeGate] | None:
+def _adjoint_or_controlled(op: Any, first_slot: int) -> list[NativeGate] | None:
     gates = native_gates(op.base, first_slot)
     if gates is None:
         return None
-    return [gate._replace(adjoint=not gate.adjoint) for gate in reversed(gates)]
-
-
-def _controlled(op: Any, first_slot: int) -> list[NativeGate] | None:
-    gates = native_gates(op.base, first_slot)
-    if gates is None:
-        return None
+    if isinstance(op, qml.ops.Adjoint):
+        return [gate._replace(adjoint=not gate.adjoint) for gate in reversed(gates)]
     controls = tuple(op.control_wires)
     values = tuple(int(value) for value in op.control_values)
     return [
@@ -250,9 +244,7 @@ def _constant(op: Any) -> list[NativeGate] | None:
     is_matrix = name in {"QubitUnitary", "BlockEncode"}
     if not is_matrix and (op.data or op.has_decomposition or not op.has_matrix):
         return None
-    if len(wires) > MAX_MATRIX_WIRES:
-        return None
-    if isinstance(op, qml.operation.StatePrepBase):
+    if len(wires) > MAX_MATRIX_WIRES or isinstance(op, qml.operation.StatePrepBase):
         return None
     matrix = _constant_array(op, op.matrix() if not is_matrix else qml.matrix(op), 2)
     return [_matrix_gate(name, wires, matrix)]
@@ -271,18 +263,6 @@ def _constant_array(op: Any, value: Any, ndim: int) -> np.ndarray[Any, np.dtype[
             "Parametrise the gate by angles, or use the device engine."
         )
     return array
-
-
-def unsupported(op: Any) -> str:
-    """Says why an operation that is neither native nor decomposable cannot run.
-
-    Returns:
-        The message of the exception to be raised.
-    """
-    return (
-        f"{op.name}: the native engine does not know this operation, and it has no decomposition into gates that it "
-        "knows. Decompose it with qml.transforms.decompose, or run the QNode on its device (engine='device')."
-    )
 
 
 def refuse(op: Any) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import Any, NoReturn
 
 import pennylane as qml
 
@@ -56,27 +56,20 @@ def measurement_of(process: Any, index: dict[Any, int]) -> Measurement:
         UnsupportedCircuitError: For measurements and observables that the engine does not know.
     """
     if getattr(process, "mv", None) is not None:
-        raise UnsupportedCircuitError(
-            _unsupported(process, "it refers to a mid-circuit measurement")
-        )
+        _refuse(process, "it refers to a mid-circuit measurement")
     if isinstance(process, qml.measurements.StateMP) and type(process).__name__ == "StateMP":
         return Measurement("state")
+    obs = process.obs
     if isinstance(process, qml.measurements.ProbabilityMP):
-        if process.obs is not None:
-            raise UnsupportedCircuitError(
-                _unsupported(process, "probabilities of an observable; give wires instead")
-            )
+        if obs is not None:
+            _refuse(process, "probabilities of an observable; give wires instead")
         wires = tuple(index[wire] for wire in process.wires) or tuple(range(len(index)))
         return Measurement("probs", wires=wires)
-    if isinstance(process, qml.measurements.ExpectationMP):
-        kind = "expval"
-    elif isinstance(process, qml.measurements.VarianceMP):
-        kind = "var"
-    else:
-        raise UnsupportedCircuitError(_unsupported(process, "expected expval, var, probs or state"))
-    obs = process.obs
+    if not isinstance(process, (qml.measurements.ExpectationMP, qml.measurements.VarianceMP)):
+        _refuse(process, "expected expval, var, probs or state")
+    kind = "expval" if isinstance(process, qml.measurements.ExpectationMP) else "var"
     if obs is None:
-        raise UnsupportedCircuitError(_unsupported(process, "it has no observable"))
+        _refuse(process, "it has no observable")
     if (
         obs.name == "Projector"
         and obs.pauli_rep is None
@@ -174,5 +167,7 @@ def worded(terms: PauliSum, num_wires: int) -> tuple[tuple[str, tuple[int, ...],
     return tuple(found)
 
 
-def _unsupported(process: Any, why: str) -> str:
-    return f"{process}: the native engine cannot measure this ({why}). Run the QNode on its device (engine='device')."
+def _refuse(process: Any, why: str) -> NoReturn:
+    raise UnsupportedCircuitError(
+        f"{process}: the native engine cannot measure this ({why}). Run the QNode on its device (engine='device')."
+    )

@@ -130,7 +130,7 @@ class MetricOperator:
             ValueError: For a wrong shape, or an entry that is NaN or infinite.
         """
         values = self._vectors("vectors", vectors)
-        product = self._product(_columns(values).T).T.reshape(values.shape)
+        product = self._product(np.atleast_2d(values.T)).T.reshape(values.shape)
         return _as_given(product, vectors)
 
     def diagonal(self) -> Any:
@@ -325,11 +325,6 @@ class MetricOperator:
                 f"{name}: expected finite numbers, got NaN or infinity at {name}[{place}]"
             )
         return array
-
-
-def _columns(values: Real) -> Real:
-    """(P, c) for (P, c), (P, 1) for (P,)."""
-    return values if values.ndim == 2 else values[:, None]
 
 
 def _as_given(values: Real, template: Any) -> Any:

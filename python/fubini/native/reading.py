@@ -16,7 +16,7 @@ from fubini.circuit.decompose import PREPARATIONS, taken_apart
 from fubini.circuit.measured import all_wires, measures_all_wires, numbered
 from fubini.circuit.unfold import Undecomposed
 from fubini.errors import UnsupportedCircuitError
-from fubini.native.gates import NativeGate, angle_values, native_gates, refuse, unsupported
+from fubini.native.gates import NativeGate, angle_values, native_gates, refuse
 from fubini.native.measurements import Measurement, measurement_of
 
 
@@ -101,7 +101,11 @@ class Gates:
         try:
             taken_apart(operations, self.take, refuse)
         except Undecomposed as error:
-            raise UnsupportedCircuitError(unsupported(error.operation)) from error
+            raise UnsupportedCircuitError(
+                f"{error.operation.name}: the native engine does not know this operation, and it has no decomposition into "
+                "gates that it knows. Decompose it with qml.transforms.decompose, or run the QNode on its device "
+                "(engine='device')."
+            ) from error
 
     def structure(self, wires: Sequence[Any], measurements: Sequence[Any] = ()) -> Structure:
         """Return the circuit's structure.

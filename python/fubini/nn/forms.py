@@ -13,6 +13,8 @@ from fubini.arrays import to_numpy
 from fubini.compile.compiled import Compiled, Traced
 from fubini.compile.function import same_rest
 
+Tensor = torch.Tensor
+
 
 @dataclass(frozen=True)
 class Form:
@@ -31,7 +33,7 @@ class Form:
     qnode: Any
     rest: tuple[Any, ...]
 
-    def holds(self, qnode: Any, x: torch.Tensor, weights: Sequence[torch.Tensor]) -> bool:
+    def holds(self, qnode: Any, x: Tensor, weights: Sequence[Tensor]) -> bool:
         """Return whether it serves these inputs, shape (features,) or (batch, features), and weights now."""
         if qnode is not self.qnode or not same_rest(qnode, self.rest):
             return False
@@ -72,7 +74,7 @@ class Forms:
     def __iter__(self) -> Iterator[Form]:
         return (form for forms in self._known.values() for form in forms)
 
-    def find(self, qnode: Any, x: torch.Tensor, weights: Sequence[torch.Tensor]) -> Form | None:
+    def find(self, qnode: Any, x: Tensor, weights: Sequence[Tensor]) -> Form | None:
         """Return a form that serves these inputs and weights now, or None.
 
         Args:
@@ -87,7 +89,7 @@ class Forms:
                     return form
         return None
 
-    def add(self, form: Form, x: torch.Tensor) -> None:
+    def add(self, form: Form, x: Tensor) -> None:
         """Remember a form that was made for these inputs; ``x``: (features,) or (batch, features)."""
         any_size, this_size = _keys(x)[0], _keys(x)[-1]
         fixed = isinstance(form.how, Compiled) and form.how.batch is not None
@@ -103,7 +105,7 @@ class Forms:
             forms[:] = [new if form is old else form for form in forms]
 
 
-def _keys(x: torch.Tensor) -> list[Any]:
+def _keys(x: Tensor) -> list[Any]:
     """Kinds of inputs that these belong to: of any number of inputs, and of this number."""
     # One input in a batch is a kind of its own: a function may drop an axis of length one.
     kind = (x.ndim, x.dtype, x.device)
@@ -113,7 +115,7 @@ def _keys(x: torch.Tensor) -> list[Any]:
     return keys[1:] if len(x) == 1 else keys
 
 
-def arranged(values: torch.Tensor, shapes: Sequence[tuple[int, ...]], kind: str) -> Any:
+def arranged(values: Tensor, shapes: Sequence[tuple[int, ...]], kind: str) -> Any:
     """Return results that lie side by side as the quantum function returns its measurements.
 
     Args:
@@ -154,12 +156,12 @@ def check_results(results: Any) -> None:
     """
 
     def fits(value: Any) -> bool:
-        return isinstance(value, list | tuple) and all(isinstance(v, torch.Tensor) for v in value)
+        return isinstance(value, list | tuple) and all(isinstance(v, Tensor) for v in value)
 
     # A tuple may be one of lists, such as one for each number of shots.
     stacked = isinstance(results, tuple) and len(results) > 1 and tuples_are_stacked()
     parts = results if stacked else [results]
-    if not all(isinstance(part, torch.Tensor) or fits(part) for part in parts):
+    if not all(isinstance(part, Tensor) or fits(part) for part in parts):
         got = type(results).__name__
         if isinstance(results, list | tuple):
             got += f" with {', '.join(type(r).__name__ for r in results)}"
@@ -168,7 +170,7 @@ def check_results(results: Any) -> None:
         )
 
 
-def check_stack(results: Sequence[torch.Tensor]) -> None:
+def check_stack(results: Sequence[Tensor]) -> None:
     """Raise an error unless the results of a tuple of measurements can be stacked.
 
     Raises:
@@ -182,7 +184,7 @@ def check_stack(results: Sequence[torch.Tensor]) -> None:
         )
 
 
-def with_leading(result: torch.Tensor, leading: torch.Size) -> torch.Tensor:
+def with_leading(result: Tensor, leading: torch.Size) -> Tensor:
     """Return a result with the batch dimensions of the inputs restored.
 
     Args:

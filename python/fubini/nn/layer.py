@@ -31,6 +31,8 @@ from fubini.nn.operation import as_operation
 from fubini.options import Engine, check_engine
 from fubini.torch_private import is_traced, uncompiled
 
+Tensor = torch.Tensor
+
 
 class QuantumLayer(OnDevice):
     """A QNode as a torch module with trainable weights; a drop-in for ``qml.qnn.TorchLayer``.
@@ -90,7 +92,7 @@ class QuantumLayer(OnDevice):
 
     input_arg: str | None = "inputs"
 
-    _instead: Callable[..., torch.Tensor] | None = None
+    _instead: Callable[..., Tensor] | None = None
 
     def __init__(
         self,
@@ -215,7 +217,7 @@ class QuantumLayer(OnDevice):
         return result
 
     @uncompiled
-    def forward(self, inputs: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, inputs: Tensor | None = None) -> Tensor:
         """Evaluate the circuit.
 
         Args:
@@ -240,7 +242,7 @@ class QuantumLayer(OnDevice):
             return as_operation(self, inputs, weights)
         return self.values(inputs, weights)
 
-    def values(self, inputs: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
+    def values(self, inputs: Tensor, weights: list[Tensor]) -> Tensor:
         """Return what forward returns for given weights, without checks.
 
         Args:
@@ -254,7 +256,7 @@ class QuantumLayer(OnDevice):
             return torch.stack([with_leading(r, leading) for r in results])
         return with_leading(results, leading)
 
-    def evaluated(self, inputs: torch.Tensor | None = None) -> Any:
+    def evaluated(self, inputs: Tensor | None = None) -> Any:
         """Return the results for the inputs in one batch: a tensor, or a tuple of them for a tuple of measurements.
 
         Args:
@@ -262,7 +264,7 @@ class QuantumLayer(OnDevice):
         """
         return self._evaluated(*self._checked(inputs))
 
-    def no_inputs(self) -> torch.Tensor:
+    def no_inputs(self) -> Tensor:
         """Return the inputs of a layer without data: one input without features, (0,), like the weights."""
         weights = [w for w in self.qnode_weights.values() if w.is_floating_point()]
         dtype = weights[0].dtype if weights else torch.get_default_dtype()
@@ -270,14 +272,7 @@ class QuantumLayer(OnDevice):
             dtype = torch.promote_types(dtype, w.dtype)
         return torch.empty(0, dtype=dtype, device=weights[0].device if weights else None)
 
-    def _checked(self, inputs: torch.Tensor | None) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """The inputs, floating-point, and the weights in order."""
-        inputs, weights = self._check_inputs(inputs)
-        if not inputs.is_floating_point():
-            inputs = inputs.to(torch.get_default_dtype())
-        return inputs, weights
-
-    def _evaluated(self, inputs: torch.Tensor, weights: list[torch.Tensor]) -> Any:
+    def _evaluated(self, inputs: Tensor, weights: list[Tensor]) -> Any:
         flat = inputs if inputs.ndim < 3 else inputs.reshape(-1, inputs.shape[-1])
         watched = []
         if self._recorders:
@@ -299,7 +294,7 @@ class QuantumLayer(OnDevice):
             recorder.close(seen, form.how, self.shot_noise)
         return results
 
-    def compiled(self, inputs: torch.Tensor | None = None) -> Compiled | None:
+    def compiled(self, inputs: Tensor | None = None) -> Compiled | None:
         """Return the compiled circuit that serves these inputs, or None where the quantum function runs in every call.
 
         None also where the initial state depends on weights, because then the angles are not all that does.
@@ -321,18 +316,16 @@ class QuantumLayer(OnDevice):
             return "the device engine was asked for"
         return device_reason(self.qnode) or None
 
-    def _form(self, x: torch.Tensor) -> Form:
+    def _form(self, x: Tensor) -> Form:
         return self._form_and_run(x, list(self.qnode_weights.values()))[0]
 
-    def _form_and_run(
-        self, x: torch.Tensor, weights: list[torch.Tensor]
-    ) -> tuple[Form, Run | None]:
+    def _form_and_run(self, x: Tensor, weights: list[Tensor]) -> tuple[Form, Run | None]:
         """The form for these inputs, compiled anew where something has changed, and the run that this took."""
         form = self._forms.find(self.qnode, x, weights)
         if form is not None:
             return form, None
         named = dict(zip(self.weight_shapes, weights, strict=True))
-        data: torch.Tensor | None = x
+        data: Tensor | None = x
         if self.input_arg is None:
             named, data = {n: w.to(x) for n, w in named.items()}, None
         run = compile_function(self.qnode, self.input_arg, named, data, static=self._static)
@@ -354,7 +347,7 @@ class QuantumLayer(OnDevice):
         self._forms.add(form, x)
         return form, run
 
-    def _run(self, form: Form, x: torch.Tensor, weights: list[torch.Tensor]) -> Any:
+    def _run(self, form: Form, x: Tensor, weights: list[Tensor]) -> Any:
         if isinstance(form.how, Compiled):
             circuit = form.how.circuit
             values = run_compiled(form.how, x if x.ndim > 1 else x.unsqueeze(0), weights)
@@ -363,8 +356,8 @@ class QuantumLayer(OnDevice):
             values, circuit = run_traced(self.qnode, self._arguments(x, weights), x)
         return arranged(values.to(x), circuit.output_shapes, form.kind)
 
-    def _check_inputs(self, inputs: torch.Tensor | None) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """The inputs and the weights in order, after all checks."""
+    def _checked(self, inputs: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        """The inputs, floating-point, and the weights in order, after all checks."""
         if not has_inputs(inputs, self.input_arg):
             return self.no_inputs(), self._checked_weights()
         weights = self._checked_weights()
@@ -373,10 +366,12 @@ class QuantumLayer(OnDevice):
             raise ValueError(
                 f"inputs: expected {self._width} features as in the first call, got shape {tuple(inputs.shape)}"
             )
+        if not inputs.is_floating_point():
+            inputs = inputs.to(torch.get_default_dtype())
         return inputs, weights
 
-    def _checked_weights(self) -> list[torch.Tensor]:
-        weights: list[torch.Tensor] = []
+    def _checked_weights(self) -> list[Tensor]:
+        weights: list[Tensor] = []
         for name, shape in self.weight_shapes.items():
             # A look-up in the dictionary is quicker, and there for all but parametrised weights.
             weight = self._parameters.get(name)

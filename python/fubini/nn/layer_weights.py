@@ -12,8 +12,10 @@ from fubini.compile.function import Run, outside_transforms
 from fubini.errors import UnsupportedCircuitError
 from fubini.torch_private import is_wrapped
 
+Tensor = torch.Tensor
+
 WeightShapes = Mapping[str, int | Sequence[int]]
-InitMethod = Callable[[torch.Tensor], torch.Tensor] | Mapping[str, Any] | None
+InitMethod = Callable[[Tensor], Tensor] | Mapping[str, Any] | None
 
 
 def weight_shape(name: str, size: int | Sequence[int]) -> tuple[int, ...]:
@@ -35,7 +37,7 @@ def weight_shape(name: str, size: int | Sequence[int]) -> tuple[int, ...]:
     return shape
 
 
-def initial_weight(name: str, shape: tuple[int, ...], init_method: InitMethod) -> torch.Tensor:
+def initial_weight(name: str, shape: tuple[int, ...], init_method: InitMethod) -> Tensor:
     """Return the initial value of a weight.
 
     Args:
@@ -54,7 +56,7 @@ def initial_weight(name: str, shape: tuple[int, ...], init_method: InitMethod) -
                 f"init_method: expected an entry for {name!r}, got {list(init_method)}"
             )
         method = init_method[name]
-    if isinstance(method, torch.Tensor):
+    if isinstance(method, Tensor):
         if tuple(method.shape) != shape:
             raise ValueError(
                 f"init_method: expected shape {shape} for {name!r}, got {tuple(method.shape)}"
@@ -67,7 +69,7 @@ def initial_weight(name: str, shape: tuple[int, ...], init_method: InitMethod) -
             "init_method: expected a function such as torch.nn.init.normal_, a tensor or a dictionary of these, got "
             f"{type(method).__name__} for {name!r}"
         )
-    value: torch.Tensor = method(torch.empty(shape or (1,)))
+    value: Tensor = method(torch.empty(shape or (1,)))
     return value.reshape(shape)
 
 
@@ -116,7 +118,7 @@ def data_argument(
     return input_arg
 
 
-def check_unbatched(qnode: Any, run: Run, weights: Mapping[str, torch.Tensor]) -> None:
+def check_unbatched(qnode: Any, run: Run, weights: Mapping[str, Tensor]) -> None:
     """See that a circuit without data has one result: nothing says which weights another axis would belong to.
 
     Raises:
@@ -141,7 +143,7 @@ def check_unbatched(qnode: Any, run: Run, weights: Mapping[str, torch.Tensor]) -
         )
 
 
-def has_inputs(inputs: Any, input_arg: str | None) -> TypeGuard[torch.Tensor]:
+def has_inputs(inputs: Any, input_arg: str | None) -> TypeGuard[Tensor]:
     """Return whether a layer is called with data, which must be as its quantum function takes them.
 
     Args:
@@ -164,7 +166,7 @@ def has_inputs(inputs: Any, input_arg: str | None) -> TypeGuard[torch.Tensor]:
             f"inputs: expected a torch tensor for the quantum function's argument {input_arg!r}, got none; "
             "call layer(inputs)"
         )
-    if not isinstance(inputs, torch.Tensor):
+    if not isinstance(inputs, Tensor):
         raise TypeError(
             f"inputs: expected a torch tensor, got {type(inputs).__name__}; use torch.as_tensor"
         )

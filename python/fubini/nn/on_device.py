@@ -21,6 +21,8 @@ from fubini.nn.layer_tape import layer_tape
 from fubini.nn.shot_noise import ShotNoise
 from fubini.options import Approx, LayerRule
 
+Tensor = torch.Tensor
+
 _NOTHING = Usage()
 
 
@@ -56,8 +58,8 @@ class OnDevice(torch.nn.Module):
     shot_noise: ShotNoise | None
     _executor: Executor | None
     _forms: Forms
-    _check_inputs: Callable[..., tuple[torch.Tensor, list[torch.Tensor]]]
-    _form: Callable[[torch.Tensor], Form]
+    _checked: Callable[..., tuple[Tensor, list[Tensor]]]
+    _form: Callable[[Tensor], Form]
 
     @property
     def executor(self) -> Executor:
@@ -91,7 +93,7 @@ class OnDevice(torch.nn.Module):
 
     def cost(
         self,
-        inputs: torch.Tensor | None = None,
+        inputs: Tensor | None = None,
         approx: Approx = "block-diag",
         layers: LayerRule = "wires",
     ) -> StepCost:
@@ -108,7 +110,7 @@ class OnDevice(torch.nn.Module):
         Raises:
             UnsupportedCircuitError: Where PennyLane differentiates the circuit, and decides what is executed.
         """
-        inputs, weights = self._check_inputs(inputs)
+        inputs, weights = self._checked(inputs)
         flat = inputs if inputs.ndim < 2 else inputs.reshape(-1, inputs.shape[-1])
         form = self._form(flat)
         if not isinstance(form.how, str):
@@ -144,7 +146,7 @@ class OnDevice(torch.nn.Module):
             "Its derivatives are the device's own, or come from shifted circuits where it has none."
         )
 
-    def _run_on_device(self, form: Form, x: torch.Tensor, weights: list[torch.Tensor]) -> Any:
+    def _run_on_device(self, form: Form, x: Tensor, weights: list[Tensor]) -> Any:
         arguments = self._arguments(x, weights)
         if form.kind != "other":
             try:
@@ -162,24 +164,24 @@ class OnDevice(torch.nn.Module):
         self.executor.usage += Usage(1, 1, rows, shots)
         return self._evaluate(x, arguments)
 
-    def _arguments(self, x: torch.Tensor, weights: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _arguments(self, x: Tensor, weights: list[Tensor]) -> dict[str, Tensor]:
         # Copies, because NumPy arrays of a weight forbid its storage to be resized, as that of sharded parameters is.
         named = {n: w.to(x, copy=True) for n, w in zip(self.weight_shapes, weights, strict=True)}
         return named if self.input_arg is None else {self.input_arg: x, **named}
 
-    def _evaluate(self, x: torch.Tensor, arguments: dict[str, torch.Tensor]) -> Any:
+    def _evaluate(self, x: Tensor, arguments: dict[str, Tensor]) -> Any:
         # A class of a user's is called as it is: transforms make a QNode of PennyLane's own class of it.
         qnode = by_words(self.qnode) if type(self.qnode) is qml.QNode else self.qnode
         results = qnode(**arguments)
-        if isinstance(results, torch.Tensor):
+        if isinstance(results, Tensor):
             return results.to(x.dtype)
         check_results(results)
 
-        def side_by_side(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        def side_by_side(parts: Sequence[Tensor]) -> Tensor:
             columns = [part.reshape(x.shape[0], -1) for part in parts] if x.ndim > 1 else parts
             return torch.hstack(list(columns)).to(x.dtype)
 
         stacked = self.input_arg is not None and tuples_are_stacked()
         if isinstance(results, tuple) and len(results) > 1 and stacked:
-            return tuple(side_by_side([r] if isinstance(r, torch.Tensor) else r) for r in results)
+            return tuple(side_by_side([r] if isinstance(r, Tensor) else r) for r in results)
         return side_by_side(results)

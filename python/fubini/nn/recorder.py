@@ -184,7 +184,8 @@ class PassRecorder:
         """The backward pass is over: the pending passes count if they contributed to a weight's ``.grad``."""
         if not self._active:
             return
-        if not any(_has_changed(*one) for one in backward.before):
+        # Another gradient, or one to which more was added.
+        if all(p.grad is g and (g is None or g._version == v) for p, g, v in backward.before):
             self.looked = True
             for seen in backward.pending:
                 _forget(seen.noise, lambda number: number == backward.number)
@@ -393,9 +394,3 @@ def _forget(noise: ShotNoise | None, gone: Callable[[int], bool]) -> None:
     """Drop the contributions of backward passes by their number."""
     if noise is not None:
         noise.contributions[:] = [c for c in noise.contributions if not gone(c.backward)]
-
-
-def _has_changed(parameter: Tensor, gradient: Tensor | None, version: int) -> bool:
-    """Whether a parameter has another gradient, or more was added to the one it had."""
-    now = parameter.grad
-    return now is not gradient or (now is not None and now._version != version)

@@ -147,11 +147,9 @@ def _kind(node: Any) -> Role:
         return _of_products(name, [following is not None for following, _ in node.next_functions])
     if name in ("Mul", "Div") and not packs_saved_tensors():
         # A plain number is kept as a tensor without dimensions.
-        factor = (
-            node._saved_other
-            if name == "Div" or node._saved_other is not None
-            else node._saved_self
-        )
+        factor = node._saved_other
+        if factor is None and name == "Mul":
+            factor = node._saved_self
         if factor is not None and factor.ndim == 0:
             return "weight"
     if name == "Pow" and isinstance(getattr(node, "_saved_exponent", None), int | float):

@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 
@@ -51,14 +51,10 @@ class Surroundings(NamedTuple):
         known: Mapping[str, Tensor] = {} if before is None else before.buffers
         for name, buffer in model.named_buffers():
             last = known.get(name)
-            same = (
-                last is not None
-                and last.shape == buffer.shape
-                and last.dtype == buffer.dtype
-                and last.device == buffer.device
-                and bool(torch.equal(last, buffer))
-            )
-            buffers[name] = last if same and last is not None else buffer.detach().clone()
+            kind = buffer.dtype, buffer.device
+            if last is None or (last.dtype, last.device) != kind or not torch.equal(last, buffer):
+                last = buffer.detach().clone()
+            buffers[name] = last
         return cls(AllRandom.now(), training, buffers, autocast)
 
     @contextlib.contextmanager
@@ -188,7 +184,7 @@ class Plainly:
     _lock = threading.Lock()
     _inside = 0  # in how many threads
     _here = threading.local()
-    _originals: ClassVar[list[tuple[Any, str, Any]]] = []
+    _undo = contextlib.ExitStack()
 
     def __init__(self) -> None:
         self.asked = False
@@ -203,8 +199,10 @@ class Plainly:
         with self._lock:
             if not Plainly._inside:
                 for owner, name, make in _switches():
-                    original = owner.__dict__.get(name)  # None: inherited
-                    Plainly._originals.append((owner, name, original))
+                    if name in owner.__dict__:
+                        self._undo.callback(setattr, owner, name, owner.__dict__[name])
+                    else:  # inherited
+                        self._undo.callback(delattr, owner, name)
                     setattr(owner, name, make(getattr(owner, name)))
             Plainly._inside += 1
         return self
@@ -214,12 +212,7 @@ class Plainly:
         with self._lock:
             Plainly._inside -= 1
             if not Plainly._inside:
-                while Plainly._originals:
-                    owner, name, original = Plainly._originals.pop()
-                    if original is None:
-                        delattr(owner, name)
-                    else:
-                        setattr(owner, name, original)
+                self._undo.close()
         self._outer.__exit__(*error)
 
     @classmethod

@@ -6,7 +6,7 @@ with a gradient go through :mod:`fubini.nn.expval`.
 """
 
 from collections.abc import Callable
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,9 @@ class Circuit:
         self.num_angles, self.takes_state = structure.num_angles, structure.takes_state
         self.measures_state = any(m.kind == "state" for m in structure.measurements)
         self.num_outputs = sum(m.columns for m in structure.measurements)
+        #: Layers of the circuit's gates that have been found, see ``native_metric.layer_plan``.
+        self.plans: dict[Any, Any] = {}
+        self._hash = hash(structure)
         self.output_shapes = tuple(m.shape for m in structure.measurements if m.kind != "state")
 
     @classmethod
@@ -120,11 +123,6 @@ class Circuit:
         return cls.from_tape(
             tape, all_wires(tape, qnode.device) if measures_all_wires(tape) else None
         )
-
-    @cached_property
-    def plans(self) -> dict[Any, Any]:
-        """Layers of the circuit's gates that have been found, see ``native_metric.layer_plan``."""
-        return {}
 
     # --- angles of a tape --------------------------------------------------------------------------------------
 
@@ -323,10 +321,6 @@ class Circuit:
         if not isinstance(other, Circuit):
             return NotImplemented
         return self.structure == other.structure
-
-    @cached_property
-    def _hash(self) -> int:
-        return hash(self.structure)
 
     def __hash__(self) -> int:
         return self._hash

@@ -9,7 +9,6 @@ derivative along one direction take k of these for k angles.
 """
 
 import numpy as np
-import numpy.typing as npt
 
 from fubini import _core
 from fubini.native.circuit import Circuit
@@ -54,11 +53,7 @@ def without_state(psi: Complex, tangents: Complex) -> Complex:
 
 
 def gradient(
-    circuit: Circuit,
-    angles: Real,
-    states: Complex | None,
-    rows: Index,
-    weights: npt.NDArray[np.complex128],
+    circuit: Circuit, angles: Real, states: Complex | None, rows: Index, weights: Complex
 ) -> Real:
     """Return d/d angles of Re sum_ij W_ij Q_ij for one input, (A,).
 

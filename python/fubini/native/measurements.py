@@ -1,5 +1,6 @@
 """PennyLane measurements as moments of the native engine: Pauli words and probabilities."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -44,9 +45,7 @@ class Measurement:
     @property
     def columns(self) -> int:
         """Number of real results."""
-        if self.kind == "state":
-            return 0
-        return 2 ** len(self.wires) if self.kind == "probs" else 1
+        return 0 if self.kind == "state" else math.prod(self.shape)
 
 
 def measurement_of(process: Any, index: dict[Any, int]) -> Measurement:

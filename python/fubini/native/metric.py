@@ -1,7 +1,6 @@
 """The Fubini-Study metric over a circuit's angles, on the native engine: the full one, its blocks and its diagonal."""
 
 import functools
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -232,9 +231,8 @@ def check_finite(name: str, values: Real, single: bool) -> None:
     if np.isfinite(values).all():
         return
     bad = np.argwhere(~np.isfinite(values))
-    row, column = (int(i) for i in bad[0])
-    at: Sequence[int] = (column,) if single else (row, column)
-    place = ", ".join(map(str, at))
+    row, column = bad[0].tolist()
+    place = f"{column}" if single else f"{row}, {column}"
     raise ValueError(
         f"{name}: expected finite numbers, got {values[row, column]} at {name}[{place}]"
         f"{f' and {len(bad) - 1} more' if len(bad) > 1 else ''}. Check the weights and inputs they come from."

@@ -1,5 +1,6 @@
 """The program of a circuit: its gates, and the moments and outputs of what it measures, as the kernel takes them."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -13,24 +14,22 @@ from fubini.native.reading import Structure
 def program_of(structure: Structure) -> _core.Program:
     """Return the program of a circuit's structure."""
     builder = gates_of(structure)
-    moment = 0
+    moments = itertools.count()
 
     def add_moment(measurement: Measurement) -> int:
-        nonlocal moment
+        moment = next(moments)
         if measurement.projector is not None:
             wires, value = measurement.projector
             builder.probability_term(moment, 1.0, list(wires), value)
         for word, wires, coefficient in measurement.terms:
             builder.pauli_term(moment, coefficient, word, list(wires))
-        moment += 1
-        return moment - 1
+        return moment
 
     for measurement in structure.measurements:
         if measurement.kind == "probs":
             for value in range(measurement.columns):
-                builder.probability_term(moment, 1.0, list(measurement.wires), value)
-                builder.output(moment)
-                moment += 1
+                one = Measurement("expval", projector=(measurement.wires, value))
+                builder.output(add_moment(one))
         elif measurement.kind == "var":
             squared = add_moment(square(measurement, len(structure.wires)))
             builder.output(squared, add_moment(measurement))

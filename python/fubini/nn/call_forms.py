@@ -103,15 +103,13 @@ def call_form(
     if found.known.data is not None and of_name[found.known.data] in weights:
         return None  # a batch of weights
     order = [n for n in found.tensors if n != found.known.data]
-    sizes = [found.tensors[n].numel() for n in order]
-    first = dict(zip(order, np.cumsum([0, *sizes]).tolist(), strict=False))
-    chosen = [n for n in order if of_name[n] in weights]
-    parts = [np.arange(first[n], first[n] + found.tensors[n].numel()) for n in chosen]
+    sizes = np.array([w.numel() for w in found.weights], dtype=np.intp)
+    moves = [of_name[n] in weights for n in order]
     return CallForm(
         form,
         found.arrays(),
-        [of_name[n] for n in chosen],
-        np.concatenate(parts) if parts else np.zeros(0, dtype=np.intp),
+        [of_name[n] for n in order if of_name[n] in weights],
+        np.flatnonzero(np.repeat(moves, sizes)),
         rows,
         None if found.known.data is None else of_name[found.known.data],
         len(data) == (found.known.data is not None),

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,31 +48,20 @@ class Form:
         return how.decides([to_numpy(w) for w in weights], rows if x.ndim > 1 else rows[None])
 
 
-class Forms:
+class Forms(dict[Any, list[Form]]):
     """The forms of a layer: by the kind of inputs, a few of each, because what the function captured may alternate."""
 
     _KINDS, _OF_A_KIND = 16, 4
-
-    def __init__(self) -> None:
-        self._known: dict[Any, list[Form]] = {}
-        self.latest: Form | None = None  # what was found, or added, last
-
-    def __bool__(self) -> bool:
-        return bool(self._known)
+    latest: Form | None = None  # what was found, or added, last
 
     def copy(self) -> "Forms":
         """Return other forms with the same content."""
-        other = Forms()
-        other._known = {key: list(forms) for key, forms in self._known.items()}
-        return other
+        return Forms({key: list(forms) for key, forms in self.items()})
 
     @property
     def first(self) -> Form:
         """The newest form of the kind of inputs that came first."""
-        return next(iter(self._known.values()))[0]
-
-    def __iter__(self) -> Iterator[Form]:
-        return (form for forms in self._known.values() for form in forms)
+        return next(iter(self.values()))[0]
 
     def find(self, qnode: Any, x: Tensor, weights: Sequence[Tensor]) -> Form | None:
         """Return a form that serves these inputs and weights now, or None.
@@ -83,7 +72,7 @@ class Forms:
             weights: In order.
         """
         for key in _keys(x):
-            for form in self._known.get(key, ()):
+            for form in self.get(key, ()):
                 if form.holds(qnode, x, weights):
                     self.latest = form
                     return form
@@ -94,14 +83,14 @@ class Forms:
         any_size, this_size = _keys(x)[0], _keys(x)[-1]
         fixed = isinstance(form.how, Compiled) and form.how.batch is not None
         key = this_size if fixed else any_size
-        if key not in self._known and len(self._known) >= self._KINDS:
-            self._known.pop(list(self._known)[1])
+        if key not in self and len(self) >= self._KINDS:
+            self.pop(list(self)[1])
         self.latest = form
-        self._known[key] = [form, *self._known.get(key, [])][: self._OF_A_KIND]
+        self[key] = [form, *self.get(key, [])][: self._OF_A_KIND]
 
     def replace(self, old: Form, new: Form) -> None:
         """Put a form in the place of another."""
-        for forms in self._known.values():
+        for forms in self.values():
             forms[:] = [new if form is old else form for form in forms]
 
 

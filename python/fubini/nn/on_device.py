@@ -138,7 +138,9 @@ class OnDevice(torch.nn.Module):
 
     def _derivatives(self) -> str:
         source = derivatives_of(self.qnode)
-        if source == "pennylane" or any(form.kind == "other" for form in self._forms):
+        if source == "pennylane" or any(
+            form.kind == "other" for forms in self._forms.values() for form in forms
+        ):
             return "PennyLane differentiates it."
         if source == "shift":
             return "Its derivatives come from shifted circuits."

@@ -79,13 +79,10 @@ def _circuit_backward(
     with as_outside(), torch.enable_grad():
         leaves = [t.detach().clone().requires_grad_() for t in (inputs, *weights)]
         result = _layer(key).values(leaves[0], leaves[1:])
-        found: Sequence[Tensor | None] = [None] * len(leaves)
+        found: Sequence[Tensor] = [torch.zeros_like(leaf) for leaf in leaves]
         if result.requires_grad:
-            found = torch.autograd.grad(result, leaves, gradient.detach(), allow_unused=True)
-    return [
-        torch.zeros_like(leaf) if part is None else part.detach().contiguous()
-        for leaf, part in zip(leaves, found, strict=True)
-    ]
+            found = torch.autograd.grad(result, leaves, gradient.detach(), materialize_grads=True)
+    return [part.detach().contiguous() for part in found]
 
 
 @_circuit.register_fake

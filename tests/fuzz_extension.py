@@ -130,8 +130,6 @@ class Garbage:
         """A value of the annotated type, more or less."""
         if kind in (
             "Program",
-            "AffineMap",
-            "AngleMap",
             "Expression",
             "Pass",
             "ProgramBuilder",

@@ -1,32 +1,63 @@
 // SPDX-License-Identifier: Apache-2.0
-// Checks of the weights and inputs of an AngleMap.
+// The weights and inputs of an Expression, and a forward pass of a circuit at them.
 #pragma once
 
 #include <string>
 #include <vector>
 
 #include "bind/sweep_arrays.hpp"
-#include "core/angle_map.hpp"
+#include "core/expression.hpp"
+#include "core/workspace.hpp"
 
 namespace fubini::bind {
 
+/// What backward passes need of a forward pass of a circuit.
+struct Pass {
+    const Program* program = nullptr;
+    std::vector<double> weights;
+    RealArray inputs;
+    RealArray angles;
+    State states;
+    std::vector<double> values;  // (batch, outputs)
+    std::vector<std::vector<py::ssize_t>> weight_shapes;
+    Workspace memory;
+    double* kept = nullptr;  // the states, in memory; null where they were too large
+};
+
 /// Rows of the inputs, whose shape is (batch, features).
-inline py::ssize_t batch_rows(const AngleMap& map, const RealArray& inputs) {
+inline py::ssize_t batch_rows(const Expression& map, const RealArray& inputs) {
     const py::ssize_t size = inputs.ndim() == 2 ? inputs.shape(0) : 0;
     expect_shape("inputs", inputs, "(batch, features)", size, map.inputs());
     return size;
 }
 
-/// The weights side by side.
-inline std::vector<double> joined(const AngleMap& map, const std::vector<RealArray>& weights) {
-    std::vector<double> flat;
-    flat.reserve(static_cast<std::size_t>(map.weights()));
-    for (const RealArray& w : weights) flat.insert(flat.end(), w.data(), w.data() + w.size());
-    if (flat.size() != static_cast<std::size_t>(map.weights())) {
-        throw py::value_error("weights: expected " + std::to_string(map.weights()) + " numbers, got " +
-                              std::to_string(flat.size()));
+/// An expression at its weights and inputs, and what it makes of them.
+struct Mapped {
+    std::vector<double> weights;  // side by side
+    AnglePoint point;
+    RealArray angles;
+    State states;
+
+    Mapped(const Expression& map, const std::vector<RealArray>& parts, const RealArray& inputs,
+           bool want_states = true) {
+        for (const RealArray& part : parts)
+            weights.insert(weights.end(), part.data(), part.data() + part.size());
+        if (weights.size() != static_cast<std::size_t>(map.weights())) {
+            throw py::value_error("weights: expected " + std::to_string(map.weights()) + " numbers, got " +
+                                  std::to_string(weights.size()));
+        }
+        const py::ssize_t size = batch_rows(map, inputs);
+        point = {weights.data(), inputs.data(), size, false};
+        angles = RealArray({size, py::ssize_t{map.angles()}});
+        if (map.amplitudes() > 0 && want_states) {
+            const py::ssize_t rows = map.shared_state() ? std::min<py::ssize_t>(size, 1) : size;
+            states = new_array<ComplexArray>("the initial states", {rows, map.amplitudes()});
+        }
+        std::complex<double>* states_to = states ? states->mutable_data() : nullptr;
+        run([&] { map.evaluate(point, angles.mutable_data(), states_to); });
     }
-    return flat;
-}
+    Mapped(const Mapped&) = delete;  // the point looks at the weights
+    Mapped& operator=(const Mapped&) = delete;
+};
 
 }  // namespace fubini::bind

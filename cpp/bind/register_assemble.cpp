@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <pybind11/stl.h>
-
 #include <tuple>
 
 #include "bind/sweep_arrays.hpp"
@@ -9,9 +7,6 @@
 
 namespace fubini::bind {
 namespace {
-
-namespace py = pybind11;
-using namespace py::literals;
 
 using TermTuple = std::tuple<std::uint64_t, std::uint64_t, double>;
 
@@ -40,12 +35,7 @@ RealArray blocks(const char* name, const Array& values, const std::vector<std::v
     const BlockRequest request{static_cast<std::size_t>(values.shape(0)), wires, diagonal};
     RealArray out(diagonal ? std::vector<py::ssize_t>{values.shape(0), k}
                            : std::vector<py::ssize_t>{values.shape(0), k, k});
-    const auto* in = values.data();
-    double* result = out.mutable_data();
-    {
-        const py::gil_scoped_release release;
-        function(request, generators, in, result);
-    }
+    run([&] { function(request, generators, values.data(), out.mutable_data()); });
     return out;
 }
 
@@ -55,28 +45,18 @@ RealArray mean_over_first_axis(const RealArray& values) {
     RealArray out(shape);
     const auto batch = static_cast<std::size_t>(values.shape(0));
     const auto size = static_cast<std::size_t>(out.size());
-    const double* in = values.data();
-    double* result = out.mutable_data();
-    {
-        const py::gil_scoped_release release;
-        mean_over_batch(batch, size, in, result);
-    }
+    run([&] { mean_over_batch(batch, size, values.data(), out.mutable_data()); });
     return out;
 }
 
 RealArray shifted(const ShiftPlan& plan, const RealArray& angles) {
     if (angles.ndim() != 2) throw py::value_error("angles: expected shape (batch, angles)");
-    const auto batch = angles.shape(0);
-    const auto count = angles.shape(1);
-    expect_fits(static_cast<double>(plan.index.size()) * static_cast<double>(angles.size()),
-                "the shifted angles");
-    RealArray out({static_cast<py::ssize_t>(plan.index.size()), batch, count});
-    const double* in = angles.data();
-    double* result = out.mutable_data();
-    {
-        const py::gil_scoped_release release;
-        shift_angles(plan, static_cast<std::size_t>(batch), static_cast<std::size_t>(count), in, result);
-    }
+    RealArray out = new_array("the shifted angles", {static_cast<py::ssize_t>(plan.index.size()),
+                                                     angles.shape(0), angles.shape(1)});
+    run([&] {
+        shift_angles(plan, static_cast<std::size_t>(angles.shape(0)),
+                     static_cast<std::size_t>(angles.shape(1)), angles.data(), out.mutable_data());
+    });
     return out;
 }
 
@@ -94,18 +74,12 @@ RealArray shift_sum(const IndexArray& index, const RealArray& coefficients, cons
         throw py::value_error("count: expected the number of angles, got " + std::to_string(count));
     const ShiftPlan plan{
         {index.data(), index.data() + terms}, {coefficients.data(), coefficients.data() + terms}, {}};
-    expect_fits(static_cast<double>(values.shape(1)) * static_cast<double>(values.shape(2)) *
-                    static_cast<double>(count),
-                "the derivatives");
-    RealArray out({values.shape(1), values.shape(2), count});
-    const double* in = values.data();
-    double* result = out.mutable_data();
-    const auto batch = static_cast<std::size_t>(values.shape(1));
-    const auto outputs = static_cast<std::size_t>(values.shape(2));
-    {
-        const py::gil_scoped_release release;
-        shift_contract(plan, batch, outputs, static_cast<std::size_t>(count), in, result);
-    }
+    RealArray out = new_array("the derivatives", {values.shape(1), values.shape(2), count});
+    run([&] {
+        shift_contract(plan, static_cast<std::size_t>(values.shape(1)),
+                       static_cast<std::size_t>(values.shape(2)), static_cast<std::size_t>(count),
+                       values.data(), out.mutable_data());
+    });
     return out;
 }
 

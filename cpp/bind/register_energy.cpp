@@ -1,15 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <pybind11/complex.h>
-#include <pybind11/stl.h>
-
 #include <optional>
 #include <tuple>
 
 #include "bind/sweep_arrays.hpp"
 #include "core/energy.hpp"
-
-namespace py = pybind11;
-using namespace py::literals;
 
 namespace fubini::bind {
 namespace {
@@ -33,14 +27,13 @@ std::tuple<RealArray, RealArray, RealArray, std::optional<RealArray>> energy_arr
                                                                                     bool with_metric) {
     const Batch batch = batch_of(program, angles, states);
     expect_energy(program, weights);
-    const auto size = static_cast<py::ssize_t>(batch.size);
-    const auto k = static_cast<py::ssize_t>(program.angles());
-    expect_fits((with_metric ? 2.0 : 1.0) * static_cast<double>(size) * static_cast<double>(k) *
+    const py::ssize_t k = program.angles();
+    expect_fits((with_metric ? 2.0 : 1.0) * static_cast<double>(batch.size) * static_cast<double>(k) *
                     static_cast<double>(k),
                 "the curvature of the energy");
-    RealArray value({size}), gradient({size, k}), curvature({size, k, k});
+    RealArray value({batch.size}), gradient({batch.size, k}), curvature({batch.size, k, k});
     std::optional<RealArray> metric;
-    if (with_metric) metric.emplace(RealArray({size, k, k}));
+    if (with_metric) metric.emplace(RealArray({batch.size, k, k}));
     const EnergyModel to{value.mutable_data(), gradient.mutable_data(), curvature.mutable_data(),
                          metric ? metric->mutable_data() : nullptr};
     run([&] { energy_curvature(program, batch, weights.data(), to); });
@@ -51,19 +44,14 @@ RealArray energy_products(const Program& program, const RealArray& angles, const
                           const RealArray& vectors, const State& states) {
     Batch batch = batch_of(program, angles, states);
     expect_energy(program, weights);
-    const auto size = static_cast<py::ssize_t>(batch.size);
-    const auto count = static_cast<py::ssize_t>(program.angles());
-    if (vectors.ndim() != 3 || vectors.shape(0) != size || vectors.shape(2) != count) {
-        throw py::value_error("vectors: expected shape (batch, vectors, angles) = (" + std::to_string(size) +
-                              ", any, " + std::to_string(count) + "), got " + shape_of(vectors));
-    }
-    const py::ssize_t each = vectors.shape(1);
-    RealArray result({size, each, count});
+    const py::ssize_t each = expect_vectors(vectors, batch.size, program.angles());
+    RealArray result({batch.size, each, py::ssize_t{program.angles()}});
     if (each == 0) return result;
     batch.repeat = each;
     batch.size *= each;
-    double* to = result.mutable_data();
-    run([&] { energy_curvature_product(program, batch, weights.data(), vectors.data(), to); });
+    run([&] {
+        energy_curvature_product(program, batch, weights.data(), vectors.data(), result.mutable_data());
+    });
     return result;
 }
 
@@ -74,8 +62,7 @@ void register_energy(py::module_& m) {
         "energy_curvature", &energy_arrays, "program"_a, "angles"_a.noconvert(), "weights"_a.noconvert(),
         "states"_a.noconvert() = py::none(), "with_metric"_a = true,
         "The energy of the weighted results, (batch,), its gradient, (batch, angles), the Gauss-Newton part "
-        "of "
-        "its Hessian and the metric, (batch, angles, angles); None in its place without with_metric.");
+        "of its Hessian and the metric, (batch, angles, angles); None in its place without with_metric.");
     m.def("energy_curvature_product", &energy_products, "program"_a, "angles"_a.noconvert(),
           "weights"_a.noconvert(), "vectors"_a.noconvert(), "states"_a.noconvert() = py::none(),
           "Products of that part of the Hessian with vectors, (batch, vectors, angles).");

@@ -1,8 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <pybind11/complex.h>
-#include <pybind11/stl.h>
-#include <pybind11/typing.h>
-
 #include <map>
 #include <memory>
 #include <tuple>
@@ -10,9 +6,6 @@
 
 #include "bind/angle_arrays.hpp"
 #include "core/expression.hpp"
-
-namespace py = pybind11;
-using namespace py::literals;
 
 namespace fubini::bind {
 namespace {
@@ -53,8 +46,7 @@ AnglePoint point_of(const Expression& e, const RealArray& weights, const RealArr
     point.weights = weights.data();
     point.weights_by_row = weights.ndim() == 2;
     if (point.weights_by_row) {
-        expect_shape("weights", weights, "(batch, weights)", static_cast<py::ssize_t>(point.batch),
-                     e.weights());
+        expect_shape("weights", weights, "(batch, weights)", point.batch, e.weights());
     } else if (weights.ndim() != 1 || weights.shape(0) != e.weights()) {
         throw py::value_error("weights: expected shape (weights,) = (" + std::to_string(e.weights()) +
                               ",) or (batch, weights), got " + shape_of(weights));
@@ -75,9 +67,22 @@ const double* tangents_of(const char* name, const Tangents& tangents, const Real
     return tangents->data();
 }
 
+RealArray angles_array(const Expression& map, const std::vector<RealArray>& weights,
+                       const RealArray& inputs) {
+    return Mapped(map, weights, inputs, false).angles;
+}
+
+State states_array(const Expression& map, const std::vector<RealArray>& weights, const RealArray& inputs) {
+    const Mapped found(map, weights, inputs);
+    if (!found.states || found.states->shape(0) == found.point.batch) return found.states;
+    ComplexArray all({found.point.batch, py::ssize_t{map.amplitudes()}});
+    for (py::ssize_t b = 0; b < found.point.batch; ++b)
+        std::copy_n(found.states->data(), map.amplitudes(), all.mutable_data() + b * map.amplitudes());
+    return all;
+}
+
 RealArray outputs_array(const Expression& e, const AnglePoint& point) {
-    expect_fits(static_cast<double>(point.batch) * e.outputs(), "the values");
-    return RealArray({static_cast<py::ssize_t>(point.batch), static_cast<py::ssize_t>(e.outputs())});
+    return new_array("the values", {point.batch, e.outputs()});
 }
 
 /// Outputs side by side in rows.
@@ -98,14 +103,11 @@ std::pair<RealArray, RealArray> gradients(const Expression& e, const RealArray& 
                                           const RealArray& inputs, const RealArray& cotangents,
                                           const AngleTangents* tangents) {
     const AnglePoint point = point_of(e, weights, inputs);
-    expect_shape("cotangents", cotangents, "(batch, outputs)", static_cast<py::ssize_t>(point.batch),
-                 e.outputs());
+    expect_shape("cotangents", cotangents, "(batch, outputs)", point.batch, e.outputs());
     RealArray by_weights(shape_vector(weights));
     RealArray by_inputs(shape_vector(inputs));
     const auto from = side_by_side(e, cotangents.data());
-    double* weights_to = by_weights.mutable_data();
-    double* inputs_to = by_inputs.mutable_data();
-    run([&] { e.pull_back(point, from, tangents, weights_to, inputs_to); });
+    run([&] { e.pull_back(point, from, tangents, by_weights.mutable_data(), by_inputs.mutable_data()); });
     return {std::move(by_weights), std::move(by_inputs)};
 }
 
@@ -134,11 +136,9 @@ RealArray jvp(const Expression& e, const RealArray& weights, const RealArray& in
     return values;
 }
 
-py::typing::Tuple<RealArray, py::typing::Optional<RealArray>> jacobian(const Expression& e,
-                                                                       const RealArray& weights,
-                                                                       const RealArray& inputs,
-                                                                       const std::vector<int>& rows,
-                                                                       bool want_inputs) {
+std::pair<RealArray, std::optional<RealArray>> jacobian(const Expression& e, const RealArray& weights,
+                                                        const RealArray& inputs, const std::vector<int>& rows,
+                                                        bool want_inputs) {
     AnglePoint point = point_of(e, weights, inputs);
     for (std::size_t i = 0; i < rows.size(); ++i) {
         if (rows[i] >= 0 && rows[i] < e.outputs()) continue;
@@ -146,21 +146,17 @@ py::typing::Tuple<RealArray, py::typing::Optional<RealArray>> jacobian(const Exp
                               std::to_string(e.outputs() - 1) + ", got " + std::to_string(rows[i]));
     }
     const bool constant = !point.weights_by_row && e.constant_jacobian(rows);
-    const auto size = static_cast<py::ssize_t>(point.batch);
+    const py::ssize_t size = point.batch;
     const auto count = static_cast<py::ssize_t>(rows.size());
     const py::ssize_t by_weights_rows = constant ? 1 : size;
     expect_fits(static_cast<double>(count) * (static_cast<double>(by_weights_rows) * e.weights() +
                                               static_cast<double>(want_inputs ? size : 0) * e.inputs()),
                 "the Jacobian");
-    RealArray by_weights({by_weights_rows, count, static_cast<py::ssize_t>(e.weights())});
+    RealArray by_weights({by_weights_rows, count, py::ssize_t{e.weights()}});
+    std::optional<RealArray> by_inputs;
+    if (want_inputs) by_inputs.emplace(RealArray({size, count, py::ssize_t{e.inputs()}}));
     double* weights_to = by_weights.mutable_data();
-    py::object by_inputs = py::none();
-    double* inputs_to = nullptr;
-    if (want_inputs) {
-        RealArray array({size, count, static_cast<py::ssize_t>(e.inputs())});
-        inputs_to = array.mutable_data();
-        by_inputs = std::move(array);
-    }
+    double* inputs_to = by_inputs ? by_inputs->mutable_data() : nullptr;
     run([&] {
         if (!constant || inputs_to != nullptr) {
             e.jacobian(point, rows, constant ? nullptr : weights_to, inputs_to);
@@ -172,7 +168,7 @@ py::typing::Tuple<RealArray, py::typing::Optional<RealArray>> jacobian(const Exp
         point.batch = 1;
         e.jacobian(point, rows, weights_to, nullptr);
     });
-    return py::make_tuple(std::move(by_weights), std::move(by_inputs));
+    return {std::move(by_weights), std::move(by_inputs)};
 }
 
 }  // namespace
@@ -187,13 +183,18 @@ void register_expression(py::module_& m) {
             return kinds;
         },
         "Kinds of nodes of an Expression and how many nodes they take; -1: a list of terms.");
-    py::class_<Expression, AngleMap, std::shared_ptr<Expression>>(
+    py::class_<Expression, std::shared_ptr<Expression>>(
         m, "Expression", py::module_local(),
-        "Angles and amplitudes as a scalar program: nodes (kind, u, v, c), terms (coefficient, u, v) of "
-        "sums, "
-        "outputs: angles, then real and imaginary parts of amplitudes, interleaved.")
+        "Angles, and amplitudes of an initial state, as a scalar program of weights and inputs: nodes (kind, "
+        "u, v, c), terms (coefficient, u, v) of sums, outputs: angles, then real and imaginary parts of "
+        "amplitudes, interleaved.")
         .def(py::init(&make), "weights"_a, "inputs"_a, "nodes"_a, "terms"_a, "outputs"_a, "angles"_a)
+        .def_property_readonly("num_weights", &Expression::weights)
         .def_property_readonly("num_outputs", &Expression::outputs)
+        .def("angles", &angles_array, "weights"_a, "inputs"_a,
+             "Angles (batch, angles) for a list of weights and inputs (batch, features).")
+        .def("states", &states_array, "weights"_a, "inputs"_a,
+             "Initial states (batch, amplitudes), or None where there are none.")
         .def("evaluate", &evaluate, "weights"_a.noconvert(), "inputs"_a.noconvert(),
              "Outputs (batch, outputs) of weights (weights,) or (batch, weights) and inputs (batch, "
              "features).")

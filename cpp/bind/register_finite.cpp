@@ -1,11 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <pybind11/typing.h>
-
 #include "bind/module.hpp"
 #include "core/finite.hpp"
-
-namespace py = pybind11;
-using namespace py::literals;
 
 namespace fubini::bind {
 namespace {

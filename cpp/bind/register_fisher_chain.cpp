@@ -1,7 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <pybind11/stl.h>
-#include <pybind11/typing.h>
-
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -13,12 +10,7 @@
 #include <vector>
 
 #include "bind/angle_arrays.hpp"
-#include "bind/output_family.hpp"
-#include "bind/pass.hpp"
 #include "core/fisher_chain.hpp"
-
-namespace py = pybind11;
-using namespace py::literals;
 
 namespace fubini::bind {
 namespace {
@@ -27,25 +19,14 @@ using Matrices = std::vector<RealArray>;
 using FloatArray = py::array_t<float, py::array::c_style>;
 
 BlockForm form_from(const std::string& name) {
-    if (name == "none") return BlockForm::none;
-    if (name == "dense") return BlockForm::dense;
-    if (name == "diagonal") return BlockForm::diagonal;
-    if (name == "kronecker") return BlockForm::kronecker;
-    throw py::value_error("form: expected 'none', 'dense', 'diagonal' or 'kronecker', got '" + name + "'");
-}
-
-Elementwise function_from(const std::string& name) {
-    if (name == "relu") return Elementwise::relu;
-    if (name == "sigmoid") return Elementwise::sigmoid;
-    if (name == "silu") return Elementwise::silu;
-    if (name == "tanh") return Elementwise::tanh;
-    throw py::value_error("function: expected 'relu', 'sigmoid', 'silu' or 'tanh', got '" + name + "'");
+    return member_of<BlockForm>("form", name, {"none", "dense", "diagonal", "kronecker"});
 }
 
 /// A chain with the memory of its parameters, which it looks at in every step.
 class Chain {
   public:
-    explicit Chain(const std::string& family) : chain_(family_from(family)) {}
+    explicit Chain(const std::string& family)
+        : chain_(member_of<OutputFamily>("family", family, {"categorical", "bernoulli", "gaussian"})) {}
 
     void add_linear(const py::array& weight, const std::optional<py::array>& bias, const std::string& form) {
         if (weight.ndim() != 2 || (bias && (bias->ndim() != 1 || bias->shape(0) != weight.shape(0)))) {
@@ -60,9 +41,11 @@ class Chain {
         if (chain_inputs_ < 0) chain_inputs_ = weight.shape(1);
     }
 
-    void add_function(const std::string& name) { chain_.add_function(function_from(name)); }
+    void add_function(const std::string& name) {
+        chain_.add_function(member_of<Elementwise>("function", name, {"relu", "sigmoid", "silu", "tanh"}));
+    }
 
-    void add_circuit(const py::object& circuit, const std::shared_ptr<AngleMap>& map,
+    void add_circuit(const py::object& circuit, const std::shared_ptr<Expression>& map,
                      const std::vector<py::array>& weights, const std::string& form) {
         const auto* program = circuit.cast<const Program*>();
         if (map->angles() != program->angles() || map->amplitudes() != 0 || program->takes_state()) {
@@ -236,7 +219,7 @@ class Chain {
     std::vector<bool> trained_;
     std::vector<double> parameters_;
     std::vector<py::object> programs_;
-    std::vector<std::shared_ptr<AngleMap>> maps_;
+    std::vector<std::shared_ptr<Expression>> maps_;
     std::array<Matrices, 2> held_;
     RealArray gradients_, change_;
     py::ssize_t chain_inputs_ = -1;

@@ -1,17 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <pybind11/stl.h>
-#include <pybind11/typing.h>
-
 #include <optional>
 #include <string>
 #include <utility>
 
 #include "bind/module.hpp"
-#include "bind/output_family.hpp"
 #include "core/gauss_newton.hpp"
-
-namespace py = pybind11;
-using namespace py::literals;
 
 namespace fubini::bind {
 namespace {
@@ -27,7 +20,7 @@ CurvatureFactor factor_of(const RealArray& factor) {
 
 RealArray output_factor_array(const std::string& family, const RealArray& outputs, double share) {
     expect(outputs.ndim() == 2 && outputs.shape(1) > 0, "outputs", "(data, outputs)");
-    const OutputFamily kind = family_from(family);
+    const auto kind = member_of<OutputFamily>("family", family, {"categorical", "bernoulli", "gaussian"});
     const py::ssize_t width = outputs.shape(1);
     RealArray factor({outputs.shape(0), width, width});
     output_factor(kind, outputs.data(), outputs.shape(0), width, share, factor.mutable_data());

@@ -1,16 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <pybind11/complex.h>
-#include <pybind11/stl.h>
-
 #include <numeric>
 #include <vector>
 
 #include "bind/sweep_arrays.hpp"
 #include "core/assemble.hpp"
 #include "core/metric.hpp"
-
-namespace py = pybind11;
-using namespace py::literals;
 
 namespace fubini::bind {
 namespace {
@@ -76,23 +70,13 @@ RealArray metric_array(const Program& program, const RealArray& angles, const St
                        const std::optional<std::vector<int>>& columns, bool centred,
                        const std::optional<Sparse>& directions) {
     if (!centred && !mean) throw py::value_error("centred: expected True without mean, got False");
-    const Batch batch = batch_of(program, angles, states);
-    if (mean && batch.size == 0)
-        throw py::value_error("angles: expected at least one row for the mean, got none");
+    const Batch batch = batch_of(program, angles, states, mean);
     const Directions picked = directions_of(program, columns, directions);
     const auto k = static_cast<py::ssize_t>(picked.size());
-    const auto size = static_cast<py::ssize_t>(batch.size);
-    expect_fits(static_cast<double>(mean ? 1 : size) * static_cast<double>(k) * static_cast<double>(k),
-                "the metric");
-    RealArray result(mean ? std::vector<py::ssize_t>{k, k} : std::vector<py::ssize_t>{size, k, k});
-    double* to = result.mutable_data();
-    run([&] {
-        if (centred) {
-            metric_full(program, batch, picked, mean, to);
-        } else {
-            metric_uncentred_mean(program, batch, picked, to);
-        }
-    });
+    std::vector<py::ssize_t> shape{k, k};
+    if (!mean) shape.insert(shape.begin(), batch.size);
+    RealArray result = new_array("the metric", shape);
+    run([&] { metric_full(program, batch, picked, mean, centred, result.mutable_data()); });
     return result;
 }
 
@@ -101,56 +85,41 @@ RealArray factor_array(const Program& program, const RealArray& angles, const St
                        const std::optional<Sparse>& directions) {
     const Batch batch = batch_of(program, angles, states);
     const Directions picked = directions_of(program, columns, directions);
-    const auto k = static_cast<py::ssize_t>(picked.size());
-    const auto width =
-        static_cast<py::ssize_t>(batch.size) * (static_cast<py::ssize_t>(2) << program.qubits());
-    expect_fits(static_cast<double>(k) * static_cast<double>(width), "the factor of the metric");
-    RealArray result({k, width});
-    double* to = result.mutable_data();
-    run([&] { metric_factor(program, batch, picked, to); });
+    RealArray result = new_array("the factor of the metric", {static_cast<py::ssize_t>(picked.size()),
+                                                              batch.size * 2 * amplitudes_of(program)});
+    run([&] { metric_factor(program, batch, picked, result.mutable_data()); });
     return result;
 }
 
 RealArray connection_array(const Program& program, const RealArray& angles, const State& states) {
     const Batch batch = batch_of(program, angles, states);
-    RealArray result({static_cast<py::ssize_t>(batch.size), static_cast<py::ssize_t>(program.angles())});
-    double* to = result.mutable_data();
-    run([&] { berry_connection(program, batch, to); });
+    RealArray result({batch.size, py::ssize_t{program.angles()}});
+    run([&] { berry_connection(program, batch, result.mutable_data()); });
     return result;
 }
 
 RealArray product_array(const Program& program, const RealArray& angles, const RealArray& vectors,
                         const State& states, bool mean) {
-    Batch batch = batch_of(program, angles, states);
-    if (mean && batch.size == 0)
-        throw py::value_error("angles: expected at least one row for the mean, got none");
-    const auto size = static_cast<py::ssize_t>(batch.size);
-    const auto count = static_cast<py::ssize_t>(program.angles());
+    Batch batch = batch_of(program, angles, states, mean);
+    const py::ssize_t size = batch.size, count = program.angles();
     const bool several = vectors.ndim() == 3;
-    if (several && (vectors.shape(0) != size || vectors.shape(2) != count)) {
-        throw py::value_error("vectors: expected shape (batch, vectors, angles) = (" + std::to_string(size) +
-                              ", any, " + std::to_string(count) + "), got " + shape_of(vectors));
-    }
     if (!several) expect_shape("vectors", vectors, "(batch, angles)", size, count);
-    const py::ssize_t each = several ? vectors.shape(1) : 1;
-    expect_fits(static_cast<double>(size) * static_cast<double>(each) *
-                    static_cast<double>(std::max<py::ssize_t>(count, 1)),
-                "the products");
+    const py::ssize_t each = several ? expect_vectors(vectors, size, count) : 1;
+    // Vectors without entries take no memory: so many numbers would, and the sweep is as long.
+    expect_fits(static_cast<double>(size) * static_cast<double>(each), "the products");
     batch.repeat = std::max<py::ssize_t>(each, 1);
     batch.size = size * each;
     std::vector<py::ssize_t> shape{size, each, count};
     if (!several) shape.erase(shape.begin() + 1);
-    RealArray products(shape);
+    RealArray products = new_array("the products", shape);
     shape.erase(shape.begin());
     RealArray averaged(mean ? shape : std::vector<py::ssize_t>{0});
-    double* to = products.mutable_data();
-    double* mean_to = averaged.mutable_data();
     run([&] {
+        double* to = products.mutable_data();
         metric_vector_product(program, batch, vectors.data(), to);
-        if (mean) {
-            mean_over_batch(static_cast<std::size_t>(size), static_cast<std::size_t>(each * count), to,
-                            mean_to);
-        }
+        if (!mean) return;
+        mean_over_batch(static_cast<std::size_t>(size), static_cast<std::size_t>(each * count), to,
+                        averaged.mutable_data());
     });
     return mean ? averaged : products;
 }
@@ -158,10 +127,7 @@ RealArray product_array(const Program& program, const RealArray& angles, const R
 std::vector<RealArray> covariance_arrays(const Program& program, const RealArray& angles,
                                          const std::vector<int>& counts, bool diagonal, const State& states,
                                          bool mean) {
-    const Batch batch = batch_of(program, angles, states);
-    if (mean && batch.size == 0)
-        throw py::value_error("angles: expected at least one row for the mean, got none");
-    const auto size = static_cast<py::ssize_t>(batch.size);
+    const Batch batch = batch_of(program, angles, states, mean);
     if (counts.size() != program.stages().size()) {
         throw py::value_error("counts: expected " + std::to_string(program.stages().size()) +
                               " numbers, one per stage, got " + std::to_string(counts.size()));
@@ -176,9 +142,9 @@ std::vector<RealArray> covariance_arrays(const Program& program, const RealArray
             throw py::value_error("counts: the program has too few moments for " + std::to_string(k) +
                                   " generators in a stage");
         }
-        elements += static_cast<double>(mean ? 1 : size) * static_cast<double>(diagonal ? k : k * k);
+        elements += static_cast<double>(mean ? 1 : batch.size) * static_cast<double>(diagonal ? k : k * k);
         expect_fits(elements, "the blocks of the metric");
-        std::vector<py::ssize_t> shape{size, k, k};
+        std::vector<py::ssize_t> shape{batch.size, k, k};
         if (diagonal) shape.pop_back();
         if (mean) shape.erase(shape.begin());
         results.emplace_back(shape);

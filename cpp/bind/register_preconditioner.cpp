@@ -1,15 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <pybind11/stl.h>
-#include <pybind11/typing.h>
-
 #include <utility>
 #include <vector>
 
-#include "bind/module.hpp"
+#include "bind/sweep_arrays.hpp"
 #include "core/preconditioner.hpp"
-
-namespace py = pybind11;
-using namespace py::literals;
 
 namespace fubini::bind {
 namespace {
@@ -21,23 +15,42 @@ bool add_dense(Preconditioner& self, const RealArray& matrix, double damping) {
     return self.add_dense(matrix.data(), matrix.shape(0), damping);
 }
 
-bool add_kronecker(Preconditioner& self, const RealArray& left, const RealArray& right,
-                   const std::vector<py::ssize_t>& widths, double damping) {
+/// A system whose unknowns are blocks of columns of matrices (groups, rows, columns), one block after the
+/// other, as the weight and the bias of a layer are.
+KroneckerSystem system_of(const RealArray& left, const RealArray& right, std::vector<py::ssize_t> widths) {
     if (left.ndim() != 3 || left.shape(1) != left.shape(2) || right.ndim() != 3 ||
         right.shape(1) != right.shape(2) || right.shape(0) != left.shape(0)) {
         throw py::value_error(
             "left, right: expected shapes (groups, rows, rows) and (groups, columns, columns)");
     }
-    const KroneckerSystem system{left.data(), right.data(), left.shape(0), left.shape(1), right.shape(1)};
-    py::ssize_t left_over = system.columns;
+    py::ssize_t left_over = right.shape(1);
     for (const py::ssize_t width : widths) {
         if (width < 0 || width > left_over) left_over = -1;
         if (left_over < 0) break;
         left_over -= width;
     }
     if (left_over != 0) throw py::value_error("widths: expected the columns of the right factor in parts");
+    return {left.data(), right.data(), left.shape(0), left.shape(1), right.shape(1), std::move(widths)};
+}
+
+bool add_kronecker(Preconditioner& self, const RealArray& left, const RealArray& right,
+                   const std::vector<py::ssize_t>& widths, double damping) {
+    const KroneckerSystem system = system_of(left, right, widths);
     const py::gil_scoped_release release;
-    return self.add_kronecker(system, {widths.begin(), widths.end()}, damping);
+    return self.add_kronecker(system, damping);
+}
+
+/// x (n,) and the status.
+std::pair<RealArray, int> solve_kronecker_array(const RealArray& left, const RealArray& right,
+                                                const std::vector<py::ssize_t>& widths, const RealArray& rhs,
+                                                double damping) {
+    const KroneckerSystem system = system_of(left, right, widths);
+    if (rhs.ndim() != 1 || rhs.shape(0) != system.size())
+        throw py::value_error("rhs: expected shape (groups * rows * columns,)");
+    RealArray x(rhs.shape(0));
+    SolveStatus status{};
+    run([&] { status = solve_kronecker(system, damping, rhs.data(), x.mutable_data()); });
+    return {std::move(x), static_cast<int>(status)};
 }
 
 bool add_diagonal(Preconditioner& self, const RealArray& values, double damping) {
@@ -49,13 +62,8 @@ std::pair<RealArray, double> apply(const Preconditioner& self, const RealArray& 
     if (gradient.ndim() != 1 || gradient.shape(0) != self.size())
         throw py::value_error("gradient: expected shape (" + std::to_string(self.size()) + ",)");
     RealArray x(self.size());
-    const double* from = gradient.data();
-    double* to = x.mutable_data();
     double square = 0.0;
-    {
-        const py::gil_scoped_release release;
-        square = self.apply(from, to);
-    }
+    run([&] { square = self.apply(gradient.data(), x.mutable_data()); });
     return {std::move(x), square};
 }
 
@@ -76,6 +84,10 @@ void register_preconditioner(py::module_& m) {
         .def("add_identity", &Preconditioner::add_identity, "n"_a, "The identity, without damping.")
         .def("apply", &apply, "gradient"_a.noconvert(),
              "x (n,) = (G + D)^-1 gradient, and gradient . x, which is NaN if anything is not finite.");
+    m.def("solve_kronecker", &solve_kronecker_array, "left"_a.noconvert(), "right"_a.noconvert(), "widths"_a,
+          "rhs"_a.noconvert(), "damping"_a,
+          "x (n,) with (left kron right + damping I) x = rhs, and a status; widths are the columns of each "
+          "parameter.");
 }
 
 }  // namespace fubini::bind

@@ -1,15 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <pybind11/complex.h>
-#include <pybind11/stl.h>
-
 #include <tuple>
 
 #include "bind/module.hpp"
 #include "core/plan.hpp"
 #include "core/program.hpp"
-
-namespace py = pybind11;
-using namespace py::literals;
 
 namespace fubini::bind {
 namespace {

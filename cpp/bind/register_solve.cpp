@@ -1,21 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <pybind11/stl.h>
-#include <pybind11/typing.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
-#include "bind/module.hpp"
+#include "bind/sweep_arrays.hpp"
 #include "core/solve.hpp"
-
-namespace py = pybind11;
-using namespace py::literals;
 
 namespace fubini::bind {
 namespace {
@@ -23,45 +16,32 @@ namespace {
 using StatusArray = py::array_t<std::int8_t, py::array::c_style>;
 
 SolveMethod method_from(std::string_view name) {
-    for (int i = 0; i <= static_cast<int>(SolveMethod::cg); ++i) {
-        if (name == method_name(static_cast<SolveMethod>(i))) return static_cast<SolveMethod>(i);
-    }
-    throw py::value_error("method: expected 'auto', 'cholesky', 'ldlt', 'pinv', 'power' or 'cg', got '" +
-                          std::string(name) + "'");
+    return member_of<SolveMethod>("method", name, {"auto", "cholesky", "ldlt", "pinv", "power", "cg"});
 }
 
 DampingKind damping_from(std::string_view name) {
-    if (name == "absolute") return DampingKind::absolute;
-    if (name == "relative") return DampingKind::relative;
-    if (name == "diagonal") return DampingKind::diagonal;
-    throw py::value_error("damping_kind: expected 'absolute', 'relative' or 'diagonal', got '" +
-                          std::string(name) + "'");
+    return member_of<DampingKind>("damping_kind", name, {"absolute", "relative", "diagonal"});
 }
 
 SolveStatus* statuses(StatusArray& array) { return reinterpret_cast<SolveStatus*>(array.mutable_data()); }
 
+/// One field of all.
+template <typename To, typename From>
+py::array_t<To> column(const std::vector<SolveInfo>& info, From SolveInfo::* field) {
+    py::array_t<To> values(static_cast<py::ssize_t>(info.size()));
+    std::transform(info.begin(), info.end(), values.mutable_data(),
+                   [field](const SolveInfo& one) { return static_cast<To>(one.*field); });
+    return values;
+}
+
 py::typing::Dict<py::str, py::array> info_arrays(const std::vector<SolveInfo>& info) {
-    const auto count = static_cast<py::ssize_t>(info.size());
-    py::array_t<std::int8_t> method(count);
-    py::array_t<std::int64_t> rank(count);
-    py::array_t<std::int64_t> iterations(count);
-    py::array_t<double> condition(count);
-    py::array_t<double> smallest(count);
-    py::array_t<double> largest(count);
-    py::array_t<double> residual(count);
-    for (py::ssize_t i = 0; i < count; ++i) {
-        const SolveInfo& one = info[static_cast<std::size_t>(i)];
-        method.mutable_data()[i] = static_cast<std::int8_t>(one.method);
-        rank.mutable_data()[i] = one.rank;
-        iterations.mutable_data()[i] = one.iterations;
-        condition.mutable_data()[i] = one.condition;
-        smallest.mutable_data()[i] = one.smallest;
-        largest.mutable_data()[i] = one.largest;
-        residual.mutable_data()[i] = one.residual;
-    }
-    return py::dict("method"_a = method, "rank"_a = rank, "iterations"_a = iterations,
-                    "condition"_a = condition, "smallest"_a = smallest, "largest"_a = largest,
-                    "residual"_a = residual);
+    return py::dict("method"_a = column<std::int8_t>(info, &SolveInfo::method),
+                    "rank"_a = column<std::int64_t>(info, &SolveInfo::rank),
+                    "iterations"_a = column<std::int64_t>(info, &SolveInfo::iterations),
+                    "condition"_a = column<double>(info, &SolveInfo::condition),
+                    "smallest"_a = column<double>(info, &SolveInfo::smallest),
+                    "largest"_a = column<double>(info, &SolveInfo::largest),
+                    "residual"_a = column<double>(info, &SolveInfo::residual));
 }
 
 /// Whether this is numpy.ndarray itself: what a sub-class means by its numbers (a mask, say) is not known
@@ -106,13 +86,9 @@ py::object solve_fast(const py::handle& matrix, const py::handle& rhs, double da
     std::int8_t few[64];
     std::vector<std::int8_t> many(batch > 64 ? static_cast<std::size_t>(batch) : 0U);
     auto* status = reinterpret_cast<SolveStatus*>(batch > 64 ? many.data() : few);
-    const double* a_data = a.data();
-    const double* b_data = b.data();
-    double* x_data = x.mutable_data();
-    {
-        const py::gil_scoped_release release;
-        solve(a_data, b_data, x_data, batch, n, columns, &damping, 0, options, status, nullptr);
-    }
+    run([&] {
+        solve(a.data(), b.data(), x.mutable_data(), batch, n, columns, &damping, 0, options, status, nullptr);
+    });
     for (py::ssize_t i = 0; i < batch; ++i) {
         if (is_failure(status[i])) return py::none();
     }
@@ -153,27 +129,21 @@ solve_batch(const RealArray& matrix, const RealArray& rhs, const RealArray& damp
     }
     StatusArray status(batch);
     std::vector<SolveInfo> info(want_info ? static_cast<std::size_t>(batch) : 0U);
-    const double* a_data = matrix.data();
-    const double* b_data = rhs.data();
-    const double* damping_data = damping.data();
-    double* x_data = x.mutable_data();
-    SolveStatus* status_data = statuses(status);
     const py::ssize_t stride = damping.shape(0) == 1 ? 0 : 1;
-    {
-        const py::gil_scoped_release release;
-        solve(a_data, b_data, x_data, batch, n, columns, damping_data, stride, options, status_data,
-              want_info ? info.data() : nullptr);
-    }
+    run([&] {
+        solve(matrix.data(), rhs.data(), x.mutable_data(), batch, n, columns, damping.data(), stride, options,
+              statuses(status), want_info ? info.data() : nullptr);
+    });
     py::object details = py::none();
     if (want_info) details = info_arrays(info);
     return py::make_tuple(std::move(x), std::move(status), std::move(details));
 }
 
-py::typing::Tuple<py::typing::List<RealArray>, StatusArray> solve_list(const std::vector<RealArray>& matrices,
-                                                                       const std::vector<RealArray>& rhs,
-                                                                       const RealArray& damping,
-                                                                       std::string_view damping_kind,
-                                                                       double symmetry_tolerance) {
+std::pair<std::vector<RealArray>, StatusArray> solve_list(const std::vector<RealArray>& matrices,
+                                                          const std::vector<RealArray>& rhs,
+                                                          const RealArray& damping,
+                                                          std::string_view damping_kind,
+                                                          double symmetry_tolerance) {
     const std::size_t count = matrices.size();
     if (rhs.size() != count || (damping.size() != 1 && static_cast<std::size_t>(damping.size()) != count)) {
         throw py::value_error("rhs, damping: expected as many as matrices");
@@ -203,14 +173,8 @@ py::typing::Tuple<py::typing::List<RealArray>, StatusArray> solve_list(const std
     StatusArray status(static_cast<py::ssize_t>(count));
     const SolveOptions options{.damping = damping_from(damping_kind),
                                .symmetry_tolerance = symmetry_tolerance};
-    SolveStatus* status_data = statuses(status);
-    {
-        const py::gil_scoped_release release;
-        solve_blocks(blocks.data(), static_cast<std::ptrdiff_t>(count), options, status_data, nullptr);
-    }
-    py::list out(count);
-    for (std::size_t i = 0; i < count; ++i) out[i] = std::move(x[i]);
-    return py::make_tuple(std::move(out), std::move(status));
+    run([&] { solve_blocks(blocks.data(), status.size(), options, statuses(status), nullptr); });
+    return {std::move(x), std::move(status)};
 }
 
 /// The fields of an array that a system needs, read without the checks and copies of py::array.
@@ -221,10 +185,8 @@ struct Operand {
     bool read(const py::handle& object, const py::handle& real, int least, int most) {
         if (!is_exact_array(object)) return false;
         array = py::detail::array_proxy(object.ptr());
-        constexpr int wanted =
-            py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-        return array->descr == real.ptr() && (array->flags & wanted) == wanted && array->nd >= least &&
-               array->nd <= most;
+        return array->descr == real.ptr() && (array->flags & plain_flags) == plain_flags &&
+               array->nd >= least && array->nd <= most;
     }
     [[nodiscard]] const double* data() const { return reinterpret_cast<const double*>(array->data); }
     [[nodiscard]] py::ssize_t shape(int axis) const { return array->dimensions[axis]; }
@@ -263,20 +225,14 @@ py::typing::Optional<py::typing::Tuple<py::typing::List<RealArray>, StatusArray>
     }
     StatusArray status(static_cast<py::ssize_t>(count));
     const SolveOptions options{.damping = damping_from(damping_kind)};
-    SolveStatus* status_data = statuses(status);
-    {
-        const py::gil_scoped_release release;
-        solve_blocks(blocks.data(), static_cast<std::ptrdiff_t>(count), options, status_data, nullptr);
-    }
+    run([&] { solve_blocks(blocks.data(), status.size(), options, statuses(status), nullptr); });
     py::list out(count);
     const auto& numpy = py::detail::npy_api::get();
     for (std::size_t i = 0; i < count; ++i) {
         const Py_intptr_t shape[2] = {blocks[i].n, blocks[i].columns};
         PyObject* view = numpy.PyArray_NewFromDescr_(
             numpy.PyArray_Type_, real.inc_ref().ptr(), axes[i], shape, nullptr, blocks[i].x,
-            py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_ |
-                py::detail::npy_api::NPY_ARRAY_WRITEABLE_,
-            nullptr);
+            plain_flags | py::detail::npy_api::NPY_ARRAY_WRITEABLE_, nullptr);
         if (view == nullptr) throw py::error_already_set();
         numpy.PyArray_SetBaseObject_(view, memory.inc_ref().ptr());
         PyList_SET_ITEM(out.ptr(), static_cast<py::ssize_t>(i), view);
@@ -290,8 +246,7 @@ void register_solve(py::module_& m) {
     m.def("solve_fast", &solve_fast, "matrix"_a, "rhs"_a, "damping"_a, "damping_kind"_a = "absolute",
           "method"_a = "auto",
           "x (shape of rhs) for contiguous float64 arrays, a method without options and one damping; None if "
-          "that "
-          "does not fit, takes long or fails.");
+          "that does not fit, takes long or fails.");
     m.def("solve_batch", &solve_batch, "matrix"_a.noconvert(), "rhs"_a.noconvert(), "damping"_a.noconvert(),
           "method"_a = "auto", "damping_kind"_a = "absolute", "rcond"_a = -1.0, "smooth"_a = false,
           "exponent"_a = 1.0, "symmetry_tolerance"_a = SolveOptions{}.symmetry_tolerance,

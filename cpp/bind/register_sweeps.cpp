@@ -1,7 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <pybind11/complex.h>
-#include <pybind11/stl.h>
-
 #include <tuple>
 
 #include "bind/sweep_arrays.hpp"
@@ -9,29 +6,20 @@
 #include "core/expval.hpp"
 #include "core/tangent.hpp"
 
-namespace py = pybind11;
-using namespace py::literals;
-
 namespace fubini::bind {
 namespace {
 
 RealArray expval_array(const Program& program, const RealArray& angles, const State& states) {
     const Batch batch = batch_of(program, angles, states);
-    const auto outputs = static_cast<py::ssize_t>(program.outputs().size());
-    expect_fits(static_cast<double>(batch.size) * static_cast<double>(outputs), "the values");
-    RealArray values({static_cast<py::ssize_t>(batch.size), outputs});
-    double* to = values.mutable_data();
-    run([&] { expval(program, batch, to); });
+    RealArray values = new_array("the values", {batch.size, outputs_of(program)});
+    run([&] { expval(program, batch, values.mutable_data()); });
     return values;
 }
 
 ComplexArray state_array(const Program& program, const RealArray& angles, const State& states) {
     const Batch batch = batch_of(program, angles, states);
-    const auto amplitudes = static_cast<py::ssize_t>(1) << program.qubits();
-    expect_fits(2.0 * static_cast<double>(batch.size) * static_cast<double>(amplitudes), "the states");
-    ComplexArray result({static_cast<py::ssize_t>(batch.size), amplitudes});
-    std::complex<double>* to = result.mutable_data();
-    run([&] { state(program, batch, to); });
+    auto result = new_array<ComplexArray>("the states", {batch.size, amplitudes_of(program)});
+    run([&] { state(program, batch, result.mutable_data()); });
     return result;
 }
 
@@ -39,72 +27,55 @@ std::tuple<RealArray, RealArray, State> vjp_arrays(const Program& program, const
                                                    const RealArray& cotangents, const State& states,
                                                    bool with_state_gradient) {
     const Batch batch = batch_of(program, angles, states);
-    const auto size = static_cast<py::ssize_t>(batch.size);
-    const auto outputs = static_cast<py::ssize_t>(program.outputs().size());
-    expect_shape("cotangents", cotangents, "(batch, outputs)", size, outputs);
+    expect_shape("cotangents", cotangents, "(batch, outputs)", batch.size, outputs_of(program));
     if (with_state_gradient && !program.takes_state()) {
         throw py::value_error("with_state_gradient: this circuit starts from |0...0>; expected False");
     }
-    RealArray gradient({size, static_cast<py::ssize_t>(program.angles())});
-    RealArray values({size, outputs});
+    RealArray gradient({batch.size, py::ssize_t{program.angles()}});
+    RealArray values({batch.size, outputs_of(program)});
     State state_gradient;
-    std::complex<double>* state_to = nullptr;
     if (with_state_gradient) {
-        const auto amplitudes = static_cast<py::ssize_t>(1) << program.qubits();
-        expect_fits(2.0 * static_cast<double>(size) * static_cast<double>(amplitudes),
-                    "the gradient of the states");
-        ComplexArray array({size, amplitudes});
-        state_to = array.mutable_data();
-        state_gradient = array;
+        state_gradient =
+            new_array<ComplexArray>("the gradient of the states", {batch.size, amplitudes_of(program)});
     }
-    double* gradient_to = gradient.mutable_data();
-    double* values_to = values.mutable_data();
-    run([&] { vjp(program, batch, cotangents.data(), gradient_to, values_to, state_to); });
+    run([&] {
+        vjp(program, batch, cotangents.data(), gradient.mutable_data(), values.mutable_data(),
+            state_gradient ? state_gradient->mutable_data() : nullptr);
+    });
     return {values, gradient, state_gradient};
 }
 
 RealArray jvp_array(const Program& program, const RealArray& angles, const RealArray& tangents,
                     const State& states, const State& state_tangents) {
     const Batch batch = batch_of(program, angles, states);
-    const auto size = static_cast<py::ssize_t>(batch.size);
-    expect_shape("tangents", tangents, "(batch, angles)", size, program.angles());
+    expect_shape("tangents", tangents, "(batch, angles)", batch.size, program.angles());
     if (state_tangents) {
         if (!program.takes_state()) {
             throw py::value_error("state_tangents: this circuit starts from |0...0>; expected None");
         }
-        expect_shape("state_tangents", *state_tangents, "(batch, 2^wires)", size,
-                     static_cast<py::ssize_t>(1) << program.qubits());
+        expect_shape("state_tangents", *state_tangents, "(batch, 2^wires)", batch.size,
+                     amplitudes_of(program));
     }
-    const auto outputs = static_cast<py::ssize_t>(program.outputs().size());
-    expect_fits(static_cast<double>(size) * static_cast<double>(outputs), "the derivatives");
-    RealArray result({size, outputs});
-    double* to = result.mutable_data();
+    RealArray result = new_array("the derivatives", {batch.size, outputs_of(program)});
     const std::complex<double>* from = state_tangents ? state_tangents->data() : nullptr;
-    run([&] { jvp(program, batch, tangents.data(), from, to); });
+    run([&] { jvp(program, batch, tangents.data(), from, result.mutable_data()); });
     return result;
 }
 
 RealArray hessian_product_array(const Program& program, const RealArray& angles, const RealArray& cotangents,
                                 const RealArray& tangents, const State& states) {
     const Batch batch = batch_of(program, angles, states);
-    const auto size = static_cast<py::ssize_t>(batch.size);
-    expect_shape("cotangents", cotangents, "(batch, outputs)", size,
-                 static_cast<py::ssize_t>(program.outputs().size()));
-    expect_shape("tangents", tangents, "(batch, angles)", size, program.angles());
-    RealArray result({size, static_cast<py::ssize_t>(program.angles())});
-    double* to = result.mutable_data();
-    run([&] { hessian_product(program, batch, cotangents.data(), tangents.data(), to); });
+    expect_shape("cotangents", cotangents, "(batch, outputs)", batch.size, outputs_of(program));
+    expect_shape("tangents", tangents, "(batch, angles)", batch.size, program.angles());
+    RealArray result({batch.size, py::ssize_t{program.angles()}});
+    run([&] { hessian_product(program, batch, cotangents.data(), tangents.data(), result.mutable_data()); });
     return result;
 }
 
 RealArray jacobian_array(const Program& program, const RealArray& angles, const State& states) {
     const Batch batch = batch_of(program, angles, states);
-    const auto size = static_cast<py::ssize_t>(batch.size);
-    const auto outputs = static_cast<py::ssize_t>(program.outputs().size());
-    expect_fits(static_cast<double>(size) * static_cast<double>(outputs) * program.angles(), "the Jacobian");
-    RealArray result({size, outputs, static_cast<py::ssize_t>(program.angles())});
-    double* to = result.mutable_data();
-    run([&] { jacobian(program, batch, to); });
+    RealArray result = new_array("the Jacobian", {batch.size, outputs_of(program), program.angles()});
+    run([&] { jacobian(program, batch, result.mutable_data()); });
     return result;
 }
 

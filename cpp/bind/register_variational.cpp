@@ -2,11 +2,8 @@
 #include <cmath>
 #include <tuple>
 
-#include "bind/module.hpp"
+#include "bind/sweep_arrays.hpp"
 #include "core/variational.hpp"
-
-namespace py = pybind11;
-using namespace py::literals;
 
 namespace fubini::bind {
 namespace {
@@ -27,14 +24,11 @@ std::tuple<RealArray, RealArray, RealArray> velocity_arrays(const RealArray& tan
     RealArray velocities({size, tangents.shape(1)});
     RealArray residuals(size);
     RealArray dampings(size);
-    double* v = velocities.mutable_data();
-    double* r = residuals.mutable_data();
-    double* d = dampings.mutable_data();
-    {
-        const py::gil_scoped_release release;
+    run([&] {
         variational_velocities(tangents.data(), states.data(), size, tangents.shape(1), tangents.shape(2),
-                               {allowed, share, least, largest}, v, r, d);
-    }
+                               {allowed, share, least, largest}, velocities.mutable_data(),
+                               residuals.mutable_data(), dampings.mutable_data());
+    });
     return {velocities, residuals, dampings};
 }
 

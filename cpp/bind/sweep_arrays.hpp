@@ -5,13 +5,12 @@
 #include <chrono>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "bind/module.hpp"
 #include "core/batch.hpp"
 
 namespace fubini::bind {
-
-namespace py = pybind11;
 
 using State = std::optional<ComplexArray>;
 
@@ -27,6 +26,14 @@ inline void expect_shape(const char* name, const py::array& array, const char* s
     if (array.ndim() == 2 && array.shape(0) == rows && array.shape(1) == columns) return;
     throw py::value_error(std::string(name) + ": expected shape " + symbols + " = (" + std::to_string(rows) +
                           ", " + std::to_string(columns) + "), got " + shape_of(array));
+}
+
+/// How many vectors there are for each element of a batch.
+inline py::ssize_t expect_vectors(const RealArray& vectors, py::ssize_t size, py::ssize_t angles) {
+    if (vectors.ndim() == 3 && vectors.shape(0) == size && vectors.shape(2) == angles)
+        return vectors.shape(1);
+    throw py::value_error("vectors: expected shape (batch, vectors, angles) = (" + std::to_string(size) +
+                          ", any, " + std::to_string(angles) + "), got " + shape_of(vectors));
 }
 
 /// Asks Python for pending signals, at most every 50 ms.
@@ -53,6 +60,20 @@ inline void expect_fits(double elements, const char* what) {
                       " GB; use a smaller batch or fewer qubits");
 }
 
+/// A new array, refused before it is allocated where it cannot fit.
+template <typename Array = RealArray>
+Array new_array(const char* what, const std::vector<py::ssize_t>& shape) {
+    double elements = sizeof(typename Array::value_type) / sizeof(double);
+    for (const py::ssize_t side : shape) elements *= static_cast<double>(side);
+    expect_fits(elements, what);
+    return Array(shape);
+}
+
+inline py::ssize_t outputs_of(const Program& program) {
+    return static_cast<py::ssize_t>(program.outputs().size());
+}
+inline py::ssize_t amplitudes_of(const Program& program) { return py::ssize_t{1} << program.qubits(); }
+
 /// Checks angles and states, and points a batch at them.
 inline Batch batch_of(const Program& program, const RealArray& angles, const State& states) {
     const py::ssize_t size = angles.ndim() == 2 ? angles.shape(0) : 0;
@@ -72,10 +93,18 @@ inline Batch batch_of(const Program& program, const RealArray& angles, const Sta
     }
     if (!states)
         throw py::value_error("states: this circuit prepares an input state; expected an array, got None");
-    const auto amplitudes = static_cast<py::ssize_t>(1) << program.qubits();
     batch.shared_state = states->ndim() == 2 && states->shape(0) == 1;
-    expect_shape("states", *states, "(batch or 1, 2^wires)", batch.shared_state ? 1 : size, amplitudes);
+    expect_shape("states", *states, "(batch or 1, 2^wires)", batch.shared_state ? 1 : size,
+                 amplitudes_of(program));
     batch.states = states->data();
+    return batch;
+}
+
+/// The same for a mean over the batch, which must not be empty.
+inline Batch batch_of(const Program& program, const RealArray& angles, const State& states, bool mean) {
+    Batch batch = batch_of(program, angles, states);
+    if (mean && batch.size == 0)
+        throw py::value_error("angles: expected at least one row for the mean, got none");
     return batch;
 }
 

@@ -3,12 +3,11 @@
 // Python writes the program; values, conventions at special points and rounding of sums are torch's.
 #pragma once
 
+#include <complex>
 #include <cstddef>
 #include <memory>
 #include <span>
 #include <vector>
-
-#include "core/angle_map.hpp"
 
 namespace fubini {
 
@@ -77,6 +76,14 @@ struct ExpressionTerm {
     int u, v;
 };
 
+/// Weights, shared by a batch or one row for each of its elements, and inputs (batch, inputs), row-major.
+struct AnglePoint {
+    const double* weights = nullptr;
+    const double* inputs = nullptr;
+    std::ptrdiff_t batch = 0;
+    bool weights_by_row = false;
+};
+
 /// Rows of numbers for the outputs: angles side by side, and behind them or elsewhere the parts of the
 /// amplitudes. Null for what is not wanted.
 template <typename Real>
@@ -95,27 +102,37 @@ struct AngleTangents {
 
 struct ExpressionGraph;
 
-/// An immutable program. Arguments of a node come before it; what no output needs is left out.
-class Expression final : public AngleMap {
+/// An immutable program: the angles of a circuit, and its initial state if it takes one, as a function of
+/// weights and inputs. Arguments of a node come before it; what no output needs is left out.
+class Expression {
   public:
     /// outputs: nodes, first the angles, then real and imaginary parts of amplitudes, interleaved. Throws
     /// std::invalid_argument for numbers out of range.
     Expression(int weights, int inputs, const std::vector<ExpressionNode>& nodes,
                const std::vector<ExpressionTerm>& terms, const std::vector<int>& outputs, int angles);
 
-    [[nodiscard]] int angles() const override;
-    [[nodiscard]] int weights() const override;
-    [[nodiscard]] int inputs() const override;
-    [[nodiscard]] int amplitudes() const override;
+    [[nodiscard]] int angles() const;
+    [[nodiscard]] int weights() const;
+    [[nodiscard]] int inputs() const;
+    /// Of the initial state; 0 where there is none.
+    [[nodiscard]] int amplitudes() const;
     [[nodiscard]] int outputs() const { return angles() + 2 * amplitudes(); }
-    [[nodiscard]] bool shared_state() const override;
-    [[nodiscard]] bool state_has_derivatives() const override;
+    /// Whether all elements of a batch with shared weights start from the same state.
+    [[nodiscard]] bool shared_state() const;
+    /// Whether the state has derivatives by weights or inputs.
+    [[nodiscard]] bool state_has_derivatives() const;
 
-    void evaluate(const AnglePoint& at, double* to_angles, std::complex<double>* to_states) const override;
+    /// Angles (batch, angles) and amplitudes (batch, amplitudes); null for what is not wanted.
+    void evaluate(const AnglePoint& at, double* to_angles, std::complex<double>* to_states) const;
+    /// Gradients by angles (batch, angles) and by amplitudes (batch, amplitudes), d / d Re + i d / d Im or
+    /// null, give the gradients by weights (weights), summed over the batch, and by inputs (batch, inputs).
+    /// Weights by row give gradients by row.
     void pull_back(const AnglePoint& at, const double* by_angles, const std::complex<double>* by_states,
-                   double* by_weights, double* by_inputs) const override;
+                   double* by_weights, double* by_inputs) const;
+    /// The same for `rows` gradients (batch, rows, angles) at once, without the sum over the batch:
+    /// by_weights (batch, rows, weights), by_inputs (batch, rows, inputs); either may be null.
     void chain(const AnglePoint& at, std::ptrdiff_t rows, const double* by_angles,
-               const std::complex<double>* by_states, double* by_weights, double* by_inputs) const override;
+               const std::complex<double>* by_states, double* by_weights, double* by_inputs) const;
 
     void evaluate(const AnglePoint& at, const OutputRows<double>& to) const;
     /// Cotangents of the outputs give gradients by weights, summed over the batch unless weights come by row,

@@ -83,7 +83,7 @@ void FisherChain::add_function(Elementwise function) {
     add(layer);
 }
 
-void FisherChain::add_circuit(const Program& program, const AngleMap& map, BlockForm form) {
+void FisherChain::add_circuit(const Program& program, const Expression& map, BlockForm form) {
     Layer layer;
     layer.kind = Layer::Kind::circuit;
     layer.form = form;
@@ -296,24 +296,13 @@ void FisherChain::average(const Call& call) {
 
 bool FisherChain::solve_product(const Layer& layer, const double* left, const double* right, double damping,
                                 const double* g, double* x) {
-    const Index rows = layer.outputs, inputs = layer.inputs, columns = inputs + (layer.bias ? 1 : 0);
-    pulled_.resize(entries(rows * columns));
-    values_.resize(entries(rows * columns));
-    // The weight (rows, inputs) and the bias (rows) as one matrix, and back.
-    for (Index i = 0; i < rows; ++i) {
-        std::copy_n(g + i * inputs, inputs, pulled_.data() + i * columns);
-        if (layer.bias) pulled_[entries(i * columns + inputs)] = g[rows * inputs + i];
-    }
-    const KroneckerSystem system{left, right, 1, rows, columns};
-    if (solve_kronecker(system, damping, pulled_.data(), values_.data()) != SolveStatus::ok) return false;
-    for (Index i = 0; i < rows; ++i) {
-        for (Index c = 0; c < columns; ++c) {
-            const Index from = i * columns + c, to = c < inputs ? i * inputs + c : rows * inputs + i;
-            // What moves nothing keeps its gradient, see Preconditioner.
-            const bool still = left[i * rows + i] * right[c * columns + c] == 0.0;
-            x[to] = still ? g[to] : values_[entries(from)];
-        }
-    }
+    KroneckerSystem system{left,          right, 1, layer.outputs, layer.inputs + (layer.bias ? 1 : 0),
+                           {layer.inputs}};
+    if (layer.bias) system.widths.push_back(1);
+    if (solve_kronecker(system, damping, g, x) != SolveStatus::ok) return false;
+    system.for_unknowns([&](Index i, Index line, Index column) {
+        if (system.still(line, column)) x[i] = g[i];  // see Preconditioner
+    });
     return true;
 }
 

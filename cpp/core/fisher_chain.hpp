@@ -9,7 +9,7 @@
 #include <optional>
 #include <vector>
 
-#include "core/angle_map.hpp"
+#include "core/expression.hpp"
 #include "core/gauss_newton.hpp"
 #include "core/preconditioner.hpp"
 #include "core/program.hpp"
@@ -37,7 +37,7 @@ class FisherChain {
     /// Not as the first layer; throws std::invalid_argument.
     void add_function(Elementwise function);
     /// Both must outlive the chain; the map makes no initial states.
-    void add_circuit(const Program& program, const AngleMap& map, BlockForm form);
+    void add_circuit(const Program& program, const Expression& map, BlockForm form);
 
     /// Numbers of all parameters.
     [[nodiscard]] std::ptrdiff_t parameters() const { return parameters_; }
@@ -93,7 +93,7 @@ class FisherChain {
         std::ptrdiff_t first = 0, count = 0;  // parameters
         std::ptrdiff_t rank = 0;              // of the curvature by the outputs, at most
         const Program* program = nullptr;
-        const AngleMap* map = nullptr;
+        const Expression* map = nullptr;
     };
     /// What a layer did to the data, in memory that stays from step to step.
     struct Run {
@@ -119,8 +119,8 @@ class FisherChain {
     void pull(const Layer& layer, const Run& run, const Call& call);
     void replace_factor(std::ptrdiff_t rows, std::ptrdiff_t width);
     void average(const Call& call);
-    bool solve_product(const Layer& layer, const double* left, const double* right, double damping,
-                       const double* g, double* x);
+    [[nodiscard]] static bool solve_product(const Layer& layer, const double* left, const double* right,
+                                            double damping, const double* g, double* x);
 
     OutputFamily family_;
     std::vector<Layer> layers_;

@@ -286,8 +286,10 @@ double budget_for(const Program& program) {
     return std::min(panel_budget, memory_limit() - least + 2 * tile);
 }
 
-void metric(const Program& program, const Batch& batch, const Directions& directions, bool mean, bool centred,
-            double* out) {
+}  // namespace
+
+void metric_full(const Program& program, const Batch& batch, const Directions& directions, bool mean,
+                 bool centred, double* out) {
     const std::size_t k = directions.size();
     const std::size_t matrices = mean ? 1 : static_cast<std::size_t>(batch.size);
     std::fill_n(out, matrices * k * k, 0.0);
@@ -314,18 +316,6 @@ void metric(const Program& program, const Batch& batch, const Directions& direct
     if (mean) {
         for (std::size_t i = 0; i < k * k; ++i) out[i] /= static_cast<double>(batch.size);
     }
-}
-
-}  // namespace
-
-void metric_full(const Program& program, const Batch& batch, const Directions& directions, bool mean,
-                 double* out) {
-    metric(program, batch, directions, mean, true, out);
-}
-
-void metric_uncentred_mean(const Program& program, const Batch& batch, const Directions& directions,
-                           double* out) {
-    metric(program, batch, directions, true, false, out);
 }
 
 void metric_factor(const Program& program, const Batch& batch, const Directions& directions, double* out) {

@@ -35,13 +35,10 @@ struct Directions {
 /// directions in the columns of J. batch.repeat must be 1. The tangents of all directions are brought to one
 /// frame in the middle of the circuit. For any number of directions they take at most 1 GiB, or what
 /// memory_limit() leaves if that is less; tangents that do not fit together are computed again. Throws
-/// MemoryLimit, Interrupted.
+/// MemoryLimit, Interrupted. Not `centred`: without the term of <d_i psi|psi>, for states that are weighted
+/// parts of an ensemble.
 void metric_full(const Program& program, const Batch& batch, const Directions& directions, bool mean,
-                 double* out);
-
-/// The same without the term of <d_i psi|psi>, for states that are weighted parts of an ensemble.
-void metric_uncentred_mean(const Program& program, const Batch& batch, const Directions& directions,
-                           double* out);
+                 bool centred, double* out);
 
 /// out (k, size * 2 * 2^qubits), a factor X of the mean metric: g = X X^T. An element's columns are the real
 /// parts, then the imaginary parts, of its derivative states without their part along psi, divided by

@@ -47,28 +47,11 @@ struct Part {
 };
 
 struct Kronecker {
-    Index first = 0, groups = 0, rows = 0, columns = 0;
-    std::vector<Index> widths;
+    Index first = 0;
+    KroneckerSystem shape;        // without its arrays
     std::vector<double> vectors;  // (groups, rows, rows)
     std::vector<Factor> factors;  // (groups, rows)
     std::vector<Index> still;     // unknowns that move nothing, from `first`
-
-    /// Columns of all parameters side by side, (groups, rows, columns), from the parameters one after the
-    /// other, or back.
-    void arrange(double* flat, double* matrices, bool into) const {
-        Index start = 0;
-        for (const Index width : widths) {
-            for (Index line = 0; line < groups * rows; ++line, flat += width) {
-                double* place = matrices + line * columns + start;
-                if (into) {
-                    std::copy_n(flat, width, place);
-                } else {
-                    std::copy_n(place, width, flat);
-                }
-            }
-            start += width;
-        }
-    }
 };
 
 /// Unknowns by themselves: those of `index`, or all from `first` where it is empty.
@@ -159,10 +142,9 @@ bool Preconditioner::add_dense(const double* matrix, Index n, double damping) {
     return true;
 }
 
-bool Preconditioner::add_kronecker(const KroneckerSystem& system, const std::vector<Index>& widths,
-                                   double damping) {
+bool Preconditioner::add_kronecker(const KroneckerSystem& system, double damping) {
     const Index groups = system.groups, rows = system.rows, columns = system.columns;
-    Kronecker made{blocks_->size, groups, rows, columns, widths, {}, {}, {}};
+    Kronecker made{blocks_->size, {nullptr, nullptr, groups, rows, columns, system.widths}, {}, {}, {}};
     made.vectors.resize(entries(groups * rows * rows));
     made.factors.resize(entries(groups * rows));
     std::vector<double> values(entries(rows)), scaled(entries(columns * columns));
@@ -179,19 +161,11 @@ bool Preconditioner::add_kronecker(const KroneckerSystem& system, const std::vec
             if (!made.factors[entries(g * rows + i)].make(scaled.data(), columns, damping)) return false;
         }
     }
-    Index start = 0, place = 0;
-    for (const Index width : widths) {
-        for (Index line = 0; line < groups * rows; ++line) {
-            const Index g = line / rows;
-            const double left = system.left[line * rows + line % rows];
-            for (Index c = start; c < start + width; ++c, ++place) {
-                if (left * system.right[(g * columns + c) * columns + c] == 0.0) made.still.push_back(place);
-            }
-        }
-        start += width;
-    }
+    system.for_unknowns([&](Index unknown, Index line, Index column) {
+        if (system.still(line, column)) made.still.push_back(unknown);
+    });
     blocks_->products.push_back(std::move(made));
-    blocks_->size += groups * rows * columns;
+    blocks_->size += system.size();
     return true;
 }
 
@@ -218,10 +192,12 @@ double Preconditioner::apply(const double* g, double* x) const {
         }
     }
     for (const Kronecker& one : blocks_->products) {
-        const Index rows = one.rows, columns = one.columns;
-        std::vector<double> matrices(entries(one.groups * rows * columns)), rotated(entries(rows * columns));
-        one.arrange(x + one.first, matrices.data(), true);
-        for (Index group = 0; group < one.groups; ++group) {
+        const Index rows = one.shape.rows, columns = one.shape.columns;
+        std::vector<double> matrices(entries(one.shape.size())), rotated(entries(rows * columns));
+        double* own = x + one.first;
+        one.shape.for_unknowns(
+            [&](Index i, Index line, Index c) { matrices[entries(line * columns + c)] = own[i]; });
+        for (Index group = 0; group < one.shape.groups; ++group) {
             const double* vectors = one.vectors.data() + group * rows * rows;
             double* mine = matrices.data() + group * rows * columns;
             product(vectors, mine, rows, rows, columns, rotated.data());
@@ -231,7 +207,8 @@ double Preconditioner::apply(const double* g, double* x) const {
             }
             product_of_transpose(vectors, rotated.data(), rows, rows, columns, mine);
         }
-        one.arrange(x + one.first, matrices.data(), false);
+        one.shape.for_unknowns(
+            [&](Index i, Index line, Index c) { own[i] = matrices[entries(line * columns + c)]; });
         for (const Index place : one.still) x[one.first + place] = g[one.first + place];
     }
     for (const Diagonal& one : blocks_->diagonals) {

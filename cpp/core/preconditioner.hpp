@@ -28,11 +28,9 @@ class Preconditioner {
     /// are factorised on their own.
     [[nodiscard]] bool add_dense(const double* matrix, std::ptrdiff_t n, double damping);
 
-    /// L kron R over matrices (groups, rows, columns) whose blocks of `widths` columns lie one after the
-    /// other, as the weight and the bias of a layer do. In the eigenvectors of L every row has a factor of
-    /// its own, so that rows * columns^2 numbers are kept.
-    [[nodiscard]] bool add_kronecker(const KroneckerSystem& system, const std::vector<std::ptrdiff_t>& widths,
-                                     double damping);
+    /// L kron R. In the eigenvectors of L every row has a factor of its own, so that rows * columns^2 numbers
+    /// are kept, and not the arrays of the system.
+    [[nodiscard]] bool add_kronecker(const KroneckerSystem& system, double damping);
 
     /// A diagonal (n).
     [[nodiscard]] bool add_diagonal(const double* values, std::ptrdiff_t n, double damping);

@@ -50,7 +50,7 @@ TEST_CASE(
         std::vector<int> all(count);
         std::iota(all.begin(), all.end(), 0);
         std::vector<double> metric(2 * count * count);
-        metric_full(program, batch, Directions::of(all), false, metric.data());
+        metric_full(program, batch, Directions::of(all), false, true, metric.data());
 
         std::vector<Complex> covectors;
         for (int b = 0; b < 2; ++b) {

@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/affine.hpp"
+#include "core/expression.hpp"
 #include "core/expval.hpp"
 #include "core/fisher_chain.hpp"
 #include "random_program.hpp"
@@ -23,8 +23,34 @@ std::size_t at(std::ptrdiff_t index) { return static_cast<std::size_t>(index); }
 
 constexpr std::ptrdiff_t data = 6, inputs = 3, features = 2, weights = 3, results = 4;
 
+struct Coefficient {
+    int angle, source;
+    double value;
+};
+
+/// angles = constant + W weights + X inputs, with entries of W and X.
+Expression affine_map(const Values& constant, const std::vector<Coefficient>& by_weights,
+                      const std::vector<Coefficient>& by_inputs) {
+    std::vector<ExpressionNode> nodes;
+    std::vector<ExpressionTerm> terms;
+    std::vector<int> angles;
+    for (int k = 0; k < weights; ++k) nodes.push_back({ExpressionKind::weight, k, -1, 0.0});
+    for (int k = 0; k < features; ++k) nodes.push_back({ExpressionKind::input, k, -1, 0.0});
+    for (int a = 0; a < static_cast<int>(constant.size()); ++a) {
+        const int first = static_cast<int>(terms.size());
+        for (const Coefficient& one : by_weights)
+            if (one.angle == a) terms.push_back({one.value, one.source, -1});
+        for (const Coefficient& one : by_inputs)
+            if (one.angle == a) terms.push_back({one.value, static_cast<int>(weights) + one.source, -1});
+        angles.push_back(static_cast<int>(nodes.size()));
+        nodes.push_back(
+            {ExpressionKind::sum, first, static_cast<int>(terms.size()) - first, constant[at(a)]});
+    }
+    return {weights, features, nodes, terms, angles, static_cast<int>(constant.size())};
+}
+
 /// Linear, tanh, circuit, linear; parameters in this order.
-Values outputs(const Program& program, const AngleMap& map, const Values& x, const Values& theta,
+Values outputs(const Program& program, const Expression& map, const Values& x, const Values& theta,
                std::ptrdiff_t classes) {
     Values hidden(at(data * features)), values(at(data * results)), angles(at(data * map.angles())),
         f(at(data * classes));
@@ -49,9 +75,9 @@ TEST_CASE("the blocks of a chain are those of differences of its outputs") {
         tests::Random random(seed);
         const std::ptrdiff_t classes = 2 + static_cast<std::ptrdiff_t>(seed) % 3 * 2;  // ranks 1, 3 and 4
         const Program program = tests::random_program(random, 3, 12, 5, false);
-        const AffineMap map(random.vector(5), weights, features,
-                            {{0, 0, 1.0}, {1, 1, -0.5}, {2, 2, 0.7}, {3, 0, 0.4}},
-                            {{3, 0, 1.0}, {4, 1, 1.3}, {0, 1, 0.2}});
+        const Expression map =
+            affine_map(random.vector(5), {{0, 0, 1.0}, {1, 1, -0.5}, {2, 2, 0.7}, {3, 0, 0.4}},
+                       {{3, 0, 1.0}, {4, 1, 1.3}, {0, 1, 0.2}});
         FisherChain chain(OutputFamily::categorical);
         chain.add_linear(inputs, features, true, BlockForm::dense);
         chain.add_function(Elementwise::tanh);
@@ -152,8 +178,8 @@ TEST_CASE("diagonal blocks of a chain are the diagonals of its dense blocks") {
         // Of rank 1, the circuit is swept along the factor, as it is where signs combine its outputs.
         const std::ptrdiff_t classes = 2 + static_cast<std::ptrdiff_t>(seed) % 3 * 2;
         const Program program = tests::random_program(random, 3, 12, 5, false);
-        const AffineMap map(random.vector(5), weights, features, {{0, 0, 1.0}, {1, 1, -0.5}, {2, 2, 0.7}},
-                            {{3, 0, 1.0}, {4, 1, 1.3}});
+        const Expression map = affine_map(random.vector(5), {{0, 0, 1.0}, {1, 1, -0.5}, {2, 2, 0.7}},
+                                          {{3, 0, 1.0}, {4, 1, 1.3}});
         const std::vector<std::ptrdiff_t> sizes{features * (inputs + 1), weights, classes * results};
         const std::ptrdiff_t count = sizes[0] + sizes[1] + sizes[2];
         const Values x = random.vector(at(data * inputs), 1), gradient = random.vector(at(count)),

@@ -184,7 +184,7 @@ TEST_CASE("a Kronecker system is solved, and one that is singular is not") {
         return matrix;
     };
     const Values left = gram(rows, 2), right = gram(columns, 3), rhs = random.vector(groups * rows * columns);
-    const fubini::KroneckerSystem system{left.data(), right.data(), groups, rows, columns};
+    const fubini::KroneckerSystem system{left.data(), right.data(), groups, rows, columns, {columns}};
     Values x = rhs;
     REQUIRE(fubini::solve_kronecker(system, 0.1, x.data(), x.data()) == fubini::SolveStatus::ok);
     for (int g = 0; g < groups; ++g) {

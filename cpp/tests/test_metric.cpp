@@ -169,7 +169,7 @@ TEST_CASE("a factor of the mean metric, and the metric of small and large batche
         const std::size_t columns = static_cast<std::size_t>(size) * 2 << qubits;
         std::vector<double> factor(count * columns), mean(count * count);
         metric_factor(program, batch, Directions::of(all), factor.data());
-        metric_full(program, batch, Directions::of(all), true, mean.data());
+        metric_full(program, batch, Directions::of(all), true, true, mean.data());
         for (std::size_t i = 0; i < count; ++i) {
             for (std::size_t j = 0; j < count; ++j) {
                 double dot = 0;
@@ -241,8 +241,8 @@ TEST_CASE("metric and its product with vectors, with slots shared between gates"
         std::iota(all.begin(), all.end(), 0);
         std::vector<double> full(static_cast<std::size_t>(size) * count * count), mean(count * count);
         std::vector<double> product(values.size());
-        metric_full(program, batch, Directions::of(all), false, full.data());
-        metric_full(program, batch, Directions::of(all), true, mean.data());
+        metric_full(program, batch, Directions::of(all), false, true, full.data());
+        metric_full(program, batch, Directions::of(all), true, true, mean.data());
         metric_vector_product(program, batch, vectors.data(), product.data());
         std::vector<double> sum(mean.size());
         for (std::size_t b = 0; b < static_cast<std::size_t>(size); ++b) {
@@ -300,7 +300,8 @@ TEST_CASE("a metric beyond the memory limit is refused") {
     const std::vector<int> all = {0, 1, 2, 3};
     std::vector<double> metric(16);
     set_memory_limit(1000);
-    CHECK_THROWS_AS(metric_full(program, batch, Directions::of(all), false, metric.data()), MemoryLimit);
+    CHECK_THROWS_AS(metric_full(program, batch, Directions::of(all), false, true, metric.data()),
+                    MemoryLimit);
     set_memory_limit(0);
 }
 
@@ -332,8 +333,8 @@ TEST_CASE("metrics along directions are those of the angles, pulled back") {
         std::vector<int> all(count);
         std::iota(all.begin(), all.end(), 0);
         std::vector<double> full(count * count), mine(k * k);
-        metric_full(program, batch, Directions::of(all), true, full.data());
-        metric_full(program, batch, directions, true, mine.data());
+        metric_full(program, batch, Directions::of(all), true, true, full.data());
+        metric_full(program, batch, directions, true, true, mine.data());
         const auto columns = static_cast<std::size_t>(size) * 2 * (std::size_t{1} << qubits);
         std::vector<double> factor(k * columns);
         metric_factor(program, batch, directions, factor.data());

@@ -67,39 +67,6 @@ def test_fused_passes_equal_their_steps(batch):
     assert _core.forward(program, e, parts, x, False)[1] is None
 
 
-def test_an_affine_expression_equals_the_affine_map():
-    angles, inputs, batch = 6, 2, 40
-    builder = Builder(angles, inputs)
-    leaves = [builder.add("weight", a) for a in range(angles)]
-    leaves += [builder.add("input", d) for d in range(inputs)]
-    outputs = [
-        builder.sum(0.3, (2.0, a, -1), (-1.5, angles + a % inputs, -1)) for a in range(angles)
-    ]
-    e = builder.build(outputs, angles)
-    affine = _core.AffineMap(
-        [0.3] * angles,
-        angles,
-        inputs,
-        [(a, a, 2.0) for a in range(angles)],
-        [(a, a % inputs, -1.5) for a in range(angles)],
-    )
-    program = circuit(angles).program
-    rng = np.random.default_rng(0)
-    w, x = point(rng, angles, inputs, batch, False)
-    cotangents = rng.normal(size=(batch, 3))
-    results = []
-    for mapping in (e, affine):
-        values, passed = _core.forward(program, mapping, [w], x, True)
-        by_inputs, (by_weights,) = _core.backward(program, mapping, passed, cotangents)
-        results.append(
-            [values, by_inputs, by_weights, *_core.linearise(program, mapping, [w], x, True)]
-        )
-        assert (mapping.num_weights, mapping.num_inputs) == (angles, inputs)
-        assert (mapping.num_angles, mapping.num_amplitudes) == (angles, 0)
-    for one, other in zip(*results, strict=True):
-        close(one, other)
-
-
 def embedding_expression(which: str) -> tuple[Builder, list[int], int, int]:
     """Complex amplitudes of inputs, weights, both or constants, normalised, and four angles of weights and inputs."""
     amplitudes = 2**WIRES

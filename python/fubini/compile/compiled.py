@@ -73,16 +73,6 @@ class Affine:
     weights: Real
     inputs: Real
 
-    def map(self) -> _core.AngleMap:
-        """Return the map as the kernel takes it."""
-        return _core.AffineMap(
-            self.constant.tolist(),
-            self.weights.shape[1],
-            self.inputs.shape[1],
-            _entries(self.weights),
-            _entries(self.inputs),
-        )
-
 
 class Compiled:
     """A circuit whose angles, and the amplitudes of whose initial state, are known functions of weights and inputs.
@@ -106,7 +96,7 @@ class Compiled:
     def __init__(
         self,
         circuit: Circuit,
-        angle_map: _core.AngleMap,
+        angle_map: _core.Expression,
         affine: Affine | None,
         guard: Guard | None,
         weighted: Sequence[int],
@@ -149,7 +139,6 @@ class Compiled:
         """Return the derivative of the angles by the weights, for those that depend on weights."""
         if self.affine is not None:
             return self._constant_jacobian
-        assert isinstance(self.map, _core.Expression)
         rows = self.weighted
         found, _ = self.map.jacobian(joined(weights), inputs, rows)
         return Jacobian(rows, found)
@@ -212,8 +201,3 @@ def joined(weights: Sequence[Real]) -> Real:
     """Return weights side by side, (P,)."""
     parts = [w.reshape(-1) for w in weights]
     return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.zeros(0)
-
-
-def _entries(matrix: Real) -> list[tuple[int, int, float]]:
-    rows, columns = np.nonzero(matrix)
-    return list(zip(rows.tolist(), columns.tolist(), matrix[rows, columns].tolist(), strict=True))

@@ -43,7 +43,7 @@ def compiled_of(
     sizes = arguments.num_weights, arguments.width
     affine = _affine(graph, angles, *sizes) if amplitudes is None else None
     roots = [*angles, *(amplitudes or ())]
-    angle_map = affine.map() if affine else expression(graph, roots, len(angles), *sizes)
+    angle_map = expression(graph, roots, len(angles), *sizes)
     slots = [k for k, one in enumerate(depends(graph, angles, "weight")) if one]
     found = Compiled(
         circuit,

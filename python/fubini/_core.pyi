@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AffineMap', 'AngleMap', 'Expression', 'FisherChain', 'Pass', 'Preconditioner', 'Program', 'ProgramBuilder', 'ShiftPlan', 'backward', 'backward_rows', 'berry_connection', 'blocks_from_probabilities', 'blocks_from_states', 'combine_rows', 'compiler', 'derivative_states', 'energy_curvature', 'energy_curvature_product', 'expression_kinds', 'expval', 'first_not_finite', 'forward', 'gate_table', 'hessian_product', 'isa', 'jacobian', 'jacobian_block', 'jvp', 'kronecker_factors', 'largest_eigenvalues', 'linear_block', 'linear_layer', 'linearise', 'mean_over_batch', 'memory_limit', 'metric', 'metric_factor', 'metric_vector_product', 'num_threads', 'output_factor', 'overlap_gradient', 'pull_factor', 'reduce_rows', 'set_memory_limit', 'set_num_threads', 'shift_rule', 'shift_sum', 'solve_batch', 'solve_fast', 'solve_kronecker', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'stage_covariances', 'state', 'variational_velocities', 'version', 'vjp']
+__all__: list[str] = ['Expression', 'FisherChain', 'Pass', 'Preconditioner', 'Program', 'ProgramBuilder', 'ShiftPlan', 'backward', 'backward_rows', 'berry_connection', 'blocks_from_probabilities', 'blocks_from_states', 'combine_rows', 'compiler', 'derivative_states', 'energy_curvature', 'energy_curvature_product', 'expression_kinds', 'expval', 'first_not_finite', 'forward', 'gate_table', 'hessian_product', 'isa', 'jacobian', 'jacobian_block', 'jvp', 'kronecker_factors', 'largest_eigenvalues', 'linear_block', 'linear_layer', 'linearise', 'mean_over_batch', 'memory_limit', 'metric', 'metric_factor', 'metric_vector_product', 'num_threads', 'output_factor', 'overlap_gradient', 'pull_factor', 'reduce_rows', 'set_memory_limit', 'set_num_threads', 'shift_rule', 'shift_sum', 'solve_batch', 'solve_fast', 'solve_kronecker', 'solve_list', 'solve_list_fast', 'solve_method_name', 'solve_status_text', 'stage_covariances', 'state', 'variational_velocities', 'version', 'vjp']
 class ShiftPlan:
     """
     Parameter-shift terms of a circuit: angle index, coefficient and shift of each.
@@ -99,46 +99,16 @@ class ProgramBuilder:
         """
         Add weight * probability of reading index on the wires to a moment.
         """
-class AngleMap:
+class Expression:
     """
-    Angles, and amplitudes of an initial state, as a function of weights and inputs.
+    Angles, and amplitudes of an initial state, as a scalar program of weights and inputs: nodes (kind, u, v, c), terms (coefficient, u, v) of sums, outputs: angles, then real and imaginary parts of amplitudes, interleaved.
     """
+    def __init__(self, weights: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, nodes: collections.abc.Sequence[tuple[str, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]], terms: collections.abc.Sequence[tuple[typing.SupportsFloat | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], outputs: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], angles: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
     def angles(self, weights: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]], inputs: typing.Annotated[numpy.typing.ArrayLike, numpy.float64]) -> numpy.typing.NDArray[numpy.float64]:
         """
         Angles (batch, angles) for a list of weights and inputs (batch, features).
         """
-    def states(self, weights: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]], inputs: typing.Annotated[numpy.typing.ArrayLike, numpy.float64]) -> numpy.typing.NDArray[numpy.complex128] | None:
-        """
-        Initial states (batch, amplitudes), or None where there are none.
-        """
-    @property
-    def num_amplitudes(self) -> int:
-        ...
-    @property
-    def num_angles(self) -> int:
-        ...
-    @property
-    def num_inputs(self) -> int:
-        ...
-    @property
-    def num_weights(self) -> int:
-        ...
-class AffineMap(AngleMap):
-    """
-    angles = constant + W weights + X inputs; matrices as (angle, source, value) entries.
-    """
-    def __init__(self, constant: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], weights: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, by_weights: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]], by_inputs: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]]) -> None:
-        ...
-class Pass:
-    """
-    What `backward` needs of a call of `forward`.
-    """
-class Expression(AngleMap):
-    """
-    Angles and amplitudes as a scalar program: nodes (kind, u, v, c), terms (coefficient, u, v) of sums, outputs: angles, then real and imaginary parts of amplitudes, interleaved.
-    """
-    def __init__(self, weights: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, nodes: collections.abc.Sequence[tuple[str, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]], terms: collections.abc.Sequence[tuple[typing.SupportsFloat | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], outputs: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], angles: typing.SupportsInt | typing.SupportsIndex) -> None:
-        ...
     def evaluate(self, weights: numpy.typing.NDArray[numpy.float64], inputs: numpy.typing.NDArray[numpy.float64]) -> numpy.typing.NDArray[numpy.float64]:
         """
         Outputs (batch, outputs) of weights (weights,) or (batch, weights) and inputs (batch, features).
@@ -155,6 +125,10 @@ class Expression(AngleMap):
         """
         Derivatives (batch, outputs) along tangents of the shapes of weights and inputs; None: does not move.
         """
+    def states(self, weights: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]], inputs: typing.Annotated[numpy.typing.ArrayLike, numpy.float64]) -> numpy.typing.NDArray[numpy.complex128] | None:
+        """
+        Initial states (batch, amplitudes), or None where there are none.
+        """
     def vjp(self, weights: numpy.typing.NDArray[numpy.float64], inputs: numpy.typing.NDArray[numpy.float64], cotangents: numpy.typing.NDArray[numpy.float64]) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64]]:
         """
         Gradients, of the shapes of weights and inputs, of outputs weighted by (batch, outputs).
@@ -162,6 +136,13 @@ class Expression(AngleMap):
     @property
     def num_outputs(self) -> int:
         ...
+    @property
+    def num_weights(self) -> int:
+        ...
+class Pass:
+    """
+    What `backward` needs of a call of `forward`.
+    """
 class Preconditioner:
     """
     A damped metric in blocks, factorised once for many gradients. Blocks are added in order, False where one is not positive definite; unknowns with a zero on the diagonal keep their gradient.
@@ -197,7 +178,7 @@ class FisherChain:
     """
     def __init__(self, family: str) -> None:
         ...
-    def add_circuit(self, program: typing.Any, map: AngleMap, weights: collections.abc.Sequence[numpy.ndarray], form: str) -> None:
+    def add_circuit(self, program: typing.Any, map: Expression, weights: collections.abc.Sequence[numpy.ndarray], form: str) -> None:
         """
         A circuit, whose metric is 'dense', 'diagonal' or 'none'.
         """
@@ -226,11 +207,11 @@ class FisherChain:
         """
         Shapes of the averaged matrices, in the order of the layers.
         """
-def backward(program: Program, map: AngleMap, passed: Pass, cotangents: numpy.typing.NDArray[numpy.float64]) -> tuple[numpy.typing.NDArray[numpy.float64], list[numpy.typing.NDArray[numpy.float64]]]:
+def backward(program: Program, map: Expression, passed: Pass, cotangents: numpy.typing.NDArray[numpy.float64]) -> tuple[numpy.typing.NDArray[numpy.float64], list[numpy.typing.NDArray[numpy.float64]]]:
     """
     Gradients by inputs (batch, features) and by every weight.
     """
-def backward_rows(program: Program, map: AngleMap, passed: Pass, cotangents: numpy.typing.NDArray[numpy.float64]) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64]]:
+def backward_rows(program: Program, map: Expression, passed: Pass, cotangents: numpy.typing.NDArray[numpy.float64]) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64]]:
     """
     Gradients by inputs (batch, features) and by weights (batch, weights), one for each element.
     """
@@ -278,7 +259,7 @@ def first_not_finite(arrays: list[numpy.ndarray]) -> int:
     """
     Number of the first array of a list that has NaN or infinity; -1 if there is none.
     """
-def forward(program: Program, map: AngleMap, weights: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]], inputs: numpy.typing.NDArray[numpy.float64], keep: bool) -> tuple[numpy.typing.NDArray[numpy.float64], Pass | None]:
+def forward(program: Program, map: Expression, weights: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]], inputs: numpy.typing.NDArray[numpy.float64], keep: bool) -> tuple[numpy.typing.NDArray[numpy.float64], Pass | None]:
     """
     Results (batch, outputs), and a Pass if keep.
     """
@@ -322,7 +303,7 @@ def linear_layer(inputs: numpy.typing.NDArray[numpy.float64], weight: numpy.typi
     """
     inputs weight^T + bias, (data, outputs).
     """
-def linearise(program: Program, map: AngleMap, weights: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]], inputs: numpy.typing.NDArray[numpy.float64], want_inputs: bool) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64] | None]:
+def linearise(program: Program, map: Expression, weights: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]], inputs: numpy.typing.NDArray[numpy.float64], want_inputs: bool) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64] | None]:
     """
     Results (batch, outputs), their derivatives by weights (batch, outputs, weights), and by inputs (batch, outputs, features) or None.
     """

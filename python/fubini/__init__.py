@@ -30,8 +30,9 @@ from fubini.nn.layer import QuantumLayer
 from fubini.nn.replace import replace_torch_layers
 from fubini.optim.momentum import HeavyBall, Spring
 from fubini.optim.optimizer import QNGOptimizer
-from fubini.optim.policies import Armijo, LevenbergMarquardt, Schedule, Tikhonov, TrustRegion
+from fubini.optim.policies import LevenbergMarquardt, Schedule, Tikhonov
 from fubini.optim.shot_optimizer import ShotQNGOptimizer
+from fubini.optim.step_rules import Armijo, TrustRegion
 from fubini.runtime import (
     build_info,
     get_memory_limit,

@@ -113,7 +113,7 @@ def test_a_failing_step_leaves_the_weights_and_is_resumed() -> None:
 
 def test_arguments() -> None:
     for name in ("shots", "update_every", "coordinates"):
-        with pytest.raises(ValueError, match=f"{name}: expected an integer >= 1, got 0"):
+        with pytest.raises(ValueError, match=f"{name}: expected a whole number >= 1, got 0"):
             make(**{name: 0})
     with pytest.raises(ValueError, match="lr: expected"):
         make(lr=-1.0)

@@ -9,15 +9,14 @@ import torch
 
 import fubini
 from fubini.optim.policies import (
-    Armijo,
     DampingPolicy,
     LevenbergMarquardt,
     Schedule,
     Tikhonov,
-    TrustRegion,
     as_policy,
     predicted_reduction,
 )
+from fubini.optim.step_rules import Armijo, TrustRegion
 
 
 def test_tikhonov_and_schedule():

@@ -261,7 +261,7 @@ MISUSES: list[tuple[Callable[[Any], Any], Any, str]] = [
     (
         lambda m: fubini.ShotQNGOptimizer(m.parameters(), NODE, shots=1.5),
         ValueError,
-        "shots: expected an integer",
+        "shots: expected a whole number",
     ),
 ]
 

@@ -8,7 +8,8 @@ import scipy.linalg
 import torch
 
 import fubini
-from fubini.optim.policies import Armijo, LevenbergMarquardt, TrustRegion
+from fubini.optim.policies import LevenbergMarquardt
+from fubini.optim.step_rules import Armijo, TrustRegion
 from systems import backward_error, rank_deficient, vectors, with_condition
 
 FAR = (1e-300, 1e-200, 1e-160, 1e160, 1e200, 1e300)

@@ -178,15 +178,8 @@ class Block(ABC):
             raise ValueError(
                 f"keep: expected {len(self.parameters)} booleans, at least one of them true, got {list(keep)}"
             )
-        mask = torch.cat(
-            [
-                torch.full((p.numel(),), bool(stays), device=self.device)
-                for p, stays in zip(self.parameters, keep, strict=True)
-            ]
-        )
-        return [p for p, stays in zip(self.parameters, keep, strict=True) if stays], mask.nonzero()[
-            :, 0
-        ]
+        index = places(keep, [p.numel() for p in self.parameters]).to(self.device)
+        return [p for p, stays in zip(self.parameters, keep, strict=True) if stays], index
 
     def _check_same(self, other: Block) -> None:
         same = (
@@ -259,6 +252,17 @@ def averaged(pairs: Sequence[tuple[Block, Block, float]]) -> list[Block]:
         first.with_tensors({name: next(left) for name in old})
         for (first, _, _), old in zip(pairs, mine, strict=True)
     ]
+
+
+def places(keep: Sequence[bool], sizes: Sequence[int]) -> Tensor:
+    """Return the positions of entries that stay.
+
+    Args:
+        keep: For each of several pieces that are side by side, whether it stays.
+        sizes: Numbers of their entries.
+    """
+    stays = torch.tensor(keep, dtype=torch.bool)
+    return stays.repeat_interleave(torch.tensor(sizes)).nonzero()[:, 0]
 
 
 def checked(name: str, values: Any, shape: tuple[int, ...]) -> Tensor:

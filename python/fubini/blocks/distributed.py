@@ -150,11 +150,11 @@ def mean_tensors(tensors: Sequence[Tensor], weights: Sequence[float]) -> list[Te
     share = torch.tensor(list(weights), dtype=torch.float64, device=device)
     flat = torch.cat([share, *(w * t.reshape(-1) for t, w in zip(tensors, weights, strict=True))])
     total = _all_reduced(flat)
-    means, start = [], len(tensors)
-    for k, t in enumerate(tensors):
-        means.append((total[start : start + t.numel()] / total[k]).reshape(t.shape))
-        start += t.numel()
-    return means
+    shares, values = total[: len(tensors)], total[len(tensors) :]
+    pieces = torch.split(values, [t.numel() for t in tensors])
+    return [
+        (piece / w).reshape(t.shape) for piece, w, t in zip(pieces, shares, tensors, strict=True)
+    ]
 
 
 def mean_blocks(blocks: Sequence[Block], counts: Sequence[float]) -> list[Block]:
@@ -168,12 +168,11 @@ def mean_blocks(blocks: Sequence[Block], counts: Sequence[float]) -> list[Block]
         return list(blocks)
     blocks = _of_one_kind(blocks)
     linear = [k for k, block in enumerate(blocks) if block.linear]
-    named = [(k, name, t) for k in linear for name, t in blocks[k].tensors().items()]
-    means = mean_tensors([t for _, _, t in named], [counts[k] for k, _, _ in named])
+    named = [(k, t) for k in linear for t in blocks[k].tensors().values()]
+    left = iter(mean_tensors([t for _, t in named], [counts[k] for k, _ in named]))
     result = list(blocks)
     for k in linear:
-        found = {name: mean for (i, name, _), mean in zip(named, means, strict=True) if i == k}
-        result[k] = blocks[k].with_tensors(found)
+        result[k] = blocks[k].with_tensors({name: next(left) for name in blocks[k].tensors()})
     for k, block in enumerate(blocks):
         if isinstance(block, FactorBlock):
             result[k] = _stacked(block, counts[k])
@@ -189,12 +188,11 @@ def _of_one_kind(blocks: Sequence[Block]) -> list[Block]:
         for b in blocks
     ]
     mine = torch.tensor(codes, dtype=torch.float64, device=blocks[0].device)
-    highest = mine.clone()
-    dist.all_reduce(highest, op=dist.ReduceOp.MAX)
-    lowest = mine.clone()
-    dist.all_reduce(lowest, op=dist.ReduceOp.MIN)
+    bounds = torch.stack([mine, -mine])
+    dist.all_reduce(bounds, op=dist.ReduceOp.MAX)
+    highest, lowest = bounds[0].tolist(), (-bounds[1]).tolist()
     result = []
-    for block, low, high in zip(blocks, lowest.tolist(), highest.tolist(), strict=True):
+    for block, low, high in zip(blocks, lowest, highest, strict=True):
         if low == high or (high == 2.0 and isinstance(block, OperatorBlock)):
             result.append(block)
         elif high == 2.0:

@@ -13,7 +13,7 @@ import torch
 
 from fubini import _core
 from fubini.arrays import shared_array, to_numpy
-from fubini.blocks.base import Block, BlockInfo, checked
+from fubini.blocks.base import Block, BlockInfo, checked, places
 from fubini.blocks.matrix import DenseBlock
 from fubini.solvers.systems import SolveStatus
 
@@ -160,10 +160,7 @@ class KroneckerBlock(Block):
     def restrict(self, keep: Sequence[bool]) -> KroneckerBlock:
         """Return the block of some of the parameters, see Block."""
         parameters, _ = self._kept(keep)
-        stays = torch.cat(
-            [torch.full((c,), bool(k)) for c, k in zip(self._columns, keep, strict=True)]
-        )
-        index = stays.nonzero()[:, 0].to(self.device)
+        index = places(keep, self._columns).to(self.device)
         columns = [c for c, k in zip(self._columns, keep, strict=True) if k]
         return KroneckerBlock(
             parameters, self._left, self._right[:, index][:, :, index], columns, self.label
@@ -182,21 +179,18 @@ class KroneckerBlock(Block):
     def _matrices(self, v: Tensor) -> Tensor:
         """(n,) or (n, k) -> (groups, rows, columns, k)."""
         groups, rows = self._left.shape[:2]
-        parts, start = [], 0
-        for count in self._columns:
-            size = groups * rows * count
-            parts.append(v[start : start + size].reshape(groups, rows, count, -1))
-            start += size
+        sizes = [groups * rows * count for count in self._columns]
+        parts = [
+            part.reshape(groups, rows, count, -1)
+            for part, count in zip(torch.split(v, sizes), self._columns, strict=True)
+        ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
     def _vector(self, m: Tensor, ndim: int) -> Tensor:
         """The inverse of _matrices."""
         shape = (-1,) if ndim == 1 else (-1, m.shape[-1])
-        parts, start = [], 0
-        for count in self._columns:
-            parts.append(m[:, :, start : start + count].reshape(shape))
-            start += count
-        return torch.cat(parts)
+        parts = torch.split(m, list(self._columns), dim=2)
+        return torch.cat([part.reshape(shape) for part in parts])
 
     def _product_form(
         self, damping: Tensor | float

@@ -16,14 +16,10 @@ from fubini.options import Real
 _ACCEPT = 1e-4  # share of the predicted reduction that a step must bring
 _LARGEST = 1e16  # damping in units of the curvature at which no step is left
 _DENSE = 1500  # numbers up to which the curvature is a matrix
-_MANY, _DEAR = (
-    128,
-    2**17,
-)  # numbers, and these times amplitudes, from which products are cheaper far from the end
+# Numbers, and these times amplitudes, from which products are cheaper far from the end.
+_MANY, _DEAR = 128, 2**17
 _LATE = 1e-3  # share of the energy that a step is predicted to bring, below which the end is near
-_AS_PREDICTED = (
-    0.2  # error of a predicted reduction with which the matrix need not be computed anew
-)
+_AS_PREDICTED = 0.2  # error of a predicted reduction with which the matrix is not computed anew
 _LONGEST = 10  # steps without the matrix
 # Below so many numbers that saves something in the last steps only, which bring less than that share.
 _FEW, _LAST = 16, 1e-5

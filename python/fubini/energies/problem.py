@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from fubini import _core
 from fubini.arrays import to_numpy
 from fubini.compile.calls import find
 from fubini.compile.compiled import Affine, Compiled
 from fubini.devices.executor import device_reason
+from fubini.energies.arguments import Arguments, check_apart
 from fubini.errors import UnsupportedCircuitError
 from fubini.metric.compiled_qnode import CompiledQNode, compiled
 from fubini.native.circuit import Circuit
-from fubini.options import Complex, Index, Real
+from fubini.options import Complex, Real
 
 _ONE = np.ones(1)
 #: Rounding of a gradient by one number, of an observable of size 1, with a margin of 16.
@@ -67,6 +66,10 @@ class EnergyProblem:
     Attributes:
         start: Where the arguments were, (P,).
         evaluations: How often an energy was computed, with or without derivatives.
+        size: P.
+        amplitudes: Of the state, 2^wires.
+        magnitude: Of the observable, the sum of the sizes of its coefficients: energies are rounded in proportion to it.
+        noise: Length up to which a gradient, (P,), is nothing but rounding.
 
     Example:
         >>> import fubini, torch, pennylane as qml
@@ -86,37 +89,18 @@ class EnergyProblem:
         circuit: Circuit,
         angles: _Angles,
         start: Real,
-        arguments: _Arguments,
+        arguments: Arguments,
         state: Complex | None = None,
     ) -> None:
         self.start = start
         self.evaluations = 0
         self._program, self._angles, self._arguments = circuit.program, angles, arguments
-        self._wires, self._state = circuit.num_wires, state
+        self._state = state
         [measured] = circuit.structure.measurements
-        self._magnitude = (
-            1.0 if measured.projector else float(sum(abs(c) for _, _, c in measured.terms))
-        )
-
-    @property
-    def size(self) -> int:
-        """P."""
-        return len(self.start)
-
-    @property
-    def amplitudes(self) -> int:
-        """Of the state, 2^wires."""
-        return 1 << self._wires
-
-    @property
-    def magnitude(self) -> float:
-        """Of the observable, the sum of the sizes of its coefficients: energies are rounded in proportion to it."""
-        return self._magnitude
-
-    @property
-    def noise(self) -> float:
-        """Length up to which a gradient, (P,), is nothing but rounding."""
-        return NOISE * self._magnitude * math.sqrt(max(1, self.size))
+        sizes = [1.0] if measured.projector else [abs(c) for _, _, c in measured.terms]
+        self.size, self.amplitudes = len(start), 1 << circuit.num_wires
+        self.magnitude = float(sum(sizes))
+        self.noise = NOISE * self.magnitude * math.sqrt(max(1, self.size))
 
     def energy(self, x: Real) -> float:
         """Return the energy.
@@ -155,19 +139,8 @@ class EnergyProblem:
         Args:
             x: (P,).
         """
-        self.evaluations += 1
-        x = np.asarray(x, dtype=np.float64)
-        value, gradient, curvature, metric = _core.energy_curvature(
-            self._program, self._angles.at(x[None]), _ONE, self._state
-        )
-        assert metric is not None
-        pull = self._angles
-        return EnergyModel(
-            float(value[0]),
-            pull.pull(x, gradient[0]),
-            pull.pull_both(x, curvature[0]),
-            pull.pull_both(x, metric[0]),
-        )
+        energy, gradient, curvature, metric = self._expansion(x, True)
+        return EnergyModel(energy, gradient, curvature, metric)
 
     def expansion(self, x: Real) -> tuple[float, Real, Real]:
         """Return the energy, its gradient, (P,), and its curvature, (P, P): :meth:`model` without the metric.
@@ -175,13 +148,17 @@ class EnergyProblem:
         Args:
             x: (P,).
         """
+        energy, gradient, curvature = self._expansion(x, False)
+        return energy, gradient, curvature
+
+    def _expansion(self, x: Real, with_metric: bool) -> Any:
         self.evaluations += 1
         x = np.asarray(x, dtype=np.float64)
-        value, gradient, curvature, _ = _core.energy_curvature(
-            self._program, self._angles.at(x[None]), _ONE, self._state, False
+        value, gradient, *matrices = _core.energy_curvature(
+            self._program, self._angles.at(x[None]), _ONE, self._state, with_metric
         )
-        pull = self._angles
-        return float(value[0]), pull.pull(x, gradient[0]), pull.pull_both(x, curvature[0])
+        pulled = [self._angles.pull_both(x, m[0]) for m in matrices if m is not None]
+        return float(value[0]), self._angles.pull(x, gradient[0]), *pulled
 
     def metric(self, x: Real) -> Real:
         """Return the Fubini-Study metric, (P, P).
@@ -238,36 +215,6 @@ class EnergyProblem:
             x: (P,).
         """
         self._arguments.write(np.asarray(x, dtype=np.float64))
-
-
-class _Arguments:
-    """The arguments of a call, and which of their numbers move."""
-
-    def __init__(
-        self, args: Sequence[Any], kwargs: dict[str, Any], moving: list[torch.Tensor]
-    ) -> None:
-        self._args, self._kwargs, self._moving = tuple(args), dict(kwargs), moving
-
-    def at(self, x: Real) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        parts = dict(zip(map(id, self._moving), self._split(x), strict=True))
-
-        def new(value: Any) -> Any:
-            return parts.get(id(value), value)
-
-        return tuple(map(new, self._args)), {n: new(v) for n, v in self._kwargs.items()}
-
-    def write(self, x: Real) -> None:
-        with torch.no_grad():
-            for tensor, part in zip(self._moving, self._split(x), strict=True):
-                tensor.copy_(part)
-
-    def _split(self, x: Real) -> list[torch.Tensor]:
-        ends = np.cumsum([t.numel() for t in self._moving])[:-1]
-        parts = np.split(x.copy(), ends)
-        return [
-            torch.from_numpy(p).reshape(t.shape).to(t)
-            for p, t in zip(parts, self._moving, strict=True)
-        ]
 
 
 class _Angles:
@@ -372,44 +319,16 @@ def energy_problem(energy: Any, *args: Any, **kwargs: Any) -> EnergyProblem:
     if against or found.known.data is not None:
         against = against or "expected a circuit without inputs, got a batch"
         raise UnsupportedCircuitError(f"energy: {against}{_REMEDY}")
-    moving = [v for v in found.tensors.values() if v.requires_grad] or list(found.tensors.values())
+    tensors = list(found.tensors.values())
+    moving = [v for v in tensors if v.requires_grad] or tensors
     ids = {id(v) for v in moving}
-    _check_apart(list(found.tensors.values()), ids)
-    whole = np.concatenate([to_numpy(v).reshape(-1) for v in found.tensors.values()]).astype(float)
-    mask = np.concatenate([np.full(v.numel(), id(v) in ids) for v in found.tensors.values()])
+    check_apart(tensors, ids)
+    whole = np.concatenate([to_numpy(v).reshape(-1) for v in tensors]).astype(float)
+    mask = np.concatenate([np.full(v.numel(), id(v) in ids) for v in tensors])
     columns = np.flatnonzero(mask)
     if not len(columns):
         raise ValueError("args: expected tensors with at least one number, got none")
-    arguments = _Arguments(args, kwargs, [v for v in found.tensors.values() if id(v) in ids])
-    return _problem(form, whole, columns, arguments)
-
-
-def _check_apart(tensors: Sequence[torch.Tensor], moving: Container[int]) -> None:
-    """Refuse tensors that move and whose numbers are not numbers of their own: one result could not be written to them."""
-    places = [_addresses(v) for v in tensors]
-    for k, (v, mine) in enumerate(zip(tensors, places, strict=True)):
-        twice = any(
-            (id(v) in moving or id(w) in moving)
-            and v.device == w.device
-            and len(np.intersect1d(mine, theirs))
-            for w, theirs in zip(tensors[:k], places[:k], strict=True)
-        )
-        expanded = id(v) in moving and len(np.unique(mine)) < len(mine)
-        if twice or expanded:
-            got = "memory that two arguments share" if twice else "an expanded tensor"
-            raise ValueError(
-                f"args: expected tensors with memory of their own, because the result is written to them, got {got}; "
-                "write a QNode that uses one argument in both places, or pass v.clone()"
-            )
-
-
-def _addresses(tensor: torch.Tensor) -> Index:
-    """Where a tensor's numbers are, in words of four bytes, of which float64 has two: views may interleave or overlap."""
-    width = tensor.element_size()
-    found: Index = np.arange(tensor.data_ptr(), tensor.data_ptr() + width, 4)
-    for count, stride in zip(tensor.shape, tensor.stride(), strict=True):
-        found = (found[:, None] + width * stride * np.arange(count)).reshape(-1)
-    return found
+    return problem_of(form, whole, columns, Arguments(args, kwargs, moving))
 
 
 def reason_against(form: Compiled) -> str:
@@ -430,18 +349,18 @@ def reason_against(form: Compiled) -> str:
     return ""
 
 
-def problem_of(form: Compiled, whole: Real, columns: Any) -> EnergyProblem:
+def problem_of(
+    form: Compiled, whole: Real, columns: Any, arguments: Arguments | None = None
+) -> EnergyProblem:
     """Return a compiled circuit that is an energy as a function of some of its numbers.
 
     Args:
         form: The circuit, see ``reason_against``.
         whole: All its numbers, in the order of compilation.
         columns: Those that move.
+        arguments: Of the call that they are from, if there is one.
     """
-    return _problem(form, whole, columns, _Arguments((), {}, []))
-
-
-def _problem(form: Compiled, whole: Real, columns: Any, arguments: _Arguments) -> EnergyProblem:
+    arguments = arguments or Arguments((), {}, [])
     start = whole[columns]
     state = form.states([whole], np.zeros((1, 0)))
     tied = _tied(form.circuit, form.affine, whole, columns)

@@ -4,34 +4,11 @@ from typing import Any
 
 import torch
 
-#: Operations of which every argument may be such a sum.
+#: Operations of which every argument may be such a sum, as their nodes are called before ``Backward0``.
 _LINEAR = {
-    *(
-        "AddBackward0",
-        "SubBackward0",
-        "RsubBackward1",
-        "NegBackward0",
-        "SumBackward0",
-        "SumBackward1",
-    ),
-    *(
-        "SplitWithSizesBackward0",
-        "SplitBackward0",
-        "MeanBackward0",
-        "MeanBackward1",
-        "StackBackward0",
-        "CatBackward0",
-        "UnbindBackward0",
-    ),
-    *(
-        "SelectBackward0",
-        "IndexBackward0",
-        "SliceBackward0",
-        "ViewBackward0",
-        "ReshapeAliasBackward0",
-    ),
-    *("UnsafeViewBackward0", "SqueezeBackward0", "SqueezeBackward1", "UnsqueezeBackward0"),
-    *("ToCopyBackward0", "CloneBackward0", "AliasBackward0", "ExpandBackward0"),
+    *("Add", "Sub", "Rsub", "Neg", "Sum", "Mean", "Stack", "Cat", "Unbind"),
+    *("SplitWithSizes", "Split", "Select", "Index", "Slice", "View", "ReshapeAlias", "UnsafeView"),
+    *("Squeeze", "Unsqueeze", "ToCopy", "Clone", "Alias", "Expand"),
 }
 #: Operations of which one argument may be, and the other is a number.
 _SCALED = {"MulBackward0", "DivBackward0", "DotBackward0"}
@@ -56,7 +33,9 @@ def _is_sum(node: Any, known: dict[Any, bool], depth: int) -> bool:
     made_by = getattr(type(node), "_forward_cls", None)
     if made_by is not None:
         known[node] = made_by.__module__.startswith("fubini.nn.")
-    elif name in _LINEAR or (name in _SCALED and len(above) == 1 and not _divides(node)):
+    elif name.partition("Backward")[0] in _LINEAR or (
+        name in _SCALED and len(above) == 1 and not _divides(node)
+    ):
         known[node] = bool(above) and all(_is_sum(one, known, depth + 1) for one in above)
     else:
         known[node] = False

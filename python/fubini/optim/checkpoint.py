@@ -61,12 +61,8 @@ class Checkpointed(Stepping):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:  # of older checkpoints
-            group.setdefault("steps", 0)
-            group.setdefault("policy", {})
-            for name in ("momentum", "weight_decay"):
-                group.setdefault(name, 0.0)
-            group.setdefault("maximize", False)
-            group.setdefault("damping", "absolute")
+            usual = {"steps": 0, "momentum": 0.0, "weight_decay": 0.0, "maximize": False}
+            group.update({"policy": {}, "damping": "absolute", **usual, **group})
         if "_model" in state:  # absent where load_state_dict calls this with the groups only
             self._source = make_source(self._model, self._options)
             self._prepare()

@@ -1,6 +1,7 @@
 """What the optimizer refuses, before anything has changed."""
 
 import math
+import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -46,6 +47,20 @@ def listed(params: Any) -> list[Any]:
             f"params: expected a module, or an iterable of parameters or groups, got {got}{advice}"
         )
     return list(params)
+
+
+def check_count(name: str, value: Any) -> None:
+    """Refuse what is no whole number of at least one.
+
+    Args:
+        name: For messages.
+        value: The number.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name}: expected a whole number >= 1, got {value!r}")
 
 
 def check_parameters(parameters: Iterable[Any], names: Mapping[Any, str]) -> None:

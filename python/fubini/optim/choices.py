@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import pennylane as qml
@@ -14,7 +13,8 @@ from fubini.fisher.likelihoods import Gaussian
 from fubini.fisher.losses import as_likelihood
 from fubini.nn.layer import QuantumLayer
 from fubini.optim.momentum import Spring
-from fubini.optim.policies import Armijo, LevenbergMarquardt
+from fubini.optim.policies import LevenbergMarquardt
+from fubini.optim.step_rules import Armijo
 
 #: Kind of a damping in units of one term of the loss, of which a sum has many.
 PER_TERM = "per term"
@@ -22,135 +22,81 @@ PER_TERM = "per term"
 ENERGY_DAMPING = 0.1
 
 
-@dataclass(frozen=True)
-class Choices:
-    """The settings that have to be chosen together.
-
-    Attributes:
-        lr: As for ``QNGOptimizer``.
-        metric: Likewise.
-        lam: Likewise.
-        averaging: Likewise.
-        step_rule: Likewise, never ``"auto"``.
-        likelihood: Likewise; the loss if that is what was given.
-        by_length: Whether steps are limited by their running length.
-        unit: Of that length, see ``StepLength``.
-        per_term: Whether lam counts per term of the loss.
-        by_closure: Whether lam is a policy for steps with a closure, and ``ENERGY_DAMPING`` serves those without.
-        reasons: What was chosen and why, one line each; empty without a loss.
-    """
-
-    lr: Any
-    metric: Any
-    lam: Any
-    averaging: Any
-    step_rule: Any
-    likelihood: Any
-    by_length: bool = False
-    unit: float = 1.0
-    per_term: bool = False
-    by_closure: bool = False
-    reasons: tuple[str, ...] = ()
-
-
-def choose(
-    loss: Any,
-    *,
-    lr: Any,
-    metric: Any,
-    lam: Any,
-    averaging: Any,
-    step_rule: Any,
-    likelihood: Any,
-    momentum: Any,
-) -> Choices:
-    """Return the settings of an optimizer, with those that were not given chosen for the loss.
+def choose(loss: Any, momentum: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of an optimizer, with those that were not given chosen for the loss.
 
     Without a loss these are constants. With one, everything is measured in the curvature of the loss, so that the same
     numbers fit classifiers and regressions: they were compared on mini-batches of both.
 
     Args:
         loss: As for ``QNGOptimizer``; None if there is none.
-        lr: Likewise; None where it was not given.
-        metric: Likewise.
-        lam: Likewise.
-        averaging: Likewise.
-        step_rule: Likewise; ``"auto"`` where it was not given.
-        likelihood: Likewise.
         momentum: Likewise.
+        given: Its other options by name. Those that were not given are None, the step rule ``"auto"``, approx ``"default"``.
+
+    Returns:
+        The options, of which likelihood is the loss if that was given and the step rule is never ``"auto"``. Besides,
+        ``by_length``, whether steps are limited by their running length, and ``unit`` of that length, see ``StepLength``;
+        ``per_term``, whether lam counts per term of the loss; ``by_closure``, whether lam is a policy for steps with a
+        closure, and ``ENERGY_DAMPING`` serves those without; and ``reasons``, what was chosen and why, one line each, none
+        without a loss.
 
     Raises:
         TypeError: If the loss is the negative logarithm of no known distribution.
         ValueError: If it is no loss, or other options do not go with it.
     """
-    if isinstance(step_rule, str) and step_rule != "auto":
+    rule, lam = given["step_rule"], given["lam"]
+    by_rule = isinstance(rule, str)
+    if by_rule and rule != "auto":
         raise ValueError(
-            f"step_rule: expected 'auto', TrustRegion(...), Armijo(...) or None, got {step_rule!r}"
+            f"step_rule: expected 'auto', TrustRegion(...), Armijo(...) or None, got {rule!r}"
         )
-    if loss is None and metric == "energy":
-        return Choices(
-            1.0 if lr is None else lr,
-            metric,
-            LevenbergMarquardt() if lam is None else lam,
-            0.0 if averaging is None else averaging,
-            None if step_rule == "auto" else step_rule,
-            likelihood,
-            by_closure=lam is None,
-        )
+    energy = loss is None and given["metric"] == "energy"
+    options = {**given, "by_length": False, "by_closure": energy and lam is None, "reasons": ()}
+    options.update(per_term=False, unit=1.0, step_rule=None if by_rule else rule)
+    if isinstance(given["approx"], str) and given["approx"] == "default":
+        options["approx"] = "auto" if given["metric"] == "energy" else "block-diag"
     if loss is None:
-        return Choices(
-            0.01 if lr is None else lr,
-            "quantum" if metric is None else metric,
-            1e-3 if lam is None else lam,
-            0.0 if averaging is None else averaging,
-            None if step_rule == "auto" else step_rule,
-            likelihood,
-        )
+        defaults = {
+            "metric": "quantum",
+            "lr": 1.0 if energy else 0.01,
+            "lam": LevenbergMarquardt() if energy else 1e-3,
+            "averaging": 0.0,
+        }
+        return {**options, **{n: v for n, v in defaults.items() if given[n] is None}}
     meaning = as_likelihood(loss, "loss")
-    _check_company(metric, lam, likelihood)
-    judged = getattr(lam, "needs_closure", False) or isinstance(step_rule, Armijo)
-    by_length = step_rule == "auto" and not judged and not isinstance(momentum, Spring)
-    reasons: list[str] = []
-
-    def pick(name: str, given: Any, chosen: Any, why: str) -> Any:
-        if given is not None:
-            reasons.append(f"{name}={given!r}: as given")
-            return given
-        reasons.append(f"{name}={chosen!r}: {why}")
-        return chosen
-
-    metric = pick(
-        "metric", metric, "fisher", "the curvature of the loss, for quantum and classical layers"
-    )
+    _check_company(given["metric"], lam, given["likelihood"])
+    judged = getattr(lam, "needs_closure", False) or isinstance(rule, Armijo)
+    by_length = by_rule and not judged and not isinstance(momentum, Spring)
+    chosen: dict[str, tuple[Any, str]] = {
+        "metric": ("fisher", "the curvature of the loss, for quantum and classical layers")
+    }
     if by_length:
-        default, why = (
-            0.5,
-            "half of the full step, in the damped metric no longer than half of that",
-        )
+        why = "half of the full step, in the damped metric no longer than half of that"
+        chosen["lr"] = 0.5, why
     elif judged:
-        default, why = 1.0, "the full step, which is judged by the loss after it"
+        chosen["lr"] = 1.0, "the full step, which is judged by the loss after it"
     else:
-        default, why = 0.1, "a tenth of the full step, as batches are noisy"
-    lr = pick("lr", lr, default, why)
-    per_term = lam is None
+        chosen["lr"] = 0.1, "a tenth of the full step, as batches are noisy"
     why = "for each term of the loss, enough against the noise of batches"
-    lam = pick("lam", lam, 1e-2, why + (", and less as steps get short" if by_length else ""))
-    averaging = pick(
-        "averaging",
-        averaging,
-        0.0 if judged else 0.8,
-        "steps are judged by the present curvature"
-        if judged
-        else "the metric of some five batches is less noisy than that of one",
-    )
-    if step_rule != "auto":
-        reasons.append(f"step_rule={step_rule!r}: as given")
-    rule = None if step_rule == "auto" else step_rule
+    chosen["lam"] = 1e-2, why + (", and less as steps get short" if by_length else "")
+    if judged:
+        chosen["averaging"] = 0.0, "steps are judged by the present curvature"
+    else:
+        why = "the metric of some five batches is less noisy than that of one"
+        chosen["averaging"] = 0.8, why
+    reasons = [f"Chosen for loss={loss!r}:"]
+    for name, (value, why) in chosen.items():
+        if given[name] is None:
+            options[name] = value
+            reasons.append(f"  {name}={value!r}: {why}")
+        else:
+            reasons.append(f"  {name}={given[name]!r}: as given")
+    if not by_rule:
+        reasons.append(f"  step_rule={rule!r}: as given")
     # Errors have the scale of the targets; the logarithm of a probability has its own.
     unit = 0.0 if isinstance(meaning, Gaussian) else 1.0
-    return Choices(
-        lr, metric, lam, averaging, rule, loss, by_length, unit, per_term, reasons=tuple(reasons)
-    )
+    options.update(likelihood=loss, by_length=by_length, unit=unit, per_term=lam is None)
+    return {**options, "reasons": tuple(reasons)}
 
 
 def _check_company(metric: Any, lam: Any, likelihood: Any) -> None:
@@ -207,15 +153,3 @@ def better_call(names: list[str]) -> str:
         "which take the plain gradient step; pass the loss, QNGOptimizer(model, loss=torch.nn.CrossEntropyLoss()), for the "
         "metric of the whole model and a step size that needs no tuning, or metric='quantum' if that is what is meant"
     )
-
-
-def described(reasons: tuple[str, ...], options: Mapping[str, Any]) -> list[str]:
-    """Return the lines of ``explain`` about what was chosen.
-
-    Args:
-        reasons: Of the choices.
-        options: The optimizer's.
-    """
-    if not reasons:
-        return []
-    return [f"Chosen for loss={options['likelihood']!r}:", *(f"  {line}" for line in reasons)]

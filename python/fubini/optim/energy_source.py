@@ -1,10 +1,8 @@
 """The curvature of an energy as the metric of a step: Rayleigh-Gauss-Newton, where the loss is an energy and nothing else."""
 
 import functools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,17 +13,17 @@ from fubini.blocks import DenseBlock, OperatorBlock, distributed
 from fubini.blocks.curvature import CurvatureBlock
 from fubini.compile.compiled import Compiled
 from fubini.energies.problem import NOISE, EnergyProblem, problem_of, reason_against
-from fubini.errors import NumericalError, UnsupportedCircuitError
+from fubini.errors import UnsupportedCircuitError
 from fubini.metric.call_metric import CallLayer
 from fubini.nn.evaluations import leaf_weights
-from fubini.optim.affine import is_affine
+from fubini.optim.energy_sum import REMEDY, EnergyJudge, EnergySum, Term
 from fubini.optim.gather import Counted
-from fubini.optim.proposal import Proposal
 from fubini.optim.quantum_source import (
     AnyLayer,
     QuantumSource,
     _Layer,
     is_plain,
+    starts_of,
     weights_by_parameters,
 )
 from fubini.options import LayerRule, Real
@@ -33,103 +31,7 @@ from fubini.options import LayerRule, Real
 Tensor = torch.Tensor
 
 _DENSE = 1500  # numbers up to which the curvature is a matrix
-_CAST = 8.0 * float(np.finfo(np.float32).eps)  # error of gradients by a cast to float32
 _REMEMBERED = 16  # circuits over their weights
-_REMEDY = "; take metric='quantum', which fits any loss, or metric='fisher' with loss="
-
-
-@dataclass(eq=False)
-class _Term:
-    """An energy that is a part of the loss, at the weights of a step.
-
-    Attributes:
-        problem: The energy over its weights.
-        x: The weights that move, (W,).
-        jacobian: Their derivative by the parameters, (W, P); None where they are the parameters.
-        count: How many passes evaluated it.
-        now: Returns the weights as they are now, (W,), or None where that takes another forward pass.
-    """
-
-    problem: EnergyProblem
-    x: Real
-    jacobian: Real | None
-    count: int
-    now: Callable[[], Real | None]
-
-    def pulled(self, gradient: Real) -> Real:
-        """A gradient by the weights as one by the parameters."""
-        return self.count * (gradient if self.jacobian is None else gradient @ self.jacobian)
-
-    def pulled_both(self, matrix: Real) -> Real:
-        """A matrix over the weights as one over the parameters."""
-        jacobian = self.jacobian
-        return self.count * (matrix if jacobian is None else jacobian.T @ matrix @ jacobian)
-
-    def product(self, v: Real) -> Real:
-        """The curvature times a vector over the parameters."""
-        pushed = v if self.jacobian is None else self.jacobian @ v
-        return self.pulled(self.problem.curvature_product(self.x, pushed))
-
-    @property
-    def rounding(self) -> float:
-        """Of its gradient, in units of the precision."""
-        length = 1.0 if self.jacobian is None else max(1.0, float(np.linalg.norm(self.jacobian)))
-        return self.count * self.problem.magnitude * length * math.sqrt(len(self.x))
-
-
-@dataclass(eq=False)
-class _Sum:
-    """What the energies of all units have together.
-
-    Attributes:
-        energy: Their sum.
-        gradients: Theirs by the parameters of each unit.
-        terms: They themselves.
-        rounding: Of these, for numbers of order 1 in double precision.
-    """
-
-    energy: float = 0.0
-    gradients: list[tuple[list[Tensor], Real]] = field(default_factory=list)
-    terms: list[_Term] = field(default_factory=list)
-    rounding: float = 0.0
-
-
-class EnergyJudge:
-    """Evaluates an energy at changed parameters by the kernel alone, instead of the closure; see ``Judge``.
-
-    Args:
-        terms: What it is the sum of.
-        energy: Before the step.
-        factor: Of the function that is to fall.
-    """
-
-    forward_only = True
-
-    def __init__(self, terms: Sequence[_Term], energy: float, factor: float) -> None:
-        self._terms, self._energy, self._factor = terms, energy, factor
-
-    def objective(self, loss: float) -> float:
-        """Return what is to fall, before the step.
-
-        Args:
-            loss: Not needed.
-        """
-        return self._factor * self._energy
-
-    def at(self, proposal: Proposal, factor: float) -> float:
-        """Return what is to fall after a multiple of a change; the parameters stay there.
-
-        Args:
-            proposal: Whose parameters are saved.
-            factor: Multiplies its change.
-        """
-        proposal.apply(factor)
-        energy = 0.0
-        for term in self._terms:
-            x = term.now()
-            assert x is not None
-            energy += term.count * term.problem.energy(x)
-        return self._factor * energy
 
 
 class EnergySource(QuantumSource):
@@ -153,7 +55,7 @@ class EnergySource(QuantumSource):
         self._dense = dense
         self._owned: list[Tensor] = []
         self._known: dict[Any, tuple[Compiled, EnergyProblem]] = {}
-        self._sum = _Sum()
+        self._sum = EnergySum()
         self._loss: float | None = None
         self._result: Any = None
         self._sign = self._factor = 1.0
@@ -202,14 +104,15 @@ class EnergySource(QuantumSource):
             raise UnsupportedCircuitError(
                 f"metric: expected a loss that is one observable's expectation value with 'energy', got one that depends on {some}, "
                 "no weight of a circuit that was seen; call the circuit as a QuantumLayer or by fubini.compiled(qnode), leave "
-                "out classical layers" + _REMEDY
+                "out classical layers" + REMEDY
             )
 
     def blocks(self, moving: Sequence[Tensor], targets: Any, step: int) -> list[Counted]:
         """See Source."""
-        self._sum = _Sum()
+        self._sum = EnergySum()
         found = super().blocks(moving, targets, step)
-        factor = self._factor = self._checked_factor(moving)
+        result, self._result = self._result, None
+        factor = self._factor = self._sum.factor(moving, self._loss, result, self._factor)
         factor *= self._sign
         shifts = not (self._judged and (self._closure or self.judge() is not None))
         scaled: list[Counted] = []
@@ -244,50 +147,47 @@ class EnergySource(QuantumSource):
     # -- circuits -----------------------------------------------------------------------------------------------------
 
     def _unit_block(self, unit: list[AnyLayer], parameters: list[Tensor]) -> Counted:
-        sizes = [p.numel() for p in parameters]
-        starts = dict(zip(parameters, np.cumsum([0, *sizes]).tolist(), strict=False))
+        starts, size = starts_of(parameters)
         terms = [term for layer in unit for term in self._terms(layer, starts)]
-        size, device = sum(sizes), parameters[0].device
+        device = parameters[0].device
         dense = size <= _DENSE if self._dense is None else self._dense
         gradient, matrix = np.zeros(size), np.zeros((size, size) if dense else (0, 0))
         for term in terms:
             if dense:
-                model = term.problem.model(term.x)
-                energy, slope = model.energy, model.gradient
-                matrix += term.pulled_both(model.curvature)
+                energy, slope, curvature = term.problem.expansion(term.x)
+                matrix += term.pulled_both(curvature)
             else:
                 energy, slope = term.problem.value_and_gradient(term.x)
             self._sum.energy += term.count * energy
             gradient += term.pulled(slope)
-        self._sum.gradients.append((parameters, gradient))
+        pieces = np.split(gradient, list(starts.values())[1:])
+        self._sum.gradients.update(zip(parameters, pieces, strict=True))
         self._sum.terms += terms
-        rounding = sum(term.rounding for term in terms)
-        self._sum.rounding += rounding
 
         def apply(v: Tensor) -> Tensor:
             vector = to_numpy(v)
             total = np.sum([term.product(vector) for term in terms], axis=0)
             return torch.from_numpy(total).to(device)
 
-        label = ", ".join(layer.name for layer in unit)
+        label = "energy of " + ", ".join(layer.name for layer in unit)
         inner: DenseBlock | OperatorBlock
         if dense:
             values = torch.from_numpy((matrix + matrix.T) / 2).to(device)
-            inner = DenseBlock(parameters, values, f"energy of {label}")
+            inner = DenseBlock(parameters, values, label)
         else:
-            inner = OperatorBlock(parameters, apply, f"energy of {label}")
-        return CurvatureBlock(inner, True, NOISE * rounding), 1
+            inner = OperatorBlock(parameters, apply, label)
+        return CurvatureBlock(inner, True, NOISE * sum(t.rounding for t in terms)), 1
 
-    def _terms(self, layer: AnyLayer, starts: Mapping[Tensor, int]) -> Iterator[_Term]:
+    def _terms(self, layer: AnyLayer, starts: Mapping[Tensor, int]) -> Iterator[Term]:
         """The energies that a layer evaluated in the passes whose gradients are being applied."""
         if isinstance(layer, CallLayer):
-            for call in layer.compiled_calls(starts, _REMEDY):
+            for call in layer.compiled_calls(starts, REMEDY):
                 form = call.form
                 if form.data is not None or len(form.rows) != 1:
                     raise UnsupportedCircuitError(
                         f"{layer.name}: expected a call without data with metric='energy', got tensors besides the weights, "
                         f"{layer.names[form.data] if form.data is not None else 'a batch'}; pass constants as numbers or "
-                        f"NumPy arrays{_REMEDY}"
+                        f"NumPy arrays{REMEDY}"
                     )
                 whole = np.concatenate([a.reshape(-1) for a in form.arrays]).astype(np.float64)
                 yield self._term(
@@ -305,7 +205,7 @@ class EnergySource(QuantumSource):
             if form is None:
                 raise UnsupportedCircuitError(
                     f"{layer.name}: expected a circuit that is compiled with metric='energy'. {layer.module.explain()}"
-                    + _REMEDY.replace("; take", " Take", 1)
+                    + REMEDY.replace("; take", " Take", 1)
                 )
             values = layer.module.qnode_weights if part.weights is None else part.weights
             arrays = [to_numpy(v).reshape(-1) for v in values.values()]
@@ -330,10 +230,10 @@ class EnergySource(QuantumSource):
         jacobian: Real | None,
         count: int,
         now: Callable[[], Real | None],
-    ) -> _Term:
+    ) -> Term:
         against = reason_against(form)
         if against:
-            raise UnsupportedCircuitError(f"{name}: {against}, with metric='energy'{_REMEDY}")
+            raise UnsupportedCircuitError(f"{name}: {against}, with metric='energy'{REMEDY}")
         fixed = whole.copy()
         fixed[columns] = 0.0
         key = (id(form), columns.tobytes(), fixed.tobytes())
@@ -343,69 +243,7 @@ class EnergySource(QuantumSource):
             self._known[key] = form, problem_of(form, whole, columns)
         if form.decisions:  # other weights may have another circuit
             now = _unknown
-        return _Term(self._known[key][1], whole[columns], jacobian, count, now)
-
-    # -- the loss -----------------------------------------------------------------------------------------------------
-
-    def _checked_factor(self, moving: Sequence[Tensor]) -> float:
-        """The number c with loss = c times the energy; refused where the gradients say that there is none."""
-        ids = {id(p) for p in moving}
-        mine, theirs, eps = [np.zeros(0)], [np.zeros(0)], 0.0
-        for parameters, gradient in self._sum.gradients:
-            start = 0
-            for p in parameters:
-                if id(p) in ids and p.grad is not None:
-                    mine.append(gradient[start : start + p.numel()])
-                    theirs.append(to_numpy(p.grad.detach()).reshape(-1).astype(np.float64))
-                    eps = max(eps, torch.finfo(p.dtype).eps)
-                start += p.numel()
-        g, given = np.concatenate(mine), np.concatenate(theirs)
-        share, floor = math.sqrt(eps), 64.0 * eps * self._sum.rounding
-        # By a cast to float32, of the weights as well.
-        if np.array_equal(given, given.astype(np.float32)):
-            share, floor = max(share, _CAST), max(floor, _CAST * self._sum.rounding)
-        if not np.isfinite(g).all() or not math.isfinite(self._sum.energy):
-            raise NumericalError(
-                "metric: expected a finite energy and gradient, got NaN or infinity"
-            )
-        length, size = float(np.linalg.norm(g)), float(np.linalg.norm(given))
-        loss, energy = self._loss, self._sum.energy
-        ratio = None if loss is None or energy == 0.0 else loss / energy
-        if length <= floor:  # nothing but rounding
-            doubt = math.inf
-            factor = -1.0 if float(g @ given) < 0.0 else 1.0
-            likely = [c for c in (self._factor, ratio) if c is not None]
-            factor = next((c for c in likely if floor < size <= abs(c) * floor), factor)
-        else:
-            doubt = share + floor / length  # near a minimum the gradients say little
-            factor = float(g @ given) / length**2
-            if abs(abs(factor) - 1.0) <= doubt:
-                factor = math.copysign(1.0, factor)
-            elif ratio is not None and abs(ratio - factor) <= doubt * abs(factor):
-                factor = ratio
-        floor *= max(1.0, abs(factor))
-        error = float(np.linalg.norm(given - factor * g))
-        if error > share * size + 2.0 * floor:
-            raise UnsupportedCircuitError(
-                "metric: expected gradients that are a multiple of the energy's with 'energy', got others "
-                f"(relative difference {error / max(size, 1e-300):.1e}), as from a loss with further terms, "
-                "from several energies with different factors, changed by hand, or rounded where weights are cast to a "
-                "narrower dtype; sum all terms in one observable, keep the weights' dtype" + _REMEDY
-            )
-        whole, near = factor * energy, min(doubt, 0.1)
-        result, self._result = self._result, None
-        multiple = loss is not None and (
-            abs(loss - whole) <= near * (abs(loss) + abs(whole)) + floor
-        )
-        if abs(factor) != 1.0 and not multiple and not is_affine(result):
-            got = "unknown without a closure" if loss is None else f"{loss:g}"
-            raise UnsupportedCircuitError(
-                f"metric: expected a loss that is the energy, {self._sum.energy:g}, or a number times it, plus a number, with "
-                f"'energy', got {got} with gradients {factor:g} times the energy's, as from another function of it; call "
-                "backward on the energy itself, with factors in the observable; for others than 1 and -1 the loss has to be seen: "
-                "step(closure), with a closure that returns it" + _REMEDY
-            )
-        return factor
+        return Term(self._known[key][1], whole[columns], jacobian, count, now)
 
 
 def _flat(weights: Sequence[Tensor | None]) -> Real | None:
@@ -425,7 +263,7 @@ def _check_layer(layer: _Layer) -> None:
         raise UnsupportedCircuitError(
             f"{layer.name}: expected a circuit without data with metric='energy', got a layer with the inputs "
             f"{module.input_arg!r}; write the circuit without them, QuantumLayer(qnode, weight_shapes) called as layer(), if "
-            f"its loss is an energy{_REMEDY}"
+            f"its loss is an energy{REMEDY}"
         )
     if module.engine == "device":
         raise UnsupportedCircuitError(

@@ -6,12 +6,20 @@ from typing import Any
 import torch
 
 from fubini.blocks import distributed
-from fubini.optim.checks import check_group, listed
-from fubini.optim.policies import Armijo, DampingPolicy, TrustRegion, as_policy, is_policy
+from fubini.optim.checks import check_count, check_group, listed
+from fubini.optim.policies import DampingPolicy, as_policy, is_policy
+from fubini.optim.step_rules import Armijo, TrustRegion
 from fubini.options import check_approx, check_number, check_rule, check_word
 from fubini.solvers.damping import Absolute, Damping, Diagonal, Relative
 
 KINDS: dict[str, type[Damping]] = {kind.kind: kind for kind in (Absolute, Relative, Diagonal)}
+# What options may be with a metric that knows no likelihood, with an energy and with SignalToNoise.
+_LIKELIHOOD = {"likelihood": (None,), "fisher": ("true",), "samples": (None,), "fallback": (None,)}
+_FISHER = "; use metric='fisher' or 'hybrid'"
+_ENERGY = {"approx": (None, "auto"), "averaging": (0.0,), "update_every": (1,)}
+_NOISY = {
+    "metric": ("quantum",), "averaging": (0.0,), "update_every": (1,), "approx": ("block-diag", "diag", None),
+}  # fmt: skip
 
 
 def group_damping(lam: Any) -> Damping:
@@ -117,19 +125,13 @@ def check_options(options: Mapping[str, Any], policy: DampingPolicy | None) -> N
     check_approx(options["approx"], auto=metric in ("quantum", "energy"))
     check_rule(options["layers"])
     check_number("averaging", options["averaging"], 1.0)
-    for name, lowest in (("update_every", 1), ("samples", 1)):
-        value = options[name]
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if not (whole and value >= lowest) and not (name == "samples" and value is None):
-            raise ValueError(f"{name}: expected a whole number >= {lowest}, got {value!r}")
+    for name in ("update_every", "samples"):
+        if not (name == "samples" and options[name] is None):
+            check_count(name, options[name])
     if metric in ("quantum", "energy"):
-        usual = {"likelihood": None, "fisher": "true", "samples": None, "fallback": None}
-        for name, value in usual.items():
-            if options[name] != value:
-                raise ValueError(
-                    f"{name}: expected {value!r} with metric={metric!r}, which knows no likelihood, got {options[name]!r}; "
-                    "use metric='fisher' or 'hybrid'"
-                )
+        _check_company(
+            options, _LIKELIHOOD, f"with metric={metric!r}, which knows no likelihood", _FISHER
+        )
     elif options["likelihood"] is None:
         raise ValueError(
             f"likelihood: expected 'categorical', 'bernoulli' or 'gaussian' for metric={metric!r}, got None; it says which "
@@ -145,23 +147,27 @@ def check_options(options: Mapping[str, Any], policy: DampingPolicy | None) -> N
         )
 
 
+def _check_company(
+    options: Mapping[str, Any],
+    allowed: Mapping[str, tuple[Any, ...]],
+    why: str,
+    remedy: str = "",
+    *,
+    spring: bool = True,
+) -> None:
+    """Refuse options that do not go with another one, and SPRING's momentum where that does not."""
+    for name, values in allowed.items():
+        if options[name] not in values:
+            expected = " or ".join(map(repr, values))
+            raise ValueError(f"{name}: expected {expected} {why}, got {options[name]!r}{remedy}")
+    if options.get("spring") and not spring:
+        raise ValueError(f"momentum: expected a number {why}, got Spring{remedy}")
+
+
 def _check_energy(options: Mapping[str, Any]) -> None:
     """Check what does not go with the curvature of an energy, which is that at the present weights and has any sign."""
-    wanted: dict[str, tuple[Any, ...]] = {
-        "approx": (None, "auto"),
-        "averaging": (0.0,),
-        "update_every": (1,),
-        "spring": (False,),
-    }
-    for name, allowed in wanted.items():
-        if options.get(name, allowed[0]) not in allowed:
-            expected, got = " or ".join(map(repr, allowed)), repr(options[name])
-            if name == "spring":
-                name, expected, got = "momentum", "a number", "Spring"
-            raise ValueError(
-                f"{name}: expected {expected} with metric='energy', which is the curvature at the present "
-                f"weights, got {got}; leave it out"
-            )
+    why = "with metric='energy', which is the curvature at the present weights"
+    _check_company(options, _ENERGY, why, "; leave it out", spring=False)
     if isinstance(options["step_rule"], TrustRegion):
         raise ValueError(  # noqa: TRY004 - the options contradict each other
             "step_rule: expected Armijo(...) or none with metric='energy', in which a step has no length, got TrustRegion; "
@@ -169,13 +175,12 @@ def _check_energy(options: Mapping[str, Any]) -> None:
         )
 
 
-def check_signal_to_noise(options: Mapping[str, Any], model: Any, momentum: str) -> None:
+def check_signal_to_noise(options: Mapping[str, Any], model: Any) -> None:
     """Check that options go with ``lam=SignalToNoise``.
 
     Args:
         options: As for ``check_options``.
         model: The optimizer's model, or None.
-        momentum: Kind of momentum.
 
     Raises:
         RuntimeError: In distributed training.
@@ -185,19 +190,7 @@ def check_signal_to_noise(options: Mapping[str, Any], model: Any, momentum: str)
         raise ValueError(
             "model: expected a module for lam=SignalToNoise, which knows the noise of its layers, got None"
         )
-    wanted: dict[str, tuple[Any, ...]] = {
-        "metric": ("quantum",),
-        "averaging": (0,),
-        "update_every": (1,),
-        "approx": ("block-diag", "diag", None),
-    }
-    for name, allowed in wanted.items():
-        if options[name] not in allowed:
-            raise ValueError(
-                f"{name}: expected {' or '.join(map(repr, allowed))} with lam=SignalToNoise, got {options[name]!r}"
-            )
-    if momentum == "spring":
-        raise ValueError("momentum: expected a number with lam=SignalToNoise, got Spring")
+    _check_company(options, _NOISY, "with lam=SignalToNoise", spring=False)
     if distributed.active():
         raise RuntimeError(
             "lam: expected a number with several processes, whose noise is not gathered, got SignalToNoise"

@@ -18,12 +18,7 @@ RADIUS_STEPS, SHARE_STEPS = 10.0, 100.0
 #: lowest factor. The mean keeps the damping from falling on one easy batch: the next one would take a wild step.
 DECAY, LEVEL, LOWEST = 0.9, 2.0, 1e-3
 # Entries of the parameter groups: plain numbers, to be saved with them.
-_KEYS = {
-    "unit": "length_unit",
-    "steps": "length_steps",
-    "mean": "length_mean",
-    "weight": "length_weight",
-}
+_KEYS = {name: f"length_{name}" for name in ("unit", "steps", "mean", "weight")}
 
 
 @dataclass(frozen=True)

@@ -186,9 +186,8 @@ class FisherSource(Source):
 
     def _seen(self, passes: Sequence[Pass], targets: Any) -> list[Seen]:
         """The passes as they are to be run again, each with its targets."""
-        passes = sorted(
-            passes, key=lambda p: p.number
-        )  # targets are in the order of the forward passes
+        # Targets are in the order of the forward passes.
+        passes = sorted(passes, key=lambda p: p.number)
         if targets is not None:
             outputs = [p.output for p in passes]
             known: list[Any] = split_targets(self._request.likelihood, targets, outputs)

@@ -44,41 +44,25 @@ class NoisySource(QuantumSource):
         for recorder in self._recorders.values():
             recorder.keeps_noise = True
 
-    def _unit_block(self, unit: list[AnyLayer], parameters: list[Tensor]) -> Counted:
-        label = ", ".join(layer.name for layer in unit)
-        sizes = [p.numel() for p in parameters]
-        starts = dict(zip(parameters, np.cumsum([0, *sizes]).tolist(), strict=False))
+    def _block(self, parameters: list[Tensor], total: Real, label: str) -> NoisyBlock:
         # Layers that share a parameter are measured independently of each other: variances add up.
-        total, variance, covariance = np.zeros((3, sum(sizes), sum(sizes)))
-        count = 0
-        for layer in unit:
-            metric, spread, gradient_noise, inputs = self._estimates(layer, starts)
-            total += metric
-            variance += spread
-            covariance += gradient_noise
-            count = max(count, inputs)
-        device = parameters[0].device
+        device, (metric, variance, covariance) = parameters[0].device, total
         matrix, errors, noise = (
-            torch.from_numpy(v).to(device) for v in (total, np.sqrt(variance), covariance)
+            torch.from_numpy(v).to(device) for v in (metric, np.sqrt(variance), covariance)
         )
-        return NoisyBlock(parameters, matrix, errors, noise, self._tolerance, label), count
+        return NoisyBlock(parameters, matrix, errors, noise, self._tolerance, label)
 
-    def _estimates(
-        self, layer: AnyLayer, starts: Mapping[Tensor, int]
-    ) -> tuple[Real, Real, Real, int]:
-        """Metric, its variances, covariance of the gradient, and number of inputs."""
+    def _layer_metric(self, layer: AnyLayer, starts: Mapping[Tensor, int]) -> tuple[Real, int]:
+        """Metric, its variances and the covariance of the gradient, (3, n, n), and the number of inputs."""
+        qnode = layer.passes[0].qnode if isinstance(layer, CallLayer) else layer.module.qnode
+        if qnode.shots.total_shots is None:
+            metric, count = super()._layer_metric(layer, starts)
+            return np.stack([metric, np.zeros_like(metric), np.zeros_like(metric)]), count
         if isinstance(layer, CallLayer):
-            if layer.passes[0].qnode.shots.total_shots is None:
-                metric, count = layer.metric(self._approx, self._layers, starts)  # type: ignore[arg-type]
-                return metric, np.zeros_like(metric), np.zeros_like(metric), count
             raise UnsupportedCircuitError(
                 f"{layer.name}: a compiled QNode with shots does not say how noisy its gradient is, which lam=SignalToNoise() "
                 "needs; make it a layer, fubini.QuantumLayer(qnode, weight_shapes), or pass a number for lam"
             )
-        module = layer.module
-        if module.qnode.shots.total_shots is None:
-            metric, count = self._layer_metric(layer, starts)
-            return metric, np.zeros_like(metric), np.zeros_like(metric), count
         if any(p.noise is None for p in layer.passes):
             raise UnsupportedCircuitError(
                 f"{layer.name}: PennyLane differentiates this layer, and does not say how noisy its gradient is, which "
@@ -91,7 +75,8 @@ class NoisySource(QuantumSource):
                 "(parametrised, pruned or shared within the layer); pass a number for lam"
             )
         size = sum(p.numel() for p in starts)
-        total, variance, covariance = np.zeros((3, size, size))
+        found = np.zeros((3, size, size))
+        total, variance, covariance = found
         at = places(layer, starts)
         parts = [(p.rows, p.passes) for p in self._inputs(layer) if not p.single]
         for part in self._inputs(layer):
@@ -100,10 +85,10 @@ class NoisySource(QuantumSource):
         count = sum(len(p.rows) for _, passes in parts for p in passes)
         for rows, passes in parts:
             share = sum(p.count for p in passes) / count
-            tape = layer_tape(module, rows)
-            metric, errors = estimated_metric(module, tape, self._approx, self._layers)
+            tape = layer_tape(layer.module, rows)
+            metric, errors = estimated_metric(layer.module, tape, self._approx, self._layers)
             total[at] += share * metric
             variance[at] += (share * errors) ** 2
             noises = [p.noise for p in passes if p.noise is not None]
             covariance[at] += gradient_covariance(tape, noises, [p.count for p in passes])
-        return total, variance, covariance, count
+        return found, count

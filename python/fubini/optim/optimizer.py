@@ -9,7 +9,7 @@ from fubini.blocks import distributed
 from fubini.devices.signal_to_noise import SignalToNoise
 from fubini.optim.checkpoint import Checkpointed
 from fubini.optim.checks import check_parameters, listed
-from fubini.optim.choices import PER_TERM, choose, described, without_metric
+from fubini.optim.choices import PER_TERM, choose, without_metric
 from fubini.optim.groups import (
     check_options,
     check_signal_to_noise,
@@ -21,14 +21,8 @@ from fubini.optim.groups import (
 from fubini.optim.length import StepLength
 from fubini.optim.metric_source import Metric, make_source
 from fubini.optim.momentum import as_momentum
-from fubini.optim.policies import (
-    Armijo,
-    DampingPolicy,
-    Tikhonov,
-    TrustRegion,
-    is_policy,
-    own_policy,
-)
+from fubini.optim.policies import DampingPolicy, Tikhonov, is_policy, own_policy
+from fubini.optim.step_rules import Armijo, TrustRegion
 from fubini.options import Approx, LayerRule
 from fubini.torch_private import TAKES_NAMES, load_compiler
 
@@ -245,66 +239,57 @@ class QNGOptimizer(Checkpointed):
         params = listed(params)
         if model is not None and not isinstance(model, torch.nn.Module):
             raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-        chosen = choose(
+        options = choose(
             loss,
-            lr=lr,
-            metric=metric,
-            lam=lam,
-            averaging=averaging,
-            step_rule=step_rule,
-            likelihood=likelihood,
-            momentum=momentum,
+            momentum,
+            {
+                "lr": lr,
+                "lam": lam,
+                "metric": metric,
+                "approx": approx,
+                "likelihood": likelihood,
+                "fisher": fisher,
+                "samples": samples,
+                "fallback": fallback,
+                "layers": layers,
+                "step_rule": step_rule,
+                "averaging": averaging,
+                "update_every": update_every,
+            },
         )
-        if isinstance(approx, str) and approx == "default":
-            approx = "auto" if chosen.metric == "energy" else "block-diag"
-        lam = chosen.lam
+        lr, lam, unit, per_term = (options.pop(n) for n in ("lr", "lam", "unit", "per_term"))
         self._policy: DampingPolicy | None = None
         damping = group_damping(lam)
         if is_policy(lam) and not isinstance(lam, Tikhonov):
             self._policy = own_policy(lam)
         self._data_parallel = isinstance(model, torch.nn.parallel.DistributedDataParallel)
         self._model = distributed.unwrapped(model)
-        self._options = {
-            "metric": chosen.metric,
-            "approx": approx,
-            "likelihood": chosen.likelihood,
-            "fisher": fisher,
-            "samples": samples,
-            "fallback": fallback,
-            "layers": layers,
-            "step_rule": chosen.step_rule,
-            "averaging": chosen.averaging,
-            "update_every": update_every,
-            "by_length": chosen.by_length,
-            "by_closure": chosen.by_closure,
-            "reasons": chosen.reasons,
-        }
         kind, coefficient = as_momentum(momentum)
-        self._options["spring"] = kind == "spring"
+        self._options = {**options, "spring": kind == "spring"}
         check_options(self._options, self._policy)
         if isinstance(lam, SignalToNoise):
-            check_signal_to_noise(self._options, self._model, kind)
+            check_signal_to_noise(self._options, self._model)
             self._options["tolerance"] = lam.tolerance
         self._source = make_source(self._model, self._options)
         defaults = {
-            "lr": chosen.lr,
+            "lr": lr,
             "momentum": coefficient,
             "weight_decay": weight_decay,
             "maximize": maximize,
             **damping_entries(damping),
         }
-        if chosen.per_term:
+        if per_term:
             defaults["damping"] = PER_TERM
         self._names = {}
         super().__init__(params, defaults)
         for group in self.param_groups:
             group.setdefault("steps", 0)
             group.setdefault("policy", self._policy.state_dict() if self._policy else {})
-            if chosen.by_length:
-                StepLength.of({"length_unit": chosen.unit, **group}).keep(group)
+            if options["by_length"]:
+                StepLength.of({"length_unit": unit, **group}).keep(group)
         self._prepare()
         # With SignalToNoise, only the quantum metric will do.
-        by_default = chosen.metric != metric and loss is None and not isinstance(lam, SignalToNoise)
+        by_default = metric is None and loss is None and not isinstance(lam, SignalToNoise)
         self._advises = by_default and self._model is not None
         if self._advises and self._model is not None and self._source.found:
             owned = {p for group in self.param_groups for p in group["params"]}
@@ -356,7 +341,7 @@ class QNGOptimizer(Checkpointed):
         Returns:
             One line for each choice, then one for each block: which parameters, how many, by which method.
         """
-        chosen = described(self._options.get("reasons", ()), self._options)
+        chosen = self._options.get("reasons", ())
         if self._last is None:
             return "\n".join([*chosen, "No step has been taken yet."])
         lines = [

@@ -1,20 +1,18 @@
-"""How the damping and the length of a natural-gradient step are chosen, as small objects without a model in them.
+"""How the damping of a natural-gradient step is chosen, as small objects without a model in them.
 
-A damping policy answers ``damping_at(step)`` and hears ``update(actual, predicted, share)`` after each step; a length policy is
-asked for a factor. Sources: Moré (1978), *The Levenberg-Marquardt algorithm*, for the ratio rule; Martens and Grosse
-(2015), arXiv:1503.05671, sections 6.4 and 6.5, for its use with a Fisher matrix; Nocedal and Wright, *Numerical
-Optimization*, algorithm 3.1 for backtracking and chapter 4 for trust regions.
+A damping policy answers ``damping_at(step)`` and hears ``update(actual, predicted, share)`` after each step. Sources: Moré (1978), *The Levenberg-Marquardt algorithm*, for the ratio rule; Martens and Grosse
+(2015), arXiv:1503.05671, sections 6.4 and 6.5, for its use with a Fisher matrix.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
+from fubini.optim.checks import check_count
 from fubini.solvers.damping import Damping, as_damping
 
 _FIRST = "_first_state"  # of a policy that belongs to an optimizer
@@ -28,34 +26,27 @@ class DampingPolicy(Protocol):
 
     def damping_at(self, step: int) -> Damping:
         """Return the damping for the step, counted from 0."""
-        ...
 
     def update(self, actual: float, predicted: float, share: float = 1.0) -> bool:
         """Learn from the last step's loss reductions; return whether to keep that step."""
-        ...
 
     def state_dict(self) -> dict[str, float]:
         """Return what must be saved to go on later: plain numbers."""
-        ...
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Restore what ``state_dict`` returned."""
-        ...
 
     @property
     def needs_closure(self) -> bool:
         """Whether ``update`` must be called, for which the loss after the step has to be computed."""
-        ...
 
     @property
     def scale(self) -> float:
         """The curvature of the loss in units of the metric: the step is ``lr / scale * (G + D)^-1 g``."""
-        ...
 
     @property
     def tries(self) -> int:
         """How many steps may be tried before the optimizer gives up for this time."""
-        ...
 
 
 def predicted_reduction(lr: float, slope: float, curvature: float) -> float:
@@ -72,8 +63,27 @@ def predicted_reduction(lr: float, slope: float, curvature: float) -> float:
     return lr * slope - 0.5 * lr * lr * curvature
 
 
+class _Unjudged:
+    """What policies have in common that learn nothing from steps."""
+
+    needs_closure = False
+    scale = 1.0
+    tries = 1
+
+    def update(self, actual: float, predicted: float, share: float = 1.0) -> bool:
+        """Return true: every step is kept."""
+        return True
+
+    def state_dict(self) -> dict[str, float]:
+        """Return nothing: there is no state: the optimizer counts the steps."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Do nothing."""
+
+
 @dataclass
-class Tikhonov:
+class Tikhonov(_Unjudged):
     """The same damping in every step.
 
     Args:
@@ -86,9 +96,6 @@ class Tikhonov:
     """
 
     lam: Any = 1e-3
-    needs_closure = False
-    scale = 1.0
-    tries = 1
 
     def __post_init__(self) -> None:
         _check_strength(as_damping(self.lam))
@@ -97,20 +104,9 @@ class Tikhonov:
         """Return the damping, whatever the step."""
         return as_damping(self.lam)
 
-    def update(self, actual: float, predicted: float, share: float = 1.0) -> bool:
-        """Return true: every step is kept."""
-        return True
-
-    def state_dict(self) -> dict[str, float]:
-        """Return nothing: there is no state."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        """Do nothing."""
-
 
 @dataclass
-class Schedule:
+class Schedule(_Unjudged):
     """A damping that depends on the number of the step.
 
     Args:
@@ -124,9 +120,6 @@ class Schedule:
     """
 
     function: Callable[[int], Any]
-    needs_closure = False
-    scale = 1.0
-    tries = 1
 
     def damping_at(self, step: int) -> Damping:
         """Return the function's value, checked.
@@ -140,17 +133,6 @@ class Schedule:
         damping = as_damping(self.function(step))
         _check_strength(damping)
         return damping
-
-    def update(self, actual: float, predicted: float, share: float = 1.0) -> bool:
-        """Return true: every step is kept."""
-        return True
-
-    def state_dict(self) -> dict[str, float]:
-        """Return nothing: the optimizer counts the steps."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        """Do nothing."""
 
 
 @dataclass
@@ -245,7 +227,7 @@ class LevenbergMarquardt:
                 "lam: expected a number above 0 between minimum and maximum, "
                 f"got {self._strength!r} with {self.minimum!r} and {self.maximum!r}"
             )
-        _check_count("tries", self.tries)
+        check_count("tries", self.tries)
 
     @property
     def strength(self) -> float:
@@ -297,9 +279,8 @@ class LevenbergMarquardt:
             ratio = actual / predicted
         else:
             ratio = math.inf if actual > 0.0 else -math.inf
-            if (
-                actual > 0.0
-            ):  # it went well, but not because of the model: keep the step and the damping
+            # It went well, but not because of the model: keep the step and the damping.
+            if actual > 0.0:
                 return True
         if ratio > self.upper:
             self._change(self.decrease, share)
@@ -340,160 +321,6 @@ class LevenbergMarquardt:
         self._strength, self._scale, self._unit = strength, scale, unit
 
 
-@dataclass(frozen=True)
-class TrustRegion:
-    """Shortens steps that are longer than a radius in the metric's norm, ``sqrt(step . G step)``.
-
-    In the Fubini-Study metric that is the angle in radians that the state moves, to first order. The norm is the whole
-    model's, so that no layer takes more than its share. Steps of K-FAC are cut like this by Wu et al. (2017,
-    arXiv:1708.05144, section 4).
-
-    Args:
-        radius: Largest length, above 0.
-
-    Raises:
-        ValueError: If the radius is not a positive number.
-
-    Example:
-        >>> import fubini, torch, pennylane as qml
-        >>> @qml.qnode(qml.device("default.qubit", wires=2))
-        ... def circuit(w):
-        ...     qml.RY(w[0], wires=0)
-        ...     qml.CNOT([0, 1])
-        ...     qml.RY(w[0] + w[1], wires=1)
-        ...     return qml.expval(qml.Z(0) @ qml.Z(1))
-        >>> energy = fubini.compiled(circuit)
-        >>> w = torch.nn.Parameter(torch.tensor([0.4, 0.3], dtype=torch.float64))
-        >>> opt = fubini.QNGOptimizer([w], 1.0, lam=1e-6, step_rule=fubini.TrustRegion(0.1))
-        >>> energy(w).backward()
-        >>> opt.step()
-        >>> print(f"{opt.diagnostics()['step_length']:.3f}")
-        0.100
-    """
-
-    radius: float
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.radius < math.inf:
-            raise ValueError(f"radius: expected a number above 0, got {self.radius!r}")
-
-    def factor(self, lr: float, curvature: float) -> float:
-        """Return what to multiply the step ``lr * d`` with.
-
-        Args:
-            lr: Step length.
-            curvature: ``d . G d``, summed over all blocks; rounding may make it slightly negative.
-
-        Returns:
-            A number in (0, 1].
-
-        Raises:
-            ValueError: If the curvature or lr is not a number.
-        """
-        length = abs(lr) * math.sqrt(max(curvature, 0.0)) if math.isfinite(curvature) else math.nan
-        if not math.isfinite(length):
-            raise ValueError(
-                f"curvature: expected finite numbers, got {curvature!r} with lr {lr!r}; check the metric and gradient"
-            )
-        return 1.0 if length <= self.radius else self.radius / length
-
-
-@dataclass(frozen=True)
-class LineSearchResult:
-    """What a line search found.
-
-    Attributes:
-        factor: What to multiply the step with; 0 if no length was good enough.
-        loss: The loss there.
-        evaluations: How often the loss was computed.
-    """
-
-    factor: float
-    loss: float
-    evaluations: int
-
-    @property
-    def success(self) -> bool:
-        """Whether a length was found."""
-        return self.factor > 0.0
-
-
-@dataclass(frozen=True)
-class Armijo:
-    """Backtracking: shrink the step until the loss falls by a given share of what the slope promises (Armijo 1966).
-
-    Args:
-        share: Fraction of the promised reduction that is enough, between 0 and 1.
-        shrink: Factor for the next try, between 0 and 1.
-        max_evaluations: Give up after so many losses.
-
-    Raises:
-        ValueError: If a number is out of its range.
-
-    Example:
-        >>> import fubini, torch, pennylane as qml
-        >>> @qml.qnode(qml.device("default.qubit", wires=2))
-        ... def circuit(w):
-        ...     qml.RY(w[0], wires=0)
-        ...     qml.CNOT([0, 1])
-        ...     qml.RY(w[0] + w[1], wires=1)
-        ...     return qml.expval(qml.Z(0) @ qml.Z(1))
-        >>> energy = fubini.compiled(circuit)
-        >>> w = torch.nn.Parameter(torch.tensor([0.4, 0.3], dtype=torch.float64))
-        >>> opt = fubini.QNGOptimizer([w], 1.0, lam=1e-2, step_rule=fubini.Armijo())
-        >>> def closure():
-        ...     opt.zero_grad()
-        ...     loss = energy(w)
-        ...     loss.backward()
-        ...     return loss
-        >>> for _ in range(40):
-        ...     loss = opt.step(closure)
-        >>> print(f"{loss.item():.4f}")
-        -1.0000
-    """
-
-    share: float = 1e-4
-    shrink: float = 0.5
-    max_evaluations: int = 20
-
-    def __post_init__(self) -> None:
-        for name, value in (("share", self.share), ("shrink", self.shrink)):
-            if not 0.0 < value < 1.0:
-                raise ValueError(f"{name}: expected a number between 0 and 1, got {value!r}")
-        _check_count("max_evaluations", self.max_evaluations)
-
-    def search(
-        self, loss_at: Callable[[float], float], loss: float, lr: float, slope: float
-    ) -> LineSearchResult:
-        """Find a factor for the step ``lr * d``.
-
-        Args:
-            loss_at: The loss when the step is multiplied with a factor.
-            loss: The loss at factor 0.
-            lr: Step length.
-            slope: ``g . d``, the gradient times the direction.
-
-        Returns:
-            The first factor of 1, shrink, shrink^2, ... with ``loss_at(factor) <= loss - share * factor * lr * slope``.
-            Factor 0 if there is none, or if the direction does not lead down; a loss of NaN or infinity, of either sign, is never good
-            enough.
-
-        Raises:
-            ValueError: If the loss at factor 0 is not a number.
-        """
-        if not math.isfinite(loss):
-            raise ValueError(f"loss: expected a finite number, got {loss!r}")
-        if not lr * slope > 0.0 or not math.isfinite(lr * slope):
-            return LineSearchResult(0.0, loss, 0)
-        factor = 1.0
-        for evaluation in range(1, self.max_evaluations + 1):
-            value = loss_at(factor)
-            if math.isfinite(value) and value <= loss - self.share * factor * lr * slope:
-                return LineSearchResult(factor, value, evaluation)
-            factor *= self.shrink
-        return LineSearchResult(0.0, loss, self.max_evaluations)
-
-
 def own_policy(policy: DampingPolicy) -> DampingPolicy:
     """Return a policy for one more optimizer: the first gets the object itself, every other one as it was then.
 
@@ -530,11 +357,6 @@ def as_policy(value: Any) -> DampingPolicy:
         The policy.
     """
     return value if is_policy(value) else Tikhonov(value)
-
-
-def _check_count(name: str, value: Any) -> None:
-    if not isinstance(value, numbers.Integral) or value < 1:
-        raise ValueError(f"{name}: expected a whole number >= 1, got {value!r}")
 
 
 def _check_strength(damping: Damping) -> None:

@@ -73,15 +73,6 @@ class Part:
         sizes, like = [p.numel() for p in self.block.parameters], self.gradient
         return torch.cat([like.new_full((n,), v) for n, v in zip(sizes, values, strict=True)])
 
-    def split(self, vector: Tensor) -> Sequence[Tensor]:
-        """Return the parameters' pieces of a vector, of their shapes.
-
-        Args:
-            vector: (n,).
-        """
-        found = unflattened(vector, self.block.parameters)
-        return found
-
 
 def _is_zero(number: float | Tensor) -> bool:
     """Whether a number of the groups is zero in all of them."""
@@ -285,7 +276,9 @@ class Proposal:
         pieces: list[Tensor] = []
         for part, change in zip(self.parts, self.changes, strict=True):
             parameters += part.block.parameters
-            pieces += part.split(change if factor == 1.0 else factor * change)
+            pieces += unflattened(
+                change if factor == 1.0 else factor * change, part.block.parameters
+            )
         pieces = [
             piece if piece.dtype is p.dtype else piece.to(p.dtype)
             for p, piece in zip(parameters, pieces, strict=True)
@@ -302,20 +295,19 @@ class Proposal:
         for part, kept in zip(self.parts, self._kept, strict=True):
             if _is_zero(part.entries(_momentum)):
                 continue
-            pieces = part.split(kept)
+            pieces = unflattened(kept, part.block.parameters)
             for p, piece, group in zip(part.block.parameters, pieces, part.groups, strict=True):
                 if float(group["momentum"]):
                     self._state[p][self._key] = piece.clone()
 
     def _last(self, part: Part) -> Tensor | None:
-        if not any(self._key in self._state.get(p, {}) for p in part.block.parameters):
+        known = [self._state.get(p, {}).get(self._key) for p in part.block.parameters]
+        if all(found is None for found in known):
             return None
-        pieces = []
-        for p in part.block.parameters:
-            found = self._state.get(p, {}).get(self._key)
-            pieces.append(
-                part.gradient.new_zeros(p.numel()) if found is None else found.reshape(-1)
-            )
+        pieces = [
+            part.gradient.new_zeros(p.numel()) if found is None else found.reshape(-1)
+            for p, found in zip(part.block.parameters, known, strict=True)
+        ]
         return torch.cat(pieces)
 
 

@@ -1,5 +1,6 @@
 """Fubini-Study metrics of a model's quantum layers, from what each of them evaluated."""
 
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -223,16 +224,15 @@ class QuantumSource(Source):
             made = self._operator(layer)
             if made is not None:
                 return operator_block(made[0], parameters, layer.name), made[1]
-        sizes = [p.numel() for p in parameters]
-        starts = dict(zip(parameters, np.cumsum([0, *sizes]).tolist(), strict=False))
-        total, count = np.zeros((sum(sizes), sum(sizes))), 0
-        for layer in unit:
-            metric, inputs = self._layer_metric(layer, starts)
-            count = max(count, inputs)
-            total += metric
-        device = parameters[0].device
+        starts, _ = starts_of(parameters)
+        found = [self._layer_metric(layer, starts) for layer in unit]
         label = ", ".join(layer.name for layer in unit)  # calls now know how they run
-        return DenseBlock(parameters, torch.from_numpy(total).to(device), label), count
+        block = self._block(parameters, np.sum([metric for metric, _ in found], axis=0), label)
+        return block, max(count for _, count in found)
+
+    def _block(self, parameters: list[Tensor], total: Real, label: str) -> DenseBlock:
+        """The block of a unit by what its layers have together."""
+        return DenseBlock(parameters, torch.from_numpy(total).to(parameters[0].device), label)
 
     def _operator(self, layer: AnyLayer) -> tuple[MetricOperator, int] | None:
         """The metric of a layer's parameters as an operator, and the number of inputs; None where it is no such thing."""
@@ -306,6 +306,16 @@ def _are(weights: Collection[Tensor | None], parameters: Sequence[Tensor]) -> bo
     return len(weights) == len(parameters) and all(
         w is p for w, p in zip(weights, parameters, strict=True)
     )
+
+
+def starts_of(parameters: Sequence[Tensor]) -> tuple[dict[Tensor, int], int]:
+    """Return where the entries of each parameter begin in those of all, and how many these are.
+
+    Args:
+        parameters: Side by side.
+    """
+    *starts, size = itertools.accumulate((p.numel() for p in parameters), initial=0)
+    return dict(zip(parameters, starts, strict=True)), size
 
 
 def places(layer: _Layer, starts: Mapping[Tensor, int]) -> Any:

@@ -1,6 +1,5 @@
 """Quantum natural gradient for an expectation value that is estimated from shots."""
 
-import numbers
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +23,7 @@ from fubini.devices.signal_to_noise import (
     variance_ratio,
 )
 from fubini.devices.usage import Usage
-from fubini.optim.checks import listed
+from fubini.optim.checks import check_count, listed
 from fubini.options import LayerRule, check_number, check_rule
 from fubini.torch_private import uncompiled
 
@@ -113,14 +112,10 @@ class ShotQNGOptimizer(torch.optim.Optimizer):
         params = listed(params)
         for name, number in (("lr", lr), ("tolerance", tolerance)):
             check_number(name, number)
-        for name, value in (
-            ("shots", shots),
-            ("update_every", update_every),
-            ("coordinates", coordinates),
-        ):
-            whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-            if value is not None and not (whole and value >= 1):
-                raise ValueError(f"{name}: expected an integer >= 1, got {value!r}")
+        check_count("shots", shots)
+        check_count("update_every", update_every)
+        if coordinates is not None:
+            check_count("coordinates", coordinates)
         check_rule(layers)
         super().__init__(params, {"lr": lr})
         if len(self.param_groups) != 1:
@@ -160,9 +155,7 @@ class ShotQNGOptimizer(torch.optim.Optimizer):
         before = self._executor.usage
         job, split = self._job(tape, chosen)
         gradient, metric = job.run(self._executor)
-        self._chosen = (
-            None  # only now: a step that is repeated after a failure asks for the same circuits
-        )
+        self._chosen = None  # only now: a step that is repeated asks for the same circuits
         jacobian = tape.jacobian[0]
         ones = np.ones((1, 1))
         slope = jacobian.T @ gradient.jacobian[0, 0]
@@ -178,12 +171,11 @@ class ShotQNGOptimizer(torch.optim.Optimizer):
         self._steps += 1
         full = np.zeros(len(slope))
         full[chosen] = direction.values
-        start = 0
         group = self.param_groups[0]
-        for p in group["params"]:
-            piece = full[start : start + p.numel()].reshape(p.shape)
-            start += p.numel()
-            p.sub_(torch.from_numpy(group["lr"] * piece).to(p))
+        params = group["params"]
+        pieces = torch.split(torch.from_numpy(group["lr"] * full), [p.numel() for p in params])
+        for p, piece in zip(params, pieces, strict=True):
+            p.sub_(piece.reshape(p.shape).to(p))
         used = self._executor.usage - before
         deviation = np.sqrt(np.maximum(np.diagonal(covariance), 0.0))
         self.last = StepReport(slope, deviation, direction, split, used)
@@ -191,11 +183,8 @@ class ShotQNGOptimizer(torch.optim.Optimizer):
     def _tape(self) -> GateTape:
         params = self.param_groups[0]["params"]
         tape = gate_tape(self._qnode, params, {}, list(range(len(params))), pure=False)
-        if (
-            len(tape.measurements) != 1
-            or tape.measurements[0].obs is None
-            or tape.batch is not None
-        ):
+        measured = tape.measurements
+        if len(measured) != 1 or measured[0].obs is None or tape.batch is not None:
             raise ValueError(
                 "qnode: expected one expectation value without a batch, got something else; for data, several results or a "
                 "loss of them, use QuantumLayer(qnode, ...) with QNGOptimizer(..., lam=SignalToNoise())"
@@ -206,9 +195,8 @@ class ShotQNGOptimizer(torch.optim.Optimizer):
         size = tape.jacobian.shape[2]
         if self._chosen is None:
             count = size if self._coordinates is None else min(self._coordinates, size)
-            drawn = (
-                self._random.choice(size, count, replace=False) if count < size else np.arange(size)
-            )
+            all_of_them = np.arange(size)
+            drawn = self._random.choice(size, count, replace=False) if count < size else all_of_them
             self._chosen = np.sort(drawn)
         return self._chosen
 

@@ -15,15 +15,17 @@ from fubini.optim.choices import ENERGY_DAMPING, PER_TERM, better_call
 from fubini.optim.closure import Closure, Judge, evaluated, number
 from fubini.optim.diagnostics import StepRecord
 from fubini.optim.direct import Direct, Taken, is_uniform
-from fubini.optim.energy_source import EnergyJudge, EnergySource
+from fubini.optim.energy_source import EnergySource
+from fubini.optim.energy_sum import EnergyJudge
 from fubini.optim.gather import Gatherer, Moving, Source
 from fubini.optim.graph_step import GraphStep
 from fubini.optim.groups import KINDS, damping_entries
 from fubini.optim.length import StepLength
 from fubini.optim.metric_history import MetricHistory
 from fubini.optim.metric_source import ROUGH, FisherSource
-from fubini.optim.policies import Armijo, DampingPolicy
+from fubini.optim.policies import DampingPolicy
 from fubini.optim.proposal import Proposal
+from fubini.optim.step_rules import Armijo
 from fubini.optim.trials import curvature_unit, take_step
 from fubini.solvers.damping import Absolute, Damping
 from fubini.torch_private import uncompiled
@@ -49,9 +51,8 @@ class Stepping(torch.optim.Optimizer):
     _units = 1.0
     _fixed: Damping | None = None  # instead of a policy that nothing lets judge steps
     _forward_only = True  # whether trial steps are judged without a backward pass
-    _begun = _advises = (
-        False  # whether it has taken a step; whether nobody asked for the quantum metric
-    )
+    _begun = False  # whether it has taken a step
+    _advises = False  # whether nobody asked for the quantum metric
 
     @uncompiled
     @torch.no_grad()

@@ -9,9 +9,10 @@ from fubini.blocks import OperatorBlock, distributed
 from fubini.errors import NumericalError
 from fubini.optim.closure import Judge
 from fubini.optim.diagnostics import StepRecord
-from fubini.optim.energy_source import EnergyJudge
-from fubini.optim.policies import Armijo, DampingPolicy, LevenbergMarquardt, TrustRegion
+from fubini.optim.energy_sum import EnergyJudge
+from fubini.optim.policies import DampingPolicy, LevenbergMarquardt
 from fubini.optim.proposal import Part
+from fubini.optim.step_rules import Armijo, TrustRegion
 from fubini.solvers.damping import Damping
 
 _RAISES = 100  # of the damping, before the curvature of an energy is positive
@@ -69,9 +70,8 @@ def take_step(
         if judge is None:
             operators = any(isinstance(part.block, OperatorBlock) for part in proposal.parts)
             if operators and distributed.active():
-                _ = (
-                    proposal.curvature
-                )  # for the diagnostics: later it would need all processes at once
+                # For the diagnostics: later it would need all processes at once.
+                _ = proposal.curvature
             record.accepted = True
         elif isinstance(rule, Armijo):
             _search(record, rule, judge, objective)

@@ -84,24 +84,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command is None:
         print(describe())
         return 0
-    if options.command == "check":
-        from fubini.demo.check import check
-
-        try:
-            print(check(options.model, options.inputs))
-        except (ImportError, TypeError, ValueError) as error:
-            print(f"python -m fubini check: {error}", file=sys.stderr)
-            return 2
-        return 0
-    from fubini import demo  # PennyLane's chemistry takes a second to import
-
     try:
-        if options.tune:
-            demo.tune(only=options.only, quick=options.quick)
+        if options.command == "check":
+            from fubini.demo.check import check
+
+            print(check(options.model, options.inputs))
         else:
-            demo.run(options.output, only=options.only, quick=options.quick)
-    except (ImportError, ValueError) as error:
-        print(f"python -m fubini demo: {error}", file=sys.stderr)
+            from fubini import demo  # PennyLane's chemistry takes a second to import
+
+            if options.tune:
+                demo.tune(only=options.only, quick=options.quick)
+            else:
+                demo.run(options.output, only=options.only, quick=options.quick)
+    except (ImportError, TypeError, ValueError) as error:
+        print(f"python -m fubini {options.command}: {error}", file=sys.stderr)
         return 2
     return 0
 

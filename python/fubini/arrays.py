@@ -124,23 +124,22 @@ def real_array(name: str, value: object) -> RealArray:
     """
     if is_tensor(value):
         if value.is_complex() or value.is_sparse or value.is_quantized:
-            raise TypeError(f"{name}: expected dense real numbers, got {_describe(value)}")
+            raise TypeError(
+                f"{name}: expected dense real numbers, got dtype {value.dtype}, layout {value.layout}"
+            )
         return to_numpy(value.to(torch.float64))
     if np.ma.isMaskedArray(value) and np.ma.is_masked(value):
         raise TypeError(f"{name}: expected an array without masked entries; fill them first")
     array = np.asarray(value)
     if array.dtype.kind not in "fiub" or (array.dtype.kind == "f" and array.dtype.itemsize > 8):
+        remedy = (
+            "; a complex Hermitian system is a real one of twice the size, [[Re, -Im], [Im, Re]]"
+        )
         raise TypeError(
-            f"{name}: expected real numbers of at most 64 bits, got dtype {array.dtype}; "
-            "a complex Hermitian system is a real one of twice the size, [[Re, -Im], [Im, Re]]"
-            if array.dtype.kind == "c"
-            else f"{name}: expected real numbers of at most 64 bits, got dtype {array.dtype}"
+            f"{name}: expected real numbers of at most 64 bits, got dtype {array.dtype}"
+            f"{remedy if array.dtype.kind == 'c' else ''}"
         )
     return np.ascontiguousarray(array, dtype=np.float64).reshape(array.shape)
-
-
-def _describe(tensor: torch.Tensor) -> str:
-    return f"dtype {tensor.dtype}, layout {tensor.layout}"
 
 
 def result_dtype(first: object, second: object) -> Any:
@@ -214,10 +213,8 @@ def first_not_finite(tensors: Sequence[torch.Tensor]) -> int | None:
     """
     try:
         number = _core.first_not_finite([values.numpy() for values in tensors])
-    except (
-        TypeError,
-        RuntimeError,
-    ):  # one has no such array: another device or dtype, a graph, gaps between entries
+    except (TypeError, RuntimeError):
+        # One has no such array: another device or dtype, a graph, gaps between entries.
         return _first_slowly(tensors)
     return None if number < 0 else number
 
@@ -225,8 +222,7 @@ def first_not_finite(tensors: Sequence[torch.Tensor]) -> int | None:
 def _first_slowly(tensors: Sequence[torch.Tensor]) -> int | None:
     for number, values in enumerate(tensors):
         # Nothing finite sums to NaN, and a sum that overflows is looked at again: one pass in the usual case.
-        if not math.isfinite(float(values.detach().sum())) and not bool(
-            torch.isfinite(values).all()
-        ):
+        sums = math.isfinite(float(values.detach().sum()))
+        if not sums and not bool(torch.isfinite(values).all()):
             return number
     return None

@@ -5,7 +5,7 @@ after which its parameters need not be the circuit's angles any more. The angles
 tensors, so that the chain rule leads back to them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -103,16 +103,13 @@ def _declared(device: Any, operations: Sequence[Any]) -> list[Any]:
     Raises:
         UnsupportedCircuitError: For others that depend on an angle, or are large.
     """
-    if device.capabilities is None:
-        return list(operations)
-    declared = device.capabilities.gate_set(differentiable=True)
+    takes = _takes(device)
     result = []
     for op in operations:
-        moving = _moving(op)
         plain = not op.data and not isinstance(op, qml.ops.Controlled)
-        if plain or (op.name in declared and len(op.data) < 2):
+        if plain or takes(op):
             result.append(op)
-        elif moving or len(op.wires) > _MAX_MATRIX_WIRES:
+        elif _moving(op) or len(op.wires) > _MAX_MATRIX_WIRES:
             raise UnsupportedCircuitError(f"device: {device.name} does not differentiate {op.name}")
         elif isinstance(op, qml.operation.StatePrepBase) or type(op) is qml.QubitUnitary:
             result.append(op)
@@ -122,17 +119,19 @@ def _declared(device: Any, operations: Sequence[Any]) -> list[Any]:
     return result
 
 
+def _takes(device: Any) -> Callable[[Any], bool]:
+    """What tells whether a device says that it differentiates an operation by its only parameter."""
+    if device.capabilities is None:
+        return lambda op: True
+    declared = device.capabilities.gate_set(differentiable=True)
+    return lambda op: op.name in declared and len(op.data) < 2
+
+
 def _unfolded(device: Any, operations: Sequence[Any]) -> list[Any]:
     """Operations whose angles are differentiated, by fubini's rules as far as the device does not take them."""
-    if device.capabilities is None:
-        return list(operations)
-    declared = device.capabilities.gate_set(differentiable=True)
-
-    def known(op: Any) -> bool:
-        return not _moving(op) or (op.name in declared and len(op.data) < 2)
-
+    takes = _takes(device)
     try:
-        return unfold(operations, known, _rules)
+        return unfold(operations, lambda op: not _moving(op) or takes(op), _rules)
     except Undecomposed as error:
         raise UnsupportedCircuitError(
             f"device: {device.name} does not differentiate {error.operation.name}"
@@ -156,17 +155,37 @@ def _rules(op: Any) -> list[Any] | None:
 
 
 def _moving(op: Any) -> bool:
-    return any(isinstance(p, torch.Tensor) and p.requires_grad for p in op.data)
+    return any(map(_depends, op.data))
 
 
 def _prepared(device: Any, tape: Any, config: Any) -> tuple[Any, Real | None]:
     """The tape as the device takes it, and d its parameters / d the angles; None: they are the angles."""
+    operations = list(tape.operations)
+    leaves: list[Tensor] = []
     with torch.enable_grad():  # also inside a forward or backward pass, where torch has it off
-        own, depend, moving, leaves = _as_device_takes_it(device, tape, config)
+        for k in tape.trainable_params:
+            place, op = tape.par_info[k]["op_idx"], tape.par_info[k]["op"]
+            angle = float(op.data[0])
+            leaves.append(torch.tensor(angle, dtype=torch.float64, requires_grad=True))
+            operations[place] = rebind(op, [leaves[-1]])
+        script = qml.tape.QuantumScript(_unfolded(device, operations), tape.measurements)
+        with Watch() as watch:
+            batch, _ = device.preprocess_transforms(config)((script,))
+        if watch.found:
+            raise UnsupportedCircuitError(
+                f"device: {device.name} looks at the values of angles ({watch.found}), so that its derivatives may be "
+                "those of another circuit"
+            )
+        if len(batch) != 1 or not _same(batch[0].measurements, tape.measurements):
+            raise UnsupportedCircuitError(
+                f"device: {device.name} measures something else than the circuit, so that its derivatives are others"
+            )
+        own = batch[0].copy(operations=_declared(device, batch[0].operations))
+        parameters = own.get_parameters(trainable_only=False, operations_only=True)
+        depend = [k for k, p in enumerate(parameters) if _depends(p)]
+        moving = [parameters[k] for k in depend]
         chain = None
-        if len(moving) != len(leaves) or any(
-            a is not b for a, b in zip(moving, leaves, strict=True)
-        ):
+        if list(map(id, moving)) != list(map(id, leaves)):
             rows = [
                 torch.autograd.grad(p, leaves, retain_graph=True, allow_unused=True) for p in moving
             ]
@@ -177,32 +196,5 @@ def _prepared(device: Any, tape: Any, config: Any) -> tuple[Any, Real | None]:
     return plain, chain
 
 
-def _as_device_takes_it(
-    device: Any, tape: Any, config: Any
-) -> tuple[Any, list[int], list[Tensor], list[Tensor]]:
-    """The device's own tape, which of its parameters depend on angles, these, and the angles."""
-    info = [tape.par_info[k] for k in tape.trainable_params]
-    operations = list(tape.operations)
-    leaves = []
-    for entry in info:
-        leaf = torch.tensor(float(entry["op"].data[0]), dtype=torch.float64, requires_grad=True)
-        operations[entry["op_idx"]] = rebind(entry["op"], [leaf])
-        leaves.append(leaf)
-    script = qml.tape.QuantumScript(_unfolded(device, operations), tape.measurements)
-    with Watch() as watch:
-        batch, _ = device.preprocess_transforms(config)((script,))
-    if watch.found:
-        raise UnsupportedCircuitError(
-            f"device: {device.name} looks at the values of angles ({watch.found}), so that its derivatives may be those "
-            "of another circuit"
-        )
-    if len(batch) != 1 or not _same(batch[0].measurements, tape.measurements):
-        raise UnsupportedCircuitError(
-            f"device: {device.name} measures something else than the circuit, so that its derivatives are others"
-        )
-    own = batch[0].copy(operations=_declared(device, batch[0].operations))
-    parameters = own.get_parameters(trainable_only=False, operations_only=True)
-    depend = [
-        k for k, p in enumerate(parameters) if isinstance(p, torch.Tensor) and p.requires_grad
-    ]
-    return own, depend, [parameters[k] for k in depend], leaves
+def _depends(parameter: Any) -> bool:
+    return isinstance(parameter, torch.Tensor) and parameter.requires_grad

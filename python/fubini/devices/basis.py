@@ -36,11 +36,6 @@ class DiagonalBasis:
     wires: tuple[Any, ...]
     sums: tuple[PauliSum, ...]
 
-    @property
-    def measurement(self) -> Any:
-        """Of the probabilities of all outcomes."""
-        return qml.probs(wires=list(self.wires))
-
     def values(self) -> np.ndarray[Any, np.dtype[np.float64]]:
         """The value of every sum for every outcome, (sums, 2^wires)."""
         outcomes = np.arange(1 << len(self.wires))

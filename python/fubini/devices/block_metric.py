@@ -19,7 +19,7 @@ from fubini.devices.basis import DiagonalBasis, diagonal_basis
 from fubini.devices.executor import Array
 from fubini.devices.job import Job, Measured
 from fubini.devices.shifts import check_shots
-from fubini.devices.sweep import sweep_of
+from fubini.devices.sweep import Sweep, sweep_of
 from fubini.errors import UnsupportedCircuitError
 from fubini.options import LayerRule, Real
 
@@ -86,6 +86,14 @@ def layer_basis(tape: GateTape, layer: Layer) -> DiagonalBasis:
     return found
 
 
+def layer_sweep(
+    tape: GateTape, layer: Layer, basis: DiagonalBasis, shots: int | None = None
+) -> Sweep:
+    """Return the circuit in front of a layer, measured in a basis of the layer's generators."""
+    before = (tape.gates[i].operation for i in layer.before)
+    return sweep_of([*before, *basis.gates], qml.probs(wires=list(basis.wires)), shots)
+
+
 def metric_job(
     tape: GateTape,
     *,
@@ -121,12 +129,7 @@ def metric_job(
     ]
     bases = [layer_basis(tape, layer) for layer in wanted]
     sweeps = [
-        sweep_of(
-            [*(tape.gates[i].operation for i in layer.before), *basis.gates],
-            basis.measurement,
-            shots,
-        )
-        for layer, basis in zip(wanted, bases, strict=True)
+        layer_sweep(tape, layer, basis, shots) for layer, basis in zip(wanted, bases, strict=True)
     ]
 
     def finish(answers: list[list[Array]]) -> MetricEstimate:

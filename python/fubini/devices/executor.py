@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,7 @@ from fubini.devices.adjoint import REFUSALS, differentiated, differentiates
 from fubini.devices.sweep import Sweep, is_derived, tape_key
 from fubini.devices.usage import Progress, Usage, progress_of, usage_of
 from fubini.errors import NumericalError, UnsupportedCircuitError
+from fubini.options import check_number
 
 Array = npt.NDArray[Any]
 _Answers = list[list[Array]]  # for every tape its measurements' results
@@ -41,16 +42,6 @@ _FORGET_STRUCTURES = 256
 
 class DeviceExecutionError(RuntimeError):
     """A device failed more often than the executor retries; what had succeeded is kept for the next attempt."""
-
-
-@dataclass
-class _Order:
-    """A sweep as the tapes that the device gets."""
-
-    sweep: Sweep
-    tapes: list[Any]
-    broadcast: bool
-    which: Any  # row of the sweep asked for -> row that is run; None: the same
 
 
 @dataclass(eq=False)
@@ -98,10 +89,10 @@ class Executor:
 
     def __post_init__(self) -> None:
         check_device(self.device)
-        for name, least in (("retries", 0), ("backoff", 0), ("memory", 1)):
-            value = getattr(self, name)
-            if not np.isfinite(value) or value < least:
-                raise ValueError(f"{name}: expected a finite number >= {least}, got {value!r}")
+        check_number("retries", self.retries)
+        check_number("backoff", self.backoff)
+        if not 1 <= self.memory < np.inf:
+            raise ValueError(f"memory: expected a finite number >= 1, got {self.memory!r}")
         for name in ("timeout", "tapes_per_call"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -124,7 +115,7 @@ class Executor:
         Returns:
             Calls, tapes, circuits and shots.
         """
-        tapes = [tape for sweep in sweeps for tape in self._order(sweep).tapes]
+        tapes = [tape for sweep in sweeps for tape in self._order(sweep)[0]]
         calls = self._calls(tapes, range(len(tapes)))
         return sum((usage_of([tapes[k] for k in call]) for call in calls), Usage())
 
@@ -144,22 +135,11 @@ class Executor:
             DeviceExecutionError: If calls fail more often than they are retried.
             NumericalError: If results stay NaN or infinite.
         """
+        for sweep in sweeps:
+            self._check_wires(sweep)
         orders = [self._order(sweep) for sweep in sweeps]
-        for order in orders:
-            self._check_wires(order.sweep)
-        answers = self._execute([tape for order in orders for tape in order.tapes])
-        results = []
-        for order in orders:
-            mine = [next(answers) for _ in order.tapes]
-            rows = sum(len(a[0]) for a in mine) if order.broadcast else order.sweep.rows
-            if rows != order.sweep.rows:
-                raise UnsupportedCircuitError(
-                    f"device: {self.device.name} returned {rows} results for {order.sweep.rows} settings"
-                )
-            join = np.concatenate if order.broadcast else np.stack
-            parts: list[Array] = [join(part) for part in zip(*mine, strict=True)]
-            results.append(parts if order.which is None else [p[order.which] for p in parts])
-        return results
+        answers = self._execute([tape for tapes, _ in orders for tape in tapes])
+        return [finish([next(answers) for _ in tapes]) for tapes, finish in orders]
 
     def differentiates(self, sweep: Sweep) -> bool:
         """Say whether the device differentiates the exact expectation values of a circuit by itself.
@@ -184,17 +164,34 @@ class Executor:
 
     # -- orders -------------------------------------------------------------------------------------------------
 
-    def _order(self, sweep: Sweep) -> _Order:
-        which = None
+    def _order(self, sweep: Sweep) -> tuple[list[Any], Callable[[_Answers], list[Array]]]:
+        """The tapes that the device gets, and what makes the sweep's result of their answers."""
+        which = None  # row of the sweep asked for -> row that is run; None: the same
         if sweep.shots is None:
             sweep, which = sweep.distinct()
-        if sweep.rows < 2 or not self._takes_broadcast(sweep):
-            return _Order(sweep, sweep.single_tapes(), False, which)
-        wires = len(sweep.wires if self.device.wires is None else self.device.wires)
-        room = max(1, self.memory // _BROADCASTING[self.device.name](wires))
-        starts = range(0, sweep.rows, room)
-        chunks = [sweep.take(np.arange(s, min(s + room, sweep.rows))) for s in starts]
-        return _Order(sweep, [chunk.broadcast_tape() for chunk in chunks], True, which)
+        broadcast = sweep.rows > 1 and self._takes_broadcast(sweep)
+        if broadcast:
+            wires = len(sweep.wires if self.device.wires is None else self.device.wires)
+            room = max(1, self.memory // _BROADCASTING[self.device.name](wires))
+            every = np.arange(sweep.rows)
+            chunks = [sweep]
+            if sweep.rows > room:
+                chunks = [sweep.take(every[start : start + room]) for start in every[::room]]
+            tapes = [chunk.broadcast_tape() for chunk in chunks]
+        else:
+            tapes = sweep.single_tapes()
+
+        def finish(answers: _Answers) -> list[Array]:
+            rows = sum(len(a[0]) for a in answers) if broadcast else len(answers)
+            if rows != sweep.rows:
+                raise UnsupportedCircuitError(
+                    f"device: {self.device.name} returned {rows} results for {sweep.rows} settings"
+                )
+            join = np.concatenate if broadcast else np.stack
+            parts: list[Array] = [join(part) for part in zip(*answers, strict=True)]
+            return parts if which is None else [part[which] for part in parts]
+
+        return tapes, finish
 
     def _takes_broadcast(self, sweep: Sweep) -> bool:
         moving = [op for op in sweep.operations if op.batch_size is not None]

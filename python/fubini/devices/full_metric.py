@@ -7,6 +7,7 @@ et al. 2021, arXiv:2008.06517); F is the probability that the circuit followed b
 circuits are twice as deep, and no wire is needed.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from fubini.circuit.unfold import rebind
 from fubini.devices.block_metric import MetricEstimate, metric_job, refuse_channels
 from fubini.devices.executor import Array
 from fubini.devices.hessian import PairPlan, pair_plan, squared
-from fubini.devices.insertion import controlled_word, labelled_letters, prepared
+from fubini.devices.insertion import check_auxiliary, controlled_word, labelled_letters, prepared
 from fubini.devices.job import Job, together
 from fubini.devices.shifts import at_settings, check_shots, refuse_without_rule
 from fubini.devices.sweep import Sweep, sweep_of
@@ -57,11 +58,7 @@ def full_metric_job(
         return fidelity_job(tape, shots)
     if method != "hadamard":
         raise ValueError(f"method: expected 'hadamard' or 'fidelity', got {method!r}")
-    if auxiliary is None or auxiliary in tape.wires:
-        raise ValueError(
-            f"auxiliary: expected a wire that the circuit does not use, got {auxiliary!r} for wires "
-            f"{tape.wires.tolist()}; see fubini.devices.full_metric.free_wire, or use method='fidelity'"
-        )
+    check_auxiliary(auxiliary, tape, "method='fidelity'")
     return _hadamard_job(tape, shots, auxiliary)
 
 
@@ -103,24 +100,21 @@ def _hadamard_job(tape: GateTape, shots: int | None, auxiliary: Any) -> Job[Metr
     operations = tape.operations
     sweeps: list[Sweep] = []
     terms: list[tuple[int, int, float]] = []
-    for position, first in enumerate(trainable):
-        for second in trainable[position + 1 :]:
-            if home[first] == home[second]:
+    for first, second in itertools.combinations(trainable, 2):
+        if home[first] == home[second]:
+            continue
+        for (x, z, a), (u, v, b) in itertools.product(*tape.generators([first, second])):
+            if not (x | z) or not (u | v):
                 continue
-            one, other = tape.generators([first, second])
-            for x, z, a in one:
-                for u, v, b in other:
-                    if not (x | z) or not (u | v):
-                        continue
-                    circuit = [
-                        *prepared(operations[: first + 1], qml.Hadamard(auxiliary)),
-                        controlled_word(labelled_letters(x, z, tape), auxiliary, 1),
-                        *operations[first + 1 : second + 1],
-                        controlled_word(labelled_letters(u, v, tape), auxiliary, 0),
-                        qml.Hadamard(auxiliary),
-                    ]
-                    sweeps.append(sweep_of(circuit, qml.probs(wires=[auxiliary]), shots))
-                    terms.append((order[first], order[second], a * b))
+            circuit = [
+                *prepared(operations[: first + 1], qml.Hadamard(auxiliary)),
+                controlled_word(labelled_letters(x, z, tape), auxiliary, 1),
+                *operations[first + 1 : second + 1],
+                controlled_word(labelled_letters(u, v, tape), auxiliary, 0),
+                qml.Hadamard(auxiliary),
+            ]
+            sweeps.append(sweep_of(circuit, qml.probs(wires=[auxiliary]), shots))
+            terms.append((order[first], order[second], a * b))
     # <K> without the identity's part, which drops out of covariances.
     offsets = np.array([sum(c for x, z, c in g if not x | z) for g in tape.generators(trainable)])
 

@@ -110,12 +110,8 @@ def _period(frequencies: Sequence[float]) -> float | None:
 
 
 def _single(angle: int, shift: float, period: float | None) -> Setting:
-    if period is not None:
-        shift -= period * np.round(shift / period)
-        if shift < -period / 2 * (1.0 - 1e-9):
-            shift += period
-        if abs(shift - period / 2) < 1e-9:
-            shift = period / 2
+    if period is not None:  # to (-period/2, period/2]
+        shift -= period * np.ceil(np.round(shift / period - 0.5, 9))
     return ((angle, shift),) if abs(shift) > 1e-12 else ()
 
 

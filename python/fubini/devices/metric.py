@@ -30,7 +30,6 @@ from fubini.devices.states import (
     broadcast_states_job,
     states_job,
 )
-from fubini.devices.sweep import sweep_of
 from fubini.errors import UnsupportedCircuitError
 from fubini.options import Approx, Complex, LayerRule, Real
 
@@ -120,12 +119,12 @@ def _of_states(tape: GateTape, layer: Layer, states: Complex, diagonal: bool) ->
 
 def _layer_job(tape: GateTape, layer: Layer, device: Any, diagonal: bool) -> Job[Real]:
     """The circuit in front of a layer, which ends in a basis of the generators if there is one."""
-    before = [tape.gates[i].operation for i in layer.before]
     try:
         basis = sampled.layer_basis(tape, layer)
     except UnsupportedCircuitError:
         if device.name not in STATE_VECTORS:
             raise
+        before = [tape.gates[i].operation for i in layer.before]
         states = states_job([before], tape.wires, device)
         return states.then(lambda each: _of_states(tape, layer, each[0], diagonal))
     wires = len(basis.wires)
@@ -135,7 +134,7 @@ def _layer_job(tape: GateTape, layer: Layer, device: Any, diagonal: bool) -> Job
         seen = seen.reshape(-1, 1 << wires)
         return _core.blocks_from_probabilities(seen, basis.sums, wires, diagonal)
 
-    return Job((sweep_of([*before, *basis.gates], basis.measurement),), values)
+    return Job((sampled.layer_sweep(tape, layer, basis),), values)
 
 
 def full_metric_job(tape: GateTape, executor: Executor) -> Job[list[Block]]:

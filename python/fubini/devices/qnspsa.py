@@ -13,7 +13,7 @@ from fubini.devices.full_metric import fidelities_job
 from fubini.devices.job import Job
 from fubini.devices.shifts import check_shots
 from fubini.errors import NumericalError
-from fubini.options import Real
+from fubini.options import Real, check_number
 
 
 class QNSPSA:
@@ -45,10 +45,7 @@ class QNSPSA:
             raise ValueError(f"resamplings: expected an integer >= 1, got {resamplings!r}")
         if not 0 < step < np.inf:
             raise ValueError(f"step: expected a finite number > 0, got {step!r}")
-        if not 0 <= regularisation < np.inf:
-            raise ValueError(
-                f"regularisation: expected a finite number >= 0, got {regularisation!r}"
-            )
+        check_number("regularisation", regularisation)
         self._resamplings, self._step, self._beta = resamplings, step, regularisation
         self._random = np.random.default_rng(seed)
         self.mean: Real | None = None

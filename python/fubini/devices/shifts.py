@@ -22,9 +22,9 @@ from fubini.circuit.pauli import PauliSum, bits_of, dense, on_bits, words_commut
 from fubini.circuit.tape import GateTape
 from fubini.devices.executor import Array, Executor
 from fubini.devices.gradient import Gradient, Terms
-from fubini.devices.insertion import word_jobs
+from fubini.devices.insertion import check_auxiliary, controlled_word, labelled_letters, prepared
 from fubini.devices.job import Job, together
-from fubini.devices.readout import Estimates, Readout, readout_of
+from fubini.devices.readout import Estimates, Readout, readout_of, with_auxiliary
 from fubini.devices.sweep import Sweep, repeated
 from fubini.errors import UnsupportedCircuitError
 from fubini.options import Real
@@ -136,14 +136,8 @@ def gradient_job(
     if shifts is not None and rule not in (None, "shift"):
         raise ValueError(f"shifts: expected None for rule={rule!r}, got shifts")
     check_shots(shots)
-    if auxiliary is not None and auxiliary in tape.wires:
-        raise ValueError(
-            f"auxiliary: expected a wire that the circuit does not use, got {auxiliary!r} of {tape.wires.tolist()}"
-        )
-    if rule == "hadamard" and auxiliary is None:
-        raise ValueError(
-            "auxiliary: expected the label of a free wire for rule='hadamard', got None"
-        )
+    if auxiliary is not None or rule == "hadamard":
+        check_auxiliary(auxiliary, tape, "rule='shift'")
     readout = readout_of(tape, shots)
     trainable = tape.trainable
     chosen = list(range(len(trainable))) if angles is None else list(angles)
@@ -169,7 +163,7 @@ def gradient_job(
         job = readout.job(at_settings(tape, settings), (len(settings), rows), shots)
         blocks.append((np.array(plan.index, dtype=np.int64), np.array(plan.coefficient), job))
     for j in by_words:
-        for coefficient, job in word_jobs(tape, j, generators[j], readout, shots, auxiliary):
+        for coefficient, job in _word_jobs(tape, j, generators[j], readout, shots, auxiliary):
             blocks.append((np.array([j]), np.array([coefficient]), job))
 
     def gradient(found: tuple[Estimates, ...]) -> Gradient:
@@ -201,6 +195,41 @@ def gradient_job(
     if rule is None and shifts is None and shots is None:
         return replace(shifted, choose=choose)
     return shifted
+
+
+def _word_jobs(
+    tape: GateTape,
+    angle: int,
+    generator: PauliSum,
+    readout: Readout,
+    shots: int | None,
+    auxiliary: Any,
+) -> list[tuple[float, Job[Estimates]]]:
+    """Coefficients and circuits that add up to the derivative by one angle; estimates have a leading axis of length 1."""
+    place = tape.trainable[angle] + 1
+    before, behind = tape.operations[:place], tape.operations[place:]
+    shape = (1, tape.rows)
+    jobs = []
+    for x, z, coefficient in generator:
+        if not x | z:
+            continue
+        letters = labelled_letters(x, z, tape)
+        if auxiliary is not None:
+            # Branches psi and P psi of the auxiliary qubit: <Y O> = Im <psi|O|P psi>, and d<O>/dt is twice that.
+            circuit = [
+                *prepared(before, qml.Hadamard(auxiliary)),
+                controlled_word(letters, auxiliary),
+                *behind,
+                qml.adjoint(qml.S(auxiliary)),
+                qml.Hadamard(auxiliary),
+            ]
+            job = with_auxiliary(readout, auxiliary).job(circuit, shape, shots)
+            jobs.append((2.0 * coefficient, job))
+            continue
+        for sign in (1.0, -1.0):
+            turn = qml.PauliRot(sign * np.pi / 2, "".join(letters.values()), wires=list(letters))
+            jobs.append((sign * coefficient, readout.job([*before, turn, *behind], shape, shots)))
+    return jobs
 
 
 def _adjoint_job(

@@ -91,10 +91,9 @@ def snr_direction(
             ratio > 0, 1.0 / (1.0 + (tolerance / np.maximum(ratio, 1e-50)) ** _POWER), 0.0
         )
     weights = np.where(real, weights, 0.0)
-    step = np.where(real, weights * along / np.where(real, length, 1.0), 0.0)
-    # d(weight * along) / d along
-    gains = weights * (1.0 + _POWER * (1.0 - weights)) / np.where(real, length, 1.0)
-    return Direction(vectors @ step, weights, eigenvalues, vectors, gains)
+    inverse = weights / np.where(real, length, 1.0)
+    gains = inverse * (1.0 + _POWER * (1.0 - weights))  # d(weight * along) / d along
+    return Direction(vectors @ (inverse * along), weights, eigenvalues, vectors, gains)
 
 
 def _check_tolerance(tolerance: float) -> None:

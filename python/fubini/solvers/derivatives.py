@@ -277,23 +277,18 @@ class Spectral(torch.autograd.Function):
             (slopes[:, :, None] + slopes[:, None, :]) / 2,
             rise / torch.where(close, torch.ones_like(gap), gap),
         )
-        if (
-            ctx.plan.name == "pinv" and not ctx.plan.smooth
-        ):  # the quotient in closed form, without cancellation
+        if ctx.plan.name == "pinv" and not ctx.plan.smooth:
+            # The quotient in closed form, without cancellation.
             both = kept[:, :, None] & kept[:, None, :]
             quotient = torch.where(both, -weights[:, :, None] * weights[:, None, :], quotient)
         inner = vectors.mT @ (grad @ b.mT) @ vectors
+        found = quotient * inner
         if ctx.plan.smooth:  # the cut-off moves with the largest eigenvalue
-            moved = by_cut * inner.diagonal(dim1=-2, dim2=-1)
+            moved = (by_cut * inner.diagonal(dim1=-2, dim2=-1)).sum(-1, keepdim=True)
             top = values.abs().argmax(-1, keepdim=True)
-            quotient = quotient * inner + torch.diag_embed(
-                torch.zeros_like(values).scatter(
-                    -1, top, moved.sum(-1, keepdim=True) * values.gather(-1, top).sign()
-                )
-            )
-        else:
-            quotient = quotient * inner
-        full = vectors @ quotient @ vectors.mT
+            moved = moved * values.gather(-1, top).sign()
+            found = found + torch.diag_embed(torch.zeros_like(values).scatter(-1, top, moved))
+        full = vectors @ found @ vectors.mT
         return (full + full.mT) / 2, grad_b
 
 

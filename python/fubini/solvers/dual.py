@@ -11,7 +11,7 @@ from fubini.arrays import is_tensor
 from fubini.solvers.damping import Damping
 from fubini.solvers.derivatives import solve_on_device
 from fubini.solvers.methods import Plan, SolveInfo, SolveStatus, make_info
-from fubini.solvers.products import largest_magnitude, module_of, power_of_two
+from fubini.solvers.products import largest_magnitude, marked, module_of, power_of_two
 
 
 def solve_factored(
@@ -52,12 +52,11 @@ def solve_factored(
     residual = _residual(*map(_host, (x, b, y, added)))
     with np.errstate(over="ignore"):  # which has a status
         y = y / unit * unit_b / unit
-    failed = {
-        SolveStatus.SINGULAR: (given > 0) & (lam == 0),  # the damping is nothing beside X
-        SolveStatus.NOT_FINITE: ~(finite & xp.isfinite(y).all(-1).all(-1)),
-    }
-    for code, where in failed.items():
-        status = xp.where(where & (status <= 1), xp.zeros_like(status) + int(code), status)
+    solved = status <= int(SolveStatus.USED_PINV)
+    lost = (given > 0) & (lam == 0)  # the damping is nothing beside X
+    status = marked(status, solved & lost, SolveStatus.SINGULAR)
+    broken = ~(finite & xp.isfinite(y).all(-1).all(-1))
+    status = marked(status, solved & broken & ~lost, SolveStatus.NOT_FINITE)
     bad = status > int(SolveStatus.USED_PINV)
     y = xp.where(bad[:, None, None], xp.zeros_like(y) + float("nan"), y)
     codes = _host(status)
@@ -148,13 +147,12 @@ def _solve_scaled(factor: Any, b: Any, lam: Any, rcond: float) -> tuple[Any, Any
         return (v - factor @ y) / safe[:, None, None], inner_status
 
     x, status = xp.zeros_like(b), xp.zeros_like(lam, dtype=xp.int8)
-    ok, used_pinv = status, status + int(SolveStatus.USED_PINV)
     if bool(damped.any()) and n > factor.shape[-1]:
         gram = transposed @ factor
         x, status = woodbury(b)
         for _ in range(2):
             x = x + woodbury(b - factor @ (transposed @ x) - safe[:, None, None] * x)[0]
-        status = xp.where(status == int(SolveStatus.USED_PINV), ok, status)
+        status = marked(status, status == int(SolveStatus.USED_PINV), SolveStatus.OK)
     elif bool(damped.any()):
         # The factor is no narrower than the matrix: nothing to gain, and nothing to cancel.
         x, status = _inner(factor @ transposed, b, lam, rcond)
@@ -172,7 +170,8 @@ def _solve_scaled(factor: Any, b: Any, lam: Any, rcond: float) -> tuple[Any, Any
         smallest = vectors @ (weights[:, :, None] * (vectors.swapaxes(-1, -2) @ b))
         x = xp.where(damped[:, None, None], x, smallest)
         rank = xp.where(damped, rank, kept.sum(-1))
-        status = xp.where(damped, status, xp.where(rank < n, used_pinv, ok))
+        status = marked(status, ~damped, SolveStatus.OK)
+        status = marked(status, ~damped & (rank < n), SolveStatus.USED_PINV)
     return x, status, rank
 
 

@@ -129,6 +129,20 @@ def power_of_two(sizes: Any) -> Any:
     return xp.exp2(exponent.clip(-1000.0, 1000.0))
 
 
+def marked(status: Any, where: Any, code: SolveStatus) -> Any:
+    """Return statuses with a code where a condition holds."""
+    xp = module_of(status)
+    return xp.where(where, xp.zeros_like(status) + int(code), status)
+
+
+def _share(part: Any, whole: Any) -> Any:
+    """The quotient, 0 where there is nothing to divide by."""
+    xp = module_of(whole)
+    something = whole != 0
+    quotient = part / xp.where(something, whole, xp.ones_like(whole))
+    return xp.where(something, quotient, xp.zeros_like(quotient))
+
+
 def _excusable(epsilon: float) -> float:
     """The largest relative residual that rounding may be blamed for."""
     return 1e-3 if epsilon < 1e-12 else 0.1
@@ -168,8 +182,8 @@ def conjugate_gradients(
     solver = _one_system if xp is np and b.ndim == 1 else _several_systems
     x, status, iterations, reached = solver(apply, b / unit, precondition, scaled, tolerance, limit)
     x = x * unit
-    broken = xp.zeros_like(status) + int(SolveStatus.NOT_FINITE)
-    return x, xp.where(xp.isfinite(x).all(-1), status, broken), iterations, reached
+    status = marked(status, ~xp.isfinite(x).all(-1), SolveStatus.NOT_FINITE)
+    return x, status, iterations, reached
 
 
 def _several_systems(
@@ -196,8 +210,7 @@ def _several_systems(
     size = norm(b)
     if start is not None:
         product = apply(start + x)
-        square = dot(product, product)
-        share = dot(product, b) / xp.where(square > 0, square, xp.ones_like(square))
+        share = _share(dot(product, b), dot(product, product))
         share = xp.where(norm(b - product) <= tolerance * size, xp.ones_like(share), share)
         x, r = share[..., None] * start, b - share[..., None] * product
     safe = xp.where((size > 0) & xp.isfinite(size), size, xp.ones_like(size))
@@ -209,13 +222,10 @@ def _several_systems(
     active = (size > 0) & ~broken
     restarted = negative
     direction, before = xp.zeros_like(b), xp.zeros_like(size)
-    one = xp.ones_like(size)
     scale = xp.zeros_like(size)  # the operator's norm, a lower bound that grows
     for _ in range(limit):
         done = active & (norm(least) <= tolerance * size)
-        if bool(
-            done.any()
-        ):  # the recursive residual drifts: compute it, and start once more from it
+        if bool(done.any()):  # the recursive residual drifts: compute it, start once more from it
             least = xp.where(done[..., None], b - apply(best), least)
             x, r = xp.where(done[..., None], best, x), xp.where(done[..., None], least, r)
             active = active & ~(done & (restarted | (norm(least) <= tolerance * size)))
@@ -225,25 +235,22 @@ def _several_systems(
             break
         z = r if precondition is None else precondition(r)
         now = dot(r, z)
-        ratio = xp.where(before != 0, now / xp.where(before != 0, before, one), xp.zeros_like(now))
-        direction = z + ratio[..., None] * direction
+        direction = z + _share(now, before)[..., None] * direction
         product = apply(direction)
         curvature = dot(direction, product)
         bad = active & ~(xp.isfinite(curvature) & xp.isfinite(now))
         length_in, length_out = norm(direction), norm(product)
         rounding = 4.0 * epsilon * length_in * length_out
-        ratio = length_out / xp.where(length_in > 0, length_in, one)
+        ratio = _share(length_out, length_in)
         scale = xp.where(active & ~bad & (ratio > scale), ratio, scale)
         below = active & ~bad & ((now < 0) | (curvature < -rounding))
         stuck = active & ~bad & (curvature <= rounding)
         broken, negative, active = broken | bad, negative | below, active & ~(bad | below | stuck)
-        length = xp.where(active, now / xp.where(active, curvature, one), xp.zeros_like(now))
+        length = _share(now, xp.where(active, curvature, xp.zeros_like(now)))
         x = xp.where(active[..., None], x + length[..., None] * direction, x)
         r = xp.where(active[..., None], r - length[..., None] * product, r)
         change = r - least
-        square = dot(change, change)
-        share = -dot(least, change) / xp.where(square > 0, square, one)
-        share = xp.where(active & (square > 0), share, xp.zeros_like(share))[..., None]
+        share = _share(-dot(least, change), dot(change, change))[..., None]
         best = xp.where(active[..., None], best + share * (x - best), best)
         least = xp.where(active[..., None], least + share * change, least)
         before = now
@@ -255,11 +262,9 @@ def _several_systems(
     # excuse a residual of any size.
     attainable = epsilon * (8.0 + b.shape[-1] ** 0.5) * (scale * norm(best) / safe + 1.0)
     late = (reached > tolerance) & ((reached > attainable) | (reached > _excusable(epsilon)))
-    status = xp.where(late, status + int(SolveStatus.NOT_CONVERGED), status)
-    status = xp.where(
-        negative, xp.zeros_like(status) + int(SolveStatus.NOT_POSITIVE_DEFINITE), status
-    )
-    status = xp.where(broken, xp.zeros_like(status) + int(SolveStatus.NOT_FINITE), status)
+    status = marked(status, late, SolveStatus.NOT_CONVERGED)
+    status = marked(status, negative, SolveStatus.NOT_POSITIVE_DEFINITE)
+    status = marked(status, broken, SolveStatus.NOT_FINITE)
     return best, status, iterations, reached
 
 

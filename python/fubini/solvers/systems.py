@@ -176,10 +176,7 @@ def _blocks_slow(
         _check_kinds(matrix, vector)
     added = as_damping(damping)
     strengths = added.values((len(matrices),))
-    if any(
-        _wants_gradient(matrix, vector, added.lam)
-        for matrix, vector in zip(matrices, rhs, strict=True)
-    ):
+    if _wants_gradient(*matrices, *rhs, added.lam):
         each = torch.as_tensor(added.lam, dtype=torch.float64).expand(len(matrices))
         pairs = [
             solve(one, vector, damping=type(added)(lam), throw=False, return_info=True)

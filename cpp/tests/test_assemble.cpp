@@ -51,6 +51,7 @@ struct Case {
     std::vector<Generator> generators;
     std::vector<Complex> states;
     std::vector<double> probabilities;
+    std::vector<Eigen::MatrixXcd> applied;  // per generator: its product with every state
 
     Case(int wires_, std::size_t batch_, std::size_t count, bool diagonal, unsigned seed)
         : wires(wires_), batch(batch_) {
@@ -73,14 +74,19 @@ struct Case {
                 probabilities.push_back(std::norm(amplitude));
             }
         }
+        for (const Generator& generator : generators) {
+            const Eigen::Map<const Eigen::MatrixXcd> all(states.data(), static_cast<Eigen::Index>(size),
+                                                         static_cast<Eigen::Index>(batch));
+            applied.emplace_back(dense(generator, wires) * all);
+        }
     }
 
     [[nodiscard]] double expected(std::size_t b, std::size_t i, std::size_t j) const {
+        const auto column = static_cast<Eigen::Index>(b);
         const Eigen::Index size = Eigen::Index{1} << wires;
-        const Eigen::Map<const Eigen::VectorXcd> state(states.data() + static_cast<Eigen::Index>(b) * size,
-                                                       size);
-        const Eigen::VectorXcd left = dense(generators[i], wires) * state;
-        const Eigen::VectorXcd right = dense(generators[j], wires) * state;
+        const Eigen::Map<const Eigen::VectorXcd> state(states.data() + column * size, size);
+        const auto left = applied[i].col(column);
+        const auto right = applied[j].col(column);
         return left.dot(right).real() - state.dot(left).real() * state.dot(right).real();
     }
 };

@@ -47,11 +47,12 @@ def seeds() -> list[Any]:
 
 @pytest.mark.parametrize("seed", seeds())
 def test_random_circuits_over_the_gate_table(seed: int) -> None:
-    """= explicit derivative states to 1e-11, = qml.adjoint_metric_tensor of the decomposed circuit to 1e-9."""
+    """= explicit derivative states to 1e-11; these = qml.adjoint_metric_tensor of the decomposed circuit to 1e-9."""
     qnode, weights = weighted(random_tape(seed, gates=10, prepared=seed % 5 == 0))
     tape = gate_tape(qnode, (weights,), {}, [0])
     j = tape.jacobian[0]
-    expected = j.T @ reference.geometric_tensor(tape) @ j
+    of_angles = reference.geometric_tensor(tape)
+    expected = j.T @ of_angles @ j
     with torch.no_grad():
         metric = fubini.metric_tensor(qnode, engine="native")(weights).numpy()
         tensor = fubini.geometric_tensor(qnode, engine="native")(weights).numpy()
@@ -61,14 +62,16 @@ def test_random_circuits_over_the_gate_table(seed: int) -> None:
     assert (tensor == tensor.conj().T).all()
     assert np.linalg.eigvalsh(metric).min() > -1e-13 * len(metric) * max(1.0, np.abs(metric).max())
 
-    numbers = tape.parameter_numbers
-    operations = [gate.operation for gate in tape.gates]
-    script = qml.tape.QuantumScript(operations, [qml.state()], trainable_params=numbers)
-    theirs = qml.adjoint_metric_tensor(script)
     pullback = of_tape(tape)
     mine = circuits.metric(pullback.circuit, pullback.angles, state=pullback.states)[0]
     rows = pullback.jacobian.rows
-    np.testing.assert_allclose(mine[np.ix_(rows, rows)], np.asarray(theirs), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(mine[np.ix_(rows, rows)], of_angles.real, rtol=0, atol=TOLERANCE)
+    if seed % 4 == 0:  # it takes four times as long as all the rest
+        operations = [gate.operation for gate in tape.gates]
+        numbers = tape.parameter_numbers
+        script = qml.tape.QuantumScript(operations, [qml.state()], trainable_params=numbers)
+        theirs = qml.adjoint_metric_tensor(script)
+        np.testing.assert_allclose(of_angles.real, np.asarray(theirs), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("rule", ["wires", "maximal", "queue"])

@@ -1,4 +1,4 @@
-"""Runs a quantum function under a Watch, from a module that is no user's code."""
+"""Runs a quantum function under a Watch, from a module of its own, and objects that such functions read."""
 
 from typing import Any
 
@@ -27,3 +27,22 @@ def angle(read: Any) -> Any:
         return qml.expval(qml.Z(0))
 
     return circuit
+
+
+class Strict:
+    depth = 3
+
+    def __getattribute__(self, name: str) -> Any:
+        return object.__getattribute__(self, name)
+
+
+class Meta(type):
+    hidden = 3
+
+    @property
+    def depth(cls) -> int:
+        return cls.hidden
+
+
+class WithMeta(metaclass=Meta):
+    pass

@@ -3,6 +3,7 @@
 import numpy as np
 import pennylane as qml
 import pytest
+import scipy.sparse
 
 from fubini.circuit import pauli
 
@@ -96,3 +97,8 @@ def test_sums_and_multiples_of_matrices() -> None:  # devices refused them
     found = pauli.pauli_sum(operator, {w: w for w in range(WIRES)}, WIRES)
     expected = 0.5 * matrix + 2.0 * qml.matrix(qml.X(1), wire_order=range(WIRES))
     np.testing.assert_allclose(pauli.dense(found, WIRES), expected, atol=1e-14)
+
+
+def test_a_sparse_matrix_of_zeros_has_no_words() -> None:
+    nothing = qml.SparseHamiltonian(scipy.sparse.csr_matrix((4, 4)), wires=[0, 1])
+    assert pauli.pauli_sum(nothing, {0: 0, 1: 1}, 2) == ()

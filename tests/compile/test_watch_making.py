@@ -222,3 +222,23 @@ def test_a_gate_that_raises_ends_like_any_other() -> None:
     watch = watched(function)
     assert sys.getprofile() is None
     assert watch.problem is not None or watch.holds()
+
+
+class Counted:
+    """Setting an attribute may replace parts of a library: then every object is watched while it is made."""
+
+
+HAMILTONIAN = qml.dot([0.3, 0.4, 0.5], [qml.X(0), qml.Y(0), qml.Z(0)])
+DRAWS: list[Callable[..., Any]] = [
+    lambda **seed: qml.QDrift(HAMILTONIAN, time=1.0, n=3, **seed),
+    lambda **seed: qml.adjoint(qml.QDrift)(HAMILTONIAN, time=1.0, n=3, **seed),
+    lambda **seed: qml.ctrl(qml.QDrift, control=2)(HAMILTONIAN, time=1.0, n=3, **seed),
+    lambda **seed: (setattr(Counted(), "calls", 1), qml.QDrift(HAMILTONIAN, time=1.0, n=3, **seed)),
+]
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+def test_gates_that_are_drawn_need_a_seed(draw: Callable[..., Any]) -> None:
+    watch = watched(lambda inputs, weights: draw())
+    assert watch.problem == "it draws the gates of QDrift without a seed"
+    assert watched(lambda inputs, weights: draw(seed=3)).problem is None

@@ -85,13 +85,11 @@ def angle_tape(
             "diff_method='backprop'"
         )
     operations = gate_operations(tape, pure=False, keep_preparation=True)
-    angles = [op.data[0] for op in operations if has_angle(op) and is_trainable(op)]
+    angles = _trainable_angles(operations)
     jacobian = np.eye(len(angles))[None]
     batch = batch_size(tape)
-    first = operations[0] if operations else None
-    state = None
-    if isinstance(first, PREPARATIONS) and is_trainable(first):
-        state = first.data[0]
+    prepared = [op for op in operations[:1] if isinstance(op, PREPARATIONS) and is_trainable(op)]
+    state = prepared[0].data[0] if prepared else None
     gates = finish(tape, operations, batch, ((len(angles),),), jacobian, constant=True)
     return gates, angles, state
 
@@ -125,6 +123,10 @@ class _Call:
         return tape, gate_operations(tape, self.pure)
 
 
+def _trainable_angles(operations: list[Any]) -> list[Any]:
+    return [op.data[0] for op in operations if has_angle(op) and is_trainable(op)]
+
+
 def _detached(value: Any, as_passed: bool) -> Any:
     """Inputs enter as constants, so that only weights are differentiated."""
     if not is_tensor(value):
@@ -141,7 +143,7 @@ def _torch_tape(call: _Call, as_passed: bool) -> GateTape:
         leaves = [_detached(torch.as_tensor(v), as_passed).clone() for v in call.values]
         leaves = [(v if v.is_floating_point() else v.double()).requires_grad_() for v in leaves]
         tape, operations = call.each(lambda v: _detached(v, as_passed)).gates(leaves)
-        angles = [op.data[0] for op in operations if has_angle(op) and is_trainable(op)]
+        angles = _trainable_angles(operations)
         batch = batch_size(tape)
         jacobian = _torch_jacobian(angles, leaves, batch)
     return finish(tape, operations, batch, tuple(tuple(v.shape) for v in leaves), jacobian)
@@ -153,8 +155,7 @@ def _torch_jacobian(
     """Rows by reverse mode; angles that differ between inputs need a row per input."""
     columns = sum(leaf.numel() for leaf in leaves)
     batched = [angle.ndim > 0 and batch is not None for angle in angles]
-    rows = batch if any(batched) and batch is not None else 1
-    jacobian = np.zeros((rows, len(angles), columns))
+    jacobian = np.zeros(((batch or 1) if any(batched) else 1, len(angles), columns))
     for per_input in (False, True):
         chosen = [i for i, b in enumerate(batched) if b == per_input]
         if not chosen:
@@ -167,36 +168,12 @@ def _torch_jacobian(
             is_grads_batched=True,
             retain_graph=True,
             allow_unused=True,
+            materialize_grads=True,
         )
-        block = np.concatenate(
-            [
-                np.zeros((len(flat), leaf.numel()))
-                if part is None
-                else to_numpy(part).reshape(len(flat), -1)
-                for part, leaf in zip(parts, leaves, strict=True)
-            ],
-            axis=1,
-        )
+        block = np.concatenate([to_numpy(part).reshape(len(flat), -1) for part in parts], axis=1)
         per_angle = block.reshape(len(chosen), -1, columns)  # (angles, 1 or batch, weights)
         jacobian[:, chosen, :] = per_angle.transpose(1, 0, 2)
     return jacobian
-
-
-@dataclass(frozen=True)
-class _Marked:
-    """The gates of one run on marked weights.
-
-    Attributes:
-        tape: What was queued.
-        operations: Its gates.
-        trainable: Whether each depends on weights.
-        sizes: Entries of the angles that do.
-    """
-
-    tape: Any
-    operations: list[Any]
-    trainable: list[bool]
-    sizes: list[int]
 
 
 class _Angles:
@@ -207,7 +184,10 @@ class _Angles:
     Attributes:
         flat: The weights side by side.
         shapes: Their shapes.
-        last: What the last call made.
+        tape: What the last call queued.
+        operations: Its gates.
+        trainable: Whether each depends on weights.
+        sizes: Entries of the angles that do.
     """
 
     def __init__(self, call: _Call) -> None:
@@ -215,7 +195,6 @@ class _Angles:
         arrays = [np.asarray(to_numpy(v)) for v in call.values]
         self.shapes = tuple(a.shape for a in arrays)
         self.flat = np.concatenate([np.zeros(0), *(a.reshape(-1) for a in arrays)])
-        self.last: _Marked
 
     def run(self, flat: Any) -> tuple[Any, list[Any]]:
         """Return what the quantum function queues at these weights, and its gates."""
@@ -228,15 +207,10 @@ class _Angles:
 
     def __call__(self, flat: Any) -> Any:
         """Return the angles side by side."""
-        tape, operations = self.run(flat)
-        trainable = [is_trainable(op) for op in operations]
-        angles = [
-            op.data[0]
-            for op, moves in zip(operations, trainable, strict=True)
-            if moves and has_angle(op)
-        ]
-        sizes = [int(qml.math.size(v)) for v in angles]
-        self.last = _Marked(tape, operations, trainable, sizes)
+        self.tape, self.operations = self.run(flat)
+        self.trainable = [is_trainable(op) for op in self.operations]
+        angles = _trainable_angles(self.operations)
+        self.sizes = [int(qml.math.size(v)) for v in angles]
         if not angles:
             return np.zeros(0)
         return qml.math.concatenate([qml.math.reshape(v, (-1,)) for v in angles])
@@ -248,9 +222,8 @@ class _Angles:
             derivative: The framework's, of this function, at flat weights.
         """
         stacked = np.asarray(derivative(self.flat), dtype=float).reshape(-1, self.flat.size)
-        sizes = self.last.sizes
-        jacobian = np.zeros((max(sizes, default=1), len(sizes), self.flat.size))
-        for column, block in enumerate(np.split(stacked, np.cumsum(sizes)[:-1]) if sizes else []):
+        jacobian = np.zeros((max(self.sizes, default=1), len(self.sizes), self.flat.size))
+        for column, block in enumerate(np.split(stacked, np.cumsum(self.sizes))[:-1]):
             jacobian[:, column, :] = block
         return jacobian
 
@@ -264,9 +237,8 @@ def _autograd_tape(call: _Call) -> GateTape:
 
     angles = _Angles(call.each(plain))
     derivatives = angles.jacobian(jacobian(angles))
-    made = angles.last
-    batch = batch_size(made.tape)
-    return finish(made.tape, made.operations, batch, angles.shapes, derivatives)
+    batch = batch_size(angles.tape)
+    return finish(angles.tape, angles.operations, batch, angles.shapes, derivatives)
 
 
 def _jax_tape(call: _Call) -> GateTape:
@@ -280,10 +252,9 @@ def _jax_tape(call: _Call) -> GateTape:
     with jax.enable_x64(True):
         angles = _Angles(call.each(double))
         derivatives = angles.jacobian(lambda flat: jax.jacrev(angles)(jax.numpy.asarray(flat)))
-        made = angles.last
         # Those were traced: the values come from a run of their own.
         tape, operations = angles.run(jax.numpy.asarray(angles.flat))
-        if [op.name for op in operations] != [op.name for op in made.operations]:
+        if [op.name for op in operations] != [op.name for op in angles.operations]:
             raise UnsupportedCircuitError(
                 "qnode: it makes another circuit under JAX's tracing; it must not depend on values"
             )
@@ -291,6 +262,6 @@ def _jax_tape(call: _Call) -> GateTape:
             rebind(op, [qml.numpy.array(np.asarray(p), requires_grad=True) for p in op.data])
             if trainable
             else op
-            for op, trainable in zip(operations, made.trainable, strict=True)
+            for op, trainable in zip(operations, angles.trainable, strict=True)
         ]
         return finish(tape, marked, batch_size(tape), angles.shapes, derivatives)

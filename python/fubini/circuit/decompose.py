@@ -1,5 +1,6 @@
 """PennyLane operations taken apart into gates with one angle each, which then has a generator."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from fubini.circuit.unfold import Undecomposed, dimensions, unfold
 from fubini.errors import UnsupportedCircuitError
 
 PREPARATIONS = (qml.operation.StatePrepBase,)
+#: In the middle of a circuit, or depending on a result of such.
+MEASURED = (qml.ops.MidMeasure, qml.ops.Conditional)
 
 # Matrices: their decompositions look at the values.
 _MATRICES = (
@@ -69,10 +72,7 @@ def gate_operations(tape: Any, pure: bool = True, keep_preparation: bool = False
     kept = first and isinstance(first[0], PREPARATIONS)
     if not kept or (is_trainable(first[0]) and not keep_preparation):
         first = []
-
-    def refuse(op: Any) -> None:
-        _refuse(op, pure)
-
+    refuse = functools.partial(_refuse, pure=pure)
     try:
         expanded = taken_apart(tape.operations[len(first) :], _is_gate, refuse)
     except UnsupportedCircuitError:
@@ -156,7 +156,7 @@ def _refuse(op: Any, pure: bool) -> None:
         raise UnsupportedCircuitError(
             f"qnode: {name} is a channel, and the Fubini-Study metric is defined for pure states; remove it"
         )
-    if isinstance(op, qml.ops.Conditional | qml.ops.MidMeasure):
+    if isinstance(op, MEASURED):
         raise UnsupportedCircuitError(
             f"qnode: {name} is a mid-circuit measurement or depends on one; use qml.defer_measurements(qnode) if the "
             "outcome is not post-selected"
@@ -181,9 +181,7 @@ def _is_complex(value: Any) -> bool:
 
 
 def _is_gate(op: Any) -> bool:
-    if op.name in IGNORED or isinstance(
-        op, qml.operation.Channel | qml.ops.Conditional | qml.ops.MidMeasure
-    ):
+    if op.name in IGNORED or isinstance(op, (qml.operation.Channel, *MEASURED)):
         return True
     if not op.data and not hidden_weights(op):
         return bool(op.has_matrix)

@@ -15,10 +15,10 @@ sub-matrix of the Fubini-Study metric. Three rules say when two gates that share
 
 import functools
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pennylane as qml
 
 from fubini.circuit.pauli import PauliSum, bits_of, dense, on_bits, sums_commute
 from fubini.options import LayerRule, check_rule
@@ -120,9 +120,7 @@ def _depends(a: GateShape, b: GateShape, rule: LayerRule) -> bool:
     return rule == "wires" or not _commute_dense(a, b)
 
 
-@functools.lru_cache(maxsize=4096)
-def _generators_commute(a: PauliSum, b: PauliSum) -> bool:
-    return sums_commute(a, b)
+_generators_commute = functools.lru_cache(maxsize=4096)(sums_commute)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -143,12 +141,7 @@ def _matrix(gate: GateShape, wires: list[int]) -> npt.NDArray[np.complex128] | N
         return dense(on_bits(gate.generator, wires), size)
     if gate.matrix is None:
         return None
-    own = bits_of(gate.support)
-    matrix = np.frombuffer(gate.matrix[1], dtype=complex).reshape((2,) * (2 * len(own)))
-    result = np.eye(1 << size, dtype=complex).reshape((2,) * (2 * size))
-    axes = [wires.index(bit) for bit in own]
-    columns = list(range(len(own), 2 * len(own)))
-    result = np.tensordot(matrix, result, (columns, axes))
-    order: Any = axes + [k for k in range(size) if k not in axes]
-    result = np.moveaxis(result, range(size), order)
-    return result.reshape(1 << size, 1 << size)
+    length, entries = gate.matrix
+    matrix = np.frombuffer(entries, dtype=complex).reshape(length, length)
+    found: npt.NDArray[np.complex128] = qml.math.expand_matrix(matrix, bits_of(gate.support), wires)
+    return found

@@ -6,6 +6,7 @@ from typing import Any
 
 import pennylane as qml
 
+from fubini.circuit.decompose import MEASURED, PREPARATIONS
 from fubini.circuit.unfold import Undecomposed, unfold
 from fubini.errors import UnsupportedCircuitError
 
@@ -84,15 +85,8 @@ def numbered(used: Iterable[Any], measurements: Sequence[Any]) -> tuple[Any, ...
 
 def _taken_whole(op: Any) -> bool:
     """Whether a simulator applies an operation as it stands, so that its wires count in their own order."""
-    return bool(op.has_matrix) or isinstance(
-        op,
-        (
-            qml.operation.StatePrepBase,
-            qml.operation.Channel,
-            qml.ops.MidMeasure,
-            qml.ops.Conditional,
-        ),
-    )
+    kinds = (*PREPARATIONS, qml.operation.Channel, *MEASURED)
+    return bool(op.has_matrix) or isinstance(op, kinds)
 
 
 def measures_all_wires(tape: Any) -> bool:

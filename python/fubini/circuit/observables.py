@@ -5,6 +5,7 @@ that were changed in place count. Results are linear in coefficients: where thes
 inputs, the words are measured one by one, and torch combines their results.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -18,6 +19,12 @@ from fubini.errors import UnsupportedCircuitError
 #: Coefficient of each word, of whatever library they are.
 Words = dict[Any, Any]
 
+#: Measurements of real numbers.
+REAL = (
+    qml.measurements.ExpectationMP,
+    qml.measurements.VarianceMP,
+    qml.measurements.ProbabilityMP,
+)
 # 4^k words of a matrix made of weights.
 _MAX_MATRIX_WIRES = 4
 
@@ -34,11 +41,8 @@ def words_of(obs: Any) -> Words | None:
     if isinstance(obs, qml.ops.Sum):
         return _sum([words_of(operand) for operand in obs.operands])
     if isinstance(obs, qml.ops.Prod):
-        factors = [words_of(operand) for operand in obs.operands]
-        result: Words | None = {qml.pauli.PauliWord({}): 1.0}
-        for factor in factors:
-            result = _product(result, factor)
-        return result
+        one: Words | None = {qml.pauli.PauliWord({}): 1.0}
+        return functools.reduce(_product, map(words_of, obs.operands), one)
     return None if obs.pauli_rep is None else dict(obs.pauli_rep)
 
 
@@ -176,12 +180,7 @@ def _by_words(tape: Any) -> tuple[Sequence[Any], Any]:
     Returns:
         The tape that is run, and how the results follow.
     """
-    kinds = (
-        qml.measurements.ExpectationMP,
-        qml.measurements.VarianceMP,
-        qml.measurements.ProbabilityMP,
-    )
-    plain = all(isinstance(m, kinds) and m.mv is None for m in tape.measurements)
+    plain = all(isinstance(m, REAL) and m.mv is None for m in tape.measurements)
     found = None
     if plain and not tape.shots.has_partitioned_shots:
         found = split(tape.measurements, tape.shots.total_shots)
@@ -198,13 +197,11 @@ def _by_words(tape: Any) -> tuple[Sequence[Any], Any]:
         ]
         values = mixture(torch.cat(columns, dim=1))
         batched = words.batch_size is not None or len(values) > 1
-        answers = []
-        start = 0
-        for shape in mixture.shapes:
-            size = shape[0] if shape else 1
-            value = values[:, start : start + size]
-            answers.append(value.reshape(len(values), *shape) if batched else value.reshape(shape))
-            start += size
+        sizes = [shape[0] if shape else 1 for shape in mixture.shapes]
+        answers = [
+            value.reshape((len(values), *shape) if batched else shape)
+            for value, shape in zip(torch.split(values, sizes, dim=1), mixture.shapes, strict=True)
+        ]
         return tuple(answers) if len(answers) > 1 else answers[0]
 
     return (words,), combined

@@ -28,15 +28,7 @@ _PHASES = np.array([1, 1j, -1, -1j])
 
 
 class NoPauliSum(Exception):
-    """An operator that is no real sum of Pauli words, or none that is known.
-
-    Attributes:
-        reason: Why, in words.
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+    """An operator that is no real sum of Pauli words, or none that is known; says why, in words."""
 
 
 def pauli_sum(observable: Any, positions: dict[Any, int], num_wires: int) -> PauliSum:
@@ -163,18 +155,19 @@ def spread(mask: int, bits: Sequence[int]) -> int:
     return sum(bit for k, bit in enumerate(bits) if mask >> (len(bits) - 1 - k) & 1)
 
 
-def on_bits(terms: PauliSum, bits: Sequence[int]) -> PauliSum:
-    """Return a sum as one over those wires alone on which it acts, the inverse of :func:`spread`.
+def gathered(mask: int, bits: Sequence[int]) -> int:
+    """Return a mask as one over those wires alone, the inverse of :func:`spread`.
 
     Args:
-        terms: The sum.
+        mask: Over all wires.
         bits: The bit of each of these wires, the first one becomes the most significant.
     """
+    return sum(1 << (len(bits) - 1 - k) for k, bit in enumerate(bits) if mask & bit)
 
-    def local(mask: int) -> int:
-        return sum(1 << (len(bits) - 1 - k) for k, bit in enumerate(bits) if mask & bit)
 
-    return tuple((local(x), local(z), c) for x, z, c in terms)
+def on_bits(terms: PauliSum, bits: Sequence[int]) -> PauliSum:
+    """Return a sum as one over those wires alone on which it acts, see :func:`gathered`."""
+    return tuple((gathered(x, bits), gathered(z, bits), c) for x, z, c in terms)
 
 
 def parity_signs(values: Any) -> Any:
@@ -194,15 +187,23 @@ def walsh(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def of_matrix(matrix: npt.NDArray[np.complex128]) -> PauliSum:
     """Return a Hermitian matrix (2^k, 2^k) as a Pauli sum over k wires."""
-    size = len(matrix)
-    rows = np.arange(size)
-    coefficients = np.empty((size, size))
-    for x in range(size):
+    rows = np.arange(len(matrix))
+    return _of_flips(len(matrix), ((x, matrix[rows ^ x, rows]) for x in rows.tolist()))
+
+
+def _of_flips(size: int, parts: Iterable[tuple[int, npt.NDArray[Any]]]) -> PauliSum:
+    """The Pauli sum of a matrix by its entries at (c ^ x, c) in every column c, for those x for which there are any."""
+    columns = np.arange(size)
+    found: list[PauliTerm] = []
+    least = 0.0
+    for x, values in parts:
         # X^x Z^z has (-1)^|c & z| at (c ^ x, c), and Y = i X Z: all z at once.
-        phases = _PHASES.conj()[np.bitwise_count(x & rows) % 4]
-        coefficients[x] = (phases * walsh(matrix[rows ^ x, rows])).real / size
-    kept = np.argwhere(np.abs(coefficients) > _TINY * np.abs(coefficients).max())
-    return tuple((int(x), int(z), float(coefficients[x, z])) for x, z in kept)
+        phases = _PHASES.conj()[np.bitwise_count(x & columns) % 4]
+        coefficients = (phases * walsh(values)).real / size
+        sizes = np.abs(coefficients)
+        least = max(least, _TINY * float(sizes.max()))
+        found += [(x, z, float(coefficients[z])) for z in np.flatnonzero(sizes > least).tolist()]
+    return tuple(term for term in found if abs(term[2]) > least)
 
 
 def of_sparse(matrix: Any) -> PauliSum:
@@ -225,18 +226,16 @@ def of_sparse(matrix: Any) -> PauliSum:
         )
     if abs(entries - entries.conj().T).max() > 1e-10 * max(1.0, abs(entries).max()):
         raise NoPauliSum("it is not Hermitian")
-    rows = np.arange(size)
-    found: list[PauliTerm] = []
     order = np.argsort(flips, kind="stable")
     parts = np.split(order, np.searchsorted(flips[order], kinds[1:]))
-    for x, part in zip(kinds.tolist(), parts, strict=True):
+
+    def column_values(part: npt.NDArray[np.intp]) -> npt.NDArray[np.complex128]:
         values = np.zeros(size, dtype=complex)
         values[columns[part]] = entries.data[part]
-        phases = _PHASES.conj()[np.bitwise_count(x & rows) % 4]
-        coefficients = (phases * walsh(values)).real / size
-        found += [(x, z, float(coefficients[z])) for z in np.flatnonzero(coefficients).tolist()]
-    least = _TINY * max((abs(c) for _, _, c in found), default=0.0)
-    return tuple(term for term in found if abs(term[2]) > least)
+        return values
+
+    # Without any entry there is one empty part and no kind.
+    return _of_flips(size, zip(kinds.tolist(), map(column_values, parts), strict=False))
 
 
 def dense(terms: PauliSum, num_wires: int) -> npt.NDArray[np.complex128]:
@@ -337,12 +336,5 @@ def product_basis(generators: Sequence[PauliSum], num_wires: int) -> dict[int, s
 
 def restrict(generator: PauliSum, wires: Sequence[int], num_wires: int) -> PauliSum:
     """Return the generator measured in its product basis: Z on the given wires wherever a letter stood."""
-    terms = []
-    for x, z, coefficient in generator:
-        support = x | z
-        mask = 0
-        for k, wire in enumerate(wires):
-            if support >> (num_wires - 1 - wire) & 1:
-                mask |= 1 << (len(wires) - 1 - k)
-        terms.append((0, mask, coefficient))
-    return tuple(terms)
+    bits = [1 << (num_wires - 1 - wire) for wire in wires]
+    return tuple((0, gathered(x | z, bits), c) for x, z, c in generator)

@@ -153,9 +153,8 @@ def finish(
     """
     wires = tape.wires
     if set(wires) == set(range(len(wires))):
-        wires = qml.wires.Wires(
-            range(len(wires))
-        )  # the order in which a device without named wires returns states
+        # The order in which a device without named wires returns states.
+        wires = qml.wires.Wires(range(len(wires)))
     positions = {wire: k for k, wire in enumerate(wires)}
     if not np.isfinite(jacobian).all():
         raise ValueError(

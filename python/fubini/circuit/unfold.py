@@ -14,6 +14,7 @@ from typing import Any
 import pennylane as qml
 import torch
 
+from fubini.circuit.torch_names import ASKED, COMPUTED, SIZES, name_of, words
 from fubini.errors import UnsupportedCircuitError
 
 
@@ -35,29 +36,12 @@ Parts = Callable[[Any], Sequence[Any] | None]
 _MAX_DEPTH = 100
 
 
-def words(text: str) -> tuple[str, ...]:
-    """The words of a list in one string."""
-    return tuple(text.split())
-
-
 # What a decomposition may do with a differentiated tensor: compute with it, and look at its shape and type. Comparing
 # it, converting it to a number or detaching it is not among these.
-_OPERATORS = words(
-    "add radd iadd sub rsub isub mul rmul imul div rdiv idiv truediv rtruediv itruediv pow rpow matmul neg pos getitem "
-    "iter len hash"
-)
-_COMPUTES = frozenset(
-    tuple(f"__{name}__" for name in _OPERATORS)
-    + words(
-        "requires_grad shape ndim dim size dtype device layout is_complex is_floating_point is_sparse is_cuda is_cpu "
-        "is_tensor numel grad_fn is_leaf promote_types result_type select index_select narrow unbind split chunk "
-        "tensor_split movedim transpose t T mT permute reshape view view_as flatten ravel squeeze unsqueeze expand "
-        "expand_as broadcast_to broadcast_tensors broadcast_shapes clone contiguous stack cat concatenate hstack vstack "
-        "dstack column_stack atleast_1d atleast_2d repeat tile roll flip as_tensor tensor to type_as double float complex "
-        "type cdouble real imag view_as_real conj conj_physical resolve_conj resolve_neg neg negative positive add sub "
-        "subtract mul multiply div divide true_divide pow square sqrt matmul mm mv dot inner outer kron tensordot einsum "
-        "sum prod mean cumsum sin cos tan asin arcsin acos arccos atan arctan exp log sinh cosh tanh zeros_like ones_like "
-        "full_like diag diagonal trace add_ sub_ mul_ div_ neg_"
+_HARMLESS = COMPUTED | ASKED | SIZES
+_HARMLESS |= set(
+    words(
+        "requires_grad grad_fn is_leaf hash is_tensor promote_types result_type tensor type complex cdouble conj conj_physical"
     )
 )
 
@@ -76,10 +60,8 @@ class Watch(torch.overrides.TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        name = getattr(function, "__name__", "")
-        if name == "__get__":  # of a property
-            name = getattr(getattr(function, "__self__", None), "__name__", name)
-        if name not in _COMPUTES and self.found is None and _any_requires_grad(args):
+        name = name_of(function)
+        if name not in _HARMLESS and self.found is None and _any_requires_grad(args):
             self.found = name
         return function(*args, **(kwargs or {}))
 
@@ -206,9 +188,8 @@ def _same_controls(part: Any, op: Any) -> Any:
 
 def _controlled(op: Any, own: Parts) -> Sequence[Any] | None:
     base = op.base
-    if isinstance(
-        base, qml.ops.Controlled
-    ):  # one set of controls, which more gates have a name for
+    if isinstance(base, qml.ops.Controlled):
+        # One set of controls, which more gates have a name for.
         return [
             qml.ctrl(
                 base.base,

@@ -95,7 +95,7 @@ def _limited(
     return graph.linear((share, twice), (1.0 - share, once))
 
 
-@rule("clamp", "clip", "clamp_min", "clamp_max")
+@rule("clamp", "clamp_min", "clamp_max")
 def _clamp(
     shadow: Shadow, a: torch.Tensor, min: Any = None, max: Any = None, *, name: str
 ) -> Codes:
@@ -150,7 +150,8 @@ def _triangle(shadow: Shadow, a: torch.Tensor, diagonal: int = 0, *, name: str) 
 # -- statistics of features -----------------------------------------------------------------------------------------
 
 
-def _variance(graph: Graph, nodes: list[int], correction: float | None) -> int:
+@reduction("var")
+def _variance(graph: Graph, nodes: list[int], correction: float | None = 1) -> int:
     count = len(nodes)
     freedom = count - (1.0 if correction is None else float(correction))
     if freedom <= 0:
@@ -160,25 +161,9 @@ def _variance(graph: Graph, nodes: list[int], correction: float | None) -> int:
     return graph.sum(0.0, [(1.0 / freedom, n, n) for n in apart])
 
 
-@rule("var", "std")
-def _spread(
-    shadow: Shadow,
-    a: torch.Tensor,
-    dim: Any = None,
-    correction: float | None = 1,
-    keepdim: bool = False,
-    *,
-    name: str,
-) -> Codes:
-    if a.ndim == 0 or isinstance(dim, bool) or isinstance(correction, bool):
-        raise UnknownError(f"it uses {name} in a way that is not understood")
-    graph = shadow.graph
-
-    def spread(nodes: list[int]) -> int:
-        square = _variance(graph, nodes, correction)
-        return square if name == "var" else root_of(graph, square)
-
-    return reduced(shadow.of(a), dim, spread, keepdim)
+@reduction("std")
+def _deviation(graph: Graph, nodes: list[int], correction: float | None = 1) -> int:
+    return root_of(graph, _variance(graph, nodes, correction))
 
 
 @reduction("logsumexp")

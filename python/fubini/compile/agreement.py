@@ -86,29 +86,22 @@ def same(
         count = 2 + min(6, 48 // len(replay))
         for weights, inputs in points(num_weights, rows, width, count):
             memory = replay.run(weights, inputs)
-            wrong = [
-                _Difference(theirs, theirs(memory), ours(weights, inputs)) for theirs, ours in pairs
-            ]
-            wrong = [w for w in wrong if w.left.any()]
+            wrong = []
+            for theirs, ours in pairs:
+                values, own = theirs(memory), ours(weights, inputs)
+                apart = np.abs(own - values)
+                left = np.isfinite(values) & np.isfinite(own)
+                left &= apart > TOLERANCE * (1.0 + np.abs(values))
+                if left.any():
+                    wrong.append((theirs, values, apart, left))
             generator = torch.Generator().manual_seed(1) if wrong else None
-            for _ in range(TRIES if wrong else 0):
+            for _ in range(
+                TRIES if wrong else 0
+            ):  # where they differ by more than rounding explains
                 memory = replay.run(weights, inputs, generator)
-                for difference in wrong:
-                    difference.explain(memory)
-            if any(w.left.any() for w in wrong):
+                for theirs, values, apart, left in wrong:
+                    moved = np.abs(theirs(memory) - values)
+                    left &= np.isfinite(moved) & (apart > 10.0 * moved)
+            if any(left.any() for *_, left in wrong):
                 return False
     return True
-
-
-class _Difference:
-    """Where numbers differ by more than rounding explains."""
-
-    def __init__(self, theirs: Theirs, values: Real, ours: Real) -> None:
-        self._theirs, self._values = theirs, values
-        self._apart = np.abs(ours - values)
-        finite = np.isfinite(values) & np.isfinite(ours)
-        self.left = finite & (self._apart > TOLERANCE * (1.0 + np.abs(values)))
-
-    def explain(self, memory: dict[int, torch.Tensor]) -> None:
-        moved = np.abs(self._theirs(memory) - self._values)
-        self.left &= np.isfinite(moved) & (self._apart > 10.0 * moved)

@@ -99,16 +99,14 @@ def arguments_of(
     result = Arguments({}, numbers_alone=numbers_alone, made_up=hidden)
     dtype = torch.float64
     if inputs is not None and input_arg is not None:
-        result.inputs = _numbers(inputs)
+        rows = _numbers(inputs)
         # What is a part of other memory, or overlaps itself, is copied: all of a data set would be looked at.
-        if result.inputs.untyped_storage().nbytes() != (
-            result.inputs.numel() * result.inputs.element_size()
-        ):
-            result.inputs = result.inputs.clone(memory_format=torch.contiguous_format)
-        if result.inputs.dtype not in _DOUBLE:
-            result.inputs = result.inputs.float()
-        result.values[input_arg] = result.inputs
-        dtype = result.inputs.dtype
+        if rows.untyped_storage().nbytes() != rows.nbytes:
+            rows = rows.clone(memory_format=torch.contiguous_format)
+        if rows.dtype not in _DOUBLE:
+            rows = rows.float()
+        result.inputs = result.values[input_arg] = rows
+        dtype = rows.dtype
     for name, weight in weights.items():
         # Exactly what TorchLayer passes, because the function may look at it.
         value = _numbers(weight)

@@ -5,9 +5,10 @@ same rules and with the same guards as for a layer, see :mod:`fubini.compile`, a
 a QNode and the callable of ``fubini.compiled`` share what was compiled.
 """
 
+import contextlib
 import inspect
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from fubini.torch_private import is_wrapped
 
 _CONSTANTS = (int, float, complex, str, bytes, bool, type(None))
 _REAL = (torch.float64, torch.float32)
+_UNNAMED = "it takes arguments without names of their own, such as *args; name them, as in def circuit(a, b)"
 #: Ways of calling that are remembered for a QNode.
 _REMEMBERED = 16
 
@@ -175,37 +177,15 @@ def find(
         return Found(known, tensors, arguments, new=False)
     if any(is_wrapped(v) for v in tensors.values()):
         return "torch.func hides its numbers before its first call with plain tensors"
-    alone = False
     try:
-        given = data
-        run = compile_function(
-            qnode,
-            given,
-            {n: v for n, v in tensors.items() if n != given},
-            None if given is None else tensors[given],
-            constants,
-        )
-        if given is None:
-            data = _data(run, tensors)
-        if data is not None and given is None:
-            others = {n: v for n, v in tensors.items() if n != data}
-            alone = tensors[data].ndim == 1
-            try:
-                by_inputs = compile_function(
-                    qnode, data, others, tensors[data], constants, numbers_alone=alone
-                )
-            except ValueError:  # it mixes up its rows, which are then no inputs
-                by_inputs = run
-            run, data = (by_inputs, data) if isinstance(by_inputs.how, Compiled) else (run, None)
-            alone = alone and data is not None
+        run, data, alone = _run(qnode, tensors, constants, data)
     except Exception as error:  # noqa: BLE001 - whoever runs the QNode raises it again
         return f"compiling raised {type(error).__name__}: {error}"
     if len(calls.known) >= _REMEMBERED:
         calls.known.clear()
     # Tensors with graphs of this call are not for the next.
     known = calls.known[key] = Known(Run(run.how, run.kind), rest_of(qnode), data, alone)
-    now = replace(known, run=run)
-    return Found(now, tensors, arguments, new=True)
+    return Found(replace(known, run=run), tensors, arguments, new=True)
 
 
 def compiled_call(
@@ -242,12 +222,27 @@ def compiled_call(
     return made if whole else None
 
 
-def _data(run: Run, tensors: Mapping[str, torch.Tensor]) -> str | None:
-    """The one tensor whose rows may be what makes the circuit a batch, of a function that was understood otherwise."""
-    if not isinstance(run.how, Traced) or run.how.reason != BATCHED or run.reading is None:
-        return None
-    index = rows_of(list(tensors.values()), run.reading.batch)
-    return None if index is None else list(tensors)[index]
+def _run(
+    qnode: Any, tensors: dict[str, torch.Tensor], constants: dict[str, Any], data: str | None
+) -> tuple[Run, str | None, bool]:
+    """Compile a call: the run, the name of its inputs, where one tensor is those, and whether they are one number each."""
+
+    def by(inputs: str | None, alone: bool) -> Run:
+        weights = dict(tensors)
+        rows = None if inputs is None else weights.pop(inputs)
+        return compile_function(qnode, inputs, weights, rows, constants, numbers_alone=alone)
+
+    run = by(data, False)
+    if data is None and isinstance(run.how, Traced) and run.how.reason == BATCHED and run.reading:
+        # Of a function that was understood otherwise: the rows of one tensor may be what makes the circuit a batch.
+        index = rows_of(list(tensors.values()), run.reading.batch)
+        if index is not None:
+            name, tensor = list(tensors.items())[index]
+            with contextlib.suppress(ValueError):  # it mixes up its rows, which are then no inputs
+                by_inputs = by(name, tensor.ndim == 1)
+                if isinstance(by_inputs.how, Compiled):
+                    return by_inputs, name, tensor.ndim == 1
+    return run, data, False
 
 
 def _of_function(function: Any) -> _Calls:
@@ -255,15 +250,10 @@ def _of_function(function: Any) -> _Calls:
     kinds = {p.kind for p in signature.parameters.values()}
     parameter = inspect.Parameter
     unnamed = kinds & {parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY, parameter.VAR_KEYWORD}
-    reason = (
-        "it takes arguments without names of their own, such as *args; name them, as in def circuit(a, b)"
-        if unnamed
-        else None
-    )
     positional = [n for n, p in signature.parameters.items() if p.kind is not p.KEYWORD_ONLY]
     # With arguments of the keyword alone, no call has all of them by position.
     names = tuple(positional) if len(positional) == len(signature.parameters) else ()
-    return _Calls(function, signature, reason, names)
+    return _Calls(function, signature, _UNNAMED if unnamed else None, names)
 
 
 def _columns(tensors: dict[str, torch.Tensor], chosen: tuple[str, ...]) -> Index:

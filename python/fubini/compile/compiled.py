@@ -3,25 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 
 from fubini import _core
 from fubini.circuit.jacobian import Jacobian
+from fubini.compile.watch import Watch
 from fubini.native.circuit import Circuit
 from fubini.native.pullback import Pullback
 from fubini.options import Complex, Index, Real
 
 # Amplitudes of all inputs together, 4 MB: more memory is not held from pass to pass.
 _REMEMBERED = 1 << 18
-
-
-class Guard(Protocol):
-    """Says whether what a function read is as it was."""
-
-    def holds(self) -> bool:
-        """Return whether it is."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +67,7 @@ class Affine:
     inputs: Real
 
 
+@dataclass(eq=False, repr=False)
 class Compiled:
     """A circuit whose angles, and the amplitudes of whose initial state, are known functions of weights and inputs.
 
@@ -93,24 +87,17 @@ class Compiled:
         last: What the last ``forward`` has left for ``backward``, if its states are small.
     """
 
-    def __init__(
-        self,
-        circuit: Circuit,
-        angle_map: _core.Expression,
-        affine: Affine | None,
-        guard: Guard | None,
-        weighted: Sequence[int],
-        state_moves: Sequence[bool] = (False, False),
-        batch: int | None = None,
-        decisions: Sequence[Normalised] = (),
-    ) -> None:
-        self.circuit, self.map, self.affine = circuit, angle_map, affine
-        self.guard, self.batch, self.decisions = guard, batch, tuple(decisions)
-        self.weighted = list(weighted)
-        self.state_weighted, self.state_from_inputs = state_moves
-        self._takes_state = circuit.takes_state
-        self.remembers = False
-        self.last: _core.Pass | None = None
+    circuit: Circuit
+    map: _core.Expression
+    affine: Affine | None
+    guard: Watch | None
+    weighted: list[int]
+    state_weighted: bool
+    state_from_inputs: bool
+    batch: int | None
+    decisions: list[Normalised]
+    remembers: bool = False
+    last: _core.Pass | None = None
 
     def explain(self, tensors: str) -> str:
         """Say what is done with it; ``tensors``: what the angles are made of."""
@@ -130,7 +117,7 @@ class Compiled:
 
     def states(self, weights: Sequence[Real], inputs: Real) -> Complex | None:
         """Return the initial states, (B, N), or None for a circuit that takes none."""
-        if not self._takes_state:
+        if not self.circuit.takes_state:
             return None
         found: Complex | None = self.map.states(list(weights), inputs)
         return found
@@ -139,9 +126,8 @@ class Compiled:
         """Return the derivative of the angles by the weights, for those that depend on weights."""
         if self.affine is not None:
             return self._constant_jacobian
-        rows = self.weighted
-        found, _ = self.map.jacobian(joined(weights), inputs, rows)
-        return Jacobian(rows, found)
+        found, _ = self.map.jacobian(joined(weights), inputs, self.weighted)
+        return Jacobian(self.weighted, found)
 
     @cached_property
     def _constant_jacobian(self) -> Jacobian:

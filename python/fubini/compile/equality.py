@@ -19,23 +19,10 @@ import numpy as np
 import pennylane as qml
 import torch
 
-PLAIN = (
-    int,
-    float,
-    complex,
-    bool,
-    str,
-    bytes,
-    type(None),
-    range,
-    slice,
-    type(...),
-    type(NotImplemented),
-)
 _TUPLE_GETTER: Any = type(vars(dis.Positions)["lineno"])  # reads an item of a named tuple
 # Objects that nothing can change.
 ATOMS = frozenset(
-    {*PLAIN, torch.dtype, torch.device, torch.layout, torch.memory_format, type(np.dtype), property, re.Pattern,
+    {int, float, complex, bool, str, bytes, type(None), range, slice, type(...), type(NotImplemented), torch.dtype, torch.device, torch.layout, torch.memory_format, type(np.dtype), property, re.Pattern,
      datetime.date, datetime.datetime, datetime.timedelta, decimal.Decimal, fractions.Fraction, uuid.UUID,
      pathlib.PosixPath, pathlib.PurePosixPath, pathlib.WindowsPath, pathlib.PureWindowsPath, operator.itemgetter, object,
      types.MemberDescriptorType, types.GetSetDescriptorType, qml.wires.Wires,
@@ -52,16 +39,9 @@ def items_of(value: Any) -> Any:
     return iter(value)
 
 
-def keys_of(value: Any) -> Any:
-    """The keys of a dictionary in order, without the methods of a user's subclass."""
-    ordered = isinstance(value, collections.OrderedDict)
-    return (collections.OrderedDict if ordered else dict).keys(value)
-
-
-def values_of(value: Any) -> Any:
-    """The values of a dictionary in order, without the methods of a user's subclass."""
-    ordered = isinstance(value, collections.OrderedDict)
-    return (collections.OrderedDict if ordered else dict).values(value)
+def mapping_of(value: Any) -> Any:
+    """The class whose methods give the content of a dictionary in order, without those of a user's subclass."""
+    return collections.OrderedDict if isinstance(value, collections.OrderedDict) else dict
 
 
 def flat(value: Any) -> Any:
@@ -73,14 +53,9 @@ def flat(value: Any) -> Any:
     return (value,)
 
 
-def parts_of_partial(value: Any) -> Any:
-    """What a partial is made of."""
-    return value.func, value.args, value.keywords
-
-
-def parts_of_sparse(value: Any) -> Any:
-    """What a sparse matrix is made of."""
-    return value.data, value.indices, value.indptr
+#: What a partial, and a sparse matrix, is made of.
+parts_of_partial: Any = operator.attrgetter("func", "args", "keywords")
+parts_of_sparse: Any = operator.attrgetter("data", "indices", "indptr")
 
 
 def same(now: Any, then: Any) -> bool:

@@ -18,6 +18,7 @@ import numpy as np
 import pennylane as qml
 import torch
 
+from fubini.circuit.observables import REAL
 from fubini.circuit.tape import user_tape
 from fubini.compile.batches import check_batch
 from fubini.compile.call import Arguments, arguments_of
@@ -215,12 +216,7 @@ def _kind(returned: list[Any]) -> str:
         return "other"
     result = returned[0]
     parts = result if isinstance(result, tuple | list) else [result]
-    real = (
-        qml.measurements.ExpectationMP,
-        qml.measurements.VarianceMP,
-        qml.measurements.ProbabilityMP,
-    )
-    if not parts or not all(isinstance(part, real) for part in parts):
+    if not parts or not all(isinstance(part, REAL) for part in parts):
         return "other"
     if isinstance(result, tuple) and len(result) > 1:
         return "tuple"

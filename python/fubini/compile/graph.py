@@ -28,7 +28,10 @@ UNARY = {
     "erfc": math.erfc, "relu": lambda v: max(v, 0.0), "sigmoid": lambda v: 1.0 / (1.0 + math.exp(-v)),
     "softplus": lambda v: v if v > 20.0 else math.log1p(math.exp(v)),
 }  # fmt: skip
-BINARY = ("quotient", "power", "atan2", "maximum", "minimum")
+#: Likewise of two.
+BINARY = {
+    "quotient": np.divide, "power": np.power, "atan2": np.arctan2, "maximum": np.maximum, "minimum": np.minimum,
+}  # fmt: skip
 
 
 class TooLargeError(Exception):
@@ -148,7 +151,7 @@ class Graph:
         if kind == "power" and second is not None:
             return self.power(a, second)
         if first is not None and second is not None:
-            return self.constant(float(_NUMPY[kind](np.float64(first), np.float64(second))))
+            return self.constant(float(BINARY[kind](np.float64(first), np.float64(second))))
         return self._add(Node(kind, (a, b)))
 
     def power(self, argument: int, exponent: float) -> int:
@@ -189,11 +192,6 @@ def _folded(function: object, value: float) -> float:
         return float(function(value))  # type: ignore[operator]
     except (ValueError, OverflowError, ZeroDivisionError):
         return math.nan  # what torch gives is looked at when the recording is checked
-
-
-_NUMPY = {
-    "quotient": np.divide, "power": np.power, "atan2": np.arctan2, "maximum": np.maximum, "minimum": np.minimum,
-}  # fmt: skip
 
 
 def is_affine(graph: Graph, roots: Sequence[int]) -> bool:

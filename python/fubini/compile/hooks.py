@@ -22,20 +22,19 @@ class _Running(threading.local):
     Attributes:
         readers: Who is told of reads, the innermost last.
         maker: Who is asked about what is made, with ``told``, its profile function.
-        makers: Those that were before.
     """
 
     def __init__(self) -> None:
         self.readers: list[Reader] = []
         self.maker: Maker | None = None
         self.told: Any = None
-        self.makers: list[tuple[Maker | None, Any]] = []
 
 
 running = _Running()
-_classes: dict[type, tuple[int, dict[str, Any]]] = {}
-_modules: dict[int, tuple[int, types.ModuleType, type]] = {}
+#: What reports, by identity: how often it is wanted; it; the methods, or the class, that it had before.
+_installed: dict[int, tuple[int, Any, Any]] = {}
 _recording: dict[type, type] = {}
+_METHODS = ("__getattribute__", "__setattr__", "__delattr__")
 _ABSENT: Any = object()
 _making = 0
 _plain_make: Any = CaptureMeta.__dict__["__call__"]
@@ -46,16 +45,10 @@ class Reader(Protocol):
     """Who is told."""
 
     def read(self, value: Any, name: str, original: Any) -> Any:
-        """An attribute of an object is read: gives what the original method gives."""
+        """An attribute of an object or a module is read: gives what the original method gives."""
 
     def written(self, value: Any, name: str) -> None:
-        """An attribute of an object is about to be set or deleted."""
-
-    def read_of_module(self, module: types.ModuleType, name: str, value: Any) -> None:
-        """An attribute of a module was read; ``MISSING_ATTRIBUTE`` if it has none."""
-
-    def written_to_module(self, module: types.ModuleType, name: str) -> None:
-        """An attribute of a module is about to be set or deleted."""
+        """An attribute is about to be set or deleted."""
 
 
 class Maker(Protocol):
@@ -74,178 +67,115 @@ class Maker(Protocol):
         """After it was made, while the profile function was told of everything."""
 
 
-MISSING_ATTRIBUTE: Any = object()
-
-
-def readers() -> list[Reader]:
-    """The readers of the running thread, the innermost last."""
-    return running.readers
-
-
-def find(kind: type, name: str) -> Any:
-    """What a class and its bases have under a name, as it stands there; None if nothing."""
-    for base in type.__getattribute__(kind, "__mro__"):
-        scope = type.__getattribute__(base, "__dict__")
-        if name in scope:
-            return scope[name]
-    return None
-
-
 def is_hook(function: Any) -> bool:
     """Say whether a method is one of those put in place here."""
     return isinstance(function, types.FunctionType) and function.__code__ in _CODES
 
 
-def original(kind: type, name: str) -> Any:
-    """The method of a class that is in force without this module."""
+def _before(kind: type) -> Any:
+    """The methods that a class that reports had before."""
+    return _installed[id(kind)][2] if id(kind) in _installed else {}
+
+
+def lookup(kind: type, name: str) -> tuple[Any, Any]:
+    """The dictionary in which a class finds a name, and what is there without this module; None and None if nothing."""
     for base in type.__getattribute__(kind, "__mro__"):
-        if base in _classes:
-            found = _classes[base][1].get(name, _ABSENT)
-        else:
-            found = type.__getattribute__(base, "__dict__").get(name, _ABSENT)
-        if found is not _ABSENT:
-            return found
-    return None
+        scope = type.__getattribute__(base, "__dict__")
+        entry = _before(base).get(name, scope.get(name, _ABSENT))
+        if entry is not _ABSENT:
+            return scope, entry
+    return None, None
 
 
 def names(kind: type) -> tuple[str, ...]:
     """The names that a class has without this module."""
-    before = _classes.get(kind, (0, {}))[1]
+    before = _before(kind)
     scope = type.__getattribute__(kind, "__dict__")
     return tuple(name for name in scope if before.get(name) is not _ABSENT)
 
 
-def install(kind: type) -> bool:
-    """Make a class report; False if it cannot be changed. Every call wants one of ``remove``."""
+def install(thing: Any) -> bool:
+    """Make a class or a module report; False if it cannot be changed. Every call wants one of ``remove``."""
     with _lock:
-        if kind in _classes:
-            count, before = _classes[kind]
-            _classes[kind] = (count + 1, before)
-            return True
-        names = ("__getattribute__", "__setattr__", "__delattr__")
-        scope = type.__getattribute__(kind, "__dict__")
-        before = {name: scope.get(name, _ABSENT) for name in names}
-        methods = dict(zip(names, _methods(*(original(kind, name) for name in names)), strict=True))
-        try:
-            for name, method in methods.items():
-                type.__setattr__(kind, name, method)
-        except TypeError:
-            return False
-        _classes[kind] = (1, before)
+        count, _, before = _installed.get(id(thing), (0, thing, None))
+        if not count:
+            try:
+                # Not isinstance(thing, type), which would ask a module that reports for its class.
+                before = (_change if issubclass(type(thing), type) else _change_module)(thing)
+            except TypeError:
+                return False
+        _installed[id(thing)] = (count + 1, thing, before)
         return True
 
 
-def remove(kind: type) -> None:
+def remove(thing: Any) -> None:
     """Undo one ``install``."""
     with _lock:
-        if kind not in _classes:
-            return
-        count, before = _classes[kind]
+        count, _, before = _installed.pop(id(thing), (0, thing, None))
         if count > 1:
-            _classes[kind] = (count - 1, before)
-            return
-        del _classes[kind]
-        for name, method in before.items():
-            if not is_hook(type.__getattribute__(kind, "__dict__").get(name)):
-                continue  # somebody else has put another one there
-            if method is _ABSENT:
-                type.__delattr__(kind, name)
-            else:
-                type.__setattr__(kind, name, method)
+            _installed[id(thing)] = (count - 1, thing, before)
+        elif isinstance(before, type):
+            object.__setattr__(thing, "__class__", before)
+        elif count:
+            for name, method in before.items():
+                if not is_hook(type.__getattribute__(thing, "__dict__").get(name)):
+                    continue  # somebody else has put another one there
+                if method is _ABSENT:
+                    type.__delattr__(thing, name)
+                else:
+                    type.__setattr__(thing, name, method)
 
 
-def _methods(get: Any, set_: Any, delete: Any) -> tuple[Any, Any, Any]:
+def _change(kind: type) -> dict[str, Any]:
+    scope = type.__getattribute__(kind, "__dict__")
+    before = {name: scope.get(name, _ABSENT) for name in _METHODS}
+    for name, method in _methods(*(lookup(kind, name)[1] for name in _METHODS)).items():
+        type.__setattr__(kind, name, method)
+    return before
+
+
+def _change_module(module: types.ModuleType) -> type:
+    before = type(module)
+    if lookup(before, "__getattribute__")[1] is not types.ModuleType.__getattribute__:
+        raise TypeError("it computes its attributes")
+    if before not in _recording:
+        methods = _methods(*(getattr(before, name) for name in _METHODS))
+        scope = {**methods, "__slots__": (), "__module__": before.__module__}
+        _recording[before] = type(before.__name__, (before,), scope)
+    module.__class__ = _recording[before]
+    return before
+
+
+def _methods(get: Any, set_: Any, delete: Any) -> dict[str, Any]:
     def __getattribute__(self: Any, name: str) -> Any:
-        for reader in reversed(readers()):
+        for reader in reversed(running.readers):
             return reader.read(self, name, get)
         return get(self, name)
 
     def __setattr__(self: Any, name: str, value: Any) -> None:
-        for reader in readers():
+        for reader in running.readers:
             reader.written(self, name)
         set_(self, name, value)
 
     def __delattr__(self: Any, name: str) -> None:
-        for reader in readers():
+        for reader in running.readers:
             reader.written(self, name)
         delete(self, name)
 
-    _CODES.update(f.__code__ for f in (__getattribute__, __setattr__, __delattr__))
-    return __getattribute__, __setattr__, __delattr__
+    methods = (__getattribute__, __setattr__, __delattr__)
+    _CODES.update(method.__code__ for method in methods)
+    return dict(zip(_METHODS, methods, strict=True))
 
 
-def install_module(module: types.ModuleType) -> bool:
-    """Make a module report; False if it cannot be changed. Every call wants one of ``remove_module``."""
-    with _lock:
-        if id(module) in _modules:
-            count, _, before = _modules[id(module)]
-            _modules[id(module)] = (count + 1, module, before)
-            return True
-        before = type(module)
-        if find(before, "__getattribute__") is not types.ModuleType.__getattribute__:
-            return False
-        try:
-            module.__class__ = _recording_class(before)
-        except TypeError:
-            return False
-        _modules[id(module)] = (1, module, before)
-        return True
-
-
-def remove_module(module: types.ModuleType) -> None:
-    """Undo one ``install_module``."""
-    with _lock:
-        if id(module) not in _modules:
-            return
-        count, _, before = _modules[id(module)]
-        if count > 1:
-            _modules[id(module)] = (count - 1, module, before)
-            return
-        del _modules[id(module)]
-        object.__setattr__(module, "__class__", before)
-
-
-def _recording_class(kind: type) -> type:
-    if kind not in _recording:
-        get: Any = types.ModuleType.__getattribute__
-        set_: Any = kind.__setattr__
-        delete: Any = kind.__delattr__
-
-        def __getattribute__(self: Any, name: str) -> Any:
-            try:
-                value = get(self, name)
-            except AttributeError:
-                for reader in readers():
-                    reader.read_of_module(self, name, MISSING_ATTRIBUTE)
-                raise
-            for reader in readers():
-                reader.read_of_module(self, name, value)
-            return value
-
-        def __setattr__(self: Any, name: str, value: Any) -> None:
-            for reader in readers():
-                reader.written_to_module(self, name)
-            set_(self, name, value)
-
-        def __delattr__(self: Any, name: str) -> None:
-            for reader in readers():
-                reader.written_to_module(self, name)
-            delete(self, name)
-
-        _CODES.update(f.__code__ for f in (__getattribute__, __setattr__, __delattr__))
-        methods = {f.__name__: f for f in (__getattribute__, __setattr__, __delattr__)}
-        _recording[kind] = type(
-            kind.__name__, (kind,), {**methods, "__slots__": (), "__module__": kind.__module__}
-        )
-    return _recording[kind]
-
-
-def begin_making(maker: Maker, told: Callable[..., None]) -> None:
+def begin_making(maker: Maker, told: Callable[..., None]) -> tuple[Maker | None, Any]:
     """Ask a maker about the objects of PennyLane's classes that the running thread makes.
 
     Args:
-        maker: Whom to ask; ``end_making`` ends it.
+        maker: Whom to ask.
         told: The profile function that it goes with.
+
+    Returns:
+        Who was asked before, for ``end_making``, which ends it.
     """
     global _making, _plain_make
     with _lock:
@@ -253,14 +183,15 @@ def begin_making(maker: Maker, told: Callable[..., None]) -> None:
             _plain_make = CaptureMeta.__dict__["__call__"]
             CaptureMeta.__call__ = _make
         _making += 1
-    running.makers.append((running.maker, running.told))
+    before = running.maker, running.told
     running.maker, running.told = maker, told
+    return before
 
 
-def end_making() -> None:
+def end_making(before: tuple[Maker | None, Any]) -> None:
     """Undo one ``begin_making`` of the running thread."""
     global _making
-    running.maker, running.told = running.makers.pop()
+    running.maker, running.told = before
     with _lock:
         _making -= 1
         if not _making and CaptureMeta.__dict__["__call__"] is _make:

@@ -16,7 +16,7 @@ import numpy as np
 import pennylane as qml
 import torch
 
-from fubini.circuit.unfold import words
+from fubini.circuit.torch_names import words
 
 # Modules whose code is not followed: who calls into them must call something from the lists below.
 LIBRARIES = frozenset({"pennylane", "torch", "numpy", "scipy", "autoray", "autograd", "fubini"})
@@ -220,6 +220,18 @@ def is_library_name(name: str) -> bool:
     return root != "__main__" and (root in LIBRARIES or root in sys.stdlib_module_names)
 
 
+def is_library(value: Any) -> bool:
+    """Say whether a value is a module whose code is not followed."""
+    return isinstance(value, types.ModuleType) and is_library_name(value.__name__)
+
+
+def is_told_of(value: Any, called: bool) -> bool:
+    """Say whether a function is called at once, and the watch is told of that call."""
+    if called and isinstance(value, types.FunctionType):
+        return home(value.__globals__) is not None and not value.__closure__
+    return called and isinstance(value, types.BuiltinFunctionType)
+
+
 def constants_are_fixed(name: str) -> bool:
     """Say whether a library keeps no state in its modules, as the interpreter does in ``sys`` and ``os``."""
     root = name.split(".", maxsplit=1)[0]
@@ -307,27 +319,13 @@ def known_type(kind: type) -> bool:
 
 
 def known_callable(value: Any) -> bool:
-    """Say whether a function of a library may be called where nothing tells of the call."""
-    if isinstance(value, types.BuiltinFunctionType | types.MethodDescriptorType):
-        return known_c(value)
-    if isinstance(value, type):
-        return known_type(value)
-    if isinstance(value, np.ufunc):
-        return any(value is getattr(library, value.__name__, None) for library in _ufuncs())
-    if isinstance(value, types.FunctionType):
-        module = home(value.__globals__)
-        return module is not None and known_code(module, value.__code__)
-    if isinstance(value, types.WrapperDescriptorType):
-        return False
+    """Say whether a function of NumPy's kind may be called where nothing tells of the call."""
+    if isinstance(value, np.ufunc):  # users make some of their own functions
+        homes = (np, sys.modules.get("scipy.special"))
+        return any(value is getattr(module, value.__name__, None) for module in homes)
     if type(value).__name__ == "_ArrayFunctionDispatcher":
         return value.__name__ in _C["numpy"] or value.__module__ in ("numpy.linalg", "numpy.fft")
     return False
-
-
-def _ufuncs() -> tuple[types.ModuleType, ...]:
-    """Where functions of NumPy's kind come from; users make some of their own functions."""
-    special = sys.modules.get("scipy.special")
-    return (np,) if special is None else (np, special)
 
 
 def copyable(value: Any, deep: bool) -> bool:

@@ -12,15 +12,12 @@ from typing import Any
 from fubini.compile import hooks, known
 from fubini.compile.equality import ATOMS
 from fubini.compile.hooks import MAKE
-from fubini.compile.making import draws
 from fubini.compile.objects import Objects
 from fubini.compile.scan import Use, scan
 from fubini.compile.snapshot import MISSING, Snapshot
 
 # Python functions of libraries that may be called whatever they are given, by code, with their globals: in all watches.
 known_calls: dict[int, tuple[types.CodeType, Any]] = {id(MAKE): (MAKE, vars(hooks))}
-# Where a function has the class that it makes an object of.
-_MAKER_NAMES = frozenset({"cls", "args"})
 _BUILTINS = sys.modules["builtins"]
 _BY_NAME = {"getattr", "hasattr", "setattr", "delattr"}
 
@@ -46,13 +43,12 @@ class Libraries:
 
     def finish(self, names: set[str]) -> None:
         """Watch what the function may have read of the modules that it holds: attributes of these names."""
-        todo = list(self.escaped.values())
-        while todo:
-            module = todo.pop()
-            known_before = set(self.escaped)
+        looked_at = 0
+        while looked_at < len(self.escaped):  # more of them are met on the way
+            module = list(self.escaped.values())[looked_at]
+            looked_at += 1
             for name in sorted(names & vars(module).keys()):
                 self.value(module, name, vars(module)[name])
-            todo += [m for key, m in self.escaped.items() if key not in known_before]
 
     def chain(self, module: types.ModuleType, use: Use) -> None:
         """Attributes that are read of a library's module where it is named."""
@@ -67,10 +63,10 @@ class Libraries:
                 self._snapshot.entry(vars(owner), name, vars(owner).get(name, MISSING))
                 if value is MISSING:
                     return
-            if not isinstance(value, types.ModuleType) or not known.is_library_name(value.__name__):
-                self.value(owner, name, value, called=last and use.called)
-            else:
+            if known.is_library(value):
                 self._snapshot.entry(vars(owner), name, value)
+            else:
+                self.value(owner, name, value, called=last and use.called)
         if isinstance(value, types.ModuleType):
             if use.changed:
                 self._fail(f"it changes {value.__name__}")
@@ -80,17 +76,15 @@ class Libraries:
         """An attribute of a library's module is read."""
         if name in vars(module):
             self._snapshot.entry(vars(module), name, value)
-        if isinstance(value, types.ModuleType) and known.is_library_name(value.__name__):
+        what = f"it uses {module.__name__}.{name}"
+        if known.is_library(value):
             self.escaped[id(value)] = value
+        elif known.is_told_of(value, called):
             return
-        if called and isinstance(value, types.BuiltinFunctionType):
-            return  # the call itself will be seen
-        if called and isinstance(value, types.FunctionType) and not value.__closure__:
-            return
-        if not known.constants_are_fixed(module.__name__) and type(value) not in ATOMS:
-            self._fail(f"it uses {module.__name__}.{name}")
-        elif (why := self._snapshot.look(value)) is not None:
-            self._fail(f"it uses {module.__name__}.{name}, {why}")
+        elif not known.constants_are_fixed(module.__name__) and type(value) not in ATOMS:
+            self._fail(what)
+        else:
+            self._snapshot.reads(what, value)
 
     def calls(self, frame: types.FrameType) -> None:
         """A Python function of a library is called."""
@@ -107,8 +101,7 @@ class Libraries:
             for name, hooks in frame.f_globals.items():
                 if name.startswith("_global_") and isinstance(hooks, dict):
                     self._snapshot.entry(frame.f_globals, name, hooks)
-                    if (why := self._snapshot.look(hooks)) is not None:
-                        self._fail(f"it calls a module with {name}, {why}")
+                    self._snapshot.reads(f"it calls a module with {name}", hooks)
         elif module == "logging":
             self._logs(frame)
         elif module == "abc":  # classes may be registered later
@@ -117,12 +110,8 @@ class Libraries:
             asked = frame.f_locals.get("fn")
             if not known.known_by_name(asked):
                 self._fail(f"it calls {asked}, which is not on the list")
-        elif _MAKER_NAMES.isdisjoint(code.co_varnames):
-            known_calls[id(code)] = code, frame.f_globals
         else:
-            kind = _made_by(frame)
-            if kind is not None and draws(kind):
-                self.seeded(kind, frame.f_locals["args"], frame.f_locals["kwargs"])
+            known_calls[id(code)] = code, frame.f_globals
 
     def _logs(self, frame: types.FrameType) -> None:
         """A logger that says nothing at this level, as long as it says nothing."""
@@ -144,7 +133,6 @@ class Libraries:
 
     def seeded(self, kind: type, args: Any, kwargs: Any) -> None:
         """A template that draws its gates: the same ones only if it is given a seed."""
-        args = args[1:] if args and args[0] is kind else args  # others may be tensors: no ==
         bound = inspect.signature(vars(kind)["__init__"]).bind(None, *args, **kwargs)
         bound.apply_defaults()
         if not isinstance(bound.arguments.get("seed"), int):
@@ -159,11 +147,3 @@ class Libraries:
             if frame.f_lasti not in scan(frame.f_code).by_constant:
                 self.by_name = True
             self._objects.arm(list(self.escaped.values()))
-
-
-def _made_by(frame: types.FrameType) -> type | None:
-    """The class of PennyLane whose object a call makes; None if it is another call."""
-    kind = frame.f_locals.get("cls")
-    if kind is None:
-        kind = next(iter(frame.f_locals.get("args") or (None,)), None)
-    return kind if type(kind) is not type and isinstance(kind, type) else None

@@ -13,8 +13,7 @@ class Making:
     """What is known of how PennyLane's objects are made."""
 
     def __init__(self) -> None:
-        # Classes: whether they draw numbers, and are PennyLane's own.
-        self._kinds: dict[type, tuple[bool, bool]] = {}
+        self._draws: dict[type, bool] = {}
         # How objects were made without code of users: whether of numbers alone.
         self._understood: dict[Any, bool] = {}
         self._modes = (0, 0)
@@ -25,9 +24,9 @@ class Making:
 
     def draws(self, kind: type) -> bool:
         """Whether a class draws numbers unless it is given a seed."""
-        if kind not in self._kinds:
-            self._kinds[kind] = draws(kind), known.is_library_name(kind.__module__)
-        return self._kinds[kind][0]
+        if kind not in self._draws:
+            self._draws[kind] = not known.SEEDED.isdisjoint(c.__name__ for c in kind.__mro__)
+        return self._draws[kind]
 
     def token(self, kind: type, args: Any, kwargs: Any, runs: int) -> Any:
         """Return True for an object that need not be watched, else what ``made`` wants.
@@ -42,15 +41,11 @@ class Making:
         queue = type(_active_queue())
         key = (kind, queue, *map(type, values), *kwargs)
         plain = self._understood.get(key)
+        if not (plain or all(map(_is_inert, values))) or _modes() != self._modes:
+            return None
         if plain is not None:
-            same = plain or all(map(_is_inert, values))
-            return True if same and _modes() == self._modes else None
-        if not (
-            self._kinds[kind][1]
-            and known.is_library_name(queue.__module__)
-            and all(map(_is_inert, values))
-            and _modes() == self._modes
-        ):
+            return True
+        if not (known.is_library_name(kind.__module__) and known.is_library_name(queue.__module__)):
             return None
         return key, runs, _INERT.issuperset(map(type, values))
 
@@ -60,20 +55,11 @@ class Making:
             self._understood[token[0]] = token[2]
 
 
-def draws(kind: type) -> bool:
-    """Whether a class of PennyLane draws numbers unless it is given a seed."""
-    return not known.SEEDED.isdisjoint(c.__name__ for c in kind.__mro__)
-
-
 def _modes() -> tuple[int, int]:
     """How many modes of torch, which see what is done with tensors, are in force."""
-    return _function_modes(), _dispatch_modes()
+    return torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()
 
 
-_function_modes, _dispatch_modes = (
-    torch._C._len_torch_function_stack,
-    torch._C._len_torch_dispatch_stack,
-)
 _active_queue = qml.QueuingManager.active_context
 
 

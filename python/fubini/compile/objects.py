@@ -41,6 +41,7 @@ class Objects:
         owners: Functions of classes by code: dictionary of the class, name and entry.
         armed: Whether modules of libraries report for the moment.
         busy: Whether the reads at hand are not the function's.
+        classes: Those of users that were met as those of objects.
     """
 
     on_function: Callable[[types.FunctionType], None]
@@ -53,10 +54,9 @@ class Objects:
         self.armed: list[types.ModuleType] = []
         self.busy = False
         self._active = False
-        self._captured: dict[int, Any] = {}
-        self._scopes: dict[int, Any] = {}
+        self._captured: dict[int, tuple[Any, Any]] = {}  # objects and their dictionaries
         self._read: set[tuple[int, str]] = set()
-        self._classes: dict[type, bool] = {}
+        self.classes: list[type] = []
         self._hooked: list[type] = []
         self._modules: dict[int, types.ModuleType] = {}
         self._library: dict[int, types.ModuleType] = {}
@@ -70,35 +70,28 @@ class Objects:
             if not hooks.install(kind):
                 self._fail(f"it uses a {kind.__name__}, whose class cannot be watched")
         for module in self._modules.values():
-            if not hooks.install_module(module):
+            if not hooks.install(module):
                 self._fail(f"it uses {module.__name__}, a module that computes its attributes")
-
-    @property
-    def classes(self) -> tuple[type, ...]:
-        """Classes that were met as those of objects."""
-        return tuple(self._classes)
 
     def end(self) -> None:
         """Leave everything as it was."""
         self.disarm()
         self._active = False
-        for kind in self._hooked:
-            hooks.remove(kind)
-        for module in self._modules.values():
-            hooks.remove_module(module)
+        for thing in (*self._hooked, *self._modules.values()):
+            hooks.remove(thing)
 
     def arm(self, modules: list[types.ModuleType]) -> None:
         """Have modules of libraries report until ``disarm``."""
         self.disarm()
         for module in modules:
-            if hooks.install_module(module):
+            if hooks.install(module):
                 self.armed.append(module)
                 self._library[id(module)] = module
 
     def disarm(self) -> None:
         """End what ``arm`` began."""
         while self.armed:
-            hooks.remove_module(self.armed.pop())
+            hooks.remove(self.armed.pop())
 
     def ran(self, code: types.CodeType) -> None:
         """A method of a class ran: that it is this one that the class has is part of what was read."""
@@ -114,10 +107,9 @@ class Objects:
         if why is not None:
             return f"a {kind.__name__}, {why}"
         scope = None
-        if isinstance(hooks.find(kind, "__dict__"), types.GetSetDescriptorType):
+        if isinstance(hooks.lookup(kind, "__dict__")[1], types.GetSetDescriptorType):
             scope = object.__getattribute__(value, "__dict__")
-        self._captured[id(value)] = value
-        self._scopes[id(value)] = scope
+        self._captured[id(value)] = value, scope
         self._snapshot.kind(value, scope)
         why = self.reach_class(kind)
         if why is None and issubclass(kind, _CONTAINERS):
@@ -131,21 +123,14 @@ class Objects:
     def _watchable(self, kind: type) -> str | None:
         if issubclass(kind, np.ndarray | np.generic | torch.Tensor | BaseException | type):
             return "which may change unseen"
-        base = kind
-        while base not in _BASES:
+        for base in type.__getattribute__(kind, "__mro__"):
             heap = base.__flags__ & (_HEAP | _IMMUTABLE) == _HEAP
-            if not heap or not _made_in_python(base):
+            if base not in _BASES and not (heap and _made_in_python(base)):
                 return "which may change unseen"
-            bases = base.__bases__
-            if len(bases) > 1:
-                for other in bases:
-                    if other not in _BASES and (why := self._watchable(other)) is not None:
-                        return why
-            base = base.__base__ or object
-        get = hooks.original(kind, "__getattribute__")
+        get = hooks.lookup(kind, "__getattribute__")[1]
         if isinstance(get, types.FunctionType):
             return "which computes its attributes"
-        missing = hooks.find(kind, "__getattr__")
+        missing = hooks.lookup(kind, "__getattr__")[1]
         if missing is None or isinstance(missing, types.FunctionType):
             return None
         if issubclass(kind, dict) and any(missing is lookup for lookup in _LOOKUPS):
@@ -155,9 +140,9 @@ class Objects:
     def reach_class(self, kind: type) -> str | None:
         """Watch a class of a user's, with those that it is made of: its functions and its values; returns None."""
         for base in type.__getattribute__(kind, "__mro__"):
-            if base in self._classes or known.is_library_name(base.__module__):
+            if base in self.classes or known.is_library_name(base.__module__):
                 continue
-            self._classes[base] = True
+            self.classes.append(base)
             scope = type.__getattribute__(base, "__dict__")
             self._snapshot.keys(base, scope, hooks.names(base))
             for name, entry in list(scope.items()):
@@ -171,8 +156,7 @@ class Objects:
                 if isinstance(entry, types.MemberDescriptorType | types.GetSetDescriptorType):
                     continue
                 self._snapshot.entry(scope, name, entry)
-                if (why := self._snapshot.look(entry)) is not None:
-                    self.deferred.setdefault(name, why)
+                self._later(name, entry)
         if type(kind) is not type:
             self.reach_class(type(kind))
         return None
@@ -180,7 +164,7 @@ class Objects:
     def reach_module(self, module: types.ModuleType) -> str | None:
         """A module of a user's; None if its attributes can be watched, or why not."""
         if id(module) not in self._modules:
-            if self._active and not hooks.install_module(module):
+            if self._active and not hooks.install(module):
                 return "a module that computes its attributes"
             self._modules[id(module)] = module
             missing = vars(module).get("__getattr__")
@@ -193,63 +177,66 @@ class Objects:
         self._snapshot.getter(functools.partial(_keys_of, function), tuple(own), function.__name__)
         for name, value in own.items():
             self._snapshot.entry(own, name, value)
-            if (why := self._snapshot.look(value)) is not None:
-                self.deferred.setdefault(name, why)
+            self._later(name, value)
 
     # -- reports of hooks -----------------------------------------------------------------------------------------
 
     def read(self, value: Any, name: str, original: Any) -> Any:
-        """An attribute of an object is read."""
+        """An attribute of an object or a module is read."""
+        if issubclass(type(value), types.ModuleType):
+            return self._read_of_module(value, name, original)
         if self.busy or id(value) not in self._captured or (id(value), name) in self._read:
             return original(value, name)
         if issubclass(type(value), logging.Logger) and sys._getframe(2).f_globals is vars(logging):
             return original(value, name)  # the answer is watched, see Watch
-        self.busy = True
-        try:
-            self._read.add((id(value), name))
-            computed = self._report(value, name)
-        except Exception as error:  # noqa: BLE001 - may not reach the function
-            self._fail(f"it reads {name}, which is not understood ({type(error).__name__})")
-            computed = False
-        finally:
-            self.busy = False
+        self._read.add((id(value), name))
+        computed = self.safely(f"it reads {name}, which is", self._report, value, name)
         found = original(value, name)
         if computed is not None:
             computed(found)
         return found
 
     def written(self, value: Any, name: str) -> None:
-        """An attribute of an object is about to be set."""
-        if not self.busy and id(value) in self._captured:
-            self._fail(f"it sets {name} of a {type(value).__name__} that is not its own")
-
-    def read_of_module(self, module: types.ModuleType, name: str, value: Any) -> None:
-        """An attribute of a module was read."""
-        if self.busy or name in _SILENT_IN_MODULES:
+        """An attribute is about to be set."""
+        if self.busy:
             return
+        if id(value) in self._captured:
+            self._fail(f"it sets {name} of a {type(value).__name__} that is not its own")
+        elif id(value) in self._modules or id(value) in self._library:
+            self._fail(f"it sets {name} of {value.__name__}")
+
+    def _read_of_module(self, module: types.ModuleType, name: str, original: Any) -> Any:
+        """An attribute of a module is read."""
+        found: Any = MISSING
+        try:
+            found = original(module, name)
+            return found
+        finally:
+            if not self.busy and name not in _SILENT_IN_MODULES:
+                self.safely(f"it reads {name}, which is", self._report_module, module, name, found)
+
+    def safely(self, what: str, step: Callable[..., Any], *args: Any) -> Any:
+        """What a step that looks at what the function does gives; nothing that goes wrong may reach the function."""
         self.busy = True
         try:
-            if value is hooks.MISSING_ATTRIBUTE:
-                self._snapshot.entry(vars(module), name, MISSING)
-            elif id(module) in self._modules:
-                if name == "__dict__":
-                    self._fail(f"it reads everything in {module.__name__}")
-                elif name in vars(module):
-                    self._snapshot.entry(vars(module), name, value)
-                    self._value(name, value)
-                else:  # computed by the module's own __getattr__
-                    self._snapshot.entry(vars(module), name, MISSING)
-            else:
-                self.on_library_module(module, name, value)
+            return step(*args)
         except Exception as error:  # noqa: BLE001 - may not reach the function
-            self._fail(f"it reads {name}, which is not understood ({type(error).__name__})")
+            self._fail(f"{what} not understood ({type(error).__name__}: {error})")
+            return None
         finally:
             self.busy = False
 
-    def written_to_module(self, module: types.ModuleType, name: str) -> None:
-        """An attribute of a module is about to be set."""
-        if not self.busy and (id(module) in self._modules or id(module) in self._library):
-            self._fail(f"it sets {name} of {module.__name__}")
+    def _report_module(self, module: types.ModuleType, name: str, value: Any) -> None:
+        """Keep what a module has under a name."""
+        own = vars(module)
+        if value is not MISSING and id(module) not in self._modules:
+            self.on_library_module(module, name, value)
+        elif name == "__dict__":
+            self._fail(f"it reads everything in {module.__name__}")
+        else:  # nothing, or computed by the module's own __getattr__, where it is not among them
+            self._snapshot.entry(own, name, own.get(name, MISSING))
+            if name in own:
+                self._value(name, value)
 
     def _report(self, value: Any, name: str) -> Any:
         """Keep what is found under a name.
@@ -257,19 +244,19 @@ class Objects:
         Returns:
             None, or a function that is to be told of the value that the read gives.
         """
-        kind, scope = type(value), self._scopes[id(value)]
+        kind, scope = type(value), self._captured[id(value)][1]
         if name == "__dict__":
-            if sys._getframe(3).f_code not in _DICTIONARY_READERS:
+            if sys._getframe(4).f_code not in _DICTIONARY_READERS:
                 self._value("__dict__", scope)
             return None
         if name in _SILENT:
             return None
-        owner, entry = _lookup(kind, name)
+        owner, entry = hooks.lookup(kind, name)
         if owner is not None:
             self._snapshot.entry(owner, name, entry)
-        data = hasattr(type(entry), "__set__")
-        if owner is not None and data:
-            return self._descriptor(value, name, entry)
+            if hasattr(type(entry), "__set__"):
+                self._descriptor(value, name, entry)
+                return None
         if scope is not None:
             held = dict.get(scope, name, MISSING)
             self._snapshot.entry(scope, name, held)
@@ -283,35 +270,34 @@ class Objects:
         return self._of_class(value, name, entry)
 
     def _value(self, name: str, value: Any) -> None:
-        if (why := self._snapshot.look(value)) is not None:
-            self._fail(f"it reads {name}, {why}")
+        self._snapshot.reads(f"it reads {name}", value)
 
-    def _descriptor(self, value: Any, name: str, entry: Any) -> Any:
+    def _later(self, name: str, value: Any) -> None:
+        """Watch a value that is a problem only if its name is used."""
+        if (why := self._snapshot.look(value)) is not None:
+            self.deferred.setdefault(name, why)
+
+    def _descriptor(self, value: Any, name: str, entry: Any) -> None:
         if isinstance(entry, types.MemberDescriptorType):  # a slot
             slot = functools.partial(_slot, entry, value)
             held = slot()
             self._snapshot.getter(slot, held, name)
             self._value(name, held)
-            return None
-        get = getattr(type(entry), "__get__", None)
-        if type(entry).__name__ == "_tuplegetter":
-            return None  # the tuple itself is watched
-        if isinstance(entry, property):
+        elif isinstance(entry, property):
             self._value(name, entry.fget)  # a user's function is watched as it runs
-        elif isinstance(get, types.FunctionType):
+        elif isinstance(get := getattr(type(entry), "__get__", None), types.FunctionType):
             self._value(name, get)
             self._value(name, entry)
             if isinstance(entry, types.DynamicClassAttribute):
                 self._value(name, entry.fget)
-        else:
+        elif type(entry).__name__ != "_tuplegetter":  # whose tuple itself is watched
             self._fail(f"it reads {name}, which is computed when it is read")
-        return None
 
     def _of_class(self, value: Any, name: str, entry: Any) -> Any:
         """What the class has under a name: a method, a constant, something that makes a value."""
         kind = type(entry)
         if isinstance(entry, functools.cached_property):
-            scope = self._scopes[id(value)]
+            scope = self._captured[id(value)][1]
 
             def computed(found: Any) -> None:
                 self._snapshot.replace(scope, name, found)
@@ -354,15 +340,6 @@ def functions_of(entry: Any) -> list[types.FunctionType]:
     if isinstance(entry, functools.cached_property | functools.partialmethod):
         return functions_of(entry.func)
     return []
-
-
-def _lookup(kind: type, name: str) -> tuple[Any, Any]:
-    """The dictionary in which a class finds a name, and what is there."""
-    for base in type.__getattribute__(kind, "__mro__"):
-        scope = type.__getattribute__(base, "__dict__")
-        if name in scope and not hooks.is_hook(scope[name]):
-            return scope, scope[name]
-    return None, None
 
 
 def _made_in_python(kind: type) -> bool:

@@ -12,7 +12,7 @@ from fubini.compile.shadow import Codes, Shadow, UnknownError
 _FILLS = ("zeros", "ones", "empty", "full")
 
 
-@rule("clone", "contiguous", "lift_fresh_copy", "alias_copy", "_to_copy")
+@rule("clone", "lift_fresh_copy", "alias_copy", "_to_copy")
 def _clone(shadow: Shadow, a: torch.Tensor, **options: Any) -> Codes:
     return shadow.of(a)
 
@@ -22,7 +22,7 @@ def _reshaped(shadow: Shadow, a: torch.Tensor, size: Sequence[int], *rest: Any) 
     return shadow.of(a).reshape(tuple(size))
 
 
-@rule("cat", "concat")
+@rule("cat")
 def _cat(shadow: Shadow, tensors: Sequence[torch.Tensor], dim: int = 0) -> Codes:
     # torch passes over empty vectors
     parts = [shadow.of(t) for t in tensors if not (t.ndim == 1 and t.numel() == 0)]

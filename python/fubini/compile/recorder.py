@@ -171,11 +171,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         rule = RULES.get(name)
         if rule is None:
             raise UnknownError(f"it uses {name}, which is not understood")
-        options = {
-            k: v
-            for k, v in kwargs.items()
-            if k not in ("memory_format", "layout", "pin_memory", "non_blocking")
-        }
+        options = {k: v for k, v in kwargs.items() if k not in _OF_MEMORY}
         if name in ("_to_copy", "clone", "zeros_like", "ones_like", "empty_like", "full_like"):
             options = {}
         elif options.pop("dtype", None) not in (None, torch.float64, torch.float32):
@@ -205,15 +201,14 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise UnknownError(f"it uses {func}, which is not understood")
         (tensor,) = outputs
         _check_kind(tensor)
-        if codes.shape != (
-            *tensor.shape,
-            *[2] * tensor.is_complex(),
-        ):  # pragma: no cover - a wrong rule must not pass
+        shape = (*tensor.shape, 2) if tensor.is_complex() else tensor.shape
+        if codes.shape != shape:  # pragma: no cover - a wrong rule must not pass
             raise UnknownError(f"it uses {func} in a way that is not understood")
         shadow.put(tensor, codes)
         shadow.note_made(tensor)
 
 
+_OF_MEMORY = frozenset({"memory_format", "layout", "pin_memory", "non_blocking"})
 _KINDS = (torch.float64, torch.float32, torch.complex128, torch.complex64)
 
 

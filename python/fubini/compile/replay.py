@@ -49,23 +49,6 @@ class Place(NamedTuple):
         return memory[self.key].as_strided(self.size, self.stride, self.offset)
 
 
-class _Call(NamedTuple):
-    function: Any
-    arguments: list[Any]
-    options: dict[str, Any]
-    result: Place
-    length: int  # of the memory that the result is in
-    before: torch.Tensor | None  # that memory before it is first written to
-    in_place: bool
-
-
-class _Leaf(NamedTuple):
-    kind: str
-    place: Place
-    first: int
-    length: int
-
-
 class Replay:
     """The operations of a recording.
 
@@ -75,8 +58,11 @@ class Replay:
 
     def __init__(self, shadow: Shadow) -> None:
         self._shadow = shadow
-        self._leaves: list[_Leaf] = []
-        self._calls: list[_Call] = []
+        # Kind, place, number of the first element, length of the memory.
+        self._leaves: list[tuple[str, Place, int, int]] = []
+        # Function, arguments, options, the memory that it writes to before it first does; then of the result the place, the
+        # length of the memory, and whether it is the first argument.
+        self._calls: list[tuple[Any, ...]] = []
 
     def leaf(self, kind: str, tensor: torch.Tensor, first: int) -> None:
         """Note a weight, or the inputs.
@@ -86,7 +72,7 @@ class Replay:
             tensor: The tensor.
             first: Number of its first element among all weights.
         """
-        self._leaves.append(_Leaf(kind, Place.of(tensor), first, _length(tensor)))
+        self._leaves.append((kind, Place.of(tensor), first, _length(tensor)))
 
     def planned(
         self, function: Any, args: Sequence[Any], kwargs: Any, mutated: Sequence[torch.Tensor]
@@ -108,9 +94,7 @@ class Replay:
             result: The result.
             in_place: Whether it was written to the first argument.
         """
-        function, places, options, before = plan
-        place, length = Place.of(result), _length(result)
-        self._calls.append(_Call(function, places, options, place, length, before, in_place))
+        self._calls.append((*plan, Place.of(result), _length(result), in_place))
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -156,7 +140,7 @@ class Replay:
             leaf = place.within(memory)
             leaf.copy_(torch.from_numpy(numbers.reshape(place.size)))
             shake(leaf)
-        for function, places, options, place, length, before, in_place in self._calls:
+        for function, places, options, before, place, length, in_place in self._calls:
             if before is not None:
                 memory[place.key] = before.clone()
             keywords = {k: _placed(v, memory) for k, v in options.items()}

@@ -8,15 +8,16 @@ import numpy as np
 import pennylane as qml
 import torch
 
+from fubini import _core
 from fubini.arrays import to_numpy
 from fubini.compile.agreement import Ours, Theirs, columns_of, same
 from fubini.compile.call import Arguments
-from fubini.compile.compiled import Affine, Compiled, Guard, Normalised, Traced
-from fubini.compile.graph import Graph, depends, expression, is_affine
-from fubini.compile.interface import Predicate
+from fubini.compile.compiled import Affine, Compiled, Normalised, Traced
+from fubini.compile.graph import depends, expression, is_affine
 from fubini.compile.recorder import Recording
 from fubini.compile.replay import Place
 from fubini.compile.shadow import MIXED, MIXED_ROW, Codes, Shadow, UnknownError, split
+from fubini.compile.watch import Watch
 from fubini.native.circuit import Circuit
 from fubini.native.reading import Reading
 from fubini.options import Real
@@ -30,7 +31,7 @@ def compiled_of(
     reading: Reading,
     recording: Recording,
     arguments: Arguments,
-    guard: Guard | None,
+    guard: Watch | None,
 ) -> Compiled | Traced:
     """Return the compiled form of a run, or why there is none.
 
@@ -41,19 +42,21 @@ def compiled_of(
     angles = [_root(shadow, value, batch) for value in reading.parts.values]
     amplitudes = _amplitudes(shadow, circuit, reading.parts.preparation, batch)
     sizes = arguments.num_weights, arguments.width
-    affine = _affine(graph, angles, *sizes) if amplitudes is None else None
-    roots = [*angles, *(amplitudes or ())]
-    angle_map = expression(graph, roots, len(angles), *sizes)
-    slots = [k for k, one in enumerate(depends(graph, angles, "weight")) if one]
+    angle_map = expression(graph, [*angles, *(amplitudes or ())], len(angles), *sizes)
+    decisions = []
+    for predicate in recording.predicates:
+        norms = expression(graph, [_one_node(predicate.codes, batch)], 1, *sizes)
+        decisions.append(Normalised(norms, predicate.tolerance, predicate.holds))
     found = Compiled(
         circuit,
         angle_map,
-        affine,
+        _affine(angle_map, *sizes) if amplitudes is None and is_affine(graph, angles) else None,
         guard,
-        slots,
-        [any(depends(graph, amplitudes or (), leaf)) for leaf in ("weight", "input")],
+        [k for k, one in enumerate(depends(graph, angles, "weight")) if one],
+        any(depends(graph, amplitudes or (), "weight")),
+        any(depends(graph, amplitudes or (), "input")),
         batch if recording.sized or batch == 1 else None,
-        [_decision(recording, p, sizes, batch) for p in recording.predicates],
+        decisions,
     )
     if not _repeats(found, reading, arguments):
         return Traced("its angles could not be computed again from what was recorded")
@@ -165,22 +168,11 @@ def _places(op: Any, circuit: Circuit) -> list[int]:
     return [int(place) for place in order]
 
 
-def _affine(graph: Graph, angles: list[int], num_weights: int, width: int) -> Affine | None:
-    if not is_affine(graph, angles):
-        return None
-    made = expression(graph, angles, len(angles), num_weights, width)
+def _affine(angles: _core.Expression, num_weights: int, width: int) -> Affine:
     origin = np.zeros(num_weights), np.zeros((1, width))
-    weights, inputs = made.jacobian(*origin, range(len(angles)), True)
+    weights, inputs = angles.jacobian(*origin, range(angles.num_outputs), True)
     assert inputs is not None
-    return Affine(made.evaluate(*origin)[0], weights[0], inputs[0])
-
-
-def _decision(
-    recording: Recording, predicate: Predicate, sizes: tuple[int, int], batch: int | None
-) -> Normalised:
-    node = _one_node(predicate.codes, batch)
-    norms = expression(recording.graph, [node], 1, *sizes)
-    return Normalised(norms, predicate.tolerance, predicate.holds)
+    return Affine(angles.evaluate(*origin)[0], weights[0], inputs[0])
 
 
 def _repeats(found: Compiled, reading: Reading, arguments: Arguments) -> bool:

@@ -22,7 +22,8 @@ _R = TypeVar("_R", bound=Callable[..., Any])
 
 TINY = 2.0**-1074  # the smallest number, whose root is exact
 
-#: Rules by the name of the ATen operation without its overload.
+#: Rules by the name of the ATen operation without its overload. Other names of the same (multiply, arcsin, square) have
+#: become these before they arrive.
 RULES: dict[str, Rule] = {}
 
 
@@ -108,22 +109,8 @@ def _each(keys: Codes, function: Callable[[int], int]) -> Codes:
 
 for _name in UNARY:
     elementwise(_name)(lambda graph, u, kind=_name: graph.unary(kind, u))
-for _alias, _name in (
-    ("arcsin", "asin"), ("arccos", "acos"), ("arctan", "atan"), ("arcsinh", "asinh"), ("arccosh", "acosh"),
-    ("arctanh", "atanh"), ("absolute", "abs"), ("special_erf", "erf"), ("special_erfc", "erfc"),
-):  # fmt: skip
-    RULES[_alias] = RULES[_name]
-for _names, _factor in (
-    ("neg negative", -1.0),
-    ("deg2rad", math.pi / 180),
-    ("rad2deg", 180 / math.pi),
-):
-    elementwise(*_names.split())(lambda graph, u, factor=_factor: graph.linear((factor, u)))
-
-
-@elementwise("square")
-def _square(graph: Graph, u: int) -> int:
-    return graph.product(u, u)
+for _name, _factor in (("neg", -1.0), ("deg2rad", math.pi / 180), ("rad2deg", 180 / math.pi)):
+    elementwise(_name)(lambda graph, u, factor=_factor: graph.linear((factor, u)))
 
 
 def combined(shadow: Shadow, a: Codes, b: Codes, c: float = 1.0, d: float = 1.0) -> Codes:
@@ -141,7 +128,7 @@ def _add(shadow: Shadow, a: Any, b: Any, alpha: float = 1) -> Codes:
     return combined(shadow, codes_of(shadow, a), codes_of(shadow, b), 1.0, float(alpha))
 
 
-@rule("sub", "subtract")
+@rule("sub")
 def _sub(shadow: Shadow, a: Any, b: Any, alpha: float = 1) -> Codes:
     return _add(shadow, a, b, -alpha)
 
@@ -151,7 +138,7 @@ def _rsub(shadow: Shadow, a: Any, b: Any, alpha: float = 1) -> Codes:
     return _add(shadow, b, a, -alpha)
 
 
-@rule("mul", "multiply")
+@rule("mul")
 def _mul(shadow: Shadow, a: Any, b: Any) -> Codes:
     for value, factor in ((a, b), (b, a)):
         if isinstance(factor, complex):  # the exponent of qml.evolve
@@ -176,11 +163,14 @@ def _binary(kind: str) -> Rule:
     return rule
 
 
-for _names, _name in (
-    ("div true_divide divide", "quotient"), ("pow", "power"), ("atan2 arctan2", "atan2"),
-    ("maximum", "maximum"), ("minimum", "minimum"),
-):  # fmt: skip
-    RULES.update(dict.fromkeys(_names.split(), _binary(_name)))
+for _name, _kind in (
+    ("div", "quotient"),
+    ("pow", "power"),
+    ("atan2", "atan2"),
+    ("maximum", "maximum"),
+    ("minimum", "minimum"),
+):
+    RULES[_name] = _binary(_kind)
 
 
 # -- of many numbers ------------------------------------------------------------------------------------------------
@@ -220,6 +210,8 @@ def _row_of_each(rows: Codes) -> Codes:
 
 def dims_of(dim: Any) -> list[int]:
     """Return dimensions as a list; an empty one for all of them."""
+    if isinstance(dim, bool):  # another form of the operation
+        raise UnknownError("it names no dimension but a condition")
     return [dim] if isinstance(dim, int) else list(dim or ())
 
 

@@ -5,7 +5,7 @@ import sys
 import types
 from dataclasses import dataclass
 
-from fubini.circuit.unfold import words
+from fubini.circuit.torch_names import words
 
 _NAMES_CHAIN = {"LOAD_ATTR", "LOAD_METHOD"}
 _NAMES_GLOBAL = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}

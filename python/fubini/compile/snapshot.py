@@ -19,20 +19,19 @@ import numpy as np
 import pennylane as qml
 import torch
 
-from fubini.circuit.unfold import words
+from fubini.circuit.torch_names import words
 from fubini.compile import known
 from fubini.compile.equality import (
     ATOMS,
     bytes_of,
     flat,
     items_of,
-    keys_of,
+    mapping_of,
     metadata,
     parts_of_partial,
     parts_of_sparse,
     same,
     same_content,
-    values_of,
 )
 
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "nothing"})()
@@ -40,10 +39,6 @@ _MAX_ELEMENTS = 100_000  # content of larger arrays costs more to compare than a
 _MAX_ITEMS = 10_000
 _MAX_DEPTH = 12
 _MAX_NODES = 16  # operators with more parts are watched by their numbers alone
-
-
-def _of_class(value: Any, name: str) -> Any:
-    return inspect.getattr_static(type(value), name, None)
 
 
 # What any code may read of a function, a class or a module where nothing tells of it.
@@ -78,10 +73,11 @@ class Snapshot:
 
     Args:
         other: Understands values that are no plain data, such as functions, modules and objects: says None, or why not.
+        fail: Told of what is not understood.
     """
 
-    def __init__(self, other: Look) -> None:
-        self._other = other
+    def __init__(self, other: Look, fail: Callable[[str], None]) -> None:
+        self._other, self._fail = other, fail
         self._seen: dict[int, Any] = {}
         self._labelled: set[int] = set()
         self._depth = 0
@@ -166,6 +162,11 @@ class Snapshot:
             del self._seen[id(value)]
         return why
 
+    def reads(self, what: str, value: Any) -> None:
+        """Watch a value; one that is not understood is a reason why the function cannot be compiled, with what it does."""
+        if (why := self.look(value)) is not None:
+            self._fail(f"{what}, {why}")
+
     def _first(self, values: Iterable[Any]) -> str | None:
         return next((why for v in values if (why := self.look(v)) is not None), None)
 
@@ -173,17 +174,21 @@ class Snapshot:
         """Watch what a container holds, whatever its class adds to it."""
         if len(value) > _MAX_ITEMS:
             return f"a {type(value).__name__} of more than {_MAX_ITEMS} items"
-        if isinstance(value, dict):
-            keys, held = tuple(keys_of(value)), tuple(values_of(value))
-            self._mappings.append((value, keys, held))
-            held = (*held, *(k for k in keys if type(k) not in ATOMS))
-        elif isinstance(value, types.MappingProxyType):
+        if isinstance(value, types.MappingProxyType):
             return self.content(dict(value)) or "a read-only view of a dictionary"
-        else:
-            held = tuple(items_of(value))
-            if not isinstance(value, tuple | frozenset):
-                self._sequences.append((value, held))
-        return self._first(held)
+        return self._first(self._held(value))
+
+    def _held(self, value: Any) -> tuple[Any, ...]:
+        """Compare which items a container has from now on, and return them."""
+        if isinstance(value, dict):
+            kind = mapping_of(value)
+            keys, held = tuple(kind.keys(value)), tuple(kind.values(value))
+            self._mappings.append((value, keys, held))
+            return (*held, *(k for k in keys if type(k) not in ATOMS))
+        held = tuple(items_of(value))
+        if not isinstance(value, tuple | frozenset):
+            self._sequences.append((value, held))
+        return held
 
     def _look(self, value: Any, kind: type) -> str | None:
         if kind in {tuple, list, set, frozenset, torch.Size, collections.deque}:
@@ -205,13 +210,11 @@ class Snapshot:
             return self.content(value.__dict__)
         if kind is functools.partial:
             self._kinds.append((value, kind, value.__dict__))
-            parts = (value.func, value.args, value.keywords, value.__dict__)
-            self.getter(functools.partial(parts_of_partial, value), parts[:3], "a partial")
-            return self._first(parts)
+            return self._made_of(value, parts_of_partial, "a partial") or self.look(value.__dict__)
         if kind in {staticmethod, classmethod}:
             return self.look(value.__func__)
         if kind.__module__.startswith("scipy.sparse") and hasattr(value, "indptr"):
-            return self._sparse(value)
+            return self._made_of(value, parts_of_sparse, "a sparse matrix")
         return self._other(value)
 
     def _array(self, value: Any) -> str | None:
@@ -232,9 +235,9 @@ class Snapshot:
             return self.content(value.__dict__)
         return None
 
-    def _sparse(self, value: Any) -> str | None:
-        parts = parts_of_sparse(value)
-        self.getter(functools.partial(parts_of_sparse, value), parts, "a sparse matrix")
+    def _made_of(self, value: Any, parts_of: Callable[[Any], Any], name: str) -> str | None:
+        parts = parts_of(value)
+        self.getter(functools.partial(parts_of, value), parts, name)
         return self._first(parts)
 
     def _tensor(self, value: torch.Tensor) -> str | None:
@@ -273,7 +276,8 @@ class Snapshot:
                 if not known.is_library_name(kind.__module__) and (why := self._other(kind)):
                     return why
                 # Properties are made of the others. Not vars(): it would make thousands of dictionaries.
-                own = (n for n in _OPERATOR_TREE if not isinstance(_of_class(node, n), property))
+                find = functools.partial(inspect.getattr_static, kind)
+                own = (n for n in _OPERATOR_TREE if not isinstance(find(n, None), property))
                 names = trees[kind] = () if kind in _PAULIS else tuple(own)
             for name in names:
                 part = getattr(node, name, None)
@@ -294,17 +298,11 @@ class Snapshot:
                 if part in scope:
                     self.entry(scope, part, scope[part])
             for part in scope.values():
-                if type(part) in {list, dict} and len(part) <= _MAX_NODES:
-                    self._shallow(part)
+                small = type(part) in {list, dict} and len(part) <= _MAX_NODES
+                if small and id(part) not in self._seen:
+                    self._seen[id(part)] = part
+                    self._held(part)
         return self._first(leaves)
-
-    def _shallow(self, part: Any) -> None:
-        if id(part) not in self._seen:
-            self._seen[id(part)] = part
-            if isinstance(part, dict):
-                self._mappings.append((part, tuple(part), tuple(part.values())))
-            else:
-                self._sequences.append((part, tuple(part)))
 
     # -- whether it is as it was ----------------------------------------------------------------------------------
 
@@ -323,13 +321,6 @@ class Snapshot:
             b"".join(self._digits),
             (pointers, views, b"".join(contents), kinds),
         )
-
-    def __len__(self) -> int:
-        parts: tuple[list[Any], ...] = (
-            self._cells, self._sequences, self._mappings, self._kinds, self._keys, self._functions, self._arrays,
-            self._tensors, self._numbers, self._scalars, self._getters,
-        )  # fmt: skip
-        return sum(len(n) for _, n, _ in self._entries.values()) + sum(map(len, parts))
 
     def changed(self) -> str | None:
         """The first thing that is not as it was, in words; None if all is."""
@@ -367,7 +358,8 @@ class Snapshot:
                 return f"a {type(value).__name__}"
         for value, keys, held in self._mappings:
             if len(value) != len(keys) or not (
-                all(map(same, keys_of(value), keys)) and all(map(same, values_of(value), held))
+                all(map(same, mapping_of(value).keys(value), keys))
+                and all(map(same, mapping_of(value).values(value), held))
             ):
                 return f"a {type(value).__name__}"
         for value, dtype, shape, content in self._arrays:

@@ -17,7 +17,7 @@ import pennylane as qml
 import torch
 
 from fubini.compile import known
-from fubini.compile.hooks import begin_making, end_making, readers, running, without_hooks
+from fubini.compile.hooks import begin_making, end_making, running, without_hooks
 from fubini.compile.libraries import Libraries, known_calls
 from fubini.compile.making import Making
 from fubini.compile.objects import Objects
@@ -40,7 +40,7 @@ class Watch:
 
     def __init__(self, function: Any) -> None:
         self.problem: str | None = None
-        self._snapshot = Snapshot(self._other)
+        self._snapshot = Snapshot(self._other, self._fail)
         self._objects = Objects(self._snapshot, self._fail)
         self._libraries = Libraries(self._snapshot, self._objects, self._fail)
         self._making = Making()
@@ -98,9 +98,6 @@ class Watch:
         same = self.problem is None and torch.get_default_dtype() is self._default
         return same and self._snapshot.changed() is None
 
-    def __len__(self) -> int:
-        return len(self._snapshot)
-
     # -- the run --------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
@@ -115,11 +112,11 @@ class Watch:
         self._collects = gc.isenabled()
         gc.disable()
         self._active = True
-        readers().append(self._objects)
+        running.readers.append(self._objects)
         self._objects.begin()
         self._making.begin()
         told = self._callback()
-        begin_making(self, told)
+        self._maker = begin_making(self, told)
         sys.setprofile(told)
         return self
 
@@ -127,7 +124,7 @@ class Watch:
         if not self._active:
             return
         self._active = False
-        end_making()
+        end_making(self._maker)
         now = sys.getprofile()
         if now is self._told or (now is None and self.problem):
             sys.setprofile(None)
@@ -137,7 +134,7 @@ class Watch:
                 self._before.enable()
         else:
             self._fail("it sets a profiler")
-        readers().remove(self._objects)
+        running.readers.remove(self._objects)
         self._objects.end()
         if self._collects:
             gc.enable()
@@ -188,31 +185,21 @@ class Watch:
                     self._runs += 1
                     key = id(frame.f_code)
                     if entered.get(key, nothing)[1] is not scope or key in functions:
-                        self._safely(self._enter, frame)
+                        objects.safely(_DOES, self._enter, frame)
                 else:
                     back = frame.f_back
                     if back is not None and users.get(id(back.f_globals)) and back is not base:
                         known_one = known_calls.get(id(frame.f_code))
                         if known_one is None or known_one[1] is not scope:
-                            self._safely(self._libraries.calls, frame)
+                            objects.safely(_DOES, self._libraries.calls, frame)
             elif event == "c_call":
                 if users.get(id(frame.f_globals)) and frame is not base:
-                    self._safely(self._libraries.calls_c, frame, arg)
+                    objects.safely(_DOES, self._libraries.calls_c, frame, arg)
             elif objects.armed and event != "return":
                 objects.disarm()
 
         self._told = told
         return told
-
-    def _safely(self, step: Any, *args: Any) -> None:
-        """Nothing that goes wrong here may reach the user's function."""
-        self._objects.busy = True
-        try:
-            step(*args)
-        except Exception as error:  # noqa: BLE001 - may not reach the function
-            self._fail(f"what it does is not understood ({type(error).__name__}: {error})")
-        finally:
-            self._objects.busy = False
 
     def _is_user(self, scope: dict[str, Any]) -> bool:
         self._scopes.append(scope)
@@ -259,27 +246,14 @@ class Watch:
         for use in names.uses:
             if use.free:
                 value = frame.f_locals.get(use.name, MISSING)
-                if isinstance(value, types.ModuleType) and known.is_library_name(value.__name__):
-                    self._libraries.chain(value, use)
-                continue
-            if (value := self._global(scope, builtin, use.name)) is MISSING:
-                continue
-            if isinstance(value, types.ModuleType) and known.is_library_name(value.__name__):
-                self._libraries.chain(value, use)
-            elif isinstance(value, types.BuiltinFunctionType) and use.called and not use.chain:
-                continue  # the call itself will be seen
-            elif isinstance(value, types.FunctionType) and use.called and not use.chain:
-                if known.home(value.__globals__) and not value.__closure__:
-                    continue
-                self._reads(use.name, value)
             else:
-                self._reads(use.name, value)
+                value = self._global(scope, builtin, use.name)
+            if known.is_library(value):
+                self._libraries.chain(value, use)
+            elif not (use.free or (not use.chain and known.is_told_of(value, use.called))):
+                self._snapshot.reads(f"it reads {use.name}", value)
         for name, parts, level in names.imports:
             self._import(frame, name, parts, level)
-
-    def _reads(self, name: str, value: Any) -> None:
-        if (why := self._snapshot.look(value)) is not None:
-            self._fail(f"it reads {name}, {why}")
 
     def _global(self, scope: dict[str, Any], builtin: dict[str, Any], name: str) -> Any:
         value = scope.get(name, MISSING)
@@ -304,8 +278,7 @@ class Watch:
             self._snapshot.entry(sys.modules, each, module)
             if module is MISSING:
                 self._fail(f"it imports {each} for the first time")
-            elif (why := self._snapshot.look(module)) is not None:
-                self._fail(f"it imports {each}, {why}")
+            self._snapshot.reads(f"it imports {each}", module)
 
     def _follow(self, function: types.FunctionType) -> None:
         """What a function has with it: code, default values, variables of functions around it."""
@@ -315,7 +288,7 @@ class Watch:
         self._snapshot.function(function)
         name = function.__name__
         for part in (function.__defaults__, function.__kwdefaults__):
-            self._reads(f"a default value of {name}", part)
+            self._snapshot.reads(f"it reads a default value of {name}", part)
         cells = function.__closure__ or ()
         for variable, cell in zip(function.__code__.co_freevars, cells, strict=True):
             try:
@@ -323,9 +296,8 @@ class Watch:
             except ValueError:
                 value = MISSING
             self._snapshot.cell(cell, value, variable)
-            if isinstance(value, types.ModuleType) and known.is_library_name(value.__name__):
-                continue  # what is read of it is found where the code is
-            self._reads(variable, value)
+            if not known.is_library(value):  # what is read of those is found where the code is
+                self._snapshot.reads(f"it reads {variable}", value)
 
     def _register(self, function: types.FunctionType) -> None:
         if id(function) not in self._followed:
@@ -337,10 +309,10 @@ class Watch:
 
     def unwatched(self, kind: type, args: Any, kwargs: Any, frame: types.FrameType) -> Any:
         """Say whether an object of a PennyLane class need not be watched while it is made: True, or what ``made`` wants."""
+        if self._making.draws(kind):  # whoever makes it: qml.adjoint and qml.ctrl do so too
+            self._objects.safely(_DOES, self._libraries.seeded, kind, args, kwargs)
         if frame is self._base or not self._users.get(id(frame.f_globals)) or self._sets:
             return None
-        if self._making.draws(kind):
-            self._safely(self._libraries.seeded, kind, args, kwargs)
         return self._making.token(kind, args, kwargs, self._runs)
 
     def made(self, token: Any) -> None:
@@ -382,7 +354,9 @@ class Watch:
         module = known.home(value.__globals__)
         if module is None:
             self._register(value)
-        elif known.known_dispatch(value.__code__, _dispatch_of(value)):
+        elif known.known_dispatch(
+            value.__code__, inspect.getclosurevars(value).nonlocals.get("dispatch")
+        ):
             return None
         elif not known.known_code(module, value.__code__):
             return f"the function {known.shown(value)}, which is not on the list"
@@ -392,9 +366,6 @@ class Watch:
         return None
 
 
-def _dispatch_of(function: types.FunctionType) -> Any:
-    return inspect.getclosurevars(function).nonlocals.get("dispatch")
-
-
+_DOES = "what it does is"
 # What a class of PennyLane makes a gate of, and takes it apart into.
 _MAKING = ("__new__", "__init__", "compute_decomposition", "decomposition")

@@ -304,7 +304,7 @@ def _terms(obs: Any, positions: dict[Any, int], wires: int) -> PauliSum:
     except NoPauliSum as found:
         raise UnsupportedCircuitError(
             "qnode: expected an observable that is a sum of Pauli words or a Hermitian matrix on at most "
-            f"{MAX_MATRIX_WIRES} wires, got {obs!r}: {found.reason}"
+            f"{MAX_MATRIX_WIRES} wires, got {obs!r}: {found}"
         ) from None
 
 

@@ -98,7 +98,7 @@ def observable_terms(
     except NoPauliSum as found:
         raise UnsupportedCircuitError(
             f"{obs.name}: expected a Hermitian observable, and the native engine measures Pauli sums, projectors and "
-            f"Hermitian matrices on up to {MAX_MATRIX_WIRES} wires, got another one: {found.reason}. Write it as a sum of "
+            f"Hermitian matrices on up to {MAX_MATRIX_WIRES} wires, got another one: {found}. Write it as a sum of "
             "Pauli words."
         ) from None
 

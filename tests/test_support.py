@@ -21,7 +21,7 @@ EXPECTED = {
     "Controlled gates": 49,
     "Squares of gates": 49,
     "Square roots of gates": 44,
-    "Templates": 66,
+    "Templates": 67,
     "Channels, on default.mixed": 0,
     "Measurements": 21,
 }

@@ -92,7 +92,6 @@ def test_rates_are_on_the_grid(case):
         [MINIMIZE],
         [digits.DEFAULT],
     )
-    assert all(len(rates) == len(case.rate_names) for rates in case.grid)
 
 
 def test_quick_run_writes_table_and_picture(tmp_path, capsys):

@@ -50,6 +50,20 @@ def test_quench_stays_within_the_residuals_bound(tolerance: float) -> None:
     assert "infidelity at most" in repr(found)
 
 
+def test_a_circuit_that_no_candidate_helps_has_a_bound_without_any_weight() -> None:
+    hamiltonian = qml.Z(0) @ qml.Z(1) + 0.5 * (qml.X(0) + qml.X(1))
+    pool = [qml.RY(0.0, 0), qml.RY(0.0, 1)]
+    found = fubini.grow(hamiltonian, pool, lambda: qml.X(0), times=[0.0, 0.3])
+    assert "no candidate lowered the residual" in found.reason
+    assert not found.operations
+    assert found.angle_bound is not None
+    missed = infidelities(found, hamiltonian, np.eye(4)[2])
+    assert (missed <= np.sin(found.angle_bound) ** 2 + 1e-12).all()
+    np.testing.assert_allclose(
+        found.angle_bound, [0.0, 0.3 * np.sqrt(0.5)], atol=1e-12
+    )  # Var H = 1/2
+
+
 def test_random_hamiltonians_stay_within_the_bound() -> None:
     words = ["".join(w) for w in itertools.product("IXYZ", repeat=3)][1:]
     every_word = [qml.PauliRot(0.0, word, range(3)) for word in words]

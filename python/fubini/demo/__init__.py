@@ -59,14 +59,14 @@ def run(
     check_packages()
     cases = chosen_cases(only)
     path = _checked_output(Path(output))
-    total = sum(len(case.rates) * _steps(case, quick) for case in cases)
+    total = sum(len(case.rates) * case.length(quick) for case in cases)
     results: dict[Case, list[Run]] = {}
     with one_thread(), _progress(total) as bar:
         for case in cases:
             results[case] = []
             for name in case.rates:
                 bar.set_description(f"{case.name}, {name}")
-                found = case.train(name, case.rates[name], _steps(case, quick), _SEED, bar.update)
+                found = case.train(name, case.rates[name], case.length(quick), _SEED, bar.update)
                 results[case].append(found)
                 if bar.disable:
                     print(report.line(case, found), file=sys.stderr, flush=True)
@@ -89,13 +89,13 @@ def tune(*, only: str | None = None, quick: bool = False) -> dict[tuple[str, str
     check_packages()
     cases = chosen_cases(only)
     total = sum(
-        _steps(case, quick) * len(case.grid) * len(_TUNING_SEEDS[case.name]) * len(_tuned(case))
+        case.length(quick) * len(case.grid) * len(_TUNING_SEEDS[case.name]) * len(_tuned(case))
         for case in cases
     )
     best: dict[tuple[str, str], Any] = {}
     with one_thread(), _progress(total) as bar:
         for case in cases:
-            steps = _steps(case, quick)
+            steps = case.length(quick)
             for name in _tuned(case):
                 bar.set_description(f"{case.name}, {name}")
                 ranked = []
@@ -132,10 +132,6 @@ def check_packages() -> None:
 def _tuned(case: Case) -> list[str]:
     """The optimizers that have a learning rate of their own."""
     return [name for name, rates in case.rates.items() if rates and name not in case.borrowed]
-
-
-def _steps(case: Case, quick: bool) -> int:
-    return case.quick_steps if quick else case.steps
 
 
 def _checked_output(path: Path) -> Path:

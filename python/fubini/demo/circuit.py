@@ -6,7 +6,7 @@ from typing import Any
 import pennylane as qml
 import torch
 
-from fubini.demo.training import MINIMIZE, Case, Rates, Run, Tick, minimise
+from fubini.demo.training import MINIMIZE, Case, minimiser
 
 START = (0.432, -0.123, 0.543, 0.233)
 MINIMUM = -math.sin(math.pi / 4) * math.sin(math.pi / 3)
@@ -32,34 +32,13 @@ def make_circuit() -> Any:
     return qml.QNode(circuit, qml.device("default.qubit", wires=3), interface="torch")
 
 
-def train(optimizer: str, rates: Rates, steps: int, seed: int, tick: Tick) -> Run:
-    """Train the circuit.
-
-    Args:
-        optimizer: A name of the case's rates.
-        rates: The learning rate, if it has one.
-        steps: Number of steps.
-        seed: 0 for the fixed start, otherwise a random start near it.
-        tick: Called after every step.
-
-    Returns:
-        The run.
-    """
-    start = torch.tensor(START, dtype=torch.float64)
-    if seed:
-        noise = torch.randn(4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-        start = start + 0.3 * noise
-    return minimise(
-        make_circuit(),
-        start,
-        optimizer,
-        rates,
-        lam=1e-3,
-        minimum=MINIMUM,
-        tolerance=TOLERANCE,
-        steps=steps,
-        tick=tick,
-    )
+def start(seed: int) -> torch.Tensor:
+    """Return where to begin: for the seed 0 the fixed start, otherwise at random near it."""
+    fixed = torch.tensor(START, dtype=torch.float64)
+    if not seed:
+        return fixed
+    generator = torch.Generator().manual_seed(seed)
+    return fixed + 0.3 * torch.randn(4, dtype=torch.float64, generator=generator)
 
 
 CASE = Case(
@@ -69,7 +48,6 @@ CASE = Case(
     target="error <= 1e-6",
     steps=200,
     quick_steps=5,
-    rate_names=("lr",),
     grid=((0.01,), (0.03,), (0.1,), (0.3,), (1.0,), (3.0,)),
     rates={
         "SGD": (1.0,),
@@ -79,5 +57,5 @@ CASE = Case(
         MINIMIZE: (),
     },
     log_scale=True,
-    train=train,
+    train=minimiser(make_circuit, start, lambda: MINIMUM, TOLERANCE),
 )

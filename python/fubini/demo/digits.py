@@ -1,14 +1,14 @@
 """Handwritten digits: Linear(64, 4) -> four-qubit circuit -> Linear(4, 10), mini-batches, held-out accuracy."""
 
 import time
+from statistics import fmean
 from typing import Any
 
 import pennylane as qml
 import torch
 
 import fubini
-from fubini.demo.soap import SOAP
-from fubini.demo.training import Case, Rates, Run, Tick
+from fubini.demo.training import KINDS, Case, Rates, Run, Tick
 
 QUBITS = 4
 LAYERS = 3
@@ -17,7 +17,6 @@ TRAINING = 1408  # 22 batches; the other 389 images are held out
 TARGET = 0.6  # of the mean loss over the last 22 batches
 DEFAULT = "QNG, default call"
 PENNYLANE = "Adam, TorchLayer"  # the same model as PennyLane runs it
-_KINDS: dict[str, Any] = {"SGD": torch.optim.SGD, "Adam": torch.optim.Adam, "SOAP": SOAP}
 
 
 def load() -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,7 +69,7 @@ def make_optimizer(
     quantum = list(layer.parameters())
     classical = [p for p in model.parameters() if not any(p is q for q in quantum)]
     groups = [{"params": classical, "lr": rates[0]}, {"params": quantum, "lr": rates[1]}]
-    made: torch.optim.Optimizer = _KINDS[name.partition(",")[0]](groups, lr=rates[0])
+    made: torch.optim.Optimizer = KINDS[name.partition(",")[0]](groups, lr=rates[0])
     return made
 
 
@@ -128,8 +127,7 @@ def recent(losses: list[float]) -> float:
     Args:
         losses: Of the batches, at least one.
     """
-    last = losses[-(TRAINING // BATCH) :]
-    return sum(last) / len(last)
+    return fmean(losses[-(TRAINING // BATCH) :])
 
 
 @torch.no_grad()
@@ -152,7 +150,6 @@ CASE = Case(
     target="mean loss of the last 22 batches <= 0.6",
     steps=330,
     quick_steps=3,
-    rate_names=("classical", "circuit"),
     grid=tuple((c, q) for c in (0.01, 0.03, 0.1, 0.3, 1.0) for q in (0.03, 0.1, 0.3, 1.0)),
     rates={
         DEFAULT: (),

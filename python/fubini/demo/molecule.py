@@ -14,7 +14,7 @@ import numpy as np
 import pennylane as qml
 import torch
 
-from fubini.demo.training import MINIMIZE, Case, Rates, Run, Tick, minimise
+from fubini.demo.training import MINIMIZE, Case, minimiser
 
 DISTANCE = 1.3228  # bohr; the bond's length at equilibrium is about 1.40
 LAYERS = 2
@@ -49,32 +49,10 @@ def make_circuit() -> Any:
     return qml.QNode(energy, qml.device("default.qubit", wires=4), interface="torch")
 
 
-def train(optimizer: str, rates: Rates, steps: int, seed: int, tick: Tick) -> Run:
-    """Search the ground state.
-
-    Args:
-        optimizer: A name of the case's rates.
-        rates: The learning rate, if it has one.
-        steps: Number of steps.
-        seed: Seed of the start, which is uniform in [0, 2 pi).
-        tick: Called after every step.
-
-    Returns:
-        The run.
-    """
+def start(seed: int) -> torch.Tensor:
+    """Return where to begin, uniform in [0, 2 pi), by a seed."""
     generator = torch.Generator().manual_seed(seed)
-    start = torch.rand(LAYERS, 4, 3, dtype=torch.float64, generator=generator) * (2 * math.pi)
-    return minimise(
-        make_circuit(),
-        start,
-        optimizer,
-        rates,
-        lam=1e-3,
-        minimum=hydrogen()[1],
-        tolerance=CHEMICAL_ACCURACY,
-        steps=steps,
-        tick=tick,
-    )
+    return torch.rand(LAYERS, 4, 3, dtype=torch.float64, generator=generator) * (2 * math.pi)
 
 
 CASE = Case(
@@ -84,7 +62,6 @@ CASE = Case(
     target="error <= 1.6e-3",
     steps=100,
     quick_steps=3,
-    rate_names=("lr",),
     grid=((0.03,), (0.1,), (0.3,), (1.0,), (3.0,)),
     rates={
         "SGD": (1.0,),
@@ -94,5 +71,5 @@ CASE = Case(
         MINIMIZE: (),
     },
     log_scale=True,
-    train=train,
+    train=minimiser(make_circuit, start, lambda: hydrogen()[1], CHEMICAL_ACCURACY),
 )

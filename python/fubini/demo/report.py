@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from fubini.demo.training import Case, Rates, Run
 
 Results = Mapping[Case, Sequence[Run]]
 
+_HEADINGS = ("optimizer", "lr", "final loss")
 _COLUMNS = "{:<18}{:>14}{:>12}{:>12}{:>7}{:>10}{:>11}{:>9}"
 
 
@@ -22,16 +24,7 @@ def table(results: Results) -> str:
         measure = "accuracy" if case.name == "digits" else "error"
         lines += [
             f"{case.title}: {case.measure}; target: {case.target}",
-            _COLUMNS.format(
-                "optimizer",
-                "lr",
-                "final loss",
-                measure,
-                "steps",
-                "to target",
-                "seconds to",
-                "of all",
-            ),
+            _COLUMNS.format(*_HEADINGS, measure, "steps", "to target", "seconds to", "of all"),
         ]
         for run in runs:
             value = run.measures[-1][1]
@@ -73,8 +66,7 @@ def final_loss(case: Case, run: Run) -> float:
         case: The case.
         run: One of its runs.
     """
-    count = min(22, len(run.losses)) if case.name == "digits" else 1
-    return sum(run.losses[-count:]) / count
+    return fmean(run.losses[-22 if case.name == "digits" else -1 :])
 
 
 def rates_text(rates: Rates) -> str:
@@ -93,9 +85,8 @@ def picture(results: Results, path: Path) -> None:
         results: Runs by case.
         path: File to write; its suffix is the format.
     """
-    from matplotlib.figure import (
-        Figure,
-    )  # without pyplot no display and no global state is involved
+    # Without pyplot no display and no global state is involved.
+    from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.0 * len(results), 7.0), layout="constrained")
     axes = figure.subplots(2, len(results), squeeze=False)
@@ -133,8 +124,4 @@ def curves(axis: Any, case: Case, runs: Sequence[Run], *, seconds: bool) -> None
 
 def _smooth(losses: Sequence[float], window: int = 22) -> list[float]:
     """Return the running mean over one pass through the data."""
-    means = []
-    for end in range(1, len(losses) + 1):
-        part = losses[max(0, end - window) : end]
-        means.append(sum(part) / len(part))
-    return means
+    return [fmean(losses[max(0, end - window) : end]) for end in range(1, len(losses) + 1)]

@@ -8,44 +8,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+BETA = 0.95  # decay of both moments, and of L and R
+FREQUENCY = 10  # steps between two bases
+LARGEST = 1024  # sides that are longer keep their basis
+EPS = 1e-8  # added to the root of the second moment
+
 
 class SOAP(torch.optim.Optimizer):
     """SOAP (Vyas et al. 2024, arXiv:2409.11321, algorithm 3), without weight decay.
 
     For a gradient matrix G, L and R are averages of G G^T and G^T G; Adam's second moment is that of Q_L^T G Q_R. The bases
-    Q follow by one step of power iteration and QR every ``frequency`` steps, from the eigenvectors of the first gradient, on
+    Q follow by one step of power iteration and QR every ``FREQUENCY`` steps, from the eigenvectors of the first gradient, on
     which the first step is not taken. Tensors of more than two dimensions are matrices with their first dimension for rows;
-    vectors and sides longer than ``largest`` have no rotation, so that vectors get plain Adam.
+    vectors and sides longer than ``LARGEST`` have no rotation, so that vectors get plain Adam.
 
     Args:
         params: Parameters.
         lr: Step size.
-        betas: Decay of the first and second moment.
-        shampoo_beta: Decay of L and R.
-        frequency: Steps between two bases.
-        largest: Sides that are longer keep their basis.
-        eps: Added to the root of the second moment.
     """
 
-    def __init__(
-        self,
-        params: Iterable[Tensor],
-        lr: float,
-        betas: tuple[float, float] = (0.95, 0.95),
-        shampoo_beta: float = 0.95,
-        frequency: int = 10,
-        largest: int = 1024,
-        eps: float = 1e-8,
-    ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "shampoo_beta": shampoo_beta,
-            "frequency": frequency,
-            "largest": largest,
-            "eps": eps,
-        }
-        super().__init__(params, defaults)
+    def __init__(self, params: Iterable[Tensor], lr: float) -> None:
+        super().__init__(params, {"lr": lr})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -70,25 +53,25 @@ class SOAP(torch.optim.Optimizer):
 
 def _one_step(p: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
     flat = gradient.reshape(1, -1) if p.ndim < 2 else gradient.reshape(len(p), -1)
-    sides = [side for side in (0, 1) if p.ndim >= 2 and 1 < flat.shape[side] <= group["largest"]]
+    sides = [side for side in (0, 1) if p.ndim >= 2 and 1 < flat.shape[side] <= LARGEST]
     if not state:
         state.update(step=0, first=torch.zeros_like(flat), second=torch.zeros_like(flat))
         state["factors"] = {side: _gram(flat, side) for side in sides}
         state["bases"] = {side: torch.linalg.eigh(f)[1] for side, f in state["factors"].items()}
         if sides:
             return
-    bases, (beta1, beta2) = state["bases"], group["betas"]
+    bases = state["bases"]
     state["step"] += 1
     rotated = _rotate(flat, bases)
-    state["first"].lerp_(flat, 1 - beta1)
-    state["second"].mul_(beta2).addcmul_(rotated, rotated, value=1 - beta2)
-    mean = _rotate(state["first"], bases) / (1 - beta1 ** state["step"])
-    root = (state["second"] / (1 - beta2 ** state["step"])).sqrt() + group["eps"]
+    state["first"].lerp_(flat, 1 - BETA)
+    state["second"].mul_(BETA).addcmul_(rotated, rotated, value=1 - BETA)
+    mean = _rotate(state["first"], bases) / (1 - BETA ** state["step"])
+    root = (state["second"] / (1 - BETA ** state["step"])).sqrt() + EPS
     change = _rotate(mean / root, {side: q.T for side, q in bases.items()})
     p.add_(change.reshape(p.shape), alpha=-group["lr"])
     for side, factor in state["factors"].items():
-        factor.lerp_(_gram(flat, side), 1 - group["shampoo_beta"])
-    if state["step"] % group["frequency"] == 0:
+        factor.lerp_(_gram(flat, side), 1 - BETA)
+    if state["step"] % FREQUENCY == 0:
         for side, factor in state["factors"].items():
             _turn(state, side, factor)
 

@@ -9,12 +9,14 @@ from typing import Any, Literal
 import torch
 
 import fubini
+from fubini.demo.soap import SOAP
 
 APPROX: Mapping[str, Literal["diag", "block-diag"]] = {
     "QNG diag": "diag",
     "QNG block-diag": "block-diag",
 }
 
+KINDS: Mapping[str, Any] = {"SGD": torch.optim.SGD, "Adam": torch.optim.Adam, "SOAP": SOAP}
 MINIMIZE = "fubini.minimize"  # of energies, without a learning rate
 Rates = tuple[float, ...]
 Tick = Callable[[], None]
@@ -55,6 +57,10 @@ class Run:
         return self.measures[-1][0]
 
 
+#: (optimizer, rates, steps, seed, tick) -> run; calls tick after every step.
+Train = Callable[[str, Rates, int, int, Tick], Run]
+
+
 @dataclass(frozen=True, eq=False)
 class Case:
     """A training problem.
@@ -66,12 +72,11 @@ class Case:
         target: What counts as solved, in words.
         steps: Number of steps.
         quick_steps: Number of steps with ``--quick``.
-        rate_names: What each learning rate is for.
         grid: Learning rates that every optimizer was tried with; ``--tune`` does it again.
         rates: The best of them for each optimizer, in the order of the table; none for one that chooses them.
         borrowed: Optimizers that take the learning rates of another, so that ``--tune`` leaves them out.
         log_scale: Draw the measure on a logarithmic axis.
-        train: (optimizer, rates, steps, seed, tick) -> run; calls tick after every step.
+        train: How it is trained.
     """
 
     name: Literal["circuit", "molecule", "digits"]
@@ -80,87 +85,79 @@ class Case:
     target: str
     steps: int
     quick_steps: int
-    rate_names: tuple[str, ...]
     grid: tuple[Rates, ...]
     rates: Mapping[str, Rates]
     log_scale: bool
-    train: Callable[[str, Rates, int, int, Tick], Run]
+    train: Train
     borrowed: tuple[str, ...] = ()
 
+    def length(self, quick: bool) -> int:
+        """Return the number of steps, with ``--quick`` or without."""
+        return self.quick_steps if quick else self.steps
 
-def minimise(
-    qnode: Any,
-    start: torch.Tensor,
-    optimizer: str,
-    rates: Rates,
-    *,
-    lam: float,
-    minimum: float,
+
+def minimiser(
+    make_circuit: Callable[[], Any],
+    start: Callable[[int], torch.Tensor],
+    minimum: Callable[[], float],
     tolerance: float,
-    steps: int,
-    tick: Tick,
-) -> Run:
-    """Minimise the value of a circuit over its parameters, which the optimizer recognises as those of a circuit.
+) -> Train:
+    """Return the training of a circuit whose value is minimised over its parameters.
 
     Args:
-        qnode: Takes one tensor, returns one number.
-        start: Where to begin.
-        optimizer: A name of the case's rates.
-        rates: The learning rate; none for MINIMIZE.
-        lam: Damping of the metric.
-        minimum: The exact minimum.
+        make_circuit: Returns a QNode that takes one tensor and returns one number.
+        start: Where to begin, by the seed.
+        minimum: Returns the exact minimum.
         tolerance: The case counts as solved once the value is that close to the minimum.
-        steps: Number of steps.
-        tick: Called after every step.
 
     Returns:
-        The run; its measure is the distance from the minimum.
+        The training; the measure of a run is the distance from the minimum.
     """
-    params = torch.nn.Parameter(start.clone())
-    energy = fubini.compiled(qnode)
-    energy(params)  # compiles the circuit, which is no part of the training
-    losses: list[float] = []
-    moments: list[float] = []
 
-    def record() -> Run:
-        errors = [loss - minimum for loss in losses]
-        reached = next((k for k, error in enumerate(errors) if error <= tolerance), None)
-        measures = list(enumerate(errors))
-        return Run(optimizer, rates, losses, measures, reached, moments, moments[-1])
-
-    if optimizer == MINIMIZE:
-        problem = fubini.energy_problem(energy, params)
+    def train(optimizer: str, rates: Rates, steps: int, seed: int, tick: Tick) -> Run:
+        params = torch.nn.Parameter(start(seed))
+        energy = fubini.compiled(make_circuit())
+        energy(params)  # compiles the circuit, which is no part of the training
+        losses: list[float] = []
+        moments = [0.0]
         begin = time.process_time()
-        moments.append(0.0)
 
-        def stepped(_: Any, __: float) -> None:
+        def passed() -> None:
             moments.append(time.process_time() - begin)
             tick()
 
-        losses += fubini.minimize(problem, max_steps=steps, callback=stepped).energies
-        for _ in range(len(losses), steps + 1):  # it ended by itself
-            tick()
-        return record()
-    (lr,) = rates
-    opt: torch.optim.Optimizer
-    if optimizer == "SGD":
-        opt = torch.optim.SGD([params], lr=lr)
-    elif optimizer == "Adam":
-        opt = torch.optim.Adam([params], lr=lr)
-    else:
-        opt = fubini.QNGOptimizer([params], lr=lr, lam=lam, approx=APPROX[optimizer])
-    begin = time.process_time()
-    for _ in range(steps):
-        moments.append(time.process_time() - begin)
-        opt.zero_grad()
-        loss = energy(params)
-        loss.backward()
-        opt.step()
-        losses.append(loss.item())
-        tick()
-    moments.append(time.process_time() - begin)
-    losses.append(energy(params.detach()).item())
-    return record()
+        if optimizer == MINIMIZE:
+            problem = fubini.energy_problem(energy, params)
+            begin = time.process_time()
+            found = fubini.minimize(problem, max_steps=steps, callback=lambda *_: passed())
+            losses += found.energies
+            for _ in range(len(losses), steps + 1):  # it ended by itself
+                tick()
+        else:
+            opt = _optimizer(optimizer, params, *rates)
+            begin = time.process_time()
+            for _ in range(steps):
+                opt.zero_grad()
+                loss = energy(params)
+                loss.backward()
+                opt.step()
+                losses.append(loss.item())
+                passed()
+            losses.append(energy(params.detach()).item())
+        lowest = minimum()
+        errors = [loss - lowest for loss in losses]
+        reached = next((k for k, error in enumerate(errors) if error <= tolerance), None)
+        return Run(optimizer, rates, losses, list(enumerate(errors)), reached, moments, moments[-1])
+
+    return train
+
+
+def _optimizer(name: str, params: torch.Tensor, lr: float) -> torch.optim.Optimizer:
+    """The optimizer of a case, which recognises parameters of a circuit."""
+    if name in KINDS:
+        made: torch.optim.Optimizer = KINDS[name]([params], lr=lr)
+        return made
+    return fubini.QNGOptimizer([params], lr=lr, lam=1e-3, approx=APPROX[name])
 
 
 def score(run: Run, steps: int) -> tuple[float, float]:

@@ -303,7 +303,10 @@ class Bound:
         points, velocities = path(times)
         motion = self._flow.motion(times, points)
         shape = points.shape[:2]
-        distances = motion.distances(velocities.reshape(-1, velocities.shape[-1])).reshape(shape)
+        flat = velocities.reshape(
+            shape[0] * shape[1], -1
+        )  # a circuit that grows may have no weight yet
+        distances = motion.distances(flat).reshape(shape)
         missed = half * (_WEIGHTS @ distances)
         if self._flow.time == "real":
             self.angles = np.minimum(self.angles + missed, np.pi / 2)

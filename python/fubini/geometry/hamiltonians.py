@@ -28,17 +28,15 @@ class Hamiltonian:
         circuit: On whose wires it acts.
         operators: O_m as words. Where H(t) is given as an operator, its words, and more when new ones come.
         batch: Number of trajectories that the coefficients are for, or None where they are the same for all.
+        constant: Whether it is the same at all times.
     """
+
+    constant = True
 
     def __init__(self, circuit: Circuit, operators: Sequence[Terms]) -> None:
         self.circuit = circuit
         self.operators: list[Terms] = list(operators)
         self.batch: int | None = None
-
-    @property
-    def constant(self) -> bool:
-        """Whether it is the same at all times."""
-        return True
 
     def coefficients(self, t: float) -> Real:
         """Return c(t), (1 or B, M)."""
@@ -76,32 +74,27 @@ class _Weighted(Hamiltonian):
 
     def __init__(self, circuit: Circuit, operators: Sequence[Terms], given: Any, start: float):
         super().__init__(circuit, operators)
-        self._given, self._rows = given, 0
-        first = self.coefficients(start)
-        self.batch = len(first) if np.ndim(self._value(start)) == 2 else None
-        self._rows = len(first)
+        self._given, self.constant = given, not callable(given)
+        first = self._values(start)
+        self.batch = len(first) if first.ndim == 2 else None
+        self._rows = len(np.atleast_2d(first))
 
-    @property
-    def constant(self) -> bool:
-        return not callable(self._given)
-
-    def _value(self, t: float) -> Any:
-        if callable(self._given):
-            return real_numbers(f"coefficients({t:g})", self._given(t))
-        return real_numbers("coefficients", self._given)
-
-    def coefficients(self, t: float) -> Real:
-        values = self._value(t)
+    def _values(self, t: float) -> Real:
+        name = "coefficients" if self.constant else f"coefficients({t:g})"
+        values = real_numbers(name, self._given if self.constant else self._given(t))
         size = len(self.operators)
         if values.ndim not in (1, 2) or values.shape[-1] != size or not len(values):
             raise ValueError(
                 f"coefficients: expected {size} numbers, one for each operator, or rows of them for several trajectories, got "
-                f"the shape {values.shape}{f' at t = {t:g}' if callable(self._given) else ''}"
+                f"the shape {values.shape}{'' if self.constant else f' at t = {t:g}'}"
             )
         if not np.isfinite(values).all():
             raise ValueError(f"coefficients: expected finite numbers, got {values} at t = {t:g}")
-        found = np.atleast_2d(values)
-        if self._rows and len(found) != self._rows:
+        return values
+
+    def coefficients(self, t: float) -> Real:
+        found = np.atleast_2d(self._values(t))
+        if len(found) != self._rows:
             raise ValueError(
                 f"coefficients: expected as many rows at all times, {self._rows} as at the first, got {len(found)} at t = {t:g}"
             )
@@ -111,15 +104,13 @@ class _Weighted(Hamiltonian):
 class _Function(Hamiltonian):
     """A function from time to an operator: its words are the operators."""
 
+    constant = False
+
     def __init__(self, circuit: Circuit, function: Callable[[float], Any], start: float) -> None:
         super().__init__(circuit, [])
         self._function = function
         self._places: dict[Any, int] = {}
         self.coefficients(start)
-
-    @property
-    def constant(self) -> bool:
-        return False
 
     def coefficients(self, t: float) -> Real:
         terms = terms_of(f"hamiltonian({t:g})", self._function(t), self.circuit)

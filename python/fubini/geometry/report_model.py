@@ -17,6 +17,7 @@ from fubini.circuit.tape import user_tape
 from fubini.compile.compiled import Compiled
 from fubini.errors import UnsupportedCircuitError
 from fubini.metric.points import layer_metric
+from fubini.metric.spectrum import labels_of
 from fubini.native.measurements import Measurement
 from fubini.native.reading import read
 from fubini.nn.layer import QuantumLayer
@@ -64,11 +65,7 @@ class Model:
     @property
     def labels(self) -> tuple[str, ...]:
         """Names of the weights, e.g. ``"w[0, 2]"``."""
-        return tuple(
-            f"{name}[{', '.join(map(str, index))}]" if shape else name
-            for name, shape in self.layer.weight_shapes.items()
-            for index in np.ndindex(*shape)
-        )
+        return labels_of(self.layer.weight_shapes.items())
 
     def draws(self, count: int, seed: int, init_method: Any = None) -> Real:
         """Return random weights, (count, P).

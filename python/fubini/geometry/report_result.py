@@ -9,11 +9,8 @@ import numpy as np
 from fubini.geometry.capacity import effective_dimension, normalised, vanishes
 from fubini.geometry.trend import SILENT, GradientTrend, GradientVariance
 from fubini.metric.plot import figure_for
-from fubini.metric.spectrum import MetricSpectrum
+from fubini.metric.spectrum import MetricSpectrum, counted
 from fubini.options import Index, Real
-
-# Weights that are named before they are counted.
-_NAMED = 8
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -184,8 +181,8 @@ class Report:
         )
         return [
             first,
-            f"  redundant {self._named(self.redundant)}",
-            f"  idle      {self._named(self.idle)}",
+            f"  redundant {counted(self.labels, self.redundant)}",
+            f"  idle      {counted(self.labels, self.idle)}",
         ]
 
     def _gradient_lines(self) -> list[str]:
@@ -218,11 +215,6 @@ class Report:
             spectrum,
             f"effective   {self._dimension(False)} for {self.data} data{local}",
         ]
-
-    def _named(self, which: Index) -> str:
-        names = [self.labels[i] for i in which[:_NAMED]]
-        more = f" and {len(which) - _NAMED} more" if len(which) > _NAMED else ""
-        return f"{len(which)}: {', '.join(names)}{more}" if names else "0"
 
     def _dimension(self, local: bool) -> str:
         value = float(self.effective_dimension(local=local))

@@ -4,7 +4,7 @@ Calls whose circuit is compiled to the same form, such as those of a loop over t
 kernel. The others take a metric each, by the gates of their tape or on their device.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -153,20 +153,14 @@ class CallLayer:
         Raises:
             UnsupportedCircuitError: If a circuit is not compiled.
         """
-        check_same_weights(self.name, self.passes)
         size = sum(p.numel() for p in starts)
         calls: list[CompiledCall] = []
         known: dict[Any, int] = {}
-        for call in self.passes:
-            _check_finite(self, call)
-            now = _arguments(call)
-            form = call_form(call.qnode, self.names, now, call.of_weights, call.fixed, call.mapped)
+        for call, form, own in self._forms():
             if form is None:
                 raise UnsupportedCircuitError(
-                    f"{self.title}: expected a circuit that is compiled: {_why(call.qnode, now)}{remedy}"
+                    f"{self.title}: expected a circuit that is compiled: {_why(call.qnode, _arguments(call))}{remedy}"
                 )
-            # Weights that are computed have derivatives of their own in every call.
-            own = id(call) if any(w.entries is None for w in call.of_weights.values()) else None
             key = (own, form.rows.tobytes(), *form.key())
             if key in known:
                 k = known[key]
@@ -188,14 +182,38 @@ class CallLayer:
             w.plain and starts[w.leaves[0]] == end for w, end in zip(weights, ends, strict=False)
         ):
             return None
-        found = np.concatenate([w.jacobian(starts, size) for w in weights])
-        return found
+        return np.concatenate([w.jacobian(starts, size) for w in weights])
 
     def _batches(self) -> list[_Batch]:
         if self._known is None:
-            check_same_weights(self.name, self.passes)
-            self._known = _batches(self)
+            groups: dict[Any, tuple[CallForm, SeenCall, list[Real]]] = {}
+            others: list[_Batch] = []
+            for call, form, own in self._forms():
+                if form is None:
+                    others += _points(self, call)
+                    continue
+                key = (own, *form.key()) if len(self.passes) > 1 else ()
+                groups.setdefault(key, (form, call, []))[2].append(form.rows)
+            batches = []
+            for form, call, parts in groups.values():
+                rows = np.concatenate(parts) if len(parts) > 1 else parts[0]
+                batches.append(_Batch(form.pullback(rows), call, form.slots, len(rows)))
+            self._known = batches + others
         return self._known
+
+    def _forms(self) -> Iterator[tuple[SeenCall, CallForm | None, int | None]]:
+        """The calls with their compiled forms, and what tells those apart whose weights have derivatives of their own."""
+        check_same_weights(self.name, self.passes)
+        for call in self.passes:
+            now = _arguments(call)
+            for slot, value in now.items():
+                if isinstance(value, Tensor) and not all_finite(value):
+                    raise NumericalError(
+                        f"{self.title}.{self.names[slot]}: expected finite numbers, got NaN or infinity"
+                    )
+            form = call_form(call.qnode, self.names, now, call.of_weights, call.fixed, call.mapped)
+            computed = any(w.entries is None for w in call.of_weights.values())
+            yield call, form, id(call) if computed else None
 
     def refuse_unclear(self) -> None:
         """Raise an error where it is not known whether an argument is a weight.
@@ -234,27 +252,6 @@ def _why(qnode: Any, call: Call) -> str:
     return found.reason if found.compiled is None else "its initial state or its batch has weights"
 
 
-def _batches(layer: CallLayer) -> list[_Batch]:
-    groups: dict[Any, tuple[CallForm, SeenCall, list[Real]]] = {}
-    others: list[_Batch] = []
-    for call in layer.passes:
-        _check_finite(layer, call)
-        now = _arguments(call)
-        form = call_form(call.qnode, layer.names, now, call.of_weights, call.fixed, call.mapped)
-        if form is None:
-            others += _points(layer, call)
-            continue
-        # Weights that are computed have derivatives of their own in every call.
-        own = id(call) if any(w.entries is None for w in call.of_weights.values()) else None
-        key = (own, *form.key()) if len(layer.passes) > 1 else ()
-        groups.setdefault(key, (form, call, []))[2].append(form.rows)
-    batches = []
-    for form, call, parts in groups.values():
-        rows = np.concatenate(parts) if len(parts) > 1 else parts[0]
-        batches.append(_Batch(form.pullback(rows), call, form.slots, len(rows)))
-    return batches + others
-
-
 def _points(layer: CallLayer, call: SeenCall) -> list[_Batch]:
     """The points of a call that is not compiled; of each of its inputs, where they are many."""
     if call.mapped:
@@ -291,14 +288,6 @@ def _point(layer: CallLayer, call: SeenCall, changed: Mapping[Slot, Any]) -> _Ba
 def _arguments(call: SeenCall) -> Call:
     """The arguments of a call, with the weights as they are now."""
     return {**call.arguments, **{s: w.now() for s, w in call.of_weights.items()}}
-
-
-def _check_finite(layer: CallLayer, call: SeenCall) -> None:
-    for slot, value in _arguments(call).items():
-        if isinstance(value, Tensor) and not all_finite(value):
-            raise NumericalError(
-                f"{layer.title}.{layer.names[slot]}: expected finite numbers, got NaN or infinity"
-            )
 
 
 def _sizes(parameters: Sequence[Tensor]) -> list[int]:

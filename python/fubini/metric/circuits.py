@@ -21,6 +21,16 @@ from fubini.runtime import FEWER_WEIGHTS, check_fits
 _MATRIX_FREE = "use fubini.metric_operator(circuit, 'matrix-free')(angles)"
 
 
+def check_of_circuit(**options: Any) -> None:
+    """Check that what makes no sense for a circuit, whose angles are all it has, was left out."""
+    for name, value in options.items():
+        if value is not None and value not in ("auto", "native"):
+            raise ValueError(
+                f"{name}: expected none for a Circuit, which knows nothing but its angles, got {value!r}; leave it out, or "
+                "pass the QNode"
+            )
+
+
 def metric(
     circuit: Circuit,
     angles: Any,
@@ -28,6 +38,7 @@ def metric(
     reduce: Reduce = None,
     layers: LayerRule = "wires",
     state: Any = None,
+    scale: float = 1.0,
 ) -> Any:
     """Computes the Fubini-Study metric g = Re[<d_i psi|d_j psi> - <d_i psi|psi><psi|d_j psi>] over the angles.
 
@@ -39,6 +50,7 @@ def metric(
         reduce: ``"mean"`` averages over the batch.
         layers: Which gates form a block: ``"wires"``, ``"maximal"`` or ``"queue"``, see :mod:`fubini.circuit.gate_layers`.
         state: Initial states, shape (B, N) or (N,), for a circuit that takes them.
+        scale: Factor of what is returned.
 
     Returns:
         Full: (B, A, A); diagonal: (B, A); blocks: a list of pairs of angle indices and (B, k, k), which together
@@ -58,11 +70,14 @@ def metric(
     first = single and reduce is None
     if approx == "block-diag":
         blocks = native_metric.metric_blocks(circuit, values, states, reduce, layers)
+        if scale != 1.0:
+            blocks = [(indices, scale * block) for indices, block in blocks]
         return [(indices, block[0] if first else block) for indices, block in blocks]
     if approx == "diag":
         result = native_metric.metric_diagonal(circuit, values, states, reduce, layers)
     else:
         result = native_metric.full_metric(circuit, values, states, reduce)
+    result = result if scale == 1.0 else scale * result
     return result[0] if first else result
 
 
@@ -118,8 +133,7 @@ def geometric_tensor(
     """
     values, single = circuit.batch_of(angles)
     native_metric.check_request(values, None, reduce, single)
-    result = _pullback(circuit, values, state, single).geometric_tensor(reduce)
-    return result
+    return _pullback(circuit, values, state, single).geometric_tensor(reduce)
 
 
 def metric_operator(
@@ -206,15 +220,3 @@ def _pullback(circuit: Circuit, values: Real, state: Any, single: bool) -> Pullb
     states = circuit.states_of(state, len(values))
     batch = None if single else len(values)
     return Pullback(circuit, values, jacobian, states, batch, frozenset(range(circuit.num_angles)))
-
-
-def scaled(factor: float, metric: Any) -> Any:
-    """Return what ``metric`` returns, times a factor.
-
-    Args:
-        factor: The factor.
-        metric: An array, or blocks.
-    """
-    if isinstance(metric, list):
-        return [(indices, factor * block) for indices, block in metric]
-    return factor * metric

@@ -7,9 +7,10 @@ import torch
 
 from fubini.circuit.arguments import Argnums, check_finite_array, returned
 from fubini.metric import circuits
-from fubini.metric.calls import check_of_circuit, check_plain, named
+from fubini.metric.circuits import check_of_circuit
+from fubini.metric.engines import Point
 from fubini.metric.gradient import Wanted, derivative_along
-from fubini.metric.points import points
+from fubini.metric.points import over_calls, points
 from fubini.native.circuit import Circuit
 from fubini.options import Approx, LayerRule, Reduce, check_approx, check_reduce, check_rule
 
@@ -69,9 +70,7 @@ def metric_derivative(
         )
     at = points(qnode, None, argnums, "native")
 
-    def call(*args: Any, **kwargs: Any) -> Any:
-        check_plain(args, kwargs)
-        point = at(args, kwargs)
+    def value(point: Point) -> Any:
         if not all(isinstance(w, torch.Tensor) for w in point.weights):
             raise TypeError(
                 "arguments: expected weights that are torch tensors, got "
@@ -91,7 +90,7 @@ def metric_derivative(
             )
         for d in parts:
             check_finite_array("direction", d)
-        value = derivative_along(point, parts, Wanted(approx, layers, reduce, True))
-        return returned(value, point.weights, True)
+        found = derivative_along(point, parts, Wanted(approx, layers, reduce, True))
+        return returned(found, point.weights, True)
 
-    return named(qnode, call)
+    return over_calls(qnode, at, value)

@@ -62,13 +62,9 @@ class Call:
 
     def with_weights(self, weights: Sequence[torch.Tensor]) -> "Call":
         """Return the call with other weights."""
-        args, kwargs = list(self.args), dict(self.kwargs)
-        for name, weight in zip(self.weights, weights, strict=True):
-            if isinstance(name, int):
-                args[name] = weight
-            else:
-                kwargs[name] = weight
-        return replace(self, args=tuple(args), kwargs=kwargs)
+        new = dict(zip(self.weights, weights, strict=True))
+        args = tuple(new.get(k, v) for k, v in enumerate(self.args))
+        return replace(self, args=args, kwargs={n: new.get(n, v) for n, v in self.kwargs.items()})
 
     def detached(self) -> "Call":
         """Return the call with tensors that carry no graph."""
@@ -120,10 +116,8 @@ class Point:
         """
         if self.pullback is not None:
             return self.pullback.metric(approx, layers, reduce)
-        tape, jacobian = self._device_jacobian()
-        self._check_fits(1, jacobian, reduce)
+        tape, jacobian, runner = self._on_device(1, reduce)
         # Without entries of weights there is nothing to measure.
-        runner = self._runner
         blocks = metric_job(tape, runner, approx, layers).run(runner) if jacobian.size else []
         return assembled(
             [(block.angles, block.values) for block in blocks], jacobian, tape.batch, reduce
@@ -140,9 +134,8 @@ class Point:
         """
         if self.pullback is not None:
             return self.pullback.geometric_tensor(reduce)
-        tape, jacobian = self._device_jacobian()
-        self._check_fits(2, jacobian, reduce)
-        values = geometric_tensor_job(tape, self._runner).run(self._runner)
+        tape, jacobian, runner = self._on_device(2, reduce)
+        values = geometric_tensor_job(tape, runner).run(runner)
         slots = list(range(values.shape[-1]))
         result: Complex = assembled([(slots, values)], jacobian, tape.batch, reduce)
         return result
@@ -167,33 +160,26 @@ class Point:
         Raises:
             UnsupportedCircuitError: With shots, and for gates without a shift rule.
         """
-        tape, jacobian = self._device_jacobian()
+        tape, jacobian, runner = self._on_device(1, reduce)
         if tape.shots is not None:
             raise UnsupportedCircuitError(
                 f"qnode: expected no shots for the metric of a mixed state, which is that of its density matrix, got {tape.shots}"
             )
-        self._check_fits(1, jacobian, reduce)
-        values = mixed_metric_job(tape, self.device).run(self._runner)
+        values = mixed_metric_job(tape, self.device).run(runner)
         return assembled([(list(range(values.shape[-1])), values)], jacobian, tape.batch, reduce)
 
-    @property
-    def _runner(self) -> Executor:
-        return executor_of(self.device) if self.executor is None else self.executor
-
-    def _check_fits(self, doubles: int, jacobian: Jacobian, reduce: Reduce) -> None:
-        assert self.tape is not None
-        rows = 1 if reduce == "mean" else self.tape.batch or 1
-        shape = (rows, jacobian.size, jacobian.size)
-        check_fits(f"{shape}: the metric", doubles * float(np.prod(shape)), MATRIX_FREE)
-
-    def _device_jacobian(self) -> tuple[GateTape, Jacobian]:
+    def _on_device(self, doubles: int, reduce: Reduce) -> tuple[GateTape, Jacobian, Executor]:
+        """The gates, the Jacobian of what is differentiated, and who runs them, if so many doubles an entry fit."""
         assert self.tape is not None
         jacobian = Jacobian(np.arange(self.tape.jacobian.shape[1]), self.tape.jacobian)
         if self.argnum is not None:
             chosen = set(self.argnum)
             numbers = self.tape.parameter_numbers
             jacobian = jacobian.restricted(i for i, n in enumerate(numbers) if n in chosen)
-        return self.tape, jacobian
+        rows = 1 if reduce == "mean" else self.tape.batch or 1
+        shape = (rows, jacobian.size, jacobian.size)
+        check_fits(f"{shape}: the metric", doubles * float(np.prod(shape)), MATRIX_FREE)
+        return self.tape, jacobian, self.executor or executor_of(self.device)
 
 
 def at_call(

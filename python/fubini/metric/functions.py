@@ -11,10 +11,11 @@ from typing import Any, Literal
 from fubini.circuit.arguments import Argnums, returned
 from fubini.errors import UnsupportedCircuitError
 from fubini.metric import circuits
-from fubini.metric.calls import Argnum, check_of_circuit, check_plain, named
+from fubini.metric.circuits import check_of_circuit
+from fubini.metric.engines import Point
 from fubini.metric.gradient import Wanted, with_gradient
 from fubini.metric.operator import metric_operator
-from fubini.metric.points import points
+from fubini.metric.points import Argnum, over_calls, points
 from fubini.native.circuit import Circuit
 from fubini.options import (
     Approx,
@@ -26,13 +27,6 @@ from fubini.options import (
     check_reduce,
     check_rule,
 )
-
-__all__ = [
-    "Approx",
-    "geometric_tensor",
-    "metric_tensor",
-    "quantum_fisher",
-]
 
 #: Attribute of metric functions: the same as a NumPy array over all weights, without a graph; None off the native engine.
 MATRIX = "_fubini_matrix"
@@ -139,14 +133,8 @@ def metric_tensor(
     if approx == "auto":
         check_reduce(reduce)
         return metric_operator(qnode, argnum=argnum, argnums=argnums, layers=layers, engine=engine)
-    check_rule(layers)
     wanted = Wanted(approx, layers, reduce, joint)
-    if isinstance(qnode, Circuit):
-        check_of_circuit(argnum=argnum, argnums=argnums, engine=engine)
-        return lambda angles, state=None: circuits.metric(
-            qnode, angles, approx, reduce, layers, state
-        )
-    return _over_calls(qnode, wanted, argnum, argnums, engine)
+    return _metric_function(qnode, wanted, argnum, argnums, engine)
 
 
 def quantum_fisher(
@@ -207,21 +195,9 @@ def quantum_fisher(
                 [1., 1.]], dtype=torch.float64)
     """
     check_approx(approx)
-    check_rule(layers)
     _check_pennylane(allow_nonunitary, hybrid)
-    if isinstance(qnode, Circuit):
-        of_circuit = metric_tensor(
-            qnode,
-            approx,
-            argnum=argnum,
-            argnums=argnums,
-            layers=layers,
-            reduce=reduce,
-            engine=engine,
-        )
-        return lambda angles, state=None: circuits.scaled(4.0, of_circuit(angles, state))
     wanted = Wanted(approx, layers, reduce, joint, scale=4.0)
-    return _over_calls(qnode, wanted, argnum, argnums, engine, mixed=True)
+    return _metric_function(qnode, wanted, argnum, argnums, engine, mixed=True)
 
 
 def geometric_tensor(
@@ -269,17 +245,11 @@ def geometric_tensor(
         >>> round(abs(tensor[0, 1].imag.item()), 6)
         0.230265
     """
-    if isinstance(qnode, Circuit):
-        check_of_circuit(argnum=argnum, argnums=argnums, engine=engine)
-        return lambda angles, state=None: circuits.geometric_tensor(qnode, angles, reduce, state)
     wanted = Wanted(reduce=reduce, joint=joint, tensor=True)
-    return _over_calls(qnode, wanted, argnum, argnums, engine)
+    return _metric_function(qnode, wanted, argnum, argnums, engine)
 
 
-# -- calls ------------------------------------------------------------------------------------------------------
-
-
-def _over_calls(
+def _metric_function(
     qnode: Any,
     wanted: Wanted,
     argnum: Argnum,
@@ -288,29 +258,38 @@ def _over_calls(
     mixed: bool = False,
 ) -> Callable[..., Any]:
     """A function of the QNode's arguments that returns the metric wanted; ``mixed``: also of mixed states."""
-    check_reduce(wanted.reduce)
+    approx, layers, reduce, scale = wanted.approx, wanted.layers, wanted.reduce, wanted.scale
+    check_rule(layers)
+    check_reduce(reduce)
+    if isinstance(qnode, Circuit):
+        check_of_circuit(argnum=argnum, argnums=argnums, engine=engine)
+        if wanted.tensor:
+            return lambda angles, state=None: circuits.geometric_tensor(
+                qnode, angles, reduce, state
+            )
+        return lambda angles, state=None: circuits.metric(
+            qnode, angles, approx, reduce, layers, state, scale
+        )
     at = points(qnode, argnum, argnums, engine)
 
-    def call(*args: Any, **kwargs: Any) -> Any:
-        check_plain(args, kwargs)
-        point = at(args, kwargs)
+    def value(point: Point) -> Any:
         if wanted.tensor:
-            value: Any = point.geometric_tensor(wanted.reduce)
+            found: Any = point.geometric_tensor(reduce)
         elif mixed and point.is_mixed():
-            if wanted.approx is not None:
+            if approx is not None:
                 raise UnsupportedCircuitError(
-                    f"approx: expected None for a mixed state, which has no blocks of commuting gates, got {wanted.approx!r}"
+                    f"approx: expected None for a mixed state, which has no blocks of commuting gates, got {approx!r}"
                 )
-            value = wanted.scale * point.mixed_metric(wanted.reduce)
+            found = scale * point.mixed_metric(reduce)
         else:
-            value = wanted.scale * point.metric(wanted.approx, wanted.layers, wanted.reduce)
-        return with_gradient(returned(value, point.weights, wanted.joint), point, wanted)
+            found = scale * point.metric(approx, layers, reduce)
+        return with_gradient(returned(found, point.weights, wanted.joint), point, wanted)
 
     def matrix(*args: Any) -> Real | None:
         point = at(args, {})
-        native = point.pullback is not None and not wanted.tensor and wanted.scale == 1.0
-        return point.metric(wanted.approx, wanted.layers, wanted.reduce) if native else None
+        native = point.pullback is not None and not wanted.tensor and scale == 1.0
+        return point.metric(approx, layers, reduce) if native else None
 
-    found = named(qnode, call)
-    setattr(found, MATRIX, matrix)
-    return found
+    function = over_calls(qnode, at, value)
+    setattr(function, MATRIX, matrix)
+    return function

@@ -22,12 +22,14 @@ from fubini import _core
 from fubini.arrays import is_tensor, to_numpy
 from fubini.circuit.arguments import returned_tensors
 from fubini.circuit.decompose import gate_operations
+from fubini.circuit.jacobian import Jacobian
 from fubini.circuit.tape import user_tape
 from fubini.metric.engines import Call, Point
 from fubini.native.circuit import Circuit
 from fubini.native.derivative import along, gradient, tangent_states, without_state
 from fubini.native.layer_plan import layer_plan
 from fubini.native.metric import check_finite
+from fubini.native.pullback import Pullback
 from fubini.options import Approx, Complex, Index, Reduce
 from fubini.runtime import FEWER_WEIGHTS, check_fits
 
@@ -188,9 +190,9 @@ def rebuilt(point: Point, call: Call, wanted: Wanted) -> tuple[Tensor, ...]:
     assert pullback is not None
     angles, weights = live_angles(point, call)
     rows = pullback.jacobian.rows
-    jacobian = live_jacobian(angles, weights, rows, pullback.jacobian.inputs)
+    jacobian = live_jacobian(angles, weights, pullback.jacobian)
     metric: Any = _AngleMetric.apply(  # type: ignore[no-untyped-call]
-        angles, pullback.circuit, pullback.states, rows, pattern(point, wanted), wanted.tensor
+        angles, pullback.circuit, pullback.states, rows, pattern(pullback, wanted), wanted.tensor
     )
     j = jacobian.to(metric.dtype)
     pulled = wanted.scale * (j.mT @ metric @ j)
@@ -198,18 +200,18 @@ def rebuilt(point: Point, call: Call, wanted: Wanted) -> tuple[Tensor, ...]:
     return returned_tensors(matrix, [call.value(name) for name in call.weights], wanted.joint)
 
 
-def live_jacobian(angles: Tensor, weights: Sequence[Tensor], rows: Index, inputs: int) -> Tensor:
+def live_jacobian(angles: Tensor, weights: Sequence[Tensor], known: Jacobian) -> Tensor:
     """Return the Jacobian of angles by weights as a tensor that can be differentiated again.
 
     Args:
         angles: (batch, A) with their graph.
         weights: Any shapes, float64.
-        rows: Angles to differentiate, (k,).
-        inputs: 1 where the derivative is the same for every input.
+        known: Its values, which say which k angles to differentiate, and whether for one input or for all.
 
     Returns:
         (1 or batch, k, P).
     """
+    rows, inputs = known.rows, known.inputs
     flat = angles[:inputs, torch.as_tensor(rows)].reshape(-1)
     if not flat.requires_grad:
         return torch.zeros(inputs, len(rows), sum(w.numel() for w in weights), dtype=torch.float64)
@@ -230,10 +232,8 @@ def live_jacobian(angles: Tensor, weights: Sequence[Tensor], rows: Index, inputs
     return torch.cat(columns, dim=1).reshape(inputs, len(rows), -1)
 
 
-def pattern(point: Point, wanted: Wanted) -> npt.NDArray[np.float64] | None:
+def pattern(pullback: Pullback, wanted: Wanted) -> npt.NDArray[np.float64] | None:
     """Return which entries of the metric over angles an approximation keeps: ones and zeros (k, k), or None for all."""
-    pullback = point.pullback
-    assert pullback is not None
     if wanted.approx is None:
         return None
     rows = pullback.jacobian.rows
@@ -318,16 +318,16 @@ def derivative_along(point: Point, direction: Sequence[Tensor], wanted: Wanted) 
         call = point.call.detached().with_weights(leaves)
         angles, weights = live_angles(point, call)
         rows, inputs = pullback.jacobian.rows, pullback.jacobian.inputs
-        jacobian = live_jacobian(angles, weights, rows, inputs)
+        jacobian = live_jacobian(angles, weights, pullback.jacobian)
         flat = torch.cat([d.detach().to("cpu", torch.float64).reshape(-1) for d in direction])
         moved = jacobian @ flat  # d angles / dt
-        change = (
-            live_jacobian(_padded(moved, rows, angles.shape[1]), weights, rows, inputs)
-            if moved.requires_grad
-            else torch.zeros_like(jacobian)
-        )
+        change = torch.zeros_like(jacobian)
+        if moved.requires_grad:
+            every = torch.zeros(len(moved), angles.shape[1], dtype=moved.dtype)
+            every = every.index_copy(1, torch.as_tensor(rows), moved)
+            change = live_jacobian(every, weights, pullback.jacobian)
     j, dj, speed = (to_numpy(t) for t in (jacobian, change, moved))
-    mask = pattern(point, wanted)
+    mask = pattern(pullback, wanted)
     batch, size = len(pullback.angles), pullback.size
     mean = wanted.reduce == "mean" or pullback.batch is None
     shape = (1 if mean else batch, size, size)
@@ -349,11 +349,3 @@ def derivative_along(point: Point, direction: Sequence[Tensor], wanted: Wanted) 
     if mean:
         return total[0] * (wanted.scale / batch)
     return wanted.scale * total
-
-
-def _padded(moved: Tensor, rows: Index, size: int) -> Tensor:
-    result = torch.zeros(len(moved), size, dtype=moved.dtype)
-    return result.index_copy(1, torch.as_tensor(rows), moved)
-
-
-__all__: Sequence[str] = ["Wanted", "derivative_along", "with_gradient"]

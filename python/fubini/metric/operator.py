@@ -7,9 +7,9 @@ import torch
 
 from fubini.circuit.arguments import Argnums
 from fubini.metric import circuits
-from fubini.metric.calls import Argnum, check_of_circuit, check_plain, named
+from fubini.metric.circuits import check_of_circuit
 from fubini.metric.engines import Point
-from fubini.metric.points import at_inputs, points
+from fubini.metric.points import Argnum, at_inputs, over_calls, points
 from fubini.native.circuit import Circuit
 from fubini.native.operator import MetricOperator
 from fubini.options import Engine, Form, LayerRule, check_form, check_rule
@@ -64,12 +64,7 @@ def metric_operator(
             qnode, angles, form, layers, state
         )
     at = points(qnode, argnum, argnums, engine)
-
-    def call(*args: Any, **kwargs: Any) -> MetricOperator:
-        check_plain(args, kwargs)
-        return _operator(at(args, kwargs), form, layers)
-
-    return named(qnode, call)
+    return over_calls(qnode, at, lambda point: _operator(point, form, layers))
 
 
 def layer_operator(layer: Any, inputs: torch.Tensor, layers: LayerRule = "wires") -> MetricOperator:

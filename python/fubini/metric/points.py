@@ -1,5 +1,6 @@
 """From the arguments of QNodes and layers to points: a circuit at given weights and inputs, whose metric is asked for."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,13 +18,16 @@ from fubini.nn.layer_tape import layer_arguments, layer_tape
 from fubini.nn.qnode_function import plain_qnode
 from fubini.nn.stand_in import as_native, quantum_layer
 from fubini.options import Approx, Engine, LayerRule, Real, Reduce, check_engine
+from fubini.torch_private import is_wrapped
+
+Argnum = int | Sequence[int] | None
+#: From positional and keyword arguments to the point that they are.
+At = Callable[[Sequence[Any], dict[str, Any]], Point]
 
 _EXPECTED = "qnode: expected a QNode, a QuantumLayer or a TorchLayer, got "
 
 
-def points(
-    qnode: Any, argnum: int | Sequence[int] | None, argnums: Argnums, engine: Engine
-) -> Callable[[Sequence[Any], dict[str, Any]], Point]:
+def points(qnode: Any, argnum: Argnum, argnums: Argnums, engine: Engine) -> At:
     """Return a function from the arguments of a QNode or layer to the point that they are.
 
     Args:
@@ -70,6 +74,28 @@ def points(
             _EXPECTED + f"{type(qnode).__name__}; make one by qml.QNode(function, device)"
         )
     return lambda args, kwargs: at_call(qnode, args, kwargs, engine, chosen, argnums)
+
+
+def over_calls(qnode: Any, at: At, value: Callable[[Point], Any]) -> Callable[..., Any]:
+    """Return the function that takes the arguments of a QNode or layer, with its name, and returns a value of the point.
+
+    Args:
+        qnode: As for :func:`points`.
+        at: What that returned.
+        value: Of the point.
+    """
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        for one in (*args, *kwargs.values()):
+            if isinstance(one, torch.Tensor) and is_wrapped(one):
+                raise NotImplementedError(
+                    "arguments: expected tensors with values, got ones inside of a transform of torch.func (grad, vmap, jacrev, "
+                    "hessian); differentiate a metric by torch.autograd, which has first derivatives"
+                )
+        return value(at(args, kwargs))
+
+    qnode = plain_qnode(qnode)
+    return functools.wraps(qnode.func)(call) if isinstance(qnode, qml.QNode) else call
 
 
 def at_inputs(
@@ -122,31 +148,6 @@ def at_inputs(
     return replace(
         of_gates(call, tape, values, engine, argnum), executor=getattr(layer, "executor", None)
     )
-
-
-def at_single_inputs(
-    layer: Any, inputs: torch.Tensor, weights: Mapping[str, Any] | None = None
-) -> list[Point]:
-    """Return the points of inputs that the quantum function gets one by one: one point for all if it is compiled.
-
-    Args:
-        layer: A QuantumLayer or TorchLayer.
-        inputs: (batch, features).
-        weights: By name, instead of the layer's own.
-
-    Returns:
-        One point, or one for each input.
-    """
-    compiling = quantum_layer(layer) or layer
-    if getattr(compiling, "engine", "device") != "device":
-        form = compiling.compiled(inputs[0])
-        if form is not None:
-            named = dict(layer.qnode_weights if weights is None else weights)
-            call = Call(layer.qnode, (), layer_arguments(layer, inputs, named), tuple(named), True)
-            values = list(named.values())
-            found = form.pullback([to_numpy(w) for w in values], to_numpy(inputs))
-            return [Point(values, call, found)]
-    return [at_inputs(layer, row, weights=weights) for row in inputs]
 
 
 def compiled_pullback(layer: Any, inputs: torch.Tensor) -> Pullback | None:
@@ -214,8 +215,15 @@ def single_inputs_metric(
     Returns:
         (P, P).
     """
-    found = at_single_inputs(layer, inputs, weights)
-    return np.mean([point.metric(approx, layers, "mean") for point in found], axis=0)  # type: ignore[no-any-return]
+    compiling = quantum_layer(layer) or layer
+    if getattr(compiling, "engine", "device") != "device":
+        form = compiling.compiled(inputs[0])
+        if form is not None:
+            own = layer.qnode_weights if weights is None else weights
+            pullback = form.pullback([to_numpy(w) for w in own.values()], to_numpy(inputs))
+            return pullback.metric(approx, layers, "mean")
+    rows = [at_inputs(layer, row, weights=weights) for row in inputs]
+    return np.mean([point.metric(approx, layers, "mean") for point in rows], axis=0)  # type: ignore[no-any-return]
 
 
 def _check_layer(layer: Any) -> None:

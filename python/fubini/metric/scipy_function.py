@@ -165,7 +165,7 @@ class SciPyFunction:
 
     def __reduce__(self) -> Any:
         """Start anew, in another process too."""
-        return _made, (self._function, self._parts(self.x0), self._constants)
+        return SciPyFunction, (self._function, self._parts(self.x0), self._constants)
 
     def _at(self, x: Real) -> tuple[Any, Any] | None:
         """The program and the map of angles; None where the circuit is not compiled for these numbers."""
@@ -200,12 +200,9 @@ class SciPyFunction:
         return given
 
     def _parts(self, x: Real) -> list[Real]:
-        parts, start = [], 0
-        for shape in self._shapes:
-            size = int(np.prod(shape, dtype=int))
-            parts.append(x[start : start + size].reshape(shape))
-            start += size
-        return parts
+        sizes = [int(np.prod(shape, dtype=int)) for shape in self._shapes]
+        parts = np.split(x, np.cumsum(sizes)[:-1])
+        return [part.reshape(shape) for part, shape in zip(parts, self._shapes, strict=True)]
 
     def _tensors(self, x: Real) -> list[torch.Tensor]:
         return [torch.from_numpy(part.copy()) for part in self._parts(x)]
@@ -249,12 +246,6 @@ def scipy_function(qnode: Any, *weights: Any, **constants: Any) -> SciPyFunction
         ValueError: If a weight is not finite.
     """
     function = qnode if isinstance(qnode, QNodeFunction) else QNodeFunction(qnode)
-    return SciPyFunction(function, weights, constants)
-
-
-def _made(
-    function: QNodeFunction, weights: Sequence[Any], constants: Mapping[str, Any]
-) -> SciPyFunction:
     return SciPyFunction(function, weights, constants)
 
 

@@ -1,6 +1,6 @@
 """What a metric says about a circuit's weights: how many directions they move the state in, and which are redundant."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,11 +9,11 @@ import numpy as np
 from fubini.arrays import real_array
 from fubini.circuit.arguments import Argnums, argument_name, check_finite_array
 from fubini.metric.engines import Point
-from fubini.metric.points import points
+from fubini.metric.points import over_calls, points
 from fubini.native.operator import MetricOperator
 from fubini.options import Approx, Engine, Index, LayerRule, Real, check_approx, check_rule
 
-#: Weights that a repr names before it counts.
+#: Weights that a text names before it counts.
 _NAMED = 8
 
 
@@ -157,18 +157,13 @@ class MetricSpectrum:
         size = len(self.labels)
         if not size:
             return "MetricSpectrum(no weights)"
-        redundant = [self.labels[i] for i in self.redundant]
-        names = ", ".join(redundant[:_NAMED]) + (
-            f" and {len(redundant) - _NAMED} more" if len(redundant) > _NAMED else ""
-        )
         lines = [
             f"MetricSpectrum({size} weights, rank {self.rank})",
             f"  eigenvalues       {self.eigenvalues[0]:.3g} to {self.eigenvalues[-1]:.3g}, cut-off {self.cutoff:.1g}",
             f"  condition number  {self.condition:.3g}",
             f"  effective dim.    {self.effective_dimension():.0f}; with damping 1e-3: {self.effective_dimension(1e-3):.3g}",
-            f"  redundant         {len(redundant)}{': ' if redundant else ''}{names}",
-            f"  idle              {len(self.idle)}{': ' if len(self.idle) else ''}"
-            + ", ".join(self.labels[i] for i in self.idle[:_NAMED]),
+            f"  redundant         {counted(self.labels, self.redundant)}",
+            f"  idle              {counted(self.labels, self.idle)}",
         ]
         return "\n".join(lines)
 
@@ -217,26 +212,27 @@ def metric_spectrum(
     """
     check_approx(approx)
     check_rule(layers)
-    at = points(qnode, None, argnums, engine)
 
-    def call(*args: Any, **kwargs: Any) -> MetricSpectrum:
-        point = at(args, kwargs)
-        matrix = point.metric(approx, layers, "mean")
-        return MetricSpectrum.of_matrix(matrix, weight_labels(point), rcond)
+    def value(point: Point) -> MetricSpectrum:
+        function = point.call.qnode.func
+        names = [argument_name(function, weight) for weight in point.call.weights]
+        labels = labels_of(zip(names, map(np.shape, point.weights), strict=True))
+        return MetricSpectrum.of_matrix(point.metric(approx, layers, "mean"), labels, rcond)
 
-    return call
+    return over_calls(qnode, points(qnode, None, argnums, engine), value)
 
 
-def weight_labels(point: Point) -> tuple[str, ...]:
-    """Return names of the weights of a call, e.g. ``"w[0, 2]"``.
+def labels_of(weights: Iterable[tuple[str, Sequence[int]]]) -> tuple[str, ...]:
+    """Return names of the entries of weights with given names and shapes, e.g. ``"w[0, 2]"``."""
+    return tuple(
+        f"{name}[{', '.join(map(str, index))}]" if shape else name
+        for name, shape in weights
+        for index in np.ndindex(*shape)
+    )
 
-    Args:
-        point: The call.
-    """
-    labels: list[str] = []
-    for weight, value in zip(point.call.weights, point.weights, strict=True):
-        name = argument_name(point.call.qnode.func, weight)
-        shape = tuple(np.shape(value))
-        for index in np.ndindex(shape):
-            labels.append(f"{name}[{', '.join(map(str, index))}]" if shape else name)
-    return tuple(labels)
+
+def counted(labels: Sequence[str], which: Index) -> str:
+    """Return how many weights were found, and the names of the first of them."""
+    names = [labels[i] for i in which[:_NAMED]]
+    more = f" and {len(which) - _NAMED} more" if len(which) > _NAMED else ""
+    return f"{len(which)}: {', '.join(names)}{more}" if names else "0"

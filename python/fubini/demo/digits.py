@@ -48,31 +48,6 @@ def make_model(kind: Any = fubini.QuantumLayer) -> tuple[torch.nn.Sequential, to
     return model.double(), layer
 
 
-def make_optimizer(
-    name: str,
-    rates: Rates,
-    model: torch.nn.Module,
-    layer: torch.nn.Module,
-    loss: torch.nn.Module,
-) -> torch.optim.Optimizer:
-    """Return the optimizer of the model.
-
-    Args:
-        name: A name of the case's rates.
-        rates: Learning rates of the classical layers and of the circuit; none for the natural gradient.
-        model: The classifier.
-        layer: Its quantum layer.
-        loss: What is minimised.
-    """
-    if name == DEFAULT:
-        return fubini.QNGOptimizer(model, loss=loss)
-    quantum = list(layer.parameters())
-    classical = [p for p in model.parameters() if not any(p is q for q in quantum)]
-    groups = [{"params": classical, "lr": rates[0]}, {"params": quantum, "lr": rates[1]}]
-    made: torch.optim.Optimizer = KINDS[name.partition(",")[0]](groups, lr=rates[0])
-    return made
-
-
 def train(optimizer: str, rates: Rates, steps: int, seed: int, tick: Tick) -> Run:
     """Train the classifier.
 
@@ -99,7 +74,13 @@ def train(optimizer: str, rates: Rates, steps: int, seed: int, tick: Tick) -> Ru
         model, layer = make_model(kind)
         model(images[:BATCH])  # compiles the circuit, which is no part of the training
         loss_fn = torch.nn.CrossEntropyLoss()
-        opt = make_optimizer(optimizer, rates, model, layer, loss_fn)
+        opt: torch.optim.Optimizer
+        if optimizer == DEFAULT:
+            opt = fubini.QNGOptimizer(model, loss=loss_fn)
+        else:
+            groups = [{"params": model[::2].parameters(), "lr": rates[0]}]
+            groups.append({"params": layer.parameters(), "lr": rates[1]})
+            opt = KINDS[optimizer.partition(",")[0]](groups, lr=rates[0])
         batches: tuple[torch.Tensor, ...] = ()
         for step in range(steps):
             if step % epoch == 0:

@@ -286,13 +286,9 @@ def _double(qnode: Any, weights: Weights, data: str | None) -> QuantumLayer:
 
 
 def _check_exact(layer: QuantumLayer) -> None:
-    qnode = layer.qnode
-    if qnode.shots.total_shots is not None or qnode.device.name == "default.mixed":
-        found = (
-            f"{qnode.shots.total_shots} shots"
-            if qnode.shots.total_shots is not None
-            else "a device of mixed states"
-        )
+    shots = layer.qnode.shots.total_shots
+    if shots is not None or layer.qnode.device.name == "default.mixed":
+        found = "a device of mixed states" if shots is None else f"{shots} shots"
         raise UnsupportedCircuitError(
             f"model: expected an exact simulator of pure states, got {found}, whose noise would count as gradient and as "
             "information; report on fubini.QuantumLayer(qml.QNode(qnode.func, qml.device('default.qubit')), shapes)"

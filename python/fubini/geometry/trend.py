@@ -122,16 +122,13 @@ def trend(sizes: list[int], variances: list[GradientVariance]) -> GradientTrend:
     n = np.array(sizes, dtype=float)
     means = np.array([v.mean for v in variances])
     errors = np.array([v.error for v in variances])
-    if len(n) < 2 or not (means > 0.0).all():
-        nothing = float("nan")
-        return GradientTrend(
-            tuple(sizes), means, errors, nothing, nothing, nothing, nothing, (nothing, nothing)
-        )
-    logs = np.log2(means)
-    # In bits; a floor keeps sizes whose variance happens to be exact from deciding everything.
-    widths = np.maximum(errors / means, 0.02) / np.log(2.0)
-    rate, rate_error, first = _line(n, logs, widths)
-    power, power_error, second = _line(np.log2(n), logs, widths)
+    laws = [(float("nan"),) * 3] * 2
+    if len(n) >= 2 and (means > 0.0).all():
+        logs = np.log2(means)
+        # In bits; a floor keeps sizes whose variance happens to be exact from deciding everything.
+        widths = np.maximum(errors / means, 0.02) / np.log(2.0)
+        laws = [_line(n, logs, widths), _line(np.log2(n), logs, widths)]
+    (rate, rate_error, first), (power, power_error, second) = laws
     return GradientTrend(
         tuple(sizes), means, errors, -rate, rate_error, -power, power_error, (first, second)
     )

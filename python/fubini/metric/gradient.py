@@ -105,31 +105,16 @@ class _Metric(torch.autograd.Function):
                 )
         if again:
             # Of a linear function of the metric the incoming gradients are constants, and so would be the result.
-            found = without_derivative(found, (*ctx.saved_tensors, *gradients))
+            found = _Final.apply(len(found), *found, *ctx.saved_tensors, *gradients)  # type: ignore[no-untyped-call]
         return None, None, None, *found
 
 
-def without_derivative(values: Sequence[Tensor | None], sources: Sequence[Tensor]) -> list[Any]:
-    """Return the same values, which depend on tensors in a way that torch must not take for constant.
-
-    Args:
-        values: What was computed; None stays.
-        sources: What it was computed from.
-
-    Returns:
-        The values; differentiating them raises a NotImplementedError, if a source requires grad.
-    """
-    live = [v for v in values if v is not None]
-    following = iter(_Final.apply(len(live), *live, *sources) if live else ())  # type: ignore[no-untyped-call]
-    return [None if v is None else next(following) for v in values]
-
-
 class _Final(torch.autograd.Function):
-    """The first tensors, whose derivatives by all are not known."""
+    """The first tensors, which depend on all others in a way that torch must not take for constant; None stays."""
 
     @staticmethod
-    def forward(ctx: Any, count: int, *tensors: Tensor) -> Any:
-        return tuple(t.view_as(t) for t in tensors[:count])
+    def forward(ctx: Any, count: int, *tensors: Tensor | None) -> Any:
+        return tuple(None if t is None else t.view_as(t) for t in tensors[:count])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -56,6 +57,8 @@ class SciPyFunction:
         self._shapes = [a.shape for a in arrays]
         self.x0: Real = np.concatenate([a.reshape(-1) for a in arrays])
         self._shape = self.x0.shape
+        ends = np.cumsum([0, *(a.size for a in arrays)]).tolist()
+        self._places = [slice(*pair) for pair in itertools.pairwise(ends)]
         self._known: Known | None = None
         self._engine: tuple[Any, Any] | None = None
         self._rest: list[Real] = []
@@ -83,12 +86,9 @@ class SciPyFunction:
             value = _number(self._values(tensors))
             if not value.requires_grad:
                 return float(value), np.zeros(len(x))
-            found = torch.autograd.grad(value, tensors, allow_unused=True)
-            parts = [
-                np.zeros(w.numel()) if g is None else to_numpy(g).reshape(-1)
-                for w, g in zip(tensors, found, strict=True)
-            ]
-            return float(value.detach()), np.concatenate(parts)
+            found = torch.autograd.grad(value, tensors, materialize_grads=True)
+            gradient = np.concatenate([to_numpy(g).reshape(-1) for g in found])
+            return float(value.detach()), gradient
         program, angles = engine
         values, passed = _core.forward(program, angles, [x, *self._rest], _NONE, True)
         assert passed is not None
@@ -200,9 +200,8 @@ class SciPyFunction:
         return given
 
     def _parts(self, x: Real) -> list[Real]:
-        sizes = [int(np.prod(shape, dtype=int)) for shape in self._shapes]
-        parts = np.split(x, np.cumsum(sizes)[:-1])
-        return [part.reshape(shape) for part, shape in zip(parts, self._shapes, strict=True)]
+        places = zip(self._places, self._shapes, strict=True)
+        return [x[place].reshape(shape) for place, shape in places]
 
     def _tensors(self, x: Real) -> list[torch.Tensor]:
         return [torch.from_numpy(part.copy()) for part in self._parts(x)]

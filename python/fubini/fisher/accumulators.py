@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,25 +23,29 @@ Cotangents = Mapping[int, Tensor]
 _CHUNK = 1 << 24
 
 
+@dataclass(eq=False)
 class Unit(ABC):
     """Parameters that get one block, and the uses of the layers that they belong to.
 
-    Args:
+    Attributes:
         parameters: In the block's order.
         label: For messages.
         calls: Uses of layers; those of others count for nothing.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], label: str, calls: Sequence[Call]) -> None:
-        self.parameters, self.label = list(parameters), label
-        self.size = sum(p.numel() for p in parameters)
-        order = {id(p): i for i, p in enumerate(parameters)}
+    parameters: list[Tensor]
+    label: str
+    calls: Sequence[Call]
+
+    def __post_init__(self) -> None:
+        self.size = sum(p.numel() for p in self.parameters)
+        order = {id(p): i for i, p in enumerate(self.parameters)}
         # For every use the rule's names of the parameters by their positions in the block.
-        self._calls: list[tuple[Any, dict[int, str]]] = []
-        for call in calls:
+        self._uses: list[tuple[Any, dict[int, str]]] = []
+        for call in self.calls:
             names = {order[id(p)]: n for n, p in call.parameters.items() if id(p) in order}
             if names:
-                self._calls.append((call, dict(sorted(names.items()))))
+                self._uses.append((call, dict(sorted(names.items()))))
 
     @abstractmethod
     def add(self, cotangents: Cotangents, data: int) -> None:
@@ -58,7 +63,7 @@ class Unit(ABC):
     def _live(self, cotangents: Cotangents) -> list[tuple[Any, Tensor, dict[int, str]]]:
         return [
             (call, cotangents[call.key], names)
-            for call, names in self._calls
+            for call, names in self._uses
             if call.key in cotangents
         ]
 
@@ -84,69 +89,50 @@ class Unit(ABC):
         return torch.zeros(*shape, dtype=torch.float64, device=self.parameters[0].device)
 
 
-class _SumUnit(Unit):
-    """What is a sum over the rows of all data."""
+@dataclass(eq=False)
+class ExactUnit(Unit):
+    """The exact matrix, or its diagonal.
 
+    Attributes:
+        diagonal: Whether the diagonal alone.
+    """
+
+    diagonal: bool = False
     _total: Tensor | None = None
 
     def add(self, cotangents: Cotangents, data: int) -> None:
         """Take note of a backward pass, see Unit."""
-        live, cheaper = self._live(cotangents), None
+        live, at_once = self._live(cotangents), None
         # The one use, where there is one and it has all parameters in order.
         if len(live) == 1 and len(live[0][2]) == len(self.parameters):
             call, g, names = live[0]
-            cheaper = self._at_once(call, g, data, tuple(names.values()))
-        if cheaper is not None:
-            self._total = plus(self._total, cheaper)
+            sum_of = call.squares if self.diagonal else call.gram
+            at_once = sum_of(g, data, tuple(names.values()))
+        if at_once is not None:
+            self._total = plus(self._total, at_once)
             return
         for rows in self._rows(cotangents, data):
-            self._total = plus(self._total, self._term(rows))
-
-    @abstractmethod
-    def _at_once(self, call: Call, g: Tensor, data: int, names: tuple[str, ...]) -> Tensor | None:
-        """The sum over the rows of a call, where there is a cheaper way."""
-
-    @abstractmethod
-    def _term(self, rows: Tensor) -> Tensor:
-        """The sum over these rows."""
-
-
-class ExactUnit(_SumUnit):
-    """The exact matrix."""
-
-    def _at_once(self, call: Call, g: Tensor, data: int, names: tuple[str, ...]) -> Tensor | None:
-        return call.gram(g, data, names)
-
-    def _term(self, rows: Tensor) -> Tensor:
-        flat = rows.flatten(0, 1)
-        return flat.mT @ flat
+            flat = rows.flatten(0, 1)
+            self._total = plus(
+                self._total, flat.square().sum(0) if self.diagonal else flat.mT @ flat
+            )
 
     def block(self) -> Block:
         """Return the block."""
-        matrix = self._zeros(self.size, self.size) if self._total is None else self._total
-        return DenseBlock(self.parameters, symmetric(matrix), self.label)
-
-
-class DiagonalUnit(_SumUnit):
-    """The exact diagonal."""
-
-    def _at_once(self, call: Call, g: Tensor, data: int, names: tuple[str, ...]) -> Tensor | None:
-        return call.squares(g, data, names)
-
-    def _term(self, rows: Tensor) -> Tensor:
-        return rows.square().sum((0, 1))
-
-    def block(self) -> Block:
-        """Return the block."""
-        values = self._zeros(self.size) if self._total is None else self._total
-        return DiagonalBlock(self.parameters, values, self.label)
+        total = self._total
+        if total is None:
+            total = self._zeros(*[self.size] * (1 if self.diagonal else 2))
+        if self.diagonal:
+            return DiagonalBlock(self.parameters, total, self.label)
+        return DenseBlock(self.parameters, symmetric(total), self.label)
 
 
 class FactorUnit(Unit):
     """The factor X of the exact matrix X^T X."""
 
-    def __init__(self, parameters: Sequence[Tensor], label: str, calls: Sequence[Call]) -> None:
-        super().__init__(parameters, label, calls)
+    def __post_init__(self) -> None:
+        """Begin with no rows."""
+        super().__post_init__()
         self._factors = [self._zeros(0, self.size)]
 
     def add(self, cotangents: Cotangents, data: int) -> None:
@@ -158,29 +144,23 @@ class FactorUnit(Unit):
         return FactorBlock(self.parameters, torch.cat(self._factors), self.label)
 
 
+@dataclass(eq=False)
 class KroneckerUnit(Unit):
-    """K-FAC, over all positions of all uses.
+    """K-FAC, over all positions of all uses, which are of the same kind and have the same parameters.
 
-    Args:
-        parameters: As for Unit.
-        label: As for Unit.
-        calls: As for Unit, all of the same kind and with the same parameters.
+    Attributes:
         module: A layer that has the parameters.
         kind: Its rule.
     """
 
-    def __init__(
-        self,
-        parameters: Sequence[Tensor],
-        label: str,
-        calls: Sequence[Call],
-        module: torch.nn.Module,
-        kind: type[KroneckerCall],
-    ) -> None:
-        super().__init__(parameters, label, calls)
-        self._kind, self._module = kind, module
-        known = {id(p): name for name, p in kind.parameters_of(module).items()}
-        self._names = tuple([known[id(p)] for p in parameters])
+    module: torch.nn.Module
+    kind: type[KroneckerCall]
+
+    def __post_init__(self) -> None:
+        """Find the names of the parameters in the layers."""
+        super().__post_init__()
+        known = {id(p): name for name, p in self.kind.parameters_of(self.module).items()}
+        self._names = tuple([known[id(p)] for p in self.parameters])
         self._outer: Tensor | None = None
         # Whose inputs count: their moments are the same in all backward passes.
         self._used: dict[int, Any] = {}
@@ -194,42 +174,36 @@ class KroneckerUnit(Unit):
     def block(self) -> Block:
         """Return the block."""
         if self._outer is None:
-            shapes = self._kind.factor_shapes(self._module, self._names)
+            shapes = self.kind.factor_shapes(self.module, self._names)
             outer, inner = [self._zeros(*shape) for shape in shapes]
         else:
             moments, counts = zip(
                 *[call.inner(self._names) for call in self._used.values()], strict=True
             )
             outer, inner = self._outer, functools.reduce(plus, moments) / sum(counts)
-        left, right = (inner, outer) if self._kind.inputs_first else (outer, inner)
-        columns = self._kind.columns(self._module, self._names)
+        left, right = (inner, outer) if self.kind.inputs_first else (outer, inner)
+        columns = self.kind.columns(self.module, self._names)
         return KroneckerBlock(self.parameters, left, right, columns, self.label)
 
 
+@dataclass(eq=False)
 class ScaledUnit(Unit):
     """The Fubini-Study metric of quantum layers, scaled input by input to bound the Gauss-Newton matrix from above.
 
-    Args:
-        parameters: As for Unit.
-        label: As for Unit.
-        calls: As for Unit, of quantum layers.
+    Attributes:
         approx: Which part of the metric over angles to take.
         layers: Which gates form a block.
     """
 
-    def __init__(
-        self,
-        parameters: Sequence[Tensor],
-        label: str,
-        calls: Sequence[Call],
-        approx: Approx,
-        layers: LayerRule,
-    ) -> None:
-        super().__init__(parameters, label, calls)
-        self._approx: Approx = approx
-        self._layers: LayerRule = layers
+    approx: Approx
+    layers: LayerRule
+
+    def __post_init__(self) -> None:
+        """Begin without curvature."""
+        super().__post_init__()
         self._factors: dict[int, Real] = {}
-        self._uses: dict[int, int] = {}
+        # For every pass how many inputs of the layers a datum has at most.
+        self._most: dict[int, int] = {}
 
     def add(self, cotangents: Cotangents, data: int) -> None:
         """Take note of a backward pass, see Unit."""
@@ -240,18 +214,18 @@ class ScaledUnit(Unit):
             counts = (call.flat(g) != 0.0).any(-1).reshape(len(g), data, -1).sum(-1)
             reached[call.part] = reached.get(call.part, 0) + counts
         for part, counts in reached.items():
-            self._uses[part] = max(self._uses.get(part, 1), int(counts.max(initial=1)))
+            self._most[part] = max(self._most.get(part, 1), int(counts.max(initial=1)))
 
     def block(self) -> Block:
         """Return the block."""
         places = _places(self.parameters)
         # (sum of m Jacobians)^T B (the same) <= m times the sum of the single terms
         matrix = np.zeros((self.size, self.size))
-        for call, names in self._calls:
+        for call, names in self._uses:
             if call.key not in self._factors:
                 continue
-            bounds = 4.0 * self._uses[call.part] * call.bound(self._factors[call.key])
-            own = call.weighted_metric(bounds, self._approx, self._layers)
+            bounds = 4.0 * self._most[call.part] * call.bound(self._factors[call.key])
+            own = call.weighted_metric(bounds, self.approx, self.layers)
             mine = dict(zip(call.parameters, _places(call.parameters.values()), strict=True))
             source = np.concatenate([mine[name] for name in names.values()])
             target = np.concatenate([places[i] for i in names])

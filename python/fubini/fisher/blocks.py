@@ -30,12 +30,7 @@ import torch
 from fubini.arrays import all_finite
 from fubini.blocks import Block, DiagonalBlock
 from fubini.errors import NumericalError
-from fubini.fisher.accumulators import (
-    DiagonalUnit,
-    ExactUnit,
-    FactorUnit,
-    Unit,
-)
+from fubini.fisher.accumulators import ExactUnit, FactorUnit, Unit
 from fubini.fisher.calls import LeafCall
 from fubini.fisher.chain import chain_blocks
 from fubini.fisher.columns import Part, Request, Trace, accumulate, check_request, curvature
@@ -192,7 +187,7 @@ def _blocks(
     elif strangers:
         # A parameter that is used outside of its layer has calls of the layer as well.
         calls = [*trace.calls, *(LeafCall(p, "", p) for p in strangers)]
-        others = [DiagonalUnit([p], names[id(p)], calls) for p in strangers]
+        others = [ExactUnit([p], names[id(p)], calls, diagonal=True) for p in strangers]
         accumulate(trace, others, request, strangers, joined=True)
         blocks += [unit.block() for unit in others]
     return blocks
@@ -269,7 +264,7 @@ def _joint(
         units.append(ExactUnit(joint, "model", calls))
     elif joint:
         # Conjugate gradients gain by the diagonal, which is cheap where data are independent.
-        diagonal = DiagonalUnit(joint, "model", calls)
+        diagonal = ExactUnit(joint, "model", calls, diagonal=True)
         known = trace.independent and not strangers
         accumulate(trace, [*scaled, *([diagonal] if known else [])], request)
         operator = fisher_operator(

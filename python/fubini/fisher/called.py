@@ -38,13 +38,8 @@ class CompiledCall(QuantumCall):
         self._form, size = form, sum(p.numel() for p in leaves)
         self._jacobian = np.concatenate([w.jacobian(starts, size) for w in weights])
         self._is_plain = np.array_equal(self._jacobian, np.eye(size))
-        module = SimpleNamespace(parameters={str(k): p for k, p in enumerate(leaves)})
+        module = SimpleNamespace(qnode_weights={str(k): p for k, p in enumerate(leaves)})
         super().__init__(module, name, inputs, alone=inputs.ndim == 1)
-
-    @classmethod
-    def parameters_of(cls, module: Any) -> dict[str, Tensor]:
-        """Return the parameters, see Call."""
-        return dict(module.parameters)
 
     def _evaluate(self, x: Tensor) -> Tensor:
         form = self._form

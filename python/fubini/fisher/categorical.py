@@ -101,7 +101,7 @@ class Categorical(Likelihood):
             if ignored is None or not bool(ignored.any()):
                 return self
             kept = (~ignored).to(z).unsqueeze(-1)
-            return self._weighted(kept, self._rate_of(float(kept.sum())))
+            return self._with(_curvatures=kept, _rate=self._rate_of(float(kept.sum())))
         if targets is None:
             raise ValueError(
                 "targets: expected the labels of the data, which the weights of classes depend on, got None; pass "
@@ -112,7 +112,7 @@ class Categorical(Likelihood):
             soft = torch.as_tensor(targets).is_floating_point()
         # The mean divides by the weights of the labels, without smoothing; with probabilities for labels by their number.
         rate = None if soft else self._rate_of(float(self._label_weights(z, y).sum()))
-        return self._weighted(y.sum(-1, keepdim=True), rate)
+        return self._with(_curvatures=y.sum(-1, keepdim=True), _rate=rate)
 
     def _rate_of(self, total: float) -> float:
         if self.reduction == "sum":

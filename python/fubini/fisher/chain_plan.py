@@ -6,7 +6,7 @@ numbers. A plan knows the layers of a chain; what remains is to see that nothing
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +31,7 @@ from fubini.fisher.likelihoods import CLOSED_FORM
 from fubini.fisher.plan import Form, Plan, Sized, is_simple
 from fubini.nn.layer import QuantumLayer
 from fubini.nn.stand_in import as_native
+from fubini.nn.surroundings import modules_of
 from fubini.torch_private import has_global_hook
 
 Tensor = torch.Tensor
@@ -75,7 +76,7 @@ class ChainPlan(Plan):
         self._circuits: list[_Circuit] = []
         self._modules = [
             (m, type(m), tuple(m._modules.values()) if type(m) is nn.Sequential else None)
-            for m in _walked(model)
+            for m in modules_of(model)
         ]
         self._parameters: list[tuple[Any, str, Tensor, int, torch.Size, bool]] = []
         self.width = 0
@@ -260,10 +261,3 @@ class ChainPlan(Plan):
 
 class _Unfit(Exception):
     """The kernel has no such layer."""
-
-
-def _walked(module: nn.Module) -> Iterator[nn.Module]:
-    yield module
-    if type(module) is nn.Sequential:
-        for child in module:
-            yield from _walked(child)

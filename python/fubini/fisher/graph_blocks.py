@@ -18,7 +18,7 @@ from fubini.arrays import all_finite, to_numpy
 from fubini.blocks import Block
 from fubini.errors import NumericalError
 from fubini.fisher.columns import Request
-from fubini.fisher.graph import Graph, Use, is_small_graph, trained_uses
+from fubini.fisher.graph import Graph, Use, trained_uses
 from fubini.fisher.quantum import QuantumCall
 from fubini.fisher.rules import LinearCall, rule_for
 from fubini.fisher.stages import CircuitStage, LinearStage, RowStage, Stage, output_factor
@@ -163,14 +163,11 @@ def graph_blocks(
     homes = graphs.homes(model, graph, known)
     if homes is None or not all(_is_own(use, homes) for use in uses):
         return None
-    data = f.shape[0]
-    if not is_small_graph(uses, data):
-        return None
     if not all_finite(f):
         raise NumericalError("model: expected finite outputs, got NaN or infinity")
-    if request.likelihood.counts(f)[0] != data:
+    if request.likelihood.counts(f)[0] != len(f):
         return None
-    factor = output_factor(f, (data, f.shape[1] if f.ndim > 1 else 1), one.targets, request)
+    factor = output_factor(f, (len(f), f.shape[1] if f.ndim > 1 else 1), one.targets, request)
     cotangent = factor if f.ndim > 1 else factor[:, :, 0]
     return pulled_back(graph, homes, wanted, request, cotangent)
 

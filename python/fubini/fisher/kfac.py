@@ -8,13 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from fubini.fisher.accumulators import (
-    DiagonalUnit,
-    ExactUnit,
-    KroneckerUnit,
-    ScaledUnit,
-    Unit,
-)
+from fubini.fisher.accumulators import ExactUnit, KroneckerUnit, ScaledUnit, Unit
 from fubini.fisher.called import CompiledCall
 from fubini.fisher.calls import Call, KroneckerCall
 from fubini.fisher.columns import Request, Trace
@@ -109,8 +103,7 @@ def unit_of(group: Group, trace: Trace, request: Request) -> Unit:
     label = ", ".join(dict.fromkeys(c.name for c in calls)) or type(modules[0]).__name__
     if any(issubclass(k, QuantumCall) for k in kinds):
         if request.quantum == "gauss-newton":
-            kind = DiagonalUnit if request.approx == "diag" else ExactUnit
-            return kind(parameters, label, calls)
+            return ExactUnit(parameters, label, calls, request.approx == "diag")
         if not all(issubclass(k, QuantumCall) for k in kinds):
             raise TypeError(
                 f"{label}: expected weights of quantum layers that classical layers do not share, for "
@@ -120,7 +113,7 @@ def unit_of(group: Group, trace: Trace, request: Request) -> Unit:
     size = sum(p.numel() for p in parameters)
     form = form_of(size, request.approx)
     if form == "diagonal" or BatchNormCall in kinds:
-        return DiagonalUnit(parameters, label, calls)
+        return ExactUnit(parameters, label, calls, diagonal=True)
     if form == "dense":
         return ExactUnit(parameters, label, calls)
     first = group.kinds[0]
@@ -134,7 +127,7 @@ def unit_of(group: Group, trace: Trace, request: Request) -> Unit:
         if len(shared) == 1:
             return KroneckerUnit(parameters, label, calls, modules[0], first)
     if kinds == {NormCall} or request.fallback == "diagonal":
-        return DiagonalUnit(parameters, label, calls)
+        return ExactUnit(parameters, label, calls, diagonal=True)
     raise TypeError(
         f"{label}: {size} parameters that layers of different kinds share have no rule for their Fisher block; use "
         "approx=None, approx='diag' or fallback='diagonal'"

@@ -215,11 +215,11 @@ class Likelihood(ABC):
         ratio = self._ratio(shape)
         return ratio if self._curvatures is None else ratio * self._curvatures
 
-    def _weighted(self, curvatures: Tensor, rate: float | None = None) -> Self:
-        """The likelihood with numbers that multiply the curvature of terms, and another factor r."""
+    def _with(self, **values: Any) -> Self:
+        """The likelihood with what is known of these outputs: numbers that multiply the curvature, another factor r."""
         result = copy.copy(self)
-        object.__setattr__(result, "_curvatures", curvatures)
-        object.__setattr__(result, "_rate", rate)
+        for name, value in values.items():
+            object.__setattr__(result, name, value)
         return result
 
     def _canonical(self, v: Tensor, f: Tensor | None = None) -> Tensor:

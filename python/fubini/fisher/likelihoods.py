@@ -86,7 +86,7 @@ class Bernoulli(_Elementwise):
             return self
         weight, positive = self._weights(f)
         if self.pos_weight is None:
-            return self._bound(weight, positive, weight)
+            return self._with(_curvatures=weight, _both=(weight, positive))
         if targets is None:
             raise ValueError(
                 "targets: expected the labels of the data, which pos_weight depends on, got None; pass step(targets=...)"
@@ -98,12 +98,8 @@ class Bernoulli(_Elementwise):
             y = ((p - g) / (p + positive * (1.0 - p))).nan_to_num(nan=0.0).clamp(0.0, 1.0).to(f)
         else:
             y = self._labels(torch.as_tensor(targets, device=f.device), f)
-        return self._bound(weight, positive, weight * (1.0 + (positive - 1.0) * y))
-
-    def _bound(self, weight: Tensor, positive: Tensor, curvatures: Tensor) -> Bernoulli:
-        result = self._weighted(curvatures)
-        object.__setattr__(result, "_both", (weight, positive))
-        return result
+        curvatures = weight * (1.0 + (positive - 1.0) * y)
+        return self._with(_curvatures=curvatures, _both=(weight, positive))
 
     def _weights(self, f: Tensor) -> tuple[Tensor, Tensor]:
         """Both weights, (N, T, C)."""

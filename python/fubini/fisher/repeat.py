@@ -72,17 +72,14 @@ def survey(model: torch.nn.Module) -> Layout:
         kind = rule_for(module)
         if isinstance(module, QuantumLayer | TorchLayer):
             quantum.append((prefix, module))
-        qnode = getattr(module, "qnode", None)
-        has_shots = (
-            has_shots or getattr(getattr(qnode, "shots", None), "total_shots", None) is not None
-        )
+        shots = getattr(getattr(module, "qnode", None), "shots", None)
+        has_shots = has_shots or getattr(shots, "total_shots", None) is not None
         if kind is not None:
             layers.append((prefix, module, kind))
-        elif not may_attend:
-            source = type(module).__module__
-            may_attend = not source.startswith("torch.nn.modules.") or isinstance(
-                module, torch.nn.MultiheadAttention
-            )
+        elif not type(module).__module__.startswith("torch.nn.modules."):
+            may_attend = True
+        else:
+            may_attend = may_attend or isinstance(module, torch.nn.MultiheadAttention)
         has_buffers = has_buffers or bool(module._buffers)
         for name, p in module._parameters.items():
             if p is not None:

@@ -73,7 +73,7 @@ def test_a_graph_that_hooks_change_is_refused_once_and_for_all() -> None:
     request = Request(Gaussian(), "true", None, None, "gauss-newton", "wires", "block-diag", None)
     calls: list[int] = []
 
-    def general() -> Any:
+    def general(_: Request) -> Any:
         calls.append(1)
         return fisher_blocks(
             model, (x,), {}, parameters=wanted, likelihood=Gaussian(), approx="block-diag"

@@ -146,24 +146,15 @@ def requested_blocks(
         return []
     inner = _unwrapped(model)
 
-    def general() -> list[Block]:
+    def without_graph(request: Request) -> list[Block]:
+        found = chain_blocks(inner, seen, parameters, request)
+        if found is not None:
+            return found
         layout = survey(inner)
         _check_parameters(parameters, layout.names)
         return _blocks(layout, seen, parameters, request)
 
-    found = chain_blocks(inner, seen, parameters, request)
-    if found is None:
-        return known.blocks(inner, seen, parameters, request, general)
-    if known.is_new(seen):
-        exact = replace(request, signs=None)
-        known.blocks(
-            inner,
-            seen,
-            parameters,
-            exact,
-            lambda: chain_blocks(inner, seen, parameters, exact) or [],
-        )
-    return found
+    return known.blocks(inner, seen, parameters, request, without_graph)
 
 
 def _blocks(
@@ -335,11 +326,10 @@ def _is_parametrization(module: torch.nn.Module) -> bool:
 
 
 def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
-    while True:
-        if isinstance(model, torch.nn.parallel.DistributedDataParallel | torch.nn.DataParallel):
-            model = model.module
-            continue
-        inner = getattr(model, "_orig_mod", None)  # torch.compile
-        if inner is None:
-            return model
+    """The module in a parallel or compiled one."""
+    parallel: Any = torch.nn.parallel.DistributedDataParallel | torch.nn.DataParallel
+    inner: Any = model
+    while inner is not None:
         model = inner
+        inner = model.module if isinstance(model, parallel) else getattr(model, "_orig_mod", None)
+    return model

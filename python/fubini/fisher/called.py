@@ -28,6 +28,9 @@ class CompiledCall(QuantumCall):
         inputs: The argument for data, (d,) or (L, d); (0,) without.
         form: The compiled circuit.
         weights: The weights in the order of the form, parameters or entries of one each.
+
+    Attributes:
+        form: As above.
     """
 
     def __init__(
@@ -35,14 +38,14 @@ class CompiledCall(QuantumCall):
     ) -> None:
         leaves = dict.fromkeys(w.leaves[0] for w in weights)
         starts = dict(zip(leaves, np.cumsum([0, *(p.numel() for p in leaves)]), strict=False))
-        self._form, size = form, sum(p.numel() for p in leaves)
+        self.form, size = form, sum(p.numel() for p in leaves)
         self._jacobian = np.concatenate([w.jacobian(starts, size) for w in weights])
         self._is_plain = np.array_equal(self._jacobian, np.eye(size))
         module = SimpleNamespace(qnode_weights={str(k): p for k, p in enumerate(leaves)})
         super().__init__(module, name, inputs, alone=inputs.ndim == 1)
 
     def _evaluate(self, x: Tensor) -> Tensor:
-        form = self._form
+        form = self.form
         values, by_weights, by_inputs = form.compiled.linearise(
             form.arrays, form.rows, self.inputs.requires_grad
         )
@@ -53,14 +56,14 @@ class CompiledCall(QuantumCall):
         return torch.from_numpy(values).to(x.device).reshape(*x.shape[:-1], -1)
 
     def _covariances(self) -> Real:
-        form = self._form
+        form = self.form
         angles = form.compiled.angles(form.arrays, form.rows)
         states = form.compiled.states(form.arrays, form.rows)
         return covariances(form.compiled.circuit, angles, states)
 
     def weighted_metric(self, weights: Real, approx: Approx, layers: LayerRule) -> Real:
         """Return the sum over the inputs of the metrics, each times a number, see QuantumCall."""
-        metric = self._form.pullback(self._form.rows).weighted_sum(weights, approx, layers)
+        metric = self.form.pullback(self.form.rows).weighted_sum(weights, approx, layers)
         return metric if self._is_plain else self._jacobian.T @ metric @ self._jacobian
 
 
@@ -70,7 +73,7 @@ def compiled_call(
     kwargs: Mapping[str, Any],
     parameters: Mapping[int, Tensor],
     notes: Pass,
-) -> tuple[CompiledCall | None, CallForm | None]:
+) -> CompiledCall | None:
     """Return a call of a compiled QNode with parameters of a model, ready for a Fisher pass.
 
     Args:
@@ -81,22 +84,22 @@ def compiled_call(
         notes: The pass, where it is noted why there is no rule for a call.
 
     Returns:
-        The call and its compiled circuit; None for both where torch has to differentiate through it.
+        The call; None where torch has to differentiate through it.
     """
     call = slotted(args, kwargs)
     origins = origins_of(function, call, parameters)
     weights = {s: o for s, o in origins.items() if o.role == "weight"}
     if not weights:
-        return None, None
+        return None
     names = function.names_of(call)
     title = f"{getattr(function.qnode.func, '__name__', 'circuit')}({', '.join(names[s] for s in weights)})"
 
-    def without(reason: str) -> tuple[None, None]:
+    def without(reason: str) -> CompiledCall | None:
         notes.uncut.add(title)
         for origin in weights.values():
             for p in origin.leaves:
                 notes.uncalled[id(p)] = f"it is a weight of {title}, {reason}"
-        return None, None
+        return None
 
     seen = {s: weight_seen(call[s], o) for s, o in weights.items()}
     computed = [names[s] for s, w in seen.items() if w.entries is None]
@@ -130,4 +133,4 @@ def compiled_call(
     inputs = torch.empty(0, dtype=torch.float64, device=first.device)
     if form.data is not None:
         inputs = tensors[form.data]
-    return CompiledCall(title, inputs, form, [seen[s] for s in form.slots]), form
+    return CompiledCall(title, inputs, form, [seen[s] for s in form.slots])

@@ -75,6 +75,15 @@ class Call(ABC):
         # A vector is one position, whose first dimension are features.
         return self.outputs.ndim > 1 and self.outputs.shape[0] % data == 0
 
+    def by_data(self, g: Tensor, data: int) -> Tensor:
+        """Return cotangents datum by datum, (K, data, ...).
+
+        Args:
+            g: (K, *outputs.shape).
+            data: Number of data in the batch.
+        """
+        return g.reshape(len(g), data, -1)
+
     def pull(self, g: Tensor) -> Tensor:
         """Return the cotangents of the inputs, (K, *inputs.shape).
 
@@ -118,13 +127,10 @@ class Call(ABC):
         """
         return None
 
-    @abstractmethod
     def _evaluate(self, x: Tensor) -> Tensor:
-        """The outputs, without a graph to the parameters."""
-
-    def _detached(self, name: str) -> Tensor | None:
-        parameter = self.module._parameters.get(name)
-        return None if parameter is None else parameter.detach()
+        """The outputs, by the layer's own forward, in whose place the pass has put another one."""
+        result: Tensor = type(self.module).forward(self.module, x)
+        return result
 
 
 class KroneckerCall(Call):

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from fubini.fisher.accumulators import Unit
-from fubini.fisher.calls import Call
 from fubini.fisher.likelihoods import Likelihood, OutputGradient
 from fubini.fisher.passes import Pass
 from fubini.options import Approx, LayerRule, check_approx, check_rule, check_word
@@ -107,19 +106,14 @@ class Trace:
     Attributes:
         parts: The passes.
         calls: All uses of layers with a rule, in order.
-        outside: Parameters that a graph reaches by other ways than through the layers they belong to.
     """
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self.parts = list(parts)
-        self.calls: list[Call] = []
-        outside: dict[int, Tensor] = {}
+        self.calls = [call for part in parts for call in part.run.calls]
         for number, part in enumerate(parts):
             for call in part.run.calls:
                 call.part = number
-            self.calls += part.run.calls
-            outside.update((id(p), p) for p in part.run.outside)
-        self.outside = list(outside.values())
 
     @property
     def independent(self) -> bool:

@@ -161,9 +161,8 @@ def _read(output: Tensor) -> Graph:
                 raise NotKnown
         operations.append(Operation(sources, mine, pull, use))
         key += kind, said, tuple(sources), tuple([shape[1:] for shape in mine])
-    if not is_small_graph(
-        trained_uses(operations), data
-    ):  # activations are not to be kept in memory for nothing
+    uses = trained_uses(operations)
+    if not is_small_graph(uses, data):  # activations are not to be kept in memory for nothing
         raise NotKnown
     return Graph(operations, place, tuple(key), values)
 

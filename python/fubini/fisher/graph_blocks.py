@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,15 +61,6 @@ class KnownGraphs:
         self._known: dict[Any, bool] = {}
         self._homes: dict[Any, tuple[list[nn.Module], dict[int, Home] | None]] = {}
 
-    def is_new(self, seen: Sequence[Seen]) -> bool:
-        """Return whether the graph of passes is yet to be compared.
-
-        Args:
-            seen: The passes.
-        """
-        graph: Graph | None = seen[0].graph
-        return graph is not None and graph.key not in self._known
-
     def trusts(self, graph: Graph) -> bool:
         """Return whether a graph's blocks were those of the general pass.
 
@@ -98,7 +90,7 @@ class KnownGraphs:
         seen: Sequence[Seen],
         parameters: Sequence[Tensor],
         request: Request,
-        general: Callable[[], list[Block]],
+        general: Callable[[Request], list[Block]],
     ) -> list[Block]:
         """Return the Fisher blocks.
 
@@ -107,17 +99,17 @@ class KnownGraphs:
             seen: The passes.
             parameters: The parameters whose metric is wanted, at least one.
             request: What is asked for, checked.
-            general: Returns what the general pass gives.
+            general: Returns what is asked for by another way.
         """
         graph: Graph | None = seen[0].graph
         if graph is None or self._known.get(graph.key) is False:
-            return general()
+            return general(request)
         found = graph_blocks(model, seen, parameters, request, self)
         if found is None:
-            return general()
+            return general(request)
         if self._known.get(graph.key):
             return found
-        expected = general()
+        expected = general(replace(request, signs=None))
         if len(self._known) >= _MANY:
             self._known.clear()
             self._homes.clear()

@@ -85,11 +85,14 @@ class GraphPlan(Plan):
             seen: A pass with one batch of inputs, (N, features).
         """
         graph: Graph | None = seen.graph
-        if graph is None or seen.output is None or not graphs.trusts(graph):
-            return None
-        if request.approx != "block-diag" or not is_simple(request):
-            return None
-        if any(p.dtype is not seen.args[0].dtype for p in trained):
+        if (
+            graph is None
+            or seen.output is None
+            or not graphs.trusts(graph)
+            or request.approx != "block-diag"
+            or not is_simple(request)
+            or any(p.dtype is not seen.args[0].dtype for p in trained)
+        ):
             return None
         known = {id(p) for use in trained_uses(graph.operations) for p in use.parameters}
         homes, wanted = graphs.homes(model, graph, known), {id(p) for p in trained}

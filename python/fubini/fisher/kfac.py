@@ -58,7 +58,8 @@ def groups_of(layout: Layout, parameters: Sequence[Tensor], trace: Trace) -> lis
         parameters: Whose metric is wanted.
         trace: The passes.
     """
-    wanted = {id(p) for p in parameters}.difference(id(p) for p in trace.outside)
+    outside = {id(p) for part in trace.parts for p in part.run.outside}
+    wanted = {id(p) for p in parameters} - outside
     groups: list[Group] = []
     home: dict[int, Group] = {}
     # Calls of compiled QNodes are layers that are found on the way.

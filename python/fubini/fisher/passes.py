@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,9 @@ class Pass:
 
     The outputs of every layer that has a rule are cut from the graph, so torch differentiates only what is between them.
 
+    Args:
+        wanted: The parameters whose metric is wanted.
+
     Attributes:
         output: What the model returned.
         calls: The uses of layers with a rule, in order.
@@ -37,7 +40,8 @@ class Pass:
         uncalled: Why a parameter that is a weight of a compiled QNode has no rule there, by its identity.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: Collection[Tensor]) -> None:
+        self._wanted = {id(p) for p in wanted}
         self.calls: list[Call] = []
         self.output = torch.empty(0)
         self.outside: list[Tensor] = []
@@ -63,6 +67,10 @@ class Pass:
         Returns:
             What the model continues with.
         """
+        if not call.inputs.requires_grad and not any(
+            id(p) in self._wanted for p in call.parameters.values()
+        ):  # nothing that is wanted lies before this layer or in it
+            return call.outputs
         self._sources.append(self._source(call.inputs))
         leaf = call.outputs.requires_grad_()
         number = len(self.calls)
@@ -175,11 +183,9 @@ class Pass:
         columns[~subsets.to(column.device)] = 0.0
         found = self.backward(columns)
         for call in self.calls:
-            if call.key not in found:
-                continue
-            for mine, one in zip(subsets, found[call.key], strict=True):
-                rows = call_rows(call, one, data)
-                if bool((rows[~mine.to(rows.device)] != 0).any()):
+            if call.key in found:
+                rows = call.by_data(found[call.key], data)
+                if bool((rows[~subsets.to(rows.device)] != 0).any()):
                     return False
         return True
 
@@ -191,16 +197,3 @@ def _subsets(data: int) -> Tensor:
     bits = (data - 1).bit_length() if data <= _FEW else 2 if data <= _SOME else 1
     halves = np.array([order >> bit & 1 for bit in range(bits)], dtype=bool)
     return torch.from_numpy(np.concatenate([halves, ~halves]))
-
-
-def call_rows(call: Call, g: Tensor, data: int) -> Tensor:
-    """Return a cotangent of a call's outputs, (*outputs.shape), as (data, ...).
-
-    Args:
-        call: The call.
-        g: The cotangent.
-        data: Number of data.
-    """
-    flat = getattr(call, "flat", None)  # quantum layers may have other axes first
-    rows = g if flat is None else torch.from_numpy(flat(g[None])[0])
-    return rows.reshape(data, -1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -99,6 +98,10 @@ class QuantumCall(Call):
         pulled = self.flat(g).transpose(1, 0, 2) @ self.linear.by_inputs
         result = torch.from_numpy(pulled.transpose(1, 0, 2)).to(g.device, self.inputs.dtype)
         return result.reshape(len(g), *self.inputs.shape)
+
+    def by_data(self, g: Tensor, data: int) -> Tensor:
+        """Return cotangents datum by datum, see Call: outputs may have other axes first."""
+        return torch.from_numpy(self.flat(g)).reshape(len(g), data, -1)
 
     def flat(self, g: Tensor) -> Real:
         """Return the cotangents of the results side by side, (K, L, M).
@@ -244,15 +247,10 @@ def covariances(circuit: Circuit, angles: Real, states: Complex | None) -> Real:
             "use quantum='gauss-newton' (metric='fisher')"
         )
     found = observable_covariances(circuit, angles, states)
-    if found is None:
-        parts = [b @ b.transpose(0, 2, 1) for b in _fluctuations(circuit, angles, states)]
-        found = np.concatenate(parts)
-    return found
-
-
-def _fluctuations(circuit: Circuit, angles: Real, states: Complex | None) -> Iterator[Real]:
-    """``(O_k - <O_k>) psi`` for all results k, real and imaginary parts side by side, (l, M, 2N) for parts of the inputs."""
-    measurements, size = circuit.structure.measurements, 2**circuit.num_wires
+    if found is not None:
+        return found
+    # (O_k - <O_k>) psi for all results k, real and imaginary parts side by side, for parts of the inputs.
+    measurements, size, parts = circuit.structure.measurements, 2**circuit.num_wires, []
     count = max(1, _CHUNK // (size * circuit.num_outputs))
     for start in range(0, len(angles), count):
         chunk = slice(start, start + count)
@@ -261,7 +259,9 @@ def _fluctuations(circuit: Circuit, angles: Real, states: Complex | None) -> Ite
         applied = np.concatenate(columns, axis=1)  # (L, M, N)
         means = (applied @ psi.conj()[:, :, None]).real
         shifted = applied - means * psi[:, None, :]
-        yield np.concatenate([shifted.real, shifted.imag], axis=2)
+        both = np.concatenate([shifted.real, shifted.imag], axis=2)
+        parts.append(both @ both.transpose(0, 2, 1))
+    return np.concatenate(parts)
 
 
 def _applied(measurement: Measurement, psi: Complex, num_wires: int) -> Complex:

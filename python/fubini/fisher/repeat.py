@@ -183,11 +183,9 @@ def run(
     Raises:
         TypeError: If the model returns something else than one tensor of real numbers.
     """
-    result = Pass()
-    ids = {id(p) for p in wanted}
+    result = Pass(wanted)
 
     def patched(module: torch.nn.Module, name: str, kind: type[Call]) -> Any:
-        live = any(id(p) in ids for p in kind.parameters_of(module).values())
         original: Any = type(module).forward
         if isinstance(module, QuantumLayer):
             original = evaluated
@@ -199,8 +197,7 @@ def run(
                 call = kind(module, name, inputs, alone)
             else:
                 call = kind(module, name, inputs)
-            # Nothing that is wanted lies before this layer or in it.
-            return result.use(call) if live or inputs.requires_grad else call.outputs
+            return result.use(call)
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             inputs = args[0] if args else next(iter(kwargs.values()), None)
@@ -233,11 +230,8 @@ def run(
     def called(function: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         if not torch.is_grad_enabled():
             return None, None
-        call, form = compiled_call(function, args, kwargs, layout.parameters, result)
-        if call is None:
-            return None, None
-        live = any(id(p) in ids for p in call.parameters.values())
-        return result.use(call) if live or call.inputs.requires_grad else call.outputs, form
+        call = compiled_call(function, args, kwargs, layout.parameters, result)
+        return (None, None) if call is None else (result.use(call), call.form)
 
     calls: Any = calls_replaced(called) if cut else contextlib.nullcontext()
     with again(layout, seen), replaced_forwards(forwards), calls, Plainly() as precision:

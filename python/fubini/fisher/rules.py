@@ -49,9 +49,6 @@ class PatchCall(KroneckerCall):
 class LinearCall(PatchCall):
     """``torch.nn.Linear``."""
 
-    def _evaluate(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.module.weight, self.module.bias)
-
     def pull(self, g: Tensor) -> Tensor:
         """Return the cotangents of the inputs, see Call."""
         pulled: Tensor = g @ self.module.weight
@@ -90,12 +87,6 @@ class ConvCall(PatchCall):
     def fits(self, data: int) -> bool:
         """Whether the outputs may hold so many data, see Call."""
         return super().fits(data) if self._batched() else data == 1
-
-    def _evaluate(self, x: Tensor) -> Tensor:
-        result: Tensor = self.module._conv_forward(
-            x, self.module.weight.detach(), self._detached("bias")
-        )
-        return result
 
     def _gradients(self, g: Tensor, data: int) -> Tensor:
         # T counts a datum's images and the places in them.
@@ -148,12 +139,6 @@ class EmbeddingCall(KroneckerCall):
                 f"got {module.max_norm}"
             )
 
-    def _evaluate(self, x: Tensor) -> Tensor:
-        result: Tensor = functional.embedding(
-            x, self.module.weight.detach(), self.module.padding_idx
-        )
-        return result
-
     def rows(self, g: Tensor, data: int, part: slice) -> dict[str, Tensor]:
         """Return the derivatives by the parameters, see Call."""
         words, width = self.module.weight.shape
@@ -170,12 +155,9 @@ class EmbeddingCall(KroneckerCall):
 
     def inner(self, names: tuple[str, ...]) -> tuple[Tensor, int]:
         """Return how often each word is used, (1, words), see KroneckerCall."""
-        used = torch.ones_like(self.inputs, dtype=torch.float64)
+        counts = torch.bincount(self.inputs.reshape(-1), minlength=len(self.module.weight)).double()
         if self.module.padding_idx is not None:
-            used = used * (self.inputs != self.module.padding_idx)
-        counts = torch.bincount(
-            self.inputs.reshape(-1), used.reshape(-1), minlength=len(self.module.weight)
-        )
+            counts[self.module.padding_idx] = 0.0
         return counts[None], self.inputs.numel()
 
     @classmethod
@@ -206,17 +188,6 @@ class NormCall(Call):
 
     def _normalised(self, x: Tensor) -> Tensor:
         return functional.layer_norm(x, self.module.normalized_shape, eps=self.module.eps)
-
-    def _shaped(self, parameter: Tensor) -> Tensor:
-        """The parameter, so that it broadcasts with the outputs."""
-        return parameter
-
-    def _evaluate(self, x: Tensor) -> Tensor:
-        result = self._normalised(x)
-        weight, bias = self._detached("weight"), self._detached("bias")
-        if weight is not None:
-            result = result * self._shaped(weight)
-        return result if bias is None else result + self._shaped(bias)
 
     def rows(self, g: Tensor, data: int, part: slice) -> dict[str, Tensor]:
         """Return the derivatives by the parameters, see Call."""
@@ -262,7 +233,14 @@ class BatchNormCall(NormCall):
         mean, variance = self._statistics
         return (x - self._shaped(mean)) * self._shaped((variance + self.module.eps).rsqrt())
 
+    def _evaluate(self, x: Tensor) -> Tensor:
+        result, weight, bias = self._normalised(x), self.module.weight, self.module.bias
+        if weight is not None:
+            result = result * self._shaped(weight)
+        return result if bias is None else result + self._shaped(bias)
+
     def _shaped(self, parameter: Tensor) -> Tensor:
+        """The parameter, so that it broadcasts with the outputs."""
         return parameter.reshape(-1, *(1,) * (self.inputs.ndim - 2))
 
     def _summed(self, g: Tensor, data: int, part: slice) -> Tensor:

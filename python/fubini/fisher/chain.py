@@ -17,10 +17,9 @@ from pennylane.qnn import TorchLayer
 from torch import nn
 
 from fubini import _core
-from fubini.arrays import all_finite, to_numpy
+from fubini.arrays import to_numpy
 from fubini.blocks import Block
 from fubini.compile.compiled import Compiled, Traced
-from fubini.errors import NumericalError
 from fubini.fisher.columns import Request
 from fubini.fisher.likelihoods import Categorical, OutputGradient
 from fubini.fisher.stages import CircuitStage, LinearStage, RowStage, Stage, is_small, output_factor
@@ -106,11 +105,9 @@ def chain_blocks(
         return None
     values = links[-1].outputs
     f = torch.from_numpy(values[:, 0] if links[-1].is_scalar else values)
-    if not all_finite(f):
-        raise NumericalError("model: expected finite outputs, got NaN or infinity")
-    if request.likelihood.counts(f)[0] != len(values):
+    factor = output_factor(f, targets, request)
+    if factor is None:
         return None
-    factor = output_factor(f, values.shape, targets, request)
     # Of the curvature by a stage's outputs: at most that by the outputs of any stage behind it.
     rank = values.shape[-1] - (type(request.likelihood) is Categorical)
     blocks: list[Block] = []

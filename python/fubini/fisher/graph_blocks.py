@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from fubini.arrays import all_finite, to_numpy
+from fubini.arrays import to_numpy
 from fubini.blocks import Block
-from fubini.errors import NumericalError
 from fubini.fisher.columns import Request
 from fubini.fisher.graph import Graph, Use, trained_uses
 from fubini.fisher.quantum import QuantumCall
@@ -155,11 +154,9 @@ def graph_blocks(
     homes = graphs.homes(model, graph, known)
     if homes is None or not all(_is_own(use, homes) for use in uses):
         return None
-    if not all_finite(f):
-        raise NumericalError("model: expected finite outputs, got NaN or infinity")
-    if request.likelihood.counts(f)[0] != len(f):
+    factor = output_factor(f, one.targets, request)
+    if factor is None:
         return None
-    factor = output_factor(f, (len(f), f.shape[1] if f.ndim > 1 else 1), one.targets, request)
     cotangent = factor if f.ndim > 1 else factor[:, :, 0]
     return pulled_back(graph, homes, wanted, request, cotangent)
 

@@ -130,8 +130,9 @@ class GraphPlan(Plan):
         assert seen.output is not None
         f, likelihood = to_numpy(seen.output), self._request.likelihood
         if isinstance(likelihood, Poisson):
-            shape = len(f), f.size // len(f)
-            factor = output_factor(seen.output, shape, None, self._request)
+            factor = output_factor(seen.output, None, self._request)
+            if factor is None:
+                return None
         else:
             factor = _core.output_factor(likelihood.name, f.reshape(len(f), -1), share)
         columns = factor if f.ndim > 1 else factor[:, :, 0]
@@ -145,8 +146,14 @@ class GraphPlan(Plan):
             damping: What is added to the diagonals.
         """
         factors, left = _core.Preconditioner(), iter(matrices)
-        found = all(form.factorise(factors, left, damping) for form in self.forms)
-        return factors if found else None
+        for form in self.forms:
+            if form.kind == "dense":
+                found = factors.add_dense(next(left), damping)
+            else:
+                found = factors.add_kronecker(next(left), next(left), form.columns, damping)
+            if not found:
+                return None
+        return factors
 
 
 def _form_of(block: Block) -> Form:

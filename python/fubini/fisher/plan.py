@@ -8,11 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fubini import _core
 from fubini.blocks import Block, DenseBlock, DiagonalBlock, KroneckerBlock
 from fubini.fisher.columns import Request
 from fubini.fisher.likelihoods import CLOSED_FORM, Poisson
-from fubini.options import Real
 
 Tensor = torch.Tensor
 
@@ -51,23 +49,6 @@ class Form(NamedTuple):
             return KroneckerBlock(self.parameters, first, next(tensors), self.columns, self.label)
         kind = DenseBlock if self.kind == "dense" else DiagonalBlock
         return kind(self.parameters, first, self.label)
-
-    def factorise(
-        self, factors: _core.Preconditioner, matrices: Iterator[Real], damping: float
-    ) -> bool:
-        """Give the next matrices, which are no diagonal, to the kernel; see ``Block.factorise``.
-
-        Args:
-            factors: Of the blocks before.
-            matrices: In the order of the blocks.
-            damping: What is added to the diagonal.
-
-        Returns:
-            Whether it is positive definite.
-        """
-        if self.kind == "dense":
-            return factors.add_dense(next(matrices), damping)
-        return factors.add_kronecker(next(matrices), next(matrices), self.columns, damping)
 
 
 class Sized(NamedTuple):

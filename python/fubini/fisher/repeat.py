@@ -44,7 +44,6 @@ class Layout:
         quantum: The quantum layers, with their names.
         names: Names of the parameters by identity.
         parameters: The parameters by identity.
-        has_buffers: Whether there are buffers.
         may_attend: Whether there may be attention, by a module of torch's or in a forward of the user's.
         has_shots: Whether there are quantum layers with shots, whose results no second run repeats.
     """
@@ -54,7 +53,6 @@ class Layout:
     quantum: list[tuple[str, torch.nn.Module]]
     names: dict[int, str]
     parameters: dict[int, Tensor]
-    has_buffers: bool
     may_attend: bool
     has_shots: bool
 
@@ -67,7 +65,7 @@ def survey(model: torch.nn.Module) -> Layout:
     """
     layers, quantum, names = [], [], {}
     parameters: dict[int, Tensor] = {}
-    has_buffers = may_attend = has_shots = False
+    may_attend = has_shots = False
     for prefix, module in model.named_modules():
         kind = rule_for(module)
         if isinstance(module, QuantumLayer | TorchLayer):
@@ -80,12 +78,11 @@ def survey(model: torch.nn.Module) -> Layout:
             may_attend = True
         else:
             may_attend = may_attend or isinstance(module, torch.nn.MultiheadAttention)
-        has_buffers = has_buffers or bool(module._buffers)
         for name, p in module._parameters.items():
             if p is not None:
                 names[id(p)] = f"{prefix}.{name}" if prefix else name
                 parameters[id(p)] = p
-    return Layout(model, layers, quantum, names, parameters, has_buffers, may_attend, has_shots)
+    return Layout(model, layers, quantum, names, parameters, may_attend, has_shots)
 
 
 def repeated(
@@ -252,9 +249,8 @@ def call_model(layout: Layout, seen: Seen, parameters: Mapping[str, Tensor]) -> 
     Returns:
         What the model returns.
     """
-    replaced = dict(parameters)
-    if layout.has_buffers:
-        replaced.update({name: b.clone() for name, b in seen.surroundings.buffers.items()})
+    buffers = {name: b.clone() for name, b in seen.surroundings.buffers.items()}
+    replaced = {**parameters, **buffers}
     args, kwargs = copied(seen.args), copied(dict(seen.kwargs))  # it may change them in place
     if not replaced:
         return layout.model(*args, **kwargs)

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from fubini import _core
-from fubini.arrays import to_numpy
+from fubini.arrays import all_finite, to_numpy
 from fubini.blocks import Block, DenseBlock, DiagonalBlock, KroneckerBlock
+from fubini.errors import NumericalError
 from fubini.fisher.accumulators import symmetric
 from fubini.fisher.columns import Request
 from fubini.fisher.kfac import form_of
@@ -45,15 +46,23 @@ def is_small(layers: Iterable[tuple[bool, tuple[Tensor, ...]]], data: int) -> bo
     return data * sum(width**2 for width in widths) <= _WORK
 
 
-def output_factor(f: Tensor, shape: tuple[int, ...], targets: Any, request: Request) -> Real:
-    """Return S (N, K, outputs) with the Fisher information S_n^T S_n of the outputs of datum n.
+def output_factor(f: Tensor, targets: Any, request: Request) -> Real | None:
+    """Return S (N, K, outputs) with the Fisher information S_n^T S_n of the outputs of datum n; None for other data.
 
     Args:
-        f: What the model returned.
-        shape: (N, outputs).
+        f: What the model returned, (N, outputs) or (N,).
         targets: As for ``fisher_blocks``.
         request: What is asked for.
+
+    Raises:
+        NumericalError: If an output is not finite.
+        ValueError: If outputs or targets do not fit the likelihood.
     """
+    if not all_finite(f):
+        raise NumericalError("model: expected finite outputs, got NaN or infinity")
+    if request.likelihood.counts(f)[0] != len(f):
+        return None
+    shape = len(f), f.shape[1] if f.ndim > 1 else 1
     likelihood = request.likelihood.at(f, targets)
     closed = request.fisher == "true" and request.samples is None
     share = likelihood.share(f)

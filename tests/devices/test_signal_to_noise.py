@@ -13,7 +13,7 @@ from fubini import QNGOptimizer, QuantumLayer, SignalToNoise, UnsupportedCircuit
 from fubini.blocks import NoisyBlock
 from fubini.devices.executor import DeviceExecutionError, Executor
 from fubini.devices.signal_to_noise import snr_direction
-from fubini.nn.layer_tape import layer_tape
+from fubini.nn.layer_weights import layer_tape
 from fubini.nn.shot_noise import ShotNoise, estimated_metric, gradient_covariance
 
 SHAPES = {"w": (3,), "v": ()}

@@ -14,7 +14,7 @@ from fubini.arrays import to_numpy
 from fubini.circuit.arguments import Argnums, check_finite_array
 from fubini.metric.engines import Call, Point, at_call, of_gates
 from fubini.native.pullback import Pullback
-from fubini.nn.layer_tape import layer_arguments, layer_tape
+from fubini.nn.layer_weights import layer_arguments, layer_tape
 from fubini.nn.qnode_function import plain_qnode
 from fubini.nn.stand_in import as_native, quantum_layer
 from fubini.options import Approx, Engine, LayerRule, Real, Reduce, check_engine

@@ -4,6 +4,7 @@ The gate table itself is in C++ (``cpp/core/gates.cpp``); this module maps Penny
 adjoints and powers of table gates, Pauli rotations, exponentials of Hermitian operators, and constant matrices.
 """
 
+import itertools
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -128,11 +129,8 @@ def native_gates(op: Any, first_slot: int = 0) -> list[NativeGate] | None:
 def _fermionic(op: Any, first_slot: int) -> list[NativeGate]:
     """exp(angle (T - T^+)) as one rotation, where PennyLane makes two or eight: that of qubits, with the sign of those between."""
     name, sign = _FERMIONIC[op.name]
-    runs = (
-        (op.hyperparameters["wires1"], op.hyperparameters["wires2"])
-        if len(op.hyperparameters)
-        else (op.wires,)
-    )
+    double = op.hyperparameters
+    runs = (double["wires1"], double["wires2"]) if double else (op.wires,)
     ends = tuple(end for run in runs for end in (run[0], run[-1]))
     between = [wire for run in runs for wire in run[1:-1]]
     signs = [NativeGate("table", "CZ", (wire, ends[0])) for wire in between]
@@ -153,10 +151,8 @@ def _adjoint_or_controlled(op: Any, first_slot: int) -> list[NativeGate] | None:
     controls = tuple(op.control_wires)
     values = tuple(int(value) for value in op.control_values)
     return [
-        gate._replace(
-            controls=controls + gate.controls, control_values=values + gate.control_values
-        )
-        for gate in gates
+        g._replace(controls=controls + g.controls, control_values=values + g.control_values)
+        for g in gates
     ]
 
 
@@ -167,19 +163,17 @@ def _exponential(op: Any, first_slot: int) -> list[NativeGate] | None:
     sign = -1.0 if isinstance(op, qml.ops.Evolution) else 1.0
     if sign > 0 and not _is_zero(qml.math.real(op.data[0])):
         return None
-    sentence = words_of(op.base)
-    if any(qml.math.requires_grad(weight) for weight in (sentence or {}).values()):
+    sentence = words_of(op.base) or {}
+    if any(qml.math.requires_grad(weight) for weight in sentence.values()):
         raise UnsupportedCircuitError(
             f"{op.name}: the coefficients of the exponent require a gradient, and the engine takes them as "
             "constants. Use qml.ApproxTimeEvolution or qml.PauliRot with the products as angles."
         )
-    words = list((sentence or {}).items())
-    if not words or not all(
-        a.commutes_with(b) for i, (a, _) in enumerate(words) for b, _ in words[:i]
-    ):
+    pairs = itertools.combinations(sentence, 2)
+    if not sentence or not all(one.commutes_with(other) for one, other in pairs):
         return _spectral(op, sign, first_slot)
     gates = []
-    for word, weight in words:
+    for word, weight in sentence.items():
         weight = complex(qml.math.toarray(weight))
         if abs(weight.imag) > 1e-12 * max(1.0, abs(weight)):
             return None
@@ -207,12 +201,8 @@ def _spectral(op: Any, sign: float, first_slot: int) -> list[NativeGate] | None:
     gates = [_matrix_gate(op.name, wires, vectors.conj().T)]
     for mask, weight in enumerate(weights.tolist()):
         if abs(weight) > 1e-15 * np.abs(values).max():
-            bits = f"{mask:0{len(wires)}b}"
-            gates.append(
-                _rotation(
-                    bits.replace("0", "I").replace("1", "Z"), wires, sign * weight, first_slot
-                )
-            )
+            word = f"{mask:0{len(wires)}b}".replace("0", "I").replace("1", "Z")
+            gates.append(_rotation(word, wires, sign * weight, first_slot))
     return [*gates, _matrix_gate(op.name, wires, vectors)]
 
 

@@ -62,7 +62,6 @@ class LayerPlan:
         self, program: _core.Program, order: list[int], blocks: tuple[LayerBlock, ...]
     ) -> None:
         self.blocks = blocks
-        self.angles = [block.angles for block in blocks]
         self._program = program
         self._order = order
         self._sweeps: dict[bool, _core.Program] = {}

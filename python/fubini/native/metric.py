@@ -1,6 +1,7 @@
 """The Fubini-Study metric over a circuit's angles, on the native engine: the full one, its blocks and its diagonal."""
 
 import functools
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -153,14 +154,10 @@ def metric_blocks(
     """
     mean = reduce == "mean"
     plan = layer_plan(circuit, layers, trainable)
-    covariances = (
-        _core.stage_covariances(plan.sweep(diagonal), angles, plan.counts, diagonal, states, mean)
-        if plan.counts
-        else []
-    )
-    if len(covariances) == len(plan.blocks):
-        return list(zip(plan.angles, covariances, strict=True))
-    staged = iter(covariances)
+    staged: Iterator[Real] = iter(())
+    if plan.counts:
+        sweep = plan.sweep(diagonal)
+        staged = iter(_core.stage_covariances(sweep, angles, plan.counts, diagonal, states, mean))
     blocks: list[Block] = []
     for block in plan.blocks:
         if block.generators is None:

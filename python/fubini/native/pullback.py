@@ -345,8 +345,8 @@ def assembled(
     if len(pulled) == 1 and len(pulled[0][0]) == size:
         total = pulled[0][1]
     else:
-        rows = max([1 if mean else jacobian.inputs, *(len(matrices) for _, matrices in pulled)])
-        dtype = complex if any(np.iscomplexobj(m) for _, m in pulled) else float
+        rows = max([1 if mean else jacobian.inputs, *[len(matrices) for _, matrices in pulled]])
+        dtype = np.result_type(float, *[matrices.dtype for _, matrices in pulled])
         total = np.zeros((rows, size, size), dtype=dtype)
         for columns, matrices in pulled:
             total[:, columns[:, None], columns] += matrices

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from fubini.arrays import to_numpy
-from fubini.compile.calls import Found, find
+from fubini.compile.calls import find
 from fubini.compile.compiled import Compiled
 from fubini.devices.executor import device_reason
 from fubini.native.pullback import Pullback
@@ -84,12 +84,9 @@ def call_form(
     if every is not None:
         tensors[data[0]] = every[0]
     args, kwargs = unslotted({**call, **tensors})
-    found: Found | str = ""
-    form: Compiled | None = None
     one_dtype = len({v.dtype for v in tensors.values()}) == 1
-    # As inputs if they may be, else with all tensors for weights.
-    names_of_data = [names[s] for s in data if len(data) == 1 and tensors[s].ndim in (1, 2)]
-    for inputs in [*names_of_data[:one_dtype], None]:
+    may_be_inputs = len(data) == 1 and tensors[data[0]].ndim in (1, 2) and one_dtype
+    for inputs in [names[data[0]], None] if may_be_inputs else [None]:  # None: all are weights
         found = find(qnode, args, kwargs, inputs)
         form = None if isinstance(found, str) else found.compiled
         if form is not None:

@@ -97,7 +97,7 @@ class EvaluationRecorder(PassRecorder):
                 weights[name] = self.mark(weights[name], seen, found, seen.jacobians.get(name))
         return seen
 
-    def close(self, seen: Evaluation | None, how: Any, noise: ShotNoise | None) -> None:
+    def close(self, seen: Evaluation, how: Any, noise: ShotNoise | None) -> None:
         """Take note of how an evaluation ran, and of the noise of its gradients.
 
         Args:
@@ -105,8 +105,6 @@ class EvaluationRecorder(PassRecorder):
             how: Of the layer's form.
             noise: Of a layer with shots.
         """
-        if seen is None:
-            return
         if isinstance(how, Compiled):
             seen.compiled = how
         if self.keeps_noise and noise is not None:
@@ -268,13 +266,9 @@ def leaf_weights(layer: Any) -> dict[str, Tensor | None]:
 
 def _torch_layers() -> list[Any]:
     """All living TorchLayers, which nobody registers: an instance refers to its class."""
-    kinds: set[Any] = set()
-    waiting: list[Any] = [TorchLayer]
-    while waiting:
-        kind = waiting.pop()
-        if kind not in kinds:
-            kinds.add(kind)
-            waiting += kind.__subclasses__()
+    kinds: list[Any] = [TorchLayer]
+    for kind in kinds:  # which grow on the way
+        kinds += [one for one in kind.__subclasses__() if one not in kinds]
     return [one for one in gc.get_referrers(*kinds) if type(one) in kinds]
 
 

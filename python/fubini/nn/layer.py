@@ -9,9 +9,10 @@ import pennylane as qml
 import torch
 
 from fubini.compile.compiled import Compiled, Traced
-from fubini.compile.function import Run, compile_function, rest_of
+from fubini.compile.function import compile_function, rest_of
 from fubini.devices.executor import check_device, device_reason
 from fubini.errors import UnsupportedCircuitError
+from fubini.native.reading import Reading
 from fubini.nn.copies import found_qnode, reduced, share_uncopyable
 from fubini.nn.device_pass import derivatives_of
 from fubini.nn.evaluations import EvaluationRecorder, register
@@ -278,18 +279,15 @@ class QuantumLayer(OnDevice):
         if self._recorders:
             named = dict(zip(self.weight_shapes, weights, strict=True))
             alive = [r for reference in self._recorders if (r := reference()) is not None]
-            watched = [(recorder, recorder.begin(flat, named)) for recorder in alive]
+            begun = [(recorder, recorder.begin(flat, named)) for recorder in alive]
+            watched = [(recorder, seen) for recorder, seen in begun if seen is not None]
             weights = list(named.values())
-        form, run = self._form_and_run(flat, weights)
+        form, reading = self._form_and_reading(flat, weights)
         results: Any
         if isinstance(form.how, str):
             results = self._run_on_device(form, flat, weights)
-        elif run is not None and run.reading is not None and isinstance(form.how, Traced):
-            # The function has just run for this call, and may count its calls.
-            values, circuit = run_reading(run.reading, flat)
-            results = arranged(values.to(flat), circuit.output_shapes, form.kind)
         else:
-            results = self._run(form, flat, weights)
+            results = self._run(form, flat, weights, reading)
         for recorder, seen in watched:
             recorder.close(seen, form.how, self.shot_noise)
         return results
@@ -317,10 +315,10 @@ class QuantumLayer(OnDevice):
         return device_reason(self.qnode) or None
 
     def _form(self, x: Tensor) -> Form:
-        return self._form_and_run(x, list(self.qnode_weights.values()))[0]
+        return self._form_and_reading(x, list(self.qnode_weights.values()))[0]
 
-    def _form_and_run(self, x: Tensor, weights: list[Tensor]) -> tuple[Form, Run | None]:
-        """The form for these inputs, compiled anew where something has changed, and the run that this took."""
+    def _form_and_reading(self, x: Tensor, weights: list[Tensor]) -> tuple[Form, Reading | None]:
+        """The form for these inputs, compiled anew where something has changed, and what was read in the run for that."""
         form = self._forms.find(self.qnode, x, weights)
         if form is not None:
             return form, None
@@ -345,13 +343,17 @@ class QuantumLayer(OnDevice):
         self._width = x.shape[-1]
         form = Form(how, kind, self.qnode, rest_of(self.qnode))
         self._forms.add(form, x)
-        return form, run
+        return form, run.reading
 
-    def _run(self, form: Form, x: Tensor, weights: list[Tensor]) -> Any:
+    def _run(self, form: Form, x: Tensor, weights: list[Tensor], reading: Reading | None) -> Any:
         if isinstance(form.how, Compiled):
             circuit = form.how.circuit
             values = run_compiled(form.how, x if x.ndim > 1 else x.unsqueeze(0), weights)
             values = values if x.ndim > 1 else values.squeeze(0)
+        elif (
+            reading is not None
+        ):  # the function has just run for this call, and may count its calls
+            values, circuit = run_reading(reading, x)
         else:
             values, circuit = run_traced(self.qnode, self._arguments(x, weights), x)
         return arranged(values.to(x), circuit.output_shapes, form.kind)

@@ -1,4 +1,4 @@
-"""The arguments of a layer's QNode: which one is the data, and shapes and first values of the weights."""
+"""The arguments of a layer's QNode: which one is the data, shapes and first values of the weights, and gates at them."""
 
 import inspect
 import math
@@ -7,7 +7,8 @@ from typing import Any, TypeGuard
 
 import torch
 
-from fubini.circuit.tape import user_tape
+from fubini.circuit.angles import gate_tape
+from fubini.circuit.tape import GateTape, user_tape
 from fubini.compile.function import Run, outside_transforms
 from fubini.errors import UnsupportedCircuitError
 from fubini.torch_private import is_wrapped
@@ -180,3 +181,34 @@ def has_inputs(inputs: Any, input_arg: str | None) -> TypeGuard[Tensor]:
             f"inputs: expected shape (..., features) with at least one input, got {tuple(inputs.shape)}"
         )
     return True
+
+
+def layer_arguments(layer: Any, inputs: Tensor, weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a layer's QNode by name; ``inputs``: left out for a layer without data."""
+    data = {} if layer.input_arg is None else {layer.input_arg: inputs}
+    return {**data, **weights}
+
+
+def layer_tape(
+    layer: Any,
+    inputs: Tensor,
+    weights: Mapping[str, Any] | None = None,
+    *,
+    pure: bool = False,
+) -> GateTape:
+    """Return the gates of a layer's circuit, decided by values as in its forward.
+
+    Args:
+        layer: A QuantumLayer or TorchLayer.
+        inputs: (features,) or (batch, features).
+        weights: By name; they are what the Jacobian is by. None: the layer's own.
+        pure: As for ``fubini.circuit.angles.gate_tape``.
+
+    Returns:
+        The circuit at these inputs and weights.
+    """
+    weights = layer.qnode_weights if weights is None else weights
+    if inputs.is_floating_point():  # the layer, too, passes weights of the inputs' dtype
+        weights = {name: w.to(inputs) for name, w in weights.items()}
+    passed = layer_arguments(layer, inputs, weights)
+    return gate_tape(layer.qnode, (), passed, list(weights), pure=pure, as_passed=True)

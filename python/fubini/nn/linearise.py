@@ -18,7 +18,7 @@ from fubini.native.reading import read
 from fubini.nn.expval import expval
 from fubini.nn.gradients import batched_gradients
 from fubini.nn.layer import QuantumLayer
-from fubini.nn.layer_tape import layer_arguments
+from fubini.nn.layer_weights import layer_arguments
 from fubini.nn.native_pass import started
 from fubini.nn.stand_in import as_native
 from fubini.options import Real

@@ -17,7 +17,7 @@ from fubini.devices.usage import Usage
 from fubini.errors import UnsupportedCircuitError
 from fubini.nn.device_pass import derivatives_of, own_derivatives, run_shifted, shifted_circuit
 from fubini.nn.forms import Form, Forms, arranged, check_results, tuples_are_stacked
-from fubini.nn.layer_tape import layer_tape
+from fubini.nn.layer_weights import layer_tape
 from fubini.nn.shot_noise import ShotNoise
 from fubini.options import Approx, LayerRule
 

@@ -149,7 +149,7 @@ def _tried(layer: Any, shape: tuple[int, ...]) -> Any:
 
 
 def _results(layer: Any, inputs: Tensor, weights: list[Tensor]) -> Any:
-    form, _ = layer._form_and_run(inputs, weights)
+    form, _ = layer._form_and_reading(inputs, weights)
     if isinstance(form.how, str) and form.kind != "other":
         try:  # without executing anything
             circuit = shifted_circuit(layer.qnode, layer._arguments(inputs, weights))

@@ -140,11 +140,11 @@ def _kind(node: Any) -> Role:
     if isinstance(node, torch.autograd.function.BackwardCFunction):
         return "data"  # the result of a circuit, or of a function of somebody's own
     name = _name(node)
-    complete = all(following is not None for following, _ in node.next_functions)
-    if complete and (name in _FUNCTIONS or name in _SEVERAL):
+    present = [following is not None for following, _ in node.next_functions]
+    if all(present) and (name in _FUNCTIONS or name in _SEVERAL):
         return "weight"
     if name in _NETWORKS:
-        return _of_products(name, [following is not None for following, _ in node.next_functions])
+        return _of_products(name, present)
     if name in ("Mul", "Div") and not packs_saved_tensors():
         # A plain number is kept as a tensor without dimensions.
         factor = node._saved_other

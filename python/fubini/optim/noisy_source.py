@@ -10,7 +10,7 @@ import torch
 from fubini.blocks import NoisyBlock
 from fubini.errors import UnsupportedCircuitError
 from fubini.metric.call_metric import CallLayer
-from fubini.nn.layer_tape import layer_tape
+from fubini.nn.layer_weights import layer_tape
 from fubini.nn.shot_noise import estimated_metric, gradient_covariance
 from fubini.optim.gather import Counted
 from fubini.optim.quantum_source import AnyLayer, QuantumSource, is_plain, places

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from fubini import _core
+from fubini.circuit.arguments import check_finite_array
 from fubini.circuit.jacobian import Directions
 from fubini.native.circuit import Circuit
 from fubini.native.layer_plan import MAX_WORD_PAIRS, layer_plan, moments
@@ -227,10 +228,7 @@ def check_finite(name: str, values: Real, single: bool) -> None:
     """
     if np.isfinite(values).all():
         return
-    bad = np.argwhere(~np.isfinite(values))
-    row, column = bad[0].tolist()
-    place = f"{column}" if single else f"{row}, {column}"
-    raise ValueError(
-        f"{name}: expected finite numbers, got {values[row, column]} at {name}[{place}]"
-        f"{f' and {len(bad) - 1} more' if len(bad) > 1 else ''}. Check the weights and inputs they come from."
-    )
+    try:
+        check_finite_array(name, values[0] if single else values)
+    except ValueError as error:
+        raise ValueError(f"{error}. Check the weights and inputs they come from.") from None

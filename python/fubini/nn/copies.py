@@ -21,17 +21,8 @@ class NamedQNode:
     name: str
 
 
-def named_qnode(qnode: Any) -> Any:
-    """Return a QNode by its name, if there is one, else as it is."""
-    module = getattr(qnode.func, "__module__", None)
-    name = getattr(qnode.func, "__qualname__", "")
-    if module is None or _lookup(sys.modules.get(module), name) is not qnode:
-        return qnode
-    return NamedQNode(module, name)
-
-
 def found_qnode(qnode: Any) -> Any:
-    """Return the QNode that ``named_qnode`` gave a name.
+    """Return the QNode that ``reduced`` gave a name.
 
     Raises:
         AttributeError: If the module does not have it any more.
@@ -49,7 +40,11 @@ def found_qnode(qnode: Any) -> Any:
 
 def reduced(owner: Any) -> tuple[Any, ...]:
     """Return how an owner of a QNode is pickled: one that a module has under its function's name, by that name."""
-    state = {**owner.__getstate__(), "qnode": named_qnode(owner.qnode)}
+    state, qnode = owner.__getstate__(), owner.qnode
+    module = getattr(qnode.func, "__module__", None)
+    name = getattr(qnode.func, "__qualname__", "")
+    if module is not None and _lookup(sys.modules.get(module), name) is qnode:
+        state = {**state, "qnode": NamedQNode(module, name)}
     return copyreg.__newobj__, (type(owner),), state  # type: ignore[attr-defined]
 
 

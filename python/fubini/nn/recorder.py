@@ -267,26 +267,11 @@ class ModelRecorder(PassRecorder):
             self._passed(seen, grad if whole else None)
             if not torch.is_grad_enabled():
                 return None
-            marked: Tensor = _Marked.apply(  # type: ignore[no-untyped-call]
-                grad, torch.zeros((), requires_grad=True), lambda: self._passed(seen)
-            )
+            marked = grad + torch.zeros((), requires_grad=True)  # which makes it require a gradient
+            marked.register_hook(lambda _: self._passed(seen))  # type: ignore[no-untyped-call]
             return marked
 
         output.register_hook(passed)  # type: ignore[no-untyped-call]
-
-
-class _Marked(torch.autograd.Function):
-    """A tensor that says when its gradient is computed; the token makes it require one."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, token: Tensor, passed: Any) -> Tensor:
-        ctx.passed = passed
-        return values.view_as(values)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        ctx.passed()
-        return gradient, None, None
 
 
 def record(module: torch.nn.Module, owner: Any) -> ModelRecorder:

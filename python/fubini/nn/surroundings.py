@@ -44,12 +44,11 @@ class Surroundings(NamedTuple):
         modules = modules_of(model)
         training = tuple([m.training for m in modules])
         autocast = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
-        # Most models have no buffers, and looking for their names takes longer than for them.
-        if not [m for m in modules if m._buffers]:
-            return cls(AllRandom.now(), training, {}, autocast)
         buffers = {}
         known: Mapping[str, Tensor] = {} if before is None else before.buffers
-        for name, buffer in model.named_buffers():
+        # Most models have no buffers, and looking for their names takes longer than for them.
+        named = model.named_buffers() if [m for m in modules if m._buffers] else ()
+        for name, buffer in named:
             last = known.get(name)
             kind = buffer.dtype, buffer.device
             if last is None or (last.dtype, last.device) != kind or not torch.equal(last, buffer):

@@ -186,20 +186,19 @@ def _differentiable_gradient(
     rows = _rows(inputs, weights)
     angles, state = _angles(form, rows)
     sweeps = Sweeps(form.circuit)
-    if form.affine is not None:
-        by_rows = pullback(sweeps, angles, gradient) @ _matrices(form)[1]
-    elif state is None:
-        by_angles = pullback(sweeps, angles, gradient)
-        by_rows = pullback(_outputs(form), rows, by_angles)
-    elif not (form.state_weighted or (form.state_from_inputs and inputs.requires_grad)):
-        # Second derivatives by angles are there as long as the state does not move.
-        by_angles = pullback(sweeps, angles, gradient, state.detach())
-        still = by_angles.new_zeros(len(rows), 2 * state.shape[-1])
-        by_rows = pullback(_outputs(form), rows, torch.cat([by_angles, still], dim=-1))
-    else:
+    moves = form.state_weighted or (form.state_from_inputs and inputs.requires_grad)
+    if state is not None and moves:
         by_angles, by_state = pullback_with_state(sweeps, angles, state, gradient)
-        parts = torch.view_as_real(by_state).reshape(len(rows), -1)
-        by_rows = pullback(_outputs(form), rows, torch.cat([by_angles, parts], dim=-1))
+        parts = [by_angles, torch.view_as_real(by_state).reshape(len(rows), -1)]
+    else:  # second derivatives by angles are there as long as the state does not move
+        still = None if state is None else state.detach()
+        parts = [pullback(sweeps, angles, gradient, still)]
+        if state is not None:
+            parts.append(parts[0].new_zeros(len(rows), 2 * state.shape[-1]))
+    if form.affine is not None:
+        by_rows = parts[0] @ _matrices(form)[1]
+    else:
+        by_rows = pullback(_outputs(form), rows, torch.cat(parts, dim=-1))
     sizes = [w.numel() for w in weights]
     *by_weights, by_inputs = torch.split(by_rows, [*sizes, inputs.shape[-1]], dim=-1)
     return [

@@ -177,7 +177,10 @@ class CallWatch(PassRecorder):
             if origin.role == "weight":
                 seen.of_weights[slot] = weight_seen(call[slot], origin)
             else:
-                seen.unclear[names.get(slot, str(slot))] = _reason(call[slot])
+                kind = type(call[slot]).__name__
+                reason = f"its tensors are in a {kind}; pass each as an argument of its own"
+                inside = not isinstance(call[slot], Tensor)
+                seen.unclear[names.get(slot, str(slot))] = reason if inside else ""
         _keep_arguments(seen, call, names)
 
         def marked(value: Any) -> Any:
@@ -275,12 +278,6 @@ def weight_seen(value: Tensor, origin: Origin) -> WeightSeen:
         entries is not None and np.array_equal(entries, np.arange(leaves[0].numel()))
     )
     return WeightSeen(leaves, kept, entries, value.shape, value.dtype, plain)
-
-
-def _reason(value: Any) -> str:
-    if not isinstance(value, Tensor):
-        return f"its tensors are in a {type(value).__name__}; pass each as an argument of its own"
-    return ""
 
 
 def _keep_arguments(seen: SeenCall, call: Call, names: Mapping[Slot, str]) -> None:

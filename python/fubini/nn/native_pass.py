@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from fubini import _core
 from fubini.arrays import to_numpy
 from fubini.circuit.tape import user_tape
 from fubini.compile.compiled import Compiled
@@ -107,10 +106,10 @@ def _rows(inputs: Tensor, weights: Sequence[Tensor]) -> Tensor:
 
 def _angles(form: Compiled, rows: Tensor) -> tuple[Tensor, Tensor | None]:
     """Angles (B, A) and initial states (B, N) or None."""
-    if form.affine is not None:
+    if form.affine is not None:  # a product takes less time, also of its derivatives
         constant, slope = _matrices(form)
         return constant + rows @ slope.T, None
-    found = values(_outputs(form), rows)
+    found = values(Outputs(form.map), rows)
     size = form.circuit.num_angles
     if not form.circuit.takes_state:
         return found, None
@@ -119,11 +118,6 @@ def _angles(form: Compiled, rows: Tensor) -> tuple[Tensor, Tensor | None]:
     return found[:, :size], torch.view_as_complex(
         pairs.clone(memory_format=torch.contiguous_format)
     )
-
-
-def _outputs(form: Compiled) -> Outputs:
-    assert isinstance(form.map, _core.Expression)
-    return Outputs(form.map)
 
 
 def _matrices(form: Compiled) -> list[Tensor]:
@@ -198,7 +192,7 @@ def _differentiable_gradient(
     if form.affine is not None:
         by_rows = parts[0] @ _matrices(form)[1]
     else:
-        by_rows = pullback(_outputs(form), rows, torch.cat(parts, dim=-1))
+        by_rows = pullback(Outputs(form.map), rows, torch.cat(parts, dim=-1))
     sizes = [w.numel() for w in weights]
     *by_weights, by_inputs = torch.split(by_rows, [*sizes, inputs.shape[-1]], dim=-1)
     return [

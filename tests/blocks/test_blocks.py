@@ -206,6 +206,8 @@ def test_misfits_are_refused() -> None:
     block = dense()
     with pytest.raises(ValueError, match="expected a DenseBlock of the same parameters"):
         block.average(dense(), 0.5)
+    with pytest.raises(ValueError, match="operator: a metric known by its products"):
+        operator().average(operator(), 0.5)
     with pytest.raises(ValueError, match=r"matrix: expected a tensor of shape \(6, 6\), got"):
         DenseBlock(parameters((2, 3)), spd(5))
     with pytest.raises(ValueError, match=r"columns: expected parameters of \[12, 3\] entries"):

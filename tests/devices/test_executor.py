@@ -1,6 +1,7 @@
 """The executor on devices that fail: what is retried, what is kept, what is counted, what is refused."""
 
 import pickle
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,29 @@ def test_an_interrupt_keeps_results() -> None:
 def test_a_late_answer_is_not_paid_for_twice() -> None:
     dev = Serial(wires=2, faults={1: "slow"})
     executor = Executor(dev, timeout=0.2, backoff=1.0)
+    np.testing.assert_array_equal(job_on(dev).run(executor).jacobian, expected())
+    assert dev.calls == 1
+
+
+def test_an_answer_that_comes_as_the_time_ends_is_not_paid_for_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Late(Future[Any]):
+        def result(self, timeout: float | None = None) -> Any:
+            if not self.done():
+                self.set_result(executor._call(tapes))
+                raise TimeoutError
+            return super().result()
+
+    tapes: list[Any] = []
+
+    def started(asked: list[Any]) -> Late:
+        tapes[:] = asked
+        return Late()
+
+    dev = Serial(wires=2)
+    executor = Executor(dev, timeout=1.0, retries=1, backoff=0.0)
+    monkeypatch.setattr(executor, "_started", started)
     np.testing.assert_array_equal(job_on(dev).run(executor).jacobian, expected())
     assert dev.calls == 1
 

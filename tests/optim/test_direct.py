@@ -13,6 +13,7 @@ import fubini
 from fubini import _core
 from fubini.blocks import DenseBlock, DiagonalBlock, KroneckerBlock
 from fubini.optim.chain_step import ChainStep
+from fubini.optim.direct import Direct
 from models import hybrid
 
 D = torch.float64
@@ -194,6 +195,16 @@ def test_changed_numbers_are_seen() -> None:
     assert opt._direct._factors is not None
     changed, _ = trained({"metric": "quantum", "update_every": 10}, D, between)
     assert not torch.equal(kept[2], changed[2])
+
+
+def test_a_step_that_overflows_is_not_taken() -> None:
+    p = nn.Parameter(torch.ones(1, dtype=D))
+    p.grad = torch.full((1,), 1e10, dtype=D)
+    block = DiagonalBlock([p], torch.full((1,), 1e-140, dtype=D), "block")
+    group = {"params": [p], "lr": 1e200, "maximize": False}
+    with torch.no_grad():
+        assert Direct().step([(block, True)], [group], 1e-141, None, 1.0) is None
+    assert p.item() == 1.0
 
 
 def test_other_ways_are_not_taken_directly() -> None:

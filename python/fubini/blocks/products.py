@@ -178,6 +178,17 @@ class OperatorBlock(Block):
             unit[i] = 0.0
         return result
 
+    def average(self, other: Block, decay: float) -> OperatorBlock:
+        """Raise a ValueError: there are no numbers to average.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            f"{self.label}: a metric known by its products alone cannot be averaged over steps; "
+            "use no averaging, or approx='block-diag'"
+        )
+
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> OperatorBlock:
         """Return the block itself: there are no numbers."""
         return self

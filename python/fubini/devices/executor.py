@@ -283,7 +283,8 @@ class Executor:
                     f"device: {self.device.name} refused a circuit: {error}"
                 ) from error
             except Exception as error:  # noqa: BLE001 - what plugins raise for a failing network or queue
-                if pending[1].done():
+                # The end of a call that was late may have come since.
+                if pending[1].done() and pending[1].exception() is error:
                     problem, pending = error, None
                 else:
                     problem = TimeoutError(f"no answer within {self.timeout:g} s")

@@ -71,9 +71,10 @@ class Direct:
         if not math.isfinite(square):
             return None
         rate, after = rate_of(groups[0], length, square, units)
+        change = torch.from_numpy(found).mul_(rate)
         if _core.first_not_finite([found]) >= 0:
             return None
-        add(self._parameters, found, rate)
+        add(self._parameters, change)
         metric = self._metric
         return Taken(lambda: metric, lam, gradient, [dict(g) for g in groups], length, after, units)
 
@@ -178,15 +179,13 @@ def rate_of(
     return (rate if group["maximize"] else -rate), length
 
 
-def add(parameters: Sequence[Tensor], direction: Any, rate: float) -> None:
+def add(parameters: Sequence[Tensor], change: Tensor) -> None:
     """Move parameters.
 
     Args:
         parameters: What moves.
-        direction: (n,), float64; is written to.
-        rate: What it is multiplied with.
+        change: By how much, (n,), float64.
     """
-    change = torch.from_numpy(direction).mul_(rate)
     first = parameters[0].dtype
     if all(p.dtype is first for p in parameters):
         pieces = unflattened(change.to(first), parameters)

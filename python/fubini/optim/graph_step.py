@@ -58,4 +58,8 @@ class GraphStep(PlannedStep[GraphPlan]):
         found, square = factors.apply(gradient.numpy())
         if _core.first_not_finite([found]) >= 0:
             return None
-        return square, gradient, lambda rate: add(plan.parameters, found, rate)
+        return (
+            square,
+            gradient,
+            lambda rate: add(plan.parameters, torch.from_numpy(found).mul_(rate)),
+        )

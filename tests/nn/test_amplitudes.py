@@ -125,11 +125,12 @@ def test_state_prepared_later_is_refused() -> None:
         layer(torch.tensor([0.6, 0.8], dtype=D, requires_grad=True))
 
 
-def test_a_state_without_parameters():
+@pytest.mark.parametrize("angle", [torch.clone, torch.sin])
+def test_a_state_without_parameters(angle):
     @qml.qnode(qml.device("default.qubit", wires=3))
     def circuit(w):
         qml.CosineWindow(wires=[2, 0])
-        qml.RY(w, wires=0)
+        qml.RY(angle(w), wires=0)
         return qml.expval(qml.Z(0) @ qml.X(2))
 
     layer = fubini.QuantumLayer(circuit, {"w": ()}).double()

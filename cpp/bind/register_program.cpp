@@ -38,10 +38,8 @@ std::vector<OperationRow> operation_rows(const Program& program) {
     };
     std::vector<OperationRow> rows;
     for (const Operation& o : program.operations()) {
-        Mask support = o.word.x | o.word.z | o.fixed;
-        for (const int qubit : o.qubits) support |= Mask{1} << qubit;
         rows.emplace_back(name(o.kind), o.word.x, o.word.z, sign(o.word), o.fixed, o.value, o.slot,
-                          o.coefficient, o.offset, support);
+                          o.coefficient, o.offset, o.support());
     }
     return rows;
 }

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bind/module.hpp"
@@ -62,11 +63,11 @@ inline void expect_fits(double elements, const char* what) {
 
 /// A new array, refused before it is allocated where it cannot fit.
 template <typename Array = RealArray>
-Array new_array(const char* what, const std::vector<py::ssize_t>& shape) {
+Array new_array(const char* what, std::vector<py::ssize_t> shape) {
     double elements = sizeof(typename Array::value_type) / sizeof(double);
     for (const py::ssize_t side : shape) elements *= static_cast<double>(side);
     expect_fits(elements, what);
-    return Array(shape);
+    return Array(std::move(shape));
 }
 
 inline py::ssize_t outputs_of(const Program& program) {

@@ -45,10 +45,7 @@ void add_gradients(const Tile& tile, const Step& step, Vec overlap[4]) {
         const int a = rotation.axis, b = a % 3 + 1, c = b % 3 + 1;
         if (rotation.slot >= 0) tile.slots()[rotation.slot] += rotation.coefficient * overlap[a];
         if (i == step.first) break;
-        const Vec half_sine = tile.half_angle(i)[0];
-        const Vec half_cosine = tile.half_angle(i)[1];
-        const Vec sine = 2.0 * half_sine * half_cosine;
-        const Vec cosine = half_cosine * half_cosine - half_sine * half_sine;
+        const auto [sine, cosine] = tile.whole_angle(i);
         const Vec before_b = cosine * overlap[b] + sine * overlap[c];
         overlap[c] = cosine * overlap[c] - sine * overlap[b];
         overlap[b] = before_b;
@@ -75,10 +72,8 @@ void weigh(const Tile& tile, const Cotangent& cotangent) {
 template <typename Cotangent>
 void reverse_sweep(const Program& program, const Batch& batch, const Cotangent& cotangent, double* gradient,
                    double* values, std::complex<double>* state_gradient, const double* kept) {
-    const auto angles = static_cast<std::size_t>(program.angles());
     const std::size_t amplitudes = std::size_t{1} << program.qubits();
-    bool needs_moments = values != nullptr;
-    for (const Output& output : program.outputs()) needs_moments = needs_moments || output.square >= 0;
+    const bool needs_moments = values != nullptr || has_variances(program);
     for_tiles(program, batch, 2, [&](Tile& tile) {
         double *bra = tile.state(0), *ket = tile.state(1);
         if (kept == nullptr) {
@@ -92,7 +87,6 @@ void reverse_sweep(const Program& program, const Batch& batch, const Cotangent& 
         if (values != nullptr) store_outputs(tile, values);
         weigh(tile, cotangent);
         apply_observables(program, tile.layout, tile.weights(), ket, bra, tile.scratch());
-        std::fill_n(tile.slots(), angles, Vec{});
         run_back(tile, ket, bra);
         store_slots(tile, gradient);
         if (state_gradient != nullptr) {
@@ -106,8 +100,7 @@ void reverse_sweep(const Program& program, const Batch& batch, const Cotangent& 
 void each_output(const Program& program, const Batch& batch, double* jacobian, double* values) {
     const auto angles = static_cast<std::size_t>(program.angles());
     const std::size_t outputs = program.outputs().size();
-    bool needs_moments = values != nullptr;
-    for (const Output& output : program.outputs()) needs_moments = needs_moments || output.square >= 0;
+    const bool needs_moments = values != nullptr || has_variances(program);
     for_tiles(program, batch, 3, [&](Tile& tile) {
         double *final_state = tile.state(0), *ket = tile.state(1), *bra = tile.state(2);
         tile.load_initial(final_state);
@@ -118,7 +111,6 @@ void each_output(const Program& program, const Batch& batch, double* jacobian, d
             weigh(tile, [&](std::ptrdiff_t, std::size_t m) { return m == output ? 1.0 : 0.0; });
             std::copy_n(final_state, tile.layout.rows() * row_doubles, ket);
             apply_observables(program, tile.layout, tile.weights(), ket, bra, tile.scratch());
-            std::fill_n(tile.slots(), angles, Vec{});
             run_back(tile, ket, bra);
             store_slots(tile, jacobian + output * angles, outputs);
         }
@@ -128,6 +120,7 @@ void each_output(const Program& program, const Batch& batch, double* jacobian, d
 }  // namespace
 
 void run_back(const Tile& tile, double* ket, double* bra) {
+    std::fill_n(tile.slots(), tile.program.angles(), Vec{});
     for (std::size_t s = tile.plan.steps.size(); s-- > 0;) {
         tile.checkpoint(s);
         const Step& step = tile.plan.steps[s];

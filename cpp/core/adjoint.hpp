@@ -23,8 +23,9 @@ void vjp(const Program& program, const Batch& batch, const double* cotangents, d
 /// variances.
 void set_weights(const Tile& tile, const double* cotangents);
 
-/// Takes both states back through every step, and adds Im <bra|K|ket> times the coefficient, where K is the
-/// generator of each rotation, to tile.slots(): the derivative of 2 Re <bra|ket> by the angles of ket.
+/// Takes both states back through every step. tile.slots() <- the sums of Im <bra|K|ket> times the
+/// coefficient, where K is the generator of each rotation: the derivative of 2 Re <bra|ket> by the angles of
+/// ket.
 void run_back(const Tile& tile, double* ket, double* bra);
 
 /// gradient[(first..) * every, a] = tile.slots()[a], summed over the lanes of each sample.

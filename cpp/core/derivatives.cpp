@@ -21,14 +21,11 @@ void derivative_states(const Program& program, const Batch& batch, const double*
                        std::complex<double>* out) {
     const std::size_t amplitudes = std::size_t{1} << program.qubits();
     for_tiles(program, batch, 2, [&](Tile& tile) {
-        double* ket = tile.state(0);
-        double* tangent = tile.state(1);
-        tile.load_initial(ket);
+        double *ket = tile.state(0), *tangent = tile.state(1);
         if (tangents != nullptr) {
-            std::fill_n(tangent, tile.layout.rows() * row_doubles, 0.0);
-            load_slots(tile, tangents);
-            run_forward(tile, ket, tangent);
+            run_along(tile, tangents, ket, tangent);
         } else {
+            tile.load_initial(ket);
             tile.run_forward(ket);
         }
         store_states(tile.layout, tangents != nullptr ? tangent : ket, splat(1), Vec{},
@@ -42,7 +39,6 @@ void overlap_gradient(const Program& program, const Batch& batch, const std::com
         tile.load_initial(tile.state(0));
         tile.run_forward(tile.state(0));
         load_covectors(tile, covectors, tile.state(1));
-        std::fill_n(tile.slots(), program.angles(), Vec{});
         run_back(tile, tile.state(0), tile.state(1));
         store_halved_slots(tile, out);
     });
@@ -52,10 +48,7 @@ void overlap_hessian(const Program& program, const Batch& batch, const std::comp
                      const double* tangents, double* out) {
     for_tiles(program, batch, 4, [&](Tile& tile) {
         double* const states[4] = {tile.state(0), tile.state(1), tile.state(2), tile.state(3)};
-        tile.load_initial(states[0]);
-        std::fill_n(states[1], tile.layout.rows() * row_doubles, 0.0);
-        load_slots(tile, tangents);
-        run_forward(tile, states[0], states[1]);
+        run_along(tile, tangents, states[0], states[1]);
         load_covectors(tile, covectors, states[2]);
         std::fill_n(states[3], tile.layout.rows() * row_doubles, 0.0);
         run_back_twice(tile, states);

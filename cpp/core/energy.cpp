@@ -297,10 +297,7 @@ void energy_curvature_product(const Program& program, const Batch& batch, const 
     for_tiles(program, batch, 3, [&](Tile& tile) {
         double *ket = tile.state(0), *tangent = tile.state(1), *image = tile.state(2);
         const std::size_t doubles = tile.layout.rows() * row_doubles;
-        tile.load_initial(ket);
-        std::fill_n(tangent, doubles, 0.0);
-        load_slots(tile, vectors);
-        run_forward(tile, ket, tangent);
+        run_along(tile, vectors, ket, tangent);
         project_out(tile.layout, ket, tangent);
         measure(program, tile.layout, ket, tile.moments(), tile.scratch());
         Vec energy{};
@@ -308,7 +305,6 @@ void energy_curvature_product(const Program& program, const Batch& batch, const 
         apply_observables(program, tile.layout, moments.data(), tangent, image, tile.scratch());
         for (std::size_t at = 0; at < doubles; at += lanes) vec(image + at) -= energy * vec(tangent + at);
         project_out(tile.layout, ket, image);
-        std::fill_n(tile.slots(), program.angles(), Vec{});
         run_back(tile, ket, image);
         store_slots(tile, out);
     });

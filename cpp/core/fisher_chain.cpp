@@ -128,14 +128,19 @@ const FisherChain::Known* FisherChain::pass_of(const Layer& layer, const Run& ru
     return nullptr;
 }
 
-void FisherChain::run_circuit(const Layer& layer, Run& run, const double* from, const Call& call) {
-    const AnglePoint point{call.parameters + layer.first, from, call.data, false};
-    run.angles.resize(entries(call.data * layer.map->angles()));
-    layer.map->evaluate(point, run.angles.data(), nullptr);
+Batch FisherChain::batch_of(const Run& run, const Call& call) {
     Batch batch;
     batch.angles = run.angles.data();
     batch.size = call.data;
     batch.poll = call.poll;
+    return batch;
+}
+
+void FisherChain::run_circuit(const Layer& layer, Run& run, const double* from, const Call& call) {
+    const AnglePoint point{call.parameters + layer.first, from, call.data, false};
+    run.angles.resize(entries(call.data * layer.map->angles()));
+    layer.map->evaluate(point, run.angles.data(), nullptr);
+    const Batch batch = batch_of(run, call);
     run.along = layer.rank < layer.outputs || combines(layer, call);
     if (run.along) {
         if (const Known* pass = pass_of(layer, run, call)) {
@@ -173,10 +178,7 @@ void FisherChain::sweep(const Layer& layer, Run& run, const double* from, const 
         reduce_rows(factor_, rows, pulled_.data());
         replace_factor(rows, layer.outputs);
     }
-    Batch batch;
-    batch.angles = run.angles.data();
-    batch.size = call.data;
-    batch.poll = call.poll;
+    const Batch batch = batch_of(run, call);
     const Index count = factor_.rows;
     run.by_angles.resize(entries(call.data * count * angles));
     cotangents_.resize(entries(call.data * layer.outputs));

@@ -9,6 +9,7 @@
 #include <optional>
 #include <vector>
 
+#include "core/batch.hpp"
 #include "core/expression.hpp"
 #include "core/gauss_newton.hpp"
 #include "core/preconditioner.hpp"
@@ -109,6 +110,7 @@ class FisherChain {
     void add(Layer layer);
     [[nodiscard]] bool combines(const Layer& layer, const Call& call) const;
     void forward(const Call& call);
+    [[nodiscard]] static Batch batch_of(const Run& run, const Call& call);
     void run_circuit(const Layer& layer, Run& run, const double* from, const Call& call);
     [[nodiscard]] static const Known* pass_of(const Layer& layer, const Run& run, const Call& call);
     void chain_rule(const Layer& layer, Run& run, const double* from, const Call& call, std::ptrdiff_t rows);

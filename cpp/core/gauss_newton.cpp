@@ -22,12 +22,6 @@ void mirror(double* matrix, std::ptrdiff_t n) {
     }
 }
 
-/// matrix (n, n) = rows^T rows for rows (count, n).
-void gram(const double* rows, std::ptrdiff_t count, std::ptrdiff_t n, double* matrix) {
-    product_of_transpose(rows, rows, n, count, n, matrix);
-    mirror(matrix, n);
-}
-
 /// hessian (width, width) = S_n^T S_n.
 void hessian_of(const CurvatureFactor& factor, std::ptrdiff_t datum, Matrix& hessian) {
     hessian.setZero();
@@ -180,7 +174,8 @@ void reduce_rows(const CurvatureFactor& factor, std::ptrdiff_t rank, double* red
 }
 
 void rows_block(const double* rows, std::ptrdiff_t count, std::ptrdiff_t parameters, double* matrix) {
-    gram(rows, count, parameters, matrix);
+    product_of_transpose(rows, rows, parameters, count, parameters, matrix);
+    mirror(matrix, parameters);
 }
 
 void jacobian_block(const CurvatureFactor& factor, const double* jacobian, std::ptrdiff_t parameters,
@@ -188,7 +183,7 @@ void jacobian_block(const CurvatureFactor& factor, const double* jacobian, std::
     if (factor.rows <= factor.width) {
         Matrix rows(factor.data * factor.rows, parameters);
         pull_factor(factor, jacobian, parameters, rows.data());
-        gram(rows.data(), rows.rows(), parameters, matrix);
+        rows_block(rows.data(), rows.rows(), parameters, matrix);
         return;
     }
     // H J is smaller than S J.
@@ -286,9 +281,9 @@ void linear_diagonal(const CurvatureFactor& factor, const double* inputs, std::p
 
 void kronecker_factors(const CurvatureFactor& factor, const double* inputs, std::ptrdiff_t count, bool bias,
                        double* outer, double* inner) {
-    gram(factor.values, factor.data * factor.rows, factor.width, outer);
+    rows_block(factor.values, factor.data * factor.rows, factor.width, outer);
     const std::ptrdiff_t width = count + (bias ? 1 : 0);
-    gram(augmented(inputs, factor.data, count, bias).data(), factor.data, width, inner);
+    rows_block(augmented(inputs, factor.data, count, bias).data(), factor.data, width, inner);
     for (std::ptrdiff_t i = 0; i < width * width; ++i) inner[i] /= static_cast<double>(factor.data);
 }
 

@@ -81,30 +81,23 @@ void run_overlap_mix(const Geometry& where, const Mix& m, int lane, double* ket,
                    bi1 = part<width>(b1 + lanes);
         const Real pkr0 = permuted<lane_x>(kr0), pki0 = permuted<lane_x>(ki0);
         const Real pkr1 = permuted<lane_x>(kr1), pki1 = permuted<lane_x>(ki1);
-        if constexpr (has1) {
-            const Real t0 = br0 * pki1 - bi0 * pkr1;
-            sum1[0] += signs ? flipped(t0, si) : t0;
-            if constexpr (!same_row) {
-                const Real t1 = br1 * pki0 - bi1 * pkr0;
-                sum1[1] += signs ? flipped(t1, si) : t1;
+        const auto overlap_of = [&](int row, const Real& br, const Real& bi, const Real& kr, const Real& ki,
+                                    const Real& pkr, const Real& pki) {
+            if constexpr (has1) {
+                const Real t = br * pki - bi * pkr;
+                sum1[row] += signs ? flipped(t, si) : t;
             }
-        }
-        if constexpr (has2) {
-            const Real t0 = br0 * pkr1 + bi0 * pki1;
-            sum2[0] += signs ? flipped(t0, sr) : t0;
-            if constexpr (!same_row) {
-                const Real t1 = br1 * pkr0 + bi1 * pki0;
-                sum2[1] += signs ? flipped(t1, sr) : t1;
+            if constexpr (has2) {
+                const Real t = br * pkr + bi * pki;
+                sum2[row] += signs ? flipped(t, sr) : t;
             }
-        }
-        if constexpr (has3) {
-            const Real t0 = br0 * ki0 - bi0 * kr0;
-            sum3[0] += signs ? flipped(t0, sa) : t0;
-            if constexpr (!same_row) {
-                const Real t1 = br1 * ki1 - bi1 * kr1;
-                sum3[1] += signs ? flipped(t1, sa) : t1;
+            if constexpr (has3) {
+                const Real t = br * ki - bi * kr;
+                sum3[row] += signs ? flipped(t, sa) : t;
             }
-        }
+        };
+        overlap_of(0, br0, bi0, kr0, ki0, pkr1, pki1);
+        if constexpr (!same_row) overlap_of(1, br1, bi1, kr1, ki1, pkr0, pki0);
         first.apply(kr0, ki0, pkr1, pki1, sa, sr, si, part<width>(k0), part<width>(k0 + lanes));
         first.apply(br0, bi0, permuted<lane_x>(br1), permuted<lane_x>(bi1), sa, sr, si, part<width>(b0),
                     part<width>(b0 + lanes));

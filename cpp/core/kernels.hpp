@@ -61,6 +61,15 @@ struct Mix {
     Vec ar[2], ai[2], br[2], bi[2];
 };
 
+/// q <- (cosine - i sine Q_axis) q, with Q_a Q_b = i Q_c.
+template <typename Real>
+inline void turn(Vec q[4], int axis, const Real& sine, const Real& cosine) {
+    const int a = axis, b = a % 3 + 1, c = b % 3 + 1;
+    const Vec q0 = cosine * q[0] - sine * q[a], qa = cosine * q[a] + sine * q[0];
+    const Vec qb = cosine * q[b] - sine * q[c], qc = cosine * q[c] + sine * q[b];
+    q[0] = q0, q[a] = qa, q[b] = qb, q[c] = qc;
+}
+
 /// U = q0 - i (q1 Q1 + q2 Q2 + q3 Q3); the identity on inactive lanes.
 [[nodiscard]] Mix unitary(const Geometry& where, const Vec q[4]);
 /// Its inverse.
@@ -81,7 +90,7 @@ void mix(const Geometry& where, Flavor kind, const Mix& m, double* state, std::s
 void mix_two(const Geometry& first, const Mix& m, const Geometry& second, const Mix& then, double* state,
              std::size_t begin, std::size_t end);
 
-/// target += m source. Rows and lanes outside the subspace keep their value.
+/// target += m source for a generator m. Rows and lanes outside the subspace keep their value.
 void mix_add(const Geometry& where, const Mix& m, const double* source, double* target, std::size_t begin,
              std::size_t end);
 

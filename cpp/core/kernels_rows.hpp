@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "core/constants.hpp"
 #include "core/kernels.hpp"
 
 namespace fubini::rows {
@@ -23,7 +24,7 @@ inline const IntPart<width>& row_sign(std::size_t bits) {
 template <int lane_x>
 constexpr int width_of = lane_x == 0 ? register_lanes : lanes;
 
-/// The coefficients of one row, with that row's signs.
+/// What one row of a Mix does, with that row's signs.
 template <Flavor kind, bool signs, int width>
 struct RowMix {
     using Real = RealPart<width>;
@@ -36,44 +37,16 @@ struct RowMix {
           br(part<width>(m.br[row], lane)),
           bi(part<width>(m.bi[row], lane)) {}
 
-    /// (ar + i ai) a + (br + i bi) b with the signs of row r.
+    /// (re, im) = (ar + i ai) a + (br + i bi) b.
     inline void apply(const Real& a_re, const Real& a_im, const Real& b_re, const Real& b_im, const Int& sa,
                       const Int& sr, const Int& si, Real& re, Real& im) const {
-        if constexpr (kind == Flavor::diagonal) {
-            const Real ai_r = signs ? flipped(ai, sa) : ai;
-            re = ar * a_re - ai_r * a_im;
-            im = ar * a_im + ai_r * a_re;
-        } else if constexpr (kind == Flavor::x_like) {
-            const Real bi_r = signs ? flipped(bi, si) : bi;
-            re = ar * a_re - bi_r * b_im;
-            im = ar * a_im + bi_r * b_re;
-        } else if constexpr (kind == Flavor::y_like) {
-            const Real br_r = signs ? flipped(br, sr) : br;
-            re = ar * a_re + br_r * b_re;
-            im = ar * a_im + br_r * b_im;
-        } else {
-            const Real ai_r = signs ? flipped(ai, sa) : ai;
-            const Real br_r = signs ? flipped(br, sr) : br;
-            const Real bi_r = signs ? flipped(bi, si) : bi;
-            re = (ar * a_re - ai_r * a_im) + (br_r * b_re - bi_r * b_im);
-            im = (ar * a_im + ai_r * a_re) + (br_r * b_im + bi_r * b_re);
-        }
+        Real x = ar * a_re, y = ar * a_im;
+        add(a_re, a_im, b_re, b_im, sa, sr, si, x, y);
+        re = x;
+        im = y;
     }
-};
 
-/// The same for a generator, which has no real diagonal part.
-template <Flavor kind, bool signs, int width>
-struct RowGenerator {
-    using Real = RealPart<width>;
-    using Int = IntPart<width>;
-    Real ai, br, bi;
-
-    RowGenerator(const Mix& m, int row, int lane)
-        : ai(part<width>(m.ai[row], lane)),
-          br(part<width>(m.br[row], lane)),
-          bi(part<width>(m.bi[row], lane)) {}
-
-    /// Adds i ai a + (br + i bi) b with the signs of row r.
+    /// (re, im) += i ai a + (br + i bi) b: all of it for a generator, which has no real diagonal part.
     inline void add(const Real& a_re, const Real& a_im, const Real& b_re, const Real& b_im, const Int& sa,
                     const Int& sr, const Int& si, Real& re, Real& im) const {
         if constexpr (kind == Flavor::diagonal || kind == Flavor::general) {
@@ -97,31 +70,13 @@ struct RowGenerator {
 /// Calls body with (lane_x, same_row) as compile-time constants.
 template <typename Body>
 inline void with_lane_x(const Geometry& where, const Body& body) {
-    const auto at = [&]<int lane_x>() {
+    with_constant<lanes>(where.lane_x, [&]<int lane_x>() {
         if (where.x == 0) {
             body.template operator()<lane_x, true>();
         } else {
             body.template operator()<lane_x, false>();
         }
-    };
-    switch (where.lane_x) {
-        case 0:
-            return at.template operator()<0>();
-        case 1:
-            return at.template operator()<1>();
-        case 2:
-            return at.template operator()<2>();
-        case 3:
-            return at.template operator()<3>();
-        case 4:
-            return at.template operator()<4>();
-        case 5:
-            return at.template operator()<5>();
-        case 6:
-            return at.template operator()<6>();
-        default:
-            return at.template operator()<7>();
-    }
+    });
 }
 
 /// Calls body with (flavor, signs, lane_x, same_row) as compile-time constants. Fewer combinations are

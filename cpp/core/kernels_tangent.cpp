@@ -26,15 +26,12 @@ void run_mix_add(const Geometry& where, const Mix& m, int lane, const double* so
         const Real re0 = part<width>(from0), im0 = part<width>(from0 + lanes), re1 = part<width>(from1),
                    im1 = part<width>(from1 + lanes);
         double* to0 = target + r * row_doubles;
-        Real re, im;
-        first.apply(re0, im0, permuted<lane_x>(re1), permuted<lane_x>(im1), sa, sr, si, re, im);
-        part<width>(to0) += re;
-        part<width>(to0 + lanes) += im;
+        first.add(re0, im0, permuted<lane_x>(re1), permuted<lane_x>(im1), sa, sr, si, part<width>(to0),
+                  part<width>(to0 + lanes));
         if constexpr (!same_row) {
             double* to1 = target + other * row_doubles;
-            second.apply(re1, im1, permuted<lane_x>(re0), permuted<lane_x>(im0), sa, sr, si, re, im);
-            part<width>(to1) += re;
-            part<width>(to1 + lanes) += im;
+            second.add(re1, im1, permuted<lane_x>(re0), permuted<lane_x>(im0), sa, sr, si, part<width>(to1),
+                       part<width>(to1 + lanes));
         }
     }
 }
@@ -45,7 +42,7 @@ void run_mix_tangent(const Geometry& where, const Mix& m, const Mix& d, int lane
     constexpr int width = width_of<lane_x>;
     using Real = RealPart<width>;
     const RowMix<kind, signs, width> first(m, 0, lane), second(m, 1, lane);
-    const RowGenerator<kind, signs, width> first_d(d, 0, lane), second_d(d, 1, lane);
+    const RowMix<kind, signs, width> first_d(d, 0, lane), second_d(d, 1, lane);
     std::size_t r = where.row(begin);
     for (std::size_t index = begin; index < end; ++index, r = where.next(r)) {
         const IntPart<width>& sa = row_sign<width>(signs ? r & where.sign_a : 0);

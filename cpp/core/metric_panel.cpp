@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/constants.hpp"
 #include "core/gram.hpp"
 #include "core/parallel.hpp"
 #include "core/tangent_tile.hpp"
@@ -110,12 +111,10 @@ class Ket {
             for (int i = 0; i < count; ++i) {
                 add_spread(products + static_cast<std::size_t>(i) * doubles, weights[i], tangent);
             }
-        } else if (count == 1) {
-            add_products<1>(products, weights, tangent);
-        } else if (count == 2) {
-            add_products<2>(products, weights, tangent);
-        } else if (count == 3) {
-            add_products<3>(products, weights, tangent);
+        } else {
+            with_constant<4>(count, [&]<int number>() {
+                if constexpr (number > 0) add_products<number>(products, weights, tangent);
+            });
         }
     }
 

@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <algorithm>
-
 #include "core/adjoint.hpp"
 #include "core/metric.hpp"
 #include "core/tangent_tile.hpp"
@@ -32,14 +30,9 @@ void metric_vector_product(const Program& program, const Batch& batch, const dou
     for_tiles(program, batch, 2, [&](Tile& tile) {
         double* ket = tile.state(0);
         double* bra = tile.state(1);
-        const Layout& layout = tile.layout;
-        tile.load_initial(ket);
-        std::fill_n(bra, layout.rows() * row_doubles, 0.0);
-        load_slots(tile, vectors);
-        run_forward(tile, ket, bra);
+        run_along(tile, vectors, ket, bra);
         // Without the part along psi, the overlaps with the derivatives are those of the metric.
-        project_out(layout, ket, bra);
-        std::fill_n(tile.slots(), program.angles(), Vec{});
+        project_out(tile.layout, ket, bra);
         run_back(tile, ket, bra);
         store_halved_slots(tile, out);
     });
@@ -56,7 +49,6 @@ void berry_connection(const Program& program, const Batch& batch, double* out) {
             vec(bra + at) = -vec(ket + at + lanes);
             vec(bra + at + lanes) = vec(ket + at);
         }
-        std::fill_n(tile.slots(), program.angles(), Vec{});
         run_back(tile, ket, bra);
         store_halved_slots(tile, out);
     });

@@ -180,19 +180,6 @@ class OutcomeMap {
     std::array<std::size_t, lanes> lane_part_{};
 };
 
-/// Lists the rows that are not zero in all lanes.
-std::size_t occupied_rows(const double* ket, std::size_t rows, std::uint32_t* found) {
-    std::size_t count = 0;
-    for (std::size_t r = 0; r < rows; ++r) {
-        const IntVec any = (vec(ket + r * row_doubles) != 0.0) | (vec(ket + r * row_doubles + lanes) != 0.0);
-        std::int64_t seen = 0;
-        for (int l = 0; l < lanes; ++l) seen |= any[l];
-        found[count] = static_cast<std::uint32_t>(r);
-        count += seen != 0 ? 1 : 0;
-    }
-    return count;
-}
-
 std::size_t largest_group(Terms terms) {
     std::size_t largest = 0;
     for_groups(terms, [&](const Group& group) { largest = std::max(largest, group.terms.size()); });
@@ -284,6 +271,32 @@ struct Alone {
     }
 };
 
+double permuted_by(double v, int /*lane_x*/) { return v; }
+
+/// bra += the words of a group on ket, with a weight for each: a number, or one for every lane.
+template <typename Value, typename Weight>
+void apply_group(const Group& group, const Layout& layout, const Weight& weight, const double* ket,
+                 double* bra, Value* plane, std::size_t* masks) {
+    const Plane shape(group, layout);
+    for (std::size_t t = 0; t < group.terms.size(); ++t) masks[t] = shape.mask(group.terms[t], layout);
+    unfold(plane, shape.rows, masks, 0, group.terms.size(),
+           [&](std::size_t t) { return weight(group.terms[t]); });
+    // With an odd number of Y the factor is -i, and the sign at r ^ x is the opposite of that at r.
+    const auto add = [&](const Value& d, std::size_t to, std::size_t from) {
+        const Vec re = permuted_by(vec(ket + from * row_doubles), shape.lane_x);
+        const Vec im = permuted_by(vec(ket + from * row_doubles + lanes), shape.lane_x);
+        vec(bra + to * row_doubles) += group.odd ? d * im : d * re;
+        vec(bra + to * row_doubles + lanes) += group.odd ? -d * re : d * im;
+    };
+    for (std::size_t index = 0; index < shape.rows; ++index) {
+        const std::size_t r = shape.row(index);
+        add(plane[index], r, r ^ shape.x);
+        if (shape.removed < 0) continue;
+        const Value d = permuted_by(plane[index], shape.lane_x);
+        add(group.odd ? -d : d, r ^ shape.x, r);
+    }
+}
+
 /// So many at once; more go the way of other words.
 constexpr std::size_t most_alone = 24;
 
@@ -309,14 +322,16 @@ void apply_alone(std::span<const Alone> words, std::size_t rows, const double* k
 void apply_observables(const Program& program, const Layout& layout, const Vec* weights, const double* ket,
                        double* bra, double* scratch) {
     const Plan& plan = program.plan();
+    const auto weight = [&](const PauliTerm& term) {
+        return flipped(term.coefficient * word_factor(term) * weights[term.moment],
+                       lane_signs(term.z, layout));
+    };
     std::array<Alone, most_alone> words;  // no memory is asked for in a sweep
     std::size_t alone = 0;
     for_groups(plan.terms, [&](const Group& group) {
         if (alone == words.size() || !Alone::is(group, layout)) return;
         const PauliTerm& term = group.terms.front();
-        words[alone++] = {
-            group.x >> layout.lane_bits, term.z >> layout.lane_bits, group.odd,
-            flipped(term.coefficient * word_factor(term) * weights[term.moment], lane_signs(term.z, layout))};
+        words[alone++] = {group.x >> layout.lane_bits, term.z >> layout.lane_bits, group.odd, weight(term)};
     });
     apply_alone({words.data(), alone}, layout.rows(), ket, bra);
     std::size_t left = alone;
@@ -327,27 +342,7 @@ void apply_observables(const Program& program, const Layout& layout, const Vec* 
             --left;
             return;
         }
-        const Plane shape(group, layout);
-        for (std::size_t t = 0; t < group.terms.size(); ++t) masks[t] = shape.mask(group.terms[t], layout);
-        unfold(plane, shape.rows, masks, 0, group.terms.size(), [&](std::size_t t) {
-            const PauliTerm& term = group.terms[t];
-            return flipped(term.coefficient * word_factor(term) * weights[term.moment],
-                           lane_signs(term.z, layout));
-        });
-        // With an odd number of Y the factor is -i, and the sign at r ^ x is the opposite of that at r.
-        const auto add = [&](const Vec& d, std::size_t to, std::size_t from) {
-            const Vec re = permuted_by(vec(ket + from * row_doubles), shape.lane_x);
-            const Vec im = permuted_by(vec(ket + from * row_doubles + lanes), shape.lane_x);
-            vec(bra + to * row_doubles) += group.odd ? d * im : d * re;
-            vec(bra + to * row_doubles + lanes) += group.odd ? -d * re : d * im;
-        };
-        for (std::size_t index = 0; index < shape.rows; ++index) {
-            const std::size_t r = shape.row(index);
-            add(plane[index], r, r ^ shape.x);
-            if (shape.removed < 0) continue;
-            const Vec d = permuted_by(plane[index], shape.lane_x);
-            add(group.odd ? -d : d, r ^ shape.x, r);
-        }
+        apply_group(group, layout, weight, ket, bra, plane, masks);
     });
     for (const Marginal& marginal : program.marginals()) {
         const OutcomeMap map(plan, marginal, layout);
@@ -368,41 +363,13 @@ void apply_uniform(const Program& program, const double* weights, const double* 
                    double* scratch) {
     const Layout layout{program.qubits(), 0};
     const std::size_t rows = layout.rows();
-    const Terms terms = program.plan().terms;
     std::fill_n(bra, rows * row_doubles, 0.0);
     auto* masks = reinterpret_cast<std::size_t*>(scratch + rows);
-    // States with a fixed number of particles have few amplitudes.
-    auto* occupied = reinterpret_cast<std::uint32_t*>(scratch + rows + largest_group(terms));
-    const std::size_t count = occupied_rows(ket, rows, occupied);
-    for_groups(terms, [&](const Group& group) {
-        const Plane shape(group, layout);
-        for (std::size_t t = 0; t < group.terms.size(); ++t) masks[t] = shape.mask(group.terms[t], layout);
-        unfold(scratch, shape.rows, masks, 0, group.terms.size(), [&](std::size_t t) {
-            const PauliTerm& term = group.terms[t];
-            return term.coefficient * word_factor(term) * weights[term.moment];
-        });
-        // With an odd number of Y the factor is -i, and the sign at r ^ x is the opposite of that at r.
-        const auto add = [&](double d, std::size_t to, std::size_t from) {
-            const Vec &re = vec(ket + from * row_doubles), &im = vec(ket + from * row_doubles + lanes);
-            vec(bra + to * row_doubles) += d * (group.odd ? im : re);
-            vec(bra + to * row_doubles + lanes) += d * (group.odd ? -re : im);
-        };
-        if (2 * count > rows) {
-            for (std::size_t index = 0; index < shape.rows; ++index) {
-                const std::size_t r = shape.row(index);
-                const double d = scratch[index];
-                add(d, r, r ^ shape.x);
-                if (shape.removed >= 0) add(group.odd ? -d : d, r ^ shape.x, r);
-            }
-            return;
-        }
-        for (std::size_t i = 0; i < count; ++i) {
-            const std::size_t from = occupied[i], to = from ^ shape.x;
-            const bool first = shape.removed < 0 || (to >> shape.removed & 1) == 0;
-            const double d = scratch[shape.index(first ? to : from)];
-            if (d != 0) add(group.odd && !first ? -d : d, to, from);
-        }
-    });
+    const auto weight = [&](const PauliTerm& term) {
+        return term.coefficient * word_factor(term) * weights[term.moment];
+    };
+    for_groups(program.plan().terms,
+               [&](const Group& group) { apply_group(group, layout, weight, ket, bra, scratch, masks); });
     for (const Marginal& marginal : program.marginals()) {
         const OutcomeMap map(program.plan(), marginal, layout);
         std::fill_n(scratch, map.outcomes(), 0.0);

@@ -14,8 +14,6 @@ namespace {
 constexpr double pi = std::numbers::pi;
 constexpr std::size_t merge_window = 128;  // how many steps back a rotation may be moved; bounds compile time
 
-Mask bit(int qubit) { return Mask{1} << qubit; }
-
 /// A step under construction: its words are collected before axes are assigned.
 struct Draft {
     Step step;
@@ -53,10 +51,7 @@ class Compiler {
         drafts_.clear();
         std::vector<Checkpoint> checkpoints;
         std::swap(checkpoints, plan_.checkpoints);
-        const std::vector<std::size_t> pending = std::move(pending_);
-        pending_.clear();
-        frame_.reset();
-        for (const std::size_t i : pending) add_physical(i);
+        flush();
         emit(drafts_, plan_.tail, false);
         plan_.checkpoints = std::move(checkpoints);
         plan_.phases.insert(plan_.phases.begin(), phases.begin(), phases.end());
@@ -71,7 +66,7 @@ class Compiler {
             return;
         }
         if (operation.kind == Operation::Kind::matrix || operation.kind == Operation::Kind::diagonal) {
-            if (!frame_.is_trivial_on(support_of(operation))) flush();
+            if (!frame_.is_trivial_on(operation.support())) flush();
             add_physical(index);
             return;
         }
@@ -106,14 +101,8 @@ class Compiler {
         draft.step.operation = static_cast<int>(index);
         draft.step.fixed = operation.fixed;
         draft.step.value = operation.value;
-        draft.support = support_of(operation);
+        draft.support = operation.support();
         drafts_.push_back(std::move(draft));
-    }
-
-    [[nodiscard]] static Mask support_of(const Operation& operation) {
-        Mask support = operation.word.x | operation.word.z | operation.fixed;
-        for (const int qubit : operation.qubits) support |= bit(qubit);
-        return support;
     }
 
     void flush() {
@@ -139,29 +128,10 @@ class Compiler {
     /// Writes K = P Pi as a sum of commuting words, when they are few.
     bool expand(const Operation& operation) {
         if (operation.kind != Operation::Kind::rotation) return false;
-        std::vector<Word> constraints;  // Pi = product of (1 + constraint) / 2
-        int pivot = -1;
-        for (Mask rest = operation.fixed; rest != 0; rest &= rest - 1) {
-            const int qubit = std::countr_zero(rest);
-            const int one = (operation.value >> qubit & 1) != 0 ? 1 : 0;
-            if ((operation.word.x >> qubit & 1) == 0) {
-                constraints.push_back({0, bit(qubit), 2 * one});
-            } else if (pivot < 0) {
-                pivot = qubit;
-            } else {
-                const int other = (operation.value >> pivot & 1) != 0 ? 1 : 0;
-                constraints.push_back({0, bit(qubit) | bit(pivot), 2 * ((one + other) & 1)});
-            }
-        }
-        if (constraints.size() > 2) return false;
-        const std::size_t subsets = std::size_t{1} << constraints.size();
-        for (std::size_t subset = 0; subset < subsets; ++subset) {
-            Word word = operation.word;
-            for (std::size_t i = 0; i < constraints.size(); ++i) {
-                if ((subset >> i & 1) != 0) word = word * constraints[i];
-            }
-            rotate(frame_.image(word), 0, 0, operation, 1.0 / static_cast<double>(subsets));
-        }
+        const bool flips = (operation.word.x & operation.fixed) != 0;
+        if (std::popcount(operation.fixed) - (flips ? 1 : 0) > 2) return false;
+        for (const PauliTerm& term : expansion(operation))
+            rotate(frame_.image(hermitian(term.x, term.z)), 0, 0, operation, term.coefficient);
         return true;
     }
 

@@ -27,6 +27,22 @@ void check_coefficient(double coefficient) {
         refuse("coefficient: expected a finite number, got " + std::to_string(coefficient));
 }
 
+void check_pauli(std::string_view pauli, std::size_t wires) {
+    if (pauli.size() == wires && pauli.find_first_not_of("IXYZ") == std::string_view::npos) return;
+    refuse("pauli: expected " + std::to_string(wires) + " letters of IXYZ, got '" + std::string(pauli) + "'");
+}
+
+/// The Hermitian word of letters, one for each of the first qubits.
+Word word_of(std::string_view pauli, const std::vector<int>& qubits) {
+    Mask x = 0, z = 0;
+    for (std::size_t w = 0; w < pauli.size(); ++w) {
+        const Mask bit = Mask{1} << qubits[w];
+        if (pauli[w] == 'X' || pauli[w] == 'Y') x |= bit;
+        if (pauli[w] == 'Z' || pauli[w] == 'Y') z |= bit;
+    }
+    return hermitian(x, z);
+}
+
 }  // namespace
 
 ProgramBuilder::ProgramBuilder(int wires, int angles, bool takes_state) {
@@ -90,18 +106,12 @@ void ProgramBuilder::add(const Factor& factor, const Frame& frame, const Paramet
     Operation operation;
     operation.fixed = frame.controls;
     operation.value = frame.control_values;
-    Mask x = 0;
-    Mask z = 0;
-    for (std::size_t w = 0; w < factor.pauli.size(); ++w) {
+    operation.word = word_of(factor.pauli, frame.qubits);
+    for (std::size_t w = 0; w < factor.where.size(); ++w) {
         const Mask bit = Mask{1} << frame.qubits[w];
-        if (factor.pauli[w] == 'X' || factor.pauli[w] == 'Y') x |= bit;
-        if (factor.pauli[w] == 'Z' || factor.pauli[w] == 'Y') z |= bit;
-        if (w < factor.where.size() && factor.where[w] != '-') {
-            operation.fixed |= bit;
-            if (factor.where[w] == '1') operation.value |= bit;
-        }
+        if (factor.where[w] != '-') operation.fixed |= bit;
+        if (factor.where[w] == '1') operation.value |= bit;
     }
-    operation.word = hermitian(x, z);
     if (factor.kind == Factor::Kind::flip) {
         operation.kind = Operation::Kind::flip;
     } else {
@@ -148,10 +158,7 @@ void ProgramBuilder::pauli_rotation(std::string_view pauli, const Placement& pla
                                     const Parameter& parameter) {
     const Frame frame = resolve(place);
     check(parameter);
-    if (pauli.size() != frame.qubits.size() || pauli.find_first_not_of("IXYZ") != std::string_view::npos) {
-        refuse("pauli: expected " + std::to_string(frame.qubits.size()) + " letters of IXYZ, got '" +
-               std::string(pauli) + "'");
-    }
+    check_pauli(pauli, frame.qubits.size());
     add({Factor::Kind::rotation, pauli, {}, 0, 1, 0}, frame, parameter, place.adjoint);
 }
 
@@ -178,13 +185,18 @@ void ProgramBuilder::matrix(std::span<const std::complex<double>> values, const 
                 matrix[i * dimension + j] = std::conj(values[j * dimension + i]);
         }
     }
+    add_constant(Operation::Kind::matrix, std::move(frame), std::move(matrix));
+}
+
+void ProgramBuilder::add_constant(Operation::Kind kind, Frame frame,
+                                  std::vector<std::complex<double>> values) {
     Operation operation;
-    operation.kind = Operation::Kind::matrix;
+    operation.kind = kind;
     operation.fixed = frame.controls;
     operation.value = frame.control_values;
     operation.qubits = std::move(frame.qubits);
     operation.data = program_.constants_.size();
-    program_.constants_.push_back(std::move(matrix));
+    program_.constants_.push_back(std::move(values));
     program_.operations_.push_back(std::move(operation));
 }
 
@@ -199,14 +211,7 @@ void ProgramBuilder::diagonal(std::span<const std::complex<double>> values, cons
         if (!(std::abs(std::abs(value) - 1) < 1e-6)) refuse("diagonal: expected elements of modulus 1");
         if (place.adjoint) value = std::conj(value);
     }
-    Operation operation;
-    operation.kind = Operation::Kind::diagonal;
-    operation.fixed = frame.controls;
-    operation.value = frame.control_values;
-    operation.qubits = std::move(frame.qubits);
-    operation.data = program_.constants_.size();
-    program_.constants_.push_back(std::move(diagonal));
-    program_.operations_.push_back(std::move(operation));
+    add_constant(Operation::Kind::diagonal, std::move(frame), std::move(diagonal));
 }
 
 void ProgramBuilder::pauli_term(int moment, double coefficient, std::string_view pauli,
@@ -214,17 +219,9 @@ void ProgramBuilder::pauli_term(int moment, double coefficient, std::string_view
     const std::vector<int> qubits = qubits_of(wires, 0, "wires");
     check_moment(moment);
     check_coefficient(coefficient);
-    if (pauli.size() != qubits.size() || pauli.find_first_not_of("IXYZ") != std::string_view::npos) {
-        refuse("pauli: expected " + std::to_string(qubits.size()) + " letters of IXYZ, got '" +
-               std::string(pauli) + "'");
-    }
-    PauliTerm term{0, 0, coefficient, moment};
-    for (std::size_t w = 0; w < qubits.size(); ++w) {
-        const Mask bit = Mask{1} << qubits[w];
-        if (pauli[w] == 'X' || pauli[w] == 'Y') term.x |= bit;
-        if (pauli[w] == 'Z' || pauli[w] == 'Y') term.z |= bit;
-    }
-    program_.terms_.push_back(term);
+    check_pauli(pauli, qubits.size());
+    const Word word = word_of(pauli, qubits);
+    program_.terms_.push_back({word.x, word.z, coefficient, moment});
     program_.moments_ = std::max(program_.moments_, moment + 1);
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <complex>
 #include <memory>
 #include <span>
@@ -32,6 +33,13 @@ struct Operation {
     double offset = 0;
     std::vector<int> qubits;
     std::size_t data = 0;
+
+    /// All qubits that it acts on.
+    [[nodiscard]] Mask support() const {
+        Mask mask = word.x | word.z | fixed;
+        for (const int qubit : qubits) mask |= Mask{1} << qubit;
+        return mask;
+    }
 };
 
 /// coefficient * <P(x, z)> is added to a moment.
@@ -102,6 +110,11 @@ class Program {
     std::shared_ptr<const Plan> plan_;
 };
 
+/// Whether an output is a variance.
+[[nodiscard]] inline bool has_variances(const Program& program) {
+    return std::ranges::any_of(program.outputs(), [](const Output& output) { return output.square >= 0; });
+}
+
 /// The operations in another order (distinct indices, not all need occur), with stages to be measured on the
 /// way, in the order in which they are reached. Throws std::invalid_argument on bad indices or masks.
 [[nodiscard]] Program staged(const Program& program, std::span<const int> order, std::vector<Stage> stages);
@@ -157,6 +170,7 @@ class ProgramBuilder {
     [[nodiscard]] Frame resolve(const Placement& place) const;
     [[nodiscard]] std::vector<int> qubits_of(std::span<const int> wires, Mask taken, const char* what) const;
     void check(const Parameter& parameter) const;
+    void add_constant(Operation::Kind kind, Frame frame, std::vector<std::complex<double>> values);
     void add(const Factor& factor, const Frame& frame, const Parameter& parameter, bool adjoint);
 
     Program program_;

@@ -64,7 +64,7 @@ Panels panels_of(Index n, BlockedWorkspace& workspace) {
     const Index count = m.count();
     const auto doubles = static_cast<std::size_t>(height * height * (count * (count + 1) / 2));
     workspace.inverse_pivots.resize(static_cast<std::size_t>(2 * m.rows));
-    m.data = reinterpret_cast<double*>(workspace.panels.reserve(doubles / lanes));
+    m.data = workspace.panels.reserve(doubles);
     m.inverse_pivots = workspace.inverse_pivots.data();
     return m;
 }
@@ -184,7 +184,7 @@ bool factor_blocked(const double* matrix, Index n, double damping, BlockedWorksp
 void solve_factored(const BlockedWorkspace& factor, double* y) {
     Panels m{};
     m.rows = static_cast<Index>(factor.inverse_pivots.size() / 2);
-    m.data = reinterpret_cast<double*>(factor.panels.data());
+    m.data = factor.panels.data();
     m.inverse_pivots = const_cast<double*>(factor.inverse_pivots.data());  // substitute() writes to y only
     substitute(m, y);
 }

@@ -5,14 +5,13 @@
 #include <vector>
 
 #include "core/solve.hpp"
-#include "core/solve_simd.hpp"
+#include "core/workspace.hpp"
 
 namespace fubini::detail {
 
 struct BlockedWorkspace {
-    VecBuffer panels;
+    Workspace panels;
     std::vector<double> inverse_pivots;
-    std::vector<double> column;
     std::vector<double> results;
 };
 

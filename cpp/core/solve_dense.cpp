@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "core/finite.hpp"
 #include "core/linear_algebra.hpp"
 #include "core/solve_cg.hpp"
 
@@ -24,12 +25,6 @@ double* resized(std::vector<double>& storage, std::ptrdiff_t size) {
     const auto needed = static_cast<std::size_t>(std::max<std::ptrdiff_t>(size, 1));
     if (storage.size() < needed) storage.resize(needed);
     return storage.data();
-}
-
-bool all_finite(const double* values, std::ptrdiff_t count) {
-    double sum = 0.0;  // a - a is 0 for a number and NaN for everything else
-    for (std::ptrdiff_t i = 0; i < count; ++i) sum += values[i] - values[i];
-    return sum == 0.0;
 }
 
 double largest_magnitude(const double* values, std::ptrdiff_t count) {

@@ -13,7 +13,6 @@ struct DenseWorkspace {
     std::vector<double> damped;   // (n, n), symmetric, so that row-major and column-major agree
     std::vector<double> factor;   // (n, n)
     std::vector<double> vectors;  // (n, columns), column-major
-    std::vector<double> scratch;
     std::vector<std::ptrdiff_t> pivots;
 };
 

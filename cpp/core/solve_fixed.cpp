@@ -9,11 +9,7 @@
 #include "core/solve_interleave.hpp"
 
 // Registers are reached by constant indices only, so that the arrays below need not be memory.
-#if defined(__GNUC__)
 #define FUBINI_UNROLL _Pragma("GCC unroll 16")
-#else
-#define FUBINI_UNROLL
-#endif
 
 namespace fubini::detail {
 namespace {

@@ -7,37 +7,6 @@
 
 namespace fubini::detail {
 
-#if defined(FUBINI_HAVE_SHUFFLE) && defined(__AVX512F__)
-
-using Half = double __attribute__((vector_size(4 * sizeof(double))));
-
-/// to[k] = element k of each source, for k < 4: half the loads of a full transpose.
-inline void interleave_four(const double* const (&from)[lanes], std::ptrdiff_t at, Vec* to) {
-    Vec v[4];
-    for (int l = 0; l < 4; ++l) {
-        Half low, high;
-        std::memcpy(&low, from[l] + at, sizeof(low));
-        std::memcpy(&high, from[l + 4] + at, sizeof(high));
-        v[l] = __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7);
-    }
-    const Vec a = __builtin_shufflevector(v[0], v[1], 0, 8, 2, 10, 4, 12, 6, 14);
-    const Vec b = __builtin_shufflevector(v[0], v[1], 1, 9, 3, 11, 5, 13, 7, 15);
-    const Vec c = __builtin_shufflevector(v[2], v[3], 0, 8, 2, 10, 4, 12, 6, 14);
-    const Vec d = __builtin_shufflevector(v[2], v[3], 1, 9, 3, 11, 5, 13, 7, 15);
-    to[0] = __builtin_shufflevector(a, c, 0, 1, 8, 9, 4, 5, 12, 13);
-    to[1] = __builtin_shufflevector(b, d, 0, 1, 8, 9, 4, 5, 12, 13);
-    to[2] = __builtin_shufflevector(a, c, 2, 3, 10, 11, 6, 7, 14, 15);
-    to[3] = __builtin_shufflevector(b, d, 2, 3, 10, 11, 6, 7, 14, 15);
-}
-inline constexpr bool have_four = true;
-
-#else
-
-inline void interleave_four(const double* const (&)[lanes], std::ptrdiff_t, Vec*) {}
-inline constexpr bool have_four = false;
-
-#endif
-
 // Without the count of `rest` GCC 12 loses track of the tails below, and warns.
 
 /// to[k] = element k of each source, for k < count.
@@ -48,10 +17,6 @@ inline void interleave(const double* const (&from)[lanes], std::ptrdiff_t count,
         for (int l = 0; l < lanes; ++l) v[l] = load(from[l] + k);
         transpose(v);
         for (int l = 0; l < lanes; ++l) to[k + l] = v[l];
-    }
-    if (have_four && k + 4 <= count) {
-        interleave_four(from, k, to + k);
-        k += 4;
     }
     for (int rest = 0; rest < lanes && k < count; ++rest, ++k) {
         double values[lanes];

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "core/constants.hpp"
 #include "core/solve_dense.hpp"
 #include "core/solve_fixed.hpp"
 #include "core/solve_interleave.hpp"
@@ -100,21 +101,17 @@ template <int R>
 void substitute_rows(Pack& p, std::ptrdiff_t i0) {
     std::ptrdiff_t j0 = 0;
     for (; j0 + tile <= p.n; j0 += tile) off_diagonal<R, tile>(p, i0, j0);
-    if (p.n - j0 == 1) off_diagonal<R, 1>(p, i0, j0);
-    if (p.n - j0 == 2) off_diagonal<R, 2>(p, i0, j0);
-    if constexpr (tile > 3) {
-        if (p.n - j0 == 3) off_diagonal<R, 3>(p, i0, j0);
-    }
+    with_constant<tile>(static_cast<int>(p.n - j0), [&]<int rest>() {
+        if constexpr (rest > 0) off_diagonal<R, rest>(p, i0, j0);
+    });
 }
 
 void factor(Pack& p) {
     std::ptrdiff_t i0 = 0;
     for (; i0 + tile <= p.n; i0 += tile) factor_rows<tile>(p, i0);
-    if (p.n - i0 == 1) factor_rows<1>(p, i0);
-    if (p.n - i0 == 2) factor_rows<2>(p, i0);
-    if constexpr (tile > 3) {
-        if (p.n - i0 == 3) factor_rows<3>(p, i0);
-    }
+    with_constant<tile>(static_cast<int>(p.n - i0), [&]<int rest>() {
+        if constexpr (rest > 0) factor_rows<rest>(p, i0);
+    });
 }
 
 /// Row i of the right-hand sides becomes the solution of L^T x = y, in place.
@@ -166,7 +163,7 @@ unsigned solve_pack(const SolveBlock* blocks, int count, const SolveOptions& opt
     p.n = n;
     p.ld = n <= 16 ? n : (n | 1);
     const auto needed = static_cast<std::size_t>((n + columns) * p.ld + n);
-    p.a = workspace.storage.reserve(needed);
+    p.a = reinterpret_cast<Vec*>(workspace.storage.reserve(needed * lanes));
     p.inverse_pivot = p.a + (n + columns) * p.ld;
     if (p.ld == n) {
         interleave(operands.matrices, n * n, p.a);

@@ -6,6 +6,7 @@
 
 #include "core/solve.hpp"
 #include "core/solve_simd.hpp"
+#include "core/workspace.hpp"
 
 namespace fubini::detail {
 
@@ -13,7 +14,7 @@ namespace fubini::detail {
 inline constexpr std::ptrdiff_t largest_pack_size = 80;
 
 struct LaneWorkspace {
-    VecBuffer storage;
+    Workspace storage;
 };
 
 /// Solves 1 <= count <= lanes blocks of equal n (1 to largest_pack_size) and equal columns (at least 1) by

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstddef>
 
+#include "core/constants.hpp"
 #include "core/parallel.hpp"
 #include "core/solve_simd.hpp"
 
@@ -130,17 +131,8 @@ bool factor_diagonal(const Panels& m, Index p, Index from, const double* limits)
 
 /// Calls body<V>() for the number of registers that panel p has.
 template <class Body>
-auto by_height(int used, const Body& body) {
-    switch (used) {
-        case 1:
-            return body.template operator()<1>();
-        case 2:
-            return body.template operator()<2>();
-        case 3:
-            return body.template operator()<3>();
-        default:
-            return body.template operator()<vectors>();
-    }
+void by_height(int used, const Body& body) {
+    with_constant<vectors>(used - 1, [&]<int fewer>() { body.template operator()<fewer + 1>(); });
 }
 
 /// Calls body(p) for p in [first, last), in parallel; neighbours in the order come from both ends, because
@@ -161,9 +153,10 @@ inline bool factor(const Panels& m, const double* limits) {
         const Index from = b0 * height;
         const Index to = std::min(m.rows, b1 * height);
         for (Index p = b0; p < b1; ++p) {
-            const bool good = by_height(m.used(p), [&]<int V>() {
+            bool good = false;
+            by_height(m.used(p), [&]<int V>() {
                 finish<V>(m, m.panel(p), b0 * vectors, p * vectors, from);
-                return factor_diagonal<V>(m, p, from, limits);
+                good = factor_diagonal<V>(m, p, from, limits);
             });
             if (!good) return false;
         }

@@ -9,8 +9,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstring>
-#include <memory>
-#include <new>
+#include <initializer_list>
 
 namespace fubini::detail {
 
@@ -22,66 +21,10 @@ inline constexpr int lanes = 4;
 inline constexpr int lanes = 2;  // SSE2 and NEON
 #endif
 
-#if defined(__GNUC__)
-
 using Vec = double __attribute__((vector_size(lanes * sizeof(double))));
 
 inline Vec splat(double value) { return value - Vec{}; }
 inline Vec select_greater(Vec a, Vec b, Vec yes, Vec no) { return a > b ? yes : no; }
-
-#else  // plain loops, which compilers turn into vector code as well as they can
-
-struct alignas(lanes * sizeof(double)) Vec {
-    double value[lanes] = {};
-    double& operator[](int i) { return value[i]; }
-    double operator[](int i) const { return value[i]; }
-};
-#define FUBINI_LANEWISE(op)                                                    \
-    inline Vec operator op(Vec a, Vec b) {                                     \
-        for (int i = 0; i < lanes; ++i) a.value[i] = a.value[i] op b.value[i]; \
-        return a;                                                              \
-    }                                                                          \
-    inline Vec operator op(double a, Vec b) {                                  \
-        for (int i = 0; i < lanes; ++i) b.value[i] = a op b.value[i];          \
-        return b;                                                              \
-    }
-FUBINI_LANEWISE(+)
-FUBINI_LANEWISE(-)
-FUBINI_LANEWISE(*)
-FUBINI_LANEWISE(/)
-#undef FUBINI_LANEWISE
-inline Vec& operator+=(Vec& a, Vec b) { return a = a + b; }
-inline Vec& operator-=(Vec& a, Vec b) { return a = a - b; }
-inline Vec& operator*=(Vec& a, Vec b) { return a = a * b; }
-inline Vec splat(double value) { return value - Vec{}; }
-inline Vec select_greater(Vec a, Vec b, Vec yes, Vec no) {
-    for (int i = 0; i < lanes; ++i) yes[i] = a[i] > b[i] ? yes[i] : no[i];
-    return yes;
-}
-
-#endif
-
-/// Aligned memory that grows and is not initialised: it is written before it is read.
-class VecBuffer {
-  public:
-    Vec* reserve(std::size_t size) {
-        if (size > size_) {
-            storage_.reset();
-            storage_.reset(static_cast<Vec*>(::operator new(size * sizeof(Vec), alignment)));
-            size_ = size;
-        }
-        return storage_.get();
-    }
-    [[nodiscard]] Vec* data() const { return storage_.get(); }
-
-  private:
-    static constexpr std::align_val_t alignment{64};
-    struct Free {
-        void operator()(Vec* memory) const { ::operator delete(memory, alignment); }
-    };
-    std::unique_ptr<Vec, Free> storage_;
-    std::size_t size_ = 0;
-};
 
 inline Vec load(const double* from) {  // needs no alignment
     Vec v;
@@ -103,12 +46,7 @@ inline Vec inverse_root(Vec a) {
 
 /// Element j of v[i] trades places with element i of v[j].
 inline void transpose(Vec (&v)[lanes]) {
-#if defined(__GNUC__) && defined(__has_builtin)
-#if __has_builtin(__builtin_shufflevector)
-#define FUBINI_HAVE_SHUFFLE
-#endif
-#endif
-#if defined(FUBINI_HAVE_SHUFFLE) && defined(__AVX512F__)
+#if defined(__AVX512F__)
     for (int i = 0; i < 8; i += 2) {
         const Vec a = v[i];
         const Vec b = v[i + 1];
@@ -127,7 +65,7 @@ inline void transpose(Vec (&v)[lanes]) {
         v[i] = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11);
         v[i + 4] = __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
     }
-#elif defined(FUBINI_HAVE_SHUFFLE) && defined(__AVX__)
+#elif defined(__AVX__)
     const Vec a = __builtin_shufflevector(v[0], v[1], 0, 4, 2, 6);
     const Vec b = __builtin_shufflevector(v[0], v[1], 1, 5, 3, 7);
     const Vec c = __builtin_shufflevector(v[2], v[3], 0, 4, 2, 6);

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <functional>
 #include <thread>
+#include <utility>
 
 #include "core/batch.hpp"
 #include "core/kernels.hpp"
@@ -57,6 +58,11 @@ class Tile {
     [[nodiscard]] const Vec* quaternion(std::size_t step) const { return quaternions_ + 4 * step; }
     /// sine and cosine of half a rotation's angle.
     [[nodiscard]] const Vec* half_angle(int rotation) const { return trig_ + 2 * rotation; }
+    /// sine and cosine of a rotation's angle.
+    [[nodiscard]] std::pair<Vec, Vec> whole_angle(int rotation) const {
+        const Vec half_sine = half_angle(rotation)[0], half_cosine = half_angle(rotation)[1];
+        return {2.0 * half_sine * half_cosine, half_cosine * half_cosine - half_sine * half_sine};
+    }
     [[nodiscard]] const Geometry& geometry(std::size_t step) const { return geometries_[step]; }
 
     /// The batch element that a lane holds; lanes beyond the samples repeat the last one.

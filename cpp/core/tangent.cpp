@@ -14,10 +14,7 @@ void block_tangent(const Tile& tile, const Step& step, Vec w[4]) {
         const BlockRotation& rotation = tile.plan.rotations[static_cast<std::size_t>(i)];
         const int a = rotation.axis, b = a % 3 + 1, c = b % 3 + 1;
         if (i > step.first) {
-            const Vec half_sine = tile.half_angle(i)[0];
-            const Vec half_cosine = tile.half_angle(i)[1];
-            const Vec sine = 2.0 * half_sine * half_cosine;
-            const Vec cosine = half_cosine * half_cosine - half_sine * half_sine;
+            const auto [sine, cosine] = tile.whole_angle(i);
             const Vec after_b = cosine * w[b] - sine * w[c];
             w[c] = cosine * w[c] + sine * w[b];
             w[b] = after_b;
@@ -57,6 +54,13 @@ void run_forward(const Tile& tile, double* ket, double* tangent) {
     }
 }
 
+void run_along(const Tile& tile, const double* tangents, double* ket, double* tangent) {
+    tile.load_initial(ket);
+    std::fill_n(tangent, tile.layout.rows() * row_doubles, 0.0);
+    load_slots(tile, tangents);
+    run_forward(tile, ket, tangent);
+}
+
 double over_sample(const Vec& v, const Layout& layout, int sample) {
     double sum = 0;
     const int width = 1 << layout.lane_bits;
@@ -90,8 +94,7 @@ void jvp(const Program& program, const Batch& batch, const double* tangents,
          const std::complex<double>* state_tangents, double* out) {
     const std::size_t amplitudes = std::size_t{1} << program.qubits();
     const auto outputs = program.outputs();
-    bool squares = false;
-    for (const Output& output : outputs) squares = squares || output.square >= 0;
+    const bool squares = has_variances(program);
     for_tiles(program, batch, 3, [&](Tile& tile) {
         double* ket = tile.state(0);
         double* tangent = tile.state(1);
@@ -153,10 +156,7 @@ void add_slopes(const Tile& tile, const Step& step, Vec overlap[4], Vec slope[4]
         const BlockRotation& rotation = tile.plan.rotations[static_cast<std::size_t>(i)];
         const int a = rotation.axis, b = a % 3 + 1, c = b % 3 + 1;
         if (rotation.slot >= 0) result[rotation.slot] += rotation.coefficient * slope[a];
-        const Vec half_sine = tile.half_angle(i)[0];
-        const Vec half_cosine = tile.half_angle(i)[1];
-        const Vec sine = 2.0 * half_sine * half_cosine;
-        const Vec cosine = half_cosine * half_cosine - half_sine * half_sine;
+        const auto [sine, cosine] = tile.whole_angle(i);
         const Vec speed = rotation.slot < 0 ? Vec{} : rotation.coefficient * tile.slots()[rotation.slot];
         const Vec before_b = cosine * overlap[b] + sine * overlap[c];
         const Vec before_c = cosine * overlap[c] - sine * overlap[b];
@@ -220,10 +220,7 @@ void hessian_product(const Program& program, const Batch& batch, const double* c
         double *ket = states[0], *ket_tangent = states[1], *bra = states[2], *bra_tangent = states[3];
         double* spare = tile.state(4);
         const std::size_t doubles = tile.layout.rows() * row_doubles;
-        tile.load_initial(ket);
-        std::fill_n(ket_tangent, doubles, 0.0);
-        load_slots(tile, tangents);
-        run_forward(tile, ket, ket_tangent);
+        run_along(tile, tangents, ket, ket_tangent);
         measure(program, tile.layout, ket, tile.moments(), tile.scratch());
         set_weights(tile, cotangents);
         apply_observables(program, tile.layout, tile.weights(), ket, bra, tile.scratch());

@@ -15,6 +15,9 @@ void load_slots(const Tile& tile, const double* tangents);
 /// ket <- U ket for every step, and tangent <- its derivative along tile.slots().
 void run_forward(const Tile& tile, double* ket, double* tangent);
 
+/// ket <- the final state, and tangent <- its derivative along tangents of the angles (size, angles).
+void run_along(const Tile& tile, const double* tangents, double* ket, double* tangent);
+
 /// The reverse sweep of <bra|psi> and its derivative along tile.slots(), from states = {ket, its tangent,
 /// bra, its tangent} behind the last step: tile.slots() <- the derivative of the gradient that run_back
 /// leaves there.

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstring>
 
+#include "core/constants.hpp"
 #include "core/eigenbasis.hpp"
 #include "core/kernels_rows.hpp"
 #include "core/sweep.hpp"
@@ -261,32 +262,14 @@ class Transform {
 
     template <Source source, bool squared>
     void combine_with(const Pass& pass) const {
-        const auto with_pivots = [&]<int bits>() {
+        with_constant<4>(pass.bits, [&]<int bits>() {
             if constexpr (squared) {
-                switch (pass.pivots) {
-                    case 0:
-                        return combine_rows<bits, 0, source, true>(pass);
-                    case 1:
-                        return combine_rows<bits, std::min(1, bits), source, true>(pass);
-                    case 2:
-                        return combine_rows<bits, std::min(2, bits), source, true>(pass);
-                    default:
-                        return combine_rows<bits, bits, source, true>(pass);
-                }
+                with_constant<bits + 1>(
+                    pass.pivots, [&]<int pivots>() { combine_rows<bits, pivots, source, true>(pass); });
             } else {
                 combine_rows<bits, bits, source, false>(pass);
             }
-        };
-        switch (pass.bits) {
-            case 0:
-                return with_pivots.template operator()<0>();
-            case 1:
-                return with_pivots.template operator()<1>();
-            case 2:
-                return with_pivots.template operator()<2>();
-            default:
-                return with_pivots.template operator()<3>();
-        }
+        });
     }
     void combine(const Pass& pass, bool first, bool squared) const {
         if (!first) {
@@ -316,14 +299,9 @@ class Transform {
         tile_.over_rows(layout_.rows() >> bits, work, row_chunk >> bits);
     }
     void fold(const Pass& pass) const {
-        switch (pass.bits) {
-            case 1:
-                return fold_rows<1>(pass);
-            case 2:
-                return fold_rows<2>(pass);
-            default:
-                return fold_rows<3>(pass);
-        }
+        with_constant<4>(pass.bits, [&]<int bits>() {
+            if constexpr (bits > 0) fold_rows<bits>(pass);
+        });
     }
 
     const Eigenbasis& basis_;

@@ -20,6 +20,7 @@ class Workspace {
         }
         return data_.get();
     }
+    [[nodiscard]] double* data() const { return data_.get(); }
     /// Large memory is given back after a call.
     void release_if_large() {
         if (size_ * sizeof(double) > keep_bytes) {

@@ -52,8 +52,11 @@ struct AlignedCaster {
 /// The member of an enumeration whose members have these names, in order.
 template <typename Enum>
 Enum member_of(const char* argument, std::string_view name, std::initializer_list<std::string_view> names) {
-    const auto found = std::find(names.begin(), names.end(), name);
-    if (found != names.end()) return static_cast<Enum>(found - names.begin());
+    int number = 0;
+    for (const std::string_view one : names) {
+        if (one == name) return static_cast<Enum>(number);
+        ++number;
+    }
     std::string expected;
     for (const std::string_view one : names) {
         if (!expected.empty()) expected += &one == names.end() - 1 ? " or " : ", ";

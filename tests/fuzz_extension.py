@@ -35,6 +35,7 @@ class Garbage:
         self.random = random.Random(seed)
         self.numpy = np.random.default_rng(seed)
         self.programs = [self._program() for _ in range(12)]
+        self.ready = [*self.programs, *(self._expression(one) for one in self.programs)]
         self.objects: list[Any] = []
         self.next_call()
 
@@ -52,6 +53,14 @@ class Garbage:
             builder.pauli_term(moment, 0.5, "Z", [0])
             builder.output(moment, pick.choice((-1, 0)))
         return builder.build()
+
+    def _expression(self, program: Any) -> Any:
+        """A program's angles, each the sum of a weight and an input."""
+        count = program.num_angles
+        nodes = [(kind, k, -1, 0.0) for kind in ("weight", "input") for k in range(count)]
+        nodes += [("sum", 2 * k, 2, 0.1) for k in range(count)]
+        terms = [(0.5, n, -1) for k in range(count) for n in (k, count + k)]
+        return _core.Expression(count, count, nodes, terms, [*range(2 * count, 3 * count)], count)
 
     def next_call(self) -> None:
         """The arrays of one call have few sizes and one number of axes, mostly, so that some fit each other."""
@@ -115,7 +124,7 @@ class Garbage:
             lambda: None,
             lambda: self.random.choice((True, False)),
             lambda: self.random.choice(WORDS + FAMILIES),
-            lambda: self.random.choice(self.programs),
+            lambda: self.random.choice(self.ready),
             lambda: self.listed(self.integer),
             lambda: self.listed(self.number),
             lambda: self.listed(self.array),
@@ -135,7 +144,7 @@ class Garbage:
             "ProgramBuilder",
             "ShiftPlan",
         ):
-            fits = [one for one in (*self.objects, *self.programs) if _is(one, kind)]
+            fits = [one for one in (*self.objects, *self.ready) if _is(one, kind)]
             return self.random.choice(fits) if fits else self.anything()
         if kind.startswith(("collections.abc.Sequence[", "list[", "typing.List[")):
             inner = kind[kind.index("[") + 1 : -1]
@@ -220,7 +229,7 @@ def main(calls: int, seed: int, aloud: bool) -> None:
         values = [garbage.argument(n, kind, program) for n, kind in arguments]
         function: Any = getattr(_core, name if owner is None else owner, None)
         if owner is not None and name != "__init__":
-            instances = [one for one in (*garbage.objects, *garbage.programs) if _is(one, owner)]
+            instances = [one for one in (*garbage.objects, *garbage.ready) if _is(one, owner)]
             if not instances:
                 continue
             function = getattr(garbage.random.choice(instances), name)

@@ -7,7 +7,6 @@ import numpy as np
 import pennylane as qml
 import torch
 
-from fubini import _core
 from fubini.arrays import like, to_numpy
 from fubini.circuit.arguments import check_finite_array, real_numbers
 from fubini.circuit.jacobian import Jacobian
@@ -165,26 +164,23 @@ class _Form(Ansatz):
             self._linear = offset, np.ascontiguousarray(affine.weights[:, self._columns].T)
             self._constant = form.jacobian([], inputs).by(self._columns)
 
-    def _full(self, weights: Real) -> tuple[_core.Expression, Real, Real]:
-        """The map, and all that it is a function of."""
-        assert isinstance(self._form.map, _core.Expression)
+    def _full(self, weights: Real) -> tuple[Real, Real]:
+        """All that the map is a function of."""
         full = np.repeat(self._every[None], len(weights), axis=0)
         full[:, self._columns] = weights
-        return self._form.map, full, np.repeat(self._inputs, len(weights), axis=0)
+        return full, np.repeat(self._inputs, len(weights), axis=0)
 
     def angles(self, weights: Real) -> Real:
         if self._linear is not None:
             offset, matrix = self._linear
             return offset + weights @ matrix
-        expression, full, inputs = self._full(weights)
-        found = expression.evaluate(full, inputs)
+        found = self._form.map.evaluate(*self._full(weights))
         return np.ascontiguousarray(found[:, : self.circuit.num_angles])
 
     def jacobian(self, weights: Real) -> Jacobian:
         if self._linear is not None:
             return self._constant
-        expression, full, inputs = self._full(weights)
-        found, _ = expression.jacobian(full, inputs, self._form.weighted)
+        found, _ = self._form.map.jacobian(*self._full(weights), self._form.weighted)
         return Jacobian(self._form.weighted, found).by(self._columns)
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pennylane as qml
 import torch
 
-from fubini import _core
 from fubini.arrays import to_numpy
 from fubini.circuit.arguments import check_finite_array, real_numbers
 from fubini.circuit.jacobian import Jacobian
@@ -127,7 +126,6 @@ class Model:
             angles = angles.reshape(draws * count, -1)
             jacobian = form.jacobian([weights[0]], inputs)
         else:
-            assert isinstance(form.map, _core.Expression)
             w = np.repeat(weights, count, axis=0)
             found = form.map.evaluate(w, x)
             angles = np.ascontiguousarray(found[:, : form.circuit.num_angles])

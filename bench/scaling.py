@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 
 import common
 import fubini
+from fubini import _core
 from fubini.metric import circuits
 from fubini.native.circuit import Circuit
-from fubini.native.metric import metric_factor
 
 Real = NDArray[np.float64]
 Step = Callable[[], Real]
@@ -84,7 +84,7 @@ class Problem:
 
     def dual(self) -> Real:
         """The direction, from a factor of the matrix."""
-        factor = metric_factor(self.circuit, self.angles[None], None)
+        factor = _core.metric_factor(self.circuit.program, self.angles[None])
         result: Real = fubini.solve(factor, self.gradient(), damping=DAMPING, method="dual")
         return result
 

@@ -24,7 +24,7 @@ import common
 from fubini.circuit.angles import gate_tape
 from fubini.circuit.tape import GateTape
 from fubini.devices.executor import executor_of
-from fubini.devices.metric import full_metric, metric_blocks
+from fubini.devices.metric import blocks_job, full_metric_job
 from fubini.devices.shifts import gradient_job
 
 CASES = [(4, 3), (8, 6)]
@@ -82,11 +82,14 @@ def gradient(gates: GateTape, device: Any, rule: Any = None) -> Any:
 
 
 def block_diagonal(gates: GateTape, device: Any) -> Any:
-    return dense(metric_blocks(gates, device, diagonal=False), len(gates.trainable))
+    executor = executor_of(device)
+    blocks = blocks_job(gates, executor, diagonal=False).run(executor)
+    return dense(blocks, len(gates.trainable))
 
 
 def full(gates: GateTape, device: Any) -> Any:
-    return full_metric(gates, device).values[0]
+    executor = executor_of(device)
+    return full_metric_job(gates, executor).run(executor)[0].values[0]
 
 
 def comparisons(name: str, wires: int) -> list[Comparison]:

@@ -1,11 +1,13 @@
 """Who may import whom: folders stand in an order, arrows run down, and no import hides inside a function."""
 
 import ast
+import importlib
 import itertools
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
@@ -109,6 +111,19 @@ def test_there_is_no_circle() -> None:
 
     for name in FILES:
         visit(name, ())
+
+
+def test_benchmarks_import_what_is_there() -> None:
+    """They, and the scripts of the documentation, are not run by the tests."""
+    missing = []
+    for path in [*(REPOSITORY / "bench").rglob("*.py"), *(REPOSITORY / "docs").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "fubini":
+                module = importlib.import_module(str(node.module))
+                for name in (alias.name for alias in node.names):
+                    if not hasattr(module, name) and not find_spec(f"{node.module}.{name}"):
+                        missing.append(f"{path.name}: {node.module}.{name}")
+    assert not missing
 
 
 def test_the_root_shows_what_is_public() -> None:

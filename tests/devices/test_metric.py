@@ -14,6 +14,7 @@ from fubini.circuit.angles import gate_tape
 from fubini.circuit.gate_layers import find_layers
 from fubini.devices.executor import executor_of
 from fubini.devices.states import auxiliary_wires
+from fubini.errors import UnsupportedCircuitError
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -94,6 +95,30 @@ def test_devices_without_states(kind: str) -> None:
     whole = full_metric(tape, dev).values
     tolerance = 0.1 if kind == "shots" else 1e-9
     np.testing.assert_allclose(whole, full_metric(exact, simulator).values, rtol=0, atol=tolerance)
+
+
+def test_a_generator_that_no_basis_makes_diagonal() -> None:
+    """Its words do not commute, and act on more wires than a dense basis may: only states will do."""
+    wires = range(6)
+    fields = [qml.X(k) for k in wires]
+    hamiltonian = qml.sum(*fields, *(qml.Z(k) @ qml.Z(k + 1) for k in wires[:-1]))
+
+    def circuit(w: Any) -> Any:
+        spread(6)
+        qml.evolve(hamiltonian, w[0])
+        return qml.expval(qml.Z(0))
+
+    simulator = qml.device("default.qubit", wires=6)
+    # The other way to the same number: derivative states, word by word.
+    expected = full_metric(tape_of(circuit, simulator, [0.3]), simulator).values
+    assert expected > 1.0
+    for name in DEVICES:
+        dev = qml.device(name, wires=6)
+        (block,) = metric_blocks(tape_of(circuit, dev, [0.3]), dev, diagonal=False)
+        np.testing.assert_allclose(block.values, expected, rtol=1e-12)
+    plugin = Serial(wires=6)
+    with pytest.raises(UnsupportedCircuitError, match=r"no common basis on up to 5 wires"):
+        metric_blocks(tape_of(circuit, plugin, [0.3]), plugin, diagonal=False)
 
 
 @pytest.mark.parametrize("rule", ["wires", "maximal", "queue"])

@@ -190,10 +190,11 @@ def make_info(status: NDArray[np.int8], details: Any, batch_shape: tuple[int, ..
     Returns:
         The information.
     """
-    unknown, none = np.full(status.size, np.nan), np.zeros(status.size, dtype=np.int64)
-    known = dict.fromkeys(("condition", "smallest", "largest", "residual"), unknown)
-    known |= dict.fromkeys(("method", "rank", "iterations"), none)
-    known |= details or {}
+    known = details or {}
+    if len(known) < 7:
+        unknown, none = np.full(status.size, np.nan), np.zeros(status.size, dtype=np.int64)
+        nothing = dict.fromkeys(("condition", "smallest", "largest", "residual"), unknown)
+        known = nothing | dict.fromkeys(("method", "rank", "iterations"), none) | known
     names = np.array([*(_core.solve_method_name(i) for i in range(6)), "dual"])
     shaped = {name: values.reshape(batch_shape) for name, values in known.items()}
     shaped["method"] = names[shaped["method"]]

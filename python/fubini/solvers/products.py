@@ -135,14 +135,6 @@ def marked(status: Any, where: Any, code: SolveStatus) -> Any:
     return xp.where(where, xp.zeros_like(status) + int(code), status)
 
 
-def _share(part: Any, whole: Any) -> Any:
-    """The quotient, 0 where there is nothing to divide by."""
-    xp = module_of(whole)
-    something = whole != 0
-    quotient = part / xp.where(something, whole, xp.ones_like(whole))
-    return xp.where(something, quotient, xp.zeros_like(quotient))
-
-
 def _excusable(epsilon: float) -> float:
     """The largest relative residual that rounding may be blamed for."""
     return 1e-3 if epsilon < 1e-12 else 0.1
@@ -208,12 +200,18 @@ def _several_systems(
 
     x, r = xp.zeros_like(b), b + xp.zeros_like(b)
     size = norm(b)
+    zero, one = xp.zeros_like(size), xp.ones_like(size)
+
+    def share_of(part: Any, whole: Any) -> Any:  # 0 where there is nothing to divide by
+        something = whole != 0
+        return xp.where(something, part / xp.where(something, whole, one), zero)
+
     if start is not None:
         product = apply(start + x)
-        share = _share(dot(product, b), dot(product, product))
-        share = xp.where(norm(b - product) <= tolerance * size, xp.ones_like(share), share)
+        share = share_of(dot(product, b), dot(product, product))
+        share = xp.where(norm(b - product) <= tolerance * size, one, share)
         x, r = share[..., None] * start, b - share[..., None] * product
-    safe = xp.where((size > 0) & xp.isfinite(size), size, xp.ones_like(size))
+    safe = xp.where((size > 0) & xp.isfinite(size), size, one)
     x = xp.where((size > 0)[..., None], x, xp.zeros_like(x))
     best, least = x, r  # the combination of iterates with the least residual, and that residual
     iterations = xp.zeros_like(size)
@@ -221,36 +219,36 @@ def _several_systems(
     broken = ~xp.isfinite(size) | ~xp.isfinite(norm(r))
     active = (size > 0) & ~broken
     restarted = negative
-    direction, before = xp.zeros_like(b), xp.zeros_like(size)
-    scale = xp.zeros_like(size)  # the operator's norm, a lower bound that grows
+    direction, before = xp.zeros_like(b), zero
+    scale = zero  # the operator's norm, a lower bound that grows
     for _ in range(limit):
         done = active & (norm(least) <= tolerance * size)
         if bool(done.any()):  # the recursive residual drifts: compute it, start once more from it
             least = xp.where(done[..., None], b - apply(best), least)
             x, r = xp.where(done[..., None], best, x), xp.where(done[..., None], least, r)
             active = active & ~(done & (restarted | (norm(least) <= tolerance * size)))
-            before = xp.where(done, xp.zeros_like(before), before)
+            before = xp.where(done, zero, before)
             restarted = restarted | done
         if not bool(active.any()):
             break
         z = r if precondition is None else precondition(r)
         now = dot(r, z)
-        direction = z + _share(now, before)[..., None] * direction
+        direction = z + share_of(now, before)[..., None] * direction
         product = apply(direction)
         curvature = dot(direction, product)
         bad = active & ~(xp.isfinite(curvature) & xp.isfinite(now))
         length_in, length_out = norm(direction), norm(product)
         rounding = 4.0 * epsilon * length_in * length_out
-        ratio = _share(length_out, length_in)
+        ratio = share_of(length_out, length_in)
         scale = xp.where(active & ~bad & (ratio > scale), ratio, scale)
         below = active & ~bad & ((now < 0) | (curvature < -rounding))
         stuck = active & ~bad & (curvature <= rounding)
         broken, negative, active = broken | bad, negative | below, active & ~(bad | below | stuck)
-        length = _share(now, xp.where(active, curvature, xp.zeros_like(now)))
+        length = share_of(now, xp.where(active, curvature, zero))
         x = xp.where(active[..., None], x + length[..., None] * direction, x)
         r = xp.where(active[..., None], r - length[..., None] * product, r)
         change = r - least
-        share = _share(-dot(least, change), dot(change, change))[..., None]
+        share = share_of(-dot(least, change), dot(change, change))[..., None]
         best = xp.where(active[..., None], best + share * (x - best), best)
         least = xp.where(active[..., None], least + share * change, least)
         before = now

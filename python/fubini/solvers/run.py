@@ -123,6 +123,7 @@ def check_shapes(matrix: tuple[int, ...], rhs: tuple[int, ...], square: bool = T
         )
 
 
+@torch.no_grad()
 def solve_tensors_on_device(
     matrix: torch.Tensor, rhs: torch.Tensor, damping: Damping, plan: Plan, tolerance: float
 ) -> tuple[torch.Tensor, SolveInfo]:

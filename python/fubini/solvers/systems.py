@@ -112,11 +112,10 @@ def solve(
             raise_failures(info.status)
         return (x, info) if return_info else x
     _check_kinds(matrix, rhs)
-    with torch.no_grad():
-        tolerance = symmetry_tolerance(matrix)
-        x, info = solve_values(matrix, rhs, added, plan, tolerance, return_info)
-        dtype = result_dtype(matrix, rhs)
-        fit(x, info.status, dtype)
+    tolerance = symmetry_tolerance(matrix)
+    x, info = solve_values(matrix, rhs, added, plan, tolerance, return_info)
+    dtype = result_dtype(matrix, rhs)
+    fit(x, info.status, dtype)
     if throw:
         raise_failures(info.status)
     if _wants_gradient(matrix, rhs, added.lam) and is_tensor(matrix):

@@ -10,7 +10,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pennylane as qml
 
 from fubini import _core
@@ -176,7 +175,9 @@ class Circuit:
         Raises:
             ValueError: For a wrong shape, or a circuit that measures nothing but the state.
         """
-        return self._swept(_core.expval, angles, state)
+        values, states, single = self._given(angles, state)
+        result = _core.expval(self.program, values, states)
+        return result[0] if single else result
 
     def state(self, angles: Any, state: Any = None) -> Complex:
         """Computes the final states.
@@ -188,7 +189,9 @@ class Circuit:
         Returns:
             Amplitudes, shape (B, N) or (N,).
         """
-        return self._swept(_core.state, angles, state, measured=False)
+        values, states, single = self._given(angles, state, measured=False)
+        result = _core.state(self.program, values, states)
+        return result[0] if single else result
 
     def vjp(self, angles: Any, cotangents: Any, state: Any = None) -> Real:
         """Pulls cotangents of the results back to the angles, by one reverse sweep.
@@ -204,8 +207,11 @@ class Circuit:
         Raises:
             ValueError: For a wrong shape, or a circuit that measures nothing but the state.
         """
-        also = "cotangents", cotangents, "(B, M)", self.num_outputs
-        return self._swept(lambda *given: _core.vjp(*given)[1], angles, state, also)
+        values, states, single = self._given(angles, state)
+        shape = len(values), self.num_outputs
+        weights = matrix_argument("cotangents", cotangents, "(B, M)", shape, single)
+        _, gradient, _ = _core.vjp(self.program, values, weights, states)
+        return gradient[0] if single else gradient
 
     def jvp(self, angles: Any, tangents: Any, state: Any = None) -> Real:
         """Pushes tangents of the angles forward to the results, by one forward sweep.
@@ -221,8 +227,10 @@ class Circuit:
         Raises:
             ValueError: For a wrong shape, or a circuit that measures nothing but the state.
         """
-        also = "tangents", tangents, "(B, A)", self.num_angles
-        return self._swept(_core.jvp, angles, state, also)
+        values, states, single = self._given(angles, state)
+        directions = matrix_argument("tangents", tangents, "(B, A)", values.shape, single)
+        result = _core.jvp(self.program, values, directions, states)
+        return result[0] if single else result
 
     def jacobian(self, angles: Any, state: Any = None) -> Real:
         """Computes the Jacobian of the results.
@@ -237,29 +245,20 @@ class Circuit:
         Raises:
             ValueError: For a wrong shape, or a circuit that measures nothing but the state.
         """
-        return self._swept(_core.jacobian, angles, state)
+        values, states, single = self._given(angles, state)
+        result = _core.jacobian(self.program, values, states)
+        return result[0] if single else result
 
-    def _swept(
-        self,
-        sweep: Callable[..., Any],
-        angles: Any,
-        state: Any,
-        *others: tuple[str, Any, str, int],
-        measured: bool = True,
-    ) -> npt.NDArray[Any]:
-        """What a function of the kernel returns for a batch, or a row; others: name, value, shape in words, columns."""
+    def _given(
+        self, angles: Any, state: Any, measured: bool = True
+    ) -> tuple[Real, Complex | None, bool]:
+        """Angles and initial states as the kernel takes them, and whether they were a single row."""
         values, single = self.batch_of(angles)
         if measured and self.num_outputs == 0:
             raise ValueError(
                 "circuit: it measures no real quantity (expval, var, probs). Use circuit.state(angles)."
             )
-        rows = [
-            matrix_argument(name, given, shape, (len(values), columns), single)
-            for name, given, shape, columns in others
-        ]
-        states = self.states_of(state, len(values))
-        result: npt.NDArray[Any] = sweep(self.program, values, *rows, states)
-        return result[0] if single else result
+        return values, self.states_of(state, len(values)), single
 
     def batch_of(self, angles: Any) -> tuple[Real, bool]:
         """Return angles as the kernel takes them, (B, A), and whether they were a single row.

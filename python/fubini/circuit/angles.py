@@ -168,9 +168,14 @@ def _torch_jacobian(
             is_grads_batched=True,
             retain_graph=True,
             allow_unused=True,
-            materialize_grads=True,
         )
-        block = np.concatenate([to_numpy(part).reshape(len(flat), -1) for part in parts], axis=1)
+        rows = [  # torch's own zeros would be those of one row
+            np.zeros((len(flat), leaf.numel()))
+            if part is None
+            else to_numpy(part).reshape(len(flat), -1)
+            for part, leaf in zip(parts, leaves, strict=True)
+        ]
+        block = np.concatenate(rows, axis=1)
         per_angle = block.reshape(len(chosen), -1, columns)  # (angles, 1 or batch, weights)
         jacobian[:, chosen, :] = per_angle.transpose(1, 0, 2)
     return jacobian

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -57,17 +57,15 @@ class CurvatureBlock(Block):
                 return self._inner.solve(rhs, damping)
             except NumericalError as error:
                 if isinstance(damping, Tensor) and least <= _ROUNDING * float(damping.max()):
-                    raise self._without_damping(least) from error
+                    raise NumericalError(
+                        f"{self.label}: expected a damping above zero of every weight, got {least:g} for one without "
+                        "curvature, to which a damping in proportion to the diagonal adds nothing however large lam is; "
+                        "pass lam=fubini.Relative(0.5) or a number"
+                    ) from error
                 raise
         x, info = self._inner.solve(rhs, damping + (-2.0 * low - least))
         info.method += f", damping raised to {-2.0 * low:.3g} against negative curvature"
         return x, info
-
-    def _without_damping(self, least: float) -> NumericalError:
-        return NumericalError(
-            f"{self.label}: expected a damping above zero of every weight, got {least:g} for one without curvature, to which a "
-            "damping in proportion to the diagonal adds nothing however large lam is; pass lam=fubini.Relative(0.5) or a number"
-        )
 
     @cached_property
     def lowest(self) -> float:
@@ -92,17 +90,11 @@ class CurvatureBlock(Block):
             values = torch.linalg.eigvalsh(inner.dense())
             return float(values[0]), float(values.abs().max())
         operator = LinearOperator((self.size, self.size), matvec=apply, dtype=np.float64)
+        find = partial(eigsh, operator, 1, v0=start, return_eigenvectors=False)
 
         def end(which: str, tolerance: float) -> float:
             try:
-                [value] = eigsh(
-                    operator,
-                    1,
-                    which=which,
-                    v0=start,
-                    tol=tolerance,
-                    return_eigenvectors=False,
-                )
+                [value] = find(which=which, tol=tolerance)
             except ArpackNoConvergence as error:
                 value = min(error.eigenvalues, default=0.0)
             return float(value)

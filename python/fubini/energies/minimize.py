@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -138,21 +138,10 @@ def minimize(
             )
     if not np.isfinite(x).all():
         raise ValueError("args: expected finite numbers to start from, got NaN or infinity")
-    before = problem.evaluations
     found = _descend(problem, x, max_steps, target, tolerance, callback)
     if not given:
-        problem.write(found[0])
-    x, local, energies, success, message = found
-    return Minimum(
-        x,
-        local.energy,
-        local.gradient,
-        len(energies) - 1,
-        problem.evaluations - before,
-        success,
-        message,
-        energies,
-    )
+        problem.write(found.x)
+    return found
 
 
 def _descend(
@@ -162,18 +151,24 @@ def _descend(
     target: float,
     tolerance: float,
     callback: Callable[[Real, float], Any] | None,
-) -> tuple[Real, _Local, list[float], bool, str]:
+) -> Minimum:
+    before = problem.evaluations
     local = _first(problem, x)
     mu, growth, small = local.scale, 2.0, 0
     energies = [local.energy]
+
+    def ended(message: str, success: bool = True) -> Minimum:
+        steps, used = len(energies) - 1, problem.evaluations - before
+        return Minimum(x, local.energy, local.gradient, steps, used, success, message, energies)
+
     for _ in range(max_steps):
         if local.energy <= target:
-            return x, local, energies, True, "The target is reached."
+            return ended("The target is reached.")
         if (small > 1 and local.exact) or float(np.linalg.norm(local.gradient)) <= problem.noise:
-            return x, local, energies, True, "The energy falls no further."
+            return ended("The energy falls no further.")
         while True:
             if mu > _LARGEST * local.scale:
-                return x, local, energies, True, "The energy falls no further."
+                return ended("The energy falls no further.")
             found = local.step(mu)
             if found is None:
                 mu *= 2.0
@@ -193,7 +188,7 @@ def _descend(
                 continue
             # Reductions below the rounding of the energies say nothing, and none is left to be had.
             if predicted <= tolerance * abs(local.energy):
-                return x, local, energies, True, "The energy falls no further."
+                return ended("The energy falls no further.")
             mu *= growth
             growth *= 2.0
         x = x + change
@@ -205,35 +200,17 @@ def _descend(
         if callback is not None:
             callback(x, local.energy)
     if local.energy <= target:
-        return x, local, energies, True, "The target is reached."
-    return x, local, energies, False, f"The limit of {max_steps} steps is reached."
+        return ended("The target is reached.")
+    return ended(f"The limit of {max_steps} steps is reached.", False)
 
 
-def _first(problem: EnergyProblem, x: Real) -> _Local:
+def _first(problem: EnergyProblem, x: Real) -> _Dense | _Products:
     """Products where the matrix is out of reach, and for the first steps where it is dear."""
     if problem.size > _DENSE:
         return _Products(problem, x, 2 * problem.size, last=True)
     if problem.size >= _MANY and problem.size * problem.amplitudes >= _DEAR:
         return _Products(problem, x, max(1, problem.size // 8), last=False)
     return _Dense(problem, x)
-
-
-class _Local(Protocol):
-    """The quadratic model at a point."""
-
-    energy: float
-    gradient: Real
-    scale: float  # of the damping: a curvature
-    exact: bool  # whether the curvature is that of this point
-
-    def step(self, mu: float) -> tuple[Real, float] | None:
-        """Return the change and its predicted reduction; None where the damped curvature is not positive definite."""
-
-    def renew(self, x: Real) -> None:
-        """Compute the curvature at x, where the model is."""
-
-    def moved(self, x: Real, change: Real, predicted: float, actual: float) -> _Local:
-        """Return the model at x, which a step has led to."""
 
 
 def _scale(problem: EnergyProblem, curvature: float, gradient: Real) -> float:
@@ -249,6 +226,12 @@ class _Dense:
     The rest of the Hessian, S, is learnt as by Dennis, Gay and Welsch (1981), *An adaptive nonlinear least-squares
     algorithm*, and is added once it has predicted the reductions better for some steps in a row. Near the end, where a step
     does what was predicted, B is not computed anew: the matrix has BFGS updates from gradients, which are cheaper.
+
+    Attributes:
+        energy: Of the quadratic model at a point.
+        gradient: Likewise.
+        scale: Of the damping: a curvature.
+        exact: Whether the curvature is that of this point.
     """
 
     def __init__(self, problem: EnergyProblem, x: Real) -> None:
@@ -258,6 +241,7 @@ class _Dense:
         self.renew(x)
 
     def renew(self, x: Real) -> None:
+        """Compute the curvature at x, where the model is."""
         self.energy, self.gradient, self._b = self._problem.expansion(x)
         self.scale = _scale(
             self._problem, float(np.abs(self._b.diagonal()).max(initial=0.0)), self.gradient
@@ -266,12 +250,14 @@ class _Dense:
         self.exact, self._age = True, 0
 
     def step(self, mu: float) -> tuple[Real, float] | None:
+        """Return the change and its predicted reduction; None where the damped curvature is not positive definite."""
         d = solved(self._matrix, self.gradient, mu)
         if d is None:
             return None
         return -d, float(self.gradient @ d - 0.5 * d @ (self._matrix @ d))
 
     def moved(self, x: Real, change: Real, predicted: float, actual: float) -> _Dense:
+        """Return the model at x, which a step has led to."""
         before = self.gradient
         late = predicted <= _LATE * abs(self.energy)
         as_predicted = abs(actual / predicted - 1.0) < _AS_PREDICTED
@@ -313,7 +299,7 @@ class _Dense:
 
 
 class _Products:
-    """The curvature is known by its products alone."""
+    """The curvature is known by its products alone; otherwise as ``_Dense``."""
 
     exact = True
 
@@ -330,7 +316,7 @@ class _Products:
         bent = abs(float(g @ self._problem.curvature_product(x, g / length))) / length
         self.scale = _scale(self._problem, bent, g)
 
-    def moved(self, x: Real, change: Real, predicted: float, actual: float) -> _Local:
+    def moved(self, x: Real, change: Real, predicted: float, actual: float) -> _Dense | _Products:
         if self._dear:
             return _Dense(self._problem, x)
         self.renew(x)

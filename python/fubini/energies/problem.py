@@ -139,8 +139,7 @@ class EnergyProblem:
         Args:
             x: (P,).
         """
-        energy, gradient, curvature, metric = self._expansion(x, True)
-        return EnergyModel(energy, gradient, curvature, metric)
+        return EnergyModel(*self._expansion(x, True))
 
     def expansion(self, x: Real) -> tuple[float, Real, Real]:
         """Return the energy, its gradient, (P,), and its curvature, (P, P): :meth:`model` without the metric.

@@ -30,6 +30,7 @@ from fubini.fisher.kfac import form_of
 from fubini.fisher.likelihoods import CLOSED_FORM
 from fubini.fisher.plan import Form, Plan, Sized, is_simple
 from fubini.nn.layer import QuantumLayer
+from fubini.nn.recorder import Pass
 from fubini.nn.stand_in import as_native
 from fubini.nn.surroundings import modules_of
 from fubini.torch_private import has_global_hook
@@ -210,12 +211,8 @@ class ChainPlan(Plan):
         large = any(is_large(circuit.form, data) for circuit in self._circuits)
         return found._replace(examples=examples, large=large)
 
-    def holds(self, sized: Sized) -> bool:
-        """Return whether the model is as it was, and its circuits serve so many inputs.
-
-        Args:
-            sized: What ``sized`` returned.
-        """
+    def holds(self, seen: Pass, sized: Sized) -> bool:
+        """See Plan: whether the model is as it was, and its circuits serve so many inputs."""
         if has_global_hook():
             return False
         top = self._modules[0][0]

@@ -105,12 +105,8 @@ class GraphPlan(Plan):
         f = torch.empty((data, *self._outputs))
         return self._sized(f) if is_small_graph(self._uses, data) else None
 
-    def holds(self, seen: Pass) -> bool:
-        """Return whether a pass is one of those that the plan is for.
-
-        Args:
-            seen: The pass.
-        """
+    def holds(self, seen: Pass, sized: Sized) -> bool:
+        """See Plan: whether the graph is the same, and intact."""
         graph: Graph | None = seen.graph
         return (
             graph is not None

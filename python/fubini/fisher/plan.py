@@ -11,6 +11,7 @@ import torch
 from fubini.blocks import Block, DenseBlock, DiagonalBlock, KroneckerBlock
 from fubini.fisher.columns import Request
 from fubini.fisher.likelihoods import CLOSED_FORM, Poisson
+from fubini.nn.recorder import Pass
 
 Tensor = torch.Tensor
 
@@ -114,6 +115,15 @@ class Plan(ABC):
             return None
         share = likelihood.share(f)
         return None if share is None else Sized(share, likelihood.size(f))
+
+    @abstractmethod
+    def holds(self, seen: Pass, sized: Sized) -> bool:
+        """Return whether a pass is one of those that the plan is for.
+
+        Args:
+            seen: The pass.
+            sized: What ``sized`` returned for its number of inputs.
+        """
 
     def blocks(self, tensors: Sequence[Tensor]) -> list[Block]:
         """Return the blocks of these matrices.

@@ -30,9 +30,6 @@ class ChainStep(PlannedStep[ChainPlan]):
         plan = self._source.chain_plan(moving, seen.args[0])
         return None if plan is None else (plan, _Averages(plan, self._history.decay))
 
-    def _holds(self, plan: ChainPlan, seen: Pass, sized: Sized) -> bool:
-        return plan.holds(sized)
-
     def _direction(
         self, plan: ChainPlan, seen: Pass, sized: Sized, lam: float, rough: int | None
     ) -> Direction | None:

@@ -126,19 +126,11 @@ def without_metric(model: torch.nn.Module, owned: set[torch.Tensor]) -> list[str
     Returns:
         The names; none if the model has no quantum layer at all.
     """
-    inside: set[torch.Tensor] = set()
-    found = False
-    for module in model.modules():
-        if isinstance(module, QuantumLayer | qml.qnn.TorchLayer):
-            found = True
-            inside |= set(module.parameters())
-    if not found:
+    quantum = [m for m in model.modules() if isinstance(m, QuantumLayer | qml.qnn.TorchLayer)]
+    if not quantum:
         return []
-    return [
-        name
-        for name, p in model.named_parameters()
-        if p in owned and p not in inside and p.requires_grad
-    ]
+    owned = owned - {p for module in quantum for p in module.parameters()}
+    return [name for name, p in model.named_parameters() if p in owned and p.requires_grad]
 
 
 def better_call(names: list[str]) -> str:

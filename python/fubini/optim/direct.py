@@ -151,14 +151,12 @@ def is_uniform(groups: Sequence[Group]) -> bool:
         groups: Parameter groups, checked.
     """
     first = groups[0]
-    if first["damping"] not in ("absolute", "per term"):
-        return False
-    for group in groups:
-        if float(group["momentum"]) or float(group["weight_decay"]):
-            return False
-        if group is not first and any(group[name] != first[name] for name in _SAME):
-            return False
-    return True
+    return first["damping"] in ("absolute", "per term") and not any(
+        float(group["momentum"])
+        or float(group["weight_decay"])
+        or (group is not first and any(group[name] != first[name] for name in _SAME))
+        for group in groups
+    )
 
 
 def rate_of(

@@ -48,6 +48,8 @@ class EnergySource(QuantumSource):
         dense: Whether the curvature is a matrix; None: up to 1500 numbers.
     """
 
+    _is_plain = False
+
     def __init__(
         self, model: torch.nn.Module | None, layers: LayerRule, dense: bool | None = None
     ) -> None:
@@ -141,9 +143,6 @@ class EnergySource(QuantumSource):
         )
         return [line]
 
-    def _straight(self, unit: list[AnyLayer]) -> None:
-        """Nothing: the metric is another one."""
-
     # -- circuits -----------------------------------------------------------------------------------------------------
 
     def _unit_block(self, unit: list[AnyLayer], parameters: list[Tensor]) -> Counted:
@@ -160,8 +159,7 @@ class EnergySource(QuantumSource):
                 energy, slope = term.problem.value_and_gradient(term.x)
             self._sum.energy += term.count * energy
             gradient += term.pulled(slope)
-        pieces = np.split(gradient, list(starts.values())[1:])
-        self._sum.gradients.update(zip(parameters, pieces, strict=True))
+        self._sum.gradients.update({p: gradient[s : s + p.numel()] for p, s in starts.items()})
         self._sum.terms += terms
 
         def apply(v: Tensor) -> Tensor:
@@ -214,8 +212,9 @@ class EnergySource(QuantumSource):
                 part.weights is None and is_plain(layer) and len(starts) == len(layer.parameters)
             )
             jacobian = None if plain else weights_by_parameters(layer, part, starts)
-            known = part.weights is None
-            leaves = list(leaf_weights(layer.module).values()) if known else [None]
+            leaves = (
+                [None] if part.weights is not None else list(leaf_weights(layer.module).values())
+            )
             now = functools.partial(_flat, leaves)
             yield self._term(
                 layer.name, form, whole, np.arange(len(whole)), jacobian, len(part.passes), now
@@ -242,7 +241,7 @@ class EnergySource(QuantumSource):
                 self._known.clear()
             self._known[key] = form, problem_of(form, whole, columns)
         if form.decisions:  # other weights may have another circuit
-            now = _unknown
+            now = functools.partial(_flat, [None])
         return Term(self._known[key][1], whole[columns], jacobian, count, now)
 
 
@@ -250,10 +249,6 @@ def _flat(weights: Sequence[Tensor | None]) -> Real | None:
     """The weights side by side, (W,); None where one is computed."""
     parts = [to_numpy(w).reshape(-1) for w in weights if w is not None]
     return np.concatenate(parts).astype(np.float64) if len(parts) == len(weights) else None
-
-
-def _unknown() -> None:
-    """The weights of a circuit that has to be found again."""
 
 
 def _check_layer(layer: _Layer) -> None:

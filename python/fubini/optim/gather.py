@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import torch
 
 from fubini.arrays import first_not_finite
-from fubini.blocks import Block, distributed
+from fubini.blocks import Block, DiagonalBlock, distributed
 from fubini.errors import NumericalError
 from fubini.nn.recorder import PassRecorder
 from fubini.nn.surroundings import without_autocast
 from fubini.optim.closure_metric import closure_blocks
 from fubini.optim.metric_history import MetricHistory
-from fubini.optim.proposal import Part, plain
+from fubini.optim.proposal import Part
 from fubini.torch_private import flattened
 
 Tensor = torch.Tensor
@@ -148,14 +148,11 @@ class Gatherer:
         found: list[tuple[Block, bool]] = []
         covered: set[int] = set()
         for block in self._blocks(moving, owned, metric_fn, step, targets, state):
-            ids = [id(p) for p in block.parameters]
-            keep = [i in moving for i in ids]
-            if all(keep):
-                covered.update(ids)
-                found.append((block, True))
-            elif any(keep):
-                covered.update(i for i, stays in zip(ids, keep, strict=True) if stays)
-                found.append((block.restrict(keep), True))
+            keep = [id(p) in moving for p in block.parameters]
+            if any(keep):
+                mine = block if all(keep) else block.restrict(keep)
+                covered.update([id(p) for p in mine.parameters])
+                found.append((mine, True))
         if len(covered) < len(moving):
             rest: dict[tuple[torch.device, bool], list[Tensor]] = {}
             for i, (p, _) in moving.items():
@@ -181,11 +178,14 @@ class Gatherer:
         return parts
 
     def _plain(self, parameters: list[Tensor]) -> Block:
+        """The metric of parameters on one device that have none: the identity, which gives the step of the plain gradient."""
         key = tuple(id(p) for p in parameters)  # the blocks keep them alive
         if key not in self._identities:
             if len(self._identities) > 64:
                 self._identities.clear()
-            self._identities[key] = plain(parameters)
+            size, device = sum(p.numel() for p in parameters), parameters[0].device
+            ones = torch.ones(size, dtype=torch.float64, device=device)
+            self._identities[key] = DiagonalBlock(parameters, ones, "plain gradient")
         return self._identities[key]
 
     def weight(self, moving: bool) -> float:

@@ -30,9 +30,6 @@ class GraphStep(PlannedStep[GraphPlan]):
             None if plan is None else (plan, Averages(plan.shapes, plan.forms, self._history.decay))
         )
 
-    def _holds(self, plan: GraphPlan, seen: Pass, sized: Sized) -> bool:
-        return plan.holds(seen)
-
     def _direction(
         self, plan: GraphPlan, seen: Pass, sized: Sized, lam: float, rough: int | None
     ) -> Direction | None:

@@ -137,8 +137,14 @@ def check_options(options: Mapping[str, Any], policy: DampingPolicy | None) -> N
             f"likelihood: expected 'categorical', 'bernoulli' or 'gaussian' for metric={metric!r}, got None; it says which "
             "distribution the loss is the negative logarithm of; or pass the loss, such as torch.nn.CrossEntropyLoss()"
         )
-    if metric == "energy":
-        _check_energy(options)
+    if metric == "energy":  # the curvature is that at the present weights, and has any sign
+        why = "with metric='energy', which is the curvature at the present weights"
+        _check_company(options, _ENERGY, why, "; leave it out", spring=False)
+        if isinstance(rule, TrustRegion):
+            raise ValueError(
+                "step_rule: expected Armijo(...) or none with metric='energy', in which a step has no length, got TrustRegion; "
+                "leave it out: lam=LevenbergMarquardt() shortens steps by the loss"
+            )
     if rule is not None and not isinstance(rule, TrustRegion | Armijo):
         raise TypeError(f"step_rule: expected TrustRegion(...), Armijo(...) or None, got {rule!r}")
     if isinstance(rule, Armijo) and policy is not None and policy.needs_closure:
@@ -162,17 +168,6 @@ def _check_company(
             raise ValueError(f"{name}: expected {expected} {why}, got {options[name]!r}{remedy}")
     if options.get("spring") and not spring:
         raise ValueError(f"momentum: expected a number {why}, got Spring{remedy}")
-
-
-def _check_energy(options: Mapping[str, Any]) -> None:
-    """Check what does not go with the curvature of an energy, which is that at the present weights and has any sign."""
-    why = "with metric='energy', which is the curvature at the present weights"
-    _check_company(options, _ENERGY, why, "; leave it out", spring=False)
-    if isinstance(options["step_rule"], TrustRegion):
-        raise ValueError(  # noqa: TRY004 - the options contradict each other
-            "step_rule: expected Armijo(...) or none with metric='energy', in which a step has no length, got TrustRegion; "
-            "leave it out: lam=LevenbergMarquardt() shortens steps by the loss"
-        )
 
 
 def check_signal_to_noise(options: Mapping[str, Any], model: Any) -> None:

@@ -45,8 +45,8 @@ _STRIDE = 0x9E3779B97F4A7C15  # odd and large, so that the seeds of neighbouring
 ROUGH = 0.3
 # From this decay on, an average has so many steps in it that random signs are averaged out as well.
 _MANY = 0.8
-# Options of a Fisher matrix, besides its kind.
-_FISHER = ("likelihood", "approx", "fisher", "samples", "fallback", "layers", "averaging")
+# Options that are those of ``fisher_blocks`` as they are.
+_SAME = ("approx", "fisher", "samples", "fallback", "layers")
 
 
 class FisherSource(Source):
@@ -54,28 +54,19 @@ class FisherSource(Source):
 
     Args:
         model: The model.
-        metric: ``"hybrid"`` for the Fubini-Study metric of quantum layers in units of the loss.
-        likelihood: See ``fisher_blocks``.
-        averaging: Decay of the average over steps that the metrics enter.
-        options: Its further options.
+        options: The optimizer's, checked.
     """
 
     found = True
 
-    def __init__(
-        self,
-        model: torch.nn.Module,
-        *,
-        metric: Metric,
-        likelihood: Any,
-        averaging: float = 0.0,
-        **options: Any,
-    ) -> None:
+    def __init__(self, model: torch.nn.Module, options: Mapping[str, Any]) -> None:
         self._model = model
-        self._combines = averaging >= _MANY
-        quantum = "fubini-study" if metric == "hybrid" else "gauss-newton"
+        self._combines = options["averaging"] >= _MANY
         self._request = Request(
-            likelihood=as_likelihood(likelihood), targets=None, quantum=quantum, **options
+            likelihood=as_likelihood(options["likelihood"]),
+            targets=None,
+            quantum="fubini-study" if options["metric"] == "hybrid" else "gauss-newton",
+            **{name: options[name] for name in _SAME},
         )
         self.sums = self._request.likelihood.reduction == "sum"
         self._recorder: ModelRecorder | None = None
@@ -233,11 +224,7 @@ def make_source(model: torch.nn.Module | None, options: Mapping[str, Any]) -> So
         return EnergySource(model, options["layers"], dense=True if approx is None else None)
     if model is None:
         raise ValueError(f"model: expected a module for metric={metric!r}, got None")
-    return FisherSource(
-        model,
-        metric=metric,
-        **{name: options[name] for name in _FISHER},
-    )
+    return FisherSource(model, options)
 
 
 def _seed(step: int) -> int:

@@ -68,18 +68,18 @@ class Spring:
         check_number("mu", self.mu, 1.0)
 
 
-def as_momentum(value: Any) -> tuple[str, float]:
-    """Return the kind of momentum, ``"heavy-ball"`` or ``"spring"``, and its coefficient.
+def as_momentum(value: Any) -> tuple[bool, float]:
+    """Return whether a momentum is SPRING's, and its coefficient.
 
     Args:
         value: A number (heavy ball), HeavyBall or Spring.
     """
     if isinstance(value, Spring):
-        return "spring", value.mu
+        return True, value.mu
     if isinstance(value, HeavyBall):
-        return "heavy-ball", value.rho
+        return False, value.rho
     check_number("momentum", value, 1.0)
-    return "heavy-ball", float(value)
+    return False, float(value)
 
 
 def with_velocities(

@@ -12,7 +12,6 @@ from fubini.errors import UnsupportedCircuitError
 from fubini.metric.call_metric import CallLayer
 from fubini.nn.layer_weights import layer_tape
 from fubini.nn.shot_noise import estimated_metric, gradient_covariance
-from fubini.optim.gather import Counted
 from fubini.optim.quantum_source import AnyLayer, QuantumSource, is_plain, places
 from fubini.options import Approx, LayerRule, Real
 
@@ -29,14 +28,13 @@ class NoisySource(QuantumSource):
         tolerance: See ``SignalToNoise``.
     """
 
+    _is_plain = False
+
     def __init__(
         self, model: torch.nn.Module, approx: Approx, layers: LayerRule, tolerance: float
     ) -> None:
         super().__init__(model, approx, layers)
         self._tolerance = tolerance
-
-    def _straight(self, unit: list[AnyLayer]) -> Counted | None:
-        return None
 
     def attach(self, owner: Any, owned: AbstractSet[Tensor]) -> None:
         """See Source."""
@@ -78,10 +76,10 @@ class NoisySource(QuantumSource):
         found = np.zeros((3, size, size))
         total, variance, covariance = found
         at = places(layer, starts)
-        parts = [(p.rows, p.passes) for p in self._inputs(layer) if not p.single]
+        parts: list[tuple[Tensor, list[Any]]] = []
         for part in self._inputs(layer):
-            if part.single:
-                parts += [(p.args[0], [p]) for p in part.passes]
+            single = [(p.args[0], [p]) for p in part.passes]
+            parts += single if part.single else [(part.rows, part.passes)]
         count = sum(len(p.rows) for _, passes in parts for p in passes)
         for rows, passes in parts:
             share = sum(p.count for p in passes) / count

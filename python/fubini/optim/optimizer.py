@@ -264,8 +264,8 @@ class QNGOptimizer(Checkpointed):
             self._policy = own_policy(lam)
         self._data_parallel = isinstance(model, torch.nn.parallel.DistributedDataParallel)
         self._model = distributed.unwrapped(model)
-        kind, coefficient = as_momentum(momentum)
-        self._options = {**options, "spring": kind == "spring"}
+        spring, coefficient = as_momentum(momentum)
+        self._options = {**options, "spring": spring}
         check_options(self._options, self._policy)
         if isinstance(lam, SignalToNoise):
             check_signal_to_noise(self._options, self._model)

@@ -78,7 +78,7 @@ class PlannedStep(ABC, Generic[P]):
         sized = plan.sized(len(x))
         if sized is None:
             return None
-        if any(p.grad is not None for p in self._rest) or not self._holds(plan, seen, sized):
+        if any(p.grad is not None for p in self._rest) or not plan.holds(seen, sized):
             self._given_up()
             return None
         if (plan.reads_targets and seen.gradient is None) or not averages.begin(state):
@@ -115,10 +115,6 @@ class PlannedStep(ABC, Generic[P]):
     @abstractmethod
     def _made(self, moving: list[Tensor], seen: Pass) -> tuple[P, Averages] | None:
         """A plan for the parameters that move, and its averages; None if there is none."""
-
-    @abstractmethod
-    def _holds(self, plan: P, seen: Pass, sized: Sized) -> bool:
-        """Whether the model is as it was."""
 
     @abstractmethod
     def _direction(

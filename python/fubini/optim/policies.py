@@ -250,10 +250,8 @@ class LevenbergMarquardt:
             if 0.0 < unit < math.inf:
                 self._strength = self._unit = unit
 
-    @property
-    def _bounds(self) -> tuple[float, float]:
-        unit = self._unit or 1.0
-        return self.minimum * unit, self.maximum * unit
+    def _bounds(self, unit: float) -> tuple[float, float]:
+        return self.minimum * (unit or 1.0), self.maximum * (unit or 1.0)
 
     def damping_at(self, step: int) -> Damping:
         """Return the present damping, whatever the step."""
@@ -277,11 +275,10 @@ class LevenbergMarquardt:
             return False
         if predicted > 0.0 and math.isfinite(predicted):
             ratio = actual / predicted
+        elif actual > 0.0:  # it went well, but not because of the model: all is kept
+            return True
         else:
-            ratio = math.inf if actual > 0.0 else -math.inf
-            # It went well, but not because of the model: keep the step and the damping.
-            if actual > 0.0:
-                return True
+            ratio = -math.inf
         if ratio > self.upper:
             self._change(self.decrease, share)
         elif ratio < self.lower:
@@ -289,7 +286,7 @@ class LevenbergMarquardt:
         return ratio >= self.accept
 
     def _change(self, factor: float, share: float) -> None:
-        lowest, highest = self._bounds
+        lowest, highest = self._bounds(self._unit)
         self._strength = min(max(self._strength * factor**share, lowest), highest)
         self._scale = min(max(self._scale * factor ** (1.0 - share), _TINY), 1.0 / _TINY)
 
@@ -311,7 +308,7 @@ class LevenbergMarquardt:
         unit = float(state.get("unit", 1.0))
         if not 0.0 <= unit < math.inf:
             raise ValueError(f"state: expected a unit >= 0, got {state!r}")
-        lowest, highest = self.minimum * (unit or 1.0), self.maximum * (unit or 1.0)
+        lowest, highest = self._bounds(unit)
         if not lowest <= strength <= highest:
             raise ValueError(
                 f"state: expected a strength between {lowest} and {highest}, got {state!r}"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fubini.arrays import first_not_finite
-from fubini.blocks import Block, BlockInfo, DenseBlock, DiagonalBlock
+from fubini.blocks import Block, BlockInfo, DenseBlock
 from fubini.blocks.matrix import solve_matrices
 from fubini.errors import NumericalError
 from fubini.optim.length import StepLength
@@ -87,22 +87,6 @@ def _products(numbers: Sequence[float | Tensor], vectors: Sequence[Tensor]) -> l
     return [number * v for number, v in zip(numbers, vectors, strict=True)]
 
 
-def _sums(vectors: Sequence[Tensor], others: Sequence[Tensor | None]) -> list[Tensor]:
-    """Each vector plus another, if there is one."""
-    return [v if o is None else v + o for v, o in zip(vectors, others, strict=True)]
-
-
-def plain(parameters: Sequence[Tensor]) -> DiagonalBlock:
-    """Return the metric of parameters that have none: the identity, which makes the step that of the plain gradient.
-
-    Args:
-        parameters: On one device.
-    """
-    size = sum(p.numel() for p in parameters)
-    ones = torch.ones(size, dtype=torch.float64, device=parameters[0].device)
-    return DiagonalBlock(parameters, ones, "plain gradient")
-
-
 class Proposal:
     """The change of all moving parameters, and the model ``-g.c + c.(s G)c / 2`` of what it does to the loss.
 
@@ -172,7 +156,7 @@ class Proposal:
         if scale != 1.0 and not self._spring:
             directions = list(foreach_mul(directions, 1.0 / scale))
         # SPRING's direction is in units of the metric, a velocity in those of the step.
-        self._kept = _sums(directions, carried)
+        self._kept = [d if c is None else d + c for d, c in zip(directions, carried, strict=True)]
         rate = -1.0 / scale if self._spring else -1.0
         if self._before is not None:
             # d . (G + D) d is the gradient times d. The rate takes it, so that velocities do not depend on it.
@@ -317,7 +301,8 @@ def _entries_of(part: Part, dampings: Mapping[int, Damping]) -> Tensor | float:
         return 0.0
 
     def strength(kind: str) -> float | Tensor:
-        return part.entries(lambda g: _strength(dampings[id(g)], kind))
+        of_this_kind = {i: float(d.lam) for i, d in dampings.items() if d.kind == kind}
+        return part.entries(lambda g: of_this_kind.get(id(g), 0.0))
 
     if all(dampings[id(g)].kind == "absolute" for g in part.groups):
         return strength("absolute")
@@ -327,11 +312,6 @@ def _entries_of(part: Part, dampings: Mapping[int, Damping]) -> Tensor | float:
         + strength("relative") * diagonal.mean()
         + strength("diagonal") * diagonal
     )
-
-
-def _strength(damping: Damping, kind: str) -> float:
-    """Of a damping of this kind, zero for others."""
-    return float(damping.lam) if damping.kind == kind else 0.0
 
 
 def _momentum(group: Group) -> float:

@@ -95,6 +95,8 @@ class QuantumSource(Source):
         layers: Likewise.
     """
 
+    _is_plain = True  # whether the metric is that of the states alone
+
     def __init__(
         self, model: torch.nn.Module | None, approx: Approx | Literal["auto"], layers: LayerRule
     ) -> None:
@@ -163,7 +165,7 @@ class QuantumSource(Source):
             here = [p for p in _parameters(unit) if id(p) in ids]
             used = [layer for layer in unit if layer.passes]
             if here and used:
-                block = self._straight(used)
+                block = self._straight(used) if self._is_plain else None
                 if block is None:
                     with without_autocast(), paused(self.recorders):
                         block = self._unit_block(used, _parameters(unit))
@@ -347,22 +349,19 @@ def weights_by_parameters(layer: _Layer, part: _Inputs, starts: Mapping[Tensor, 
     """
     leaves = leaf_weights(layer.module)
     one = part.passes[0]
-    sizes = {n: one.values.get(n, leaf).numel() for n, leaf in leaves.items()}  # type: ignore[union-attr]
-    jacobian = np.zeros((sum(sizes.values()), sum(p.numel() for p in starts)))
-    row = 0
+    size = sum(p.numel() for p in starts)
+    rows = []
     for name, leaf in leaves.items():
-        rows = sizes[name]
         if name in one.values:
-            found = one.jacobians.get(name, {})
+            row = np.zeros((one.values[name].numel(), size))
+            for parameter, block in one.jacobians.get(name, {}).items():
+                start = starts[parameter]
+                row[:, start : start + parameter.numel()] = to_numpy(block)
         else:
             assert leaf is not None
-            found = {}
-            jacobian[row : row + rows, starts[leaf] : starts[leaf] + rows] = np.eye(rows)
-        for parameter, block in found.items():
-            start = starts[parameter]
-            jacobian[row : row + rows, start : start + parameter.numel()] = to_numpy(block)
-        row += rows
-    return jacobian
+            row = np.eye(leaf.numel(), size, starts[leaf])
+        rows.append(row)
+    return np.concatenate(rows)
 
 
 def _check_shapes(name: str, module: Any) -> None:
@@ -382,9 +381,11 @@ def _parameters(unit: Sequence[AnyLayer]) -> list[Tensor]:
 def _joined(units: list[list[AnyLayer]], layer: AnyLayer) -> list[list[AnyLayer]]:
     """The units with another layer: those with which it shares parameters are one with it, at the end."""
     mine = set(layer.parameters)
-    sharing = [unit for unit in units if mine & set(_parameters(unit))]
-    rest = [unit for unit in units if not any(unit is s for s in sharing)]
-    unit: list[AnyLayer] = [layer]
-    for other in sharing:
-        unit = other + unit
-    return [*rest, unit]
+    rest: list[list[AnyLayer]] = []
+    joined: list[AnyLayer] = [layer]
+    for unit in units:
+        if mine.isdisjoint(_parameters(unit)):
+            rest.append(unit)
+        else:
+            joined = unit + joined
+    return [*rest, joined]

@@ -49,6 +49,7 @@ class Stepping(torch.optim.Optimizer):
     _names: dict[Tensor, str]
     _last: StepRecord | None = None
     _units = 1.0
+    _usual: bool  # whether nothing judges, shortens or carries on steps
     _fixed: Damping | None = None  # instead of a policy that nothing lets judge steps
     _forward_only = True  # whether trial steps are judged without a backward pass
     _begun = False  # whether it has taken a step
@@ -218,18 +219,8 @@ class Stepping(torch.optim.Optimizer):
 
     def _directly(self, found: Moving, length: StepLength | None) -> Taken | None:
         """Take the step by one call of the kernel; None, with nothing changed, where that will not do."""
-        options = self._options
         groups = self.param_groups
-        if (
-            self._policy is not None
-            or options["metric"] == "energy"
-            or options["step_rule"] is not None
-            or options["spring"]
-            or "tolerance" in options
-            or not found.blocks
-            or distributed.active()
-            or not is_uniform(groups)
-        ):
+        if not (self._usual and found.blocks and is_uniform(groups)) or distributed.active():
             return None
         lam = float(self._damping_of(groups[0]).lam)
         if lam == 0.0:  # what moves nothing is then an error
@@ -293,14 +284,15 @@ class Stepping(torch.optim.Optimizer):
         self._direct = Direct()
         options = self._options
         self._history = MetricHistory(options["averaging"], options["update_every"])
-        usual = (
+        self._usual = (
             self._policy is None
             and options["step_rule"] is None
             and not options["spring"]
-            and options["update_every"] == 1
+            and options["metric"] != "energy"
         )
         self._chain = self._graph = None
-        if usual and isinstance(self._source, FisherSource):
+        once = options["update_every"] == 1
+        if self._usual and once and isinstance(self._source, FisherSource):
             self._chain = ChainStep(self._source, self._history, options)
             self._graph = GraphStep(self._source, self._history, options)
         self._collect()

@@ -45,7 +45,7 @@ void add_gradients(const Tile& tile, const Step& step, Vec overlap[4]) {
         const int a = rotation.axis, b = a % 3 + 1, c = b % 3 + 1;
         if (rotation.slot >= 0) tile.slots()[rotation.slot] += rotation.coefficient * overlap[a];
         if (i == step.first) break;
-        const auto [sine, cosine] = tile.whole_angle(i);
+        const Vec sine = tile.sine(i), cosine = tile.cosine(i);
         const Vec before_b = cosine * overlap[b] + sine * overlap[c];
         overlap[c] = cosine * overlap[c] - sine * overlap[b];
         overlap[b] = before_b;

@@ -179,8 +179,17 @@ void analyse(ExpressionGraph& graph) {
             places.varies[i] = varies;
             places.place[i] = static_cast<int>(list.size());
             list.push_back(index);
-            if (varies && graph.nodes[i].kind <= ExpressionKind::input)
-                places.varying_leaves.push_back(index);
+            const bool leaf = graph.nodes[i].kind <= ExpressionKind::input;
+            if (varies && leaf) places.varying_leaves.push_back(index);
+            if (!varies && leaf) places.uniform_weights.push_back({graph.nodes[i].u, places.place[i]});
+            if (!varies && !leaf) places.uniform_inner.push_back(index);
+        }
+        for (int k = 0; k < static_cast<int>(graph.outputs.size()); ++k) {
+            const int node = graph.outputs[static_cast<std::size_t>(k)];
+            const bool angle = k < graph.angles;
+            auto& sort = places.lanes(node) ? places.varying_outputs : places.uniform_outputs;
+            sort[angle ? 0 : 1].push_back(
+                {angle ? k : k - graph.angles, places.place[static_cast<std::size_t>(node)]});
         }
         for (std::size_t i = count; i-- > 0;) {
             if (graph.needed[i] == 0) continue;

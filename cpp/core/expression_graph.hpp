@@ -2,12 +2,18 @@
 // What an Expression knows about its nodes before any number is computed.
 #pragma once
 
+#include <array>
 #include <span>
 #include <vector>
 
 #include "core/expression.hpp"
 
 namespace fubini {
+
+/// A number of a row, an output or a weight, and where its node lives.
+struct ExpressionColumn {
+    int column, place;
+};
 
 /// Where the values of the nodes live: those that are the same for the whole batch in one array of numbers,
 /// the others in rows of lanes.
@@ -17,6 +23,10 @@ struct ExpressionPlaces {
     std::vector<int> uniform, varying;
     std::vector<int> reverse_uniform, reverse_varying;  ///< that a reverse sweep visits, in its order
     std::vector<int> varying_leaves;
+    std::vector<int> uniform_inner;                 ///< uniform nodes but the leaves
+    std::vector<ExpressionColumn> uniform_weights;  ///< uniform leaves: all of them are weights
+    /// Of the angles, and of the parts of the amplitudes.
+    std::array<std::vector<ExpressionColumn>, 2> uniform_outputs, varying_outputs;
 
     [[nodiscard]] bool lanes(int node) const { return varies[static_cast<std::size_t>(node)] != 0; }
     [[nodiscard]] std::size_t at(int node) const {

@@ -59,7 +59,7 @@ class Pass {
         place_uniform(sweep, 0);
         sweep.load_uniform_leaves(sweep.values, point.weights);
         if (tangents != nullptr) sweep.load_uniform_leaves(sweep.tangents, tangents->weights);
-        for (const int node : places_.uniform) {
+        for (const int node : places_.uniform_inner) {
             sweep.value(node);
             if (tangents != nullptr) sweep.tangent(node);
         }
@@ -104,19 +104,23 @@ class Pass {
         if (tangents_ != nullptr) std::fill_n(sweep.adjoint_tangents.lanes, sweep.lane_doubles(), 0.0);
     }
 
-    /// Cotangents of the outputs become adjoints.
+    /// Cotangents of the outputs become adjoints; of uniform ones the sums over the rows.
     void seed(ExpressionSweep& sweep, const OutputRows<const double>& from) const {
-        const auto count = static_cast<int>(graph_.outputs.size());
-        for (int k = 0; k < count; ++k) {
-            const int node = graph_.outputs[static_cast<std::size_t>(k)];
-            if (graph_.needed[static_cast<std::size_t>(node)] == 0) continue;
-            const bool angle = k < graph_.angles;
-            const double* data = angle ? from.angles : from.amplitudes;
-            const std::ptrdiff_t stride = angle ? from.angle_stride : from.amplitude_stride;
-            if (data == nullptr) continue;
-            sweep.seed(sweep.adjoints, node, data + sweep.first() * stride + (angle ? k : k - graph_.angles),
-                       stride);
-        }
+        const auto add = [&](std::size_t part, const double* data, std::ptrdiff_t stride) {
+            if (data == nullptr) return;
+            data += sweep.first() * stride;
+            for (int i = 0; i < sweep.rows(); ++i) {
+                const double* row = data + i * stride;
+                for (const auto& [column, place] : places_.uniform_outputs[part])
+                    sweep.adjoints.uniform[place] += row[column];
+            }
+            for (const auto& [column, place] : places_.varying_outputs[part]) {
+                double* lane = sweep.lane(sweep.adjoints, place);
+                for (int i = 0; i < sweep.rows(); ++i) lane[i] += data[i * stride + column];
+            }
+        };
+        add(0, from.angles, from.angle_stride);
+        add(1, from.amplitudes, from.amplitude_stride);
     }
 
     void reverse(ExpressionSweep& sweep) const {
@@ -192,18 +196,26 @@ class Pass {
     std::optional<ExpressionSweep> uniform_;
 };
 
-void store(const ExpressionGraph& graph, const ExpressionSweep& sweep, const NodeArrays& from,
+void store(const ExpressionPlaces& places, const ExpressionSweep& sweep, const NodeArrays& from,
            const OutputRows<double>& to) {
-    const auto count = static_cast<int>(graph.outputs.size());
-    for (int k = 0; k < count; ++k) {
-        const bool angle = k < graph.angles;
-        double* data = angle ? to.angles : to.amplitudes;
-        if (data == nullptr) continue;
-        const std::ptrdiff_t stride = angle ? to.angle_stride : to.amplitude_stride;
-        data += sweep.first() * stride + (angle ? k : k - graph.angles);
-        const int node = graph.outputs[static_cast<std::size_t>(k)];
-        for (int i = 0; i < sweep.rows(); ++i) data[i * stride] = sweep.number(from, node, i);
-    }
+    const auto write = [&](std::size_t part, double* data, std::ptrdiff_t stride) {
+        if (data == nullptr) return;
+        data += sweep.first() * stride;
+        const auto& uniform = places.uniform_outputs[part];
+        const auto& varying = places.varying_outputs[part];
+        for (const auto& [column, place] : uniform) data[column] = from.uniform[place];
+        for (const auto& [column, place] : varying) data[column] = *sweep.lane(from, place);
+        if (!uniform.empty()) {
+            for (int i = 1; i < sweep.rows(); ++i)
+                std::copy_n(data, uniform.size() + varying.size(), data + i * stride);
+        }
+        for (const auto& [column, place] : varying) {
+            const double* lane = sweep.lane(from, place);
+            for (int i = 1; i < sweep.rows(); ++i) data[i * stride + column] = lane[i];
+        }
+    };
+    write(0, to.angles, to.angle_stride);
+    write(1, to.amplitudes, to.amplitude_stride);
 }
 
 /// Angles and amplitudes that lie in arrays of their own.
@@ -217,7 +229,7 @@ OutputRows<Real> apart(const Expression& expression, Real* angles, Complex* stat
 
 void Expression::evaluate(const AnglePoint& at, const OutputRows<double>& to) const {
     Pass pass(*graph_, at, at.weights_by_row, nullptr, false);
-    pass.for_tiles(1, [&](ExpressionSweep& sweep) { store(*graph_, sweep, sweep.values, to); });
+    pass.for_tiles(1, [&](ExpressionSweep& sweep) { store(pass.places(), sweep, sweep.values, to); });
 }
 
 void Expression::evaluate(const AnglePoint& at, double* to_angles, std::complex<double>* to_states) const {
@@ -234,7 +246,7 @@ void Expression::evaluate(const AnglePoint& at, double* to_angles, std::complex<
 void Expression::push_forward(const AnglePoint& at, const AngleTangents& tangents,
                               const OutputRows<double>& to) const {
     Pass pass(*graph_, at, at.weights_by_row, &tangents, false);
-    pass.for_tiles(3, [&](ExpressionSweep& sweep) { store(*graph_, sweep, sweep.tangents, to); });
+    pass.for_tiles(3, [&](ExpressionSweep& sweep) { store(pass.places(), sweep, sweep.tangents, to); });
 }
 
 void Expression::pull_back(const AnglePoint& at, const OutputRows<const double>& cotangents,

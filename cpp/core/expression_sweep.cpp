@@ -47,10 +47,8 @@ void ExpressionSweep::begin(std::ptrdiff_t first, int rows) {
 }
 
 void ExpressionSweep::load_uniform_leaves(NodeArrays to, const double* weights) const {
-    for (const int node : places_.uniform) {
-        if (graph_.node(node).kind == ExpressionKind::weight)
-            *at(to, node) = weights == nullptr ? 0 : weights[graph_.node(node).u];
-    }
+    for (const auto& [weight, place] : places_.uniform_weights)
+        to.uniform[place] = weights == nullptr ? 0 : weights[weight];
 }
 
 void ExpressionSweep::load_leaves(NodeArrays to, const double* weights, std::ptrdiff_t weight_stride,

@@ -59,9 +59,8 @@ class ExpressionSweep {
         if (!places_.lanes(node)) return arrays.uniform + places_.at(node);
         return arrays.lanes + places_.at(node) * static_cast<std::size_t>(tile_);
     }
-    /// A row's number of a node.
-    [[nodiscard]] double number(const NodeArrays& arrays, int node, int row) const {
-        return at(arrays, node)[places_.lanes(node) ? row : 0];
+    [[nodiscard]] double* lane(const NodeArrays& arrays, int place) const {
+        return arrays.lanes + static_cast<std::ptrdiff_t>(place) * tile_;
     }
     void clear(const NodeArrays& arrays, int node) const { std::fill_n(at(arrays, node), width(node), 0.0); }
     /// Adds numbers of the rows to a node's; `step` lies between them. Those of a uniform node are summed.

@@ -31,7 +31,12 @@ void apply_tail(const Tile& tile, double* state) {
             Vec q[4] = {splat(1), Vec{}, Vec{}, Vec{}};
             for (int i = step.first; i < step.first + step.count; ++i) {
                 const BlockRotation& rotation = tile.plan.rotations[static_cast<std::size_t>(i)];
-                turn(q, rotation.axis, std::sin(0.5 * rotation.offset), std::cos(0.5 * rotation.offset));
+                const double s = std::sin(0.5 * rotation.offset);
+                const double c = std::cos(0.5 * rotation.offset);
+                const int a = rotation.axis, b = a % 3 + 1, d = b % 3 + 1;
+                const Vec q0 = c * q[0] - s * q[a], qa = c * q[a] + s * q[0];
+                const Vec qb = c * q[b] - s * q[d], qd = c * q[d] + s * q[b];
+                q[0] = q0, q[a] = qa, q[b] = qb, q[d] = qd;
             }
             m = unitary(where, q);
         }

@@ -61,15 +61,6 @@ struct Mix {
     Vec ar[2], ai[2], br[2], bi[2];
 };
 
-/// q <- (cosine - i sine Q_axis) q, with Q_a Q_b = i Q_c.
-template <typename Real>
-inline void turn(Vec q[4], int axis, const Real& sine, const Real& cosine) {
-    const int a = axis, b = a % 3 + 1, c = b % 3 + 1;
-    const Vec q0 = cosine * q[0] - sine * q[a], qa = cosine * q[a] + sine * q[0];
-    const Vec qb = cosine * q[b] - sine * q[c], qc = cosine * q[c] + sine * q[b];
-    q[0] = q0, q[a] = qa, q[b] = qb, q[c] = qc;
-}
-
 /// U = q0 - i (q1 Q1 + q2 Q2 + q3 Q3); the identity on inactive lanes.
 [[nodiscard]] Mix unitary(const Geometry& where, const Vec q[4]);
 /// Its inverse.

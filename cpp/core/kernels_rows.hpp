@@ -40,10 +40,18 @@ struct RowMix {
     /// (re, im) = (ar + i ai) a + (br + i bi) b.
     inline void apply(const Real& a_re, const Real& a_im, const Real& b_re, const Real& b_im, const Int& sa,
                       const Int& sr, const Int& si, Real& re, Real& im) const {
-        Real x = ar * a_re, y = ar * a_im;
-        add(a_re, a_im, b_re, b_im, sa, sr, si, x, y);
-        re = x;
-        im = y;
+        if constexpr (kind == Flavor::general) {  // two short chains instead of a long one
+            const Real ai_r = signs ? flipped(ai, sa) : ai;
+            const Real br_r = signs ? flipped(br, sr) : br;
+            const Real bi_r = signs ? flipped(bi, si) : bi;
+            re = (ar * a_re - ai_r * a_im) + (br_r * b_re - bi_r * b_im);
+            im = (ar * a_im + ai_r * a_re) + (br_r * b_im + bi_r * b_re);
+        } else {
+            Real x = ar * a_re, y = ar * a_im;
+            add(a_re, a_im, b_re, b_im, sa, sr, si, x, y);
+            re = x;
+            im = y;
+        }
     }
 
     /// (re, im) += i ai a + (br + i bi) b: all of it for a generator, which has no real diagonal part.

@@ -197,8 +197,20 @@ class TileRunner {
     void set_quaternion(std::size_t s, const Step& step) const {
         Vec q[4] = {splat(1), Vec{}, Vec{}, Vec{}};
         for (int i = step.first; i < step.first + step.count; ++i) {
-            const int axis = tile_.plan.rotations[static_cast<std::size_t>(i)].axis;
-            turn(q, axis, tile_.half_angle(i)[0], tile_.half_angle(i)[1]);
+            const int a = tile_.plan.rotations[static_cast<std::size_t>(i)].axis;
+            const int b = a % 3 + 1;
+            const int c = b % 3 + 1;
+            const Vec sine = tile_.half_angle(i)[0];
+            const Vec cosine = tile_.half_angle(i)[1];
+            // (cosine - i sine Q_a)(q0 - i q.Q), with Q_a Q_b = i Q_c
+            const Vec q0 = cosine * q[0] - sine * q[a];
+            const Vec qa = cosine * q[a] + sine * q[0];
+            const Vec qb = cosine * q[b] - sine * q[c];
+            const Vec qc = cosine * q[c] + sine * q[b];
+            q[0] = q0;
+            q[a] = qa;
+            q[b] = qb;
+            q[c] = qc;
         }
         std::copy_n(q, 4, tile_.quaternions_ + 4 * s);
     }

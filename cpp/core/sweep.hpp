@@ -7,7 +7,6 @@
 #include <cstddef>
 #include <functional>
 #include <thread>
-#include <utility>
 
 #include "core/batch.hpp"
 #include "core/kernels.hpp"
@@ -58,10 +57,13 @@ class Tile {
     [[nodiscard]] const Vec* quaternion(std::size_t step) const { return quaternions_ + 4 * step; }
     /// sine and cosine of half a rotation's angle.
     [[nodiscard]] const Vec* half_angle(int rotation) const { return trig_ + 2 * rotation; }
-    /// sine and cosine of a rotation's angle.
-    [[nodiscard]] std::pair<Vec, Vec> whole_angle(int rotation) const {
-        const Vec half_sine = half_angle(rotation)[0], half_cosine = half_angle(rotation)[1];
-        return {2.0 * half_sine * half_cosine, half_cosine * half_cosine - half_sine * half_sine};
+    [[nodiscard]] Vec sine(int rotation) const {
+        const Vec* half = half_angle(rotation);
+        return 2.0 * half[0] * half[1];
+    }
+    [[nodiscard]] Vec cosine(int rotation) const {
+        const Vec* half = half_angle(rotation);
+        return half[1] * half[1] - half[0] * half[0];
     }
     [[nodiscard]] const Geometry& geometry(std::size_t step) const { return geometries_[step]; }
 

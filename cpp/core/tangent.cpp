@@ -14,7 +14,7 @@ void block_tangent(const Tile& tile, const Step& step, Vec w[4]) {
         const BlockRotation& rotation = tile.plan.rotations[static_cast<std::size_t>(i)];
         const int a = rotation.axis, b = a % 3 + 1, c = b % 3 + 1;
         if (i > step.first) {
-            const auto [sine, cosine] = tile.whole_angle(i);
+            const Vec sine = tile.sine(i), cosine = tile.cosine(i);
             const Vec after_b = cosine * w[b] - sine * w[c];
             w[c] = cosine * w[c] + sine * w[b];
             w[b] = after_b;
@@ -156,7 +156,7 @@ void add_slopes(const Tile& tile, const Step& step, Vec overlap[4], Vec slope[4]
         const BlockRotation& rotation = tile.plan.rotations[static_cast<std::size_t>(i)];
         const int a = rotation.axis, b = a % 3 + 1, c = b % 3 + 1;
         if (rotation.slot >= 0) result[rotation.slot] += rotation.coefficient * slope[a];
-        const auto [sine, cosine] = tile.whole_angle(i);
+        const Vec sine = tile.sine(i), cosine = tile.cosine(i);
         const Vec speed = rotation.slot < 0 ? Vec{} : rotation.coefficient * tile.slots()[rotation.slot];
         const Vec before_b = cosine * overlap[b] + sine * overlap[c];
         const Vec before_c = cosine * overlap[c] - sine * overlap[b];

@@ -16,7 +16,7 @@ sys.path.insert(0, str(HERE))
 import architecture
 import gates
 import pages
-import reference
+import public_names
 
 QUICK = os.environ.get("FUBINI_DOCS") == "quick"
 
@@ -57,7 +57,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
             else pages.kept("support", gates.markdown)
         )
         markdown = markdown.replace("<!-- support -->", table)
-    markdown = re.sub(r"<!-- names: (.*?) -->", lambda m: reference.entries(m[1]), markdown)
+    markdown = re.sub(r"<!-- names: (.*?) -->", lambda m: public_names.entries(m[1]), markdown)
     markdown = re.sub(r"<!-- from (\S+): (.*?) -->", lambda m: pages.section(m[1], m[2]), markdown)
     if re.search(r"^```python$", markdown, flags=re.MULTILINE) and not QUICK:
         markdown = pages.executed(markdown, HERE / name)

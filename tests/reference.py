@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pennylane as qml
 
+from fubini.circuit.any_angle import rebind
 from fubini.circuit.tape import GateTape
-from fubini.circuit.unfold import rebind
 
 
 def derivative_states(

@@ -235,6 +235,8 @@ def test_systems_without_unknowns_have_no_eigenvalue_and_are_solved() -> None:
     for left, right, widths in ((EMPTY, SQUARE, [2]), (SQUARE, EMPTY, []), (EMPTY, EMPTY, [0])):
         x, status = _core.solve_kronecker(left, right, widths, np.ones(0), 0.1)
         assert (x.size, status) == (0, 0)
+    rows = np.ones((3, 2**40, 0))  # summed one by one they would take an hour
+    assert _core.combine_rows(rows, 0).shape == (3, 0)
 
 
 def test_largest_eigenvalue_of_tall_and_wide_factors() -> None:

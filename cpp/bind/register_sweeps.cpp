@@ -4,6 +4,7 @@
 #include "bind/sweep_arrays.hpp"
 #include "core/adjoint.hpp"
 #include "core/expval.hpp"
+#include "core/memory.hpp"
 #include "core/tangent.hpp"
 
 namespace fubini::bind {

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the functions that run sweeps share: checks of their arrays, and the call without the GIL.
+// What the functions that run sweeps share: checks of their arrays.
 #pragma once
 
-#include <chrono>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "bind/module.hpp"
+#include "bind/without_gil.hpp"
 #include "core/batch.hpp"
+#include "core/memory.hpp"
 
 namespace fubini::bind {
 
@@ -36,21 +37,6 @@ inline py::ssize_t expect_vectors(const RealArray& vectors, py::ssize_t size, py
     throw py::value_error("vectors: expected shape (batch, vectors, angles) = (" + std::to_string(size) +
                           ", any, " + std::to_string(angles) + "), got " + shape_of(vectors));
 }
-
-/// Asks Python for pending signals, at most every 50 ms.
-class Signals {
-  public:
-    bool operator()() {
-        const auto now = std::chrono::steady_clock::now();
-        if (now - last_ < std::chrono::milliseconds(50)) return false;
-        last_ = now;
-        const py::gil_scoped_acquire gil;
-        return PyErr_CheckSignals() != 0;
-    }
-
-  private:
-    std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
-};
 
 /// Refuses results that cannot fit, before they are allocated.
 inline void expect_fits(double elements, const char* what) {
@@ -107,21 +93,6 @@ inline Batch batch_of(const Program& program, const RealArray& angles, const Sta
     if (mean && batch.size == 0)
         throw py::value_error("angles: expected at least one row for the mean, got none");
     return batch;
-}
-
-/// Runs a sweep without the GIL; turns what it throws into Python's exceptions.
-template <typename Sweep>
-void run(const Sweep& sweep) {
-    bool interrupted = false;
-    {
-        const py::gil_scoped_release release;
-        try {
-            sweep();
-        } catch (const Interrupted&) {
-            interrupted = true;
-        }
-    }
-    if (interrupted) throw py::error_already_set();
 }
 
 }  // namespace fubini::bind

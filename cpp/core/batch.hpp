@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a sweep is asked for, and what it may take.
+// What a sweep is asked for.
 #pragma once
 
 #include <complex>
@@ -14,11 +14,6 @@ namespace fubini {
 /// The caller's poll function asked to stop.
 struct Interrupted : std::runtime_error {
     Interrupted() : std::runtime_error("interrupted") {}
-};
-
-/// The request does not fit into memory; the message has the size.
-struct MemoryLimit : std::runtime_error {
-    using std::runtime_error::runtime_error;
 };
 
 /// A batch of angles and, where the program takes them, initial states. All pointers stay the caller's.
@@ -45,10 +40,5 @@ struct Batch {
 
 /// Memory in bytes that a sweep with `copies` states per tile needs, for a batch of this size.
 [[nodiscard]] double sweep_bytes(const Program& program, std::ptrdiff_t size, int copies);
-
-/// Limits what sweeps may allocate, in bytes; 0 (the default): three quarters of the memory that this process
-/// may use. Sweeps beyond it throw MemoryLimit before they allocate.
-void set_memory_limit(double bytes);
-[[nodiscard]] double memory_limit();
 
 }  // namespace fubini

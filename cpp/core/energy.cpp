@@ -11,6 +11,7 @@
 #include "core/adjoint.hpp"
 #include "core/derivatives.hpp"
 #include "core/gram.hpp"
+#include "core/memory.hpp"
 #include "core/metric_panel.hpp"
 #include "core/observable.hpp"
 #include "core/parallel.hpp"

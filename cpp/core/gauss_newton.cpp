@@ -154,6 +154,7 @@ void combine_rows(const CurvatureFactor& factor, std::uint64_t seed, double* com
         return one;
     };
     std::fill_n(combined, factor.data * factor.width, 0.0);
+    if (factor.width == 0) return;  // there may be more rows of no numbers than anyone can wait for
     for (std::ptrdiff_t n = 0; n < factor.data; ++n) {
         double* to = combined + n * factor.width;
         for (std::ptrdiff_t k = 0; k < factor.rows; ++k) {

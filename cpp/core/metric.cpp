@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/gram.hpp"
+#include "core/memory.hpp"
 #include "core/metric_panel.hpp"
 #include "core/parallel.hpp"
 #include "core/sweep.hpp"

@@ -5,18 +5,14 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
 #include <new>
 #include <string>
 #include <utility>
 
+#include "core/memory.hpp"
 #include "core/observable.hpp"
 #include "core/parallel.hpp"
 #include "core/workspace.hpp"
-
-#if defined(__unix__) || defined(__APPLE__)
-#include <unistd.h>
-#endif
 
 namespace fubini {
 namespace {
@@ -25,22 +21,6 @@ constexpr double cache_bytes = 1 << 20;  // two states of a tile should stay in 
 
 thread_local Workspace tile_workspace;  // of the thread that works on a tile
 thread_local Workspace call_workspace;  // of the thread that makes the call
-
-std::atomic<double> requested_limit{0};
-
-double available_memory() {
-    double bytes = 8e9;
-#if defined(_SC_PHYS_PAGES) && defined(_SC_PAGESIZE)
-    bytes = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
-#endif
-    // A container may be granted less than the machine has.
-    for (const char* path : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
-        std::ifstream file(path);
-        double limit = 0;
-        if (file >> limit && limit > 0) bytes = std::min(bytes, limit);
-    }
-    return bytes;
-}
 
 std::size_t rounded(std::size_t doubles) { return (doubles + lanes - 1) / lanes * lanes; }
 
@@ -80,14 +60,6 @@ Layout choose_layout(const Program& program, std::ptrdiff_t size, int least_lane
     const double pair = std::ldexp(2.0 * sizeof(double) * 2, program.qubits());
     while (lane_bits < max_lane_bits && pair * (lanes >> lane_bits) > cache_bytes * 2) ++lane_bits;
     return {program.qubits(), std::min(lane_bits, program.qubits())};
-}
-
-void set_memory_limit(double bytes) { requested_limit.store(bytes); }
-
-double memory_limit() {
-    const double requested = requested_limit.load();
-    static const double available = available_memory();
-    return requested > 0 ? requested : 0.75 * available;
 }
 
 double sweep_bytes(const Program& program, std::ptrdiff_t size, int copies) {

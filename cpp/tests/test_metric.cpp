@@ -5,6 +5,7 @@
 
 #include "core/expval.hpp"
 #include "core/kernels.hpp"
+#include "core/memory.hpp"
 #include "core/metric.hpp"
 #include "core/parallel.hpp"
 #include "core/plan.hpp"

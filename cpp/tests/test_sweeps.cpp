@@ -7,6 +7,7 @@
 
 #include "core/adjoint.hpp"
 #include "core/expval.hpp"
+#include "core/memory.hpp"
 #include "core/parallel.hpp"
 #include "core/tangent.hpp"
 #include "random_program.hpp"

@@ -15,10 +15,10 @@ import pennylane as qml
 import torch
 
 from fubini.arrays import is_jax, is_tensor, to_numpy
+from fubini.circuit.any_angle import rebind
 from fubini.circuit.arguments import place
 from fubini.circuit.decompose import PREPARATIONS, gate_operations, has_angle, is_trainable
 from fubini.circuit.tape import GateTape, batch_size, finish, user_tape
-from fubini.circuit.unfold import rebind
 from fubini.errors import UnsupportedCircuitError
 from fubini.options import Real
 

@@ -9,8 +9,8 @@ import pennylane as qml
 import torch
 
 from fubini.arrays import to_numpy
+from fubini.circuit.any_angle import Undecomposed, dimensions, unfold
 from fubini.circuit.pauli import known_pauli_sum
-from fubini.circuit.unfold import Undecomposed, dimensions, unfold
 from fubini.errors import UnsupportedCircuitError
 
 PREPARATIONS = (qml.operation.StatePrepBase,)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pennylane as qml
 
+from fubini.circuit.any_angle import Undecomposed, unfold
 from fubini.circuit.decompose import MEASURED, PREPARATIONS
-from fubini.circuit.unfold import Undecomposed, unfold
 from fubini.errors import UnsupportedCircuitError
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pennylane as qml
 
 from fubini.arrays import to_numpy
+from fubini.circuit.any_angle import rebind
 from fubini.circuit.decompose import (
     PREPARATIONS,
     generator_of,
@@ -19,7 +20,6 @@ from fubini.circuit.decompose import (
 from fubini.circuit.gate_layers import GateShape, Layer, find_layers
 from fubini.circuit.measured import returning_what_it_measures, with_wires
 from fubini.circuit.pauli import PauliSum, known_pauli_sum
-from fubini.circuit.unfold import rebind
 from fubini.errors import UnsupportedCircuitError
 from fubini.options import LayerRule, Real
 

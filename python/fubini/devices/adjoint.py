@@ -13,8 +13,8 @@ import pennylane as qml
 import torch
 
 from fubini.arrays import to_numpy
+from fubini.circuit.any_angle import Undecomposed, Watch, rebind, unfold
 from fubini.circuit.decompose import own_parts
-from fubini.circuit.unfold import Undecomposed, Watch, rebind, unfold
 from fubini.errors import UnsupportedCircuitError
 from fubini.options import Real
 

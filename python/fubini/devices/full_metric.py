@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 import pennylane as qml
 
+from fubini.circuit.any_angle import rebind
 from fubini.circuit.tape import GateTape
-from fubini.circuit.unfold import rebind
 from fubini.devices.block_metric import MetricEstimate, metric_job, refuse_channels
 from fubini.devices.executor import Array
 from fubini.devices.hessian import PairPlan, pair_plan, squared

@@ -16,9 +16,9 @@ import numpy as np
 import pennylane as qml
 
 from fubini.arrays import to_numpy
+from fubini.circuit.any_angle import rebind
 from fubini.circuit.gate_layers import Layer
 from fubini.circuit.tape import GateTape
-from fubini.circuit.unfold import rebind
 from fubini.devices.executor import Array
 from fubini.devices.insertion import prepared
 from fubini.devices.job import Job

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pennylane as qml
 
-from fubini.circuit.unfold import dimensions, rebind
+from fubini.circuit.any_angle import dimensions, rebind
 
 
 @dataclass(frozen=True, eq=False)

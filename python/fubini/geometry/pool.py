@@ -14,9 +14,9 @@ import numpy as np
 import pennylane as qml
 
 from fubini.arrays import to_numpy
+from fubini.circuit.any_angle import rebind
 from fubini.circuit.jacobian import Jacobian
 from fubini.circuit.measured import all_wires
-from fubini.circuit.unfold import rebind
 from fubini.errors import UnsupportedCircuitError
 from fubini.geometry.ansatz import Ansatz
 from fubini.geometry.operators import Terms, terms_of

@@ -12,9 +12,9 @@ import numpy as np
 import pennylane as qml
 import torch
 
+from fubini.circuit.any_angle import Undecomposed
 from fubini.circuit.decompose import PREPARATIONS, taken_apart
 from fubini.circuit.measured import all_wires, measures_all_wires, numbered
-from fubini.circuit.unfold import Undecomposed
 from fubini.errors import UnsupportedCircuitError
 from fubini.native.gates import NativeGate, angle_values, native_gates, refuse
 from fubini.native.measurements import Measurement, measurement_of

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from fubini.arrays import to_numpy
+from fubini.circuit.any_angle import rebind
 from fubini.circuit.decompose import PREPARATIONS
 from fubini.circuit.jacobian import Jacobian
 from fubini.circuit.tape import Gate, GateTape
-from fubini.circuit.unfold import rebind
 from fubini.errors import UnsupportedCircuitError
 from fubini.native.circuit import circuit_of
 from fubini.native.pullback import Pullback
